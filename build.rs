@@ -1,0 +1,35 @@
+//! Compiles `proto/` with protox (no `protoc` needed) and emits the descriptor set that reflection serves.
+
+use std::{env, fs, path::PathBuf, process::Command};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).include_source_info(true);
+    compiler.open_files(["keyward/v1/keys.proto"])?;
+    // Encoded from the compiler itself: a prost round trip would drop custom options.
+    fs::write(out.join("keyward.v1.bin"), compiler.encode_file_descriptor_set())?;
+    let descriptors = compiler.file_descriptor_set();
+
+    tonic_prost_build::configure()
+        // Messages that carry a secret get a redacted Debug by hand (src/proto.rs).
+        .skip_debug([
+            "keyward.v1.CreateResponse",
+            "keyward.v1.VerifyRequest",
+            "keyward.v1.VerifyStreamRequest",
+            "keyward.v1.UpdateWebhookResponse",
+        ])
+        .extern_path(".google.rpc.Status", "::tonic_types::pb::Status")
+        .compile_fds(descriptors)?;
+
+    println!("cargo:rerun-if-env-changed=KEYWARD_COMMIT");
+    println!("cargo:rerun-if-changed=.git/HEAD");
+    let commit = env::var("KEYWARD_COMMIT").ok().or_else(|| {
+        let out = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
+        out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
+    });
+    println!("cargo:rustc-env=KEYWARD_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
+    Ok(())
+}

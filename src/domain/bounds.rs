@@ -1,0 +1,201 @@
+//! The bound of every input, each refusal naming its field.
+
+use std::collections::BTreeMap;
+
+use super::{
+    clock::{Micros, SECOND},
+    error::{Error, FieldViolation, Result},
+    key::Binding,
+};
+
+/// Characters in a name or a revocation reason.
+pub const NAME: usize = 200;
+/// Characters in an organization, instance or environment.
+pub const BINDING: usize = 128;
+/// Scopes of a key, and of one check.
+pub const SCOPES: usize = 64;
+/// Characters in a scope.
+pub const SCOPE: usize = 64;
+/// Pairs of metadata.
+pub const PAIRS: usize = 32;
+/// Bytes of metadata, keys and values together.
+pub const METADATA: usize = 4 * 1024;
+/// Bytes in a webhook URL.
+pub const WEBHOOK: usize = 2_048;
+/// The longest a key may live: ten years of 365.25 days.
+pub const LIFETIME: Micros = 3_652 * 86_400 * SECOND + 43_200 * SECOND;
+/// Keys on a page, at most; 0 asks for [`DEFAULT_PAGE`].
+pub const PAGE: u32 = 1_000;
+/// Keys on a page, when none is asked for.
+pub const DEFAULT_PAGE: u32 = 50;
+
+/// Gathers every bad field, so that a caller hears of all at once.
+#[derive(Debug, Default)]
+pub struct Violations(Vec<FieldViolation>);
+
+impl Violations {
+    /// Notes a bad field.
+    pub fn add(&mut self, field: &'static str, description: impl Into<String>) {
+        self.0.push(FieldViolation { field, description: description.into() });
+    }
+
+    /// Notes a bad field unless `good`.
+    pub fn check(&mut self, good: bool, field: &'static str, description: &str) {
+        if !good {
+            self.add(field, description);
+        }
+    }
+
+    /// An error with every bad field, if there is one.
+    pub fn finish(self) -> Result<()> {
+        if self.0.is_empty() { Ok(()) } else { Err(Error::invalid_fields(self.0)) }
+    }
+
+    /// A line of text for people: a name or a reason.
+    pub fn line(&mut self, field: &'static str, text: &str) {
+        self.check(within(text, NAME), field, "must be at most 200 characters");
+        self.printable(field, text);
+    }
+
+    /// Organization, instance and environment; empty is none.
+    pub fn binding(&mut self, binding: &Binding) {
+        let Binding { organization, instance, environment } = binding;
+        self.bound("organization", organization);
+        self.bound("instance", instance);
+        self.bound("environment", environment);
+    }
+
+    /// One part of a binding, or another short name.
+    pub fn bound(&mut self, field: &'static str, text: &str) {
+        self.check(within(text, BINDING), field, "must be 1 to 128 characters");
+        self.printable(field, text);
+    }
+
+    fn printable(&mut self, field: &'static str, text: &str) {
+        self.check(!text.contains(char::is_control), field, "must not hold control characters");
+    }
+
+    /// A list of scopes.
+    pub fn scopes(&mut self, field: &'static str, scopes: &[String]) {
+        self.check(scopes.len() <= SCOPES, field, "must be at most 64 scopes");
+        let good = scopes.iter().all(|scope| {
+            (1..=SCOPE).contains(&scope.len())
+                && scope.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b':' | b'-'))
+        });
+        self.check(good, field, "each scope must be 1 to 64 characters of [A-Za-z0-9._:-]");
+    }
+
+    /// Free-form pairs.
+    pub fn metadata(&mut self, metadata: &BTreeMap<String, String>) {
+        self.check(metadata.len() <= PAIRS, "metadata", "must be at most 32 pairs");
+        let bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+        self.check(bytes <= METADATA, "metadata", "must be at most 4 KiB in all");
+        self.check(metadata.keys().all(|key| !key.is_empty()), "metadata", "keys must not be empty");
+        let nul = metadata.iter().any(|(key, value)| key.contains('\0') || value.contains('\0'));
+        self.check(!nul, "metadata", "must not hold NUL characters");
+    }
+
+    /// A webhook URL; empty is none.
+    pub fn webhook(&mut self, text: &str) {
+        if text.is_empty() {
+            return;
+        }
+        if let Err(why) = webhook(text) {
+            self.add("webhook_url", why);
+        }
+    }
+
+    /// An absolute expiry.
+    pub fn expiry(&mut self, field: &'static str, at: Micros, now: Micros) {
+        self.check(at > now, field, "must be in the future");
+        self.check(at <= now.saturating_add(LIFETIME), field, "must be at most 10 years away");
+    }
+}
+
+fn within(text: &str, most: usize) -> bool {
+    // No character is longer than its bytes are many: counting is for the long ones.
+    text.len() <= most || text.chars().count() <= most
+}
+
+fn webhook(text: &str) -> std::result::Result<(), &'static str> {
+    if text.len() > WEBHOOK {
+        return Err("must be at most 2,048 bytes");
+    }
+    if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        return Err("must not hold white space or control characters");
+    }
+    // The URL standard would also read "https:example.com" and "https:\\example.com" as absolute.
+    let scheme = text.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"));
+    if !scheme {
+        return Err("must be an absolute https URL");
+    }
+    let url = url::Url::parse(text).map_err(|_| "must be an absolute https URL with a host")?;
+    // The URL standard skips extra slashes and drops an empty user: what was written is looked at too.
+    if !url.username().is_empty() || url.password().is_some() || authority(text).contains('@') {
+        return Err("must not hold user information");
+    }
+    if authority(text).is_empty() || url.host_str().is_none_or(str::is_empty) {
+        return Err("must have a host");
+    }
+    Ok(())
+}
+
+/// What stands between `https://` and the path.
+fn authority(text: &str) -> &str {
+    let rest = &text[8..];
+    &rest[..rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn webhook_urls_are_absolute_https_with_a_host_and_nobody_in_them() {
+        let long = format!("https://example.com/{}", "a".repeat(2_048));
+        for good in [
+            "https://example.com",
+            "HTTPS://example.com/x?y#z",
+            "https://[2001:db8::1]:8443/h",
+            "https://bücher.example/",
+        ] {
+            assert_eq!(webhook(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "http://example.com",
+            "https:example.com",
+            "https:///x",
+            "https://",
+            "//example.com",
+            "/x",
+            "example.com",
+            "https://user@example.com",
+            "https://user:pw@example.com",
+            "https://@example.com",
+            "https://:@example.com",
+            "https://exa mple.com",
+            "https://example.com/\n",
+            "ftp://example.com",
+            "https:\\\\example.com",
+            "https://[::1",
+            "https://example.com:99999/",
+            "javascript:alert(1)",
+            &long,
+        ] {
+            assert!(webhook(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_counted_in_characters() {
+        let mut violations = Violations::default();
+        violations.line("name", &"é".repeat(200));
+        violations.bound("organization", &"é".repeat(128));
+        assert!(violations.finish().is_ok());
+        let mut violations = Violations::default();
+        violations.line("name", &"é".repeat(201));
+        violations.bound("organization", &"é".repeat(129));
+        let error = violations.finish().unwrap_err();
+        assert_eq!(error.fields.iter().map(|f| f.field).collect::<Vec<_>>(), ["name", "organization"]);
+    }
+}

@@ -1,0 +1,14 @@
+//! Pure rules: no async, no I/O, no transport, no store.
+
+pub mod access;
+pub mod bounds;
+pub mod caller;
+pub mod clock;
+pub mod error;
+pub mod installation;
+pub mod key;
+pub mod keyspace;
+pub mod page;
+pub mod rate;
+pub mod secret;
+pub mod verdict;

@@ -1,0 +1,67 @@
+//! Page tokens: a position, bound to the query it belongs to.
+
+use data_encoding::BASE64URL_NOPAD;
+use subtle::ConstantTimeEq as _;
+use uuid::Uuid;
+
+use super::{installation::Installation, key::KeyId};
+
+const MAC_BYTES: usize = 16;
+
+/// The token that continues a query after `last`. `filters` are the query's, each under its place.
+pub fn token(installation: &Installation, filters: &[&[u8]], last: KeyId) -> String {
+    let mut bytes = last.0.as_bytes().to_vec();
+    bytes.extend_from_slice(&mac(installation, filters, last));
+    BASE64URL_NOPAD.encode(&bytes)
+}
+
+/// The position in a token; none if it was not made for this query by this installation.
+pub fn position(installation: &Installation, filters: &[&[u8]], token: &str) -> Option<KeyId> {
+    let bytes = BASE64URL_NOPAD.decode(token.as_bytes()).ok()?;
+    let (id, tag) = bytes.split_at_checked(16)?;
+    let last = KeyId(Uuid::from_slice(id).ok()?);
+    bool::from(mac(installation, filters, last).ct_eq(tag)).then_some(last)
+}
+
+fn mac(installation: &Installation, filters: &[&[u8]], last: KeyId) -> [u8; MAC_BYTES] {
+    let parts: Vec<&[u8]> = std::iter::once(&last.0.as_bytes()[..]).chain(filters.iter().copied()).collect();
+    let mut tag = [0; MAC_BYTES];
+    tag.copy_from_slice(&installation.page(&parts)[..MAC_BYTES]);
+    tag
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::installation::MasterKey;
+
+    proptest! {
+        #[test]
+        fn a_token_serves_its_own_query_and_no_other(id: u128, a: Vec<u8>, b: Vec<u8>, c: Vec<u8>) {
+            let installation = Installation::derive(&MasterKey::new([7; 32]));
+            let last = KeyId(Uuid::from_u128(id));
+            let token = token(&installation, &[&a, &b], last);
+            prop_assert_eq!(position(&installation, &[&a, &b], &token), Some(last));
+            prop_assert_eq!(position(&installation, &[&a, &b, &c], &token), None);
+            if a != c {
+                prop_assert_eq!(position(&installation, &[&c, &b], &token), None);
+            }
+            // Moving the border between two filters makes another query.
+            let joined = [a.as_slice(), b.as_slice()].concat();
+            if !b.is_empty() {
+                prop_assert_eq!(position(&installation, &[&joined, &[]], &token), None);
+            }
+            let other = Installation::derive(&MasterKey::new([8; 32]));
+            prop_assert_eq!(position(&other, &[&a, &b], &token), None);
+        }
+
+        #[test]
+        fn a_forged_token_is_refused_without_a_panic(token: String, bytes: Vec<u8>) {
+            let installation = Installation::derive(&MasterKey::new([7; 32]));
+            prop_assert_eq!(position(&installation, &[], &token), None);
+            prop_assert_eq!(position(&installation, &[], &BASE64URL_NOPAD.encode(&bytes)), None);
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! A strict sliding window: never more than the limit in any span of one window.
+//!
+//! A window is cut into 12 buckets, and spending counts until its whole bucket is a window old. With the newest bucket
+//! that makes 13, so no span of one window can hold more than the limit, a spent call comes back at most a twelfth of
+//! the window late, and the state is a handful of integers. All arithmetic is on integers; time is an argument.
+
+use super::clock::{Micros, SECOND};
+
+/// Buckets that a window is cut into.
+pub const BUCKETS: i64 = 12;
+/// Buckets that are counted: a window's, and the one that has begun.
+const COUNTED: usize = 13;
+
+/// The largest limit.
+pub const MOST: u32 = 1_000_000_000;
+/// The shortest and the longest window.
+pub const WINDOWS: std::ops::RangeInclusive<Micros> = SECOND..=366 * 86_400 * SECOND;
+
+/// At most `limit` in any span of `window`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// 1 to [`MOST`].
+    pub limit: u32,
+    /// Within [`WINDOWS`].
+    pub window: Micros,
+}
+
+/// Where a key stands in its window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateState {
+    /// The limit.
+    pub limit: u32,
+    /// What may still be spent.
+    pub remaining: u32,
+    /// When `remaining` next grows; now, if nothing is spent. On the clock of the call that made this.
+    pub reset_at: Micros,
+    /// How long until the same cost is admitted; none if it was, or never can be.
+    pub retry_after: Option<Micros>,
+}
+
+impl RateState {
+    /// The same state with `reset_at` on another clock, which shows `there` when this one shows `here`.
+    #[must_use]
+    pub fn on_clock(self, here: Micros, there: Micros) -> Self {
+        Self { reset_at: self.reset_at - here + there, ..self }
+    }
+}
+
+/// What came of trying to spend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spent {
+    /// Whether the cost was admitted, and spent.
+    pub admitted: bool,
+    /// The state afterwards.
+    pub state: RateState,
+}
+
+/// What one key has spent lately.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Number of the newest bucket, counted from the clock's zero.
+    newest: i64,
+    /// Spent in the newest bucket, in the one before it, and so on.
+    counts: [u32; COUNTED],
+}
+
+impl Window {
+    /// Nothing spent, as of `now`.
+    pub fn empty(limit: RateLimit, now: Micros) -> Self {
+        Self { newest: bucket(limit, now), counts: [0; COUNTED] }
+    }
+
+    /// Spends `cost` if it fits; a cost of 0 only reads. `now` is on a clock that goes forward; if it steps back all
+    /// the same, nothing is unlocked, and nothing stays locked for longer than a window and two buckets.
+    pub fn spend(&mut self, limit: RateLimit, now: Micros, cost: u32) -> Spent {
+        self.roll(bucket(limit, now));
+        let used = self.used();
+        // `used` can pass the limit only if the limit was lowered meanwhile.
+        let free = u64::from(limit.limit).saturating_sub(used);
+        let admitted = u64::from(cost) <= free;
+        if admitted {
+            self.counts[0] += cost;
+        }
+        let remaining = if admitted { free - u64::from(cost) } else { free };
+        let state = RateState {
+            limit: limit.limit,
+            remaining: u32::try_from(remaining).unwrap_or(u32::MAX),
+            reset_at: self.oldest().map_or(now, |age| self.leaves_at(limit, age)),
+            retry_after: (!admitted).then(|| self.wait(limit, now, cost)).flatten(),
+        };
+        Spent { admitted, state }
+    }
+
+    /// Whether nothing is counted any more at `now`, so that the window may be forgotten.
+    pub fn idle(mut self, limit_window: Micros, now: Micros) -> bool {
+        self.roll(bucket(RateLimit { limit: 1, window: limit_window }, now));
+        self.used() == 0
+    }
+
+    fn used(&self) -> u64 {
+        self.counts.iter().map(|count| u64::from(*count)).sum()
+    }
+
+    fn roll(&mut self, bucket: i64) {
+        match usize::try_from(bucket.saturating_sub(self.newest)) {
+            Ok(0) => {}
+            Ok(steps) if steps < COUNTED => {
+                self.counts.rotate_right(steps);
+                self.counts[..steps].fill(0);
+            }
+            Ok(_) => self.counts = [0; COUNTED],
+            // The clock stepped back, to an unknown place within its bucket. Ages are kept, each made a bucket
+            // younger, so that what was spent still counts for a whole window of the new time.
+            Err(_) => {
+                self.counts[0] = self.counts[0].saturating_add(self.counts[1]);
+                self.counts.copy_within(2.., 1);
+                self.counts[COUNTED - 1] = 0;
+            }
+        }
+        self.newest = bucket;
+    }
+
+    /// Age in buckets of the oldest spending.
+    fn oldest(&self) -> Option<usize> {
+        self.counts.iter().rposition(|count| *count > 0)
+    }
+
+    /// When the bucket of this age stops counting: the first microsecond of the 13th bucket after it.
+    fn leaves_at(&self, limit: RateLimit, age: usize) -> Micros {
+        let bucket = i128::from(self.newest) + i128::from(COUNTED as i64 - age as i64);
+        let at = (bucket * i128::from(limit.window)).div_euclid(i128::from(BUCKETS));
+        let exact = at * i128::from(BUCKETS) == bucket * i128::from(limit.window);
+        i64::try_from(if exact { at } else { at + 1 }).unwrap_or(Micros::MAX)
+    }
+
+    /// How long until `cost` fits; none if it is above the limit.
+    fn wait(&self, limit: RateLimit, now: Micros, cost: u32) -> Option<Micros> {
+        let room = u64::from(limit.limit.checked_sub(cost)?);
+        let mut left = self.used();
+        for age in (0..COUNTED).rev() {
+            left -= u64::from(self.counts[age]);
+            if self.counts[age] > 0 && left <= room {
+                return Some(self.leaves_at(limit, age) - now);
+            }
+        }
+        None
+    }
+}
+
+/// Number of the bucket that `now` is in: the exact floor of `12 * now / window`.
+fn bucket(limit: RateLimit, now: Micros) -> i64 {
+    let exact = (i128::from(now) * i128::from(BUCKETS)).div_euclid(i128::from(limit.window));
+    i64::try_from(exact).unwrap_or(i64::MAX - COUNTED as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn limits() -> impl Strategy<Value = RateLimit> {
+        (1_u32..=40, prop_oneof![Just(60 * SECOND), SECOND..=100 * SECOND])
+            .prop_map(|(limit, window)| RateLimit { limit, window })
+    }
+
+    proptest! {
+        #[test]
+        fn no_span_of_one_window_holds_more_than_the_limit(
+            limit in limits(), start in 0..1_i64 << 50, schedule in prop::collection::vec((0_i64..2_000, 1_u32..4), 1..400),
+        ) {
+            let mut window = Window::empty(limit, start);
+            let (mut now, mut log) = (start, Vec::new());
+            for (gap, cost) in schedule {
+                now += gap * limit.window / 10_000;
+                if window.spend(limit, now, cost).admitted {
+                    log.push((now, cost));
+                }
+                let within: u32 = log.iter().filter(|(at, _)| now - at < limit.window).map(|(_, cost)| cost).sum();
+                prop_assert!(within <= limit.limit, "{within} within one window");
+            }
+        }
+
+        #[test]
+        fn a_spent_call_returns_at_most_a_twelfth_of_the_window_late(limit in limits(), start in 0..1_i64 << 50, into: i32) {
+            let start = start + i64::from(into).rem_euclid(limit.window);
+            let mut window = Window::empty(limit, start);
+            prop_assert!(window.spend(limit, start, limit.limit).admitted);
+            let late = start + limit.window + (limit.window + 11) / 12;
+            prop_assert!(window.spend(limit, late, limit.limit).admitted);
+        }
+
+        #[test]
+        fn calls_spaced_at_twelve_thirteenths_of_the_rate_always_pass(limit in limits(), start in 0..1_i64 << 50) {
+            let mut window = Window::empty(limit, start);
+            for call in 0..i64::from(limit.limit) * 40 {
+                // The exact moment of each call, rounded up: no drift.
+                let at = start + (call * limit.window * 13 + i64::from(limit.limit) * 12 - 1) / (i64::from(limit.limit) * 12);
+                prop_assert!(window.spend(limit, at, 1).admitted, "call {call}");
+            }
+        }
+
+        #[test]
+        fn reset_and_retry_after_are_exact(
+            limit in limits(), start in 0..1_i64 << 50, gaps in prop::collection::vec(0_i64..2_000, 1..200), cost in 1_u32..50,
+        ) {
+            let mut window = Window::empty(limit, start);
+            let mut now = start;
+            for gap in gaps {
+                now += gap * limit.window / 10_000;
+                window.spend(limit, now, 1);
+            }
+            let state = window.spend(limit, now, 0).state;
+            if state.remaining < limit.limit {
+                let grown = window.clone_at(limit, state.reset_at);
+                prop_assert!(grown > state.remaining);
+                prop_assert_eq!(window.clone_at(limit, state.reset_at - 1), state.remaining);
+            } else {
+                prop_assert_eq!(state.reset_at, now);
+            }
+            let refused = { window }.spend(limit, now, cost);
+            match refused.state.retry_after {
+                Some(wait) => {
+                    prop_assert!(!refused.admitted && wait > 0);
+                    prop_assert!(window.clone().spend(limit, now + wait, cost).admitted);
+                    prop_assert!(!window.clone().spend(limit, now + wait - 1, cost).admitted);
+                }
+                None => prop_assert!(refused.admitted || cost > limit.limit),
+            }
+        }
+
+        #[test]
+        fn a_clock_that_steps_back_neither_unlocks_nor_locks(
+            limit in limits(), start in 1_i64 << 49..1_i64 << 50, back in 0_i64..1 << 48, after in 0_i64..24_000,
+        ) {
+            let mut window = Window::empty(limit, start);
+            prop_assert!(window.spend(limit, start, limit.limit).admitted);
+            // True time goes on by nothing while the clock steps back.
+            let stepped = start - back;
+            let first = window.spend(limit, stepped, 1);
+            prop_assert!(!first.admitted);
+            let elapsed = after * limit.window / 10_000;
+            let admitted = window.spend(limit, stepped + elapsed, 1).admitted;
+            if elapsed < limit.window {
+                prop_assert!(!admitted, "unlocked after {elapsed}");
+            }
+            if elapsed > limit.window + limit.window / 6 {
+                prop_assert!(admitted, "still locked after {elapsed}");
+            }
+        }
+
+        #[test]
+        fn nothing_overflows_at_the_bounds(now: i64, next: i64, cost: u32, limit in 1..=MOST) {
+            for window in [*WINDOWS.start(), *WINDOWS.end()] {
+                let limit = RateLimit { limit, window };
+                let mut state = Window::empty(limit, now);
+                state.spend(limit, now, cost);
+                state.spend(limit, next, cost);
+                state.spend(limit, now, u32::MAX);
+            }
+        }
+    }
+
+    impl Window {
+        fn clone_at(self, limit: RateLimit, at: Micros) -> u32 {
+            { self }.spend(limit, at, 0).state.remaining
+        }
+    }
+
+    #[test]
+    fn a_cost_above_the_limit_spends_nothing_and_names_no_time() {
+        let limit = RateLimit { limit: 5, window: SECOND };
+        let mut window = Window::empty(limit, 0);
+        let refused = window.spend(limit, 0, 6);
+        assert!(!refused.admitted);
+        assert_eq!((refused.state.remaining, refused.state.retry_after), (5, None));
+        assert!(window.spend(limit, 0, 5).admitted);
+    }
+
+    #[test]
+    fn windows_roll_under_steady_traffic() {
+        let limit = RateLimit { limit: 100, window: 60 * SECOND };
+        let mut window = Window::empty(limit, 0);
+        // Two calls a second for an hour: all the limit's worth and no more in the long run.
+        let admitted = (0..7_200_i64).filter(|n| window.spend(limit, n * SECOND / 2, 1).admitted).count();
+        assert!((5_400..=6_000).contains(&admitted), "{admitted}");
+        assert!(!window.idle(limit.window, 3_600 * SECOND));
+        assert!(window.idle(limit.window, 3_665 * SECOND));
+    }
+}
