@@ -3,9 +3,12 @@
 //!
 //! Data runs one way: transport → service → {domain, store, replica, limiter}. Nothing points up.
 
+pub mod config;
 pub mod domain;
+pub mod limiter;
+pub mod proto;
+pub mod replica;
+pub mod service;
 pub mod store;
-pub mod proto {
-    #![allow(missing_docs, clippy::pedantic)]
-    tonic::include_proto!("keyward.v1");
-}
+pub mod telemetry;
+pub mod transport;

@@ -1,6 +1,6 @@
 //! The bound of every input, each refusal naming its field.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{
     clock::{Micros, SECOND},
@@ -35,8 +35,8 @@ pub struct Violations(Vec<FieldViolation>);
 
 impl Violations {
     /// Notes a bad field.
-    pub fn add(&mut self, field: &'static str, description: impl Into<String>) {
-        self.0.push(FieldViolation { field, description: description.into() });
+    pub fn add(&mut self, field: impl Into<Cow<'static, str>>, description: impl Into<String>) {
+        self.0.push(FieldViolation { field: field.into(), description: description.into() });
     }
 
     /// Notes a bad field unless `good`.
@@ -196,6 +196,6 @@ mod tests {
         violations.line("name", &"é".repeat(201));
         violations.bound("organization", &"é".repeat(129));
         let error = violations.finish().unwrap_err();
-        assert_eq!(error.fields.iter().map(|f| f.field).collect::<Vec<_>>(), ["name", "organization"]);
+        assert_eq!(error.fields.iter().map(|f| &*f.field).collect::<Vec<_>>(), ["name", "organization"]);
     }
 }

@@ -31,7 +31,7 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldViolation {
     /// The field's name as the proto spells it.
-    pub field: &'static str,
+    pub field: Cow<'static, str>,
     /// A sentence without the value.
     pub description: String,
 }
@@ -73,8 +73,8 @@ impl Error {
     }
 
     /// One bad field. The description must not hold the value.
-    pub fn invalid(field: &'static str, description: impl Into<String>) -> Self {
-        Self::invalid_fields(vec![FieldViolation { field, description: description.into() }])
+    pub fn invalid(field: impl Into<Cow<'static, str>>, description: impl Into<String>) -> Self {
+        Self::invalid_fields(vec![FieldViolation { field: field.into(), description: description.into() }])
     }
 
     /// Several bad fields; the message names them all.

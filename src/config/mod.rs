@@ -1,0 +1,327 @@
+//! The typed configuration: built-in defaults < TOML file < environment < flags. Every problem is reported at once.
+
+mod keyspace;
+mod reader;
+
+use std::{
+    collections::HashMap, fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc, time::Duration,
+};
+
+use ipnet::IpNet;
+use toml::de::DeTable;
+use zeroize::Zeroizing;
+
+use crate::domain::{
+    clock::SECOND,
+    installation::MasterKey,
+    keyspace::{Keyspace, Registry},
+    rate::RateLimit,
+    secret::Secret,
+};
+use reader::{Problems, Section};
+
+/// Where keys are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    /// A file.
+    Sqlite(PathBuf),
+    /// A `postgres://` URL; it may hold a password.
+    Postgres(String),
+}
+
+/// `[database]`
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// Where keys are kept.
+    pub url: DatabaseUrl,
+    /// Where migrations and the change feed go, when `url` is a transaction pooler's.
+    pub migrate_url: Option<String>,
+    /// Connections of the pool, at most.
+    pub max_connections: u32,
+    /// Whether `url` is a transaction pooler's (PgBouncer): no prepared statements, no LISTEN.
+    pub pooler: bool,
+}
+
+/// `[server]`
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// gRPC.
+    pub grpc_addr: SocketAddr,
+    /// REST.
+    pub http_addr: SocketAddr,
+    /// `/metrics` and the probes alone; none: they are on `http_addr`.
+    pub metrics_addr: Option<SocketAddr>,
+}
+
+/// `[replica]`
+#[derive(Debug, Clone)]
+pub struct Replica {
+    /// How long memory may answer without word from the database, and how long a Revoke may wait for a replica that
+    /// does not answer.
+    pub lease: Duration,
+    /// Bytes of cached keys.
+    pub cache_bytes: u64,
+}
+
+/// `[http]`
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// The keyspace of `POST /api/v1/keys` when the request names none.
+    pub default_keyspace: Option<String>,
+    /// The environment that every REST check of a product's key asserts; empty asserts nothing.
+    pub environment: String,
+    /// Networks whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Creations without a credential, for each client address.
+    pub public_create_limit: RateLimit,
+}
+
+/// Everything that can be set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[database]`
+    pub database: Database,
+    /// `[server]`
+    pub server: Server,
+    /// `[replica]`
+    pub replica: Replica,
+    /// `[http]`
+    pub http: Http,
+    /// `[[keyspace]]`
+    pub registry: Arc<Registry>,
+    /// The root credential of the environment.
+    pub root_key: Option<Secret>,
+    /// The installation key of the environment.
+    pub master_key: Option<MasterKey>,
+}
+
+/// What the command line may set.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// `--config`
+    pub config: Option<PathBuf>,
+    /// `--database-url`
+    pub database_url: Option<String>,
+    /// `--grpc-addr`
+    pub grpc_addr: Option<String>,
+    /// `--http-addr`
+    pub http_addr: Option<String>,
+}
+
+/// Loads the configuration from the file that the flags or the environment name, or else from defaults alone.
+///
+/// # Errors
+///
+/// Every problem, each with its line and key.
+pub fn load(flags: &Flags, environment: &HashMap<String, String>) -> Result<Config, Vec<String>> {
+    let file = flags.config.clone().or_else(|| environment.get("KEYWARD_CONFIG").map(PathBuf::from));
+    let Some(file) = file else { return parse("", "", flags, environment) };
+    let text = std::fs::read_to_string(&file).map_err(|error| vec![format!("{}: {error}", file.display())])?;
+    parse(&file.display().to_string(), &text, flags, environment)
+}
+
+/// Reads a configuration from the text of a file.
+///
+/// # Errors
+///
+/// Every problem, each with its line and key.
+pub fn parse(
+    file: &str,
+    text: &str,
+    flags: &Flags,
+    environment: &HashMap<String, String>,
+) -> Result<Config, Vec<String>> {
+    let problems = Problems::new(file, text);
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        problems.at(error.span().map_or(0, |span| span.start), "", error.message());
+    }
+    // What could not be read would only be reported a second time, as missing.
+    let config = if errors.is_empty() {
+        let root = Section::root(document.get_ref(), &problems);
+        read(&root, &Source { problems: &problems, environment, flags })
+    } else {
+        None
+    };
+    let problems = problems.into_vec();
+    match config {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ => Err(problems),
+    }
+}
+
+/// Settings from outside the document.
+struct Source<'a> {
+    problems: &'a Problems,
+    environment: &'a HashMap<String, String>,
+    flags: &'a Flags,
+}
+
+impl Source<'_> {
+    /// The strongest of flag, environment and file, parsed.
+    fn setting<T>(
+        &self,
+        section: &Section<'_>,
+        name: &'static str,
+        variable: &'static str,
+        flag: Option<&String>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let in_file = section.text(name);
+        if let Some(text) = flag {
+            return self.outside(&format!("--{}", name.replace('_', "-")), parse(text));
+        }
+        if let Some(text) = self.environment.get(variable) {
+            return self.outside(variable, parse(text));
+        }
+        let found = in_file?;
+        parse(&found.value).map_err(|what| self.problems.at(found.offset, &found.key, what)).ok()
+    }
+
+    fn outside<T>(&self, key: &str, value: Result<T, String>) -> Option<T> {
+        value.map_err(|what| self.problems.outside(key, what)).ok()
+    }
+
+    fn variable<T>(&self, variable: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        self.environment.get(variable).and_then(|text| self.outside(variable, parse(text)))
+    }
+}
+
+fn read(root: &Section<'_>, source: &Source<'_>) -> Option<Config> {
+    let database = database(&root.section("database"), source);
+    let server = server(&root.section("server"), source);
+    let replica = replica(&root.section("replica"), source);
+    let sections = root.sections("keyspace");
+    let mut keyspaces = keyspace::read(&sections);
+    if sections.is_empty() {
+        keyspaces.push(Keyspace::default_keyspace());
+    }
+    let http = http(&root.section("http"), source, &keyspaces);
+    rate_limit_store(&root.section("rate_limit"), source);
+    let root_key = source.variable("KEYWARD_ROOT_KEY", |text| {
+        if text.chars().count() < 32 {
+            Err("must be 32 or more characters".to_owned())
+        } else {
+            Ok(Secret::new(text.to_owned()))
+        }
+    });
+    let master_key = source.variable("KEYWARD_MASTER_KEY", master_key);
+    Some(Config { database, server, replica, http, registry: Arc::new(Registry::new(keyspaces)), root_key, master_key })
+}
+
+fn database(section: &Section<'_>, source: &Source<'_>) -> Database {
+    let url = source.setting(section, "url", "DATABASE_URL", source.flags.database_url.as_ref(), database_url);
+    let migrate_url =
+        source.setting(section, "migrate_url", "DATABASE_MIGRATE_URL", None, |text| match database_url(text)? {
+            DatabaseUrl::Postgres(url) => Ok(url),
+            DatabaseUrl::Sqlite(_) => Err("must be a postgres:// URL".to_owned()),
+        });
+    Database {
+        url: url.unwrap_or_else(|| DatabaseUrl::Sqlite("keyward.db".into())),
+        migrate_url,
+        max_connections: section.number("max_connections", 2..=1_000).and_then(|n| u32::try_from(n).ok()).unwrap_or(16),
+        pooler: section.flag("pooler").unwrap_or(false),
+    }
+}
+
+fn database_url(text: &str) -> Result<DatabaseUrl, String> {
+    if let Some(path) = text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:")) {
+        let path = path.split('?').next().unwrap_or_default();
+        if path.is_empty() || path == ":memory:" {
+            return Err("must name a file, such as sqlite://keyward.db".to_owned());
+        }
+        return Ok(DatabaseUrl::Sqlite(path.into()));
+    }
+    if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+        return match url::Url::parse(text) {
+            Ok(_) => Ok(DatabaseUrl::Postgres(text.to_owned())),
+            // The parser's own words could hold the password.
+            Err(_) => Err("is not a well-formed postgres:// URL".to_owned()),
+        };
+    }
+    Err("must begin with sqlite:// or postgres://".to_owned())
+}
+
+fn server(section: &Section<'_>, source: &Source<'_>) -> Server {
+    let address = |name, variable, flag| {
+        source.setting(section, name, variable, flag, |text| {
+            SocketAddr::from_str(text).map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
+        })
+    };
+    let grpc = address("grpc_addr", "KEYWARD_GRPC_ADDR", source.flags.grpc_addr.as_ref());
+    let http = address("http_addr", "KEYWARD_HTTP_ADDR", source.flags.http_addr.as_ref());
+    Server {
+        grpc_addr: grpc.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 50051))),
+        http_addr: http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
+        metrics_addr: address("metrics_addr", "KEYWARD_METRICS_ADDR", None),
+    }
+}
+
+fn replica(section: &Section<'_>, source: &Source<'_>) -> Replica {
+    let lease = source.setting(section, "lease", "KEYWARD_REPLICA_LEASE", None, |text| {
+        let lease = humantime::parse_duration(text).ok();
+        lease
+            .filter(|lease| (Duration::from_millis(300)..=Duration::from_secs(60)).contains(lease))
+            .ok_or_else(|| "must be a length of time from 300ms to 60s".to_owned())
+    });
+    let cache = source.setting(section, "cache", "KEYWARD_REPLICA_CACHE", None, bytes);
+    Replica { lease: lease.unwrap_or(Duration::from_secs(3)), cache_bytes: cache.unwrap_or(256 << 20) }
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 1_u64 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    let read = units.iter().find_map(|(unit, size)| {
+        let number = text.strip_suffix(unit)?.trim().parse::<u64>().ok()?;
+        number.checked_mul(*size)
+    });
+    read.filter(|bytes| (1 << 20..=1 << 40).contains(bytes))
+        .ok_or_else(|| "must be a size from 1MiB to 1024GiB, such as \"256MiB\"".to_owned())
+}
+
+fn http(section: &Section<'_>, source: &Source<'_>, keyspaces: &[Keyspace]) -> Http {
+    let default_keyspace = section.text("default_keyspace").map(|found| found.value);
+    if let Some(name) = &default_keyspace
+        && !keyspaces.iter().any(|keyspace| keyspace.name == *name)
+    {
+        section.problem("default_keyspace", format_args!("there is no keyspace \"{name}\""));
+    }
+    let environment = source.setting(section, "environment", "KEYWARD_HTTP_ENVIRONMENT", None, |text| {
+        if text.chars().count() <= 128 { Ok(text.to_owned()) } else { Err("must be at most 128 characters".to_owned()) }
+    });
+    let mut trusted_proxies = Vec::new();
+    for text in section.texts("trusted_proxies").unwrap_or_default() {
+        match text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)) {
+            Ok(network) => trusted_proxies.push(network),
+            Err(_) => {
+                section.problem("trusted_proxies", format_args!("\"{text}\" is not a network such as 10.0.0.0/8"))
+            }
+        }
+    }
+    Http {
+        default_keyspace,
+        environment: environment.unwrap_or_default(),
+        trusted_proxies,
+        public_create_limit: keyspace::rate_limit(section, "public_create_limit")
+            .unwrap_or(RateLimit { limit: 10, window: 60 * SECOND }),
+    }
+}
+
+fn rate_limit_store(section: &Section<'_>, source: &Source<'_>) {
+    let _ = source.setting(section, "store", "KEYWARD_RATE_LIMIT_STORE", None, |text| {
+        if text == "memory" { Ok(()) } else { Err("must be \"memory\"".to_owned()) }
+    });
+}
+
+fn master_key(text: &str) -> Result<MasterKey, String> {
+    let explain = |_: &dyn Display| "must be 32 bytes in base64 (openssl rand -base64 32)".to_owned();
+    let bytes = Zeroizing::new(data_encoding::BASE64.decode(text.trim().as_bytes()).map_err(|error| explain(&error))?);
+    let mut key = MasterKey::new([0; 32]);
+    if bytes.len() != key.len() {
+        return Err(explain(&"length"));
+    }
+    key.copy_from_slice(&bytes);
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! Limits of one replica, in memory: exact under concurrency, bounded by sweeping what is idle.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use super::Subject;
+use crate::domain::{
+    clock::{Clock, Micros},
+    rate::{RateLimit, Spent, Window},
+};
+
+/// Locks that the subjects are spread over.
+const SHARDS: usize = 64;
+
+struct Spending {
+    /// Boxed: the table doubles when it grows, and most of what it doubles is empty.
+    window: Box<Window>,
+    length: Micros,
+}
+
+/// Limits in memory.
+pub struct MemoryLimiter {
+    clock: Arc<dyn Clock>,
+    shards: Vec<Mutex<HashMap<Subject, Spending>>>,
+    hasher: hashbrown::DefaultHashBuilder,
+}
+
+impl MemoryLimiter {
+    /// Nothing spent yet.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: Default::default() }
+    }
+
+    /// Spends `cost` of a subject's limit if it fits; 0 only reads. `reset_at` is on the wall clock.
+    pub fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Spent {
+        use std::hash::BuildHasher as _;
+        let place = usize::try_from(self.hasher.hash_one(subject) >> 32).unwrap_or(0) % SHARDS;
+        let mut shard = self.shards[place].lock();
+        // Read under the lock, so that a window never sees its calls out of order.
+        let now = self.clock.boottime();
+        let spending = shard
+            .entry(subject)
+            .or_insert_with(|| Spending { window: Box::new(Window::empty(limit, now)), length: limit.window });
+        if spending.length != limit.window {
+            // The setting changed: buckets of another length cannot be compared.
+            *spending = Spending { window: Box::new(Window::empty(limit, now)), length: limit.window };
+        }
+        let spent = spending.window.spend(limit, now, cost);
+        drop(shard);
+        Spent { state: spent.state.on_clock(now, self.clock.wall()), ..spent }
+    }
+
+    /// Forgets the subjects that have nothing spent any more: a shard at a time, each under its own lock.
+    pub fn sweep(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            let now = self.clock.boottime();
+            shard.retain(|_, spending| !spending.window.idle(spending.length, now));
+            if shard.capacity() > 4 * shard.len() {
+                shard.shrink_to_fit();
+            }
+        }
+    }
+
+    /// Subjects held.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+
+    use super::*;
+    use crate::domain::clock::{SECOND, SystemClock};
+
+    struct Hand(AtomicI64);
+    impl Clock for Hand {
+        fn wall(&self) -> Micros {
+            self.boottime() + 1_000_000 * SECOND
+        }
+        fn boottime(&self) -> Micros {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    const LIMIT: RateLimit = RateLimit { limit: 1_000, window: 3_600 * SECOND };
+
+    #[test]
+    fn many_threads_together_get_exactly_the_limit() {
+        let limiter = MemoryLimiter::new(Arc::new(SystemClock));
+        let admitted = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        if limiter.spend(Subject(1), LIMIT, 1).admitted {
+                            admitted.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(admitted.into_inner(), 1_000);
+    }
+
+    #[test]
+    fn idle_subjects_are_swept_and_busy_ones_stay() {
+        let clock = Arc::new(Hand(AtomicI64::new(0)));
+        let limiter = MemoryLimiter::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        for subject in 0..10_000 {
+            limiter.spend(Subject(subject), LIMIT, 1);
+        }
+        clock.0.store(2_000 * SECOND, Ordering::SeqCst);
+        limiter.spend(Subject(0), LIMIT, 1_000 - 1);
+        clock.0.store(3_910 * SECOND, Ordering::SeqCst);
+        limiter.sweep();
+        assert_eq!(limiter.len(), 1);
+        assert!(!limiter.spend(Subject(0), LIMIT, 2).admitted, "the sweep forgot what was spent");
+    }
+
+    #[test]
+    fn reset_is_told_on_the_wall_clock() {
+        let limiter = MemoryLimiter::new(Arc::new(Hand(AtomicI64::new(0))));
+        let spent = limiter.spend(Subject(1), LIMIT, 1);
+        assert_eq!(spent.state.reset_at, 1_000_000 * SECOND + 3_900 * SECOND);
+    }
+
+    #[test]
+    fn a_client_has_one_limit_for_its_whole_ipv6_network() {
+        let of = |text: &str| Subject::address(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
+}

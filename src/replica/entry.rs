@@ -1,0 +1,229 @@
+//! A key as memory keeps it: only what Verify needs, packed so that a million of them fit.
+
+use std::{
+    mem::size_of,
+    sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
+};
+
+use crate::domain::{
+    clock::Micros,
+    key::{Binding, KeyId, KeyRecord},
+    keyspace::KeyspaceIndex,
+    verdict::Facts,
+};
+
+/// Ends of the texts that are packed into one: organization, instance, environment, name, scopes; metadata is the rest.
+const TEXTS: usize = 5;
+/// What the cache itself and the allocator add to each entry, measured at a million entries.
+const OVERHEAD: usize = 120;
+
+/// A cached key.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its id.
+    pub id: KeyId,
+    /// Its keyspace; none if that is no longer configured.
+    pub keyspace: Option<KeyspaceIndex>,
+    /// When it was made.
+    pub created_at: Micros,
+    /// The revision of the row that this was read from.
+    pub revision: i64,
+    expires_at: Micros,
+    revoked: bool,
+    ends: [u16; TEXTS],
+    text: Box<str>,
+    /// Uses that are not written down yet.
+    pub uses: Uses,
+}
+
+impl Entry {
+    /// Packs a record.
+    pub fn new(key: &KeyRecord, keyspace: Option<KeyspaceIndex>) -> Self {
+        let Binding { organization, instance, environment } = &key.binding;
+        let mut text = String::new();
+        let mut ends = [0; TEXTS];
+        // Scopes hold no spaces and metadata no NUL: both are refused at creation.
+        let scopes = key.scopes.join(" ");
+        for (end, part) in ends.iter_mut().zip([organization, instance, environment, &key.name, &scopes]) {
+            text.push_str(part);
+            // The bounds of every field together stay far below 64 KiB.
+            *end = u16::try_from(text.len()).unwrap_or(u16::MAX);
+        }
+        for (key, value) in &key.metadata {
+            for part in [key, value] {
+                text.push_str(part);
+                text.push('\0');
+            }
+        }
+        Self {
+            id: key.id,
+            keyspace,
+            created_at: key.created_at,
+            revision: key.revision,
+            expires_at: key.expires_at.unwrap_or(Micros::MAX),
+            revoked: key.revoked_at.is_some(),
+            ends,
+            text: text.into_boxed_str(),
+            uses: Uses::default(),
+        }
+    }
+
+    /// Bytes that the entry takes in all.
+    pub fn weight(&self) -> u64 {
+        (size_of::<Self>() + self.text.len() + OVERHEAD) as u64
+    }
+
+    fn part(&self, place: usize) -> &str {
+        let start = place.checked_sub(1).map_or(0, |before| usize::from(self.ends[before]));
+        self.text.get(start..usize::from(self.ends[place])).unwrap_or_default()
+    }
+
+    /// Empty if none.
+    pub fn organization(&self) -> &str {
+        self.part(0)
+    }
+
+    /// Empty if none.
+    pub fn instance(&self) -> &str {
+        self.part(1)
+    }
+
+    /// Empty if none.
+    pub fn environment(&self) -> &str {
+        self.part(2)
+    }
+
+    /// May be empty.
+    pub fn name(&self) -> &str {
+        self.part(3)
+    }
+
+    /// What the key may do.
+    pub fn scopes(&self) -> impl Iterator<Item = &str> {
+        self.part(4).split(' ').filter(|scope| !scope.is_empty())
+    }
+
+    /// Free-form pairs.
+    pub fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
+        let rest = self.text.get(usize::from(self.ends[TEXTS - 1])..).unwrap_or_default();
+        let mut parts = rest.split_terminator('\0');
+        std::iter::from_fn(move || Some((parts.next()?, parts.next()?)))
+    }
+
+    /// When the key stops being valid; none if never.
+    pub fn expire_time(&self) -> Option<Micros> {
+        (self.expires_at != Micros::MAX).then_some(self.expires_at)
+    }
+
+    /// What the key is bound to.
+    pub fn binding(&self) -> Binding {
+        Binding {
+            organization: self.organization().to_owned(),
+            instance: self.instance().to_owned(),
+            environment: self.environment().to_owned(),
+        }
+    }
+}
+
+impl Facts for Entry {
+    fn revoked(&self) -> bool {
+        self.revoked
+    }
+
+    fn expires_at(&self) -> Micros {
+        self.expires_at
+    }
+
+    fn bound_to(&self) -> [&str; 3] {
+        [self.environment(), self.organization(), self.instance()]
+    }
+
+    fn holds(&self, scope: &str) -> bool {
+        self.scopes().any(|own| own == scope)
+    }
+}
+
+/// Uses of a key that are not written down yet.
+#[derive(Debug, Default)]
+pub struct Uses {
+    last: AtomicI64,
+    count: AtomicU32,
+    queued: AtomicBool,
+}
+
+impl Uses {
+    /// Counts one use; says whether the entry must be queued for writing.
+    pub fn mark(&self, now: Micros) -> bool {
+        self.last.fetch_max(now, Ordering::Relaxed);
+        // Sequentially consistent with `take`: either it sees this count, or this sees the queue left.
+        self.count.fetch_add(1, Ordering::SeqCst);
+        !self.queued.load(Ordering::SeqCst) && !self.queued.swap(true, Ordering::SeqCst)
+    }
+
+    /// Takes what is not written down. A use that is marked meanwhile is taken now or queues the entry again.
+    pub fn take(&self) -> (Micros, i64) {
+        self.queued.store(false, Ordering::SeqCst);
+        (self.last.load(Ordering::SeqCst), i64::from(self.count.swap(0, Ordering::SeqCst)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::key::Digest;
+
+    proptest! {
+        #[test]
+        fn an_entry_gives_back_what_was_packed(
+            organization in ".{0,128}", name in "[^\0]{0,200}", scopes in prop::collection::vec("[a-z:.]{1,64}", 0..64),
+            metadata in prop::collection::btree_map("[^\0]{1,10}", "[^\0]{0,20}", 0..32),
+        ) {
+            let binding = Binding { organization, instance: "i".into(), environment: String::new() };
+            let record = record(binding, name, scopes, metadata);
+            let entry = Entry::new(&record, Some(1));
+            prop_assert_eq!(entry.binding(), record.binding);
+            prop_assert_eq!(entry.name(), record.name);
+            prop_assert_eq!(entry.scopes().map(str::to_owned).collect::<Vec<_>>(), record.scopes);
+            let pairs: BTreeMap<_, _> = entry.metadata().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+            prop_assert_eq!(pairs, record.metadata);
+        }
+    }
+
+    fn record(binding: Binding, name: String, scopes: Vec<String>, metadata: BTreeMap<String, String>) -> KeyRecord {
+        KeyRecord {
+            id: KeyId(Uuid::nil()),
+            keyspace: "k".into(),
+            digest: Digest([0; 32]),
+            prefix: String::new(),
+            binding,
+            name,
+            scopes,
+            created_at: 1,
+            expires_at: None,
+            revoked_at: None,
+            revoke_reason: String::new(),
+            created_by: String::new(),
+            revoked_by: String::new(),
+            webhook_url: String::new(),
+            webhook_version: 0,
+            metadata,
+            revision: 0,
+            last_used_at: None,
+        }
+    }
+
+    #[test]
+    fn uses_are_taken_once_and_queue_again() {
+        let uses = Uses::default();
+        assert!(uses.mark(5));
+        assert!(!uses.mark(3));
+        assert_eq!(uses.take(), (5, 2));
+        assert!(uses.mark(7));
+        assert_eq!(uses.take(), (7, 1));
+    }
+}

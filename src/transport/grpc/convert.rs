@@ -1,0 +1,204 @@
+//! Messages to the service's types and back.
+
+use std::collections::HashMap;
+
+use prost_types::{Duration, Timestamp};
+
+use crate::{
+    domain::{
+        clock::{Micros, SECOND},
+        error::{Error, Result},
+        key::{Binding, KeyRecord, KeyStatus},
+        keyspace::Registry,
+        rate::RateState,
+        verdict::{Assertions, Code},
+    },
+    proto::{self, create_request},
+    service::{
+        keys::{CreateKey, Created, Expiry},
+        list::{ListKeys, Page},
+        verify::{Check, Outcome},
+    },
+};
+
+/// A key to make.
+pub fn create(message: proto::CreateRequest) -> Result<CreateKey> {
+    let expiry = match message.expiry {
+        None => Expiry::Default,
+        Some(create_request::Expiry::ExpireTime(at)) => Expiry::At(micros("expire_time", at.seconds, at.nanos)?),
+        Some(create_request::Expiry::Ttl(ttl)) => Expiry::In(micros("ttl", ttl.seconds, ttl.nanos)?),
+    };
+    Ok(CreateKey {
+        keyspace: message.keyspace,
+        binding: binding(message.organization, message.instance, message.environment),
+        name: message.name,
+        // An empty list cannot be told from an absent one.
+        scopes: Some(message.scopes).filter(|scopes| !scopes.is_empty()),
+        expiry,
+        webhook_url: message.webhook_url,
+        metadata: message.metadata.into_iter().collect(),
+    })
+}
+
+fn binding(organization: String, instance: String, environment: String) -> Binding {
+    Binding { organization, instance, environment }
+}
+
+/// Fractions below a microsecond are dropped; what is out of range is far out of bounds anyway.
+fn micros(field: &'static str, seconds: i64, nanos: i32) -> Result<Micros> {
+    if !(-999_999_999..=999_999_999).contains(&nanos) {
+        return Err(Error::invalid(field, "is not a well-formed time"));
+    }
+    Ok(seconds.saturating_mul(SECOND).saturating_add(i64::from(nanos) / 1_000))
+}
+
+/// A time as the proto has it.
+pub fn timestamp(at: Micros) -> Timestamp {
+    Timestamp { seconds: at.div_euclid(SECOND), nanos: nanos(at) }
+}
+
+fn nanos(at: Micros) -> i32 {
+    i32::try_from(at.rem_euclid(SECOND) * 1_000).unwrap_or(0)
+}
+
+/// A key that was made.
+pub fn created(created: Created, now: Micros) -> proto::CreateResponse {
+    proto::CreateResponse {
+        secret: created.secret.expose().to_owned(),
+        webhook_secret: created.webhook_secret.map(|secret| secret.to_string()).unwrap_or_default(),
+        key: Some(key(created.key, now)),
+    }
+}
+
+/// A key's public record.
+pub fn key(key: KeyRecord, now: Micros) -> proto::Key {
+    let status = match key.status(now) {
+        KeyStatus::Active => proto::KeyStatus::Active,
+        KeyStatus::Revoked => proto::KeyStatus::Revoked,
+        KeyStatus::Expired => proto::KeyStatus::Expired,
+    };
+    proto::Key {
+        id: key.id.to_string(),
+        keyspace: key.keyspace,
+        organization: key.binding.organization,
+        instance: key.binding.instance,
+        environment: key.binding.environment,
+        name: key.name,
+        prefix: key.prefix,
+        scopes: key.scopes,
+        status: status.into(),
+        create_time: Some(timestamp(key.created_at)),
+        expire_time: key.expires_at.map(timestamp),
+        revoke_time: key.revoked_at.map(timestamp),
+        revoke_reason: key.revoke_reason,
+        last_used_time: key.last_used_at.map(timestamp),
+        created_by: key.created_by,
+        revoked_by: key.revoked_by,
+        webhook_url: key.webhook_url,
+        metadata: key.metadata.into_iter().collect(),
+    }
+}
+
+/// What to list.
+pub fn list(message: proto::ListRequest) -> Result<ListKeys> {
+    let status = match proto::KeyStatus::try_from(message.status) {
+        Ok(proto::KeyStatus::Unspecified) => None,
+        Ok(proto::KeyStatus::Active) => Some(KeyStatus::Active),
+        Ok(proto::KeyStatus::Revoked) => Some(KeyStatus::Revoked),
+        Ok(proto::KeyStatus::Expired) => Some(KeyStatus::Expired),
+        Err(_) => return Err(Error::invalid("status", "is not a status")),
+    };
+    let page_size = u32::try_from(message.page_size).map_err(|_| Error::invalid("page_size", "must be 0 to 1000"))?;
+    Ok(ListKeys {
+        keyspace: message.keyspace,
+        binding: binding(message.organization, message.instance, message.environment),
+        status,
+        created_by: message.created_by,
+        page_size,
+        page_token: message.page_token,
+    })
+}
+
+/// A page of keys.
+pub fn page(page: Page, now: Micros) -> proto::ListResponse {
+    proto::ListResponse {
+        keys: page.keys.into_iter().map(|record| key(record, now)).collect(),
+        next_page_token: page.next.unwrap_or_default(),
+    }
+}
+
+/// What is asked about one secret.
+pub fn check(message: &proto::VerifyRequest) -> Check<'_> {
+    Check {
+        secret: &message.secret,
+        keyspace: &message.keyspace,
+        asserted: Assertions {
+            environment: &message.environment,
+            organization: &message.organization,
+            instance: &message.instance,
+            scopes: &message.required_scopes,
+        },
+        host_environment: "",
+        cost: Some(message.cost.unwrap_or(1)),
+    }
+}
+
+/// The proto's code of a verdict.
+pub fn code(code: Code) -> proto::Code {
+    match code {
+        Code::Valid => proto::Code::Valid,
+        Code::Malformed => proto::Code::Malformed,
+        Code::NotFound => proto::Code::NotFound,
+        Code::Revoked => proto::Code::Revoked,
+        Code::Expired => proto::Code::Expired,
+        Code::WrongEnvironment => proto::Code::WrongEnvironment,
+        Code::WrongOrganization => proto::Code::WrongOrganization,
+        Code::WrongInstance => proto::Code::WrongInstance,
+        Code::InsufficientScope => proto::Code::InsufficientScope,
+        Code::RateLimited => proto::Code::RateLimited,
+    }
+}
+
+/// A verdict.
+pub fn verdict(outcome: &Outcome, registry: &Registry) -> proto::VerifyResponse {
+    let mut response = proto::VerifyResponse {
+        code: code(outcome.code).into(),
+        message: outcome.code.message().to_owned(),
+        rate_limit: outcome.rate.map(rate_limit),
+        ..proto::VerifyResponse::default()
+    };
+    if let Some(entry) = &outcome.entry {
+        let keyspace = entry.keyspace.and_then(|index| registry.get(index));
+        response.key_id = entry.id.to_string();
+        response.keyspace = keyspace.map(|keyspace| keyspace.name.clone()).unwrap_or_default();
+        entry.organization().clone_into(&mut response.organization);
+        entry.instance().clone_into(&mut response.instance);
+        entry.environment().clone_into(&mut response.environment);
+        entry.name().clone_into(&mut response.name);
+        response.scopes = entry.scopes().map(str::to_owned).collect();
+        response.create_time = Some(timestamp(entry.created_at));
+        response.expire_time = entry.expire_time().map(timestamp);
+        response.metadata = owned(entry.metadata());
+    }
+    response
+}
+
+fn owned<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> HashMap<String, String> {
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// An error as data.
+pub fn status(error: &Error) -> tonic_types::pb::Status {
+    let status = crate::transport::status::grpc(error);
+    // The details are this very message, encoded.
+    prost::Message::decode(status.details()).unwrap_or_default()
+}
+
+fn rate_limit(state: RateState) -> proto::RateLimitState {
+    proto::RateLimitState {
+        limit: state.limit,
+        remaining: state.remaining,
+        reset_time: Some(timestamp(state.reset_at)),
+        retry_after: state.retry_after.map(|wait| Duration { seconds: wait / SECOND, nanos: nanos(wait) }),
+    }
+}

@@ -1,0 +1,116 @@
+//! VerifyStream: many checks in flight on one stream. What memory can answer is answered at once; the rest waits apart
+//! and overtakes nobody's deadline.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tonic::{Status, Streaming};
+
+use super::{super::calls, convert, status};
+use crate::{
+    domain::{
+        error::{Error, Result},
+        secret::Secret,
+    },
+    proto::{self, verify_stream_response},
+    service::{Service, verify::Outcome},
+};
+
+/// Checks of one stream that wait for a look-up, at most; past that the stream is not read on.
+const WAITING: usize = 256;
+
+type Answer = std::result::Result<proto::VerifyStreamResponse, Status>;
+
+/// The answers of one stream.
+pub struct Verdicts {
+    service: Arc<Service>,
+    /// Verified anew for each message: a caller that is no longer good ends its stream.
+    credential: Arc<Secret>,
+    inbound: Streaming<proto::VerifyStreamRequest>,
+    waiting: FuturesUnordered<BoxFuture<'static, Answer>>,
+    /// No message follows: the client is done, or the stream has failed.
+    ended: bool,
+}
+
+impl Verdicts {
+    /// Answers `inbound` for a caller that was admitted.
+    pub fn new(service: Arc<Service>, credential: Arc<Secret>, inbound: Streaming<proto::VerifyStreamRequest>) -> Self {
+        Self { service, credential, inbound, waiting: FuturesUnordered::new(), ended: false }
+    }
+
+    /// The answer, if memory can give it.
+    fn at_once(&self, message: &proto::VerifyStreamRequest) -> Option<Answer> {
+        if let Err(error) = self.service.verifier_from_memory(self.credential.expose())? {
+            return Some(Err(status::grpc(&error)));
+        }
+        let Some(request) = &message.request else {
+            return Some(Ok(answer(&self.service, message.id, Err(Error::invalid("request", "is required")))));
+        };
+        let outcome = self.service.verify_from_memory(&convert::check(request))?;
+        Some(Ok(answer(&self.service, message.id, outcome)))
+    }
+
+    fn later(&self, message: proto::VerifyStreamRequest) -> BoxFuture<'static, Answer> {
+        let (service, credential) = (Arc::clone(&self.service), Arc::clone(&self.credential));
+        async move {
+            let deadline = calls::deadline(None);
+            let admitted = service.authenticate_verifier(credential.expose(), deadline).await;
+            admitted.map_err(|error| status::grpc(&error))?;
+            let request = message.request.unwrap_or_default();
+            let outcome = service.verify(&convert::check(&request), deadline).await;
+            Ok(answer(&service, message.id, outcome))
+        }
+        .boxed()
+    }
+
+    fn fail(&mut self, answer: Answer) -> Answer {
+        if answer.is_err() {
+            self.ended = true;
+            self.waiting.clear();
+        }
+        answer
+    }
+}
+
+fn answer(service: &Service, id: u64, outcome: Result<Outcome>) -> proto::VerifyStreamResponse {
+    let outcome = match outcome {
+        Ok(outcome) => verify_stream_response::Outcome::Response(convert::verdict(&outcome, &service.registry)),
+        Err(error) => verify_stream_response::Outcome::Error(convert::status(&error)),
+    };
+    proto::VerifyStreamResponse { id, outcome: Some(outcome) }
+}
+
+impl Stream for Verdicts {
+    type Item = Answer;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Answer>> {
+        loop {
+            if let Poll::Ready(Some(answer)) = self.waiting.poll_next_unpin(cx) {
+                return Poll::Ready(Some(self.fail(answer)));
+            }
+            if self.ended {
+                return if self.waiting.is_empty() { Poll::Ready(None) } else { Poll::Pending };
+            }
+            if self.waiting.len() >= WAITING {
+                return Poll::Pending;
+            }
+            match self.inbound.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(message))) => match self.at_once(&message) {
+                    Some(answer) => return Poll::Ready(Some(self.fail(answer))),
+                    None => {
+                        let later = self.later(message);
+                        self.waiting.push(later);
+                    }
+                },
+                // The client's own failure, such as a message past the bound: it ends the stream.
+                Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(self.fail(Err(status)))),
+                Poll::Ready(None) => self.ended = true,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What faces the network: conversion and wiring only.
+
+pub mod calls;
+pub mod grpc;
+pub mod rest;
+pub mod status;

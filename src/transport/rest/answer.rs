@@ -1,0 +1,140 @@
+//! Answers and faults, in the one shape that each has.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use crate::{
+    domain::error::{Error, Kind},
+    transport::status,
+};
+
+/// A good answer.
+pub struct Answer {
+    status: StatusCode,
+    content_type: &'static str,
+    body: Bytes,
+}
+
+impl Answer {
+    /// JSON.
+    pub fn json(status: StatusCode, value: &Value) -> Self {
+        Self { status, content_type: "application/json", body: value.to_string().into() }
+    }
+
+    /// Text of another type.
+    pub fn text(content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self { status: StatusCode::OK, content_type, body: body.into() }
+    }
+
+    /// The response, which nothing may cache: most answers tell a secret, a verdict or a record.
+    pub fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+/// Why there is no good answer.
+#[derive(Debug)]
+pub enum Fault {
+    /// The service's error.
+    Error(Error),
+    /// No such path.
+    NoSuchPath,
+    /// No such method there; the ones that there are.
+    NoSuchMethod(&'static str),
+    /// The body is too large.
+    TooLarge,
+    /// The body is not JSON by its type.
+    NotJson,
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl Fault {
+    /// The response.
+    pub fn into_response(self) -> Response<Full<Bytes>> {
+        let (status, message, code): (_, Cow<'static, str>, _) = match &self {
+            Self::Error(error) => (status::http(error), message(error), code(error)),
+            Self::NoSuchPath => (StatusCode::NOT_FOUND, "There is no such path".into(), "no_such_path".into()),
+            Self::NoSuchMethod(_) => {
+                (StatusCode::METHOD_NOT_ALLOWED, "There is no such method here".into(), "method_not_allowed".into())
+            }
+            Self::TooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "body: must be at most 1 MiB".into(), Cow::Borrowed("invalid_argument"))
+            }
+            Self::NotJson => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "body: Content-Type must be application/json".into(),
+                Cow::Borrowed("invalid_argument"),
+            ),
+        };
+        let error = match status {
+            // The standard's newer name is "Content Too Large".
+            StatusCode::PAYLOAD_TOO_LARGE => "Payload Too Large",
+            _ => status.canonical_reason().unwrap_or("Error"),
+        };
+        let value = json!({"error": error, "message": message, "code": code});
+        let mut response = Answer::json(status, &value).into_response();
+        let headers = response.headers_mut();
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"keyward\""));
+        }
+        if let Self::NoSuchMethod(methods) = self {
+            headers.insert(header::ALLOW, HeaderValue::from_static(methods));
+        }
+        if let Self::Error(Error { retry_after: Some(wait), .. }) = self {
+            // Whole seconds, rounded up: a call made then is admitted.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        response
+    }
+}
+
+fn code(error: &Error) -> Cow<'static, str> {
+    match error.kind {
+        // The server set the time: for the caller it is a matter of trying again.
+        Kind::DeadlineExceeded if error.reason != "REVOCATION_PENDING" => "unavailable".into(),
+        _ => error.reason.to_ascii_lowercase().into(),
+    }
+}
+
+/// The public sentence, with the fields under their REST names.
+fn message(error: &Error) -> Cow<'static, str> {
+    match error.kind {
+        Kind::InvalidArgument => {
+            let fields = error.fields.iter().map(|bad| format!("{}: {}", rest_name(&bad.field), bad.description));
+            fields.collect::<Vec<_>>().join("; ").into()
+        }
+        Kind::DeadlineExceeded | Kind::Unavailable => "Try again".into(),
+        _ => error.message.clone(),
+    }
+}
+
+/// The REST name of a proto field.
+fn rest_name(field: &str) -> &str {
+    match field {
+        "organization" => "orgId",
+        "instance" => "instanceId",
+        "webhook_url" => "webhook",
+        "ttl" => "expiresInDays",
+        "expire_time" => "expiresAt",
+        "page_size" => "limit",
+        "page_token" => "cursor",
+        "required_scopes" => "requiredScopes",
+        "created_by" => "createdBy",
+        other => other,
+    }
+}

@@ -1,0 +1,181 @@
+//! Request bodies: bounded, JSON, and read field by field, so that every refusal names its field.
+
+use std::collections::BTreeMap;
+
+use http::{HeaderMap, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde_json::{Map, Value};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Body, answer::Fault};
+use crate::{
+    domain::{
+        bounds::Violations,
+        clock::{Micros, SECOND},
+        error::{Error, Result},
+    },
+    service::keys::Expiry,
+};
+
+const BODY_BYTES: usize = 1 << 20;
+const DAY: Micros = 86_400 * SECOND;
+
+/// A body's fields. Each is taken once; what nobody takes is unknown.
+#[derive(Debug, Default)]
+pub struct Fields {
+    fields: Map<String, Value>,
+    violations: Violations,
+}
+
+impl Fields {
+    /// Reads a body. An empty one has no fields, whatever its type says.
+    pub async fn read(headers: &HeaderMap, body: Body, deadline: Instant) -> std::result::Result<Self, Fault> {
+        let bytes = match timeout_at(deadline, Limited::new(body, BODY_BYTES).collect()).await {
+            Ok(Ok(collected)) => collected.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Fault::TooLarge),
+            Ok(Err(_)) => return Err(Error::invalid("body", "could not be read").into()),
+            Err(_) => return Err(Error::invalid("body", "did not arrive in time").into()),
+        };
+        if bytes.is_empty() {
+            return Ok(Self::default());
+        }
+        let json = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
+            let essence = value.split(';').next().unwrap_or_default().trim();
+            essence.eq_ignore_ascii_case("application/json")
+        });
+        if !json {
+            return Err(Fault::NotJson);
+        }
+        match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(fields)) => Ok(Self { fields, violations: Violations::default() }),
+            Ok(_) => Err(Error::invalid("body", "must be a JSON object").into()),
+            // The parser's own words could repeat what the body holds.
+            Err(error) => {
+                let place = format!("is not JSON, at line {} column {}", error.line(), error.column());
+                Err(Error::invalid("body", place).into())
+            }
+        }
+    }
+
+    /// Refuses what nobody took and what was of the wrong kind.
+    pub fn finish(mut self) -> Result<()> {
+        for name in self.fields.keys() {
+            let shown: String = name.chars().take(64).collect();
+            self.violations.add(shown, "unknown field");
+        }
+        self.violations.finish()
+    }
+
+    /// Notes a bad field.
+    pub fn bad(&mut self, field: &'static str, description: &'static str) {
+        self.violations.add(field, description);
+    }
+
+    fn take(&mut self, name: &'static str) -> Option<Value> {
+        // A null is as good as absent.
+        self.fields.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// Whether the field is there and not null.
+    pub fn has(&self, name: &str) -> bool {
+        self.fields.get(name).is_some_and(|value| !value.is_null())
+    }
+
+    /// A string.
+    pub fn text(&mut self, name: &'static str) -> Option<String> {
+        match self.take(name)? {
+            Value::String(text) => Some(text),
+            _ => {
+                self.bad(name, "must be a string");
+                None
+            }
+        }
+    }
+
+    /// A string that is one thing of several names in requests; empty if absent.
+    pub fn text_or_empty(&mut self, name: &'static str) -> String {
+        self.text(name).unwrap_or_default()
+    }
+
+    /// A list of strings.
+    pub fn texts(&mut self, name: &'static str) -> Option<Vec<String>> {
+        let Value::Array(items) = self.take(name)? else {
+            self.bad(name, "must be a list of strings");
+            return None;
+        };
+        let texts: Option<Vec<String>> =
+            items.into_iter().map(|item| if let Value::String(text) = item { Some(text) } else { None }).collect();
+        if texts.is_none() {
+            self.bad(name, "must be a list of strings");
+        }
+        texts
+    }
+
+    /// Scopes to grant: a list that is not empty, or absent for the defaults.
+    pub fn scopes(&mut self) -> Option<Vec<String>> {
+        let scopes = self.texts("scopes")?;
+        if scopes.is_empty() {
+            self.bad("scopes", "must not be empty; leave it out for the defaults");
+        }
+        Some(scopes)
+    }
+
+    /// A whole number within bounds.
+    pub fn number(
+        &mut self,
+        name: &'static str,
+        bounds: std::ops::RangeInclusive<u64>,
+        what: &'static str,
+    ) -> Option<u64> {
+        let number = self.take(name)?.as_u64().filter(|number| bounds.contains(number));
+        if number.is_none() {
+            self.bad(name, what);
+        }
+        number
+    }
+
+    /// String pairs.
+    pub fn pairs(&mut self, name: &'static str) -> BTreeMap<String, String> {
+        let pairs = match self.take(name) {
+            None => Some(BTreeMap::new()),
+            Some(Value::Object(pairs)) => pairs
+                .into_iter()
+                .map(|(key, value)| if let Value::String(text) = value { Some((key, text)) } else { None })
+                .collect(),
+            Some(_) => None,
+        };
+        if pairs.is_none() {
+            self.bad(name, "must be an object of strings");
+        }
+        pairs.unwrap_or_default()
+    }
+
+    /// `expiresInDays` or `expiresAt`: RFC 3339, and unix milliseconds where `millis` are the route's own form.
+    pub fn expiry(&mut self, millis: bool) -> Expiry {
+        if self.has("expiresInDays") && self.has("expiresAt") {
+            self.bad("expiresAt", "cannot go with expiresInDays");
+        }
+        let days = self.number("expiresInDays", 1..=3_650, "must be a whole number, 1 to 3650");
+        let at = self.take("expiresAt").and_then(|value| {
+            let at = match &value {
+                Value::String(text) => OffsetDateTime::parse(text, &Rfc3339).ok().map(micros),
+                Value::Number(number) if millis => number.as_i64().map(|ms| ms.saturating_mul(1_000)),
+                _ => None,
+            };
+            if at.is_none() {
+                self.bad("expiresAt", "must be a time such as 2030-01-31T12:00:00Z");
+            }
+            at
+        });
+        match (days.and_then(|days| Micros::try_from(days).ok()), at) {
+            (Some(days), _) => Expiry::In(days.saturating_mul(DAY)),
+            (None, Some(at)) => Expiry::At(at),
+            (None, None) => Expiry::Default,
+        }
+    }
+}
+
+fn micros(time: OffsetDateTime) -> Micros {
+    Micros::try_from(time.unix_timestamp_nanos().div_euclid(1_000)).unwrap_or(Micros::MAX)
+}

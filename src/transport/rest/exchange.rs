@@ -1,0 +1,175 @@
+//! One request and its answer: credential, caller, headers and the log line.
+
+use std::{net::IpAddr, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, request::Parts};
+use http_body_util::Full;
+use tokio::time::Instant;
+
+use super::{
+    answer::{Answer, Fault},
+    client, credential,
+};
+use crate::{
+    config::Http,
+    domain::{
+        caller::{Caller, KeyCaller},
+        clock::Micros,
+        error::{Error, Result},
+        rate::RateState,
+    },
+    limiter::Subject,
+    service::{Context, Service, authenticate::Admission},
+    transport::calls::{self, Line},
+};
+
+const REQUEST_ID: &str = "x-request-id";
+
+/// One request on its way to an answer.
+pub struct Exchange<'a> {
+    /// The use cases.
+    pub service: &'a Arc<Service>,
+    /// The shim's settings.
+    pub http: &'a Http,
+    /// The request without its body.
+    pub parts: &'a Parts,
+    /// What the service hears of the call.
+    pub context: Context<'a>,
+    /// Id of the key that the call is about, for the log.
+    pub key: String,
+    call: &'static str,
+    caller: Option<Caller>,
+    rate: Option<RateState>,
+    request_id: String,
+    start: Instant,
+}
+
+impl<'a> Exchange<'a> {
+    /// A request of a client at `peer`.
+    pub fn new(service: &'a Arc<Service>, http: &'a Http, parts: &'a Parts, peer: IpAddr) -> Self {
+        let client = client::address(peer, &parts.headers, &http.trusted_proxies);
+        Self {
+            service,
+            http,
+            parts,
+            context: Context {
+                deadline: calls::deadline(None),
+                host_environment: &http.environment,
+                client: Some(Subject::address(client)),
+            },
+            key: String::new(),
+            call: "",
+            caller: None,
+            rate: None,
+            request_id: request_id(service, parts),
+            start: Instant::now(),
+        }
+    }
+
+    /// Names the call, for the log.
+    pub fn named(&mut self, call: &'static str) -> &mut Self {
+        self.call = call;
+        self
+    }
+
+    /// Now, by the wall clock.
+    pub fn now(&self) -> Micros {
+        self.service.now()
+    }
+
+    /// The caller; nobody if there is no credential.
+    pub async fn caller(&mut self, admission: Admission) -> Result<Caller> {
+        let caller = match credential::find(&self.parts.headers, self.service)? {
+            None => Caller::Nobody,
+            Some(credential) => match self.service.authenticate(&credential, admission, self.context).await {
+                Ok(authenticated) => {
+                    self.rate = authenticated.rate;
+                    authenticated.caller
+                }
+                Err(error) => {
+                    self.rate = error.rate;
+                    return Err(error);
+                }
+            },
+        };
+        self.caller = Some(caller.clone());
+        Ok(caller)
+    }
+
+    /// The caller, who must have a credential.
+    pub async fn known_caller(&mut self) -> Result<Caller> {
+        match self.caller(Admission::Counted).await? {
+            Caller::Nobody => Err(Error::missing_credential()),
+            caller => Ok(caller),
+        }
+    }
+
+    /// The caller, who must be a key itself.
+    pub async fn key_caller(&mut self, admission: Admission) -> Result<Arc<KeyCaller>> {
+        match self.caller(admission).await? {
+            Caller::Key(key) => {
+                self.key = key.id.to_string();
+                Ok(key)
+            }
+            Caller::Nobody => Err(Error::missing_credential()),
+            Caller::Operator { .. } | Caller::Service { .. } => {
+                Err(Error::forbidden("Only a product's key has a record of its own here"))
+            }
+        }
+    }
+
+    /// Turns the result into a response, and writes the call's line.
+    pub fn finish(self, result: std::result::Result<Answer, Fault>) -> Response<Full<Bytes>> {
+        let error = match &result {
+            Err(Fault::Error(error)) => Some(error.clone()),
+            _ => None,
+        };
+        let rate = self.rate.or(error.as_ref().and_then(|error| error.rate));
+        let mut response = match result {
+            Ok(answer) => answer.into_response(),
+            Err(fault) => fault.into_response(),
+        };
+        let headers = response.headers_mut();
+        if let Ok(id) = HeaderValue::try_from(&self.request_id) {
+            headers.insert(REQUEST_ID, id);
+        }
+        if let Some(rate) = rate {
+            // Rounded up: at the moment that is told, remaining has grown.
+            let reset = rate.reset_at.saturating_add(999).div_euclid(1_000);
+            headers.insert("x-ratelimit-limit", HeaderValue::from(rate.limit));
+            headers.insert("x-ratelimit-remaining", HeaderValue::from(rate.remaining));
+            headers.insert("x-ratelimit-reset", HeaderValue::from(reset));
+        }
+        // Probes come every few seconds and tell nothing.
+        if !self.call.is_empty() {
+            let caller = self.caller.as_ref();
+            let line = Line {
+                transport: "rest",
+                caller: caller.map(Caller::kind).unwrap_or_default(),
+                actor: caller.map(Caller::actor).unwrap_or_default(),
+                key: self.key,
+                request: &self.request_id,
+            };
+            calls::record(self.service, self.call, &line, error.as_ref(), self.start.elapsed());
+        }
+        response
+    }
+}
+
+/// The incoming id where it is safe to repeat, or a new one.
+fn request_id(service: &Service, parts: &Parts) -> String {
+    let safe = |text: &&str| {
+        (1..=128).contains(&text.len())
+            && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-' | b':'))
+    };
+    let incoming = parts.headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(safe);
+    incoming.map_or_else(
+        || {
+            let mut random = [0; 15];
+            service.entropy.fill(&mut random);
+            format!("req_{}", data_encoding::BASE32_NOPAD.encode(&random).to_ascii_lowercase())
+        },
+        str::to_owned,
+    )
+}

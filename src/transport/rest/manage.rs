@@ -1,0 +1,152 @@
+//! `/api/api-keys`: managing the keys of an organization.
+
+use std::collections::HashMap;
+
+use http::StatusCode;
+use serde_json::json;
+
+use super::{
+    Body,
+    answer::{Answer, Fault},
+    body::Fields,
+    exchange::Exchange,
+    own, record,
+};
+use crate::{
+    domain::{
+        access,
+        bounds::Violations,
+        caller::Caller,
+        error::{Error, Result},
+        key::{Binding, KeyRecord, KeyStatus},
+    },
+    service::list::ListKeys,
+};
+
+/// `POST`: makes a key.
+pub async fn create(exchange: &mut Exchange<'_>, body: Body) -> std::result::Result<Answer, Fault> {
+    let caller = manager(exchange).await?;
+    let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
+    let request = own::create_request(&mut fields, false);
+    if request.name.is_empty() {
+        fields.bad("name", "is required");
+    }
+    fields.finish()?;
+    let created = exchange.service.create(&caller, request, exchange.context).await?;
+    exchange.key = created.key.id.to_string();
+    let mut answer = record::item(&created.key, exchange.now());
+    answer["key"] = created.secret.expose().into();
+    if let Some(secret) = created.webhook_secret {
+        answer["webhookSecret"] = secret.as_str().into();
+    }
+    Ok(Answer::json(StatusCode::CREATED, &answer))
+}
+
+/// `GET`: a page of keys.
+pub async fn list(exchange: &mut Exchange<'_>) -> std::result::Result<Answer, Fault> {
+    let caller = manager(exchange).await?;
+    let request = list_request(exchange.parts.uri.query().unwrap_or_default())?;
+    let page = exchange.service.list(&caller, request, exchange.context).await?;
+    let now = exchange.now();
+    let keys: Vec<_> = page.keys.iter().map(|key| record::item(key, now)).collect();
+    Ok(Answer::json(StatusCode::OK, &json!({"keys": keys, "nextCursor": page.next})))
+}
+
+/// `GET` of one key.
+pub async fn read(exchange: &mut Exchange<'_>, id: &str) -> std::result::Result<Answer, Fault> {
+    let caller = manager(exchange).await?;
+    let key = unknown_if_unreadable(exchange.service.get(&caller, id, exchange.context).await)?;
+    Ok(item(exchange, &key))
+}
+
+/// `DELETE` of one key.
+pub async fn revoke(exchange: &mut Exchange<'_>, id: &str) -> std::result::Result<Answer, Fault> {
+    let caller = manager(exchange).await?;
+    let revoked = exchange.service.revoke(&caller, id, String::new(), exchange.context).await;
+    let key = unknown_if_unreadable(revoked)?;
+    Ok(item(exchange, &key))
+}
+
+/// `PATCH` of one key.
+pub async fn update(exchange: &mut Exchange<'_>, id: &str, body: Body) -> std::result::Result<Answer, Fault> {
+    let caller = manager(exchange).await?;
+    let url = own::webhook(exchange, body).await?;
+    let hooked = exchange.service.update_webhook(&caller, id, url, exchange.context).await;
+    let hooked = unknown_if_unreadable(hooked)?;
+    exchange.key = hooked.key.id.to_string();
+    let mut answer = record::item(&hooked.key, exchange.now());
+    own::with_secret(&mut answer, &hooked);
+    Ok(Answer::json(StatusCode::OK, &answer))
+}
+
+fn item(exchange: &mut Exchange<'_>, key: &KeyRecord) -> Answer {
+    exchange.key = key.id.to_string();
+    Answer::json(StatusCode::OK, &record::item(key, exchange.now()))
+}
+
+/// The caller, who must be able to manage keys: said before a word of the request is looked at.
+async fn manager(exchange: &mut Exchange<'_>) -> Result<Caller> {
+    let caller = exchange.known_caller().await?;
+    let manager = access::may_manage(&caller)?;
+    // `orgId` may stand on any of these routes; it only ever narrows.
+    let query = exchange.parts.uri.query().unwrap_or_default();
+    for (_, organization) in url::form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "orgId") {
+        let mut filter = [Some(organization.into_owned()), None, None];
+        manager.confine_filter(&mut filter)?;
+    }
+    Ok(caller)
+}
+
+/// A path segment that is no id at all names no key either.
+fn unknown_if_unreadable<T>(result: Result<T>) -> Result<T> {
+    result.map_err(|error| match error.fields.as_slice() {
+        [only] if only.field == "id" => Error::no_such_key(),
+        _ => error,
+    })
+}
+
+fn list_request(query: &str) -> Result<ListKeys> {
+    let mut violations = Violations::default();
+    let mut given: HashMap<String, String> = HashMap::new();
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        let name: String = name.chars().take(64).collect();
+        if given.insert(name.clone(), value.into_owned()).is_some() {
+            violations.add(name, "must be given once");
+        }
+    }
+    let mut take = |name: &str| given.remove(name).unwrap_or_default();
+    let status = match take("status").as_str() {
+        "" => None,
+        "active" => Some(KeyStatus::Active),
+        "revoked" => Some(KeyStatus::Revoked),
+        "expired" => Some(KeyStatus::Expired),
+        _ => {
+            violations.add("status", "must be active, revoked or expired");
+            None
+        }
+    };
+    let page_size = match take("limit").as_str() {
+        "" => 0,
+        text => text.parse().ok().filter(|limit| (1..=1_000).contains(limit)).unwrap_or_else(|| {
+            violations.add("limit", "must be a whole number, 1 to 1000");
+            0
+        }),
+    };
+    let request = ListKeys {
+        keyspace: take("keyspace"),
+        binding: Binding {
+            organization: take("orgId"),
+            instance: take("instanceId"),
+            environment: take("environment"),
+        },
+        status,
+        created_by: take("createdBy"),
+        page_size,
+        page_token: take("cursor"),
+    };
+    for name in given.into_keys() {
+        violations.add(name, "unknown parameter");
+    }
+    violations.finish()?;
+    Ok(request)
+}

@@ -1,0 +1,132 @@
+//! REST: a thin shim over the same use cases, for curl and external clients.
+
+mod answer;
+mod body;
+mod client;
+mod credential;
+mod exchange;
+mod manage;
+mod own;
+mod probes;
+mod record;
+mod verify;
+
+use std::{net::IpAddr, sync::Arc};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::{Full, combinators::UnsyncBoxBody};
+
+use self::{
+    answer::{Answer, Fault},
+    exchange::Exchange,
+};
+use crate::{config::Http, service::Service};
+
+/// A request's body.
+pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// What every route shares.
+pub struct Rest {
+    service: Arc<Service>,
+    http: Http,
+}
+
+/// Which routes a listener has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Routes {
+    /// All of them.
+    All,
+    /// The API without the probes, which have a listener of their own.
+    Api,
+    /// The probes alone.
+    Probes,
+}
+
+/// A place that requests go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place<'a> {
+    Own,
+    Many,
+    One(&'a str),
+    Verify,
+    Live,
+    Ready,
+    Metrics,
+    OpenApi,
+}
+
+impl<'a> Place<'a> {
+    fn of(path: &'a str, routes: Routes) -> Option<Self> {
+        let place = match path {
+            "/api/v1/keys" => Self::Own,
+            "/api/v1/verify" => Self::Verify,
+            "/api/api-keys" => Self::Many,
+            "/healthz" => Self::Live,
+            "/readyz" => Self::Ready,
+            "/metrics" => Self::Metrics,
+            "/openapi.json" => Self::OpenApi,
+            _ => Self::One(path.strip_prefix("/api/api-keys/").filter(|id| !id.is_empty() && !id.contains('/'))?),
+        };
+        let probe = matches!(place, Self::Live | Self::Ready | Self::Metrics | Self::OpenApi);
+        match routes {
+            Routes::All => Some(place),
+            Routes::Api => (!probe).then_some(place),
+            Routes::Probes => probe.then_some(place),
+        }
+    }
+
+    /// The methods that the place has, as `Allow` gives them.
+    fn methods(self) -> &'static str {
+        match self {
+            Self::Own => "GET, HEAD, POST, DELETE, PATCH",
+            Self::Many => "GET, HEAD, POST",
+            Self::One(_) => "GET, HEAD, DELETE, PATCH",
+            Self::Verify => "POST",
+            Self::Live | Self::Ready | Self::Metrics | Self::OpenApi => "GET, HEAD",
+        }
+    }
+}
+
+impl Rest {
+    /// Serves these use cases.
+    pub fn new(service: Arc<Service>, http: Http) -> Arc<Self> {
+        Arc::new(Self { service, http })
+    }
+
+    /// Answers one request of a client at `peer`.
+    pub async fn answer(&self, request: Request<Body>, peer: IpAddr, routes: Routes) -> Response<Full<Bytes>> {
+        let (parts, body) = request.into_parts();
+        let mut exchange = Exchange::new(&self.service, &self.http, &parts, peer);
+        let result = dispatch(&mut exchange, body, routes).await;
+        let mut response = exchange.finish(result);
+        if parts.method == Method::HEAD {
+            *response.body_mut() = Full::default();
+        }
+        response
+    }
+}
+
+async fn dispatch(exchange: &mut Exchange<'_>, body: Body, routes: Routes) -> Result<Answer, Fault> {
+    let path = exchange.parts.uri.path();
+    let Some(place) = Place::of(path, routes) else { return Err(Fault::NoSuchPath) };
+    // A HEAD is a GET whose body is left out at the end.
+    let method = if exchange.parts.method == Method::HEAD { &Method::GET } else { &exchange.parts.method };
+    match (place, method.as_str()) {
+        (Place::Own, "POST") => own::create(exchange.named("create_own"), body).await,
+        (Place::Own, "GET") => own::read(exchange.named("get_own")).await,
+        (Place::Own, "DELETE") => own::revoke(exchange.named("revoke_own")).await,
+        (Place::Own, "PATCH") => own::update(exchange.named("update_own_webhook"), body).await,
+        (Place::Many, "POST") => manage::create(exchange.named("create"), body).await,
+        (Place::Many, "GET") => manage::list(exchange.named("list")).await,
+        (Place::One(id), "GET") => manage::read(exchange.named("get"), id).await,
+        (Place::One(id), "DELETE") => manage::revoke(exchange.named("revoke"), id).await,
+        (Place::One(id), "PATCH") => manage::update(exchange.named("update_webhook"), id, body).await,
+        (Place::Verify, "POST") => verify::verify(exchange.named("verify"), body).await,
+        (Place::Live, "GET") => Ok(probes::live()),
+        (Place::Ready, "GET") => probes::ready(exchange.service).await,
+        (Place::Metrics, "GET") => Ok(probes::metrics(exchange.service)),
+        (Place::OpenApi, "GET") => Ok(probes::openapi()),
+        (place, _) => Err(Fault::NoSuchMethod(place.methods())),
+    }
+}

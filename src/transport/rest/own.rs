@@ -1,0 +1,102 @@
+//! `/api/v1/keys`: making a key, and what a key does with itself.
+
+use http::StatusCode;
+use serde_json::json;
+
+use super::{
+    Body,
+    answer::{Answer, Fault},
+    body::Fields,
+    exchange::Exchange,
+    record,
+};
+use crate::{
+    domain::{caller::Caller, key::Binding},
+    service::{
+        authenticate::Admission,
+        keys::{CreateKey, Rehooked},
+    },
+};
+
+/// `POST`: as the keyspace allows, also without a credential.
+pub async fn create(exchange: &mut Exchange<'_>, body: Body) -> std::result::Result<Answer, Fault> {
+    let caller = exchange.caller(Admission::Counted).await?;
+    let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
+    let mut request = create_request(&mut fields, true);
+    fields.finish()?;
+    let manages = matches!(&caller, Caller::Key(key) if key.admin);
+    if request.keyspace.is_empty() && !manages {
+        request.keyspace = exchange.http.default_keyspace.clone().unwrap_or_default();
+    }
+    let created = exchange.service.create(&caller, request, exchange.context).await?;
+    exchange.key = created.key.id.to_string();
+    let mut answer = json!({
+        "key": created.secret.expose(),
+        "id": created.key.id.to_string(),
+        "prefix": created.key.prefix,
+        "expires": created.key.expires_at.map(record::millis),
+    });
+    if let Some(secret) = created.webhook_secret {
+        answer["webhookSecret"] = secret.as_str().into();
+    }
+    Ok(Answer::json(StatusCode::CREATED, &answer))
+}
+
+/// The fields of a key to make, which both routes share.
+pub fn create_request(fields: &mut Fields, millis: bool) -> CreateKey {
+    CreateKey {
+        keyspace: fields.text_or_empty("keyspace"),
+        binding: Binding {
+            organization: fields.text_or_empty("orgId"),
+            instance: fields.text_or_empty("instanceId"),
+            environment: fields.text_or_empty("environment"),
+        },
+        name: fields.text_or_empty("name"),
+        scopes: fields.scopes(),
+        expiry: fields.expiry(millis),
+        webhook_url: fields.text_or_empty("webhook"),
+        metadata: fields.pairs("metadata"),
+    }
+}
+
+/// `GET`: the key's own record.
+pub async fn read(exchange: &mut Exchange<'_>) -> std::result::Result<Answer, Fault> {
+    let key = exchange.key_caller(Admission::Counted).await?;
+    let record = exchange.service.own_record(&key, exchange.context).await?;
+    Ok(Answer::json(StatusCode::OK, &record::own(&record, exchange.now())))
+}
+
+/// `DELETE`: ends the key. A spent limit never refuses this.
+pub async fn revoke(exchange: &mut Exchange<'_>) -> std::result::Result<Answer, Fault> {
+    let key = exchange.key_caller(Admission::Revoking).await?;
+    exchange.service.revoke_oneself(&key, exchange.context).await?;
+    Ok(Answer::json(StatusCode::OK, &json!({"revoked": true})))
+}
+
+/// `PATCH`: changes or removes the key's webhook.
+pub async fn update(exchange: &mut Exchange<'_>, body: Body) -> std::result::Result<Answer, Fault> {
+    let key = exchange.key_caller(Admission::Counted).await?;
+    let url = webhook(exchange, body).await?;
+    let hooked = exchange.service.update_own_webhook(&key, url, exchange.context).await?;
+    let mut answer = record::own(&hooked.key, exchange.now());
+    with_secret(&mut answer, &hooked);
+    Ok(Answer::json(StatusCode::OK, &answer))
+}
+
+/// The webhook that a PATCH must name.
+pub async fn webhook(exchange: &Exchange<'_>, body: Body) -> std::result::Result<String, Fault> {
+    let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
+    if !fields.has("webhook") {
+        fields.bad("webhook", "is required; an empty string removes it");
+    }
+    let url = fields.text_or_empty("webhook");
+    fields.finish()?;
+    Ok(url)
+}
+
+/// Adds the signing secret where a URL was set for the first time.
+pub fn with_secret(answer: &mut serde_json::Value, hooked: &Rehooked) {
+    if let Some(secret) = &hooked.webhook_secret {
+        answer["webhookSecret"] = secret.as_str().into();
+    }
+}

@@ -1,0 +1,85 @@
+//! `/api/v1/verify`: VerifyRequest and VerifyResponse in JSON.
+
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Body,
+    answer::{Answer, Fault},
+    body::Fields,
+    exchange::Exchange,
+    record,
+};
+use crate::{
+    domain::{access, clock::SECOND, rate::RateState, secret::Secret, verdict::Assertions},
+    service::{
+        Service,
+        verify::{Check, Outcome},
+    },
+};
+
+/// `POST`: the verdict on a secret; 200 whatever it is.
+pub async fn verify(exchange: &mut Exchange<'_>, body: Body) -> std::result::Result<Answer, Fault> {
+    let caller = exchange.known_caller().await?;
+    access::may_verify(&caller)?;
+    let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
+    if !fields.has("secret") {
+        fields.bad("secret", "is required");
+    }
+    let secret = Secret::new(fields.text_or_empty("secret"));
+    let [keyspace, organization, instance, environment] =
+        ["keyspace", "organization", "instance", "environment"].map(|name| fields.text_or_empty(name));
+    // The proto's JSON mapping takes a field under either of its names.
+    let scopes = fields.texts("requiredScopes").or_else(|| fields.texts("required_scopes")).unwrap_or_default();
+    let cost = fields.number("cost", 0..=u64::from(u32::MAX), "must be a whole number, 0 to 4294967295");
+    fields.finish()?;
+    let check = Check {
+        secret: secret.expose(),
+        keyspace: &keyspace,
+        asserted: Assertions {
+            environment: &environment,
+            organization: &organization,
+            instance: &instance,
+            scopes: &scopes,
+        },
+        host_environment: "",
+        cost: Some(cost.and_then(|cost| u32::try_from(cost).ok()).unwrap_or(1)),
+    };
+    let outcome = exchange.service.verify(&check, exchange.context.deadline).await?;
+    Ok(Answer::json(StatusCode::OK, &verdict(&outcome, exchange.service)))
+}
+
+fn verdict(outcome: &Outcome, service: &Service) -> Value {
+    let entry = outcome.entry.as_ref();
+    let keyspace = entry.and_then(|entry| service.registry.get(entry.keyspace?));
+    let metadata: Map<String, Value> = entry
+        .into_iter()
+        .flat_map(|entry| entry.metadata())
+        .map(|(key, value)| (key.to_owned(), value.into()))
+        .collect();
+    json!({
+        "code": outcome.code.name(),
+        "message": outcome.code.message(),
+        "keyId": entry.map(|entry| entry.id.to_string()),
+        "keyspace": keyspace.map(|keyspace| &keyspace.name),
+        "organization": entry.map(|entry| record::text(entry.organization())),
+        "instance": entry.map(|entry| record::text(entry.instance())),
+        "environment": entry.map(|entry| record::text(entry.environment())),
+        "name": entry.map(|entry| record::text(entry.name())),
+        "scopes": entry.map_or_else(Vec::new, |entry| entry.scopes().collect()),
+        "createTime": entry.map(|entry| record::rfc3339(entry.created_at)),
+        "expireTime": entry.and_then(|entry| entry.expire_time()).map(record::rfc3339),
+        "metadata": metadata,
+        "rateLimit": outcome.rate.map(rate_limit),
+    })
+}
+
+fn rate_limit(state: RateState) -> Value {
+    json!({
+        "limit": state.limit,
+        "remaining": state.remaining,
+        "resetTime": record::rfc3339(state.reset_at.saturating_add(999)),
+        // As the proto's JSON mapping writes a duration.
+        "retryAfter": state.retry_after.map(|wait| format!("{}.{:06}s", wait / SECOND, wait % SECOND)),
+    })
+}
