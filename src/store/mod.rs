@@ -3,6 +3,14 @@
 //!
 //! The conformance suite (`tests/store/`) runs on every backend; each MUST below names its case.
 
+mod failure;
+pub mod migrate;
+pub mod postgres;
+mod session;
+pub mod sql;
+pub mod sqlite;
+mod verbs;
+
 use async_trait::async_trait;
 use uuid::Uuid;
 

@@ -1,0 +1,358 @@
+//! The Postgres backend: any number of replicas over one primary.
+
+use std::{
+    future::ready,
+    sync::{Arc, LazyLock, atomic::AtomicU64},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use sqlx::{
+    Arguments as _, AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, PgPool,
+    Postgres as Driver,
+    migrate::Migrator,
+    postgres::{PgArguments, PgConnectOptions, PgPoolOptions},
+};
+use tokio::{runtime::Handle, time::Instant};
+use uuid::Uuid;
+
+use super::{
+    PoolGauge, ReplicaRow, Result, Usage,
+    failure::{Class, Failure, Outcome},
+    migrate::{self, OpenError},
+    session::{Job, Link, Session, Statements, Value, gauge, in_own_task, statements, within},
+    sql::{KeyRow, columns, new_columns, new_values},
+    verbs::{self, Backend, Kind},
+};
+use crate::domain::key::Digest;
+
+static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| migrate::prepared(sqlx::migrate!("migrations/postgres")));
+
+/// An array parameter: SQLite has none.
+const FIND_BY_DIGESTS: &str = concat!("SELECT ", columns!(), " FROM keyward_keys k WHERE k.digest = ANY($1)");
+
+/// The setting is taken and the key written in one statement: SQLite knows no INSERT inside a WITH. Whoever comes
+/// second waits for the first one's row, and then writes nothing.
+const FIRST_KEY: &str = concat!(
+    "WITH first AS (INSERT INTO keyward_settings (name, value) SELECT 'first_root_key', CAST($1 AS TEXT) \
+     WHERE NOT EXISTS (SELECT 1 FROM keyward_keys) ON CONFLICT DO NOTHING RETURNING name) \
+     INSERT INTO keyward_keys (",
+    new_columns!(),
+    ") SELECT ",
+    new_values!(),
+    " FROM first"
+);
+
+/// Array parameters: SQLite has none. In the order of ids, so that two replicas lock rows in the same order.
+const ADD_USAGE: &str = "INSERT INTO keyward_usage (key_id, last_used_at, count) \
+     SELECT k.id, n.last_used_at, n.count FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) \
+     AS n (id, last_used_at, count) JOIN keyward_keys k ON k.id = n.id ORDER BY k.id \
+     ON CONFLICT (key_id) DO UPDATE SET last_used_at = GREATEST(keyward_usage.last_used_at, EXCLUDED.last_used_at), \
+     count = keyward_usage.count + EXCLUDED.count";
+
+/// Nothing writes this table on SQLite.
+const REPLICAS: &str = "SELECT id, step, lease_ms, seen_revision FROM keyward_replicas";
+
+/// A standby answers from the past, and a failover may have made one of the server that was the primary.
+const WRITABLE: &str = "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'";
+
+const HAS_MIGRATIONS: &str = "SELECT to_regclass('keyward_migrations') IS NOT NULL";
+
+/// How often a statement that crossed with another one is tried again.
+const CONFLICTS: u32 = 5;
+
+/// How long the server's own bound is waited for past it: an answer shows that the connection is alive.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// How to reach Postgres, and how long to wait for it. It holds a password, and so does not print.
+#[derive(Clone)]
+pub struct PostgresOptions {
+    /// `postgres://user:password@host:port/database`.
+    pub url: String,
+    /// The same database without a pooler between, for migrations; they take a lock of the session.
+    pub migrate_url: Option<String>,
+    /// Whether a transaction pooler such as PgBouncer stands between: each call is then a transaction of its own, and
+    /// nothing is kept on a connection.
+    pub pooler: bool,
+    /// Connections at most.
+    pub max_connections: u32,
+    /// How long a call waits for a connection.
+    pub acquire_timeout: Duration,
+    /// How long a call waits for the database.
+    pub statement_timeout: Duration,
+    /// Where calls run.
+    pub runtime: Handle,
+}
+
+impl PostgresOptions {
+    /// The defaults.
+    pub fn new(url: impl Into<String>, runtime: Handle) -> Self {
+        Self {
+            url: url.into(),
+            migrate_url: None,
+            pooler: false,
+            max_connections: 16,
+            acquire_timeout: Duration::from_secs(2),
+            statement_timeout: Duration::from_secs(5),
+            runtime,
+        }
+    }
+}
+
+/// The backend. Clones share one pool.
+pub struct Postgres {
+    shared: Arc<Shared>,
+}
+
+/// What a call's own task needs.
+struct Shared {
+    pool: PgPool,
+    /// Connections older than this went to a server that is gone.
+    stale_before: Arc<Mutex<Option<Instant>>>,
+    options: PostgresOptions,
+    connect: PgConnectOptions,
+    /// How a call begins, where a pooler stands between.
+    begin: Option<String>,
+    lookups: AtomicU64,
+}
+
+impl Postgres {
+    /// Connects once, so that a wrong URL shows at once, and makes the pool. Migrations are not applied.
+    pub async fn open(options: PostgresOptions) -> std::result::Result<Arc<Self>, OpenError> {
+        let connect = connect_options(&options.url, &options)?;
+        let runtime = options.runtime.clone();
+        let opened = async move {
+            let first = direct(&connect, options.acquire_timeout).await?;
+            first.close().await?;
+            Ok(Arc::new(Self { shared: Arc::new(Shared::new(options, connect)) }))
+        };
+        runtime.spawn(opened).await.map_err(|_| OpenError::Unavailable("the program is shutting down".to_owned()))?
+    }
+
+    /// Applies pending migrations. Safe with many replicas at once: they take turns, and the second finds nothing to do.
+    pub async fn migrate(&self) -> std::result::Result<(), OpenError> {
+        let behind_pooler = self.shared.options.pooler && self.shared.options.migrate_url.is_none();
+        if behind_pooler {
+            return match self.migrations_pending().await? {
+                0 => Ok(()),
+                _ => Err(OpenError::NeedsDirectUrl),
+            };
+        }
+        let shared = Arc::clone(&self.shared);
+        let migrated = async move {
+            let options = &shared.options;
+            let url = options.migrate_url.as_deref().unwrap_or(&options.url);
+            // No bound on statements: an index over many keys takes its time.
+            let connect: PgConnectOptions = url.parse().map_err(not_a_url)?;
+            let mut conn = direct(&connect, options.acquire_timeout).await?;
+            migrate::apply(&MIGRATOR, &mut conn).await?;
+            Ok(conn.close().await?)
+        };
+        self.shared
+            .options
+            .runtime
+            .spawn(migrated)
+            .await
+            .map_err(|_| OpenError::Unavailable("the program is shutting down".to_owned()))?
+    }
+
+    /// How many migrations are yet to be applied; an error when the database is newer than the program.
+    pub async fn migrations_pending(&self) -> std::result::Result<usize, OpenError> {
+        migrate::pending(&MIGRATOR, &verbs::applied_migrations(self).await?)
+    }
+
+    /// How many statements have looked up digests.
+    pub fn queries(&self) -> u64 {
+        self.shared.lookups.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// How to open a connection of one's own, past the pool.
+    pub fn connect_options(&self) -> PgConnectOptions {
+        self.shared.connect.clone()
+    }
+}
+
+fn not_a_url(error: sqlx::Error) -> OpenError {
+    match error {
+        sqlx::Error::Configuration(reason) => OpenError::Url(reason.to_string()),
+        other => OpenError::Url(other.to_string()),
+    }
+}
+
+fn connect_options(url: &str, options: &PostgresOptions) -> std::result::Result<PgConnectOptions, OpenError> {
+    let connect: PgConnectOptions = url.parse().map_err(not_a_url)?;
+    // No floats are read. PgBouncer refuses the parameter.
+    let connect = connect.application_name("keyward").extra_float_digits(None).disable_statement_logging();
+    Ok(if options.pooler {
+        // A prepared statement would stay on a server connection that the next call does not get; `options` are
+        // refused by PgBouncer before 1.20.
+        connect.statement_cache_capacity(0)
+    } else {
+        connect.options([
+            ("statement_timeout", options.statement_timeout.as_millis().to_string().as_str()),
+            // A database may have been given another default, under which changes would cross and be tried again.
+            ("default_transaction_isolation", "read committed"),
+        ])
+    })
+}
+
+/// One connection outside the pool.
+async fn direct(connect: &PgConnectOptions, bound: Duration) -> std::result::Result<PgConnection, OpenError> {
+    let connected = tokio::time::timeout(bound, async {
+        let mut conn = connect.connect().await?;
+        refuse_standby(&mut conn).await?;
+        Ok::<_, sqlx::Error>(conn)
+    });
+    match connected.await {
+        Ok(conn) => Ok(conn?),
+        Err(_) => Err(OpenError::Unavailable("no answer within the bound".to_owned())),
+    }
+}
+
+/// A standby's answers are from the past: a revoked key would be good there.
+async fn refuse_standby(conn: &mut PgConnection) -> sqlx::Result<()> {
+    // A simple query, so that it works through a pooler.
+    let row = conn.fetch_one(sqlx::raw_sql("SELECT pg_is_in_recovery()")).await?;
+    if sqlx::Row::try_get_unchecked::<bool, _>(&row, 0)? {
+        return Err(sqlx::Error::Io(std::io::Error::other("the server is a standby")));
+    }
+    Ok(())
+}
+
+impl Shared {
+    fn new(options: PostgresOptions, connect: PgConnectOptions) -> Self {
+        let stale_before = Arc::new(Mutex::new(None));
+        let stale = Arc::clone(&stale_before);
+        let pool = PgPoolOptions::new()
+            .max_connections(options.max_connections)
+            .acquire_timeout(options.acquire_timeout)
+            // It would cost each call a round trip. A connection that broke is found by the call that gets it.
+            .test_before_acquire(false)
+            .after_connect(|conn, _| Box::pin(refuse_standby(conn)))
+            .before_acquire(move |_, meta| {
+                let born = Instant::now().checked_sub(meta.age);
+                let stale: Option<Instant> = *stale.lock();
+                Box::pin(ready(Ok(stale.is_none_or(|stale| born.is_some_and(|born| born >= stale)))))
+            })
+            .connect_lazy_with(connect.clone());
+        let begin = options.pooler.then(|| {
+            let bound = options.statement_timeout.as_millis();
+            // READ WRITE is refused by a standby.
+            format!("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {bound}")
+        });
+        Self { pool, stale_before, options, connect, begin, lookups: AtomicU64::new(0) }
+    }
+
+    /// One attempt on one connection.
+    async fn attempt<I: Sync, T: Send>(&self, deadline: Instant, input: &I, job: Job<I, T>) -> Outcome<T> {
+        let conn = self.pool.acquire().await?;
+        let bound = Instant::now() + self.options.statement_timeout + GRACE;
+        let mut link = Link::new(conn, !self.options.pooler, self.options.runtime.clone());
+        let outcome = within(bound.min(deadline), self.transact(&mut link, input, job)).await;
+        link.settle(outcome)
+    }
+
+    /// Runs a job: bare, so that each of its statements commits by itself; behind a pooler, in a transaction, without
+    /// which the parts of one statement may reach different servers.
+    async fn transact<I: Sync, T: Send>(&self, link: &mut Link<Driver>, input: &I, job: Job<I, T>) -> Outcome<T> {
+        let Some(begin) = &self.begin else { return job(link, input).await };
+        link.conn.execute(sqlx::raw_sql(AssertSqlSafe(begin.clone()))).await?;
+        let outcome = job(link, input).await;
+        let end = if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        link.conn.execute(sqlx::raw_sql(end)).await?;
+        outcome
+    }
+
+    /// Attempts until one gives an answer, or trying again would not help.
+    async fn run<I: Sync, T: Send>(&self, kind: Kind, input: &I, job: Job<I, T>) -> Result<T> {
+        let deadline = Instant::now() + self.options.acquire_timeout + self.options.statement_timeout + GRACE;
+        let mut lost = false;
+        let mut conflicts = 0;
+        loop {
+            let failure = match self.attempt(deadline, input, job).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            let class = failure.class();
+            if class == Class::Lost || matches!(failure, Failure::TimedOut) {
+                // The server went away, and every connection to it with it.
+                *self.stale_before.lock() = Some(Instant::now());
+            }
+            match class {
+                Class::Lost if kind != Kind::Count && !lost => lost = true,
+                Class::Conflict if conflicts < CONFLICTS => conflicts += 1,
+                _ => return Err(failure.into()),
+            }
+            if Instant::now() >= deadline {
+                return Err(failure.into());
+            }
+        }
+    }
+}
+
+impl Backend for Postgres {
+    async fn run<I, T>(&self, kind: Kind, input: I, job: Job<I, T>) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        let shared = Arc::clone(&self.shared);
+        in_own_task(&self.shared.options.runtime, async move { shared.run(kind, &input, job).await }).await
+    }
+
+    fn lookups(&self) -> &AtomicU64 {
+        &self.shared.lookups
+    }
+
+    fn gauge(&self) -> PoolGauge {
+        gauge(&self.shared.pool)
+    }
+
+    async fn end(&self) {
+        self.shared.pool.close().await;
+    }
+}
+
+statements!(Driver, PgArguments);
+
+#[async_trait]
+impl Session for Link<Driver> {
+    async fn keys_of_digests(&mut self, digests: &[Digest]) -> sqlx::Result<Vec<KeyRow>> {
+        let digests: Vec<&[u8]> = digests.iter().map(|digest| digest.0.as_slice()).collect();
+        let query = sqlx::query_as(FIND_BY_DIGESTS).persistent(self.persistent).bind(digests);
+        query.fetch_all(&mut *self.conn).await
+    }
+
+    async fn first_key(&mut self, key: &[Value<'_>]) -> sqlx::Result<bool> {
+        Ok(self.execute(FIRST_KEY, key).await? == 1)
+    }
+
+    async fn add_usage(&mut self, usage: &[Usage]) -> sqlx::Result<()> {
+        let ids: Vec<Uuid> = usage.iter().map(|one| one.id.0).collect();
+        let times: Vec<i64> = usage.iter().map(|one| one.last_used_at).collect();
+        let counts: Vec<i64> = usage.iter().map(|one| one.count).collect();
+        let query = sqlx::query(ADD_USAGE).persistent(self.persistent).bind(ids).bind(times).bind(counts);
+        query.execute(&mut *self.conn).await?;
+        Ok(())
+    }
+
+    async fn replicas(&mut self) -> sqlx::Result<Vec<ReplicaRow>> {
+        let query = sqlx::query_as(REPLICAS).persistent(self.persistent);
+        let rows: Vec<(Uuid, i64, i64, i64)> = query.fetch_all(&mut *self.conn).await?;
+        let row = |(id, step, lease_ms, seen_revision)| ReplicaRow { id, step, lease_ms, seen_revision };
+        Ok(rows.into_iter().map(row).collect())
+    }
+
+    async fn writable(&mut self) -> sqlx::Result<bool> {
+        sqlx::query_scalar(WRITABLE).persistent(self.persistent).fetch_one(&mut *self.conn).await
+    }
+
+    async fn applied(&mut self) -> sqlx::Result<Vec<i64>> {
+        if sqlx::query_scalar(HAS_MIGRATIONS).persistent(self.persistent).fetch_one(&mut *self.conn).await? {
+            self.numbers(migrate::APPLIED).await
+        } else {
+            Ok(Vec::new())
+        }
+    }
+}

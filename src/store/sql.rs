@@ -1,0 +1,219 @@
+//! The SQL that both databases run as it stands, and the rows that it gives.
+//!
+//! Parameters are `$N` on both. Statements that only one database understands live in its backend, with the reason.
+
+use std::collections::BTreeMap;
+
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::{ListQuery, StoreError};
+use crate::domain::key::{Binding, Digest, KeyId, KeyRecord, KeyStatus};
+
+/// What a look-up reads: all but the last use, which lives in another table.
+macro_rules! columns {
+    () => {
+        "k.id, k.keyspace, k.digest, k.prefix, k.organization, k.instance, k.environment, k.name, k.scopes, \
+         k.created_at, k.expires_at, k.revoked_at, k.revoke_reason, k.created_by, k.revoked_by, k.webhook_url, \
+         k.webhook_version, k.metadata, k.revision"
+    };
+}
+pub(super) use columns;
+
+/// The last use is read for each row that is shown: a join would let a plan read all of `keyward_usage` for one page.
+macro_rules! shown {
+    () => {
+        concat!(
+            columns!(),
+            ", (SELECT u.last_used_at FROM keyward_usage u WHERE u.key_id = k.id) AS last_used_at FROM keyward_keys k"
+        )
+    };
+}
+
+/// The columns of a new key, in the order of [`NewKey`]'s values: `$1` to `$15`.
+macro_rules! new_columns {
+    () => {
+        "id, keyspace, digest, prefix, organization, instance, environment, name, scopes, created_at, expires_at, \
+         created_by, webhook_url, webhook_version, metadata"
+    };
+}
+pub(super) use new_columns;
+
+/// The values of [`new_columns`].
+macro_rules! new_values {
+    () => {
+        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15"
+    };
+}
+pub(super) use new_values;
+
+/// A filter that is always there: it leads the index.
+macro_rules! given {
+    ($column:literal, $parameter:literal) => {
+        concat!(" AND k.", $column, " = ", $parameter)
+    };
+}
+
+/// A filter that may be absent. Under a generic plan it cannot use an index, so it never leads one.
+macro_rules! perhaps {
+    ($column:literal, $parameter:literal) => {
+        concat!(" AND (CAST(", $parameter, " AS TEXT) IS NULL OR k.", $column, " = ", $parameter, ")")
+    };
+}
+
+/// A page of keys. A constant for each leading index: `$1 IS NULL OR …` on the leading column would scan the table
+/// under a generic plan. Parameters: before, keyspace, organization, instance, environment, created_by, status, now,
+/// limit.
+macro_rules! list {
+    ($($filter:expr),+) => {
+        concat!(
+            "SELECT ", shown!(), " WHERE k.id < $1", $($filter,)+
+            perhaps!("instance", "$4"), perhaps!("environment", "$5"),
+            " AND (CAST($7 AS BIGINT) IS NULL OR $7 = CASE WHEN k.revoked_at IS NOT NULL THEN 1 \
+             WHEN k.expires_at <= $8 THEN 2 ELSE 0 END) ORDER BY k.id DESC LIMIT $9"
+        )
+    };
+}
+
+/// Keys of an organization, perhaps filtered further.
+pub const LIST_BY_ORGANIZATION: &str =
+    list!(given!("organization", "$3"), perhaps!("keyspace", "$2"), perhaps!("created_by", "$6"));
+/// Keys of a maker, perhaps filtered further, but not by organization.
+pub const LIST_BY_CREATED_BY: &str =
+    list!(given!("created_by", "$6"), perhaps!("keyspace", "$2"), perhaps!("organization", "$3"));
+/// Keys of a keyspace, perhaps filtered further, but not by organization or maker.
+pub const LIST_BY_KEYSPACE: &str =
+    list!(given!("keyspace", "$2"), perhaps!("organization", "$3"), perhaps!("created_by", "$6"));
+/// Keys, perhaps filtered, but not by organization, maker or keyspace.
+pub const LIST_ALL: &str =
+    list!(perhaps!("keyspace", "$2"), perhaps!("organization", "$3"), perhaps!("created_by", "$6"));
+
+/// The key with digest `$1`: the look-up of a verification. It does not read the last use.
+pub const FIND_BY_DIGEST: &str = concat!("SELECT ", columns!(), " FROM keyward_keys k WHERE k.digest = $1");
+/// The key with id `$1`.
+pub const FIND_BY_ID: &str = concat!("SELECT ", shown!(), " WHERE k.id = $1");
+
+/// Writes a new key, unless its id or its digest is there. No error is raised for either, so that a database which logs
+/// failed statements logs no digest.
+pub const CREATE_KEY: &str =
+    concat!("INSERT INTO keyward_keys (", new_columns!(), ") VALUES (", new_values!(), ") ON CONFLICT DO NOTHING");
+/// Revokes key `$1` at `$2` for reason `$3` by `$4`, unless it is revoked.
+pub const REVOKE_KEY: &str =
+    "UPDATE keyward_keys SET revoked_at = $2, revoke_reason = $3, revoked_by = $4 WHERE id = $1 AND revoked_at IS NULL";
+/// Sets the webhook of key `$1` to `$2`, unless it is revoked, or expired at `$3`.
+pub const SET_WEBHOOK: &str = "UPDATE keyward_keys SET webhook_url = $2, \
+     webhook_version = CASE WHEN webhook_version = 0 AND $2 <> '' THEN 1 ELSE webhook_version END \
+     WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)";
+
+/// Keeps the setting `$1` as `$2` unless it is there.
+pub const PROPOSE_SETTING: &str = "INSERT INTO keyward_settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+/// The setting `$1`.
+pub const FIND_SETTING: &str = "SELECT value FROM keyward_settings WHERE name = $1";
+
+/// At most `$2` changes past revision `$1`, in their order. `revision > 0` is what its index holds.
+pub const CHANGES_SINCE: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM keyward_keys k WHERE k.revision > $1 AND k.revision > 0 ORDER BY k.revision LIMIT $2"
+);
+/// The revision of the last change.
+pub const CURRENT_REVISION: &str = "SELECT value FROM keyward_revision";
+
+/// Every statement above, by name: a test prepares each on both databases.
+pub const ALL: &[(&str, &str)] = &[
+    ("LIST_BY_ORGANIZATION", LIST_BY_ORGANIZATION),
+    ("LIST_BY_CREATED_BY", LIST_BY_CREATED_BY),
+    ("LIST_BY_KEYSPACE", LIST_BY_KEYSPACE),
+    ("LIST_ALL", LIST_ALL),
+    ("FIND_BY_DIGEST", FIND_BY_DIGEST),
+    ("FIND_BY_ID", FIND_BY_ID),
+    ("CREATE_KEY", CREATE_KEY),
+    ("REVOKE_KEY", REVOKE_KEY),
+    ("SET_WEBHOOK", SET_WEBHOOK),
+    ("PROPOSE_SETTING", PROPOSE_SETTING),
+    ("FIND_SETTING", FIND_SETTING),
+    ("CHANGES_SINCE", CHANGES_SINCE),
+    ("CURRENT_REVISION", CURRENT_REVISION),
+];
+
+/// The statement whose index fits a query best: the narrowest filter leads.
+pub fn list_for(query: &ListQuery) -> &'static str {
+    if query.organization.is_some() {
+        LIST_BY_ORGANIZATION
+    } else if query.created_by.is_some() {
+        LIST_BY_CREATED_BY
+    } else if query.keyspace.is_some() {
+        LIST_BY_KEYSPACE
+    } else {
+        LIST_ALL
+    }
+}
+
+/// A status as the list statements number it.
+pub fn status_number(status: KeyStatus) -> i64 {
+    match status {
+        KeyStatus::Active => 0,
+        KeyStatus::Revoked => 1,
+        KeyStatus::Expired => 2,
+    }
+}
+
+/// A row of `keyward_keys`, with or without its last use.
+#[derive(FromRow)]
+pub struct KeyRow {
+    id: Uuid,
+    keyspace: String,
+    digest: Vec<u8>,
+    prefix: String,
+    organization: String,
+    instance: String,
+    environment: String,
+    name: String,
+    scopes: String,
+    created_at: i64,
+    expires_at: Option<i64>,
+    revoked_at: Option<i64>,
+    revoke_reason: String,
+    created_by: String,
+    revoked_by: String,
+    webhook_url: String,
+    webhook_version: i64,
+    metadata: String,
+    revision: i64,
+    #[sqlx(default)]
+    last_used_at: Option<i64>,
+}
+
+impl TryFrom<KeyRow> for KeyRecord {
+    type Error = StoreError;
+
+    fn try_from(row: KeyRow) -> Result<Self, StoreError> {
+        let id = KeyId(row.id);
+        // What the column holds is not told: it may be anything.
+        let unreadable = |column: &str| StoreError::Broken(format!("the {column} of {id} cannot be read"));
+        let digest = row.digest.try_into().map(Digest).map_err(|_| unreadable("digest"))?;
+        let scopes: Vec<String> = serde_json::from_str(&row.scopes).map_err(|_| unreadable("scopes"))?;
+        let metadata: BTreeMap<String, String> =
+            serde_json::from_str(&row.metadata).map_err(|_| unreadable("metadata"))?;
+        Ok(Self {
+            id,
+            keyspace: row.keyspace,
+            digest,
+            prefix: row.prefix,
+            binding: Binding { organization: row.organization, instance: row.instance, environment: row.environment },
+            name: row.name,
+            scopes,
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            revoked_at: row.revoked_at,
+            revoke_reason: row.revoke_reason,
+            created_by: row.created_by,
+            revoked_by: row.revoked_by,
+            webhook_url: row.webhook_url,
+            webhook_version: row.webhook_version,
+            metadata,
+            revision: row.revision,
+            last_used_at: row.last_used_at,
+        })
+    }
+}

@@ -1,0 +1,272 @@
+//! The store's verbs, the same for every database: which statements, in which order.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    InstallationRow, ListQuery, PoolGauge, ReplicaRow, Result, Revocation, Store, StoreError, Usage, WebhookChange,
+    failure::Outcome,
+    session::{Job, Session, Value},
+    sql,
+};
+use crate::domain::{
+    clock::Micros,
+    key::{Digest, KeyId, KeyRecord},
+};
+
+/// What kind of call a verb is: which connection it needs, and whether it may be sent again when its connection broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Changes nothing.
+    Read,
+    /// Done twice is the same as done once.
+    Write,
+    /// Done twice counts twice: never sent again when it may have happened.
+    Count,
+}
+
+/// A database behind the verbs.
+pub trait Backend: Send + Sync + 'static {
+    /// Runs a job on a connection, in a task of its own and within the bounds.
+    fn run<I, T>(&self, kind: Kind, input: I, job: Job<I, T>) -> impl Future<Output = Result<T>> + Send
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static;
+
+    /// Counts the statements that looked up digests.
+    fn lookups(&self) -> &AtomicU64;
+
+    /// Connections now.
+    fn gauge(&self) -> PoolGauge;
+
+    /// Ends every connection; calls in flight end first.
+    fn end(&self) -> impl Future<Output = ()> + Send;
+}
+
+#[async_trait]
+impl<B: Backend> Store for B {
+    async fn installation(&self, proposed: InstallationRow) -> Result<InstallationRow> {
+        self.run(Kind::Write, proposed, |session, row| Box::pin(installation(session, row))).await
+    }
+
+    async fn first_root_key(&self, key: KeyRecord) -> Result<bool> {
+        self.run(Kind::Write, key, |session, key| Box::pin(first_root_key(session, key))).await
+    }
+
+    async fn create_key(&self, key: KeyRecord) -> Result<()> {
+        self.run(Kind::Write, key, |session, key| Box::pin(create_key(session, key))).await
+    }
+
+    async fn find_by_digests(&self, digests: Vec<Digest>) -> Result<Vec<KeyRecord>> {
+        if digests.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.lookups().fetch_add(1, Ordering::Relaxed);
+        self.run(Kind::Read, digests, |session, digests| Box::pin(find_by_digests(session, digests))).await
+    }
+
+    async fn find_by_id(&self, id: KeyId) -> Result<Option<KeyRecord>> {
+        self.run(Kind::Read, id, |session, id| Box::pin(find_by_id(session, *id))).await
+    }
+
+    async fn list_keys(&self, query: ListQuery) -> Result<Vec<KeyRecord>> {
+        self.run(Kind::Read, query, |session, query| Box::pin(list_keys(session, query))).await
+    }
+
+    async fn revoke_key(&self, id: KeyId, revocation: Revocation) -> Result<Option<KeyRecord>> {
+        self.run(Kind::Write, (id, revocation), |session, (id, revocation)| {
+            Box::pin(revoke_key(session, *id, revocation))
+        })
+        .await
+    }
+
+    async fn set_webhook(&self, id: KeyId, url: String, now: Micros) -> Result<Option<WebhookChange>> {
+        self.run(Kind::Write, (id, url, now), |session, (id, url, now)| Box::pin(set_webhook(session, *id, url, *now)))
+            .await
+    }
+
+    async fn record_usage(&self, usage: Vec<Usage>) -> Result<()> {
+        let usage = merge(usage);
+        if usage.is_empty() {
+            return Ok(());
+        }
+        self.run(Kind::Count, usage, |session, usage| Box::pin(async move { Ok(session.add_usage(usage).await?) }))
+            .await
+    }
+
+    async fn replicas(&self) -> Result<Vec<ReplicaRow>> {
+        self.run(Kind::Read, (), |session, ()| Box::pin(async move { Ok(session.replicas().await?) })).await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        // Not a read: it must find the connection that writes.
+        self.run(Kind::Write, (), |session, ()| Box::pin(ping(session))).await
+    }
+
+    fn pool(&self) -> PoolGauge {
+        self.gauge()
+    }
+
+    async fn close(&self) {
+        self.end().await;
+    }
+}
+
+/// The versions of the migrations that were applied.
+pub(super) async fn applied_migrations<B: Backend>(backend: &B) -> Result<Vec<i64>> {
+    backend.run(Kind::Read, (), |session, ()| Box::pin(async move { Ok(session.applied().await?) })).await
+}
+
+/// How [`InstallationRow`] is kept: one value, so that it is written whole or not at all.
+#[derive(Serialize, Deserialize)]
+struct StoredInstallation {
+    fingerprint: String,
+    key: Option<String>,
+}
+
+const INSTALLATION: &str = "installation";
+
+async fn installation(session: &mut dyn Session, proposed: &InstallationRow) -> Outcome<InstallationRow> {
+    let stored = StoredInstallation { fingerprint: proposed.fingerprint.clone(), key: proposed.key.clone() };
+    let text = to_json(&stored)?;
+    session.execute(sql::PROPOSE_SETTING, &[Value::Text(INSTALLATION), Value::Text(&text)]).await?;
+    let kept = session.text(sql::FIND_SETTING, &[Value::Text(INSTALLATION)]).await?;
+    let kept: StoredInstallation = kept
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .ok_or_else(|| StoreError::Broken("the installation setting cannot be read".to_owned()))?;
+    Ok(InstallationRow { fingerprint: kept.fingerprint, key: kept.key })
+}
+
+async fn first_root_key(session: &mut dyn Session, key: &KeyRecord) -> Outcome<bool> {
+    if session.first_key(&NewKey::of(key)?.values()).await? {
+        return Ok(true);
+    }
+    // A second attempt of the call that wrote it: the reply to the first was lost.
+    Ok(find_by_id(session, key.id).await?.is_some())
+}
+
+async fn create_key(session: &mut dyn Session, key: &KeyRecord) -> Outcome<()> {
+    if session.execute(sql::CREATE_KEY, &NewKey::of(key)?.values()).await? == 1 {
+        return Ok(());
+    }
+    match find_by_id(session, key.id).await? {
+        // A retry: the reply to the first attempt was lost.
+        Some(kept) if kept.digest == key.digest => Ok(()),
+        Some(_) => Err(StoreError::Broken(format!("the id {} is another key's", key.id)).into()),
+        None => Err(StoreError::DigestCollision.into()),
+    }
+}
+
+async fn find_by_digests(session: &mut dyn Session, digests: &[Digest]) -> Outcome<Vec<KeyRecord>> {
+    let rows = match digests {
+        [digest] => session.keys(sql::FIND_BY_DIGEST, &[Value::Bytes(&digest.0)]).await?,
+        _ => session.keys_of_digests(digests).await?,
+    };
+    records(rows)
+}
+
+async fn find_by_id(session: &mut dyn Session, id: KeyId) -> Outcome<Option<KeyRecord>> {
+    Ok(records(session.keys(sql::FIND_BY_ID, &[Value::Id(id.0)]).await?)?.pop())
+}
+
+async fn list_keys(session: &mut dyn Session, query: &ListQuery) -> Outcome<Vec<KeyRecord>> {
+    let before = query.before.map_or(uuid::Uuid::max(), |id| id.0);
+    let values = [
+        Value::Id(before),
+        Value::MaybeText(query.keyspace.as_deref()),
+        Value::MaybeText(query.organization.as_deref()),
+        Value::MaybeText(query.instance.as_deref()),
+        Value::MaybeText(query.environment.as_deref()),
+        Value::MaybeText(query.created_by.as_deref()),
+        Value::MaybeInt(query.status.map(sql::status_number)),
+        Value::Int(query.now),
+        Value::Int(i64::from(query.limit)),
+    ];
+    records(session.keys(sql::list_for(query), &values).await?)
+}
+
+async fn revoke_key(session: &mut dyn Session, id: KeyId, revocation: &Revocation) -> Outcome<Option<KeyRecord>> {
+    let Revocation { at, reason, by } = revocation;
+    session.execute(sql::REVOKE_KEY, &[Value::Id(id.0), Value::Int(*at), Value::Text(reason), Value::Text(by)]).await?;
+    // Read back rather than returned by the change: SQLite's RETURNING does not see the revision that its trigger
+    // gives. Nothing changes a key that is revoked, so no other change can come between.
+    find_by_id(session, id).await
+}
+
+async fn set_webhook(session: &mut dyn Session, id: KeyId, url: &str, now: Micros) -> Outcome<Option<WebhookChange>> {
+    let touched = session.execute(sql::SET_WEBHOOK, &[Value::Id(id.0), Value::Text(url), Value::Int(now)]).await?;
+    let key = find_by_id(session, id).await?;
+    Ok(key.map(|key| WebhookChange { key, applied: touched == 1 }))
+}
+
+async fn ping(session: &mut dyn Session) -> Outcome<()> {
+    if session.writable().await? {
+        Ok(())
+    } else {
+        Err(StoreError::Unavailable("the database takes no writes: a standby, or read-only".to_owned()).into())
+    }
+}
+
+/// Each key once, and in an order that is the same for everyone: two batches that lock rows in opposite orders would
+/// deadlock.
+fn merge(usage: Vec<Usage>) -> Vec<Usage> {
+    let mut merged = BTreeMap::<KeyId, Usage>::new();
+    for one in usage {
+        merged
+            .entry(one.id)
+            .and_modify(|sum| {
+                sum.last_used_at = sum.last_used_at.max(one.last_used_at);
+                sum.count = sum.count.saturating_add(one.count);
+            })
+            .or_insert(one);
+    }
+    merged.into_values().collect()
+}
+
+fn records(rows: Vec<sql::KeyRow>) -> Outcome<Vec<KeyRecord>> {
+    Ok(rows.into_iter().map(KeyRecord::try_from).collect::<Result<_>>()?)
+}
+
+fn to_json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| StoreError::Broken(format!("cannot be written as JSON: {error}")))
+}
+
+/// A key as it is first written; its later parts keep the table's defaults.
+struct NewKey<'a> {
+    key: &'a KeyRecord,
+    scopes: String,
+    metadata: String,
+}
+
+impl<'a> NewKey<'a> {
+    fn of(key: &'a KeyRecord) -> Result<Self> {
+        Ok(Self { key, scopes: to_json(&key.scopes)?, metadata: to_json(&key.metadata)? })
+    }
+
+    /// In the order of `new_columns!`.
+    fn values(&self) -> [Value<'_>; 15] {
+        let key = self.key;
+        [
+            Value::Id(key.id.0),
+            Value::Text(&key.keyspace),
+            Value::Bytes(&key.digest.0),
+            Value::Text(&key.prefix),
+            Value::Text(&key.binding.organization),
+            Value::Text(&key.binding.instance),
+            Value::Text(&key.binding.environment),
+            Value::Text(&key.name),
+            Value::Text(&self.scopes),
+            Value::Int(key.created_at),
+            Value::MaybeInt(key.expires_at),
+            Value::Text(&key.created_by),
+            Value::Text(&key.webhook_url),
+            Value::Int(key.webhook_version),
+            Value::Text(&self.metadata),
+        ]
+    }
+}

@@ -1,0 +1,119 @@
+//! Cases on making keys and finding them.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use keyward::{
+    domain::key::{Digest, KeyRecord},
+    store::{InstallationRow, StoreError},
+};
+
+use crate::fixture::{Fixture, everything, ids, key, key_with};
+
+pub async fn a_new_key_reads_back_whole(f: Fixture) {
+    let full = key();
+    // Nothing but what must be there, and text outside ASCII.
+    let bare = key_with(|key| {
+        key.prefix = String::new();
+        key.binding = keyward::domain::key::Binding::default();
+        key.name = "Ключ für naïve 鍵 🔑 \u{1}".to_owned();
+        key.scopes = Vec::new();
+        key.expires_at = None;
+        key.webhook_url = String::new();
+        key.webhook_version = 0;
+        key.metadata = [("clé \"'\\".to_owned(), "ценность".to_owned())].into();
+    });
+    for key in [full, bare] {
+        f.store.create_key(key.clone()).await.unwrap();
+        assert_eq!(f.store.find_by_id(key.id).await.unwrap(), Some(key.clone()));
+        assert_eq!(f.store.find_by_digests(vec![key.digest]).await.unwrap(), [key]);
+    }
+    assert_eq!(f.store.find_by_id(key().id).await.unwrap(), None);
+}
+
+pub async fn create_is_idempotent_by_id(f: Fixture) {
+    let first = key();
+    // As when the reply to the first attempt was lost, and as when it is still under way.
+    let attempts = (0..8).map(|_| f.store.create_key(first.clone()));
+    assert!(join_all(attempts).await.iter().all(Result::is_ok));
+    assert_eq!(ids(&f.store, everything()).await, [first.id]);
+}
+
+pub async fn digest_collision(f: Fixture) {
+    let first = key();
+    let second = key_with(|key| key.digest = first.digest);
+    f.store.create_key(first.clone()).await.unwrap();
+    let refused = f.store.create_key(second.clone()).await;
+    assert!(matches!(refused, Err(StoreError::DigestCollision)), "{refused:?}");
+    assert_eq!(f.store.find_by_id(second.id).await.unwrap(), None);
+    assert_eq!(f.store.find_by_digests(vec![first.digest]).await.unwrap(), [first]);
+}
+
+pub async fn an_id_is_never_given_to_another_key(f: Fixture) {
+    let first = key();
+    let second = key_with(|key| key.id = first.id);
+    f.store.create_key(first.clone()).await.unwrap();
+    assert!(matches!(f.store.create_key(second.clone()).await, Err(StoreError::Broken(_))));
+    assert_eq!(f.store.find_by_id(first.id).await.unwrap(), Some(first));
+    assert_eq!(f.store.find_by_digests(vec![second.digest]).await.unwrap(), []);
+}
+
+pub async fn find_by_digest(f: Fixture) {
+    let keys = [key(), key(), key()];
+    for key in &keys {
+        f.store.create_key(key.clone()).await.unwrap();
+    }
+    let unknown = Digest([7; 32]);
+    let found = |mut found: Vec<KeyRecord>| {
+        found.sort_by_key(|key| key.id);
+        found
+    };
+    assert_eq!(f.store.find_by_digests(vec![]).await.unwrap(), []);
+    assert_eq!(f.store.find_by_digests(vec![unknown]).await.unwrap(), []);
+    assert_eq!(f.store.find_by_digests(vec![keys[1].digest]).await.unwrap(), keys[1..2]);
+    let asked = vec![keys[2].digest, unknown, keys[0].digest, keys[2].digest];
+    assert_eq!(found(f.store.find_by_digests(asked).await.unwrap()), [keys[0].clone(), keys[2].clone()]);
+}
+
+pub async fn one_installation_wins(f: Fixture) {
+    let proposals = (0..16).map(|n| InstallationRow {
+        fingerprint: format!("fingerprint {n}"),
+        key: (n % 2 == 0).then(|| format!("key {n}")),
+    });
+    let proposals: Vec<_> = proposals.collect();
+    let answers = join_all(proposals.iter().map(|row| f.store.installation(row.clone()))).await;
+    let winner = answers[0].as_ref().unwrap();
+    assert!(proposals.contains(winner));
+    assert!(answers.iter().all(|answer| answer.as_ref().unwrap() == winner), "{answers:?}");
+    let late = InstallationRow { fingerprint: "late".to_owned(), key: None };
+    assert_eq!(f.store.installation(late).await.unwrap(), *winner);
+}
+
+pub async fn one_first_root_key(f: Fixture) {
+    let proposals: Vec<_> = (0..16).map(|_| key()).collect();
+    let store = Arc::clone(&f.store);
+    let answers = join_all(proposals.iter().map(|key| store.first_root_key(key.clone()))).await;
+    let written: Vec<_> = answers
+        .into_iter()
+        .zip(&proposals)
+        .filter(|(answer, _)| *answer.as_ref().unwrap())
+        .map(|(_, key)| key.id)
+        .collect();
+    assert_eq!(written.len(), 1);
+    assert_eq!(ids(&f.store, everything()).await, written);
+    assert!(!f.store.first_root_key(key()).await.unwrap());
+}
+
+pub async fn no_first_root_key_beside_a_key(f: Fixture) {
+    let first = key();
+    f.store.create_key(first.clone()).await.unwrap();
+    assert!(!f.store.first_root_key(key()).await.unwrap());
+    assert_eq!(ids(&f.store, everything()).await, [first.id]);
+}
+
+pub async fn first_root_key_is_idempotent_by_id(f: Fixture) {
+    let first = key();
+    assert!(f.store.first_root_key(first.clone()).await.unwrap());
+    assert!(f.store.first_root_key(first.clone()).await.unwrap(), "the reply to the first attempt may have been lost");
+    assert_eq!(f.store.find_by_id(first.id).await.unwrap(), Some(first));
+}
