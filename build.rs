@@ -25,7 +25,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .compile_fds(descriptors)?;
 
     println!("cargo:rerun-if-env-changed=KEYWARD_COMMIT");
-    println!("cargo:rerun-if-changed=.git/HEAD");
+    // Only what users build names its commit for certain: elsewhere each commit would mean a new build.
+    if env::var("PROFILE").as_deref() == Ok("release") {
+        println!("cargo:rerun-if-changed=.git/logs/HEAD");
+    }
     let commit = env::var("KEYWARD_COMMIT").ok().or_else(|| {
         let out = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
         out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())

@@ -3,6 +3,7 @@
 //!
 //! Data runs one way: transport → service → {domain, store, replica, limiter}. Nothing points up.
 
+pub mod app;
 pub mod config;
 pub mod domain;
 pub mod limiter;

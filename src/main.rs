@@ -1,1 +1,20 @@
-fn main() {}
+//! Arguments → configuration → run → exit code.
+
+mod cli;
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problems) => {
+            for problem in problems {
+                eprintln!("keyward: {problem}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -160,6 +160,12 @@ impl Uses {
         !self.queued.load(Ordering::SeqCst) && !self.queued.swap(true, Ordering::SeqCst)
     }
 
+    /// Adds uses that were taken and could not be written; says whether the entry must be queued again.
+    pub fn give_back(&self, count: i64) -> bool {
+        self.count.fetch_add(u32::try_from(count).unwrap_or(u32::MAX), Ordering::SeqCst);
+        !self.queued.swap(true, Ordering::SeqCst)
+    }
+
     /// Takes what is not written down. A use that is marked meanwhile is taken now or queues the entry again.
     pub fn take(&self) -> (Micros, i64) {
         self.queued.store(false, Ordering::SeqCst);

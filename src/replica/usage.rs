@@ -22,12 +22,35 @@ impl UsageLog {
     }
 
     /// Takes every use that is not written down.
-    pub fn take(&self) -> Vec<Usage> {
+    pub fn take(&self) -> Vec<Taken> {
         let queued = std::mem::take(&mut *self.queued.lock());
-        let usage = |entry: &Arc<Entry>| {
+        let taken = queued.into_iter().map(|entry| {
             let (last_used_at, count) = entry.uses.take();
-            Usage { id: entry.id, last_used_at, count }
-        };
-        queued.iter().map(usage).filter(|usage| usage.count > 0).collect()
+            Taken { entry, last_used_at, count }
+        });
+        taken.filter(|taken| taken.count > 0).collect()
+    }
+
+    /// Takes uses back that could not be written down.
+    pub fn give_back(&self, taken: Vec<Taken>) {
+        for Taken { entry, count, .. } in taken {
+            if entry.uses.give_back(count) {
+                self.queued.lock().push(entry);
+            }
+        }
+    }
+}
+
+/// Uses on their way to the store.
+pub struct Taken {
+    entry: Arc<Entry>,
+    last_used_at: Micros,
+    count: i64,
+}
+
+impl Taken {
+    /// As the store takes it.
+    pub fn usage(&self) -> Usage {
+        Usage { id: self.entry.id, last_used_at: self.last_used_at, count: self.count }
     }
 }

@@ -20,7 +20,7 @@ use crate::{
         rate::RateLimit,
     },
     limiter::{Subject, memory::MemoryLimiter},
-    replica::Replica,
+    replica::{Replica, usage::Taken},
     store::Store,
     telemetry::{Levels, Metrics},
 };
@@ -80,6 +80,19 @@ impl Service {
             cached_bytes: self.replica.cache.bytes(),
             lease_micros: self.replica.lease.left(),
             limited_subjects: self.limiter.len(),
+        }
+    }
+
+    /// Writes down the uses that memory has gathered. What cannot be written is kept for the next time.
+    pub async fn write_uses_down(&self) {
+        let taken = self.replica.usage.take();
+        if taken.is_empty() {
+            return;
+        }
+        let usage = taken.iter().map(Taken::usage).collect();
+        if let Err(error) = self.store.record_usage(usage).await {
+            tracing::warn!(%error, keys = taken.len(), "uses could not be written down; they are kept");
+            self.replica.usage.give_back(taken);
         }
     }
 

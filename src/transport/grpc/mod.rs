@@ -1,6 +1,7 @@
 //! gRPC: `keyward.v1.KeyService`. Handlers hold no logic: they convert, call the service and convert back.
 
 pub mod convert;
+pub mod server;
 mod stream;
 
 use std::{sync::Arc, time::Duration};

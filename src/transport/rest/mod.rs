@@ -9,6 +9,7 @@ mod manage;
 mod own;
 mod probes;
 mod record;
+pub mod serve;
 mod verify;
 
 use std::{net::IpAddr, sync::Arc};
@@ -23,8 +24,20 @@ use self::{
 };
 use crate::{config::Http, service::Service};
 
+/// Why a body could not be read, for the log.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BodyError(String);
+
+impl BodyError {
+    /// The transport's own words.
+    pub fn new(error: &impl std::fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
 /// A request's body.
-pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;
 
 /// What every route shares.
 pub struct Rest {

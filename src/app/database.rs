@@ -1,0 +1,102 @@
+//! Opening the configured database, also when it is away for a while.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{runtime::Handle, time::Instant};
+
+use super::RunError;
+use crate::{
+    config::{Config, Database, DatabaseUrl},
+    store::{
+        Store,
+        migrate::OpenError,
+        postgres::{Postgres, PostgresOptions},
+        sqlite::{Sqlite, SqliteOptions},
+    },
+};
+
+/// How long a start waits for a database that is away.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// An open store, and what only its own kind can do.
+pub struct Opened {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    kind: Kind,
+}
+
+enum Kind {
+    Sqlite(Arc<Sqlite>),
+    Postgres(Arc<Postgres>),
+}
+
+impl Opened {
+    async fn open(database: &Database) -> Result<Self, OpenError> {
+        match &database.url {
+            DatabaseUrl::Sqlite(path) => {
+                let url = format!("sqlite://{}", path.display());
+                let sqlite = Sqlite::open(SqliteOptions::new(url, Handle::current())).await?;
+                Ok(Self { store: Arc::clone(&sqlite) as Arc<dyn Store>, kind: Kind::Sqlite(sqlite) })
+            }
+            DatabaseUrl::Postgres(url) => {
+                let options = PostgresOptions {
+                    migrate_url: database.migrate_url.clone(),
+                    pooler: database.pooler,
+                    max_connections: database.max_connections,
+                    ..PostgresOptions::new(url, Handle::current())
+                };
+                let postgres = Postgres::open(options).await?;
+                Ok(Self { store: Arc::clone(&postgres) as Arc<dyn Store>, kind: Kind::Postgres(postgres) })
+            }
+        }
+    }
+
+    /// Applies pending migrations.
+    pub async fn migrate(&self) -> Result<(), OpenError> {
+        match &self.kind {
+            Kind::Sqlite(sqlite) => sqlite.migrate().await,
+            Kind::Postgres(postgres) => postgres.migrate().await,
+        }
+    }
+}
+
+/// Opens the database, trying again for a while if it is away.
+pub async fn open_patiently(config: &Config) -> Result<Opened, OpenError> {
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        match Opened::open(&config.database).await {
+            Err(OpenError::Unavailable(why)) if Instant::now() + PAUSE < patience => {
+                tracing::warn!(why, "the database is away; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// `keyward migrate`
+///
+/// # Errors
+///
+/// What kept the migrations from being applied.
+pub async fn migrate(config: &Config) -> Result<(), RunError> {
+    let opened = open_patiently(config).await?;
+    opened.migrate().await?;
+    opened.store.close().await;
+    Ok(())
+}
+
+/// `keyward root-key`: makes a root key in the database itself, for the operator who has lost the last one.
+///
+/// # Errors
+///
+/// What kept it from being made.
+pub async fn root_key(config: &Config) -> Result<crate::domain::secret::Secret, RunError> {
+    let opened = open_patiently(config).await?;
+    opened.migrate().await?;
+    let service = super::service(config, opened).await?;
+    let secret = service.another_root_key().await?;
+    service.store.close().await;
+    Ok(secret)
+}

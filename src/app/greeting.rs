@@ -1,0 +1,65 @@
+//! What standard output has once the service is ready: addresses, and lines to paste.
+
+use std::{fmt::Write as _, io::Write as _};
+
+use super::Addresses;
+use crate::{
+    config::Config,
+    domain::{keyspace::Keyspace, secret::Secret},
+};
+
+/// Prints the addresses, the first root key if there is one, and three lines to paste.
+pub fn print(config: &Config, addresses: &Addresses, made: Option<&Secret>) {
+    let text = text(config, addresses, made);
+    let mut out = std::io::stdout().lock();
+    // A closed pipe is no reason not to serve.
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
+}
+
+fn text(config: &Config, addresses: &Addresses, made: Option<&Secret>) -> String {
+    let mut text = String::new();
+    let shown = [("grpc", addresses.grpc), ("http", addresses.http), ("metrics", addresses.metrics)];
+    for (name, address) in shown {
+        if let Some(address) = address {
+            let _ = writeln!(text, "{name} listening on {address}");
+        }
+    }
+    let root = made.map_or("$KEYWARD_ROOT_KEY", Secret::expose);
+    if made.is_some() {
+        let _ = writeln!(text, "\nroot key, shown this once: {root}");
+    }
+    let (Some(grpc), Some(http)) = (addresses.grpc, addresses.http) else { return text };
+    let body = config.registry.configured().first().map(|keyspace| body(keyspace)).unwrap_or_default();
+    let json = "-H 'Content-Type: application/json'";
+    let _ = writeln!(
+        text,
+        "\n\
+         KEY=$(curl -s http://{http}/api/v1/keys -H \"Authorization: Bearer {root}\" {json} -d '{body}' \
+         | sed -E 's/.*\"key\":\"([^\"]+)\".*/\\1/'); echo $KEY\n\
+         curl -s http://{http}/api/v1/verify -H \"Authorization: Bearer {root}\" {json} \
+         -d \"{{\\\"secret\\\":\\\"$KEY\\\"}}\"\n\
+         grpcurl -plaintext -H \"authorization: Bearer {root}\" {grpc} keyward.v1.KeyService/List"
+    );
+    text
+}
+
+/// A body that creates a key of this keyspace.
+fn body(keyspace: &Keyspace) -> String {
+    let mut fields = vec![("name", "first"), ("keyspace", keyspace.name.as_str())];
+    if keyspace.require.organization {
+        fields.push(("orgId", "acme"));
+    }
+    if keyspace.require.instance {
+        fields.push(("instanceId", "main"));
+    }
+    let environments = keyspace.prefixes.each().map(|(environment, _)| environment).find(|name| !name.is_empty());
+    match environments {
+        Some(environment) => fields.push(("environment", environment)),
+        None if keyspace.require.environment => fields.push(("environment", "production")),
+        None => {}
+    }
+    let pairs: serde_json::Map<_, _> =
+        fields.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    serde_json::Value::Object(pairs).to_string()
+}

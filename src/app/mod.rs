@@ -1,0 +1,177 @@
+//! The composition root: what is made in which order at the start, and ended in which order at a stop.
+
+mod database;
+mod greeting;
+mod workers;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, runtime::Handle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::database::{migrate, root_key};
+use crate::{
+    config::{Config, DatabaseUrl},
+    domain::{
+        clock::{Clock, Entropy, Micros, SystemClock, SystemEntropy},
+        key::KeyIds,
+        secret,
+    },
+    limiter::memory::MemoryLimiter,
+    replica::Replica,
+    service::{Service, bootstrap},
+    telemetry::Metrics,
+    transport::{
+        grpc::server,
+        rest::{Rest, Routes, serve},
+    },
+};
+
+/// How long calls in flight have to end at a stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Why the program ended without having been asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, std::io::Error),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Database(#[from] crate::store::migrate::OpenError),
+    /// The store failed at the start.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// The installation key does not fit the database.
+    #[error(transparent)]
+    Installation(#[from] bootstrap::InstallationError),
+    /// The gRPC server ended by itself.
+    #[error("the gRPC server failed: {0}")]
+    Grpc(String),
+}
+
+/// The sockets, bound before anything else: a port that is taken shows at once.
+struct Listeners {
+    grpc: TcpListener,
+    http: TcpListener,
+    metrics: Option<TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self, RunError> {
+        let bind = async |address| TcpListener::bind(address).await.map_err(|error| RunError::Listen(address, error));
+        let metrics = match config.server.metrics_addr {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        Ok(Self { grpc: bind(config.server.grpc_addr).await?, http: bind(config.server.http_addr).await?, metrics })
+    }
+}
+
+/// Makes the use cases over an open store.
+async fn service(config: &Config, store: database::Opened) -> Result<Arc<Service>, RunError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+    let store = store.store;
+    let installation = bootstrap::installation(&*store, &*entropy, config.master_key.as_ref()).await?;
+    let registry = Arc::clone(&config.registry);
+    let runtime = Handle::current();
+    let replica = Replica::new(
+        Arc::clone(&store),
+        Arc::clone(&registry),
+        Arc::clone(&clock),
+        config.replica.cache_bytes,
+        &runtime,
+    );
+    Ok(Arc::new(Service {
+        store,
+        replica: Arc::new(replica),
+        metrics: Metrics::new(&registry),
+        registry,
+        installation,
+        limiter: MemoryLimiter::new(Arc::clone(&clock)),
+        public_create_limit: config.http.public_create_limit,
+        clock,
+        entropy,
+        ids: KeyIds::default(),
+        root: config.root_key.as_ref().map(|root| secret::digest(root.expose())),
+        runtime,
+    }))
+}
+
+/// Runs the service until `stop` is cancelled, then drains and returns.
+///
+/// # Errors
+///
+/// What kept it from starting, or ended it.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
+    let listeners = Listeners::bind(&config).await?;
+    let store = tokio::select! {
+        opened = database::open_patiently(&config) => opened?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    store.migrate().await?;
+    let service = service(&config, store).await?;
+    let made = if config.root_key.is_none() { service.first_root_key().await? } else { None };
+    if matches!(config.database.url, DatabaseUrl::Sqlite(_)) {
+        // One process owns the file: its memory is never behind.
+        service.replica.lease.extend(Micros::MAX);
+    }
+
+    let addresses = Addresses::of(&listeners);
+    let tasks = TaskTracker::new();
+    let end = CancellationToken::new();
+    let (health, health_service) = tonic_health::server::health_reporter();
+    workers::set(&health, false).await;
+    workers::start(&tasks, &stop, &end, &service, health);
+
+    // All listeners drain together; workers go on until that is done, to write the last uses down.
+    let serving = TaskTracker::new();
+    let rest = Rest::new(Arc::clone(&service), config.http.clone());
+    let routes = if listeners.metrics.is_some() { Routes::Api } else { Routes::All };
+    serving.spawn(serve::run(listeners.http, Arc::clone(&rest), routes, stop.clone(), DRAIN));
+    if let Some(listener) = listeners.metrics {
+        serving.spawn(serve::run(listener, rest, Routes::Probes, stop.clone(), DRAIN));
+    }
+    let mut grpc =
+        serving.spawn(server::run(listeners.grpc, Arc::clone(&service), health_service, stop.clone(), DRAIN));
+    serving.close();
+
+    workers::first_readiness(&service).await;
+    greeting::print(&config, &addresses, made.as_ref());
+
+    let ended = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        ended = &mut grpc => match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(RunError::Grpc(error.to_string())),
+            Err(error) => Err(RunError::Grpc(error.to_string())),
+        },
+    };
+    tracing::info!("stopping");
+    stop.cancel();
+    serving.wait().await;
+    end.cancel();
+    tasks.close();
+    tasks.wait().await;
+    service.store.close().await;
+    tracing::info!("stopped");
+    ended
+}
+
+/// What the sockets are bound to.
+struct Addresses {
+    grpc: Option<SocketAddr>,
+    http: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
+}
+
+impl Addresses {
+    fn of(listeners: &Listeners) -> Self {
+        Self {
+            grpc: listeners.grpc.local_addr().ok(),
+            http: listeners.http.local_addr().ok(),
+            metrics: listeners.metrics.as_ref().and_then(|listener| listener.local_addr().ok()),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What goes on beside calls: writing uses down, sweeping limits, folding metrics, following readiness.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::service::Service;
+
+/// Twice the promise that a use shows within 2 s.
+const FLUSH: Duration = Duration::from_millis(750);
+const SWEEP: Duration = Duration::from_secs(30);
+const UPKEEP: Duration = Duration::from_secs(5);
+const READINESS: Duration = Duration::from_secs(1);
+/// How long readiness waits for the database.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The names under which health is asked for: the server as a whole, and the service.
+const HEALTH_NAMES: [&str; 2] = ["", "keyward.v1.KeyService"];
+
+/// Starts every worker. Health follows readiness until `stop`; the rest goes on until `end`, when no call is left.
+pub fn start(
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+    end: &CancellationToken,
+    service: &Arc<Service>,
+    health: HealthReporter,
+) {
+    every(tasks, end, service, FLUSH, |service| async move { service.write_uses_down().await });
+    every(tasks, end, service, SWEEP, |service| async move { service.limiter.sweep() });
+    every(tasks, end, service, UPKEEP, |service| async move { service.metrics.upkeep() });
+    tasks.spawn(follow_readiness(Arc::clone(service), health, stop.clone()));
+}
+
+/// Runs `work` again and again, and a last time at the end.
+fn every<F, W>(tasks: &TaskTracker, end: &CancellationToken, service: &Arc<Service>, pause: Duration, work: F)
+where
+    F: Fn(Arc<Service>) -> W + Send + 'static,
+    W: Future<Output = ()> + Send,
+{
+    let (service, end) = (Arc::clone(service), end.clone());
+    tasks.spawn(async move {
+        let mut ticks = interval(pause);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while end.run_until_cancelled(ticks.tick()).await.is_some() {
+            work(Arc::clone(&service)).await;
+        }
+        work(service).await;
+    });
+}
+
+async fn follow_readiness(service: Arc<Service>, health: HealthReporter, stop: CancellationToken) {
+    let mut ticks = interval(READINESS);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut was = None;
+    while let Some(ready) = stop.run_until_cancelled(next_readiness(&mut ticks, &service)).await {
+        if was != Some(ready.is_ok()) {
+            match &ready {
+                Ok(()) => tracing::info!("ready"),
+                Err(why) => tracing::warn!(why, "not ready"),
+            }
+            was = Some(ready.is_ok());
+            set(&health, ready.is_ok()).await;
+        }
+    }
+    set(&health, false).await;
+}
+
+async fn next_readiness(ticks: &mut Interval, service: &Service) -> Result<(), String> {
+    ticks.tick().await;
+    readiness(service).await
+}
+
+async fn readiness(service: &Service) -> Result<(), String> {
+    timeout(PATIENCE, service.ready()).await.unwrap_or_else(|_| Err("the database did not answer in time".to_owned()))
+}
+
+/// Health as it is before anything is known.
+pub async fn set(health: &HealthReporter, serving: bool) {
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for name in HEALTH_NAMES {
+        health.set_service_status(name, status).await;
+    }
+}
+
+/// Waits until the service is ready, or not for much longer than that should take.
+pub async fn first_readiness(service: &Service) {
+    for _ in 0..100 {
+        if readiness(service).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

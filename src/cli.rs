@@ -1,0 +1,119 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use keyward::{
+    app,
+    config::{self, Config, Flags},
+    telemetry,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Makes, lists, revokes and verifies API keys over gRPC and REST.
+#[derive(Parser)]
+#[command(name = "keyward", version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("KEYWARD_COMMIT"), ")"))]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the service; applies migrations first.
+    Serve(Settings),
+    /// Applies migrations and exits.
+    Migrate(Settings),
+    /// Looks at the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Makes a root key in the database itself and prints it: the remedy for a lost one.
+    RootKey(Settings),
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Loads the configuration and prints every problem; exits 1 if there is any.
+    Check(Settings),
+}
+
+#[derive(Args)]
+struct Settings {
+    /// The TOML file [env: KEYWARD_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// sqlite://FILE or postgres://… [env: DATABASE_URL]
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    /// Where gRPC listens [env: KEYWARD_GRPC_ADDR]
+    #[arg(long, value_name = "ADDRESS")]
+    grpc_addr: Option<String>,
+    /// Where REST listens [env: KEYWARD_HTTP_ADDR]
+    #[arg(long, value_name = "ADDRESS")]
+    http_addr: Option<String>,
+}
+
+/// Problems, a line each.
+type Problems = Vec<String>;
+
+/// Runs what the arguments ask for.
+pub fn run() -> Result<(), Problems> {
+    match Cli::parse().command {
+        Command::Serve(settings) => {
+            let config = start(settings)?;
+            block_on(async { app::run(config, stop_on_signals()?).await.map_err(|error| error.to_string()) })
+        }
+        Command::Migrate(settings) => {
+            let config = start(settings)?;
+            block_on(async { app::migrate(&config).await.map_err(|error| error.to_string()) })?;
+            println!("migrations are applied");
+            Ok(())
+        }
+        Command::Config(ConfigCommand::Check(settings)) => {
+            load(settings)?;
+            println!("the configuration is good");
+            Ok(())
+        }
+        Command::RootKey(settings) => {
+            let config = start(settings)?;
+            let secret = block_on(async { app::root_key(&config).await.map_err(|error| error.to_string()) })?;
+            println!("{}", secret.expose());
+            Ok(())
+        }
+    }
+}
+
+fn start(settings: Settings) -> Result<Config, Problems> {
+    telemetry::start_logging().map_err(|problem| vec![problem])?;
+    load(settings)
+}
+
+fn load(settings: Settings) -> Result<Config, Problems> {
+    let Settings { config, database_url, grpc_addr, http_addr } = settings;
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    config::load(&Flags { config, database_url, grpc_addr, http_addr }, &environment.collect())
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, Problems> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| vec![format!("the runtime did not start: {error}")])?;
+    runtime.block_on(work).map_err(|problem| vec![problem])
+}
+
+/// Cancelled by the first SIGTERM or SIGINT; a second one ends the process at once.
+fn stop_on_signals() -> Result<CancellationToken, String> {
+    let stop = CancellationToken::new();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind).map_err(|error| format!("signals cannot be handled: {error}"))?;
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            signals.recv().await;
+            stop.cancel();
+            signals.recv().await;
+            std::process::exit(1);
+        });
+    }
+    Ok(stop)
+}
