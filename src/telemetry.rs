@@ -40,7 +40,7 @@ const BUCKETS: [f64; 12] = [0.000_01, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.002_
 ///
 /// A filter or format that cannot be read.
 pub fn start_logging() -> Result<(), String> {
-    let filter = std::env::var("KEYWARD_LOG").unwrap_or_else(|_| "info".to_owned());
+    let filter = std::env::var("KEYWARD_LOG").unwrap_or_else(|_| "info,sqlx=warn".to_owned());
     let filter = EnvFilter::try_new(filter).map_err(|error| format!("KEYWARD_LOG: {error}"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match std::env::var("KEYWARD_LOG_FORMAT").as_deref() {

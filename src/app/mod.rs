@@ -11,9 +11,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::database::{migrate, root_key};
 use crate::{
-    config::{Config, DatabaseUrl},
+    config::Config,
     domain::{
-        clock::{Clock, Entropy, Micros, SystemClock, SystemEntropy},
+        clock::{Clock, Entropy, SystemClock, SystemEntropy},
         key::KeyIds,
         secret,
     },
@@ -45,6 +45,9 @@ pub enum RunError {
     /// The installation key does not fit the database.
     #[error(transparent)]
     Installation(#[from] bootstrap::InstallationError),
+    /// The system gives no thread.
+    #[error("a thread could not be started: {0}")]
+    Thread(std::io::Error),
     /// The gRPC server ended by itself.
     #[error("the gRPC server failed: {0}")]
     Grpc(String),
@@ -69,10 +72,10 @@ impl Listeners {
 }
 
 /// Makes the use cases over an open store.
-async fn service(config: &Config, store: database::Opened) -> Result<Arc<Service>, RunError> {
+async fn service(config: &Config, opened: &database::Opened) -> Result<Arc<Service>, RunError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-    let store = store.store;
+    let store = Arc::clone(&opened.store);
     let installation = bootstrap::installation(&*store, &*entropy, config.master_key.as_ref()).await?;
     let registry = Arc::clone(&config.registry);
     let runtime = Handle::current();
@@ -81,6 +84,7 @@ async fn service(config: &Config, store: database::Opened) -> Result<Arc<Service
         Arc::clone(&registry),
         Arc::clone(&clock),
         config.replica.cache_bytes,
+        opened.peers(),
         &runtime,
     );
     Ok(Arc::new(Service {
@@ -106,17 +110,14 @@ async fn service(config: &Config, store: database::Opened) -> Result<Arc<Service
 /// What kept it from starting, or ended it.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
     let listeners = Listeners::bind(&config).await?;
-    let store = tokio::select! {
+    let opened = tokio::select! {
         opened = database::open_patiently(&config) => opened?,
         () = stop.cancelled() => return Ok(()),
     };
-    store.migrate().await?;
-    let service = service(&config, store).await?;
+    opened.migrate().await?;
+    let service = service(&config, &opened).await?;
     let made = if config.root_key.is_none() { service.first_root_key().await? } else { None };
-    if matches!(config.database.url, DatabaseUrl::Sqlite(_)) {
-        // One process owns the file: its memory is never behind.
-        service.replica.lease.extend(Micros::MAX);
-    }
+    let following = opened.follow(&config, &service).map_err(RunError::Thread)?;
 
     let addresses = Addresses::of(&listeners);
     let tasks = TaskTracker::new();
@@ -151,6 +152,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     tracing::info!("stopping");
     stop.cancel();
     serving.wait().await;
+    following.leave().await;
     end.cancel();
     tasks.close();
     tasks.wait().await;

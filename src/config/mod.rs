@@ -139,7 +139,7 @@ pub fn parse(
     // What could not be read would only be reported a second time, as missing.
     let config = if errors.is_empty() {
         let root = Section::root(document.get_ref(), &problems);
-        read(&root, &Source { problems: &problems, environment, flags })
+        Some(read(&root, &Source { problems: &problems, environment, flags }))
     } else {
         None
     };
@@ -187,7 +187,7 @@ impl Source<'_> {
     }
 }
 
-fn read(root: &Section<'_>, source: &Source<'_>) -> Option<Config> {
+fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
     let database = database(&root.section("database"), source);
     let server = server(&root.section("server"), source);
     let replica = replica(&root.section("replica"), source);
@@ -206,7 +206,7 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Option<Config> {
         }
     });
     let master_key = source.variable("KEYWARD_MASTER_KEY", master_key);
-    Some(Config { database, server, replica, http, registry: Arc::new(Registry::new(keyspaces)), root_key, master_key })
+    Config { database, server, replica, http, registry: Arc::new(Registry::new(keyspaces)), root_key, master_key }
 }
 
 fn database(section: &Section<'_>, source: &Source<'_>) -> Database {
@@ -293,7 +293,7 @@ fn http(section: &Section<'_>, source: &Source<'_>, keyspaces: &[Keyspace]) -> H
         match text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)) {
             Ok(network) => trusted_proxies.push(network),
             Err(_) => {
-                section.problem("trusted_proxies", format_args!("\"{text}\" is not a network such as 10.0.0.0/8"))
+                section.problem("trusted_proxies", format_args!("\"{text}\" is not a network such as 10.0.0.0/8"));
             }
         }
     }

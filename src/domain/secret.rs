@@ -228,7 +228,9 @@ mod tests {
         impl Entropy for Biased {
             fn fill(&self, out: &mut [u8]) {
                 SystemEntropy.fill(out);
-                out.iter_mut().for_each(|byte| *byte %= 48);
+                for byte in out {
+                    *byte %= 48;
+                }
             }
         }
         let text = random_base62(62_000, &Biased);

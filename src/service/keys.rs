@@ -78,7 +78,7 @@ impl Service {
             host_environment(caller, &mut request.binding, context.host_environment)?;
         }
         let now = self.now();
-        let expires_at = self.validate(caller, &keyspace, &request, now)?;
+        let expires_at = validate(caller, &keyspace, &request, now)?;
         if is_public(caller) {
             // After every check: a refused request creates nothing, and counts for nothing.
             self.count_public_creation(context.client)?;
@@ -147,49 +147,6 @@ impl Service {
         }
     }
 
-    /// Checks every field and answers the expiry.
-    fn validate(
-        &self,
-        caller: &Caller,
-        keyspace: &Keyspace,
-        request: &CreateKey,
-        now: Micros,
-    ) -> Result<Option<Micros>> {
-        let mut violations = Violations::default();
-        violations.binding(&request.binding);
-        violations.line("name", &request.name);
-        violations.metadata(&request.metadata);
-        violations.webhook(&request.webhook_url);
-        if let Some(scopes) = &request.scopes {
-            violations.scopes("scopes", scopes);
-            let listed = |scope| keyspace.scopes.as_ref().is_none_or(|list| list.contains(scope));
-            violations.check(scopes.iter().all(listed), "scopes", "each scope must be one of the keyspace's");
-        }
-        for field in keyspace.require.missing(&request.binding) {
-            violations.add(field, "is required by the keyspace");
-        }
-        let environment = &request.binding.environment;
-        // An empty one is named above, where the keyspace requires it.
-        if keyspace.prefixes.of(environment).is_none() && !(environment.is_empty() && keyspace.require.environment) {
-            violations.add("environment", "must be one of the keyspace's");
-        }
-        let default = keyspace.default_ttl.and_then(|ttl| Micros::try_from(ttl.as_micros()).ok());
-        let (expires_at, field) = match request.expiry {
-            Expiry::Default => (default.map(|ttl| now.saturating_add(ttl)), "ttl"),
-            Expiry::At(at) => (Some(at), "expire_time"),
-            Expiry::In(ttl) => (Some(now.saturating_add(ttl)), "ttl"),
-        };
-        if let Some(at) = expires_at {
-            violations.expiry(field, at, now);
-        }
-        let past_default = expires_at.zip(default).is_some_and(|(at, ttl)| at > now.saturating_add(ttl));
-        if is_public(caller) && past_default {
-            violations.add(field, "must not be past the keyspace's default");
-        }
-        violations.finish()?;
-        Ok(expires_at)
-    }
-
     /// One key, if the caller may see it.
     pub async fn get(&self, caller: &Caller, id: &str, context: Context<'_>) -> Result<KeyRecord> {
         let manager = access::may_manage(caller)?;
@@ -248,6 +205,43 @@ impl Service {
         let webhook_secret = first.then(|| self.installation.webhook_secret(change.key.id, change.key.webhook_version));
         Ok(Rehooked { key: change.key, webhook_secret })
     }
+}
+
+/// Checks every field of a new key and answers its expiry.
+fn validate(caller: &Caller, keyspace: &Keyspace, request: &CreateKey, now: Micros) -> Result<Option<Micros>> {
+    let mut violations = Violations::default();
+    violations.binding(&request.binding);
+    violations.line("name", &request.name);
+    violations.metadata(&request.metadata);
+    violations.webhook(&request.webhook_url);
+    if let Some(scopes) = &request.scopes {
+        violations.scopes("scopes", scopes);
+        let listed = |scope| keyspace.scopes.as_ref().is_none_or(|list| list.contains(scope));
+        violations.check(scopes.iter().all(listed), "scopes", "each scope must be one of the keyspace's");
+    }
+    for field in keyspace.require.missing(&request.binding) {
+        violations.add(field, "is required by the keyspace");
+    }
+    let environment = &request.binding.environment;
+    // An empty one is named above, where the keyspace requires it.
+    if keyspace.prefixes.of(environment).is_none() && !(environment.is_empty() && keyspace.require.environment) {
+        violations.add("environment", "must be one of the keyspace's");
+    }
+    let default = keyspace.default_ttl.and_then(|ttl| Micros::try_from(ttl.as_micros()).ok());
+    let (expires_at, field) = match request.expiry {
+        Expiry::Default => (default.map(|ttl| now.saturating_add(ttl)), "ttl"),
+        Expiry::At(at) => (Some(at), "expire_time"),
+        Expiry::In(ttl) => (Some(now.saturating_add(ttl)), "ttl"),
+    };
+    if let Some(at) = expires_at {
+        violations.expiry(field, at, now);
+    }
+    let past_default = expires_at.zip(default).is_some_and(|(at, ttl)| at > now.saturating_add(ttl));
+    if is_public(caller) && past_default {
+        violations.add(field, "must not be past the keyspace's default");
+    }
+    violations.finish()?;
+    Ok(expires_at)
 }
 
 /// The environment of the host that a product's key is created on.

@@ -4,6 +4,8 @@
 //! The conformance suite (`tests/store/`) runs on every backend; each MUST below names its case.
 
 mod failure;
+pub mod feed;
+pub mod feed_postgres;
 pub mod migrate;
 pub mod postgres;
 mod session;

@@ -99,13 +99,13 @@ impl Stream for Verdicts {
                 return Poll::Pending;
             }
             match self.inbound.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(message))) => match self.at_once(&message) {
-                    Some(answer) => return Poll::Ready(Some(self.fail(answer))),
-                    None => {
-                        let later = self.later(message);
-                        self.waiting.push(later);
+                Poll::Ready(Some(Ok(message))) => {
+                    if let Some(answer) = self.at_once(&message) {
+                        return Poll::Ready(Some(self.fail(answer)));
                     }
-                },
+                    let later = self.later(message);
+                    self.waiting.push(later);
+                }
                 // The client's own failure, such as a message past the bound: it ends the stream.
                 Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(self.fail(Err(status)))),
                 Poll::Ready(None) => self.ended = true,
