@@ -179,3 +179,12 @@ pub async fn write(store: &Arc<dyn Store>, keys: impl IntoIterator<Item = KeyRec
 pub async fn ids(store: &Arc<dyn Store>, query: ListQuery) -> Vec<KeyId> {
     store.list_keys(query).await.expect("a page").into_iter().map(|key| key.id).collect()
 }
+
+/// Waits until something holds; it fails when it does not within half a minute.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !holds().await {
+        assert!(std::time::Instant::now() < deadline, "not within 30 s: {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+}
