@@ -9,6 +9,7 @@ use keyward::{
     },
     store::{
         ListQuery, Store,
+        migrate::OpenError,
         postgres::{Postgres, PostgresOptions},
         sqlite::{Sqlite, SqliteOptions},
     },
@@ -71,7 +72,22 @@ pub fn sqlite_options(dir: &TempDir) -> SqliteOptions {
 
 /// An open and migrated SQLite store.
 pub async fn open_sqlite(dir: &TempDir) -> Arc<Sqlite> {
-    let store = Sqlite::open(sqlite_options(dir)).await.expect("the store opens");
+    reopen_sqlite(sqlite_options(dir)).await
+}
+
+/// The same, as one likes; a store that was dropped lets go of its lock when its last call has ended.
+pub async fn reopen_sqlite(options: SqliteOptions) -> Arc<Sqlite> {
+    let mut opened = None;
+    eventually("the lock is free", async || match Sqlite::open(options.clone()).await {
+        Ok(store) => {
+            opened = Some(store);
+            true
+        }
+        Err(OpenError::InUse(_)) => false,
+        Err(error) => panic!("the store opens: {error}"),
+    })
+    .await;
+    let store = opened.expect("a store");
     store.migrate().await.expect("the migrations apply");
     store
 }

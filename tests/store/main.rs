@@ -4,6 +4,10 @@ mod change;
 mod create;
 mod fixture;
 mod list;
+mod outage;
+mod plans;
+#[path = "../support/proxy.rs"]
+mod proxy;
 #[path = "../support/postgres.rs"]
 mod support;
 
@@ -38,4 +42,5 @@ on_both! {
         the_first_webhook_ever_makes_version_one, webhook_of_dead_key, usage_keeps_the_latest,
         usage_of_many_writers_adds_up, usage_leaves_revisions_alone, revision_order, keys_are_never_deleted;
     list: every_filter_shape, a_status_is_meant_at_its_time, pages_stay_stable, case_pairs, a_page_has_a_limit;
+    outage: a_dropped_callers_write_still_lands, a_closed_store_is_unavailable;
 }
