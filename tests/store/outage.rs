@@ -19,7 +19,7 @@ use crate::{
 
 const BOUND: Duration = Duration::from_millis(300);
 
-fn unavailable<T: std::fmt::Debug>(answer: Result<T, StoreError>) {
+fn unavailable<T: std::fmt::Debug>(answer: &Result<T, StoreError>) {
     assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
 }
 
@@ -50,8 +50,8 @@ pub async fn a_closed_store_is_unavailable(f: Fixture) {
     let id = write(&f.store, [key()]).await[0];
     f.store.close().await;
     assert_eq!(f.store.pool().open, 0);
-    unavailable(f.store.find_by_id(id).await);
-    unavailable(f.store.ping().await);
+    unavailable(&f.store.find_by_id(id).await);
+    unavailable(&f.store.ping().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,8 +67,8 @@ async fn a_postgres_call_past_its_bound_closes_its_connection() {
         store.create_key(made.clone()).await.unwrap();
         raw.execute("BEGIN; LOCK TABLE keyward_keys IN ACCESS EXCLUSIVE MODE").await.unwrap();
         let started = Instant::now();
-        unavailable(store.revoke_key(made.id, revocation("")).await);
-        unavailable(store.find_by_digests(vec![made.digest]).await);
+        unavailable(&store.revoke_key(made.id, revocation("")).await);
+        unavailable(&store.find_by_digests(vec![made.digest]).await);
         assert!(started.elapsed() < 10 * BOUND, "{:?}", started.elapsed());
         eventually("the connections are closed", async || store.pool().open == 0).await;
         raw.execute("COMMIT").await.unwrap();
@@ -89,7 +89,7 @@ async fn a_sqlite_call_past_its_bound_closes_its_connection() {
     raw.execute("BEGIN IMMEDIATE").await.unwrap();
     let open = store.pool().open;
     let started = Instant::now();
-    unavailable(store.revoke_key(made.id, revocation("")).await);
+    unavailable(&store.revoke_key(made.id, revocation("")).await);
     assert!(started.elapsed() < 10 * BOUND, "{:?}", started.elapsed());
     eventually("the writer is closed", async || store.pool().open < open).await;
     // Readers go on.
@@ -159,10 +159,10 @@ async fn uses_whose_reply_is_lost_are_not_counted_twice() {
     store.record_usage(used.clone()).await.unwrap();
     rest(&store).await;
     proxy.lose_next_reply();
-    unavailable(store.record_usage(used).await);
+    unavailable(&store.record_usage(used).await);
     let mut raw = raw_postgres(&url_of(&store)).await;
     let count: i64 = sqlx::query_scalar("SELECT count FROM keyward_usage").fetch_one(&mut raw).await.unwrap();
-    assert!(count <= 2, "{count}");
+    assert_eq!(count, 2);
 }
 
 fn url_of(store: &keyward::store::postgres::Postgres) -> String {
@@ -204,13 +204,29 @@ async fn a_silent_network_costs_no_more_than_the_bound() {
     widen(&store).await;
     proxy.silence(true);
     let started = Instant::now();
-    unavailable(store.ping().await);
+    unavailable(&store.ping().await);
     // Past the first, connections are new ones, and opening them is bounded too.
-    unavailable(store.ping().await);
+    unavailable(&store.ping().await);
     assert!(started.elapsed() < 10 * BOUND, "{:?}", started.elapsed());
     proxy.silence(false);
     store.ping().await.unwrap();
     store.create_key(key()).await.unwrap();
+}
+
+/// A connection is tested as it goes back to the pool, by nobody's call and so within nobody's bound.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_goes_silent_as_it_is_given_back_frees_its_place() {
+    let (proxy, store) = behind_proxy(|options| {
+        options.max_connections = 1;
+        options.acquire_timeout = Duration::from_secs(5);
+    })
+    .await;
+    store.list_keys(crate::fixture::everything()).await.unwrap();
+    rest(&store).await;
+    proxy.strand_after_next_reply();
+    // Its statement is prepared, so the answer is the one reply.
+    let id = store.list_keys(crate::fixture::everything()).await.unwrap()[0].id;
+    assert!(store.find_by_id(id).await.unwrap().is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,6 +243,6 @@ async fn a_database_that_takes_no_writes_does_not_ping() {
     )
     .await
     .unwrap();
-    unavailable(store.ping().await);
-    unavailable(store.create_key(key()).await);
+    unavailable(&store.ping().await);
+    unavailable(&store.create_key(key()).await);
 }

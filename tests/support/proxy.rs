@@ -23,11 +23,13 @@ pub struct Proxy {
 struct State {
     /// Connections made under an older number are cut.
     generation: watch::Sender<u64>,
-    /// While it is set nothing passes, and nobody is told.
-    silent: watch::Sender<bool>,
+    /// On connections with a lower number nothing passes, and nobody is told.
+    silent_below: watch::Sender<u64>,
     /// The next reply is thrown away, and its connection with it.
     lose_reply: AtomicBool,
     lost: Notify,
+    /// The next reply passes, and then nothing on its connection.
+    strand: AtomicBool,
 }
 
 impl Proxy {
@@ -37,14 +39,17 @@ impl Proxy {
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(State {
             generation: watch::Sender::new(0),
-            silent: watch::Sender::new(false),
+            silent_below: watch::Sender::new(0),
             lose_reply: AtomicBool::new(false),
             lost: Notify::new(),
+            strand: AtomicBool::new(false),
         });
         let shared = Arc::clone(&state);
         tokio::spawn(async move {
+            let mut number = 0;
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(Arc::clone(&shared), client, upstream));
+                tokio::spawn(pass(Arc::clone(&shared), number, client, upstream));
+                number += 1;
             }
         });
         Self { address, state }
@@ -62,7 +67,12 @@ impl Proxy {
 
     /// Stops or goes on passing bytes, without closing anything.
     pub fn silence(&self, silent: bool) {
-        self.state.silent.send_replace(silent);
+        self.state.silent_below.send_replace(if silent { u64::MAX } else { 0 });
+    }
+
+    /// After the next reply, goes silent for good on every connection so far; new ones work.
+    pub fn strand_after_next_reply(&self) {
+        self.state.strand.store(true, Ordering::SeqCst);
     }
 
     /// Throws the next reply away and cuts its connection.
@@ -76,23 +86,23 @@ impl Proxy {
     }
 }
 
-async fn pass(state: Arc<State>, client: TcpStream, upstream: SocketAddr) {
+async fn pass(state: Arc<State>, number: u64, client: TcpStream, upstream: SocketAddr) {
     let mut generation = state.generation.subscribe();
     let Ok(server) = TcpStream::connect(upstream).await else { return };
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        () = copy(&state, from_client, to_server, false) => {}
-        () = copy(&state, from_server, to_client, true) => {}
+        () = copy(&state, number, from_client, to_server, false) => {}
+        () = copy(&state, number, from_server, to_client, true) => {}
         _ = generation.changed() => {}
     }
 }
 
-async fn copy(state: &State, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, replies: bool) {
-    let mut silent = state.silent.subscribe();
+async fn copy(state: &State, number: u64, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, replies: bool) {
+    let mut silent = state.silent_below.subscribe();
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if silent.wait_for(|silent| !silent).await.is_err() {
+        if silent.wait_for(|below| number >= *below).await.is_err() {
             return;
         }
         if replies && state.lose_reply.swap(false, Ordering::SeqCst) {
@@ -101,6 +111,9 @@ async fn copy(state: &State, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, re
         }
         if to.write_all(&buffer[..length]).await.is_err() {
             return;
+        }
+        if replies && state.strand.swap(false, Ordering::SeqCst) {
+            state.silent_below.send_replace(number + 1);
         }
     }
 }
