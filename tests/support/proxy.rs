@@ -1,0 +1,106 @@
+//! A TCP proxy that can cut connections, go silent, or lose a reply, on real sockets.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
+    sync::{Notify, watch},
+};
+
+/// A running proxy. It ends with the runtime.
+pub struct Proxy {
+    address: SocketAddr,
+    state: Arc<State>,
+}
+
+struct State {
+    /// Connections made under an older number are cut.
+    generation: watch::Sender<u64>,
+    /// While it is set nothing passes, and nobody is told.
+    silent: watch::Sender<bool>,
+    /// The next reply is thrown away, and its connection with it.
+    lose_reply: AtomicBool,
+    lost: Notify,
+}
+
+impl Proxy {
+    /// Listens on a free port and passes everything on to `upstream`.
+    pub async fn start(upstream: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let state = Arc::new(State {
+            generation: watch::Sender::new(0),
+            silent: watch::Sender::new(false),
+            lose_reply: AtomicBool::new(false),
+            lost: Notify::new(),
+        });
+        let shared = Arc::clone(&state);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(pass(Arc::clone(&shared), client, upstream));
+            }
+        });
+        Self { address, state }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Cuts every open connection.
+    pub fn cut(&self) {
+        self.state.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// Stops or goes on passing bytes, without closing anything.
+    pub fn silence(&self, silent: bool) {
+        self.state.silent.send_replace(silent);
+    }
+
+    /// Throws the next reply away and cuts its connection.
+    pub fn lose_next_reply(&self) {
+        self.state.lose_reply.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until a reply was lost.
+    pub async fn lost_a_reply(&self) {
+        self.state.lost.notified().await;
+    }
+}
+
+async fn pass(state: Arc<State>, client: TcpStream, upstream: SocketAddr) {
+    let mut generation = state.generation.subscribe();
+    let Ok(server) = TcpStream::connect(upstream).await else { return };
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    tokio::select! {
+        () = copy(&state, from_client, to_server, false) => {}
+        () = copy(&state, from_server, to_client, true) => {}
+        _ = generation.changed() => {}
+    }
+}
+
+async fn copy(state: &State, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, replies: bool) {
+    let mut silent = state.silent.subscribe();
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if silent.wait_for(|silent| !silent).await.is_err() {
+            return;
+        }
+        if replies && state.lose_reply.swap(false, Ordering::SeqCst) {
+            state.lost.notify_one();
+            return;
+        }
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+}
