@@ -115,6 +115,19 @@ pub async fn postgres() -> Fixture {
     Fixture { store: open_postgres(options).await, raw, _dir: None }
 }
 
+/// A fixture on Postgres as behind a pooler. `KEYWARD_TEST_POOLER` (`HOST:PORT`) puts a real one between.
+pub async fn pooled_postgres() -> Fixture {
+    let mut options = postgres_options().await;
+    let raw = Raw::Postgres(raw_postgres(&options.url).await);
+    options.pooler = true;
+    options.migrate_url = Some(options.url.clone());
+    if let Ok(pooler) = std::env::var("KEYWARD_TEST_POOLER") {
+        let address = crate::support::server().rsplit_once('@').expect("a user").1.to_owned();
+        options.url = options.url.replace(&address, &pooler);
+    }
+    Fixture { store: open_postgres(options).await, raw, _dir: None }
+}
+
 /// A fixture on SQLite.
 pub async fn sqlite() -> Fixture {
     let dir = TempDir::new().expect("a folder");

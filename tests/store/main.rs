@@ -6,8 +6,10 @@ mod fixture;
 mod list;
 mod outage;
 mod plans;
+mod postgres_only;
 #[path = "../support/proxy.rs"]
 mod proxy;
+mod sqlite_only;
 #[path = "../support/postgres.rs"]
 mod support;
 
@@ -19,6 +21,16 @@ macro_rules! on_both {
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $case() {
                     crate::$module::$case(crate::fixture::postgres().await).await;
+                }
+            )+)+
+        }
+
+        /// As behind a transaction pooler: each call is a transaction, and nothing stays on a connection.
+        mod pooled_postgres_store {
+            $($(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $case() {
+                    crate::$module::$case(crate::fixture::pooled_postgres().await).await;
                 }
             )+)+
         }
