@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test target uses a part of this")]
 
+pub mod grpc;
 pub mod server;
 
 pub use server::{Server, Setup};
