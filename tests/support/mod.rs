@@ -1,8 +1,11 @@
 //! What the tests share: a real server on free ports, and clients that speak to it.
 
-#![allow(dead_code, reason = "each test target uses a part of this")]
+#![allow(dead_code, unused_imports, reason = "each test target uses a part of this")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 pub mod grpc;
+pub mod reply;
 pub mod server;
 
+pub use reply::{Reply, reply};
 pub use server::{Server, Setup};

@@ -1,0 +1,10 @@
+//! What the three products' documents promise, against a server with the ready config of each.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod nora;
+mod noro;
+mod norrix;
