@@ -1,6 +1,11 @@
 //! The contract, black box: a real server, spoken to over gRPC and REST.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
+mod grpc_rate;
+mod grpc_stream;
+mod grpc_verdicts;
 mod smoke;

@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, reason = "each test target uses a part of this")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+pub mod grpc;
 pub mod reply;
 pub mod server;
 

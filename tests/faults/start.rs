@@ -1,0 +1,1 @@
+//! Starts: many at once, and with the database away.
