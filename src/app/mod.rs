@@ -134,8 +134,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     if let Some(listener) = listeners.metrics {
         serving.spawn(serve::run(listener, rest, Routes::Probes, stop.clone(), DRAIN));
     }
-    let mut grpc =
-        serving.spawn(server::run(listeners.grpc, Arc::clone(&service), health_service, stop.clone(), DRAIN));
+    let mut grpc = serving.spawn(server::run(
+        listeners.grpc,
+        Arc::clone(&service),
+        health_service,
+        config.server.grpc_threads,
+        stop.clone(),
+        DRAIN,
+    ));
     serving.close();
 
     workers::first_readiness(&service).await;
@@ -145,7 +151,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         () = stop.cancelled() => Ok(()),
         ended = &mut grpc => match ended {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(RunError::Grpc(error.to_string())),
+            Ok(Err(error)) => Err(RunError::Grpc(error)),
             Err(error) => Err(RunError::Grpc(error.to_string())),
         },
     };

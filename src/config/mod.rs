@@ -49,6 +49,8 @@ pub struct Server {
     pub grpc_addr: SocketAddr,
     /// REST.
     pub http_addr: SocketAddr,
+    /// Threads that serve gRPC connections, each with an executor of its own.
+    pub grpc_threads: usize,
     /// `/metrics` and the probes alone; none: they are on `http_addr`.
     pub metrics_addr: Option<SocketAddr>,
 }
@@ -253,6 +255,10 @@ fn server(section: &Section<'_>, source: &Source<'_>) -> Server {
     Server {
         grpc_addr: grpc.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 50051))),
         http_addr: http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
+        grpc_threads: section
+            .number("grpc_threads", 1..=1_024)
+            .and_then(|threads| usize::try_from(threads).ok())
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, std::num::NonZero::get)),
         metrics_addr: address("metrics_addr", "KEYWARD_METRICS_ADDR", None),
     }
 }

@@ -17,6 +17,7 @@ use crate::{
         caller::{Caller, KeyCaller},
         clock::Micros,
         error::{Error, Result},
+        key::KeyId,
         rate::RateState,
     },
     limiter::Subject,
@@ -105,7 +106,15 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// The caller, who must be a key itself.
+    /// The id of the key that makes the call: every key may read its own record.
+    pub async fn own_id(&mut self) -> Result<KeyId> {
+        let caller = self.known_caller().await?;
+        let id = caller.key_id().ok_or_else(|| Error::forbidden("The root credential is no key and has no record"))?;
+        self.key = id.to_string();
+        Ok(id)
+    }
+
+    /// The caller, who must be a product's key.
     pub async fn key_caller(&mut self, admission: Admission) -> Result<Arc<KeyCaller>> {
         match self.caller(admission).await? {
             Caller::Key(key) => {
@@ -114,7 +123,7 @@ impl<'a> Exchange<'a> {
             }
             Caller::Nobody => Err(Error::missing_credential()),
             Caller::Operator { .. } | Caller::Service { .. } => {
-                Err(Error::forbidden("Only a product's key has a record of its own here"))
+                Err(Error::forbidden("Keys of operators and services cannot change themselves"))
             }
         }
     }

@@ -61,8 +61,8 @@ pub fn create_request(fields: &mut Fields, millis: bool) -> CreateKey {
 
 /// `GET`: the key's own record.
 pub async fn read(exchange: &mut Exchange<'_>) -> std::result::Result<Answer, Fault> {
-    let key = exchange.key_caller(Admission::Counted).await?;
-    let record = exchange.service.own_record(&key, exchange.context).await?;
+    let id = exchange.own_id().await?;
+    let record = exchange.service.own_record(id, exchange.context).await?;
     Ok(Answer::json(StatusCode::OK, &record::own(&record, exchange.now())))
 }
 
