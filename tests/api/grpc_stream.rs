@@ -176,7 +176,8 @@ async fn a_caller_that_is_revoked_has_its_stream_ended_as_unauthenticated() {
 #[tokio::test]
 async fn a_caller_that_expires_has_its_stream_ended_as_unauthenticated() {
     let (_server, mut client, made) = start().await;
-    let request = CreateRequest { keyspace: "keyward".into(), expiry: ttl(Duration::from_secs(1)), ..Default::default() };
+    let request =
+        CreateRequest { keyspace: "keyward".into(), expiry: ttl(Duration::from_secs(1)), ..Default::default() };
     let service = crate::support::grpc::made(create(&mut client, ROOT, request).await);
     let mut stream = Open::open(&mut client, &service.secret).await;
     assert_eq!(stream.code(1, check(&made.secret)).await, Code::Valid);

@@ -213,7 +213,8 @@ async fn a_real_keys_holder_hears_whose_it_is_whatever_the_verdict() {
 #[tokio::test]
 async fn an_empty_field_asserts_nothing_and_a_named_one_must_be_the_keys_own() {
     let (_server, mut client) = start().await;
-    let bare = made(create(&mut client, ROOT, CreateRequest { keyspace: "product".into(), ..Default::default() }).await);
+    let bare =
+        made(create(&mut client, ROOT, CreateRequest { keyspace: "product".into(), ..Default::default() }).await);
     let full = made(create(&mut client, ROOT, bound()).await);
     let free = |secret: &str| VerifyRequest { cost: Some(0), ..check(secret) };
     for secret in [&bare.secret, &full.secret] {
