@@ -5,6 +5,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod grpc_bounds;
+mod grpc_create;
+mod grpc_list;
 mod grpc_rate;
 mod grpc_stream;
 mod grpc_verdicts;

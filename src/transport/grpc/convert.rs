@@ -108,13 +108,13 @@ pub fn list(message: proto::ListRequest) -> Result<ListKeys> {
         Ok(proto::KeyStatus::Expired) => Some(KeyStatus::Expired),
         Err(_) => return Err(Error::invalid("status", "is not a status")),
     };
-    let page_size = u32::try_from(message.page_size).map_err(|_| Error::invalid("page_size", "must be 0 to 1000"))?;
     Ok(ListKeys {
         keyspace: message.keyspace,
         binding: binding(message.organization, message.instance, message.environment),
         status,
         created_by: message.created_by,
-        page_size,
+        // A negative size is as far out of bounds as one that is too large, and is named together with what else is wrong.
+        page_size: u32::try_from(message.page_size).unwrap_or(u32::MAX),
         page_token: message.page_token,
     })
 }
