@@ -204,8 +204,8 @@ impl Service {
     }
 
     /// The record of the key that makes the call.
-    pub async fn own_record(&self, key: &KeyCaller, context: Context<'_>) -> Result<KeyRecord> {
-        bounded(context, self.store.find_by_id(key.id)).await?.ok_or_else(Error::no_such_key)
+    pub async fn own_record(&self, id: KeyId, context: Context<'_>) -> Result<KeyRecord> {
+        bounded(context, self.store.find_by_id(id)).await?.ok_or_else(Error::no_such_key)
     }
 
     /// Sets or (empty) removes a key's webhook.
@@ -232,7 +232,7 @@ impl Service {
         let mut violations = Violations::default();
         violations.webhook(&url);
         violations.finish()?;
-        let before = self.own_record(key, context).await?;
+        let before = self.own_record(key.id, context).await?;
         self.rehook(before, url, context).await
     }
 

@@ -1,6 +1,12 @@
 //! The contract, black box: a real server, spoken to over gRPC and REST.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
+mod rest_bodies;
+mod rest_credentials;
+mod rest_own;
+mod rest_surface;
 mod smoke;
