@@ -77,7 +77,7 @@ impl Service {
         match (&outcome.entry, outcome.code) {
             (Some(entry), Code::Valid) => Ok(Authenticated { caller: self.caller(entry), rate: outcome.rate }),
             (Some(entry), Code::Revoked) if admission == Admission::Revoking => {
-                Ok(Authenticated { caller: self.caller(entry), rate: None })
+                Ok(Authenticated { caller: self.caller(entry), rate: self.rate_state(entry) })
             }
             (_, Code::RateLimited) => Err(rate_limited(outcome.rate)),
             (_, code) => Err(Error::new(Kind::Unauthenticated, code.name(), "Invalid or expired API key")),

@@ -129,6 +129,12 @@ impl Service {
         Ok(held.map_or_else(|| Outcome::unknown(Code::NotFound), |held| self.judge(check, &held)))
     }
 
+    /// Where a key's rate limit stands, if it has one; nothing is spent.
+    pub(super) fn rate_state(&self, entry: &Entry) -> Option<RateState> {
+        let keyspace = self.registry.get(entry.keyspace?)?;
+        spend(self, keyspace, entry, Some(0)).map(|(_, state)| state)
+    }
+
     fn judge(&self, check: &Check<'_>, held: &Held) -> Outcome {
         let entry = &held.entry;
         let keyspace = entry.keyspace.and_then(|index| self.registry.get(index));

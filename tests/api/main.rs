@@ -11,4 +11,8 @@ mod grpc_list;
 mod grpc_rate;
 mod grpc_stream;
 mod grpc_verdicts;
+mod rest_bodies;
+mod rest_credentials;
+mod rest_own;
+mod rest_surface;
 mod smoke;

@@ -12,11 +12,12 @@ mod record;
 pub mod serve;
 mod verify;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
-use http_body_util::{Full, combinators::UnsyncBoxBody};
+use http::{Method, Request, Response, header};
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use hyper::body::Body as _;
 
 use self::{
     answer::{Answer, Fault},
@@ -35,6 +36,10 @@ impl BodyError {
         Self(error.to_string())
     }
 }
+
+/// Bytes of a refused body that are taken in all the same, and for how long.
+const DISCARDED: usize = 16 << 20;
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A request's body.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -109,10 +114,14 @@ impl Rest {
 
     /// Answers one request of a client at `peer`.
     pub async fn answer(&self, request: Request<Body>, peer: IpAddr, routes: Routes) -> Response<Full<Bytes>> {
-        let (parts, body) = request.into_parts();
+        let (parts, mut body) = request.into_parts();
         let mut exchange = Exchange::new(&self.service, &self.http, &parts, peer);
-        let result = dispatch(&mut exchange, body, routes).await;
+        let result = dispatch(&mut exchange, &mut body, routes).await;
         let mut response = exchange.finish(result);
+        // A client that waits for leave to send has none, and gets its answer.
+        if !parts.headers.contains_key(header::EXPECT) {
+            discard(body).await;
+        }
         if parts.method == Method::HEAD {
             *response.body_mut() = Full::default();
         }
@@ -120,7 +129,20 @@ impl Rest {
     }
 }
 
-async fn dispatch(exchange: &mut Exchange<'_>, body: Body, routes: Routes) -> Result<Answer, Fault> {
+/// Takes in what was left unread of a refused request, for a while. A connection that is closed on bytes still under
+/// way is reset, and the client would lose the answer that says why.
+async fn discard(mut body: Body) {
+    let taking = async {
+        let mut left = DISCARDED;
+        while left > 0 && !body.is_end_stream() {
+            let Some(Ok(frame)) = body.frame().await else { break };
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, taking).await;
+}
+
+async fn dispatch(exchange: &mut Exchange<'_>, body: &mut Body, routes: Routes) -> Result<Answer, Fault> {
     let path = exchange.parts.uri.path();
     let Some(place) = Place::of(path, routes) else { return Err(Fault::NoSuchPath) };
     // A HEAD is a GET whose body is left out at the end.
