@@ -81,7 +81,7 @@ impl Service {
         let expires_at = validate(caller, &keyspace, &request, now)?;
         if is_public(caller) {
             // After every check: a refused request creates nothing, and counts for nothing.
-            self.count_public_creation(context.client)?;
+            self.count_public_creation(context.client).await?;
         }
         let prefix = keyspace.prefixes.of(&request.binding.environment).unwrap_or_default();
         let id = self.ids.next(&*self.clock, &*self.entropy);
@@ -134,9 +134,9 @@ impl Service {
         Ok(keyspace)
     }
 
-    fn count_public_creation(&self, client: Option<Subject>) -> Result<()> {
+    async fn count_public_creation(&self, client: Option<Subject>) -> Result<()> {
         let Some(client) = client else { return Err(Error::missing_credential()) };
-        let spent = self.limiter.spend(client, self.public_create_limit, 1);
+        let spent = self.limiter.spend(client, self.public_create_limit, 1).await;
         if spent.admitted { Ok(()) } else { Err(rate_limited(Some(spent.state))) }
     }
 
