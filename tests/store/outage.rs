@@ -71,8 +71,14 @@ async fn a_postgres_call_past_its_bound_closes_its_connection() {
         unavailable(&store.find_by_digests(vec![made.digest]).await);
         assert!(started.elapsed() < 10 * BOUND, "{:?}", started.elapsed());
         eventually("the connections are closed", async || store.pool().open == 0).await;
+        eventually("the server gave up too", async || {
+            let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                 AND wait_event_type = 'Lock'";
+            sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut raw).await.unwrap() == 0
+        })
+        .await;
         raw.execute("COMMIT").await.unwrap();
-        assert_eq!(store.find_by_id(made.id).await.unwrap().unwrap().revoked_at, None, "the server gave up too");
+        assert_eq!(store.find_by_id(made.id).await.unwrap().unwrap().revoked_at, None);
     }
 }
 
