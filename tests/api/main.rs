@@ -5,8 +5,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod rest_access;
 mod rest_bodies;
 mod rest_credentials;
+mod rest_list;
+mod rest_manage;
 mod rest_own;
 mod rest_surface;
 mod smoke;
