@@ -9,6 +9,7 @@ mod rest_access;
 mod rest_bodies;
 mod rest_credentials;
 mod rest_environment;
+mod rest_fuzz;
 mod rest_limits;
 mod rest_list;
 mod rest_manage;
