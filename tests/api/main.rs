@@ -13,6 +13,7 @@ mod rest_fuzz;
 mod rest_limits;
 mod rest_list;
 mod rest_manage;
+mod rest_openapi;
 mod rest_own;
 mod rest_public;
 mod rest_surface;
