@@ -73,10 +73,7 @@ pub struct Rehooked {
 impl Service {
     /// Makes a key. It is VALID on every replica once this returns: nobody remembers that it was not there.
     pub async fn create(&self, caller: &Caller, mut request: CreateKey, context: Context<'_>) -> Result<Created> {
-        let keyspace = self.place(caller, &mut request)?;
-        if keyspace.require.environment {
-            host_environment(caller, &mut request.binding, context.host_environment)?;
-        }
+        let keyspace = self.place(caller, &mut request, context.host_environment)?;
         let now = self.now();
         let expires_at = validate(caller, &keyspace, &request, now)?;
         if is_public(caller) {
@@ -114,7 +111,7 @@ impl Service {
     }
 
     /// Finds the keyspace of a new key, and confines its binding to what the caller may choose.
-    fn place(&self, caller: &Caller, request: &mut CreateKey) -> Result<Arc<Keyspace>> {
+    fn place(&self, caller: &Caller, request: &mut CreateKey, host: &str) -> Result<Arc<Keyspace>> {
         if is_public(caller) {
             // Whoever holds a key may do what anybody may.
             let keyspace = self.only_or_named(&request.keyspace).filter(|keyspace| keyspace.public_create);
@@ -130,6 +127,10 @@ impl Service {
         let Some(keyspace) = self.only_or_named(name) else {
             return Err(Error::invalid("keyspace", if name.is_empty() { "must be named" } else { "no such keyspace" }));
         };
+        // First the host's environment: at it an admin key is never of another one, so that alone would be left to say.
+        if keyspace.require.environment {
+            host_environment(caller, &mut request.binding, host)?;
+        }
         manager.confine(&mut request.binding)?;
         Ok(keyspace)
     }

@@ -165,3 +165,36 @@ async fn dispatch(exchange: &mut Exchange<'_>, body: &mut Body, routes: Routes) 
         (place, _) => Err(Fault::NoSuchMethod(place.methods())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// A route without a description, or the other way round, does not pass.
+    #[test]
+    fn every_place_and_method_is_in_the_openapi_document() {
+        let document: serde_json::Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+        let mut left: BTreeSet<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        for (path, place) in [
+            ("/api/v1/keys", Place::Own),
+            ("/api/api-keys", Place::Many),
+            ("/api/api-keys/{id}", Place::One("{id}")),
+            ("/api/v1/verify", Place::Verify),
+            ("/healthz", Place::Live),
+            ("/readyz", Place::Ready),
+            ("/metrics", Place::Metrics),
+            ("/openapi.json", Place::OpenApi),
+        ] {
+            assert_eq!(Place::of(path, Routes::All), Some(place));
+            let item = document["paths"][path].as_object().unwrap();
+            let described: BTreeSet<String> =
+                item.keys().filter(|name| *name != "parameters").map(|method| method.to_uppercase()).collect();
+            let served = place.methods().split(", ").filter(|method| *method != "HEAD").map(str::to_owned).collect();
+            assert_eq!(described, served, "{path}");
+            left.remove(path);
+        }
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
