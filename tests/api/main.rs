@@ -12,6 +12,7 @@ mod grpc_create;
 mod grpc_list;
 mod grpc_rate;
 mod grpc_revoke;
+mod grpc_server;
 mod grpc_stream;
 mod grpc_verdicts;
 mod smoke;
