@@ -135,7 +135,8 @@ impl Service {
         }
         // What memory holds was made here; the checksum is only for what it does not hold.
         if !self.registry.well_formed(check.secret, &self.installation) {
-            return Ok(Step::Done(Outcome::unknown(Code::Malformed)));
+            let orphaned = self.registry.orphaned(check.secret, &self.installation);
+            return Ok(Step::Done(Outcome::unknown(if orphaned { Code::NotFound } else { Code::Malformed })));
         }
         Ok(Step::Wait { digest, held: None })
     }

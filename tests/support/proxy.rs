@@ -39,6 +39,7 @@ impl Proxy {
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(State {
             generation: watch::Sender::new(0),
+            down: AtomicBool::new(false),
             silent_below: watch::Sender::new(0),
             lose_reply: AtomicBool::new(false),
             lost: Notify::new(),
@@ -63,6 +64,14 @@ impl Proxy {
     /// Cuts every open connection.
     pub fn cut(&self) {
         self.state.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// Cuts every open connection, and closes new ones until it is up again.
+    pub fn down(&self, down: bool) {
+        self.state.down.store(down, Ordering::SeqCst);
+        if down {
+            self.cut();
+        }
     }
 
     /// Stops or goes on passing bytes, without closing anything.

@@ -60,8 +60,10 @@ impl Verdicts {
             let deadline = calls::deadline(None);
             let admitted = service.authenticate_verifier(credential.expose(), deadline).await;
             admitted.map_err(|error| status::grpc(&error))?;
-            let request = message.request.unwrap_or_default();
-            let outcome = service.verify(&convert::check(&request), deadline).await;
+            let outcome = match &message.request {
+                Some(request) => service.verify(&convert::check(request), deadline).await,
+                None => Err(missing()),
+            };
             Ok(answer(&service, message.id, outcome))
         }
         .boxed()
@@ -74,6 +76,11 @@ impl Verdicts {
         }
         answer
     }
+}
+
+/// A message that asks nothing.
+fn missing() -> Error {
+    Error::invalid("request", "is required")
 }
 
 fn answer(service: &Service, id: u64, outcome: Result<Outcome>) -> proto::VerifyStreamResponse {
