@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod config;
 mod rest_access;
 mod rest_bodies;
 mod rest_credentials;
