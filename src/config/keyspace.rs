@@ -15,42 +15,66 @@ const HIDDEN_BITS: usize = 96;
 const BYTES: std::ops::RangeInclusive<i64> = 16..=128;
 const LENGTH: std::ops::RangeInclusive<i64> = 23..=192;
 
-/// Reads every keyspace. A keyspace with a problem is left out of the answer, but not of the checks across keyspaces.
-pub fn read(sections: &[Section<'_>]) -> Vec<Keyspace> {
-    let read: Vec<(&Section<'_>, Keyspace)> =
-        sections.iter().filter_map(|section| Some((section, keyspace(section)?))).collect();
-    for (at, (section, own)) in read.iter().enumerate() {
-        if read[..at].iter().any(|(_, other)| other.name == own.name) {
-            section.problem("name", format_args!("two keyspaces are named \"{}\"", own.name));
-        }
+/// What could be read of one keyspace. One with a problem still takes part in the checks across keyspaces.
+pub struct Draft {
+    /// Its name.
+    pub name: Option<String>,
+    prefixes: Option<Prefixes>,
+    keyspace: Option<Keyspace>,
+}
+
+impl Draft {
+    /// The keyspace, if it has what it needs.
+    pub fn keyspace(self) -> Option<Keyspace> {
+        self.keyspace
+    }
+
+    fn reserved() -> Self {
         let reserved = Keyspace::reserved();
-        let others = std::iter::once(&reserved).chain(read[..at].iter().map(|(_, other)| other));
-        for other in others {
+        Self { name: Some(reserved.name), prefixes: Some(reserved.prefixes), keyspace: None }
+    }
+}
+
+/// Reads every keyspace.
+pub fn read(sections: &[Section<'_>]) -> Vec<Draft> {
+    let drafts: Vec<Draft> = sections.iter().map(draft).collect();
+    let reserved = Draft::reserved();
+    for (at, (section, own)) in sections.iter().zip(&drafts).enumerate() {
+        if let Some(name) = own.name.as_ref().filter(|name| drafts[..at].iter().any(|d| d.name.as_ref() == Some(name)))
+        {
+            section.problem("name", format_args!("two keyspaces are named \"{name}\""));
+        }
+        for other in std::iter::once(&reserved).chain(&drafts[..at]) {
             clashes(section, own, other);
         }
     }
-    read.into_iter().map(|(_, keyspace)| keyspace).collect()
+    drafts
 }
 
-fn clashes(section: &Section<'_>, own: &Keyspace, other: &Keyspace) {
-    for (_, prefix) in own.prefixes.each() {
-        for (_, taken) in other.prefixes.each() {
-            if prefix.starts_with(taken) || taken.starts_with(prefix) {
-                section.problem(
-                    "prefix",
-                    format_args!(
-                        "the keyspaces \"{}\" and \"{}\" share a secret prefix (\"{taken}\", \"{prefix}\")",
-                        other.name, own.name
-                    ),
-                );
-            }
+fn clashes(section: &Section<'_>, own: &Draft, other: &Draft) {
+    let (Some(prefixes), Some(others)) = (&own.prefixes, &other.prefixes) else { return };
+    let name = |draft: &Draft| draft.name.clone().unwrap_or_else(|| "(unnamed)".to_owned());
+    for (_, prefix) in prefixes.each() {
+        for (_, taken) in others.each().filter(|(_, taken)| prefix.starts_with(taken) || taken.starts_with(prefix)) {
+            section.problem(
+                "prefix",
+                format_args!(
+                    "the keyspaces \"{}\" and \"{}\" share a secret prefix (\"{taken}\", \"{prefix}\")",
+                    name(other),
+                    name(own)
+                ),
+            );
         }
     }
 }
 
-fn keyspace(section: &Section<'_>) -> Option<Keyspace> {
-    let name = name(section);
-    let prefixes = prefixes(section);
+fn draft(section: &Section<'_>) -> Draft {
+    let (name, prefixes) = (name(section), prefixes(section));
+    let keyspace = keyspace(section, name.clone(), prefixes.clone());
+    Draft { name, prefixes, keyspace }
+}
+
+fn keyspace(section: &Section<'_>, name: Option<String>, prefixes: Option<Prefixes>) -> Option<Keyspace> {
     let encoding = encoding(section);
     if let (Some(prefixes), Some(encoding)) = (&prefixes, encoding) {
         hidden_bits(section, prefixes, encoding);
@@ -104,7 +128,6 @@ fn name(section: &Section<'_>) -> Option<String> {
     }
     if found.value == RESERVED {
         section.problem("name", "\"keyward\" is reserved and cannot be configured");
-        return None;
     }
     Some(found.value)
 }

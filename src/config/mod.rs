@@ -18,6 +18,7 @@ use crate::domain::{
     rate::RateLimit,
     secret::Secret,
 };
+use keyspace::Draft;
 use reader::{Problems, Section};
 
 /// Where keys are kept.
@@ -205,11 +206,12 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
     let server = server(&root.section("server"), source);
     let replica = replica(&root.section("replica"), source);
     let sections = root.sections("keyspace");
-    let mut keyspaces = keyspace::read(&sections);
-    if sections.is_empty() {
-        keyspaces.push(Keyspace::default_keyspace());
-    }
-    let http = http(&root.section("http"), source, &keyspaces);
+    let drafts = keyspace::read(&sections);
+    let default = sections.is_empty().then(Keyspace::default_keyspace);
+    let names = drafts.iter().filter_map(|draft| draft.name.as_deref());
+    let names: Vec<&str> = names.chain(default.as_ref().map(|default| default.name.as_str())).collect();
+    let http = http(&root.section("http"), source, &names);
+    let keyspaces = drafts.into_iter().filter_map(Draft::keyspace).chain(default).collect();
     let rate_limit_store = rate_limit_store(&root.section("rate_limit"), source);
     let root_key = source.variable("KEYWARD_ROOT_KEY", |text| {
         if text.chars().count() < 32 {
@@ -304,10 +306,10 @@ fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "must be a size from 1MiB to 1024GiB, such as \"256MiB\"".to_owned())
 }
 
-fn http(section: &Section<'_>, source: &Source<'_>, keyspaces: &[Keyspace]) -> Http {
+fn http(section: &Section<'_>, source: &Source<'_>, keyspaces: &[&str]) -> Http {
     let default_keyspace = section.text("default_keyspace").map(|found| found.value);
     if let Some(name) = &default_keyspace
-        && !keyspaces.iter().any(|keyspace| keyspace.name == *name)
+        && !keyspaces.contains(&name.as_str())
     {
         section.problem("default_keyspace", format_args!("there is no keyspace \"{name}\""));
     }

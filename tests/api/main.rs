@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod config;
 mod grpc_admin;
 mod grpc_bounds;
 mod grpc_callers;
@@ -15,6 +16,7 @@ mod grpc_revoke;
 mod grpc_server;
 mod grpc_stream;
 mod grpc_verdicts;
+mod operation;
 mod rest_access;
 mod rest_bodies;
 mod rest_credentials;
@@ -26,6 +28,7 @@ mod rest_manage;
 mod rest_openapi;
 mod rest_own;
 mod rest_public;
+mod rest_secrecy;
 mod rest_surface;
 mod rest_verify;
 mod smoke;
