@@ -264,8 +264,8 @@ pub fn rate_limit(section: &Section<'_>, name: &'static str) -> Option<RateLimit
         }
     }
     let window = Micros::try_from(window?.value.as_micros()).unwrap_or(Micros::MAX);
-    if !WINDOWS.contains(&window) {
-        table.problem("window", "must be 1s to 366d");
+    if !WINDOWS.contains(&window) || window % 1_000 != 0 {
+        table.problem("window", "must be 1s to 366d, in whole milliseconds");
         return None;
     }
     Some(RateLimit { limit: u32::try_from(limit?).ok()?, window })

@@ -75,15 +75,12 @@ impl Service {
     pub async fn create(&self, caller: &Caller, mut request: CreateKey, context: Context<'_>) -> Result<Created> {
         // Where there is no client to count it against, as in gRPC, nobody creates without the right to.
         let public = context.client.filter(|_| is_public(caller));
-        let keyspace = self.place(caller, &mut request, public.is_some())?;
-        if keyspace.require.environment {
-            host_environment(caller, &mut request.binding, context.host_environment)?;
-        }
+        let keyspace = self.place(caller, &mut request, context.host_environment, public.is_some())?;
         let now = self.now();
         let expires_at = validate(caller, &keyspace, &request, now)?;
         if let Some(client) = public {
             // After every check: a refused request creates nothing, and counts for nothing.
-            self.count_public_creation(client)?;
+            self.count_public_creation(client).await?;
         }
         let prefix = keyspace.prefixes.of(&request.binding.environment).unwrap_or_default();
         let id = self.ids.next(&*self.clock, &*self.entropy);
@@ -116,7 +113,7 @@ impl Service {
     }
 
     /// Finds the keyspace of a new key, and confines its binding to what the caller may choose.
-    fn place(&self, caller: &Caller, request: &mut CreateKey, public: bool) -> Result<Arc<Keyspace>> {
+    fn place(&self, caller: &Caller, request: &mut CreateKey, host: &str, public: bool) -> Result<Arc<Keyspace>> {
         if public {
             // Whoever holds a key may do what anybody may.
             let keyspace = self.only_or_named(&request.keyspace).filter(|keyspace| keyspace.public_create);
@@ -132,12 +129,16 @@ impl Service {
         let Some(keyspace) = self.only_or_named(name) else {
             return Err(Error::invalid("keyspace", if name.is_empty() { "must be named" } else { "no such keyspace" }));
         };
+        // First the host's environment: at it an admin key is never of another one, so that alone would be left to say.
+        if keyspace.require.environment {
+            host_environment(caller, &mut request.binding, host)?;
+        }
         manager.confine(&mut request.binding)?;
         Ok(keyspace)
     }
 
-    fn count_public_creation(&self, client: Subject) -> Result<()> {
-        let spent = self.limiter.spend(client, self.public_create_limit, 1);
+    async fn count_public_creation(&self, client: Subject) -> Result<()> {
+        let spent = self.limiter.spend(client, self.public_create_limit, 1).await;
         if spent.admitted { Ok(()) } else { Err(rate_limited(Some(spent.state))) }
     }
 
@@ -163,8 +164,8 @@ impl Service {
     }
 
     /// The record of the key that makes the call.
-    pub async fn own_record(&self, key: &KeyCaller, context: Context<'_>) -> Result<KeyRecord> {
-        bounded(context, self.store.find_by_id(key.id)).await?.ok_or_else(Error::no_such_key)
+    pub async fn own_record(&self, id: KeyId, context: Context<'_>) -> Result<KeyRecord> {
+        bounded(context, self.store.find_by_id(id)).await?.ok_or_else(Error::no_such_key)
     }
 
     /// Sets or (empty) removes a key's webhook.
@@ -191,7 +192,7 @@ impl Service {
         let mut violations = Violations::default();
         violations.webhook(&url);
         violations.finish()?;
-        let before = self.own_record(key, context).await?;
+        let before = self.own_record(key.id, context).await?;
         self.rehook(before, url, context).await
     }
 

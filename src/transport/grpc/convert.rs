@@ -169,7 +169,7 @@ pub fn verdict(outcome: &Outcome, registry: &Registry) -> proto::VerifyResponse 
     };
     if let Some(entry) = &outcome.entry {
         let keyspace = entry.keyspace.and_then(|index| registry.get(index));
-        response.key_id = entry.id.to_string();
+        response.key_id = entry.id.text();
         response.keyspace = keyspace.map(|keyspace| keyspace.name.clone()).unwrap_or_default();
         entry.organization().clone_into(&mut response.organization);
         entry.instance().clone_into(&mut response.instance);
