@@ -6,10 +6,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-#[allow(dead_code, reason = "the store suite uses the rest")]
 #[path = "../support/postgres.rs"]
 mod postgres;
-#[allow(dead_code, reason = "the store suite uses the rest")]
 #[path = "../support/proxy.rs"]
 mod proxy;
 

@@ -114,20 +114,13 @@ async fn a_database_that_is_away_for_good_ends_the_start_after_half_a_minute_wit
 async fn a_database_that_comes_while_a_start_waits_for_it_is_found() {
     for silent in [false, true] {
         let away = Away::new().await;
-        if silent {
-            away.proxy.silence(true)
-        } else {
-            away.proxy.down(true)
-        }
+        let take = |away: &Away, off| if silent { away.proxy.silence(off) } else { away.proxy.down(off) };
+        take(&away, true);
         let setup = Setup::new().database(&away.url);
         let starting = tokio::task::spawn_blocking(|| setup.start());
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         assert!(!starting.is_finished());
-        if silent {
-            away.proxy.silence(false)
-        } else {
-            away.proxy.down(false)
-        }
+        take(&away, false);
         let server = starting.await.unwrap();
         key(&mut server.client().await, "", "", &[]).await;
     }

@@ -1,5 +1,7 @@
 //! A TCP proxy that can cut connections, go silent, or lose a reply, on real sockets.
 
+#![allow(dead_code, reason = "each test target uses a part of this")]
+
 use std::{
     net::SocketAddr,
     sync::{
