@@ -1,6 +1,6 @@
 //! Limits that many replicas share, in Redis or Valkey: one script, one round trip, on the server's clock.
 //!
-//! No call waits for a server that is away. Calls are bounded at [`PATIENCE`]; after a few failures in a row the
+//! No call waits for a server that is away. Calls are bounded at `PATIENCE`; after a few failures in a row the
 //! connection is given up and a task of its own looks for the server until it is back.
 
 use std::{

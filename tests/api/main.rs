@@ -1,6 +1,7 @@
 //! The contract, black box: a real server, spoken to over gRPC and REST.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::similar_names, reason = "noro and nora are two products")]
 
 #[path = "../support/mod.rs"]
 mod support;
