@@ -74,9 +74,18 @@ impl Listeners {
     }
 }
 
+/// The machine's clocks, unless a test wants a wall clock that steps.
+fn clock() -> Arc<dyn Clock> {
+    #[cfg(feature = "faults")]
+    if crate::replica::guards::off("steady_wall") {
+        return Arc::new(crate::domain::clock::SteppingClock::default());
+    }
+    Arc::new(SystemClock)
+}
+
 /// Makes the use cases over an open store.
 async fn service(config: &Config, opened: &database::Opened) -> Result<Arc<Service>, RunError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock = clock();
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let store = Arc::clone(&opened.store);
     let installation = bootstrap::installation(&*store, &*entropy, config.master_key.as_ref()).await?;

@@ -104,6 +104,9 @@ impl<F: Feed> Follower<F> {
                 }
             };
             let end = self.follow(&mut member).await;
+            if guards::off("leave_order") {
+                let _ = self.feed.remove(member.id, None).await;
+            }
             // Whatever ended it: memory answers no more, and only then is the row removed.
             self.lease.end();
             match end {
@@ -212,9 +215,9 @@ impl<F: Feed> Follower<F> {
         if guards::off("renew_before_read") {
             // The wrong order: what commits after this read and before the renewal is missed.
             self.catch_up(member).await?;
-            sleep(Duration::from_millis(20)).await;
+            let before = self.clock.boottime();
             self.step(member).await?;
-            self.lease.extend(self.deadline(self.clock.boottime()));
+            self.lease.extend(self.deadline(before));
             return Ok(());
         }
         self.step(member).await?;
@@ -257,6 +260,12 @@ impl<F: Feed> Follower<F> {
                 // A crash of the database lost the report; without it every Revoke would wait the lease out.
                 member.reported = member.reported.min(row.seen_revision);
             }
+            if renewed && guards::off("extend_after_apply") {
+                self.lease.extend(self.deadline(self.clock.boottime()));
+            }
+            if !news.changes.is_empty() {
+                guards::linger("slow_apply").await;
+            }
             for (revision, digest) in &news.changes {
                 if !guards::off("apply") {
                     self.cache.apply(digest);
@@ -282,6 +291,7 @@ impl<F: Feed> Follower<F> {
         let now = self.clock.boottime();
         for dead in self.peers.dead(member.id, replicas, now) {
             tracing::info!(replica = %dead.id, "removing a replica that renews no more");
+            guards::linger("slow_remove").await;
             let step = if guards::off("remove_by_step") { None } else { Some(dead.step) };
             self.feed.remove(dead.id, step).await?;
         }

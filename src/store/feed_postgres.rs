@@ -20,6 +20,11 @@ use super::{
 };
 use crate::domain::key::Digest;
 
+/// Begins what a crash of the server must not undo, whatever its default is. Were a join lost, nobody would wait for a
+/// replica that still answers from memory; were a renewal lost, a peer could take the replica for dead before its lease
+/// has ended.
+const DURABLY: &str = "SET LOCAL synchronous_commit = on; ";
+
 /// Two connections: what is written on one is read on the other.
 pub struct PostgresFeed {
     options: PgConnectOptions,
@@ -94,7 +99,7 @@ impl Feed for PostgresFeed {
 
     async fn join(&mut self, id: Uuid, lease_ms: i64) -> Result<i64> {
         let insert = "INSERT INTO keyward_replicas (id, step, lease_ms, seen_revision)";
-        self.write(format!("{insert} VALUES ('{id}', 0, {lease_ms}, -1)")).await?;
+        self.write(format!("{DURABLY}{insert} VALUES ('{id}', 0, {lease_ms}, -1)")).await?;
         let rows = self.rows("SELECT value FROM keyward_revision".to_owned()).await?;
         let [row] = rows.as_slice() else { return Err(StoreError::Broken("there is no revision".to_owned())) };
         row.try_get(0).map_err(|error| unreadable(&error))
@@ -102,7 +107,7 @@ impl Feed for PostgresFeed {
 
     async fn renew(&mut self, id: Uuid, step: i64) -> Result<bool> {
         let next = step + 1;
-        let renew = format!("UPDATE keyward_replicas SET step = {next} WHERE id = '{id}' AND step = {step}");
+        let renew = format!("{DURABLY}UPDATE keyward_replicas SET step = {next} WHERE id = '{id}' AND step = {step}");
         Ok(self.write(renew).await? == 1)
     }
 

@@ -1,4 +1,4 @@
-//! A TCP proxy that can cut connections, go silent, or lose a reply, on real sockets.
+//! A TCP proxy that can cut connections, go silent, and lose, delay or hold back replies, on real sockets.
 
 #![allow(dead_code, reason = "each test target uses a part of this")]
 
@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -34,6 +35,20 @@ struct State {
     lost: Notify,
     /// The next reply passes, and then nothing on its connection.
     strand: AtomicBool,
+    /// Cut connections end with a reset rather than in order.
+    reset: AtomicBool,
+    /// Every reply is this late.
+    delay: watch::Sender<Duration>,
+    /// Replies are held back on connections that were sent these bytes.
+    hold: watch::Sender<Option<Vec<u8>>>,
+    held: Notify,
+}
+
+/// One connection.
+struct Link {
+    number: u64,
+    /// The bytes to hold for were sent on it.
+    marked: AtomicBool,
 }
 
 impl Proxy {
@@ -48,6 +63,10 @@ impl Proxy {
             lose_reply: AtomicBool::new(false),
             lost: Notify::new(),
             strand: AtomicBool::new(false),
+            reset: AtomicBool::new(false),
+            delay: watch::Sender::new(Duration::ZERO),
+            hold: watch::Sender::new(None),
+            held: Notify::new(),
         });
         let shared = Arc::clone(&state);
         tokio::spawn(async move {
@@ -67,6 +86,32 @@ impl Proxy {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Cuts every open connection with a reset.
+    pub fn reset(&self) {
+        self.state.reset.store(true, Ordering::SeqCst);
+        self.cut();
+    }
+
+    /// Makes every reply so late; zero ends it.
+    pub fn delay_replies(&self, delay: Duration) {
+        self.state.delay.send_replace(delay);
+    }
+
+    /// Holds back the replies on each connection on which these bytes are sent from now on, until they are released.
+    pub fn hold_replies_to(&self, bytes: &[u8]) {
+        self.state.hold.send_replace(Some(bytes.to_vec()));
+    }
+
+    /// Lets the replies pass that were held back.
+    pub fn release(&self) {
+        self.state.hold.send_replace(None);
+    }
+
+    /// Waits until a reply is held back.
+    pub async fn holds_a_reply(&self) {
+        self.state.held.notified().await;
     }
 
     /// Cuts every open connection.
@@ -106,31 +151,56 @@ impl Proxy {
 async fn pass(state: Arc<State>, number: u64, client: TcpStream, upstream: SocketAddr) {
     let mut generation = state.generation.subscribe();
     let Ok(server) = TcpStream::connect(upstream).await else { return };
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let link = Link { number, marked: AtomicBool::new(false) };
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
     tokio::select! {
-        () = copy(&state, number, from_client, to_server, false) => {}
-        () = copy(&state, number, from_server, to_client, true) => {}
-        _ = generation.changed() => {}
+        () = copy(&state, &link, &mut from_client, &mut to_server, false) => {}
+        () = copy(&state, &link, &mut from_server, &mut to_client, true) => {}
+        _ = generation.changed() => {
+            if state.reset.load(Ordering::SeqCst) {
+                let _ = (from_client.as_ref().set_zero_linger(), from_server.as_ref().set_zero_linger());
+            }
+        }
     }
 }
 
-async fn copy(state: &State, number: u64, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, replies: bool) {
+async fn copy(state: &State, link: &Link, from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, replies: bool) {
     let mut silent = state.silent_below.subscribe();
+    let mut hold = state.hold.subscribe();
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if silent.wait_for(|below| number >= *below).await.is_err() {
+        let bytes = &buffer[..length];
+        if silent.wait_for(|below| link.number >= *below).await.is_err() {
             return;
         }
-        if replies && state.lose_reply.swap(false, Ordering::SeqCst) {
-            state.lost.notify_one();
-            return;
+        if replies {
+            if state.lose_reply.swap(false, Ordering::SeqCst) {
+                state.lost.notify_one();
+                return;
+            }
+            let delay = *state.delay.borrow();
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            if link.marked.load(Ordering::SeqCst) {
+                state.held.notify_one();
+                let _ = hold.wait_for(Option::is_none).await;
+                link.marked.store(false, Ordering::SeqCst);
+            }
+        } else if hold.borrow().as_ref().is_some_and(|wanted| holds(bytes, wanted)) {
+            link.marked.store(true, Ordering::SeqCst);
         }
-        if to.write_all(&buffer[..length]).await.is_err() {
+        if to.write_all(bytes).await.is_err() {
             return;
         }
         if replies && state.strand.swap(false, Ordering::SeqCst) {
-            state.silent_below.send_replace(number + 1);
+            state.silent_below.send_replace(link.number + 1);
         }
     }
+}
+
+fn holds(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
 }
