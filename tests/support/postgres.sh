@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A Postgres for tests. `postgres.sh start DIR` makes a cluster in DIR, starts it on a free port and prints its URL;
-# `postgres.sh stop DIR` stops it. Nothing of it outlives DIR.
+# `postgres.sh stop DIR` stops it. Nothing of it outlives DIR. KEYWARD_POSTGRES_SETTINGS holds further `-c name=value`.
 set -euo pipefail
 
 usage() {
@@ -38,7 +38,7 @@ start() {
     # Tests that use it are not about durability; commits are durable for the replica protocol all the same, since the
     # triggers ask for it.
     local settings="-c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=300 -c fsync=off \
-        -c synchronous_commit=off -c full_page_writes=off -c log_min_messages=warning"
+        -c synchronous_commit=off -c full_page_writes=off -c log_min_messages=warning ${KEYWARD_POSTGRES_SETTINGS:-}"
     for _ in 1 2 3 4 5 6 7 8 9 10; do
         local port=$((20000 + RANDOM % 12000))
         if as_owner "$bin/pg_ctl" -D "$dir/data" -w -l "$dir/postgres.log" -o "-p $port $settings" start >/dev/null 2>&1; then
