@@ -5,8 +5,8 @@ mod chaos;
 mod cluster;
 mod history;
 mod load;
+#[path = "../support/proxy.rs"]
+mod proxy;
 mod storm;
 #[path = "../support/mod.rs"]
 mod support;
-#[path = "../support/proxy.rs"]
-mod proxy;
