@@ -263,7 +263,7 @@ fn replica(section: &Section<'_>, source: &Source<'_>) -> Replica {
     let lease = source.setting(section, "lease", "KEYWARD_REPLICA_LEASE", None, |text| {
         let lease = humantime::parse_duration(text).ok();
         lease
-            .filter(|lease| (Duration::from_millis(300)..=Duration::from_secs(60)).contains(lease))
+            .filter(|lease| (Duration::from_millis(300)..=Duration::from_mins(1)).contains(lease))
             .ok_or_else(|| "must be a length of time from 300ms to 60s".to_owned())
     });
     let cache = source.setting(section, "cache", "KEYWARD_REPLICA_CACHE", None, bytes);
@@ -295,7 +295,7 @@ fn http(section: &Section<'_>, source: &Source<'_>, keyspaces: &[&str]) -> Http 
         match text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)) {
             Ok(network) => trusted_proxies.push(network),
             Err(_) => {
-                section.problem("trusted_proxies", format_args!("\"{text}\" is not a network such as 10.0.0.0/8"))
+                section.problem("trusted_proxies", format_args!("\"{text}\" is not a network such as 10.0.0.0/8"));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What strangers send: never a 500, never a panic, never a dead server.
 
 use std::{
+    fmt::Write as _,
     io::{Read as _, Write as _},
     net::TcpStream,
     time::{Duration, Instant},
@@ -151,7 +152,7 @@ async fn arbitrary_queries_and_ids_are_refused_or_obeyed() {
             if rng.random_bool(0.4) {
                 escaped.push_str(names[rng.random_range(0..names.len())]);
             } else {
-                escaped.push_str(&format!("%{:02x}", rng.random::<u8>()));
+                write!(escaped, "%{:02x}", rng.random::<u8>()).unwrap();
             }
         }
         let path = if rng.random_bool(0.5) { "/api/api-keys?" } else { "/api/api-keys/" };
