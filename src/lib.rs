@@ -3,6 +3,8 @@
 //!
 //! Data runs one way: transport → service → {domain, store, replica, limiter}. Nothing points up.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used, reason = "a panic in one call must be a defect, never an input"))]
+
 pub mod app;
 pub mod config;
 pub mod domain;

@@ -3,12 +3,20 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{runtime::Handle, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::RunError;
 use crate::{
     config::{Config, Database, DatabaseUrl},
+    domain::clock::Micros,
+    replica::{
+        Peers,
+        follower::{self, Follower},
+    },
+    service::Service,
     store::{
         Store,
+        feed_postgres::{PostgresFeed, listen},
         migrate::OpenError,
         postgres::{Postgres, PostgresOptions},
         sqlite::{Sqlite, SqliteOptions},
@@ -52,11 +60,60 @@ impl Opened {
         }
     }
 
+    /// Whether other processes may use the same database.
+    pub fn peers(&self) -> Peers {
+        match &self.kind {
+            Kind::Sqlite(_) => Peers::Never,
+            Kind::Postgres(_) => Peers::Possible,
+        }
+    }
+
+    /// Keeps the replica's memory true from now on. On SQLite one process owns the file: its memory is never behind.
+    pub fn follow(&self, config: &Config, service: &Service) -> std::io::Result<Following> {
+        let Kind::Postgres(postgres) = &self.kind else {
+            service.replica.lease.extend(Micros::MAX);
+            return Ok(Following::default());
+        };
+        let stop = CancellationToken::new();
+        let length = config.replica.lease;
+        let bound = (length / 2).max(Duration::from_millis(500));
+        let feed = PostgresFeed::new(postgres.connect_options(), bound);
+        let (clock, entropy) = (Arc::clone(&service.clock), Arc::clone(&service.entropy));
+        let follower = Follower::new(feed, &service.replica, clock, entropy, length, stop.clone());
+        let (replica, options) = (Arc::clone(&service.replica), postgres.connect_options());
+        let pooled = config.database.pooler;
+        let listening = async move {
+            if pooled {
+                // A transaction pooler keeps no LISTEN: the renewals' own reads are enough.
+                std::future::pending::<()>().await;
+            }
+            listen(options, move |hint| replica.told(hint)).await;
+        };
+        Ok(Following { stop, thread: Some(follower::spawn(follower, listening)?) })
+    }
+
     /// Applies pending migrations.
     pub async fn migrate(&self) -> Result<(), OpenError> {
         match &self.kind {
             Kind::Sqlite(sqlite) => sqlite.migrate().await,
             Kind::Postgres(postgres) => postgres.migrate().await,
+        }
+    }
+}
+
+/// A follower at work.
+#[derive(Default)]
+pub struct Following {
+    stop: CancellationToken,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Following {
+    /// Leaves the replicas: memory answers no more, then the row is removed.
+    pub async fn leave(self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread {
+            follower::joined(thread).await;
         }
     }
 }
@@ -95,7 +152,7 @@ pub async fn migrate(config: &Config) -> Result<(), RunError> {
 pub async fn root_key(config: &Config) -> Result<crate::domain::secret::Secret, RunError> {
     let opened = open_patiently(config).await?;
     opened.migrate().await?;
-    let service = super::service(config, opened).await?;
+    let service = super::service(config, &opened).await?;
     let secret = service.another_root_key().await?;
     service.store.close().await;
     Ok(secret)

@@ -11,13 +11,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::database::{migrate, root_key};
 use crate::{
-    config::{Config, DatabaseUrl},
+    config::{Config, RateLimitStore},
     domain::{
-        clock::{Clock, Entropy, Micros, SystemClock, SystemEntropy},
+        clock::{Clock, Entropy, SystemClock, SystemEntropy},
         key::KeyIds,
         secret,
     },
-    limiter::memory::MemoryLimiter,
+    limiter::{Limiter, memory::MemoryLimiter, shared::SharedLimiter},
     replica::Replica,
     service::{Service, bootstrap},
     telemetry::Metrics,
@@ -45,6 +45,12 @@ pub enum RunError {
     /// The installation key does not fit the database.
     #[error(transparent)]
     Installation(#[from] bootstrap::InstallationError),
+    /// The system gives no thread.
+    #[error("a thread could not be started: {0}")]
+    Thread(std::io::Error),
+    /// The rate limit server's URL cannot be read.
+    #[error("rate_limit.store: {0}")]
+    RateLimitStore(String),
     /// The gRPC server ended by itself.
     #[error("the gRPC server failed: {0}")]
     Grpc(String),
@@ -68,19 +74,35 @@ impl Listeners {
     }
 }
 
+/// The machine's clocks, unless a test wants a wall clock that steps.
+fn clock() -> Arc<dyn Clock> {
+    #[cfg(feature = "faults")]
+    if crate::replica::guards::off("steady_wall") {
+        return Arc::new(crate::domain::clock::SteppingClock::default());
+    }
+    Arc::new(SystemClock)
+}
+
 /// Makes the use cases over an open store.
-async fn service(config: &Config, store: database::Opened) -> Result<Arc<Service>, RunError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+async fn service(config: &Config, opened: &database::Opened) -> Result<Arc<Service>, RunError> {
+    let clock = clock();
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-    let store = store.store;
+    let store = Arc::clone(&opened.store);
     let installation = bootstrap::installation(&*store, &*entropy, config.master_key.as_ref()).await?;
     let registry = Arc::clone(&config.registry);
     let runtime = Handle::current();
+    let shared = match &config.rate_limit_store {
+        RateLimitStore::Memory => None,
+        RateLimitStore::Redis(url) => {
+            Some(SharedLimiter::start(url, &runtime).map_err(|error| RunError::RateLimitStore(error.to_string()))?)
+        }
+    };
     let replica = Replica::new(
         Arc::clone(&store),
         Arc::clone(&registry),
         Arc::clone(&clock),
         config.replica.cache_bytes,
+        opened.peers(),
         &runtime,
     );
     Ok(Arc::new(Service {
@@ -89,7 +111,7 @@ async fn service(config: &Config, store: database::Opened) -> Result<Arc<Service
         metrics: Metrics::new(&registry),
         registry,
         installation,
-        limiter: MemoryLimiter::new(Arc::clone(&clock)),
+        limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), shared),
         public_create_limit: config.http.public_create_limit,
         clock,
         entropy,
@@ -106,17 +128,14 @@ async fn service(config: &Config, store: database::Opened) -> Result<Arc<Service
 /// What kept it from starting, or ended it.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
     let listeners = Listeners::bind(&config).await?;
-    let store = tokio::select! {
+    let opened = tokio::select! {
         opened = database::open_patiently(&config) => opened?,
         () = stop.cancelled() => return Ok(()),
     };
-    store.migrate().await?;
-    let service = service(&config, store).await?;
+    opened.migrate().await?;
+    let service = service(&config, &opened).await?;
     let made = if config.root_key.is_none() { service.first_root_key().await? } else { None };
-    if matches!(config.database.url, DatabaseUrl::Sqlite(_)) {
-        // One process owns the file: its memory is never behind.
-        service.replica.lease.extend(Micros::MAX);
-    }
+    let following = opened.follow(&config, &service).map_err(RunError::Thread)?;
 
     let addresses = Addresses::of(&listeners);
     let tasks = TaskTracker::new();
@@ -133,8 +152,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     if let Some(listener) = listeners.metrics {
         serving.spawn(serve::run(listener, rest, Routes::Probes, stop.clone(), DRAIN));
     }
-    let mut grpc =
-        serving.spawn(server::run(listeners.grpc, Arc::clone(&service), health_service, stop.clone(), DRAIN));
+    let mut grpc = serving.spawn(server::run(
+        listeners.grpc,
+        Arc::clone(&service),
+        health_service,
+        config.server.grpc_threads,
+        stop.clone(),
+        DRAIN,
+    ));
     serving.close();
 
     workers::first_readiness(&service).await;
@@ -144,13 +169,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         () = stop.cancelled() => Ok(()),
         ended = &mut grpc => match ended {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(RunError::Grpc(error.to_string())),
+            Ok(Err(error)) => Err(RunError::Grpc(error)),
             Err(error) => Err(RunError::Grpc(error.to_string())),
         },
     };
     tracing::info!("stopping");
     stop.cancel();
     serving.wait().await;
+    following.leave().await;
     end.cancel();
     tasks.close();
     tasks.wait().await;

@@ -53,14 +53,14 @@ where
 async fn follow_readiness(service: Arc<Service>, health: HealthReporter, stop: CancellationToken) {
     let mut ticks = interval(READINESS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut was = None;
+    let mut was = false;
     while let Some(ready) = stop.run_until_cancelled(next_readiness(&mut ticks, &service)).await {
-        if was != Some(ready.is_ok()) {
+        if was != ready.is_ok() {
             match &ready {
                 Ok(()) => tracing::info!("ready"),
                 Err(why) => tracing::warn!(why, "not ready"),
             }
-            was = Some(ready.is_ok());
+            was = ready.is_ok();
             set(&health, ready.is_ok()).await;
         }
     }

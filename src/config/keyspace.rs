@@ -6,7 +6,7 @@ use crate::domain::{
     clock::Micros,
     keyspace::{Credential, Keyspace, Prefixes, RESERVED, Require},
     rate::{MOST, RateLimit, WINDOWS},
-    secret::{Encoding, LONGEST},
+    secret::{Encoding, LONGEST, LONGEST_PREFIX},
 };
 
 /// Random bits that a secret needs beyond what is shown of it.
@@ -144,7 +144,7 @@ fn prefixes(section: &Section<'_>) -> Option<Prefixes> {
     let mut good = true;
     let mut seen: Vec<&str> = Vec::new();
     for (environment, prefix) in prefixes.each() {
-        let fine = (1..=32).contains(&prefix.len())
+        let fine = (1..=LONGEST_PREFIX).contains(&prefix.len())
             && prefix.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-'));
         if !fine {
             section.problem("prefix", "must be 1 to 32 characters of [A-Za-z0-9._-]");
@@ -287,8 +287,8 @@ pub fn rate_limit(section: &Section<'_>, name: &'static str) -> Option<RateLimit
         }
     }
     let window = Micros::try_from(window?.value.as_micros()).unwrap_or(Micros::MAX);
-    if !WINDOWS.contains(&window) {
-        table.problem("window", "must be 1s to 366d");
+    if !WINDOWS.contains(&window) || window % 1_000 != 0 {
+        table.problem("window", "must be 1s to 366d, in whole milliseconds");
         return None;
     }
     Some(RateLimit { limit: u32::try_from(limit?).ok()?, window })

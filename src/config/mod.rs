@@ -50,6 +50,8 @@ pub struct Server {
     pub grpc_addr: SocketAddr,
     /// REST.
     pub http_addr: SocketAddr,
+    /// Threads that serve gRPC connections, each with an executor of its own.
+    pub grpc_threads: usize,
     /// `/metrics` and the probes alone; none: they are on `http_addr`.
     pub metrics_addr: Option<SocketAddr>,
 }
@@ -77,6 +79,15 @@ pub struct Http {
     pub public_create_limit: RateLimit,
 }
 
+/// Where spent limits are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RateLimitStore {
+    /// In each replica's own memory.
+    Memory,
+    /// In a Redis or Valkey that replicas share. The URL may hold a password.
+    Redis(String),
+}
+
 /// Everything that can be set.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -88,6 +99,8 @@ pub struct Config {
     pub replica: Replica,
     /// `[http]`
     pub http: Http,
+    /// `rate_limit.store`
+    pub rate_limit_store: RateLimitStore,
     /// `[[keyspace]]`
     pub registry: Arc<Registry>,
     /// The root credential of the environment.
@@ -140,7 +153,7 @@ pub fn parse(
     // What could not be read would only be reported a second time, as missing.
     let config = if errors.is_empty() {
         let root = Section::root(document.get_ref(), &problems);
-        read(&root, &Source { problems: &problems, environment, flags })
+        Some(read(&root, &Source { problems: &problems, environment, flags }))
     } else {
         None
     };
@@ -188,7 +201,7 @@ impl Source<'_> {
     }
 }
 
-fn read(root: &Section<'_>, source: &Source<'_>) -> Option<Config> {
+fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
     let database = database(&root.section("database"), source);
     let server = server(&root.section("server"), source);
     let replica = replica(&root.section("replica"), source);
@@ -199,7 +212,7 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Option<Config> {
     let names: Vec<&str> = names.chain(default.as_ref().map(|default| default.name.as_str())).collect();
     let http = http(&root.section("http"), source, &names);
     let keyspaces = drafts.into_iter().filter_map(Draft::keyspace).chain(default).collect();
-    rate_limit_store(&root.section("rate_limit"), source);
+    let rate_limit_store = rate_limit_store(&root.section("rate_limit"), source);
     let root_key = source.variable("KEYWARD_ROOT_KEY", |text| {
         if text.chars().count() < 32 {
             Err("must be 32 or more characters".to_owned())
@@ -208,7 +221,16 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Option<Config> {
         }
     });
     let master_key = source.variable("KEYWARD_MASTER_KEY", master_key);
-    Some(Config { database, server, replica, http, registry: Arc::new(Registry::new(keyspaces)), root_key, master_key })
+    Config {
+        database,
+        server,
+        replica,
+        http,
+        rate_limit_store,
+        registry: Arc::new(Registry::new(keyspaces)),
+        root_key,
+        master_key,
+    }
 }
 
 fn database(section: &Section<'_>, source: &Source<'_>) -> Database {
@@ -255,6 +277,10 @@ fn server(section: &Section<'_>, source: &Source<'_>) -> Server {
     Server {
         grpc_addr: grpc.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 50051))),
         http_addr: http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
+        grpc_threads: section
+            .number("grpc_threads", 1..=1_024)
+            .and_then(|threads| usize::try_from(threads).ok())
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, std::num::NonZero::get)),
         metrics_addr: address("metrics_addr", "KEYWARD_METRICS_ADDR", None),
     }
 }
@@ -308,10 +334,22 @@ fn http(section: &Section<'_>, source: &Source<'_>, keyspaces: &[&str]) -> Http 
     }
 }
 
-fn rate_limit_store(section: &Section<'_>, source: &Source<'_>) {
-    let _ = source.setting(section, "store", "KEYWARD_RATE_LIMIT_STORE", None, |text| {
-        if text == "memory" { Ok(()) } else { Err("must be \"memory\"".to_owned()) }
+fn rate_limit_store(section: &Section<'_>, source: &Source<'_>) -> RateLimitStore {
+    let store = source.setting(section, "store", "KEYWARD_RATE_LIMIT_STORE", None, |text| {
+        if text == "memory" {
+            return Ok(RateLimitStore::Memory);
+        }
+        // The parser's own words could hold the password.
+        let url =
+            url::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "redis" | "rediss" | "valkey" | "valkeys"));
+        match url {
+            Some(url) if url.host_str().is_some_and(|host| !host.is_empty()) => {
+                Ok(RateLimitStore::Redis(text.to_owned()))
+            }
+            _ => Err("must be \"memory\" or a redis:// URL with a host".to_owned()),
+        }
     });
+    store.unwrap_or(RateLimitStore::Memory)
 }
 
 fn master_key(text: &str) -> Result<MasterKey, String> {

@@ -134,13 +134,11 @@ impl<'a> Section<'a> {
     /// A length of time, such as "90d" or "500ms".
     pub fn duration(&self, name: &'static str) -> Option<Found<Duration>> {
         let Found { value, offset, key } = self.text(name)?;
-        match humantime::parse_duration(&value) {
-            Ok(value) => Some(Found { value, offset, key }),
-            Err(_) => {
-                self.problem(name, "must be a length of time such as \"90d\", \"60s\" or \"500ms\"");
-                None
-            }
-        }
+        let Ok(value) = humantime::parse_duration(&value) else {
+            self.problem(name, "must be a length of time such as \"90d\", \"60s\" or \"500ms\"");
+            return None;
+        };
+        Some(Found { value, offset, key })
     }
 
     /// A list of strings.

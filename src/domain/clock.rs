@@ -37,6 +37,25 @@ fn read(id: ClockId) -> Micros {
     now.tv_sec * SECOND + now.tv_nsec / 1_000
 }
 
+/// The machine's clocks, but the wall clock steps by up to a day, forwards and backwards, four times a second.
+#[cfg(feature = "faults")]
+#[derive(Debug, Default, Clone, Copy)]
+pub struct SteppingClock(SystemClock);
+
+#[cfg(feature = "faults")]
+impl Clock for SteppingClock {
+    fn wall(&self) -> Micros {
+        let quarter = self.0.boottime() / (SECOND / 4);
+        // Any mixing of bits will do.
+        let step = quarter.wrapping_mul(0x1e37_79b9_7f4a_7c15) >> 16;
+        self.0.wall() + step % (86_400 * SECOND)
+    }
+
+    fn boottime(&self) -> Micros {
+        self.0.boottime()
+    }
+}
+
 /// Where chance comes from.
 pub trait Entropy: Send + Sync + 'static {
     /// Fills `out` with random bytes fit for secrets.

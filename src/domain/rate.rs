@@ -10,6 +10,8 @@ use super::clock::{Micros, SECOND};
 pub const BUCKETS: i64 = 12;
 /// Buckets that are counted: a window's, and the one that has begun.
 const COUNTED: usize = 13;
+/// The same, for arithmetic with bucket numbers.
+const SPAN: i64 = 13;
 
 /// The largest limit.
 pub const MOST: u32 = 1_000_000_000;
@@ -127,7 +129,7 @@ impl Window {
 
     /// When the bucket of this age stops counting: the first microsecond of the 13th bucket after it.
     fn leaves_at(&self, limit: RateLimit, age: usize) -> Micros {
-        let bucket = i128::from(self.newest) + i128::from(COUNTED as i64 - age as i64);
+        let bucket = i128::from(self.newest) + i128::from(SPAN) - age as i128;
         let at = (bucket * i128::from(limit.window)).div_euclid(i128::from(BUCKETS));
         let exact = at * i128::from(BUCKETS) == bucket * i128::from(limit.window);
         i64::try_from(if exact { at } else { at + 1 }).unwrap_or(Micros::MAX)
@@ -150,7 +152,7 @@ impl Window {
 /// Number of the bucket that `now` is in: the exact floor of `12 * now / window`.
 fn bucket(limit: RateLimit, now: Micros) -> i64 {
     let exact = (i128::from(now) * i128::from(BUCKETS)).div_euclid(i128::from(limit.window));
-    i64::try_from(exact).unwrap_or(i64::MAX - COUNTED as i64)
+    i64::try_from(exact).unwrap_or(i64::MAX - SPAN)
 }
 
 #[cfg(test)]

@@ -30,7 +30,11 @@ pub struct MemoryLimiter {
 impl MemoryLimiter {
     /// Nothing spent yet.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: Default::default() }
+        Self {
+            clock,
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: hashbrown::DefaultHashBuilder::default(),
+        }
     }
 
     /// Spends `cost` of a subject's limit if it fits; 0 only reads. `reset_at` is on the wall clock.

@@ -1,7 +1,9 @@
 //! How one replica may answer from memory, and never wrongly.
 
+pub mod acknowledge;
 pub mod cache;
 pub mod entry;
+pub mod follower;
 pub mod guards;
 pub mod lease;
 pub mod lookup;
@@ -9,9 +11,10 @@ pub mod usage;
 
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Notify};
 
 use self::{
+    acknowledge::Acknowledgements,
     cache::{KeyCache, Mark},
     entry::Entry,
     lease::Lease,
@@ -20,7 +23,7 @@ use self::{
 };
 use crate::{
     domain::{clock::Clock, error::Result, key::Digest, keyspace::Registry},
-    store::Store,
+    store::{Store, feed::Hint},
 };
 
 /// The memory of one replica, and its right to answer from it.
@@ -31,7 +34,20 @@ pub struct Replica {
     pub lease: Arc<Lease>,
     /// Uses not written down yet.
     pub usage: UsageLog,
+    /// Wakes this replica's own follower.
+    pub hint: Arc<Notify>,
     lookups: Lookups,
+    /// None where one process owns the database.
+    acknowledgements: Option<Arc<Acknowledgements>>,
+}
+
+/// Whether other replicas may answer from the same database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peers {
+    /// One process owns it.
+    Never,
+    /// Any number.
+    Possible,
 }
 
 /// A key and the moment up to which it is known to be current.
@@ -50,20 +66,35 @@ impl Replica {
         registry: Arc<Registry>,
         clock: Arc<dyn Clock>,
         cache_bytes: u64,
+        peers: Peers,
         runtime: &Handle,
     ) -> Self {
         let cache = Arc::new(KeyCache::new(cache_bytes));
-        let lookups = Lookups::start(store, Arc::clone(&cache), registry, runtime);
-        Self { cache, lease: Arc::new(Lease::new(clock)), usage: UsageLog::default(), lookups }
+        let acknowledgements = (peers == Peers::Possible).then(|| Acknowledgements::start(Arc::clone(&store), runtime));
+        Self {
+            lookups: Lookups::start(store, Arc::clone(&cache), registry, runtime),
+            cache,
+            lease: Arc::new(Lease::new(clock)),
+            usage: UsageLog::default(),
+            hint: Arc::default(),
+            acknowledgements,
+        }
     }
 
     /// A key from memory, while the lease holds.
     pub fn recall(&self, digest: &Digest) -> Option<Held> {
         // The lease first, then the entry: the other way round, the entry could be older than the lease.
+        let early = if guards::off("lease_first") { self.cache.get(digest) } else { None };
+        if guards::off("slow_recall") {
+            std::thread::sleep(guards::LINGER);
+        }
         if !self.lease.holds() {
             return None;
         }
         let mark = self.cache.mark();
+        if let Some(entry) = early {
+            return Some(Held { entry, mark });
+        }
         self.cache.get(digest).map(|entry| Held { entry, mark })
     }
 
@@ -78,9 +109,24 @@ impl Replica {
         }
     }
 
-    /// Waits until no replica answers from a state before `revision`.
-    pub async fn acknowledged(&self, _revision: i64) -> Result<()> {
-        Ok(())
+    /// Waits until no replica answers from a state before `revision`, whose change is committed.
+    pub async fn acknowledged(&self, revision: i64) {
+        if let Some(acknowledgements) = &self.acknowledgements {
+            self.hint.notify_one();
+            acknowledgements.wait(revision).await;
+        }
+    }
+
+    /// A notification came from the database, or may have been missed.
+    pub fn told(&self, hint: Hint) {
+        if hint != Hint::Seen {
+            self.hint.notify_one();
+        }
+        if let Some(acknowledgements) = &self.acknowledgements
+            && hint != Hint::Change
+        {
+            acknowledgements.tell();
+        }
     }
 
     /// Whether nothing was applied to this key since it was read: asked again after each wait.

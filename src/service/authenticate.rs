@@ -70,14 +70,18 @@ impl Service {
             },
         };
         let outcome = self.decide(&check, context.deadline).await?;
-        self.admit(&outcome, admission)
+        let mut authenticated = self.admit(&outcome, admission)?;
+        if let (Admission::Revoking, None, Some(entry)) = (admission, authenticated.rate, &outcome.entry) {
+            authenticated.rate = self.rate_state(entry).await;
+        }
+        Ok(authenticated)
     }
 
     fn admit(&self, outcome: &Outcome, admission: Admission) -> Result<Authenticated> {
         match (&outcome.entry, outcome.code) {
             (Some(entry), Code::Valid) => Ok(Authenticated { caller: self.caller(entry), rate: outcome.rate }),
             (Some(entry), Code::Revoked) if admission == Admission::Revoking => {
-                Ok(Authenticated { caller: self.caller(entry), rate: self.rate_state(entry) })
+                Ok(Authenticated { caller: self.caller(entry), rate: None })
             }
             (_, Code::RateLimited) => Err(rate_limited(outcome.rate)),
             (_, code) => Err(Error::new(Kind::Unauthenticated, code.name(), "Invalid or expired API key")),

@@ -73,12 +73,14 @@ pub struct Rehooked {
 impl Service {
     /// Makes a key. It is VALID on every replica once this returns: nobody remembers that it was not there.
     pub async fn create(&self, caller: &Caller, mut request: CreateKey, context: Context<'_>) -> Result<Created> {
-        let keyspace = self.place(caller, &mut request, context.host_environment)?;
+        // Where there is no client to count it against, as in gRPC, nobody creates without the right to.
+        let public = context.client.filter(|_| is_public(caller));
+        let keyspace = self.place(caller, &mut request, context.host_environment, public.is_some())?;
         let now = self.now();
-        let expires_at = self.validate(caller, &keyspace, &request, now)?;
-        if is_public(caller) {
+        let expires_at = validate(caller, &keyspace, &request, now)?;
+        if let Some(client) = public {
             // After every check: a refused request creates nothing, and counts for nothing.
-            self.count_public_creation(context.client)?;
+            self.count_public_creation(client).await?;
         }
         let prefix = keyspace.prefixes.of(&request.binding.environment).unwrap_or_default();
         let id = self.ids.next(&*self.clock, &*self.entropy);
@@ -111,8 +113,8 @@ impl Service {
     }
 
     /// Finds the keyspace of a new key, and confines its binding to what the caller may choose.
-    fn place(&self, caller: &Caller, request: &mut CreateKey, host: &str) -> Result<Arc<Keyspace>> {
-        if is_public(caller) {
+    fn place(&self, caller: &Caller, request: &mut CreateKey, host: &str, public: bool) -> Result<Arc<Keyspace>> {
+        if public {
             // Whoever holds a key may do what anybody may.
             let keyspace = self.only_or_named(&request.keyspace).filter(|keyspace| keyspace.public_create);
             let Some(keyspace) = keyspace else {
@@ -135,9 +137,8 @@ impl Service {
         Ok(keyspace)
     }
 
-    fn count_public_creation(&self, client: Option<Subject>) -> Result<()> {
-        let Some(client) = client else { return Err(Error::missing_credential()) };
-        let spent = self.limiter.spend(client, self.public_create_limit, 1);
+    async fn count_public_creation(&self, client: Subject) -> Result<()> {
+        let spent = self.limiter.spend(client, self.public_create_limit, 1).await;
         if spent.admitted { Ok(()) } else { Err(rate_limited(Some(spent.state))) }
     }
 
@@ -146,49 +147,6 @@ impl Service {
             [only] if name.is_empty() => Some(Arc::clone(only)),
             _ => self.registry.by_name(name).cloned(),
         }
-    }
-
-    /// Checks every field and answers the expiry.
-    fn validate(
-        &self,
-        caller: &Caller,
-        keyspace: &Keyspace,
-        request: &CreateKey,
-        now: Micros,
-    ) -> Result<Option<Micros>> {
-        let mut violations = Violations::default();
-        violations.binding(&request.binding);
-        violations.line("name", &request.name);
-        violations.metadata(&request.metadata);
-        violations.webhook(&request.webhook_url);
-        if let Some(scopes) = &request.scopes {
-            violations.scopes("scopes", scopes);
-            let listed = |scope| keyspace.scopes.as_ref().is_none_or(|list| list.contains(scope));
-            violations.check(scopes.iter().all(listed), "scopes", "each scope must be one of the keyspace's");
-        }
-        for field in keyspace.require.missing(&request.binding) {
-            violations.add(field, "is required by the keyspace");
-        }
-        let environment = &request.binding.environment;
-        // An empty one is named above, where the keyspace requires it.
-        if keyspace.prefixes.of(environment).is_none() && !(environment.is_empty() && keyspace.require.environment) {
-            violations.add("environment", "must be one of the keyspace's");
-        }
-        let default = keyspace.default_ttl.and_then(|ttl| Micros::try_from(ttl.as_micros()).ok());
-        let (expires_at, field) = match request.expiry {
-            Expiry::Default => (default.map(|ttl| now.saturating_add(ttl)), "ttl"),
-            Expiry::At(at) => (Some(at), "expire_time"),
-            Expiry::In(ttl) => (Some(now.saturating_add(ttl)), "ttl"),
-        };
-        if let Some(at) = expires_at {
-            violations.expiry(field, at, now);
-        }
-        let past_default = expires_at.zip(default).is_some_and(|(at, ttl)| at > now.saturating_add(ttl));
-        if is_public(caller) && past_default {
-            violations.add(field, "must not be past the keyspace's default");
-        }
-        violations.finish()?;
-        Ok(expires_at)
     }
 
     /// One key, if the caller may see it.
@@ -201,7 +159,8 @@ impl Service {
     /// A key that the manager may see; for any other one, exactly the answer to an id that does not exist.
     pub(super) async fn visible(&self, manager: Manager<'_>, id: KeyId, context: Context<'_>) -> Result<KeyRecord> {
         let key = bounded(context, self.store.find_by_id(id)).await?;
-        key.filter(|key| manager.sees(key)).ok_or_else(Error::no_such_key)
+        let configured = |key: &KeyRecord| self.registry.by_name(&key.keyspace).is_some();
+        key.filter(|key| configured(key) && manager.sees(key)).ok_or_else(Error::no_such_key)
     }
 
     /// The record of the key that makes the call.
@@ -249,6 +208,43 @@ impl Service {
         let webhook_secret = first.then(|| self.installation.webhook_secret(change.key.id, change.key.webhook_version));
         Ok(Rehooked { key: change.key, webhook_secret })
     }
+}
+
+/// Checks every field of a new key and answers its expiry.
+fn validate(caller: &Caller, keyspace: &Keyspace, request: &CreateKey, now: Micros) -> Result<Option<Micros>> {
+    let mut violations = Violations::default();
+    violations.binding(&request.binding);
+    violations.line("name", &request.name);
+    violations.metadata(&request.metadata);
+    violations.webhook(&request.webhook_url);
+    if let Some(scopes) = &request.scopes {
+        violations.scopes("scopes", scopes);
+        let listed = |scope| keyspace.scopes.as_ref().is_none_or(|list| list.contains(scope));
+        violations.check(scopes.iter().all(listed), "scopes", "each scope must be one of the keyspace's");
+    }
+    for field in keyspace.require.missing(&request.binding) {
+        violations.add(field, "is required by the keyspace");
+    }
+    let environment = &request.binding.environment;
+    // An empty one is named above, where the keyspace requires it.
+    if keyspace.prefixes.of(environment).is_none() && !(environment.is_empty() && keyspace.require.environment) {
+        violations.add("environment", "must be one of the keyspace's");
+    }
+    let default = keyspace.default_ttl.and_then(|ttl| Micros::try_from(ttl.as_micros()).ok());
+    let (expires_at, field) = match request.expiry {
+        Expiry::Default => (default.map(|ttl| now.saturating_add(ttl)), "ttl"),
+        Expiry::At(at) => (Some(at), "expire_time"),
+        Expiry::In(ttl) => (Some(now.saturating_add(ttl)), "ttl"),
+    };
+    if let Some(at) = expires_at {
+        violations.expiry(field, at, now);
+    }
+    let past_default = expires_at.zip(default).is_some_and(|(at, ttl)| at > now.saturating_add(ttl));
+    if is_public(caller) && past_default {
+        violations.add(field, "must not be past the keyspace's default");
+    }
+    violations.finish()?;
+    Ok(expires_at)
 }
 
 /// The environment of the host that a product's key is created on.

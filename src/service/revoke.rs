@@ -61,7 +61,7 @@ impl Service {
         let key = joined.map_err(|error| Error::internal(error.to_string()))??.ok_or_else(Error::no_such_key)?;
         let start = Instant::now();
         let certain = timeout_at(deadline, self.replica.acknowledged(key.revision)).await;
-        certain.map_err(|_| Error::revocation_pending())??;
+        certain.map_err(|_| Error::revocation_pending())?;
         self.metrics.revoke_wait_seconds.record(start.elapsed());
         Ok(key)
     }

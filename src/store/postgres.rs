@@ -35,7 +35,7 @@ const FIND_BY_DIGESTS: &str = concat!("SELECT ", columns!(), " FROM keyward_keys
 /// The setting is taken and the key written in one statement: SQLite knows no INSERT inside a WITH. Whoever comes
 /// second waits for the first one's row, and then writes nothing.
 const FIRST_KEY: &str = concat!(
-    "WITH first AS (INSERT INTO keyward_settings (name, value) SELECT 'first_root_key', CAST($1 AS TEXT) \
+    "WITH first AS (INSERT INTO keyward_settings (name, value) SELECT 'first_root_key', CAST($1::uuid AS TEXT) \
      WHERE NOT EXISTS (SELECT 1 FROM keyward_keys) ON CONFLICT DO NOTHING RETURNING name) \
      INSERT INTO keyward_keys (",
     new_columns!(),
@@ -44,7 +44,8 @@ const FIRST_KEY: &str = concat!(
     " FROM first"
 );
 
-/// Array parameters: SQLite has none. In the order of ids, so that two replicas lock rows in the same order.
+/// Array parameters: SQLite has none. In the order of ids: two replicas that lock rows
+/// in opposite orders would deadlock.
 const ADD_USAGE: &str = "INSERT INTO keyward_usage (key_id, last_used_at, count) \
      SELECT k.id, n.last_used_at, n.count FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) \
      AS n (id, last_used_at, count) JOIN keyward_keys k ON k.id = n.id ORDER BY k.id \
@@ -58,6 +59,16 @@ const REPLICAS: &str = "SELECT id, step, lease_ms, seen_revision FROM keyward_re
 const WRITABLE: &str = "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'";
 
 const HAS_MIGRATIONS: &str = "SELECT to_regclass('keyward_migrations') IS NOT NULL";
+
+/// The statements that only Postgres understands, by name, for the test that prepares each.
+pub const OWN_STATEMENTS: &[(&str, &str)] = &[
+    ("FIND_BY_DIGESTS", FIND_BY_DIGESTS),
+    ("FIRST_KEY", FIRST_KEY),
+    ("ADD_USAGE", ADD_USAGE),
+    ("REPLICAS", REPLICAS),
+    ("WRITABLE", WRITABLE),
+    ("HAS_MIGRATIONS", HAS_MIGRATIONS),
+];
 
 /// How often a statement that crossed with another one is tried again.
 const CONFLICTS: u32 = 5;
@@ -100,7 +111,7 @@ impl PostgresOptions {
     }
 }
 
-/// The backend. Clones share one pool.
+/// The backend.
 pub struct Postgres {
     shared: Arc<Shared>,
 }
@@ -122,12 +133,12 @@ impl Postgres {
     pub async fn open(options: PostgresOptions) -> std::result::Result<Arc<Self>, OpenError> {
         let connect = connect_options(&options.url, &options)?;
         let runtime = options.runtime.clone();
-        let opened = async move {
+        in_own_task(&runtime, async move {
             let first = direct(&connect, options.acquire_timeout).await?;
             first.close().await?;
             Ok(Arc::new(Self { shared: Arc::new(Shared::new(options, connect)) }))
-        };
-        runtime.spawn(opened).await.map_err(|_| OpenError::Unavailable("the program is shutting down".to_owned()))?
+        })
+        .await
     }
 
     /// Applies pending migrations. Safe with many replicas at once: they take turns, and the second finds nothing to do.
@@ -140,21 +151,17 @@ impl Postgres {
             };
         }
         let shared = Arc::clone(&self.shared);
-        let migrated = async move {
+        in_own_task(&self.shared.options.runtime, async move {
             let options = &shared.options;
             let url = options.migrate_url.as_deref().unwrap_or(&options.url);
-            // No bound on statements: an index over many keys takes its time.
             let connect: PgConnectOptions = url.parse().map_err(not_a_url)?;
+            // No bound on statements: an index over many keys takes its time. No notices that a table is there already.
+            let connect = connect.application_name("keyward").options([("client_min_messages", "warning")]);
             let mut conn = direct(&connect, options.acquire_timeout).await?;
             migrate::apply(&MIGRATOR, &mut conn).await?;
             Ok(conn.close().await?)
-        };
-        self.shared
-            .options
-            .runtime
-            .spawn(migrated)
-            .await
-            .map_err(|_| OpenError::Unavailable("the program is shutting down".to_owned()))?
+        })
+        .await
     }
 
     /// How many migrations are yet to be applied; an error when the database is newer than the program.

@@ -9,7 +9,7 @@ use tokio::{runtime::Handle, time::Instant};
 use uuid::Uuid;
 
 use super::{
-    PoolGauge, ReplicaRow, Result, StoreError, Usage,
+    PoolGauge, ReplicaRow, StoreError, Usage,
     failure::{Failure, Outcome},
     sql::KeyRow,
 };
@@ -116,16 +116,20 @@ pub(super) fn gauge<DB: Database>(pool: &Pool<DB>) -> PoolGauge {
 
 /// Runs a call to its end even when its caller stops waiting: a driver's future that is dropped half way would leave
 /// its connection, and the caller, in doubt.
-pub(super) async fn in_own_task<T: Send + 'static>(
+pub(super) async fn in_own_task<T, E>(
     runtime: &Handle,
-    call: impl Future<Output = Result<T>> + Send + 'static,
-) -> Result<T> {
+    call: impl Future<Output = std::result::Result<T, E>> + Send + 'static,
+) -> std::result::Result<T, E>
+where
+    T: Send + 'static,
+    E: From<StoreError> + Send + 'static,
+{
     runtime.spawn(call).await.unwrap_or_else(|error| {
-        Err(if error.is_panic() {
+        Err(E::from(if error.is_panic() {
             StoreError::Broken("a store call panicked".to_owned())
         } else {
             StoreError::Unavailable("the program is shutting down".to_owned())
-        })
+        }))
     })
 }
 

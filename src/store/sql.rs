@@ -30,7 +30,7 @@ macro_rules! shown {
     };
 }
 
-/// The columns of a new key, in the order of [`NewKey`]'s values: `$1` to `$15`.
+/// The columns of a new key, in the order of `NewKey::values`: `$1` to `$15`.
 macro_rules! new_columns {
     () => {
         "id, keyspace, digest, prefix, organization, instance, environment, name, scopes, created_at, expires_at, \
@@ -47,46 +47,59 @@ macro_rules! new_values {
 }
 pub(super) use new_values;
 
-/// A filter that is always there: it leads the index.
-macro_rules! given {
-    ($column:literal, $parameter:literal) => {
-        concat!(" AND k.", $column, " = ", $parameter)
-    };
-}
-
-/// A filter that may be absent. Under a generic plan it cannot use an index, so it never leads one.
+/// A filter that may be absent. As a CASE, and not `$1 IS NULL OR …`: Postgres takes each such OR, in a plan made for
+/// any values, to leave one row in a hundred, and then reads and sorts all keys of an organization for each page.
 macro_rules! perhaps {
     ($column:literal, $parameter:literal) => {
-        concat!(" AND (CAST(", $parameter, " AS TEXT) IS NULL OR k.", $column, " = ", $parameter, ")")
+        concat!(
+            " AND CASE WHEN CAST(",
+            $parameter,
+            " AS TEXT) IS NULL THEN TRUE ELSE k.",
+            $column,
+            " = ",
+            $parameter,
+            " END"
+        )
     };
 }
 
-/// A page of keys. A constant for each leading index: `$1 IS NULL OR …` on the leading column would scan the table
-/// under a generic plan. Parameters: before, keyspace, organization, instance, environment, created_by, status, now,
-/// limit.
+/// A page of keys, newest first. A constant for each leading column, since a filter that may be absent uses no index.
+/// Parameters: before, keyspace, organization, instance, environment, created_by, status, now, limit.
+///
+/// The leading column is bounded from both sides rather than equal: its index is then the only one in the order asked
+/// for. With equality the primary key is too, and a plan made for any values walks all keys from the newest to find
+/// those of one organization.
 macro_rules! list {
-    ($($filter:expr),+) => {
+    (all, $($filter:expr),+) => { list!("k.id < $1", "k.id DESC", $($filter),+) };
+    ($column:literal = $parameter:literal, $($filter:expr),+) => {
+        list!(
+            concat!("(k.", $column, ", k.id) < (", $parameter, ", $1) AND k.", $column, " >= ", $parameter),
+            concat!("k.", $column, " DESC, k.id DESC"),
+            $($filter),+
+        )
+    };
+    ($place:expr, $order:expr, $($filter:expr),+) => {
         concat!(
-            "SELECT ", shown!(), " WHERE k.id < $1", $($filter,)+
+            "SELECT ", shown!(), " WHERE ", $place, $($filter,)+
             perhaps!("instance", "$4"), perhaps!("environment", "$5"),
-            " AND (CAST($7 AS BIGINT) IS NULL OR $7 = CASE WHEN k.revoked_at IS NOT NULL THEN 1 \
-             WHEN k.expires_at <= $8 THEN 2 ELSE 0 END) ORDER BY k.id DESC LIMIT $9"
+            " AND CASE WHEN CAST($7 AS BIGINT) IS NULL THEN TRUE WHEN k.revoked_at IS NOT NULL THEN $7 = 1 \
+             WHEN k.expires_at <= $8 THEN $7 = 2 ELSE $7 = 0 END ORDER BY ", $order, " LIMIT $9"
         )
     };
 }
 
 /// Keys of an organization, perhaps filtered further.
 pub const LIST_BY_ORGANIZATION: &str =
-    list!(given!("organization", "$3"), perhaps!("keyspace", "$2"), perhaps!("created_by", "$6"));
+    list!("organization" = "$3", perhaps!("keyspace", "$2"), perhaps!("created_by", "$6"));
 /// Keys of a maker, perhaps filtered further, but not by organization.
 pub const LIST_BY_CREATED_BY: &str =
-    list!(given!("created_by", "$6"), perhaps!("keyspace", "$2"), perhaps!("organization", "$3"));
+    list!("created_by" = "$6", perhaps!("keyspace", "$2"), perhaps!("organization", "$3"));
 /// Keys of a keyspace, perhaps filtered further, but not by organization or maker.
 pub const LIST_BY_KEYSPACE: &str =
-    list!(given!("keyspace", "$2"), perhaps!("organization", "$3"), perhaps!("created_by", "$6"));
+    list!("keyspace" = "$2", perhaps!("organization", "$3"), perhaps!("created_by", "$6"));
 /// Keys, perhaps filtered, but not by organization, maker or keyspace.
 pub const LIST_ALL: &str =
-    list!(perhaps!("keyspace", "$2"), perhaps!("organization", "$3"), perhaps!("created_by", "$6"));
+    list!(all, perhaps!("keyspace", "$2"), perhaps!("organization", "$3"), perhaps!("created_by", "$6"));
 
 /// The key with digest `$1`: the look-up of a verification. It does not read the last use.
 pub const FIND_BY_DIGEST: &str = concat!("SELECT ", columns!(), " FROM keyward_keys k WHERE k.digest = $1");

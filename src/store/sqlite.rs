@@ -51,6 +51,15 @@ const ADD_USAGE: &str = "INSERT INTO keyward_usage (key_id, last_used_at, count)
 
 const HAS_MIGRATIONS: &str = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'keyward_migrations'";
 
+/// The statements that only SQLite understands, by name, for the test that prepares each.
+pub const OWN_STATEMENTS: &[(&str, &str)] = &[
+    ("FIND_BY_DIGESTS", FIND_BY_DIGESTS),
+    ("TAKE_FIRST_KEY", TAKE_FIRST_KEY),
+    ("WRITE_FIRST_KEY", WRITE_FIRST_KEY),
+    ("ADD_USAGE", ADD_USAGE),
+    ("HAS_MIGRATIONS", HAS_MIGRATIONS),
+];
+
 /// Where the file is, and how long to wait for it.
 #[derive(Debug, Clone)]
 pub struct SqliteOptions {
@@ -97,29 +106,24 @@ impl Sqlite {
     /// Makes the file if it is missing, and locks it for this process. Migrations are not applied.
     pub async fn open(options: SqliteOptions) -> std::result::Result<Arc<Self>, OpenError> {
         let runtime = options.runtime.clone();
-        let opened = async move {
+        in_own_task(&runtime, async move {
             let (path, lock) = claim(&options.url)?;
             let shared = Arc::new(Shared::new(options, &path, lock));
             // Turns the journal into a WAL before a reader comes, and shows at once what cannot be opened.
             drop(shared.writer.acquire().await?);
             Ok(Arc::new(Self { shared }))
-        };
-        runtime.spawn(opened).await.map_err(|_| OpenError::Unavailable("the program is shutting down".to_owned()))?
+        })
+        .await
     }
 
     /// Applies pending migrations.
     pub async fn migrate(&self) -> std::result::Result<(), OpenError> {
         let shared = Arc::clone(&self.shared);
-        let migrated = async move {
+        in_own_task(&self.shared.options.runtime, async move {
             let mut conn = shared.writer.acquire().await?;
             migrate::apply(&MIGRATOR, &mut *conn).await
-        };
-        self.shared
-            .options
-            .runtime
-            .spawn(migrated)
-            .await
-            .map_err(|_| OpenError::Unavailable("the program is shutting down".to_owned()))?
+        })
+        .await
     }
 
     /// How many migrations are yet to be applied; an error when the database is newer than the program.
@@ -136,12 +140,17 @@ impl Sqlite {
 /// Makes the file readable by its owner alone (it holds digests), and takes the lock beside it: a second process would
 /// answer from memory what this one has revoked.
 fn claim(url: &str) -> std::result::Result<(PathBuf, File), OpenError> {
-    let parsed: SqliteConnectOptions = url.parse().map_err(|error: sqlx::Error| OpenError::Url(error.to_string()))?;
-    let named = parsed.get_filename();
-    let kept = url.strip_prefix("sqlite:").map(|rest| rest.trim_start_matches('/'));
-    if kept.is_none_or(|rest| rest.is_empty() || rest.starts_with(":memory:") || rest.contains("mode=memory")) {
-        return Err(OpenError::Url("must name a file, such as sqlite://keyward.db".to_owned()));
+    let refused_url = |reason: &str| OpenError::Url(format!("{reason}: must be such as sqlite://keyward.db"));
+    let body = url.strip_prefix("sqlite:").ok_or_else(|| refused_url("not a SQLite URL"))?;
+    if body.contains('?') {
+        return Err(refused_url("takes no parameters"));
     }
+    // Each connection would have a database of its own.
+    if matches!(body.trim_start_matches('/'), "" | ":memory:") {
+        return Err(refused_url("names no file"));
+    }
+    let parsed: SqliteConnectOptions = url.parse().map_err(|error: sqlx::Error| refused_url(&error.to_string()))?;
+    let named = parsed.get_filename();
     let refused = |path: &Path, error: &io::Error| OpenError::Refused(format!("{}: {error}", path.display()));
     let private = |options: &mut OpenOptions, path: &Path| options.mode(0o600).open(path);
     match private(OpenOptions::new().write(true).create_new(true), named) {
@@ -226,6 +235,11 @@ impl Backend for Sqlite {
 
 statements!(Driver, SqliteArguments);
 
+async fn take_first_key(link: &mut Link<Driver>, key: &[Value<'_>]) -> sqlx::Result<bool> {
+    let taken = link.execute(TAKE_FIRST_KEY, &key[..1]).await? == 1;
+    Ok(taken && link.execute(WRITE_FIRST_KEY, key).await? == 1)
+}
+
 #[async_trait]
 impl Session for Link<Driver> {
     async fn keys_of_digests(&mut self, digests: &[Digest]) -> sqlx::Result<Vec<KeyRow>> {
@@ -235,22 +249,18 @@ impl Session for Link<Driver> {
     }
 
     async fn first_key(&mut self, key: &[Value<'_>]) -> sqlx::Result<bool> {
-        // A failure in between leaves a transaction open, so its connection must not be used again: every caller's
-        // error path closes it.
         self.execute("BEGIN IMMEDIATE", &[]).await?;
-        let first = self.execute(TAKE_FIRST_KEY, &key[..1]).await? == 1;
-        if first {
-            self.execute(WRITE_FIRST_KEY, key).await?;
-        }
-        self.execute("COMMIT", &[]).await?;
-        Ok(first)
+        let written = take_first_key(self, key).await;
+        // A failed statement leaves the transaction open.
+        self.execute(if written.is_ok() { "COMMIT" } else { "ROLLBACK" }, &[]).await?;
+        written
     }
 
     async fn add_usage(&mut self, usage: &[Usage]) -> sqlx::Result<()> {
         let rows = usage
             .iter()
             .map(|one| serde_json::json!([HEXLOWER.encode(one.id.0.as_bytes()), one.last_used_at, one.count]));
-        let rows = serde_json::Value::from_iter(rows).to_string();
+        let rows = rows.collect::<serde_json::Value>().to_string();
         self.execute(ADD_USAGE, &[Value::Text(&rows)]).await?;
         Ok(())
     }

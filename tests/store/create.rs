@@ -16,7 +16,7 @@ pub async fn a_new_key_reads_back_whole(f: Fixture) {
     let bare = key_with(|key| {
         key.prefix = String::new();
         key.binding = keyward::domain::key::Binding::default();
-        key.name = "Ключ für naïve 鍵 🔑 \u{1}".to_owned();
+        key.name = String::from("Ключ für naïve 鍵 🔑 \u{1}");
         key.scopes = Vec::new();
         key.expires_at = None;
         key.webhook_url = String::new();

@@ -9,6 +9,7 @@ use keyward::{
     },
     store::{
         ListQuery, Store,
+        migrate::OpenError,
         postgres::{Postgres, PostgresOptions},
         sqlite::{Sqlite, SqliteOptions},
     },
@@ -71,7 +72,22 @@ pub fn sqlite_options(dir: &TempDir) -> SqliteOptions {
 
 /// An open and migrated SQLite store.
 pub async fn open_sqlite(dir: &TempDir) -> Arc<Sqlite> {
-    let store = Sqlite::open(sqlite_options(dir)).await.expect("the store opens");
+    reopen_sqlite(sqlite_options(dir)).await
+}
+
+/// The same, as one likes; a store that was dropped lets go of its lock when its last call has ended.
+pub async fn reopen_sqlite(options: SqliteOptions) -> Arc<Sqlite> {
+    let mut opened = None;
+    eventually("the lock is free", async || match Sqlite::open(options.clone()).await {
+        Ok(store) => {
+            opened = Some(store);
+            true
+        }
+        Err(OpenError::InUse(_)) => false,
+        Err(error) => panic!("the store opens: {error}"),
+    })
+    .await;
+    let store = opened.expect("a store");
     store.migrate().await.expect("the migrations apply");
     store
 }
@@ -96,6 +112,19 @@ pub async fn raw_sqlite(dir: &TempDir) -> SqliteConnection {
 pub async fn postgres() -> Fixture {
     let options = postgres_options().await;
     let raw = Raw::Postgres(raw_postgres(&options.url).await);
+    Fixture { store: open_postgres(options).await, raw, _dir: None }
+}
+
+/// A fixture on Postgres as behind a pooler. `KEYWARD_TEST_POOLER` (`HOST:PORT`) puts a real one between.
+pub async fn pooled_postgres() -> Fixture {
+    let mut options = postgres_options().await;
+    let raw = Raw::Postgres(raw_postgres(&options.url).await);
+    options.pooler = true;
+    options.migrate_url = Some(options.url.clone());
+    if let Ok(pooler) = std::env::var("KEYWARD_TEST_POOLER") {
+        let address = crate::support::server().rsplit_once('@').expect("a user").1.to_owned();
+        options.url = options.url.replace(&address, &pooler);
+    }
     Fixture { store: open_postgres(options).await, raw, _dir: None }
 }
 
@@ -178,4 +207,13 @@ pub async fn write(store: &Arc<dyn Store>, keys: impl IntoIterator<Item = KeyRec
 /// The ids of a page.
 pub async fn ids(store: &Arc<dyn Store>, query: ListQuery) -> Vec<KeyId> {
     store.list_keys(query).await.expect("a page").into_iter().map(|key| key.id).collect()
+}
+
+/// Waits until something holds; it fails when it does not within half a minute.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !holds().await {
+        assert!(std::time::Instant::now() < deadline, "not within 30 s: {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
 }

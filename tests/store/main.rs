@@ -1,7 +1,17 @@
 //! The conformance suite: the same cases on every store, then what only one of them can show.
 
+#![expect(clippy::unwrap_used, reason = "a case that cannot go on fails there and then")]
+
+mod change;
 mod create;
 mod fixture;
+mod list;
+mod outage;
+mod plans;
+mod postgres_only;
+#[path = "../support/proxy.rs"]
+mod proxy;
+mod sqlite_only;
 #[path = "../support/postgres.rs"]
 mod support;
 
@@ -13,6 +23,16 @@ macro_rules! on_both {
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $case() {
                     crate::$module::$case(crate::fixture::postgres().await).await;
+                }
+            )+)+
+        }
+
+        /// As behind a transaction pooler: each call is a transaction, and nothing stays on a connection.
+        mod pooled_postgres_store {
+            $($(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $case() {
+                    crate::$module::$case(crate::fixture::pooled_postgres().await).await;
                 }
             )+)+
         }
@@ -32,4 +52,21 @@ on_both! {
     create: a_new_key_reads_back_whole, create_is_idempotent_by_id, digest_collision, an_id_is_never_given_to_another_key,
         find_by_digest, one_installation_wins, one_first_root_key, no_first_root_key_beside_a_key,
         first_root_key_is_idempotent_by_id;
+    change: a_revoked_key_says_when_why_and_by_whom, second_revoke_changes_nothing, two_revokes_at_once,
+        the_first_webhook_ever_makes_version_one, webhook_of_dead_key, usage_keeps_the_latest,
+        usage_of_many_writers_adds_up, usage_leaves_revisions_alone, revision_order, keys_are_never_deleted;
+    list: every_filter_shape, a_status_is_meant_at_its_time, pages_stay_stable, case_pairs, a_page_has_a_limit;
+    outage: a_dropped_callers_write_still_lands, a_closed_store_is_unavailable;
+}
+
+/// A rule without a case is a wish.
+#[test]
+fn every_case_that_the_trait_names_exists() {
+    let (rules, cases) = (include_str!("../../src/store/mod.rs"), include_str!("main.rs"));
+    let named: Vec<_> = rules.split("case `").skip(1).filter_map(|rest| rest.split('`').next()).collect();
+    assert!(named.len() > 10, "{named:?}");
+    for name in named {
+        let listed = |end: &str| cases.contains(&format!(" {name}{end}"));
+        assert!(listed(",") || listed(";"), "{name}");
+    }
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A Postgres for tests. `postgres.sh start DIR` makes a cluster in DIR, starts it on a free port and prints its URL;
-# `postgres.sh stop DIR` stops it. Nothing of it outlives DIR.
+# `postgres.sh stop DIR` stops it as a crash would, and `start` starts it again on the same port. Nothing of it outlives
+# DIR. KEYWARD_POSTGRES_SETTINGS adds settings (`-c name=value ...`), which win.
 set -euo pipefail
 
 usage() {
@@ -35,13 +36,14 @@ start() {
     if [[ ! -d data ]]; then
         as_owner "$bin/initdb" -D "$dir/data" -U postgres --auth=trust -E UTF8 --locale=C --no-sync >"$dir/initdb.log"
     fi
-    # Tests that use it are not about durability; commits are durable for the replica protocol all the same, since the
-    # triggers ask for it.
+    # What the protocol needs durable it asks for itself, so that a crash of the server (not of the machine) keeps it.
     local settings="-c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=300 -c fsync=off \
-        -c synchronous_commit=off -c full_page_writes=off -c log_min_messages=warning"
+        -c synchronous_commit=off -c full_page_writes=off -c log_min_messages=warning ${KEYWARD_POSTGRES_SETTINGS:-}"
     for _ in 1 2 3 4 5 6 7 8 9 10; do
-        local port=$((20000 + RANDOM % 12000))
+        local port
+        port=$(cat port 2>/dev/null || echo $((20000 + RANDOM % 12000)))
         if as_owner "$bin/pg_ctl" -D "$dir/data" -w -l "$dir/postgres.log" -o "-p $port $settings" start >/dev/null 2>&1; then
+            echo "$port" >port
             echo "postgres://postgres@127.0.0.1:$port"
             return
         fi

@@ -60,8 +60,10 @@ impl Verdicts {
             let deadline = calls::deadline(None);
             let admitted = service.authenticate_verifier(credential.expose(), deadline).await;
             admitted.map_err(|error| status::grpc(&error))?;
-            let request = message.request.unwrap_or_default();
-            let outcome = service.verify(&convert::check(&request), deadline).await;
+            let outcome = match &message.request {
+                Some(request) => service.verify(&convert::check(request), deadline).await,
+                None => Err(missing()),
+            };
             Ok(answer(&service, message.id, outcome))
         }
         .boxed()
@@ -74,6 +76,11 @@ impl Verdicts {
         }
         answer
     }
+}
+
+/// A message that asks nothing.
+fn missing() -> Error {
+    Error::invalid("request", "is required")
 }
 
 fn answer(service: &Service, id: u64, outcome: Result<Outcome>) -> proto::VerifyStreamResponse {
@@ -99,13 +106,13 @@ impl Stream for Verdicts {
                 return Poll::Pending;
             }
             match self.inbound.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(message))) => match self.at_once(&message) {
-                    Some(answer) => return Poll::Ready(Some(self.fail(answer))),
-                    None => {
-                        let later = self.later(message);
-                        self.waiting.push(later);
+                Poll::Ready(Some(Ok(message))) => {
+                    if let Some(answer) = self.at_once(&message) {
+                        return Poll::Ready(Some(self.fail(answer)));
                     }
-                },
+                    let later = self.later(message);
+                    self.waiting.push(later);
+                }
                 // The client's own failure, such as a message past the bound: it ends the stream.
                 Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(self.fail(Err(status)))),
                 Poll::Ready(None) => self.ended = true,

@@ -86,13 +86,11 @@ impl Fields {
 
     /// A string.
     pub fn text(&mut self, name: &'static str) -> Option<String> {
-        match self.take(name)? {
-            Value::String(text) => Some(text),
-            _ => {
-                self.bad(name, "must be a string");
-                None
-            }
-        }
+        let Value::String(text) = self.take(name)? else {
+            self.bad(name, "must be a string");
+            return None;
+        };
+        Some(text)
     }
 
     /// A string that is one thing of several names in requests; empty if absent.

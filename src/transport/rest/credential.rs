@@ -45,12 +45,11 @@ pub fn find<'a>(headers: &'a HeaderMap, service: &Service) -> Result<Option<Cow<
                 return Err(Error::invalid("authorization", "two credentials count in this request; send one"));
             }
             Some(true) => known = Some(text),
-            Some(false) => {}
             // The reserved keyspace reads bearer, so that always counts as read.
             None if service.registry.all().iter().any(|keyspace| keyspace.credential.reads(place)) => {
                 unknown = unknown.or(Some(text));
             }
-            None => {}
+            Some(false) | None => {}
         }
     }
     Ok(known.or(unknown))

@@ -106,19 +106,15 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// The id of the caller, who must be a key itself, of any keyspace.
-    pub async fn key_id(&mut self) -> Result<KeyId> {
-        let id = match self.caller(Admission::Counted).await? {
-            Caller::Key(key) => key.id,
-            Caller::Operator { key: Some(key) } | Caller::Service { key } => key,
-            Caller::Nobody => return Err(Error::missing_credential()),
-            Caller::Operator { key: None } => return Err(Error::forbidden("The root credential has no record")),
-        };
+    /// The id of the key that makes the call: every key may read its own record.
+    pub async fn own_id(&mut self) -> Result<KeyId> {
+        let caller = self.known_caller().await?;
+        let id = caller.key_id().ok_or_else(|| Error::forbidden("The root credential is no key and has no record"))?;
         self.key = id.to_string();
         Ok(id)
     }
 
-    /// The caller, who must be a product's key itself.
+    /// The caller, who must be a product's key.
     pub async fn key_caller(&mut self, admission: Admission) -> Result<Arc<KeyCaller>> {
         match self.caller(admission).await? {
             Caller::Key(key) => {
@@ -127,7 +123,7 @@ impl<'a> Exchange<'a> {
             }
             Caller::Nobody => Err(Error::missing_credential()),
             Caller::Operator { .. } | Caller::Service { .. } => {
-                Err(Error::forbidden("Only a product's key may change itself"))
+                Err(Error::forbidden("Keys of operators and services cannot change themselves"))
             }
         }
     }

@@ -61,7 +61,7 @@ pub fn create_request(fields: &mut Fields, millis: bool) -> CreateKey {
 
 /// `GET`: the key's own record.
 pub async fn read(exchange: &mut Exchange<'_>) -> std::result::Result<Answer, Fault> {
-    let id = exchange.key_id().await?;
+    let id = exchange.own_id().await?;
     let record = exchange.service.own_record(id, exchange.context).await?;
     Ok(Answer::json(StatusCode::OK, &record::own(&record, exchange.now())))
 }

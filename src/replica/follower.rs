@@ -1,0 +1,371 @@
+//! The follower: renews the lease, applies changes, and tells how far it is.
+//!
+//! In this order, and each step for a reason: **renew** (committed), **read** on another connection (a renewal that does
+//! not show extends nothing), **apply**, **extend** (from before the renewal was sent), **report**. Were the changes read
+//! before the renewal, a revocation could commit between the two, find this replica's lease about to end, and still be
+//! outlived by the renewed one.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Replica, cache::KeyCache, guards, lease::Lease};
+use crate::{
+    domain::clock::{Clock, Entropy, Micros},
+    store::{
+        ReplicaRow, StoreError,
+        feed::{Feed, News},
+    },
+};
+
+/// What a lease is outlived by before anybody counts on its end: for clocks that run at slightly different rates.
+pub const MARGIN: Duration = Duration::from_millis(500);
+/// Between two tries to reach the database.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Keeps one replica's memory true.
+pub struct Follower<F> {
+    feed: F,
+    cache: Arc<KeyCache>,
+    lease: Arc<Lease>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    length: Duration,
+    /// A change may be there to read.
+    hint: Arc<Notify>,
+    stop: CancellationToken,
+    peers: Peers,
+}
+
+/// One membership: from a join to the next.
+struct Membership {
+    id: Uuid,
+    step: i64,
+    /// Every change up to this revision is applied.
+    seen: i64,
+    /// The last revision that was reported.
+    reported: i64,
+}
+
+/// Why a membership ended.
+enum End {
+    /// The database does not know it any more, or knows an older state of it: to be joined anew.
+    Lost(&'static str),
+    /// The service stops.
+    Stop,
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+enum Trouble {
+    /// The database is away: to be tried again, going on from `seen`.
+    Store(StoreError),
+    End(End),
+}
+
+impl<F: Feed> Follower<F> {
+    /// A follower that has not joined yet. `hint` tells that a change may be there to read.
+    pub fn new(
+        feed: F,
+        replica: &Replica,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        length: Duration,
+        stop: CancellationToken,
+    ) -> Self {
+        let (cache, lease, hint) = (Arc::clone(&replica.cache), Arc::clone(&replica.lease), Arc::clone(&replica.hint));
+        Self { feed, cache, lease, clock, entropy, length, hint, stop, peers: Peers::default() }
+    }
+
+    /// Follows until it is stopped, and leaves.
+    pub async fn run(mut self) {
+        let mut connected = false;
+        while !self.stop.is_cancelled() {
+            if !connected {
+                connected = self.connect().await;
+                continue;
+            }
+            let mut member = match self.join().await {
+                Ok(member) => member,
+                Err(error) => {
+                    tracing::warn!(%error, "the replica could not join");
+                    self.lease.end();
+                    connected = false;
+                    continue;
+                }
+            };
+            let end = self.follow(&mut member).await;
+            if guards::off("leave_order") {
+                let _ = self.feed.remove(member.id, None).await;
+            }
+            // Whatever ended it: memory answers no more, and only then is the row removed.
+            self.lease.end();
+            match end {
+                End::Stop => {
+                    let _ = self.feed.remove(member.id, None).await;
+                    return;
+                }
+                End::Lost(why) => {
+                    tracing::warn!(why, "the replica joins anew");
+                    connected = self.feed.remove(member.id, None).await.is_ok();
+                }
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> bool {
+        match self.stop.clone().run_until_cancelled(self.feed.connect()).await {
+            Some(Ok(())) => true,
+            Some(Err(error)) => {
+                tracing::debug!(%error, "the follower cannot reach the database");
+                sleep(PAUSE).await;
+                false
+            }
+            None => false,
+        }
+    }
+
+    async fn join(&mut self) -> Result<Membership, StoreError> {
+        let before = self.clock.boottime();
+        let mut random = [0; 16];
+        self.entropy.fill(&mut random);
+        let id = uuid::Builder::from_random_bytes(random).into_uuid();
+        let lease_ms = i64::try_from(self.length.as_millis()).unwrap_or(i64::MAX);
+        let seen = self.feed.join(id, lease_ms).await?;
+        // The row is committed, and whatever was changed up to this revision is forgotten, look-ups in flight included:
+        // only now may memory answer.
+        if !guards::off("join_clear") {
+            self.cache.clear();
+        }
+        self.lease.extend(self.deadline(before));
+        self.peers = Peers::default();
+        tracing::info!(replica = %id, revision = seen, "joined");
+        let mut member = Membership { id, step: 0, seen, reported: -1 };
+        self.report(&mut member).await?;
+        Ok(member)
+    }
+
+    /// Follows one membership to its end.
+    async fn follow(&mut self, member: &mut Membership) -> End {
+        let mut renewal = Instant::now() + self.length / 3;
+        loop {
+            let renew = tokio::select! {
+                () = self.stop.cancelled() => return End::Stop,
+                () = self.hint.notified() => Instant::now() >= renewal,
+                () = tokio::time::sleep_until(renewal) => true,
+            };
+            let began = Instant::now();
+            let done = if renew { self.renew(member).await } else { self.catch_up(member).await };
+            match done {
+                Ok(()) if renew => renewal = began + self.length / 3,
+                Ok(()) => {}
+                Err(Trouble::End(end)) => return end,
+                Err(Trouble::Store(error)) => {
+                    tracing::warn!(%error, "the follower lost the database; trying again");
+                    if let Some(end) = self.reconnect(member).await {
+                        return end;
+                    }
+                    renewal = Instant::now();
+                }
+            }
+        }
+    }
+
+    /// Reaches the database again and finds out which of its renewals were committed.
+    async fn reconnect(&mut self, member: &mut Membership) -> Option<End> {
+        loop {
+            if self.stop.is_cancelled() {
+                return Some(End::Stop);
+            }
+            if !self.connect().await {
+                continue;
+            }
+            match self.feed.read(member.seen).await {
+                Ok(news) => match own(&news, member.id) {
+                    None => return Some(End::Lost("its row is gone")),
+                    Some(row) if row.step < member.step && !guards::off("lost_history") => {
+                        return Some(End::Lost("the database lost history"));
+                    }
+                    // The renewal that was under way may have been committed.
+                    Some(row) => {
+                        member.step = row.step;
+                        return None;
+                    }
+                },
+                Err(error) => {
+                    tracing::debug!(%error, "the follower cannot read");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn renew(&mut self, member: &mut Membership) -> Result<(), Trouble> {
+        // Counted from before it is sent: a reply that is late shortens the lease, never lengthens it.
+        let before = self.clock.boottime();
+        if guards::off("renew_before_read") {
+            // The wrong order: what commits after this read and before the renewal is missed.
+            self.catch_up(member).await?;
+            let before = self.clock.boottime();
+            self.step(member).await?;
+            self.lease.extend(self.deadline(before));
+            return Ok(());
+        }
+        self.step(member).await?;
+        let replicas = self.read_and_apply(member, true).await?;
+        let before = if guards::off("count_from_before") { self.clock.boottime() } else { before };
+        self.lease.extend(self.deadline(before));
+        self.report(member).await?;
+        self.remove_dead(member, &replicas).await?;
+        Ok(())
+    }
+
+    async fn step(&mut self, member: &mut Membership) -> Result<(), Trouble> {
+        if !self.feed.renew(member.id, member.step).await? {
+            return Err(Trouble::End(End::Lost("its renewal found another row, or none")));
+        }
+        member.step += 1;
+        Ok(())
+    }
+
+    async fn catch_up(&mut self, member: &mut Membership) -> Result<(), Trouble> {
+        self.read_and_apply(member, false).await?;
+        self.report(member).await?;
+        Ok(())
+    }
+
+    /// Reads to the end of the changes, and applies them. With `renewed`, the renewal must show.
+    async fn read_and_apply(&mut self, member: &mut Membership, renewed: bool) -> Result<Vec<ReplicaRow>, Trouble> {
+        loop {
+            let news = self.feed.read(member.seen).await?;
+            let row = own(&news, member.id);
+            let Some(row) = row else { return Err(Trouble::End(End::Lost("its row is gone"))) };
+            if (row.step < member.step || news.head < member.seen) && !guards::off("lost_history") {
+                // Also when only this renewal does not show: what is not committed extends nothing.
+                return Err(Trouble::End(End::Lost("the database lost history")));
+            }
+            if renewed && row.step != member.step {
+                return Err(Trouble::End(End::Lost("its renewal does not show")));
+            }
+            if row.seen_revision < member.seen {
+                // A crash of the database lost the report; without it every Revoke would wait the lease out.
+                member.reported = member.reported.min(row.seen_revision);
+            }
+            if renewed && guards::off("extend_after_apply") {
+                self.lease.extend(self.deadline(self.clock.boottime()));
+            }
+            if !news.changes.is_empty() {
+                guards::linger("slow_apply").await;
+            }
+            for (revision, digest) in &news.changes {
+                if !guards::off("apply") {
+                    self.cache.apply(digest);
+                }
+                member.seen = member.seen.max(*revision);
+            }
+            if news.complete {
+                return Ok(news.replicas);
+            }
+        }
+    }
+
+    async fn report(&mut self, member: &mut Membership) -> Result<(), StoreError> {
+        if member.seen > member.reported {
+            self.feed.report(member.id, member.seen).await?;
+            member.reported = member.seen;
+        }
+        Ok(())
+    }
+
+    /// Removes rows whose replicas have renewed nothing for their whole lease and the margin, by this one's own clock.
+    async fn remove_dead(&mut self, member: &Membership, replicas: &[ReplicaRow]) -> Result<(), StoreError> {
+        let now = self.clock.boottime();
+        for dead in self.peers.dead(member.id, replicas, now) {
+            tracing::info!(replica = %dead.id, "removing a replica that renews no more");
+            guards::linger("slow_remove").await;
+            let step = if guards::off("remove_by_step") { None } else { Some(dead.step) };
+            self.feed.remove(dead.id, step).await?;
+        }
+        Ok(())
+    }
+
+    fn deadline(&self, before: Micros) -> Micros {
+        before.saturating_add(micros(self.length))
+    }
+}
+
+fn micros(length: Duration) -> Micros {
+    Micros::try_from(length.as_micros()).unwrap_or(Micros::MAX)
+}
+
+fn own(news: &News, id: Uuid) -> Option<&ReplicaRow> {
+    news.replicas.iter().find(|row| row.id == id)
+}
+
+/// When each peer was first seen at its present step.
+#[derive(Debug, Default)]
+struct Peers(HashMap<Uuid, (i64, Micros)>);
+
+impl Peers {
+    fn dead(&mut self, own: Uuid, replicas: &[ReplicaRow], now: Micros) -> Vec<ReplicaRow> {
+        self.0.retain(|id, _| replicas.iter().any(|row| row.id == *id));
+        let mut dead = Vec::new();
+        for row in replicas.iter().filter(|row| row.id != own) {
+            let (step, since) = self.0.entry(row.id).or_insert((row.step, now));
+            if *step != row.step {
+                (*step, *since) = (row.step, now);
+            } else if now - *since > row.lease_ms.saturating_mul(1_000).saturating_add(micros(MARGIN)) {
+                dead.push(*row);
+            }
+        }
+        dead
+    }
+}
+
+/// How long a follower may take to leave at a stop; past that its lease runs out by itself.
+pub const LEAVING: Duration = Duration::from_secs(3);
+
+/// Runs a follower on a thread of its own, so that no load on the rest delays a renewal.
+///
+/// # Errors
+///
+/// The system's, if the thread cannot be started.
+pub fn spawn<F: Feed + 'static>(
+    follower: Follower<F>,
+    beside: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("follower".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            let stop = follower.stop.clone();
+            let run = async {
+                let leave = async {
+                    stop.cancelled().await;
+                    sleep(LEAVING).await;
+                };
+                tokio::select! {
+                    () = follower.run() => {}
+                    () = leave => {}
+                }
+            };
+            tokio::select! {
+                () = run => {}
+                () = beside => {}
+            }
+        });
+    })
+}
+
+/// Waits for a follower's thread without blocking the executor.
+pub async fn joined(thread: std::thread::JoinHandle<()>) {
+    let _ = timeout(LEAVING * 2, tokio::task::spawn_blocking(move || thread.join())).await;
+}

@@ -1,0 +1,312 @@
+//! Verify's verdicts: each one, and of any two reasons the one that comes first.
+
+use std::{collections::HashMap, time::Duration};
+
+use keyward::proto::{Code, CreateRequest, VerifyRequest, VerifyResponse};
+
+use crate::support::{
+    Server, Setup,
+    grpc::{Client, check, code, create, eventually, forged, made, revoke, texts, ttl, verify},
+    server::{ROOT, with},
+};
+
+/// One keyspace with scopes and a limit, so that one key can fail in every way.
+const KEYSPACE: &str = r#"
+[[keyspace]]
+name = "product"
+prefix = "pr_"
+secret = { encoding = "alphanumeric", length = 32 }
+scopes = ["read", "write"]
+rate_limit = { limit = 2, window = "1h" }
+
+[[keyspace]]
+name = "other"
+prefix = "ot_"
+secret = { encoding = "alphanumeric", length = 32 }
+"#;
+
+async fn start() -> (Server, Client) {
+    let server = Setup::new().config(KEYSPACE).start();
+    let client = server.client().await;
+    (server, client)
+}
+
+fn bound() -> CreateRequest {
+    CreateRequest {
+        keyspace: "product".into(),
+        organization: "acme".into(),
+        instance: "eu-1".into(),
+        environment: "production".into(),
+        name: "deploys".into(),
+        scopes: texts(&["read"]),
+        metadata: HashMap::from([("team".into(), "core".into())]),
+        ..CreateRequest::default()
+    }
+}
+
+/// A check that fits the key of [`bound`].
+fn fitting(secret: &str) -> VerifyRequest {
+    VerifyRequest {
+        keyspace: "product".into(),
+        organization: "acme".into(),
+        instance: "eu-1".into(),
+        environment: "production".into(),
+        required_scopes: texts(&["read"]),
+        cost: Some(0),
+        ..check(secret)
+    }
+}
+
+/// The reasons that a check of a real key can fail for, in the contract's order.
+const REASONS: [Code; 7] = [
+    Code::Revoked,
+    Code::Expired,
+    Code::WrongEnvironment,
+    Code::WrongOrganization,
+    Code::WrongInstance,
+    Code::InsufficientScope,
+    Code::RateLimited,
+];
+
+/// Makes keys that are revoked or expired, as a reason asks for.
+async fn prepare(client: &mut Client, reasons: &[Code]) -> String {
+    let mut request = bound();
+    if reasons.contains(&Code::Expired) {
+        request.expiry = ttl(Duration::from_millis(250));
+    }
+    let key = made(create(client, ROOT, request).await);
+    if reasons.contains(&Code::RateLimited) {
+        let spend = VerifyRequest { cost: Some(2), ..check(&key.secret) };
+        assert_eq!(verify(client, spend).await.code(), Code::Valid);
+    }
+    if reasons.contains(&Code::Expired) {
+        eventually(Duration::from_secs(5), "it expires", async || code(client, &key.secret).await == Code::Expired)
+            .await;
+    }
+    if reasons.contains(&Code::Revoked) {
+        revoke(client, &key.id).await;
+    }
+    key.secret
+}
+
+/// A check that fails for the reasons that lie in the check itself.
+fn failing(secret: &str, reasons: &[Code]) -> VerifyRequest {
+    let mut request = fitting(secret);
+    for reason in reasons {
+        match reason {
+            Code::WrongEnvironment => request.environment = "sandbox".into(),
+            Code::WrongOrganization => request.organization = "Acme".into(),
+            Code::WrongInstance => request.instance = "eu-2".into(),
+            Code::InsufficientScope => request.required_scopes = texts(&["read", "write"]),
+            Code::RateLimited => request.cost = Some(1),
+            _ => {}
+        }
+    }
+    request
+}
+
+#[tokio::test]
+async fn each_reason_alone_gives_its_verdict() {
+    let (_server, mut client) = start().await;
+    assert_eq!(verify(&mut client, check("")).await.code(), Code::Malformed);
+    let key = made(create(&mut client, ROOT, bound()).await);
+    assert_eq!(verify(&mut client, fitting(&key.secret)).await.code(), Code::Valid);
+    assert_eq!(verify(&mut client, check(&forged(&key.secret))).await.code(), Code::Malformed);
+    for reason in REASONS {
+        let secret = prepare(&mut client, &[reason]).await;
+        let verdict = verify(&mut client, failing(&secret, &[reason])).await;
+        assert_eq!(verdict.code(), reason);
+    }
+}
+
+#[tokio::test]
+async fn of_two_reasons_the_first_in_the_contracts_order_is_the_verdict() {
+    let (_server, mut client) = start().await;
+    for (place, first) in REASONS.into_iter().enumerate() {
+        for second in &REASONS[place + 1..] {
+            let reasons = [first, *second];
+            let secret = prepare(&mut client, &reasons).await;
+            let verdict = verify(&mut client, failing(&secret, &reasons)).await;
+            assert_eq!(verdict.code(), first, "{reasons:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_another_keyspace_is_not_found_whatever_else_is_wrong_with_it() {
+    let (_server, mut client) = start().await;
+    for reasons in [&[][..], &[Code::Revoked], &[Code::Expired], &[Code::WrongEnvironment, Code::RateLimited]] {
+        let secret = prepare(&mut client, reasons).await;
+        for keyspace in ["other", "no-such-keyspace", "keyward", "Product"] {
+            let request = VerifyRequest { keyspace: keyspace.into(), ..failing(&secret, reasons) };
+            let verdict = verify(&mut client, request).await;
+            assert_eq!(verdict.code(), Code::NotFound, "{keyspace} {reasons:?}");
+            assert_anonymous(&verdict);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_malformed_secret_is_malformed_whatever_is_asserted() {
+    let (_server, mut client) = start().await;
+    let key = made(create(&mut client, ROOT, bound()).await);
+    let wrong = [
+        String::new(),
+        " ".into(),
+        "pr_".into(),
+        "nonsense".into(),
+        forged(&key.secret),
+        format!(" {}", key.secret),
+        format!("{}\n", key.secret),
+        format!("{}x", key.secret),
+        key.secret[..key.secret.len() - 1].to_owned(),
+        key.secret.to_uppercase(),
+        key.secret.replacen("pr_", "ot_", 1),
+        key.secret.replacen("pr_", "", 1),
+        format!("Bearer {}", key.secret),
+        key.id.clone(),
+        ROOT.into(),
+        "pr_ключ鍵🔑".into(),
+        "\0".repeat(40),
+        "pr_\u{feff}".into(),
+    ];
+    for secret in wrong {
+        let verdict = verify(&mut client, failing(&secret, &[Code::WrongEnvironment])).await;
+        assert_eq!(verdict.code(), Code::Malformed, "{secret:?}");
+        assert_anonymous(&verdict);
+    }
+}
+
+#[tokio::test]
+async fn a_secret_of_900_kilobytes_is_malformed_like_any_other() {
+    let (_server, mut client) = start().await;
+    for secret in ["a".repeat(900_000), format!("pr_{}", "0".repeat(900_000)), "é".repeat(450_000)] {
+        assert_eq!(code(&mut client, &secret).await, Code::Malformed);
+    }
+}
+
+/// A stranger who guesses at secrets must learn nothing of anybody: neither malformed nor not found names a key.
+fn assert_anonymous(verdict: &VerifyResponse) {
+    let bare = VerifyResponse { code: verdict.code, message: verdict.message.clone(), ..VerifyResponse::default() };
+    assert_eq!(verdict, &bare);
+    assert!(!verdict.message.is_empty());
+}
+
+#[tokio::test]
+async fn a_real_keys_holder_hears_whose_it_is_whatever_the_verdict() {
+    let (_server, mut client) = start().await;
+    for reasons in [&[][..]].into_iter().chain(REASONS.chunks(1)) {
+        let secret = prepare(&mut client, reasons).await;
+        let verdict = verify(&mut client, failing(&secret, reasons)).await;
+        assert_eq!(verdict.code(), reasons.first().copied().unwrap_or(Code::Valid));
+        assert!(verdict.key_id.starts_with("key_"));
+        let seen = [&verdict.keyspace, &verdict.organization, &verdict.instance, &verdict.environment, &verdict.name];
+        assert_eq!(seen, ["product", "acme", "eu-1", "production", "deploys"]);
+        assert_eq!(verdict.scopes, ["read"]);
+        assert_eq!(verdict.metadata, HashMap::from([("team".into(), "core".into())]));
+        assert!(verdict.create_time.is_some());
+        assert_eq!(verdict.expire_time.is_some(), reasons.contains(&Code::Expired), "{reasons:?}");
+        assert!(!verdict.message.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_empty_field_asserts_nothing_and_a_named_one_must_be_the_keys_own() {
+    let (_server, mut client) = start().await;
+    let bare =
+        made(create(&mut client, ROOT, CreateRequest { keyspace: "product".into(), ..Default::default() }).await);
+    let full = made(create(&mut client, ROOT, bound()).await);
+    let free = |secret: &str| VerifyRequest { cost: Some(0), ..check(secret) };
+    for secret in [&bare.secret, &full.secret] {
+        assert_eq!(verify(&mut client, free(secret)).await.code(), Code::Valid);
+    }
+    let asserting = |name: &str, value: &str, secret: &str| {
+        let mut request = free(secret);
+        match name {
+            "environment" => request.environment = value.into(),
+            "organization" => request.organization = value.into(),
+            _ => request.instance = value.into(),
+        }
+        request
+    };
+    for (name, own, wrong) in [
+        ("environment", "production", Code::WrongEnvironment),
+        ("organization", "acme", Code::WrongOrganization),
+        ("instance", "eu-1", Code::WrongInstance),
+    ] {
+        // A key that is bound to nothing is not everybody's.
+        assert_eq!(verify(&mut client, asserting(name, own, &bare.secret)).await.code(), wrong);
+        assert_eq!(verify(&mut client, asserting(name, own, &full.secret)).await.code(), Code::Valid);
+        for near in [own.to_uppercase(), format!("{own} "), own[..1].to_owned()] {
+            assert_eq!(verify(&mut client, asserting(name, &near, &full.secret)).await.code(), wrong, "{near:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_required_scope_must_be_held() {
+    let (_server, mut client) = start().await;
+    let key = made(create(&mut client, ROOT, bound()).await);
+    for (scopes, expected) in [
+        (&[][..], Code::Valid),
+        (&["read"], Code::Valid),
+        (&["read", "read"], Code::Valid),
+        (&["write"], Code::InsufficientScope),
+        (&["read", "write"], Code::InsufficientScope),
+        (&["rea"], Code::InsufficientScope),
+        (&["READ"], Code::InsufficientScope),
+        // Not one of the keyspace's: nobody can hold it.
+        (&["read", "delete"], Code::InsufficientScope),
+    ] {
+        let request = VerifyRequest { required_scopes: texts(scopes), cost: Some(0), ..check(&key.secret) };
+        assert_eq!(verify(&mut client, request).await.code(), expected, "{scopes:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_record_and_not_the_prefix_says_the_environment() {
+    let server = Setup::new().ready("nora").start();
+    let mut client = server.client().await;
+    for (environment, prefix) in [("sandbox", "sk_test_"), ("production", "sk_live_")] {
+        let request = CreateRequest {
+            organization: "acme".into(),
+            instance: "main".into(),
+            environment: environment.into(),
+            ..CreateRequest::default()
+        };
+        let key = made(create(&mut client, ROOT, request).await);
+        assert!(key.secret.starts_with(prefix));
+        for asserted in ["sandbox", "production"] {
+            let request = VerifyRequest { environment: asserted.into(), ..check(&key.secret) };
+            let expected = if asserted == environment { Code::Valid } else { Code::WrongEnvironment };
+            assert_eq!(verify(&mut client, request).await.code(), expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_valid_answer_shows_as_the_last_use_within_two_seconds_and_no_other_answer_does() {
+    let (_server, mut client) = start().await;
+    let (used, unused) =
+        (made(create(&mut client, ROOT, bound()).await), made(create(&mut client, ROOT, bound()).await));
+    assert_eq!(verify(&mut client, check(&used.secret)).await.code(), Code::Valid);
+    let wrong = VerifyRequest { organization: "other".into(), ..check(&unused.secret) };
+    assert_eq!(verify(&mut client, wrong).await.code(), Code::WrongOrganization);
+    let mut seen = None;
+    eventually(Duration::from_secs(2), "the use is shown", async || {
+        seen = crate::support::grpc::record(&mut client, &used.id).await.last_used_time;
+        seen.is_some()
+    })
+    .await;
+    assert!(crate::support::grpc::now() - crate::support::grpc::micros(seen.unwrap()) < 5_000_000);
+    assert_eq!(crate::support::grpc::record(&mut client, &unused.id).await.last_used_time, None);
+}
+
+#[tokio::test]
+async fn a_key_of_the_reserved_keyspace_verifies_like_any_other() {
+    let (_server, mut client) = start().await;
+    let request = CreateRequest { keyspace: "keyward".into(), ..CreateRequest::default() };
+    let service = made(create(&mut client, ROOT, request).await);
+    let response = client.verify(with(&service.secret, check(&service.secret))).await.unwrap().into_inner();
+    assert_eq!((response.code(), response.keyspace.as_str()), (Code::Valid, "keyward"));
+}

@@ -1,0 +1,236 @@
+//! Replicas, each behind a proxy of its own, on a Postgres that can be crashed.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    process::Command,
+    sync::{Arc, Mutex, RwLock},
+    time::Duration,
+};
+
+use keyward::proto::{Code, VerifyRequest, key_service_client::KeyServiceClient};
+use sqlx::{ConnectOptions as _, PgConnection, postgres::PgConnectOptions};
+use tempfile::TempDir;
+use tonic::{Status, transport::Channel};
+
+use crate::{
+    proxy::Proxy,
+    support::{
+        Server, Setup,
+        grpc::{self, Client, Made},
+        server::{ROOT, with},
+    },
+};
+
+/// The lease of every replica here, unless a test says otherwise: short, for many cycles.
+pub const LEASE: Duration = Duration::from_secs(1);
+/// A lease, the margin of whoever counts on its end, and room for a busy machine.
+pub const LEASE_IS_OVER: Duration = Duration::from_millis(2_500);
+
+/// A Postgres of one's own.
+pub struct Database {
+    folder: TempDir,
+    settings: String,
+    address: SocketAddr,
+}
+
+impl Database {
+    /// Starts one with these settings on top.
+    pub fn start(settings: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let url = script("start", folder.path(), settings);
+        let address = url.trim().rsplit('@').next().and_then(|address| address.parse().ok()).expect("an address");
+        Self { folder, settings: settings.to_owned(), address }
+    }
+
+    /// Stops it without a checkpoint, as a crash would.
+    pub fn crash(&self) {
+        script("stop", self.folder.path(), &self.settings);
+    }
+
+    /// Starts it again.
+    pub fn restart(&self) {
+        script("start", self.folder.path(), &self.settings);
+    }
+
+    /// A connection past every proxy.
+    pub async fn connect(&self) -> PgConnection {
+        let options: PgConnectOptions = url(self.address).parse().expect("a URL");
+        options.connect().await.expect("Postgres answers")
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let _ = Command::new(postgres_script()).arg("stop").arg(self.folder.path()).output();
+    }
+}
+
+fn postgres_script() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/postgres.sh"))
+}
+
+fn script(command: &str, folder: &Path, settings: &str) -> String {
+    let output = Command::new(postgres_script())
+        .arg(command)
+        .arg(folder)
+        .env("KEYWARD_POSTGRES_SETTINGS", settings)
+        .output()
+        .expect("the script runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("a URL")
+}
+
+fn url(address: SocketAddr) -> String {
+    format!("postgres://postgres@{address}/postgres")
+}
+
+/// How to start a replica.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// Its lease.
+    pub lease: Duration,
+    /// Guards taken away.
+    pub faults: String,
+}
+
+impl Default for Start {
+    fn default() -> Self {
+        Self { lease: LEASE, faults: String::new() }
+    }
+}
+
+/// One replica behind its proxy. The process may end and another take its place.
+pub struct Replica {
+    /// Between it and Postgres.
+    pub proxy: Proxy,
+    start: Start,
+    server: Mutex<Option<Server>>,
+    client: RwLock<Client>,
+}
+
+impl Replica {
+    async fn new(database: &Database, start: Start) -> Self {
+        let proxy = Proxy::start(database.address).await;
+        let server = serve(&proxy, &start).expect("the replica starts");
+        let client = RwLock::new(client(&server));
+        Self { proxy, start, server: Mutex::new(Some(server)), client }
+    }
+
+    /// A client on a connection that is open already.
+    pub fn client(&self) -> Client {
+        self.client.read().unwrap().clone()
+    }
+
+    /// Looks at the process.
+    pub fn server<T>(&self, look: impl FnOnce(&mut Server) -> T) -> T {
+        look(self.server.lock().unwrap().as_mut().expect("the replica runs"))
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, signal: &str) {
+        self.server(|server| server.signal(signal));
+    }
+
+    /// Ends the process at once.
+    pub fn kill(&self) {
+        drop(self.server.lock().unwrap().take());
+    }
+
+    /// Asks the process to end, and waits until it has.
+    pub fn stop(&self) {
+        let mut server = self.server.lock().unwrap().take().expect("the replica runs");
+        tokio::task::block_in_place(|| assert_eq!(server.stop(), Some(0), "{}", server.log()));
+    }
+
+    /// Starts a new process; false if it did not get ready.
+    pub fn revive(&self) -> bool {
+        let Ok(server) = serve(&self.proxy, &self.start) else { return false };
+        *self.client.write().unwrap() = client(&server);
+        *self.server.lock().unwrap() = Some(server);
+        true
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        self.server.lock().unwrap().as_ref().map(Server::log).unwrap_or_default()
+    }
+
+    /// What it says of a secret, at once.
+    pub async fn code(&self, secret: &str) -> Result<Code, Status> {
+        code(&mut self.client(), secret, Duration::from_secs(5)).await
+    }
+
+    /// Whether `/readyz` says so.
+    pub async fn is_ready(&self) -> bool {
+        let request = self.server(|server| server.rest("GET", "/readyz"));
+        request.send().await.is_ok_and(|response| response.status().is_success())
+    }
+}
+
+/// What a replica says of a secret within a bound.
+pub async fn code(client: &mut Client, secret: &str, bound: Duration) -> Result<Code, Status> {
+    let mut request = with(ROOT, VerifyRequest { secret: secret.into(), ..VerifyRequest::default() });
+    request.set_timeout(bound);
+    Ok(client.verify(request).await?.into_inner().code())
+}
+
+fn serve(proxy: &Proxy, start: &Start) -> Result<Server, String> {
+    let Start { lease, faults } = start;
+    let setup = Setup::new()
+        .database(&url(proxy.address()))
+        .env("KEYWARD_REPLICA_LEASE", &format!("{}ms", lease.as_millis()))
+        .env("KEYWARD_LOG", "info,keyward::transport=error,keyward::service=error")
+        .env("KEYWARD_FAULTS", faults);
+    tokio::task::block_in_place(|| setup.try_start())
+}
+
+fn client(server: &Server) -> Client {
+    let endpoint = Channel::from_shared(format!("http://{}", server.grpc)).expect("an address");
+    KeyServiceClient::new(endpoint.tcp_nodelay(true).connect_lazy())
+}
+
+/// Replicas on one Postgres.
+pub struct Cluster {
+    /// The Postgres.
+    pub database: Database,
+    /// The replicas.
+    pub replicas: Vec<Arc<Replica>>,
+}
+
+impl Cluster {
+    /// Starts a replica for each entry, on a Postgres whose commits survive its crash.
+    pub async fn start(starts: impl IntoIterator<Item = Start>) -> Self {
+        let database = tokio::task::block_in_place(|| Database::start("-c synchronous_commit=on"));
+        Self::on(database, starts).await
+    }
+
+    /// Starts a replica for each entry.
+    pub async fn on(database: Database, starts: impl IntoIterator<Item = Start>) -> Self {
+        let mut replicas = Vec::new();
+        for start in starts {
+            replicas.push(Arc::new(Replica::new(&database, start).await));
+        }
+        Self { database, replicas }
+    }
+
+    /// Two replicas: the first as it should be, the second without some guards.
+    pub async fn pair(faults: &str) -> (Self, Arc<Replica>, Arc<Replica>) {
+        let faulty = Start { faults: faults.to_owned(), ..Start::default() };
+        let cluster = Self::start([Start::default(), faulty]).await;
+        let (first, second) = (Arc::clone(&cluster.replicas[0]), Arc::clone(&cluster.replicas[1]));
+        (cluster, first, second)
+    }
+
+    /// A new key that every replica holds in memory.
+    pub async fn warm_key(&self) -> Made {
+        let request = keyward::proto::CreateRequest { name: "warm".into(), ..Default::default() };
+        let made = grpc::made(grpc::create(&mut self.replicas[0].client(), ROOT, request).await);
+        for replica in &self.replicas {
+            for _ in 0..2 {
+                assert_eq!(replica.code(&made.secret).await.expect("an answer"), Code::Valid);
+            }
+        }
+        made
+    }
+}

@@ -1,0 +1,189 @@
+//! Callers: some verify keys all the time, some create, warm and revoke them.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures::future::{join, join_all};
+use keyward::proto::{CreateRequest, RevokeRequest};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use tonic::Code as Rpc;
+
+use crate::{
+    cluster::{Replica, code},
+    history::{History, Key},
+    support::{
+        grpc::Refusal,
+        server::{ROOT, with},
+    },
+};
+
+/// Keys that callers go on asking about.
+const RECENT: usize = 256;
+
+/// What callers share.
+pub struct Load {
+    /// Whom they call.
+    pub replicas: Vec<Arc<Replica>>,
+    /// What they were told.
+    pub history: History,
+    /// Nothing is wrong at present, so that latencies count.
+    pub quiet: AtomicBool,
+    /// Callers go on until this is set.
+    pub over: AtomicBool,
+    recent: Mutex<VecDeque<Arc<Key>>>,
+}
+
+impl Load {
+    /// Nobody calls yet.
+    pub fn new(replicas: Vec<Arc<Replica>>) -> Self {
+        Self {
+            replicas,
+            history: History::default(),
+            quiet: AtomicBool::new(true),
+            over: AtomicBool::new(false),
+            recent: Mutex::default(),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
+    /// Asks one replica about one key, and enters the answer.
+    pub async fn check(&self, replica: usize, key: &Key, bound: Duration) {
+        let mut client = self.replicas[replica].client();
+        let certain = key.is_revoked();
+        let started = Instant::now();
+        let answer = code(&mut client, &key.secret, bound).await;
+        self.history.checked(replica, key, certain, started, &answer);
+    }
+
+    /// Asks every replica at once.
+    pub async fn check_everywhere(&self, key: &Key, bound: Duration) {
+        join_all((0..self.replicas.len()).map(|replica| self.check(replica, key, bound))).await;
+    }
+
+    /// Keys of late, the latest last.
+    pub fn recent(&self) -> Vec<Arc<Key>> {
+        self.recent.lock().unwrap().iter().cloned().collect()
+    }
+
+    fn remember(&self, key: Arc<Key>) {
+        let mut recent = self.recent.lock().unwrap();
+        recent.push_back(key);
+        if recent.len() > RECENT {
+            recent.pop_front();
+        }
+    }
+
+    /// Verifies keys of late, now and then with little patience.
+    pub async fn verifier(self: Arc<Self>, replica: usize, seed: u64) {
+        let mut random = StdRng::seed_from_u64(seed);
+        while !self.is_over() {
+            let key = {
+                let recent = self.recent.lock().unwrap();
+                // The younger the more often: those are about to be revoked, or just were.
+                let back = random.random_range(0..RECENT).min(random.random_range(0..RECENT));
+                recent.len().checked_sub(1 + back).and_then(|place| recent.get(place).cloned())
+            };
+            let Some(key) = key else {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                continue;
+            };
+            let bound = Duration::from_millis(if random.random_bool(0.05) { 2 } else { 3_000 });
+            if random.random_bool(0.05) {
+                let patience = Duration::from_micros(random.random_range(0..3_000));
+                let _ = tokio::time::timeout(patience, self.check(replica, &key, bound)).await;
+            } else {
+                self.check(replica, &key, bound).await;
+            }
+        }
+    }
+
+    /// Creates, warms and revokes one key after another, in ways that vary.
+    pub async fn revoker(self: Arc<Self>, seed: u64) {
+        let mut random = StdRng::seed_from_u64(seed);
+        while !self.is_over() {
+            let Some(key) = self.create(&mut random).await else {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            self.check_everywhere(&key, Duration::from_secs(2)).await;
+            self.remember(Arc::clone(&key));
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..30))).await;
+            while !key.is_revoked() && !self.is_over() {
+                self.try_revoke(&key, &mut random).await;
+            }
+            if key.is_revoked() {
+                self.history.revocations.fetch_add(1, Ordering::Relaxed);
+                self.check_everywhere(&key, Duration::from_secs(3)).await;
+            }
+        }
+    }
+
+    async fn create(&self, random: &mut StdRng) -> Option<Arc<Key>> {
+        let mut client = self.replicas[random.random_range(0..self.replicas.len())].client();
+        let mut request = with(ROOT, CreateRequest { name: "load".into(), ..CreateRequest::default() });
+        request.set_timeout(Duration::from_secs(2));
+        let created = client.create(request).await.ok()?.into_inner();
+        Some(Arc::new(Key::new(created.key?.id, created.secret)))
+    }
+
+    async fn try_revoke(&self, key: &Key, random: &mut StdRng) {
+        let first = random.random_range(0..self.replicas.len());
+        let second = random.random_range(0..self.replicas.len());
+        let short = Duration::from_millis(random.random_range(1..400));
+        match random.random_range(0..10) {
+            // The caller gives up in the middle: nobody waits for the answer.
+            0 => {
+                let patience = Duration::from_micros(random.random_range(0..20_000));
+                let _ = tokio::time::timeout(patience, self.revoke(first, key, Duration::from_secs(5))).await;
+                self.history.unanswered.fetch_add(1, Ordering::Relaxed);
+            }
+            // The caller's deadline is too short, more often than not.
+            1 | 2 => self.revoke(first, key, short).await,
+            // Repeated elsewhere while the first still waits.
+            3 | 4 => {
+                let again = async {
+                    tokio::time::sleep(short / 20).await;
+                    self.revoke(second, key, Duration::from_secs(5)).await;
+                };
+                join(self.revoke(first, key, Duration::from_secs(5)), again).await;
+            }
+            _ => {
+                let quiet = self.quiet.load(Ordering::SeqCst);
+                let started = Instant::now();
+                self.revoke(first, key, Duration::from_secs(5)).await;
+                if quiet && self.quiet.load(Ordering::SeqCst) && key.is_revoked() {
+                    self.history.quiet_revoke(started.elapsed());
+                }
+            }
+        }
+    }
+
+    async fn revoke(&self, replica: usize, key: &Key, bound: Duration) {
+        let mut client = self.replicas[replica].client();
+        let mut request = with(ROOT, RevokeRequest { id: key.id.clone(), reason: String::new() });
+        request.set_timeout(bound);
+        match client.revoke(request).await {
+            Ok(_) => key.revoked(),
+            Err(status) => {
+                let refusal = Refusal::of(&status);
+                let unsound = matches!(status.code(), Rpc::NotFound | Rpc::Internal | Rpc::Unknown);
+                // Without the domain it is the transport's own word for a connection that broke.
+                if unsound && refusal.domain == "keyward" {
+                    self.history.violations.lock().unwrap().push(format!("Revoke of {}: {refusal:?}", key.id));
+                }
+                let pending = refusal.reason == "REVOCATION_PENDING";
+                let counter = if pending { &self.history.pending } else { &self.history.unanswered };
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}

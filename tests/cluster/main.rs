@@ -1,0 +1,12 @@
+//! Many replicas on one Postgres, paused, cut off and killed: no Verify that starts after Revoke returned OK, on any
+//! replica, answers VALID for that key. Each test has a Postgres of its own, since that is crashed too.
+
+mod chaos;
+mod cluster;
+mod history;
+mod load;
+#[path = "../support/proxy.rs"]
+mod proxy;
+mod storm;
+#[path = "../support/mod.rs"]
+mod support;

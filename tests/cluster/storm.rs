@@ -1,0 +1,87 @@
+//! The promise, under load and with everything going wrong.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::task::JoinSet;
+
+use crate::{
+    chaos::Chaos,
+    cluster::{Cluster, Start},
+    load::Load,
+};
+
+const REPLICAS: usize = 3;
+/// Tasks that verify, for each replica.
+const VERIFIERS: usize = 4;
+/// Tasks that revoke. Most wait most of the time: while a replica is away, a Revoke takes its lease.
+const REVOKERS: u64 = 96;
+/// Without faults and with few callers, before the rest begins.
+const QUIET: Duration = Duration::from_secs(4);
+const FEW: u64 = 3;
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a whole number")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_verify_that_starts_after_revoke_returned_answers_valid() {
+    let seconds = from_environment("KEYWARD_CLUSTER_SECONDS").unwrap_or(50);
+    let seed = from_environment("KEYWARD_CLUSTER_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    println!("{seconds} s with KEYWARD_CLUSTER_SEED={seed}");
+
+    // One replica's wall clock steps all the time: nothing of the promise hangs on it.
+    let stepping = |replica| if replica == 1 { "steady_wall".to_owned() } else { String::new() };
+    let starts = (0..REPLICAS).map(|replica| Start { faults: stepping(replica), ..Start::default() });
+    let Cluster { database, replicas } = Cluster::start(starts).await;
+    let database = Arc::new(database);
+    let load = Arc::new(Load::new(replicas));
+    load.history.fault("wall clock stepping");
+
+    let mut callers = JoinSet::new();
+    let mut call = |revokers: std::ops::Range<u64>| {
+        for task in revokers {
+            callers.spawn(Arc::clone(&load).revoker(seed ^ task << 20));
+        }
+    };
+    // A few at first: what a Revoke takes, not what it waits for on a full machine.
+    call(0..FEW);
+    tokio::time::sleep(QUIET).await;
+    load.quiet.store(false, Ordering::SeqCst);
+    call(FEW..REVOKERS);
+    for replica in 0..REPLICAS {
+        for task in 0..VERIFIERS {
+            callers.spawn(Arc::clone(&load).verifier(replica, seed ^ ((replica * VERIFIERS + task) as u64) << 8));
+        }
+    }
+
+    let chaos = Chaos::new(Arc::clone(&load), Arc::clone(&database));
+    let end = Instant::now() + Duration::from_secs(seconds);
+    tokio::join!(
+        chaos.treat_replicas(seed ^ 1, end),
+        chaos.treat_replicas(seed ^ 2, end),
+        chaos.treat_database(seed ^ 3, end),
+    );
+    chaos.heal();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    load.over.store(true, Ordering::SeqCst);
+    while let Some(ended) = callers.join_next().await {
+        ended.expect("a caller ended well");
+    }
+    // Whatever was revoked stays so.
+    for key in load.recent() {
+        load.check_everywhere(&key, Duration::from_secs(3)).await;
+    }
+
+    println!("{}", load.history.summary());
+    let violations = load.history.violations.lock().unwrap();
+    if !violations.is_empty() {
+        for (number, replica) in load.replicas.iter().enumerate() {
+            println!("replica {number}:\n{}", replica.log());
+        }
+    }
+    assert!(violations.is_empty(), "seed {seed}:\n{}", violations.join("\n"));
+    assert!(load.history.revocations.load(Ordering::Relaxed) > 100, "too little happened to show anything");
+}

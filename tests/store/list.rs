@@ -1,0 +1,144 @@
+//! Cases on pages of keys.
+
+use keyward::{
+    domain::key::{KeyRecord, KeyStatus},
+    store::ListQuery,
+};
+
+use crate::{
+    change::revocation,
+    fixture::{Fixture, everything, ids, key, key_with, now, write},
+};
+
+/// How a filter and a key's text go together, without SQL.
+fn passes(filter: Option<&str>, text: &str) -> bool {
+    filter.is_none_or(|filter| filter == text)
+}
+
+/// Every combination of filters, against keys with every combination of texts and states.
+pub async fn every_filter_shape(f: Fixture) {
+    let at = now();
+    let mut keys: Vec<KeyRecord> = Vec::new();
+    for texts in 0..32_u32 {
+        let text = |bit: u32| if texts >> bit & 1 == 1 { "a".to_owned() } else { String::new() };
+        for expires_at in [None, Some(at), Some(at + 1)] {
+            keys.push(key_with(|key| {
+                (key.keyspace, key.created_by) = (text(0), text(1));
+                (key.binding.organization, key.binding.instance, key.binding.environment) = (text(2), text(3), text(4));
+                key.expires_at = expires_at;
+            }));
+        }
+    }
+    write(&f.store, keys.clone()).await;
+    for key in keys.iter_mut().step_by(4) {
+        *key = f.store.revoke_key(key.id, revocation("")).await.unwrap().unwrap();
+    }
+    keys.reverse();
+
+    let filters = [None, Some(""), Some("a")];
+    let statuses = [None, Some(KeyStatus::Active), Some(KeyStatus::Revoked), Some(KeyStatus::Expired)];
+    for shape in 0..3_usize.pow(5) {
+        let filter = |place: u32| filters[shape / 3_usize.pow(place) % 3].map(str::to_owned);
+        // All statuses with each shape would be 972 queries; each shape still meets each status of its neighbours.
+        let status = statuses[shape % 4];
+        let query = ListQuery {
+            keyspace: filter(0),
+            created_by: filter(1),
+            organization: filter(2),
+            instance: filter(3),
+            environment: filter(4),
+            status,
+            now: at,
+            ..everything()
+        };
+        let expected: Vec<_> = keys
+            .iter()
+            .filter(|key| {
+                passes(query.keyspace.as_deref(), &key.keyspace)
+                    && passes(query.created_by.as_deref(), &key.created_by)
+                    && passes(query.organization.as_deref(), &key.binding.organization)
+                    && passes(query.instance.as_deref(), &key.binding.instance)
+                    && passes(query.environment.as_deref(), &key.binding.environment)
+                    && status.is_none_or(|status| key.status(at) == status)
+            })
+            .cloned()
+            .collect();
+        assert_eq!(f.store.list_keys(query.clone()).await.unwrap(), expected, "{query:?}");
+    }
+}
+
+pub async fn a_status_is_meant_at_its_time(f: Fixture) {
+    let id = write(&f.store, [key_with(|key| key.expires_at = Some(1_000))]).await[0];
+    let found = async |status, now| ids(&f.store, ListQuery { status: Some(status), now, ..everything() }).await;
+    assert_eq!(found(KeyStatus::Active, 999).await, [id]);
+    assert_eq!(found(KeyStatus::Expired, 999).await, []);
+    // Expired from that moment on, the moment included.
+    assert_eq!(found(KeyStatus::Active, 1_000).await, []);
+    assert_eq!(found(KeyStatus::Expired, 1_000).await, [id]);
+    f.store.revoke_key(id, revocation("")).await.unwrap();
+    // A key that is both is revoked.
+    assert_eq!(found(KeyStatus::Expired, 1_000).await, []);
+    assert_eq!(found(KeyStatus::Revoked, 1_000).await, [id]);
+}
+
+pub async fn pages_stay_stable(f: Fixture) {
+    let filters: [fn(&mut ListQuery); 4] = [
+        |_| (),
+        |query| query.organization = Some("acme".to_owned()),
+        |query| query.created_by = Some("root".to_owned()),
+        |query| query.keyspace = Some("norrix".to_owned()),
+    ];
+    let mut written = write(&f.store, (0..30).map(|_| key())).await;
+    for filter in filters {
+        let mut query = ListQuery { limit: 7, ..everything() };
+        filter(&mut query);
+        let mut seen = Vec::new();
+        loop {
+            let page = ids(&f.store, query.clone()).await;
+            let Some(last) = page.last() else { break };
+            query.before = Some(*last);
+            seen.extend(page);
+            // Keys come while the pages are read, and others change.
+            written.insert(0, write(&f.store, [key()]).await[0]);
+            f.store.revoke_key(seen[0], revocation("")).await.unwrap();
+        }
+        let before_the_first_page = written.iter().position(|id| *id == seen[0]).unwrap();
+        assert_eq!(seen, written[before_the_first_page..], "each key once, newest first, and none that came later");
+    }
+}
+
+/// Puts a text into one place of a key, and asks for it there.
+type Give = fn(&mut KeyRecord, String);
+type Ask = fn(&mut ListQuery, String);
+
+pub async fn case_pairs(f: Fixture) {
+    // Pairs that one collation or another takes for the same text.
+    let pairs =
+        [("Alice", "alice"), ("Zoë", "zoë"), ("Straße", "Strasse"), ("a", "a "), ("Ⅷ", "VIII"), ("é", "e\u{301}")];
+    let places: [(Give, Ask); 5] = [
+        (|key, text| key.keyspace = text, |query, text| query.keyspace = Some(text)),
+        (|key, text| key.created_by = text, |query, text| query.created_by = Some(text)),
+        (|key, text| key.binding.organization = text, |query, text| query.organization = Some(text)),
+        (|key, text| key.binding.instance = text, |query, text| query.instance = Some(text)),
+        (|key, text| key.binding.environment = text, |query, text| query.environment = Some(text)),
+    ];
+    for (give, ask) in places {
+        for (one, other) in pairs {
+            let made = [one, other].map(|text| key_with(|key| give(key, text.to_owned())));
+            write(&f.store, made.clone()).await;
+            for (key, text) in made.iter().zip([one, other]) {
+                let mut query = everything();
+                ask(&mut query, text.to_owned());
+                assert_eq!(f.store.list_keys(query).await.unwrap(), std::slice::from_ref(key), "{text:?}");
+            }
+        }
+    }
+}
+
+pub async fn a_page_has_a_limit(f: Fixture) {
+    let written = write(&f.store, (0..5).map(|_| key())).await;
+    for limit in [0, 1, 4, 5, 6] {
+        let page = ids(&f.store, ListQuery { limit, ..everything() }).await;
+        assert_eq!(page, written[..written.len().min(limit as usize)]);
+    }
+}

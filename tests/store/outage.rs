@@ -1,0 +1,251 @@
+//! What a call does when the database is slow, silent, gone or back, and when its caller goes away.
+
+use std::time::{Duration, Instant};
+
+use futures::poll;
+use keyward::store::{Store as _, StoreError, Usage, postgres::PostgresOptions};
+use sqlx::Executor as _;
+use tempfile::TempDir;
+
+use crate::{
+    change::revocation,
+    fixture::{
+        Fixture, Raw, eventually, key, open_postgres, open_sqlite, postgres_options, raw_postgres, raw_sqlite,
+        sqlite_options, write,
+    },
+    proxy::Proxy,
+    support,
+};
+
+/// Short enough to wait for, and long enough for what should succeed on a busy machine.
+const BOUND: Duration = Duration::from_secs(1);
+/// Far past the bound, and far short of for ever.
+const LONG: Duration = Duration::from_secs(20);
+
+fn unavailable<T: std::fmt::Debug>(answer: &Result<T, StoreError>) {
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+}
+
+/// Keeps every writer waiting until the transaction ends.
+async fn block(raw: &mut Raw) {
+    let block = match raw {
+        Raw::Postgres(_) => "BEGIN; LOCK TABLE keyward_keys IN SHARE MODE",
+        Raw::Sqlite(_) => "BEGIN IMMEDIATE",
+    };
+    raw.execute(block).await.unwrap();
+}
+
+/// As when a request is cancelled: the change must not depend on somebody waiting for it.
+pub async fn a_dropped_callers_write_still_lands(f: Fixture) {
+    let mut f = f;
+    let id = write(&f.store, [key()]).await[0];
+    block(&mut f.raw).await;
+    {
+        let mut call = f.store.revoke_key(id, revocation("stolen"));
+        assert!(poll!(call.as_mut()).is_pending());
+    }
+    f.raw.execute("COMMIT").await.unwrap();
+    eventually("the key is revoked", async || f.store.find_by_id(id).await.unwrap().unwrap().revoked_at.is_some())
+        .await;
+}
+
+pub async fn a_closed_store_is_unavailable(f: Fixture) {
+    let id = write(&f.store, [key()]).await[0];
+    f.store.close().await;
+    assert_eq!(f.store.pool().open, 0);
+    unavailable(&f.store.find_by_id(id).await);
+    unavailable(&f.store.ping().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_call_past_its_bound_closes_its_connection() {
+    for pooler in [false, true] {
+        let mut options = postgres_options().await;
+        options.statement_timeout = BOUND;
+        options.pooler = pooler;
+        options.migrate_url = Some(options.url.clone());
+        let mut raw = raw_postgres(&options.url).await;
+        let store = open_postgres(options).await;
+        let made = key();
+        store.create_key(made.clone()).await.unwrap();
+        raw.execute("BEGIN; LOCK TABLE keyward_keys IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        let started = Instant::now();
+        unavailable(&store.revoke_key(made.id, revocation("")).await);
+        unavailable(&store.find_by_digests(vec![made.digest]).await);
+        assert!(started.elapsed() < LONG, "{:?}", started.elapsed());
+        eventually("the connections are closed", async || store.pool().open == 0).await;
+        eventually("the server gave up too", async || {
+            let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                 AND wait_event_type = 'Lock'";
+            sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut raw).await.unwrap() == 0
+        })
+        .await;
+        raw.execute("COMMIT").await.unwrap();
+        assert_eq!(store.find_by_id(made.id).await.unwrap().unwrap().revoked_at, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sqlite_call_past_its_bound_closes_its_connection() {
+    let dir = TempDir::new().unwrap();
+    drop(open_sqlite(&dir).await);
+    let mut options = sqlite_options(&dir);
+    options.statement_timeout = BOUND;
+    let store = crate::fixture::reopen_sqlite(options).await;
+    let made = key();
+    store.create_key(made.clone()).await.unwrap();
+    let mut raw = raw_sqlite(&dir).await;
+    raw.execute("BEGIN IMMEDIATE").await.unwrap();
+    let open = store.pool().open;
+    let started = Instant::now();
+    unavailable(&store.revoke_key(made.id, revocation("")).await);
+    assert!(started.elapsed() < LONG, "{:?}", started.elapsed());
+    eventually("the writer is closed", async || store.pool().open < open).await;
+    // Readers go on.
+    assert_eq!(store.find_by_digests(vec![made.digest]).await.unwrap().len(), 1);
+    raw.execute("COMMIT").await.unwrap();
+    assert!(store.revoke_key(made.id, revocation("")).await.unwrap().unwrap().revoked_at.is_some());
+}
+
+/// A store behind a proxy, with one key, and every connection idle.
+async fn behind_proxy(
+    change: impl FnOnce(&mut PostgresOptions),
+) -> (Proxy, std::sync::Arc<keyward::store::postgres::Postgres>) {
+    let server = support::server();
+    let (before, address) = server.rsplit_once('@').unwrap();
+    let proxy = Proxy::start(address.parse().unwrap()).await;
+    let mut options = postgres_options().await;
+    options.url = options.url.replace(&server, &format!("{before}@{}", proxy.address()));
+    change(&mut options);
+    let store = open_postgres(options).await;
+    store.create_key(key()).await.unwrap();
+    rest(&store).await;
+    (proxy, store)
+}
+
+async fn rest(store: &keyward::store::postgres::Postgres) {
+    eventually("every connection is idle", async || store.pool().idle == store.pool().open).await;
+}
+
+/// Opens several connections, as under load.
+async fn widen(store: &std::sync::Arc<keyward::store::postgres::Postgres>) {
+    eventually("the pool is wide", async || {
+        futures::future::join_all((0..8).map(|_| store.ping())).await;
+        store.pool().open >= 4
+    })
+    .await;
+    rest(store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_reply_is_lost_is_sent_again() {
+    // One connection, so that what one call prepared the next one has.
+    let (proxy, store) = behind_proxy(|options| options.max_connections = 1).await;
+    let made = key();
+    proxy.lose_next_reply();
+    store.create_key(made.clone()).await.unwrap();
+    proxy.lost_a_reply().await;
+    // Prepares the statement on the new connection, so that the reply that is lost is the change's own.
+    store.revoke_key(key().id, revocation("")).await.unwrap();
+    rest(&store).await;
+    proxy.lose_next_reply();
+    let revoked = store.revoke_key(made.id, revocation("")).await.unwrap().unwrap();
+    proxy.lost_a_reply().await;
+    assert_eq!(revoked.revision, 1, "a change is made once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uses_whose_reply_is_lost_are_not_counted_twice() {
+    // One connection, so that what one call prepared the next one has.
+    let (proxy, store) = behind_proxy(|options| options.max_connections = 1).await;
+    let id = store.list_keys(crate::fixture::everything()).await.unwrap()[0].id;
+    let used = vec![Usage { id, last_used_at: 1, count: 1 }];
+    store.record_usage(used.clone()).await.unwrap();
+    rest(&store).await;
+    proxy.lose_next_reply();
+    unavailable(&store.record_usage(used).await);
+    let mut raw = raw_postgres(&url_of(&store)).await;
+    let count: i64 = sqlx::query_scalar("SELECT count FROM keyward_usage").fetch_one(&mut raw).await.unwrap();
+    assert_eq!(count, 2);
+}
+
+fn url_of(store: &keyward::store::postgres::Postgres) -> String {
+    let options = store.connect_options();
+    format!("{}/{}", support::server(), options.get_database().unwrap())
+}
+
+/// As when the database was restarted: every pooled connection is dead, and no call fails for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn recovery_after_a_restart_is_immediate() {
+    let (proxy, store) = behind_proxy(|_| ()).await;
+    widen(&store).await;
+    proxy.cut();
+    let made = key();
+    store.create_key(made.clone()).await.unwrap();
+    widen(&store).await;
+    proxy.cut();
+    assert_eq!(store.find_by_digests(vec![made.digest]).await.unwrap().len(), 1);
+    widen(&store).await;
+    // Told by the server, rather than by a closed socket.
+    let mut raw = raw_postgres(&url_of(&store)).await;
+    raw.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+    .await
+    .unwrap();
+    assert!(store.revoke_key(made.id, revocation("")).await.unwrap().is_some());
+}
+
+/// A network that swallows everything: calls are bounded, and what it swallowed does not outlive it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_network_costs_no_more_than_the_bound() {
+    let (proxy, store) = behind_proxy(|options| {
+        options.statement_timeout = BOUND;
+        options.acquire_timeout = BOUND;
+    })
+    .await;
+    widen(&store).await;
+    proxy.silence(true);
+    let started = Instant::now();
+    unavailable(&store.ping().await);
+    // Past the first, connections are new ones, and opening them is bounded too.
+    unavailable(&store.ping().await);
+    assert!(started.elapsed() < LONG, "{:?}", started.elapsed());
+    proxy.silence(false);
+    eventually("the store is back", async || store.ping().await.is_ok()).await;
+}
+
+/// A connection is tested as it goes back to the pool, by nobody's call and so within nobody's bound.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_goes_silent_as_it_is_given_back_frees_its_place() {
+    let (proxy, store) = behind_proxy(|options| {
+        options.max_connections = 1;
+        options.acquire_timeout = Duration::from_secs(5);
+    })
+    .await;
+    store.list_keys(crate::fixture::everything()).await.unwrap();
+    rest(&store).await;
+    proxy.strand_after_next_reply();
+    // Its statement is prepared, so the answer is the one reply.
+    let id = store.list_keys(crate::fixture::everything()).await.unwrap()[0].id;
+    assert!(store.find_by_id(id).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_takes_no_writes_does_not_ping() {
+    let options = postgres_options().await;
+    let url = options.url.clone();
+    let store = open_postgres(options).await;
+    store.ping().await.unwrap();
+    let mut raw = raw_postgres(&url).await;
+    raw.execute(
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); \
+         END $$; SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+    .await
+    .unwrap();
+    unavailable(&store.ping().await);
+    unavailable(&store.create_key(key()).await);
+}

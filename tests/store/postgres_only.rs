@@ -1,0 +1,236 @@
+//! What only Postgres can show: replicas at once, the order of commits, durability, and which servers are refused.
+
+use futures::future::join_all;
+use keyward::store::{
+    Store, StoreError,
+    migrate::OpenError,
+    postgres::{Postgres, PostgresOptions},
+};
+use sqlx::{Executor as _, postgres::PgListener};
+use tokio::runtime::Handle;
+
+use crate::{
+    change::revocation,
+    fixture::{eventually, everything, key, open_postgres, postgres_options, raw_postgres},
+    support,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_replicas_migrate_an_empty_database_at_once() {
+    let options = postgres_options().await;
+    let replicas = join_all((0..8).map(|_| Postgres::open(options.clone()))).await;
+    let replicas: Vec<_> = replicas.into_iter().map(Result::unwrap).collect();
+    for migrated in join_all(replicas.iter().map(|replica| replica.migrate())).await {
+        migrated.unwrap();
+    }
+    for replica in &replicas {
+        assert_eq!(replica.migrations_pending().await.unwrap(), 0);
+        replica.create_key(key()).await.unwrap();
+    }
+    let mut raw = raw_postgres(&options.url).await;
+    let foreign: Vec<String> = sqlx::query_scalar(
+        "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' AND tablename NOT LIKE 'keyward\\_%'",
+    )
+    .fetch_all(&mut raw)
+    .await
+    .unwrap();
+    assert!(foreign.is_empty(), "{foreign:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrations_apply_once_and_a_newer_database_is_refused() {
+    let options = postgres_options().await;
+    let store = Postgres::open(options.clone()).await.unwrap();
+    // The lock that migrations take would not hold behind a pooler.
+    let pooled = Postgres::open(PostgresOptions { pooler: true, ..options.clone() }).await.unwrap();
+    assert!(store.migrations_pending().await.unwrap() > 0);
+    assert!(matches!(pooled.migrate().await, Err(OpenError::NeedsDirectUrl)));
+    for _ in 0..2 {
+        store.migrate().await.unwrap();
+        assert_eq!(store.migrations_pending().await.unwrap(), 0);
+    }
+    pooled.migrate().await.unwrap();
+    let mut raw = raw_postgres(&options.url).await;
+    raw.execute(
+        "INSERT INTO keyward_migrations (version, description, success, checksum, execution_time) \
+         VALUES (9999, 'later', TRUE, '', 1)",
+    )
+    .await
+    .unwrap();
+    for refused in [store.migrate().await.unwrap_err(), store.migrations_pending().await.unwrap_err()] {
+        assert!(matches!(refused, OpenError::NewerDatabase(9999)), "{refused}");
+    }
+}
+
+/// The deterministic half of `revision_order`: a later revision cannot show before an earlier one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_change_waits_until_the_earlier_one_is_committed() {
+    let options = postgres_options().await;
+    let mut raw = raw_postgres(&options.url).await;
+    let store = open_postgres(options.clone()).await;
+    let (first, second) = (key(), key());
+    for key in [&first, &second] {
+        store.create_key(key.clone()).await.unwrap();
+    }
+    sqlx::query("BEGIN").execute(&mut raw).await.unwrap();
+    let update = sqlx::query("UPDATE keyward_keys SET name = 'renamed' WHERE id = $1").bind(first.id.0);
+    update.execute(&mut raw).await.unwrap();
+    let later = tokio::spawn({
+        let store = store.clone();
+        async move { store.revoke_key(second.id, revocation("")).await }
+    });
+    let mut watch = raw_postgres(&options.url).await;
+    eventually("the later change waits", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+             AND wait_event_type = 'Lock' AND query LIKE 'UPDATE keyward_keys%'";
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watch).await.unwrap() == 1
+    })
+    .await;
+    assert!(!later.is_finished());
+    raw.execute("COMMIT").await.unwrap();
+    assert_eq!(later.await.unwrap().unwrap().unwrap().revision, 2);
+    assert_eq!(store.find_by_id(first.id).await.unwrap().unwrap().revision, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_written_durably_whatever_the_servers_default_is() {
+    let options = postgres_options().await;
+    let mut raw = raw_postgres(&options.url).await;
+    let store = open_postgres(options).await;
+    store.create_key(key()).await.unwrap();
+    let insert = "INSERT INTO keyward_keys (id, keyspace, digest, created_at) \
+         VALUES (gen_random_uuid(), 'k', sha256(gen_random_uuid()::text::bytea), 1)";
+    let update = "UPDATE keyward_keys SET name = 'renamed'";
+    let kept = ["on", "remote_apply", "remote_write"].map(|setting| (setting, setting));
+    for (default, expected) in [("off", "on"), ("local", "on")].into_iter().chain(kept) {
+        for statement in [insert, update] {
+            raw.execute(sqlx::AssertSqlSafe(format!("SET synchronous_commit = {default}; BEGIN; {statement}")))
+                .await
+                .unwrap();
+            let within: String =
+                sqlx::query_scalar("SELECT current_setting('synchronous_commit')").fetch_one(&mut raw).await.unwrap();
+            raw.execute("ROLLBACK").await.unwrap();
+            assert_eq!(within, expected, "{statement} under {default}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_notified_with_its_revision() {
+    let options = postgres_options().await;
+    let store = open_postgres(options.clone()).await;
+    let mut listener = PgListener::connect(&options.url).await.unwrap();
+    listener.listen("keyward_changes").await.unwrap();
+    let made = key();
+    store.create_key(made.clone()).await.unwrap();
+    store.revoke_key(made.id, revocation("")).await.unwrap();
+    // Of two messages the first would be the creation's; there is none.
+    assert_eq!(listener.recv().await.unwrap().payload(), "1");
+}
+
+/// A sequence outlives a rollback, and so counts attempts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_crossed_another_is_tried_again() {
+    for pooler in [false, true] {
+        let mut options = postgres_options().await;
+        options.migrate_url = Some(options.url.clone());
+        options.pooler = pooler;
+        let mut raw = raw_postgres(&options.url).await;
+        let store = open_postgres(options).await;
+        let made = key();
+        store.create_key(made.clone()).await.unwrap();
+        raw.execute(
+            "CREATE SEQUENCE attempts; \
+             CREATE FUNCTION cross_over() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             IF nextval('attempts') < 3 THEN RAISE EXCEPTION 'crossed' USING ERRCODE = '40001'; END IF; \
+             RETURN NEW; END $$; \
+             CREATE TRIGGER crosses BEFORE UPDATE ON keyward_keys FOR EACH ROW EXECUTE FUNCTION cross_over()",
+        )
+        .await
+        .unwrap();
+        assert_eq!(store.revoke_key(made.id, revocation("")).await.unwrap().unwrap().revision, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pool_is_bounded() {
+    let mut options = postgres_options().await;
+    options.max_connections = 2;
+    let store = open_postgres(options).await;
+    let pages = join_all((0..100).map(|_| store.list_keys(everything()))).await;
+    assert!(pages.iter().all(Result::is_ok));
+    assert!(store.pool().open <= 2, "{:?}", store.pool());
+}
+
+/// A standby's answers are from the past. The function is shadowed, which is a server in recovery as far as the store
+/// can see.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_in_recovery_is_refused() {
+    let mut options = postgres_options().await;
+    options.acquire_timeout = std::time::Duration::from_secs(1);
+    let store = open_postgres(options.clone()).await;
+    store.create_key(key()).await.unwrap();
+    let mut raw = raw_postgres(&options.url).await;
+    raw.execute(
+        "CREATE FUNCTION public.pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS 'SELECT true'; \
+         DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database()); \
+         END $$; SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+    .await
+    .unwrap();
+    let answer = store.list_keys(everything()).await;
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    let refused = Postgres::open(options).await.err().unwrap();
+    assert!(matches!(refused, OpenError::Unavailable(_)) && refused.to_string().contains("standby"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_url_says_what_is_wrong() {
+    let open =
+        |url: String| async move { Postgres::open(PostgresOptions::new(url, Handle::current())).await.err().unwrap() };
+    let not_a_url = open("postgres://[".to_owned()).await;
+    assert!(matches!(not_a_url, OpenError::Url(_)), "{not_a_url}");
+    let no_database = open(format!("{}/no_such_database", support::server())).await;
+    assert!(matches!(no_database, OpenError::Refused(_)), "{no_database}");
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nobody = open(format!("postgres://postgres:hunter2@127.0.0.1:{port}/keyward")).await;
+    assert!(matches!(nobody, OpenError::Unavailable(_)), "{nobody}");
+    assert!(!format!("{nobody} {nobody:?}").contains("hunter2"));
+}
+
+/// What is logged of a failure must not help anyone who reads logs.
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_hold_no_digest() {
+    let options = postgres_options().await;
+    let mut raw = raw_postgres(&options.url).await;
+    let store = open_postgres(options).await;
+    let made = key();
+    store.create_key(made.clone()).await.unwrap();
+    raw.execute("ALTER TABLE keyward_keys ADD CONSTRAINT none CHECK (digest IS NULL) NOT VALID").await.unwrap();
+    for refused in
+        [store.create_key(key()).await.unwrap_err(), store.revoke_key(made.id, revocation("")).await.unwrap_err()]
+    {
+        assert!(matches!(&refused, StoreError::Broken(text) if text.contains("23514")), "{refused}");
+        assert!(!refused.to_string().contains("\\x"), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_look_ups_of_digests_are_counted() {
+    let store = open_postgres(postgres_options().await).await;
+    count_look_ups(store.as_ref(), || store.queries()).await;
+}
+
+/// The count shows that a forged secret costs no query, so it must count nothing else, and miss nothing.
+pub async fn count_look_ups(store: &dyn Store, queries: impl Fn() -> u64) {
+    let made = key();
+    store.create_key(made.clone()).await.unwrap();
+    store.find_by_id(made.id).await.unwrap();
+    store.find_by_digests(vec![]).await.unwrap();
+    assert_eq!(queries(), 0);
+    store.find_by_digests(vec![made.digest]).await.unwrap();
+    store.find_by_digests(vec![made.digest, key().digest]).await.unwrap();
+    assert_eq!(queries(), 2);
+}
