@@ -3,6 +3,7 @@
 
 mod chaos;
 mod cluster;
+mod guards;
 mod history;
 mod load;
 mod storm;
