@@ -103,6 +103,7 @@ impl Service {
             Step::Done(outcome) => Ok(outcome),
             Step::LookUp(digest) => match timeout_at(deadline, self.look_up(check, digest)).await {
                 Ok(outcome) => outcome,
+                Err(_) if !self.replica.lease.holds() => Err(Error::unavailable("no lease, and no answer in time")),
                 Err(_) => Err(Error::deadline_exceeded()),
             },
         }
