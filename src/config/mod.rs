@@ -35,7 +35,7 @@ pub enum DatabaseUrl {
 pub struct Database {
     /// Where keys are kept.
     pub url: DatabaseUrl,
-    /// Where migrations and the change feed go, when `url` is a transaction pooler's.
+    /// Where migrations go, when `url` is a transaction pooler's.
     pub migrate_url: Option<String>,
     /// Connections of the pool, at most.
     pub max_connections: u32,
