@@ -45,7 +45,7 @@ class Report:
         return lambda entry: self.log({**labels, **entry})
 
     def text(self, line):
-        self.lines += [line, ""]
+        self.lines += [*([""] if self.lines[-1] else []), line, ""]
 
     def table(self, header, rows):
         cells = [header, ["---"] * len(header), *rows]
