@@ -49,8 +49,13 @@ class Driver:
         key = (server.pid, shape)
         sent = 0
         if key not in self.rates:
-            first = self.h2load_once(server, files, shape, 20_000)
-            self.rates[key], sent = first["rate"], first["sent"]
+            # A short try tells how many calls a better one needs.
+            calls = 1_000
+            for _ in range(2):
+                tried = self.h2load_once(server, files, shape, calls)
+                sent += tried["sent"]
+                self.rates[key] = tried["rate"]
+                calls = max(1_000, int(tried["rate"] * min(0.5, self.seconds)))
         found = self.h2load_once(server, files, shape, max(1_000, int(self.rates[key] * self.seconds)))
         self.rates[key] = found["rate"]
         return {**found, "sent": sent + found["sent"]}
