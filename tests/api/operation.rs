@@ -184,7 +184,7 @@ async fn the_bound_addresses_are_on_standard_output_a_line_each() {
 }
 
 #[tokio::test]
-async fn a_metrics_address_of_its_own_has_the_probes_and_nothing_else() {
+async fn a_metrics_address_of_its_own_has_the_metrics_and_the_probes_and_nothing_else() {
     let server = Setup::new().env("KEYWARD_METRICS_ADDR", "127.0.0.1:0").start();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let apart = |path: &str| client.get(format!("http://{}{path}", server.metrics.as_ref().unwrap()));
@@ -193,6 +193,7 @@ async fn a_metrics_address_of_its_own_has_the_probes_and_nothing_else() {
     }
     reply(apart("/api/api-keys").bearer_auth(ROOT)).await.refused(404, "no_such_path");
     reply(server.rest("GET", "/metrics")).await.refused(404, "no_such_path");
+    assert_eq!(reply(server.rest("GET", "/readyz")).await.status, 200, "the probes stay where they are");
 }
 
 #[tokio::test]

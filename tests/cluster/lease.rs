@@ -90,8 +90,10 @@ async fn a_killed_replica_delays_revokes_by_its_lease_until_it_is_removed() {
     first.logs("removing a replica that renews no more").await;
     let mut database = cluster.database.connect().await;
     eventually(Duration::from_secs(5), "one row is left", async || {
-        let rows: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM keyward_replicas").fetch_one(&mut database).await.expect("a count");
+        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM keyward_replicas")
+            .fetch_one(&mut database)
+            .await
+            .expect("a count");
         rows == 1
     })
     .await;

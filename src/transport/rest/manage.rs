@@ -127,8 +127,8 @@ fn list_request(query: &str) -> Result<ListKeys> {
     };
     let page_size = match take("limit").as_str() {
         "" => 0,
-        text => text.parse().ok().filter(|limit| (1..=1_000).contains(limit)).unwrap_or_else(|| {
-            violations.add("limit", "must be a whole number, 1 to 1000");
+        text => text.parse().ok().filter(|limit| (0..=1_000).contains(limit)).unwrap_or_else(|| {
+            violations.add("limit", "must be a whole number, 1 to 1000, or 0 for 50");
             0
         }),
     };

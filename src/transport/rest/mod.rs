@@ -55,9 +55,9 @@ pub struct Rest {
 pub enum Routes {
     /// All of them.
     All,
-    /// The API without the probes, which have a listener of their own.
+    /// All but the metrics, which have a listener of their own.
     Api,
-    /// The probes alone.
+    /// The probes and the metrics alone.
     Probes,
 }
 
@@ -89,7 +89,7 @@ impl<'a> Place<'a> {
         let probe = matches!(place, Self::Live | Self::Ready | Self::Metrics | Self::OpenApi);
         match routes {
             Routes::All => Some(place),
-            Routes::Api => (!probe).then_some(place),
+            Routes::Api => (place != Self::Metrics).then_some(place),
             Routes::Probes => probe.then_some(place),
         }
     }
