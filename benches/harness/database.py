@@ -62,7 +62,7 @@ def cold(place, driver, binaries, arguments, report):
         if shape == (1, 1):
             report.target("statements for each lone miss", each, each == 1.0, "1")
         else:
-            report.text(f"- statements for each miss at 8 x 16: {each:.3f} ({statements:,} for {result['sent']:,})")
+            report.text(f"Statements for each miss at 8 x 16: {each:.3f} ({statements:,} for {result['sent']:,})")
     naive.stop()
 
 

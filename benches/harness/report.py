@@ -22,6 +22,12 @@ def machine():
     ]
 
 
+def stolen():
+    """Ticks that the machine's cores were used by something else than this machine, and all ticks."""
+    ticks = [int(field) for field in open("/proc/stat").readline().split()[1:9]]
+    return ticks[7], sum(ticks)
+
+
 class Report:
     """What one command found."""
 
@@ -34,6 +40,7 @@ class Report:
         facts = machine() + [f"rounds {arguments.rounds}, {arguments.seconds} s each, keys {arguments.keys}"]
         self.lines += [f"- {fact}" for fact in facts] + [""]
         self.missed = []
+        self.before = stolen()
 
     def log(self, entry):
         """Keeps a raw figure."""
@@ -45,7 +52,7 @@ class Report:
         return lambda entry: self.log({**labels, **entry})
 
     def text(self, line):
-        self.lines += [line, ""]
+        self.lines += [*([""] if self.lines[-1] else []), line, ""]
 
     def table(self, header, rows):
         cells = [header, ["---"] * len(header), *rows]
@@ -58,6 +65,9 @@ class Report:
             self.missed.append(what)
 
     def close(self):
+        (steal, whole), after = self.before, stolen()
+        share = (after[0] - steal) / max(1, after[1] - whole)
+        self.text(f"Of the machine's time {share:.1%} was stolen meanwhile.")
         text = "\n".join(self.lines) + "\n"
         (self.folder / f"{self.name}.md").write_text(text)
         self.raw.close()

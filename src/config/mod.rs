@@ -35,7 +35,7 @@ pub enum DatabaseUrl {
 pub struct Database {
     /// Where keys are kept.
     pub url: DatabaseUrl,
-    /// Where migrations and the change feed go, when `url` is a transaction pooler's.
+    /// Where migrations go, when `url` is a transaction pooler's.
     pub migrate_url: Option<String>,
     /// Connections of the pool, at most.
     pub max_connections: u32,
@@ -289,7 +289,7 @@ fn replica(section: &Section<'_>, source: &Source<'_>) -> Replica {
     let lease = source.setting(section, "lease", "KEYWARD_REPLICA_LEASE", None, |text| {
         let lease = humantime::parse_duration(text).ok();
         lease
-            .filter(|lease| (Duration::from_millis(300)..=Duration::from_secs(60)).contains(lease))
+            .filter(|lease| (Duration::from_millis(300)..=Duration::from_mins(1)).contains(lease))
             .ok_or_else(|| "must be a length of time from 300ms to 60s".to_owned())
     });
     let cache = source.setting(section, "cache", "KEYWARD_REPLICA_CACHE", None, bytes);

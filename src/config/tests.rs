@@ -1,3 +1,5 @@
+#![expect(clippy::similar_names, reason = "two products' names are a letter apart")]
+
 use super::*;
 use crate::domain::{
     keyspace::{Credential, Prefixes, Require},
@@ -68,7 +70,7 @@ fn the_ready_configs_are_good_and_say_what_the_products_need() {
     assert_eq!(norrix.default_scopes, ["build", "submit", "update"]);
     assert_eq!(norrix.admin_scope.as_deref(), Some("admin"));
     let noro = all.registry.by_name("noro").unwrap();
-    assert_eq!(noro.default_ttl, Some(Duration::from_secs(90 * 86_400)));
+    assert_eq!(noro.default_ttl, Some(Duration::from_hours(90 * 24)));
     assert_eq!(noro.rate_limit, Some(RateLimit { limit: 100, window: 60 * SECOND }));
     assert!(noro.public_create && noro.self_service);
     let nora = all.registry.by_name("nora").unwrap();

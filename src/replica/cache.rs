@@ -22,7 +22,7 @@ use shuttle::sync::{Mutex, atomic::AtomicU64, atomic::Ordering};
 use std::sync::{Mutex, atomic::AtomicU64, atomic::Ordering};
 
 /// Changes that are remembered by digest. A look-up that more than so many changes overtook counts as fenced.
-const REMEMBERED: usize = 4_096;
+const REMEMBERED: usize = if cfg!(feature = "shuttle") { 2 } else { 4_096 };
 
 /// A moment in the order of applied changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

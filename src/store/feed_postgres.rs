@@ -164,6 +164,11 @@ fn take(row: &PgRow, news: &mut News) -> sqlx::Result<()> {
     Ok(())
 }
 
+/// How long a listener that hears nothing goes on before it asks whether it is still heard.
+const QUIET: Duration = Duration::from_secs(5);
+/// How long it waits for the answer.
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// Calls `told` for each notification, for ever: a hint that saves waiting, never the guarantee.
 pub async fn listen(options: PgConnectOptions, told: impl Fn(Hint)) {
     loop {
@@ -186,10 +191,17 @@ async fn listen_once(options: &PgConnectOptions, told: &impl Fn(Hint)) -> sqlx::
     listener.listen_all(["keyward_changes", "keyward_seen"]).await?;
     told(Hint::Lost);
     loop {
-        match listener.try_recv().await? {
-            Some(notification) if notification.channel() == "keyward_seen" => told(Hint::Seen),
-            Some(_) => told(Hint::Change),
-            None => return Ok(()),
+        match timeout(QUIET, listener.try_recv()).await {
+            Ok(received) => match received? {
+                Some(notification) if notification.channel() == "keyward_seen" => told(Hint::Seen),
+                Some(_) => told(Hint::Change),
+                None => return Ok(()),
+            },
+            // Nothing happens, or the connection is gone without a word: then every Revoke would wait for a poll.
+            Err(_) => {
+                let answer = timeout(ANSWER, listener.execute(sqlx::raw_sql("SELECT 1")));
+                answer.await.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+            }
         }
     }
 }

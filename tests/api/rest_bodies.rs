@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::support::{Reply, Server, Setup, reply, reply::from_now, server::ROOT};
 
 const CREATE: [&str; 2] = ["/api/v1/keys", "/api/api-keys"];
-const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
+const DAY: std::time::Duration = std::time::Duration::from_hours(24);
 
 /// As the operator; a name where one is needed.
 async fn post(server: &Server, path: &str, mut body: Value) -> Reply {

@@ -1,5 +1,7 @@
 //! Which secret of a request counts, with the three products side by side.
 
+#![expect(clippy::similar_names, reason = "two products' names are a letter apart")]
+
 use std::time::Duration;
 
 use reqwest::RequestBuilder;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{Reply, Server, Setup, reply, reply::from_now, server::ROOT};
 
 const OWN: &str = "/api/v1/keys";
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 
 async fn create(server: &Server, body: &Value) -> Reply {
     reply(server.rest("POST", OWN).json(body)).await

@@ -176,3 +176,28 @@ async fn a_request_that_cannot_be_is_400_and_names_its_field() {
         assert!(!message.contains("\"x\""), "{message}");
     }
 }
+
+/// A product that was taken out of the configuration: its keys must not go on opening doors.
+#[tokio::test]
+async fn a_key_whose_keyspace_is_no_longer_configured_is_not_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = |name: &str| {
+        let config = format!(
+            "[[keyspace]]\nname = \"{name}\"\nprefix = \"x_\"\nsecret = {{ encoding = \"base64url\", bytes = 32 }}\n"
+        );
+        Setup::new().config(&config).folder(folder.path()).start()
+    };
+    let mut server = start("before");
+    let key = server.create(json!({"name": "n"})).await;
+    assert_eq!(server.stop(), Some(0));
+    let server = start("after");
+    for _ in 0..2 {
+        assert_eq!(code(&server, json!({"secret": key["key"]})).await, "NOT_FOUND");
+    }
+    let own = server.rest("GET", "/api/v1/keys").bearer_auth(key["key"].as_str().unwrap());
+    reply(own).await.refused(401, "not_found");
+    let path = format!("/api/api-keys/{}", key["id"].as_str().unwrap());
+    for method in ["GET", "DELETE"] {
+        reply(server.rest(method, &path).bearer_auth(ROOT)).await.refused(404, "not_found");
+    }
+}

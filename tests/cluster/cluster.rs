@@ -5,7 +5,7 @@ use std::{
     path::Path,
     process::Command,
     sync::{Arc, Mutex, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use keyward::proto::{Code, VerifyRequest, key_service_client::KeyServiceClient};
@@ -24,8 +24,6 @@ use crate::{
 
 /// The lease of every replica here, unless a test says otherwise: short, for many cycles.
 pub const LEASE: Duration = Duration::from_secs(1);
-/// A lease, the margin of whoever counts on its end, and room for a busy machine.
-pub const LEASE_IS_OVER: Duration = Duration::from_millis(2_500);
 
 /// A Postgres of one's own.
 pub struct Database {
@@ -92,6 +90,18 @@ pub struct Start {
     pub lease: Duration,
     /// Guards taken away.
     pub faults: String,
+}
+
+impl Start {
+    /// With these guards taken away.
+    pub fn without(faults: &str) -> Self {
+        Self { faults: faults.to_owned(), ..Self::default() }
+    }
+
+    /// With another lease.
+    pub fn lease(self, seconds: u64) -> Self {
+        Self { lease: Duration::from_secs(seconds), ..self }
+    }
 }
 
 impl Default for Start {
@@ -161,6 +171,48 @@ impl Replica {
         code(&mut self.client(), secret, Duration::from_secs(5)).await
     }
 
+    /// Revokes a key through this replica.
+    pub async fn revoke(&self, id: &str) {
+        grpc::revoke(&mut self.client(), id).await;
+    }
+
+    /// Whether it answers VALID at any time within `span`, asked again and again.
+    pub async fn answers_valid_within(&self, span: Duration, secret: &str) -> bool {
+        let end = Instant::now() + span;
+        while Instant::now() < end {
+            let answer = code(&mut self.client(), secret, Duration::from_secs(2)).await;
+            if answer.is_ok_and(|code| code == Code::Valid) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        false
+    }
+
+    /// Gives the database back to it, on new connections.
+    pub fn reconnect(&self) {
+        self.proxy.reset();
+        self.proxy.silence(false);
+    }
+
+    /// Waits until its log has a line.
+    pub async fn logs(&self, line: &str) {
+        grpc::eventually(Duration::from_secs(20), line, async || self.log().contains(line)).await;
+    }
+
+    /// The step of its row; none if it has no row.
+    pub async fn step(&self, database: &mut PgConnection) -> Option<i64> {
+        let log = self.log();
+        let id = log.rsplit_once("joined replica=").expect("it has joined").1.split(' ').next().unwrap_or_default();
+        let step = sqlx::query_scalar("SELECT step FROM keyward_replicas WHERE id = $1::uuid").bind(id);
+        step.fetch_optional(database).await.expect("Postgres answers")
+    }
+
+    /// Waits until `/readyz` says that it is ready.
+    pub async fn is_ready_within(&self, bound: Duration) {
+        grpc::eventually(bound, "the replica is ready", async || self.is_ready().await).await;
+    }
+
     /// Whether `/readyz` says so.
     pub async fn is_ready(&self) -> bool {
         let request = self.server(|server| server.rest("GET", "/readyz"));
@@ -214,10 +266,9 @@ impl Cluster {
         Self { database, replicas }
     }
 
-    /// Two replicas: the first as it should be, the second without some guards.
-    pub async fn pair(faults: &str) -> (Self, Arc<Replica>, Arc<Replica>) {
-        let faulty = Start { faults: faults.to_owned(), ..Start::default() };
-        let cluster = Self::start([Start::default(), faulty]).await;
+    /// Two replicas.
+    pub async fn pair(start: Start) -> (Self, Arc<Replica>, Arc<Replica>) {
+        let cluster = Self::start([start.clone(), start]).await;
         let (first, second) = (Arc::clone(&cluster.replicas[0]), Arc::clone(&cluster.replicas[1]));
         (cluster, first, second)
     }

@@ -1,9 +1,12 @@
 //! Many replicas on one Postgres, paused, cut off and killed: no Verify that starts after Revoke returned OK, on any
 //! replica, answers VALID for that key. Each test has a Postgres of its own, since that is crashed too.
 
+mod active;
 mod chaos;
 mod cluster;
+mod guards;
 mod history;
+mod lease;
 mod load;
 #[path = "../support/proxy.rs"]
 mod proxy;

@@ -38,7 +38,8 @@ start() {
     fi
     # What the protocol needs durable it asks for itself, so that a crash of the server (not of the machine) keeps it.
     local settings="-c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=300 -c fsync=off \
-        -c synchronous_commit=off -c full_page_writes=off -c log_min_messages=warning ${KEYWARD_POSTGRES_SETTINGS:-}"
+        -c synchronous_commit=off -c full_page_writes=off -c log_min_messages=warning \
+        -c authentication_timeout=5 ${KEYWARD_POSTGRES_SETTINGS:-}"
     for _ in 1 2 3 4 5 6 7 8 9 10; do
         local port
         port=$(cat port 2>/dev/null || echo $((20000 + RANDOM % 12000)))

@@ -150,6 +150,12 @@ impl Proxy {
 
 async fn pass(state: Arc<State>, number: u64, client: TcpStream, upstream: SocketAddr) {
     let mut generation = state.generation.subscribe();
+    // Not reached either while it is silent: a server that waits for a first word is slow to stop.
+    let mut silent = state.silent_below.subscribe();
+    tokio::select! {
+        passes = silent.wait_for(|below| number >= *below) => if passes.is_err() { return },
+        _ = generation.changed() => return,
+    }
     let Ok(server) = TcpStream::connect(upstream).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let link = Link { number, marked: AtomicBool::new(false) };

@@ -124,7 +124,7 @@ impl Setup {
                 return Ok(Server { child, folder, _own: own, grpc, http, metrics, log, output });
             }
             let ended = child.try_wait().unwrap();
-            if ended.is_some() || start.elapsed() > Duration::from_secs(60) {
+            if ended.is_some() || start.elapsed() > Duration::from_mins(1) {
                 let _ = child.kill();
                 let _ = child.wait();
                 std::thread::sleep(Duration::from_millis(50));

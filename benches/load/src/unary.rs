@@ -256,7 +256,7 @@ impl Unary {
         for caller in callers {
             caller.await??;
         }
-        finish(sampler, work, self.lenient)
+        finish(&sampler, &work, self.lenient)
     }
 }
 
@@ -268,7 +268,7 @@ async fn sample(work: Rc<RefCell<Work>>, from: Instant, until: Instant) {
     work.borrow_mut().tally.sample(1);
 }
 
-fn finish(sampler: tokio::task::JoinHandle<()>, work: Rc<RefCell<Work>>, lenient: bool) -> Result<(), Failure> {
+fn finish(sampler: &tokio::task::JoinHandle<()>, work: &RefCell<Work>, lenient: bool) -> Result<(), Failure> {
     let early = !sampler.is_finished();
     sampler.abort();
     {
@@ -281,8 +281,7 @@ fn finish(sampler: tokio::task::JoinHandle<()>, work: Rc<RefCell<Work>>, lenient
             ids.flush()?;
         }
     }
-    drop(sampler);
-    // The aborted task may still hold its share for a moment: what is needed is moved out.
+    // The aborted task may hold its share for a moment yet: what is needed is moved out.
     let tally = std::mem::replace(&mut work.borrow_mut().tally, Tally::new(Duration::ZERO, Duration::ZERO, None));
     tally.print(lenient)
 }

@@ -1,7 +1,11 @@
 //! Times the parts of a Verify inside one process, one thread, each key another one of 100,000: where the time of an
 //! answer from memory goes. Medians of several passes, in nanoseconds.
 
-use std::{hint::black_box, sync::Arc, time::Instant};
+use std::{
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use keyward::{
     domain::{
@@ -10,7 +14,7 @@ use keyward::{
         keyspace::{Keyspace, Registry},
         rate::RateLimit,
         secret::{self, Encoding},
-        verdict::Assertions,
+        verdict::{Assertions, Code},
     },
     limiter::{Subject, memory::MemoryLimiter},
     proto,
@@ -169,13 +173,13 @@ fn parts(service: &Service, limited: &Service) -> Result<(), Failure> {
     });
     time("mark the use", |at| service.replica.usage.mark(&entries[at], 1));
     drop(service.replica.usage.take());
-    let limiter = MemoryLimiter::new(Arc::new(SystemClock));
+    let spending = MemoryLimiter::new(Arc::new(SystemClock));
     let limit = RateLimit { limit: 1_000_000_000, window: 60_000_000 };
     time("spend of a limit", |at| {
-        black_box(limiter.spend(Subject::key(entries[at].id), limit, 1));
+        black_box(spending.spend(Subject::key(entries[at].id), limit, 1));
     });
     time("count the verdict", |_| {
-        service.metrics.verdict(Some(1), keyward::domain::verdict::Code::Valid, std::time::Duration::from_micros(1))
+        service.metrics.verdict(Some(1), Code::Valid, Duration::from_micros(1));
     });
     service.metrics.upkeep();
     time("the whole verdict", |at| {

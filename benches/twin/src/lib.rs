@@ -2,7 +2,7 @@
 
 pub mod proto {
     //! Package `keyward.v1`.
-    #![allow(clippy::pedantic, reason = "generated code")]
+    #![allow(clippy::pedantic, clippy::large_enum_variant, reason = "generated code")]
     tonic::include_proto!("keyward.v1");
 }
 
