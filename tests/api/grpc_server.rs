@@ -175,20 +175,17 @@ async fn a_call_past_its_callers_deadline_says_so_itself() {
     let mut client = server.client().await;
     let made = key(&mut client, "", "", &[]).await;
     let blocked = block(&server).await;
-    for length in [Duration::from_millis(150), Duration::from_millis(600)] {
-        let start = Instant::now();
+    for length in [Duration::from_secs(1), Duration::from_secs(2)] {
+        let (start, mut other) = (Instant::now(), client.clone());
         let hook = UpdateWebhookRequest { id: made.id.clone(), webhook_url: String::new() };
-        assert_refused(
-            client.update_webhook(hurried(length, hook)).await,
-            tonic::Code::DeadlineExceeded,
-            "DEADLINE_EXCEEDED",
-        );
-        assert_refused(
-            client.create(hurried(length, CreateRequest::default())).await,
-            tonic::Code::DeadlineExceeded,
-            "DEADLINE_EXCEEDED",
-        );
-        assert!(start.elapsed() < 2 * length, "{:?}", start.elapsed());
+        let (hooked, created) = futures::future::join(
+            client.update_webhook(hurried(length, hook)),
+            other.create(hurried(length, CreateRequest::default())),
+        )
+        .await;
+        assert_refused(hooked, tonic::Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+        assert_refused(created, tonic::Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+        assert!(start.elapsed() < length, "{:?}", start.elapsed());
     }
     // What memory and the readers can answer needs no writer.
     assert_eq!(code(&mut client, &made.secret).await, Code::Valid);
@@ -204,8 +201,8 @@ async fn a_revoke_that_lost_its_caller_is_finished_and_can_be_repeated() {
     let made = key(&mut client, "", "", &[]).await;
     let blocked = block(&server).await;
     let end = RevokeRequest { id: made.id.clone(), reason: "late".into() };
-    let refusal = client.revoke(hurried(Duration::from_millis(200), end.clone())).await.unwrap_err();
-    assert_eq!(refusal.code(), tonic::Code::DeadlineExceeded);
+    let refusal = client.revoke(hurried(Duration::from_secs(1), end.clone())).await;
+    assert_refused(refusal, tonic::Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
     blocked.close().await.unwrap();
     eventually(Duration::from_secs(5), "the revocation lands", async || {
         code(&mut client, &made.secret).await == Code::Revoked

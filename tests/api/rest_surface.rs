@@ -91,7 +91,7 @@ async fn a_request_id_is_kept_if_it_is_safe_and_made_otherwise() {
     let answer = reply(server.rest("GET", "/api/api-keys").header("x-request-id", "from-the-edge-17")).await;
     answer.refused(401, "missing_credential");
     assert_eq!(answer.header("x-request-id"), Some("from-the-edge-17"));
-    assert!(server.log().contains("from-the-edge-17"));
+    server.logged("from-the-edge-17").await;
 }
 
 #[tokio::test]

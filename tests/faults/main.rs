@@ -15,6 +15,7 @@ mod alike;
 mod outage;
 mod pending;
 mod start;
+mod stream;
 
 use std::net::SocketAddr;
 

@@ -82,23 +82,31 @@ fn hurried<T>(length: Duration, message: T) -> Request<T> {
     request
 }
 
-/// One call of each kind that needs the database, under the same bound; what each answered.
-async fn calls(client: &mut Client, scene: (&str, &str), bound: Duration) -> Vec<(&'static str, Status)> {
+/// One call of each kind that needs the database, side by side under the same bound; what each answered.
+async fn calls(client: &Client, scene: (&str, &str), bound: Duration) -> Vec<(&'static str, Status)> {
     let (id, not_held) = scene;
     let end = RevokeRequest { id: id.into(), reason: String::new() };
     let hook = UpdateWebhookRequest { id: id.into(), webhook_url: String::new() };
+    // The caller's own credential is a key that is not in memory.
+    let mut own = hurried(bound, check("x"));
+    own.metadata_mut().insert("authorization", format!("Bearer {not_held}").parse().unwrap());
+    let client = || client.clone();
+    let (mut a, mut b, mut c, mut d, mut e, mut f) = (client(), client(), client(), client(), client(), client());
+    let (verify, create, list, update, revoke, caller) = tokio::join!(
+        a.verify(hurried(bound, check(not_held))),
+        b.create(hurried(bound, CreateRequest::default())),
+        c.list(hurried(bound, ListRequest::default())),
+        d.update_webhook(hurried(bound, hook)),
+        e.revoke(hurried(bound, end)),
+        f.verify(own),
+    );
     vec![
-        ("verify", client.verify(hurried(bound, check(not_held))).await.unwrap_err()),
-        ("create", client.create(hurried(bound, CreateRequest::default())).await.unwrap_err()),
-        ("list", client.list(hurried(bound, ListRequest::default())).await.unwrap_err()),
-        ("update", client.update_webhook(hurried(bound, hook)).await.unwrap_err()),
-        ("revoke", client.revoke(hurried(bound, end)).await.unwrap_err()),
-        // The caller's own credential is a key that is not in memory.
-        ("caller", {
-            let mut request = hurried(bound, check("x"));
-            request.metadata_mut().insert("authorization", format!("Bearer {not_held}").parse().unwrap());
-            client.verify(request).await.unwrap_err()
-        }),
+        ("verify", verify.unwrap_err()),
+        ("create", create.unwrap_err()),
+        ("list", list.unwrap_err()),
+        ("update", update.unwrap_err()),
+        ("revoke", revoke.unwrap_err()),
+        ("caller", caller.unwrap_err()),
     ]
 }
 
@@ -107,13 +115,13 @@ async fn a_database_that_is_gone_makes_calls_unavailable_in_time_and_is_found_ag
     let mut scene = Scene::new().await;
     scene.away.proxy.down(true);
     let start = Instant::now();
-    for (call, status) in calls(&mut scene.client, (&scene.id, &scene.not_held), BOUND).await {
+    for (call, status) in calls(&scene.client, (&scene.id, &scene.not_held), BOUND).await {
         let refusal = Refusal::of(&status);
         assert_eq!((refusal.code, refusal.reason.as_str()), (tonic::Code::Unavailable, "UNAVAILABLE"), "{call}");
         assert_eq!(refusal.message, "Try again", "{call}");
         assert_public(&wire(&status));
     }
-    assert!(start.elapsed() < 2 * BOUND, "{:?}", start.elapsed());
+    assert!(start.elapsed() < BOUND, "{:?}", start.elapsed());
     scene.lease_is_over().await;
     // Memory is not asked any more, for a key that it holds neither.
     let status = scene.client.verify(with(ROOT, check(&scene.held))).await.unwrap_err();
@@ -167,11 +175,11 @@ async fn a_forged_secret_is_malformed_without_the_database() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_database_costs_no_caller_more_than_its_deadline() {
-    let mut scene = Scene::new().await;
+    let scene = Scene::new().await;
     scene.away.proxy.silence(true);
-    for bound in [Duration::from_millis(200), Duration::from_millis(700)] {
+    for bound in [Duration::from_secs(1), Duration::from_secs(2)] {
         let start = Instant::now();
-        let answers = calls(&mut scene.client, (&scene.id, &scene.not_held), bound).await;
+        let answers = calls(&scene.client, (&scene.id, &scene.not_held), bound).await;
         let took = start.elapsed();
         for (call, status) in &answers {
             // The server itself says so: the client's own clock would bring no details.
@@ -180,7 +188,7 @@ async fn a_silent_database_costs_no_caller_more_than_its_deadline() {
             assert_eq!((refusal.code, refusal.reason.as_str()), expected, "{call} {status:?}");
             assert_public(&wire(status));
         }
-        assert!(took < bound * u32::try_from(answers.len()).unwrap() + Duration::from_secs(1), "{took:?}");
+        assert!(took < bound, "{took:?}");
     }
     scene.away.proxy.silence(false);
     // The revocation was asked for: it may have been done or not, and repeating it is safe.

@@ -38,7 +38,7 @@ async fn a_revocation_is_pending_while_a_replica_stands_still_and_certain_once_i
     assert_eq!(code(&mut two, &made.secret).await, Code::Valid);
     second.signal("STOP");
     let start = Instant::now();
-    let refusal = Refusal::of(&one.revoke(end(&made.id, Duration::from_millis(500))).await.unwrap_err());
+    let refusal = Refusal::of(&one.revoke(end(&made.id, Duration::from_secs(1))).await.unwrap_err());
     assert_eq!((refusal.code, refusal.reason.as_str()), (tonic::Code::DeadlineExceeded, "REVOCATION_PENDING"));
     assert_eq!(code(&mut one, &made.secret).await, Code::Revoked, "it is committed");
     let revoked = one.revoke(end(&made.id, Duration::from_secs(12))).await.unwrap().into_inner().key.unwrap();

@@ -178,6 +178,17 @@ impl Server {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits until standard error has this text: a line may be read here a little after the answer that it is about.
+    pub async fn logged(&self, text: &str) {
+        for _ in 0..500 {
+            if self.log().contains(text) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("\"{text}\" is not in the log:\n{}", self.log());
+    }
+
     /// Everything on standard output so far.
     pub fn output(&self) -> String {
         self.output.lock().unwrap().clone()
