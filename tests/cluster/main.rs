@@ -8,6 +8,9 @@ mod guards;
 mod history;
 mod lease;
 mod load;
+mod order;
+mod pooler;
+mod sqlite;
 mod storm;
 #[path = "../support/mod.rs"]
 mod support;
