@@ -51,6 +51,16 @@ impl Database {
         script("start", self.folder.path(), &self.settings);
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its URL, past every proxy.
+    pub fn url(&self) -> String {
+        url(self.address)
+    }
+
     /// A connection past every proxy.
     pub async fn connect(&self) -> PgConnection {
         let options: PgConnectOptions = url(self.address).parse().expect("a URL");

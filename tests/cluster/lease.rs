@@ -108,9 +108,11 @@ async fn a_replicas_row_survives_a_crash_of_a_postgres_that_commits_lazily() {
     let database = tokio::task::block_in_place(|| Database::start(lazily));
     let cluster = Cluster::on(database, [Start::default().lease(20)]).await;
     let replica = &cluster.replicas[0];
-    // A new membership, after which nothing else is written.
+    // A new membership, after everything else is on disk.
     let mut database = cluster.database.connect().await;
-    let _ = database.execute("DELETE FROM keyward_replicas").await.expect("the row is removed");
+    for statement in ["DELETE FROM keyward_replicas", "CHECKPOINT"] {
+        database.execute(statement).await.expect("Postgres does it");
+    }
     replica.reconnect();
     eventually(Duration::from_secs(20), "it joins anew", async || {
         replica.log().matches("joined replica=").count() == 2

@@ -8,8 +8,9 @@ mod guards;
 mod history;
 mod lease;
 mod load;
-#[path = "../support/proxy.rs"]
-mod proxy;
+mod order;
+mod pooler;
+mod sqlite;
 mod storm;
 #[path = "../support/mod.rs"]
 mod support;
