@@ -10,6 +10,15 @@ CREATE = "/keyward.v1.KeyService/Create"
 REVOKE = "/keyward.v1.KeyService/Revoke"
 # A message whose first field is a Key.
 KEY = "0a"
+# The verdict on a forged secret.
+MALFORMED = "0802"
+
+
+def forgeries(place, binaries, count):
+    """Requests with well-formed secrets whose checksums are wrong."""
+    out = place.new("forged")
+    subprocess.run([binaries.load, "forge", "--count", str(count), "--out", str(out)], check=True)
+    return out
 
 
 def cold(place, driver, binaries, arguments, report):
@@ -21,11 +30,18 @@ def cold(place, driver, binaries, arguments, report):
     naive.bearer = bearer
     rows = []
     found = {}
+    stranger = forgeries(place, binaries, 1)
+
+    def fresh():
+        """A server that holds no key but its caller's."""
+        server = Keyward(place, binaries.keyward, url, bearer=bearer)
+        driver.unary(server, stranger, (1, 1), once=True, expect=MALFORMED, seconds=5, warmup=0)
+        return server
+
     # No key is asked for twice in the life of a server: each round gets a new one.
     for shape in ((8, 16), (32, 1), (1, 1)):
         def ours():
-            server = Keyward(place, binaries.keyward, url, bearer=bearer)
-            driver.unary(server, bodies, (1, 1), once=True, offset=arguments.many - 1, seconds=5, warmup=0)
+            server = fresh()
             before = server.metrics()["keyward_cached_keys"]
             result = driver.unary(server, bodies, shape, once=True)
             result["missed"] = int(server.metrics()["keyward_cached_keys"] - before)
@@ -50,8 +66,7 @@ def cold(place, driver, binaries, arguments, report):
     report.target("ms added to a lone miss", added, added <= 0.2, "at most 0.2")
 
     for shape, seconds in (((1, 1), 1), ((8, 16), 1)):
-        server = Keyward(place, binaries.keyward, url, bearer=bearer)
-        driver.unary(server, bodies, (1, 1), once=True, offset=arguments.many - 1, seconds=5, warmup=0)
+        server = fresh()
         postgres.count_statements()
         result = driver.unary(server, bodies, shape, once=True, seconds=seconds, warmup=0)
         statements, rows_read = postgres.lookups()
@@ -70,8 +85,7 @@ def forged(place, driver, binaries, arguments, report):
     """Honest callers beside a flood of keys with wrong checksums, and beside as many honest calls."""
     postgres = Postgres(place)
     name, bodies, bearer = seeded(place, postgres, binaries, arguments.keys)
-    flood = place.new("forged")
-    subprocess.run([binaries.load, "forge", "--count", "100000", "--out", str(flood)], check=True)
+    flood = forgeries(place, binaries, 100_000)
     server = Keyward(place, binaries.keyward, f"{postgres.url}/{name}", bearer=bearer)
     driver.warm(server, bodies)
     settle()
@@ -86,7 +100,7 @@ def forged(place, driver, binaries, arguments, report):
         "beside honest calls": lambda: together(
             calls, lambda: driver.unary(server, bodies, (8, 16), **around))[0],
         "beside forged keys": lambda: together(
-            calls, lambda: driver.unary(server, flood, (8, 16), expect="0802", **around))[0],
+            calls, lambda: driver.unary(server, flood, (8, 16), expect=MALFORMED, **around))[0],
     }
     malformed = server.verdicts("MALFORMED")
     postgres.count_statements()

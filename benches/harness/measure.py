@@ -12,6 +12,10 @@ from .servers import Keyward, settle
 # Connections x streams in flight on each.
 SHAPES = [(8, 16), (32, 1), (1, 8), (1, 64)]
 
+# A prime: requests are taken in another order than their keys were made in, so that neighbours in a table or in memory
+# are no neighbours in time.
+STRIDE = 61_967
+
 
 class Driver:
     """The load, on its own cores."""
@@ -27,7 +31,7 @@ class Driver:
 
     def load(self, server, kind, bodies, **options):
         """Runs the project's own load; what it found. Options are its flags."""
-        options = {"seconds": self.seconds, "pid": server.pid, "bearer": server.bearer, **options}
+        options = {"seconds": self.seconds, "pid": server.pid, "bearer": server.bearer, "stride": STRIDE, **options}
         flags = []
         for name, value in options.items():
             if value is not None and value is not False:

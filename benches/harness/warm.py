@@ -9,7 +9,7 @@ LIMIT = '{ limit = 1000000000, window = "60s" }'
 def record(driver, place, server, bodies):
     """The service's answer, for the twins to repeat."""
     answer = place.new("answer")
-    driver.unary(server, bodies, (1, 1), warmup=0, seconds=0.05, answer=answer, offset=0)
+    driver.unary(server, bodies, (1, 1), warmup=0, seconds=0.05, answer=answer)
     return answer
 
 

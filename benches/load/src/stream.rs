@@ -23,6 +23,9 @@ pub struct Stream {
     /// VerifyRequests, taken in their order.
     #[arg(long)]
     bodies: PathBuf,
+    /// How far the next request is from the one before.
+    #[arg(long, default_value_t = 1)]
+    stride: usize,
     /// The caller's credential.
     #[arg(long)]
     bearer: Option<String>,
@@ -93,6 +96,9 @@ struct Checks {
     bodies: Bodies,
     tally: Tally,
     starts: Vec<Instant>,
+    /// Place of the next request.
+    place: usize,
+    stride: usize,
     /// Checks that were sent.
     next: u64,
     flying: usize,
@@ -107,8 +113,8 @@ struct Checks {
 impl Checks {
     fn send(&mut self, now: Instant) {
         while self.flying < self.most {
-            let place = usize::try_from(self.next).unwrap_or(0);
-            let request = self.bodies.message(place % self.bodies.len());
+            let request = self.bodies.message(self.place);
+            self.place = (self.place + self.stride) % self.bodies.len();
             let begin = self.out.len();
             self.out.extend_from_slice(&[0; 5]);
             self.out.push(ID);
@@ -119,7 +125,7 @@ impl Checks {
             let length = u32::try_from(self.out.len() - begin - 5).unwrap_or(0);
             self.out[begin + 1..begin + 5].copy_from_slice(&length.to_be_bytes());
             let slots = self.starts.len();
-            self.starts[place & (slots - 1)] = now;
+            self.starts[usize::try_from(self.next).unwrap_or(0) & (slots - 1)] = now;
             self.next += 1;
             self.flying += 1;
             self.tally.sends();
@@ -210,6 +216,8 @@ impl Stream {
             stream,
             bodies,
             starts: vec![tally.from(); self.flying.next_power_of_two() * 4],
+            place: 0,
+            stride: self.stride,
             tally,
             next: 0,
             flying: 0,

@@ -28,9 +28,10 @@ pub struct Unary {
     /// Requests, taken in their order, each by one call, and then again from the first.
     #[arg(long)]
     bodies: PathBuf,
-    /// The first request to take.
-    #[arg(long, default_value_t = 0)]
-    offset: usize,
+    /// How far the next request is from the one before: one that divides nothing but itself goes over all of them, in
+    /// another order than they were made in.
+    #[arg(long, default_value_t = 1)]
+    stride: usize,
     /// Take no request twice: end when the last is answered.
     #[arg(long)]
     once: bool,
@@ -70,6 +71,7 @@ pub struct Unary {
 struct Work {
     bodies: Bodies,
     next: usize,
+    stride: usize,
     /// Requests that may still be taken.
     left: usize,
     tally: Tally,
@@ -82,7 +84,7 @@ impl Work {
     fn take(&mut self) -> Option<usize> {
         self.left = self.left.checked_sub(1)?;
         let place = self.next;
-        self.next = (place + 1) % self.bodies.len();
+        self.next = (place + self.stride) % self.bodies.len();
         Some(place)
     }
 
@@ -222,14 +224,13 @@ impl Unary {
             connections.push(Connection::open(&self.addr, blocks.clone()).await?);
         }
         let bodies = Bodies::read(&self.bodies)?;
-        let next = self.offset % bodies.len();
-        let left = if self.once { bodies.len() - next } else { usize::MAX };
+        let left = if self.once { bodies.len() } else { usize::MAX };
         let ids = self.ids.map(std::fs::File::create).transpose()?.map(std::io::BufWriter::new);
         let expect = data_encoding::HEXLOWER.decode(self.expect.as_bytes())?;
         let (warmup, length) = (Duration::from_secs_f64(self.warmup), Duration::from_secs_f64(self.seconds));
         let tally = Tally::new(warmup, length, self.pid);
         let (from, until) = (tally.from(), tally.until());
-        let work = Work { bodies, next, left, tally, expect, ids, answer: self.answer };
+        let work = Work { bodies, next: 0, stride: self.stride, left, tally, expect, ids, answer: self.answer };
         let work = Rc::new(RefCell::new(work));
         let mut callers = Vec::new();
         for (place, connection) in (0_u32..).zip(connections) {
