@@ -5,9 +5,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use keyward::{
     domain::secret::digest,
-    proto::{
-        Code, CreateRequest, VerifyStreamRequest, VerifyStreamResponse, verify_stream_response::Outcome,
-    },
+    proto::{Code, CreateRequest, VerifyStreamRequest, VerifyStreamResponse, verify_stream_response::Outcome},
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -102,7 +100,8 @@ async fn the_next_message_of_an_open_stream_answers_revoked() {
 async fn a_stream_ends_unauthenticated_once_its_caller_is_revoked() {
     let (cluster, first, second) = Cluster::pair(Start::default()).await;
     let key = cluster.warm_key().await;
-    let service = CreateRequest { keyspace: "keyward".into(), scopes: vec!["verify".into()], ..CreateRequest::default() };
+    let service =
+        CreateRequest { keyspace: "keyward".into(), scopes: vec!["verify".into()], ..CreateRequest::default() };
     let caller = cold_key(&first, service).await;
     let mut stream = Open::new(&mut second.client(), &caller.secret).await;
     stream.send(&key.secret).await;

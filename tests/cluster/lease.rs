@@ -75,7 +75,7 @@ async fn a_rolling_restart_delays_no_revoke_by_a_lease() {
         let other = if Arc::ptr_eq(replica, &first) { &second } else { &first };
         let took = time_of_revoke(other, &key.id).await;
         assert!(took < Duration::from_secs(2), "Revoke took {took:?}");
-        assert!(replica.revive());
+        replica.revive().expect("it starts again");
         assert_eq!(replica.code(&key.secret).await.expect("an answer"), Code::Revoked);
     }
 }
@@ -90,8 +90,10 @@ async fn a_killed_replica_delays_revokes_by_its_lease_until_it_is_removed() {
     first.logs("removing a replica that renews no more").await;
     let mut database = cluster.database.connect().await;
     eventually(Duration::from_secs(5), "one row is left", async || {
-        let rows: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM keyward_replicas").fetch_one(&mut database).await.expect("a count");
+        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM keyward_replicas")
+            .fetch_one(&mut database)
+            .await
+            .expect("a count");
         rows == 1
     })
     .await;

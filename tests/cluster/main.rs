@@ -10,9 +10,9 @@ mod lease;
 mod load;
 mod order;
 mod pooler;
+#[path = "../support/proxy.rs"]
+mod proxy;
 mod sqlite;
 mod storm;
 #[path = "../support/mod.rs"]
 mod support;
-#[path = "../support/proxy.rs"]
-mod proxy;
