@@ -1,6 +1,6 @@
 //! The messages and services that `proto/` describes, as generated.
 
-#![allow(missing_docs, clippy::pedantic, reason = "generated code")]
+#![allow(missing_docs, clippy::pedantic, clippy::large_enum_variant, reason = "generated code")]
 
 use std::fmt;
 

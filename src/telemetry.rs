@@ -31,6 +31,10 @@ pub const CACHED_BYTES: &str = "keyward_cached_bytes";
 pub const LEASE_SECONDS: &str = "keyward_lease_seconds";
 /// Subjects whose spent limits are in memory.
 pub const LIMITED_SUBJECTS: &str = "keyward_limited_subjects";
+/// 1 while limits are shared with other replicas, 0 while the server for that is away.
+pub const LIMITS_SHARED: &str = "keyward_rate_limit_shared";
+/// Spendings that should have been shared and were counted by this replica alone.
+pub const LIMITS_FALLEN_BACK: &str = "keyward_rate_limit_fallbacks_total";
 
 const BUCKETS: [f64; 12] = [0.000_01, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
 
@@ -70,6 +74,8 @@ struct Gauges {
     cached_bytes: Gauge,
     lease_seconds: Gauge,
     limited_subjects: Gauge,
+    limits_shared: Gauge,
+    limits_fallen_back: Counter,
 }
 
 /// What the gauges show.
@@ -87,6 +93,10 @@ pub struct Levels {
     pub lease_micros: i64,
     /// Subjects whose spent limits are in memory.
     pub limited_subjects: usize,
+    /// Whether limits are shared with other replicas now; none where they never are.
+    pub limits_shared: Option<bool>,
+    /// Spendings that should have been shared and were not.
+    pub limits_fallen_back: u64,
 }
 
 impl Metrics {
@@ -115,6 +125,8 @@ impl Metrics {
                     cached_bytes: metrics::gauge!(CACHED_BYTES),
                     lease_seconds: metrics::gauge!(LEASE_SECONDS),
                     limited_subjects: metrics::gauge!(LIMITED_SUBJECTS),
+                    limits_shared: metrics::gauge!(LIMITS_SHARED),
+                    limits_fallen_back: metrics::counter!(LIMITS_FALLEN_BACK),
                 };
                 let undecided = metrics::counter!(UNDECIDED);
                 (
@@ -159,7 +171,9 @@ impl Metrics {
             self.gauges.cached_bytes.set(levels.cached_bytes as f64);
             self.gauges.lease_seconds.set(levels.lease_micros as f64 / 1e6);
             self.gauges.limited_subjects.set(levels.limited_subjects as f64);
+            self.gauges.limits_shared.set(f64::from(u8::from(levels.limits_shared == Some(true))));
         }
+        self.gauges.limits_fallen_back.absolute(levels.limits_fallen_back);
         self.handle.render()
     }
 
@@ -179,5 +193,7 @@ fn describe() {
     metrics::describe_gauge!(CACHED_KEYS, "Keys in memory.");
     metrics::describe_gauge!(CACHED_BYTES, Unit::Bytes, "Bytes that keys in memory take.");
     metrics::describe_gauge!(LEASE_SECONDS, Unit::Seconds, "How long memory may still answer.");
+    metrics::describe_gauge!(LIMITS_SHARED, "Whether limits are shared with other replicas now.");
+    metrics::describe_counter!(LIMITS_FALLEN_BACK, "Spendings that should have been shared and were not.");
     metrics::describe_gauge!(LIMITED_SUBJECTS, "Subjects whose spent limits are in memory.");
 }

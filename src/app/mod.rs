@@ -11,13 +11,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::database::{migrate, root_key};
 use crate::{
-    config::Config,
+    config::{Config, RateLimitStore},
     domain::{
         clock::{Clock, Entropy, SystemClock, SystemEntropy},
         key::KeyIds,
         secret,
     },
-    limiter::memory::MemoryLimiter,
+    limiter::{Limiter, memory::MemoryLimiter, shared::SharedLimiter},
     replica::Replica,
     service::{Service, bootstrap},
     telemetry::Metrics,
@@ -48,6 +48,9 @@ pub enum RunError {
     /// The system gives no thread.
     #[error("a thread could not be started: {0}")]
     Thread(std::io::Error),
+    /// The rate limit server's URL cannot be read.
+    #[error("rate_limit.store: {0}")]
+    RateLimitStore(String),
     /// The gRPC server ended by itself.
     #[error("the gRPC server failed: {0}")]
     Grpc(String),
@@ -88,6 +91,12 @@ async fn service(config: &Config, opened: &database::Opened) -> Result<Arc<Servi
     let installation = bootstrap::installation(&*store, &*entropy, config.master_key.as_ref()).await?;
     let registry = Arc::clone(&config.registry);
     let runtime = Handle::current();
+    let shared = match &config.rate_limit_store {
+        RateLimitStore::Memory => None,
+        RateLimitStore::Redis(url) => {
+            Some(SharedLimiter::start(url, &runtime).map_err(|error| RunError::RateLimitStore(error.to_string()))?)
+        }
+    };
     let replica = Replica::new(
         Arc::clone(&store),
         Arc::clone(&registry),
@@ -102,7 +111,7 @@ async fn service(config: &Config, opened: &database::Opened) -> Result<Arc<Servi
         metrics: Metrics::new(&registry),
         registry,
         installation,
-        limiter: MemoryLimiter::new(Arc::clone(&clock)),
+        limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), shared),
         public_create_limit: config.http.public_create_limit,
         clock,
         entropy,
@@ -143,8 +152,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     if let Some(listener) = listeners.metrics {
         serving.spawn(serve::run(listener, rest, Routes::Probes, stop.clone(), DRAIN));
     }
-    let mut grpc =
-        serving.spawn(server::run(listeners.grpc, Arc::clone(&service), health_service, stop.clone(), DRAIN));
+    let mut grpc = serving.spawn(server::run(
+        listeners.grpc,
+        Arc::clone(&service),
+        health_service,
+        config.server.grpc_threads,
+        stop.clone(),
+        DRAIN,
+    ));
     serving.close();
 
     workers::first_readiness(&service).await;
@@ -154,7 +169,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         () = stop.cancelled() => Ok(()),
         ended = &mut grpc => match ended {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(RunError::Grpc(error.to_string())),
+            Ok(Err(error)) => Err(RunError::Grpc(error)),
             Err(error) => Err(RunError::Grpc(error.to_string())),
         },
     };

@@ -6,7 +6,7 @@ use crate::domain::{
     clock::Micros,
     keyspace::{Credential, Keyspace, Prefixes, RESERVED, Require},
     rate::{MOST, RateLimit, WINDOWS},
-    secret::{Encoding, LONGEST},
+    secret::{Encoding, LONGEST, LONGEST_PREFIX},
 };
 
 /// Random bits that a secret needs beyond what is shown of it.
@@ -15,42 +15,66 @@ const HIDDEN_BITS: usize = 96;
 const BYTES: std::ops::RangeInclusive<i64> = 16..=128;
 const LENGTH: std::ops::RangeInclusive<i64> = 23..=192;
 
-/// Reads every keyspace. A keyspace with a problem is left out of the answer, but not of the checks across keyspaces.
-pub fn read(sections: &[Section<'_>]) -> Vec<Keyspace> {
-    let read: Vec<(&Section<'_>, Keyspace)> =
-        sections.iter().filter_map(|section| Some((section, keyspace(section)?))).collect();
-    for (at, (section, own)) in read.iter().enumerate() {
-        if read[..at].iter().any(|(_, other)| other.name == own.name) {
-            section.problem("name", format_args!("two keyspaces are named \"{}\"", own.name));
-        }
+/// What could be read of one keyspace. One with a problem still takes part in the checks across keyspaces.
+pub struct Draft {
+    /// Its name.
+    pub name: Option<String>,
+    prefixes: Option<Prefixes>,
+    keyspace: Option<Keyspace>,
+}
+
+impl Draft {
+    /// The keyspace, if it has what it needs.
+    pub fn keyspace(self) -> Option<Keyspace> {
+        self.keyspace
+    }
+
+    fn reserved() -> Self {
         let reserved = Keyspace::reserved();
-        let others = std::iter::once(&reserved).chain(read[..at].iter().map(|(_, other)| other));
-        for other in others {
+        Self { name: Some(reserved.name), prefixes: Some(reserved.prefixes), keyspace: None }
+    }
+}
+
+/// Reads every keyspace.
+pub fn read(sections: &[Section<'_>]) -> Vec<Draft> {
+    let drafts: Vec<Draft> = sections.iter().map(draft).collect();
+    let reserved = Draft::reserved();
+    for (at, (section, own)) in sections.iter().zip(&drafts).enumerate() {
+        if let Some(name) = own.name.as_ref().filter(|name| drafts[..at].iter().any(|d| d.name.as_ref() == Some(name)))
+        {
+            section.problem("name", format_args!("two keyspaces are named \"{name}\""));
+        }
+        for other in std::iter::once(&reserved).chain(&drafts[..at]) {
             clashes(section, own, other);
         }
     }
-    read.into_iter().map(|(_, keyspace)| keyspace).collect()
+    drafts
 }
 
-fn clashes(section: &Section<'_>, own: &Keyspace, other: &Keyspace) {
-    for (_, prefix) in own.prefixes.each() {
-        for (_, taken) in other.prefixes.each() {
-            if prefix.starts_with(taken) || taken.starts_with(prefix) {
-                section.problem(
-                    "prefix",
-                    format_args!(
-                        "the keyspaces \"{}\" and \"{}\" share a secret prefix (\"{taken}\", \"{prefix}\")",
-                        other.name, own.name
-                    ),
-                );
-            }
+fn clashes(section: &Section<'_>, own: &Draft, other: &Draft) {
+    let (Some(prefixes), Some(others)) = (&own.prefixes, &other.prefixes) else { return };
+    let name = |draft: &Draft| draft.name.clone().unwrap_or_else(|| "(unnamed)".to_owned());
+    for (_, prefix) in prefixes.each() {
+        for (_, taken) in others.each().filter(|(_, taken)| prefix.starts_with(taken) || taken.starts_with(prefix)) {
+            section.problem(
+                "prefix",
+                format_args!(
+                    "the keyspaces \"{}\" and \"{}\" share a secret prefix (\"{taken}\", \"{prefix}\")",
+                    name(other),
+                    name(own)
+                ),
+            );
         }
     }
 }
 
-fn keyspace(section: &Section<'_>) -> Option<Keyspace> {
-    let name = name(section);
-    let prefixes = prefixes(section);
+fn draft(section: &Section<'_>) -> Draft {
+    let (name, prefixes) = (name(section), prefixes(section));
+    let keyspace = keyspace(section, name.clone(), prefixes.clone());
+    Draft { name, prefixes, keyspace }
+}
+
+fn keyspace(section: &Section<'_>, name: Option<String>, prefixes: Option<Prefixes>) -> Option<Keyspace> {
     let encoding = encoding(section);
     if let (Some(prefixes), Some(encoding)) = (&prefixes, encoding) {
         hidden_bits(section, prefixes, encoding);
@@ -104,7 +128,6 @@ fn name(section: &Section<'_>) -> Option<String> {
     }
     if found.value == RESERVED {
         section.problem("name", "\"keyward\" is reserved and cannot be configured");
-        return None;
     }
     Some(found.value)
 }
@@ -121,7 +144,7 @@ fn prefixes(section: &Section<'_>) -> Option<Prefixes> {
     let mut good = true;
     let mut seen: Vec<&str> = Vec::new();
     for (environment, prefix) in prefixes.each() {
-        let fine = (1..=32).contains(&prefix.len())
+        let fine = (1..=LONGEST_PREFIX).contains(&prefix.len())
             && prefix.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-'));
         if !fine {
             section.problem("prefix", "must be 1 to 32 characters of [A-Za-z0-9._-]");
@@ -264,8 +287,8 @@ pub fn rate_limit(section: &Section<'_>, name: &'static str) -> Option<RateLimit
         }
     }
     let window = Micros::try_from(window?.value.as_micros()).unwrap_or(Micros::MAX);
-    if !WINDOWS.contains(&window) {
-        table.problem("window", "must be 1s to 366d");
+    if !WINDOWS.contains(&window) || window % 1_000 != 0 {
+        table.problem("window", "must be 1s to 366d, in whole milliseconds");
         return None;
     }
     Some(RateLimit { limit: u32::try_from(limit?).ok()?, window })

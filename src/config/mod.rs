@@ -18,6 +18,7 @@ use crate::domain::{
     rate::RateLimit,
     secret::Secret,
 };
+use keyspace::Draft;
 use reader::{Problems, Section};
 
 /// Where keys are kept.
@@ -49,6 +50,8 @@ pub struct Server {
     pub grpc_addr: SocketAddr,
     /// REST.
     pub http_addr: SocketAddr,
+    /// Threads that serve gRPC connections, each with an executor of its own.
+    pub grpc_threads: usize,
     /// `/metrics` and the probes alone; none: they are on `http_addr`.
     pub metrics_addr: Option<SocketAddr>,
 }
@@ -76,6 +79,15 @@ pub struct Http {
     pub public_create_limit: RateLimit,
 }
 
+/// Where spent limits are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RateLimitStore {
+    /// In each replica's own memory.
+    Memory,
+    /// In a Redis or Valkey that replicas share. The URL may hold a password.
+    Redis(String),
+}
+
 /// Everything that can be set.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -87,6 +99,8 @@ pub struct Config {
     pub replica: Replica,
     /// `[http]`
     pub http: Http,
+    /// `rate_limit.store`
+    pub rate_limit_store: RateLimitStore,
     /// `[[keyspace]]`
     pub registry: Arc<Registry>,
     /// The root credential of the environment.
@@ -192,12 +206,13 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
     let server = server(&root.section("server"), source);
     let replica = replica(&root.section("replica"), source);
     let sections = root.sections("keyspace");
-    let mut keyspaces = keyspace::read(&sections);
-    if sections.is_empty() {
-        keyspaces.push(Keyspace::default_keyspace());
-    }
-    let http = http(&root.section("http"), source, &keyspaces);
-    rate_limit_store(&root.section("rate_limit"), source);
+    let drafts = keyspace::read(&sections);
+    let default = sections.is_empty().then(Keyspace::default_keyspace);
+    let names = drafts.iter().filter_map(|draft| draft.name.as_deref());
+    let names: Vec<&str> = names.chain(default.as_ref().map(|default| default.name.as_str())).collect();
+    let http = http(&root.section("http"), source, &names);
+    let keyspaces = drafts.into_iter().filter_map(Draft::keyspace).chain(default).collect();
+    let rate_limit_store = rate_limit_store(&root.section("rate_limit"), source);
     let root_key = source.variable("KEYWARD_ROOT_KEY", |text| {
         if text.chars().count() < 32 {
             Err("must be 32 or more characters".to_owned())
@@ -206,7 +221,16 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
         }
     });
     let master_key = source.variable("KEYWARD_MASTER_KEY", master_key);
-    Config { database, server, replica, http, registry: Arc::new(Registry::new(keyspaces)), root_key, master_key }
+    Config {
+        database,
+        server,
+        replica,
+        http,
+        rate_limit_store,
+        registry: Arc::new(Registry::new(keyspaces)),
+        root_key,
+        master_key,
+    }
 }
 
 fn database(section: &Section<'_>, source: &Source<'_>) -> Database {
@@ -253,6 +277,10 @@ fn server(section: &Section<'_>, source: &Source<'_>) -> Server {
     Server {
         grpc_addr: grpc.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 50051))),
         http_addr: http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
+        grpc_threads: section
+            .number("grpc_threads", 1..=1_024)
+            .and_then(|threads| usize::try_from(threads).ok())
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, std::num::NonZero::get)),
         metrics_addr: address("metrics_addr", "KEYWARD_METRICS_ADDR", None),
     }
 }
@@ -261,7 +289,7 @@ fn replica(section: &Section<'_>, source: &Source<'_>) -> Replica {
     let lease = source.setting(section, "lease", "KEYWARD_REPLICA_LEASE", None, |text| {
         let lease = humantime::parse_duration(text).ok();
         lease
-            .filter(|lease| (Duration::from_millis(300)..=Duration::from_secs(60)).contains(lease))
+            .filter(|lease| (Duration::from_millis(300)..=Duration::from_mins(1)).contains(lease))
             .ok_or_else(|| "must be a length of time from 300ms to 60s".to_owned())
     });
     let cache = source.setting(section, "cache", "KEYWARD_REPLICA_CACHE", None, bytes);
@@ -278,10 +306,10 @@ fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "must be a size from 1MiB to 1024GiB, such as \"256MiB\"".to_owned())
 }
 
-fn http(section: &Section<'_>, source: &Source<'_>, keyspaces: &[Keyspace]) -> Http {
+fn http(section: &Section<'_>, source: &Source<'_>, keyspaces: &[&str]) -> Http {
     let default_keyspace = section.text("default_keyspace").map(|found| found.value);
     if let Some(name) = &default_keyspace
-        && !keyspaces.iter().any(|keyspace| keyspace.name == *name)
+        && !keyspaces.contains(&name.as_str())
     {
         section.problem("default_keyspace", format_args!("there is no keyspace \"{name}\""));
     }
@@ -306,10 +334,22 @@ fn http(section: &Section<'_>, source: &Source<'_>, keyspaces: &[Keyspace]) -> H
     }
 }
 
-fn rate_limit_store(section: &Section<'_>, source: &Source<'_>) {
-    let _ = source.setting(section, "store", "KEYWARD_RATE_LIMIT_STORE", None, |text| {
-        if text == "memory" { Ok(()) } else { Err("must be \"memory\"".to_owned()) }
+fn rate_limit_store(section: &Section<'_>, source: &Source<'_>) -> RateLimitStore {
+    let store = source.setting(section, "store", "KEYWARD_RATE_LIMIT_STORE", None, |text| {
+        if text == "memory" {
+            return Ok(RateLimitStore::Memory);
+        }
+        // The parser's own words could hold the password.
+        let url =
+            url::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "redis" | "rediss" | "valkey" | "valkeys"));
+        match url {
+            Some(url) if url.host_str().is_some_and(|host| !host.is_empty()) => {
+                Ok(RateLimitStore::Redis(text.to_owned()))
+            }
+            _ => Err("must be \"memory\" or a redis:// URL with a host".to_owned()),
+        }
     });
+    store.unwrap_or(RateLimitStore::Memory)
 }
 
 fn master_key(text: &str) -> Result<MasterKey, String> {

@@ -39,6 +39,11 @@ impl Violations {
         self.0.push(FieldViolation { field: field.into(), description: description.into() });
     }
 
+    /// Whether a field is noted already.
+    pub fn has(&self, field: &str) -> bool {
+        self.0.iter().any(|bad| bad.field == field)
+    }
+
     /// Notes a bad field unless `good`.
     pub fn check(&mut self, good: bool, field: &'static str, description: &str) {
         if !good {

@@ -50,6 +50,16 @@ impl Caller {
         }
     }
 
+    /// The caller's own key; none for the environment's root credential and for nobody.
+    pub fn key_id(&self) -> Option<KeyId> {
+        match self {
+            Self::Operator { key } => *key,
+            Self::Service { key } => Some(*key),
+            Self::Key(key) => Some(key.id),
+            Self::Nobody => None,
+        }
+    }
+
     /// The caller's kind, for logs.
     pub fn kind(&self) -> &'static str {
         match self {

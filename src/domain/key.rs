@@ -30,6 +30,8 @@ impl fmt::Debug for Digest {
 }
 
 const TYPE_PREFIX: &str = "key_";
+/// Characters after it.
+const DIGITS: usize = 26;
 /// Crockford's base 32 in lower case, as TypeID has it.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
@@ -37,16 +39,20 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId(pub Uuid);
 
+impl KeyId {
+    /// The id as text. Every verdict has one: this does without the formatting machinery.
+    pub fn text(self) -> String {
+        let value = self.0.as_u128();
+        let mut text = String::with_capacity(TYPE_PREFIX.len() + DIGITS);
+        text.push_str(TYPE_PREFIX);
+        text.extend((0..DIGITS).rev().map(|place| char::from(ALPHABET[(value >> (5 * place)) as usize & 31])));
+        text
+    }
+}
+
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = self.0.as_u128();
-        let mut text = [0_u8; 26];
-        for (place, byte) in text.iter_mut().enumerate() {
-            let shift = 5 * (25 - place);
-            *byte = ALPHABET[(value >> shift) as usize & 31];
-        }
-        f.write_str(TYPE_PREFIX)?;
-        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+        f.write_str(&self.text())
     }
 }
 
@@ -61,7 +67,7 @@ impl FromStr for KeyId {
     fn from_str(text: &str) -> Result<Self, NotAKeyId> {
         let body = text.strip_prefix(TYPE_PREFIX).ok_or(NotAKeyId)?.as_bytes();
         // 26 characters hold 130 bits: the first one may not go past 7.
-        if body.len() != 26 || body[0] > b'7' {
+        if body.len() != DIGITS || body[0] > b'7' {
             return Err(NotAKeyId);
         }
         let mut value = 0_u128;

@@ -209,4 +209,9 @@ impl Registry {
                 keyspace.encoding.accepts(prefix, &text[prefix.len()..], installation)
             })
     }
+
+    /// Whether this installation made `text` for a keyspace that is no longer configured.
+    pub fn orphaned(&self, text: &str, installation: &Installation) -> bool {
+        self.by_prefix(text).is_none() && secret::made_here(text, installation)
+    }
 }

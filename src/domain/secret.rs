@@ -16,6 +16,8 @@ use super::{clock::Entropy, installation::Installation, key::Digest};
 pub const SHOWN: usize = 12;
 /// No secret is longer than this, in bytes; longer text is malformed without being hashed.
 pub const LONGEST: usize = 256;
+/// No prefix is longer than this, in bytes.
+pub const LONGEST_PREFIX: usize = 32;
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// Characters of checksum in an alphanumeric secret.
@@ -134,6 +136,30 @@ impl Encoding {
     }
 }
 
+/// Whether this installation made `text`, under whatever prefix. It asks for no keyspace, and so tells the keys of one that
+/// is no longer configured from what nobody made.
+pub fn made_here(text: &str, installation: &Installation) -> bool {
+    if text.len() > LONGEST {
+        return false;
+    }
+    let bytes = text.as_bytes();
+    // The checksum of characters covers all before it, wherever the prefix ends.
+    let characters = bytes
+        .split_last_chunk::<CHECKSUM_CHARS>()
+        .is_some_and(|(covered, checksum)| base62_checksum(&installation.checksum("", covered)).ct_eq(checksum).into());
+    // That of bytes covers them before they are encoded: where the prefix ends makes a difference.
+    characters
+        || (1..=LONGEST_PREFIX.min(bytes.len())).any(|end| {
+            let decoded = BASE64URL_NOPAD.decode(&bytes[end..]).map(Zeroizing::new).unwrap_or_default();
+            let (Some(prefix), Some((body, checksum))) =
+                (text.get(..end), decoded.split_last_chunk::<CHECKSUM_BYTES>())
+            else {
+                return false;
+            };
+            !body.is_empty() && installation.checksum(prefix, body)[..CHECKSUM_BYTES].ct_eq(checksum).into()
+        })
+}
+
 /// Uniform over the alphabet: a byte that would favour some characters is thrown away.
 fn random_base62(length: usize, entropy: &dyn Entropy) -> Zeroizing<String> {
     let mut text = Zeroizing::new(String::with_capacity(length));
@@ -190,6 +216,19 @@ mod tests {
             prop_assert!(encoding.accepts("ak_", &body, &installation(1)));
             prop_assert!(!encoding.accepts("ak_", &body, &installation(2)));
             prop_assert!(!encoding.accepts("bk_", &body, &installation(1)));
+        }
+
+        #[test]
+        fn what_is_generated_is_known_as_made_here_under_any_prefix(encoding in encodings(), prefix in "[a-z_]{1,32}") {
+            let secret = encoding.generate(&prefix, &installation(1), &SystemEntropy);
+            prop_assert!(made_here(secret.expose(), &installation(1)));
+            prop_assert!(!made_here(secret.expose(), &installation(2)));
+            prop_assert!(!made_here(&secret.expose()[1..], &installation(1)));
+        }
+
+        #[test]
+        fn arbitrary_text_was_not_made_here(text: String) {
+            prop_assert!(!made_here(&text, &installation(1)));
         }
 
         #[test]

@@ -1,10 +1,83 @@
 //! Where spent limits are kept. The state is apart from the key cache: no invalidation or eviction resets a limit.
 
 pub mod memory;
+pub mod shared;
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
-use crate::domain::key::KeyId;
+use self::{memory::MemoryLimiter, shared::SharedLimiter};
+use crate::domain::{
+    key::KeyId,
+    rate::{RateLimit, Spent},
+};
+
+/// Limits in memory, or shared by many replicas with memory to fall back on.
+pub struct Limiter {
+    memory: MemoryLimiter,
+    shared: Option<Arc<SharedLimiter>>,
+    /// Spendings that should have been shared and were not.
+    fallen_back: AtomicU64,
+}
+
+impl Limiter {
+    /// Limits of one replica; with `shared`, of all that share it.
+    pub fn new(memory: MemoryLimiter, shared: Option<Arc<SharedLimiter>>) -> Self {
+        Self { memory, shared, fallen_back: AtomicU64::new(0) }
+    }
+
+    /// Spends at once; none if that takes a round trip.
+    pub fn spend_now(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<Spent> {
+        match &self.shared {
+            None => Some(self.memory.spend(subject, limit, cost)),
+            Some(shared) if !shared.is_up() => Some(self.fall_back(subject, limit, cost)),
+            Some(_) => None,
+        }
+    }
+
+    /// Spends `cost` of a subject's limit if it fits; 0 only reads. `reset_at` is on the wall clock. A shared server
+    /// that is away never refuses: this replica then limits by itself.
+    pub async fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Spent {
+        if let Some(spent) = self.spend_now(subject, limit, cost) {
+            return spent;
+        }
+        let spent = match &self.shared {
+            Some(shared) => shared.spend(subject, limit, cost).await,
+            None => None,
+        };
+        spent.unwrap_or_else(|| self.fall_back(subject, limit, cost))
+    }
+
+    fn fall_back(&self, subject: Subject, limit: RateLimit, cost: u32) -> Spent {
+        self.fallen_back.fetch_add(1, Ordering::Relaxed);
+        self.memory.spend(subject, limit, cost)
+    }
+
+    /// Forgets the subjects that have nothing spent any more.
+    pub fn sweep(&self) {
+        self.memory.sweep();
+    }
+
+    /// Subjects in this replica's memory.
+    pub fn subjects(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Whether limits are shared now; none where they never are.
+    pub fn is_shared(&self) -> Option<bool> {
+        self.shared.as_ref().map(|shared| shared.is_up())
+    }
+
+    /// Spendings that should have been shared and were not.
+    pub fn fallen_back(&self) -> u64 {
+        self.fallen_back.load(Ordering::Relaxed)
+    }
+}
 
 /// Whose limit it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -16,7 +16,10 @@ use uuid::Uuid;
 
 use super::{Replica, cache::KeyCache, guards, lease::Lease};
 use crate::{
-    domain::clock::{Clock, Entropy, Micros},
+    domain::{
+        clock::{Clock, Entropy, Micros},
+        key::Digest,
+    },
     store::{
         ReplicaRow, StoreError,
         feed::{Feed, News},
@@ -45,11 +48,29 @@ pub struct Follower<F> {
 /// One membership: from a join to the next.
 struct Membership {
     id: Uuid,
+    /// The step that its row is known to have.
     step: i64,
+    /// The highest step that was ever sent: each renewal has a number that none had before, so that nobody who watched
+    /// an earlier one takes it for that.
+    sent: i64,
     /// Every change up to this revision is applied.
     seen: i64,
+    /// The key whose change had that revision; none if it was changed again before the join.
+    last: Option<Digest>,
     /// The last revision that was reported.
     reported: i64,
+}
+
+impl Membership {
+    /// Whether the last applied change is still there: at its revision, or, if its key was changed again, among the
+    /// changes after it. A database that lost it gives its number to another change, which would never be read.
+    fn recognises(&self, news: &News) -> bool {
+        match (self.last, news.last_seen) {
+            (None, found) => found.is_none(),
+            (Some(last), Some(found)) => last == found,
+            (Some(last), None) => !news.complete || news.changes.iter().any(|(_, changed)| *changed == last),
+        }
+    }
 }
 
 /// Why a membership ended.
@@ -141,6 +162,7 @@ impl<F: Feed> Follower<F> {
         let id = uuid::Builder::from_random_bytes(random).into_uuid();
         let lease_ms = i64::try_from(self.length.as_millis()).unwrap_or(i64::MAX);
         let seen = self.feed.join(id, lease_ms).await?;
+        let last = self.feed.read(seen).await?.last_seen;
         // The row is committed, and whatever was changed up to this revision is forgotten, look-ups in flight included:
         // only now may memory answer.
         if !guards::off("join_clear") {
@@ -149,7 +171,7 @@ impl<F: Feed> Follower<F> {
         self.lease.extend(self.deadline(before));
         self.peers = Peers::default();
         tracing::info!(replica = %id, revision = seen, "joined");
-        let mut member = Membership { id, step: 0, seen, reported: -1 };
+        let mut member = Membership { id, step: 0, sent: 0, seen, last, reported: -1 };
         self.report(&mut member).await?;
         Ok(member)
     }
@@ -230,10 +252,11 @@ impl<F: Feed> Follower<F> {
     }
 
     async fn step(&mut self, member: &mut Membership) -> Result<(), Trouble> {
-        if !self.feed.renew(member.id, member.step).await? {
+        member.sent += 1;
+        if !self.feed.renew(member.id, member.step, member.sent).await? {
             return Err(Trouble::End(End::Lost("its renewal found another row, or none")));
         }
-        member.step += 1;
+        member.step = member.sent;
         Ok(())
     }
 
@@ -266,11 +289,14 @@ impl<F: Feed> Follower<F> {
             if !news.changes.is_empty() {
                 guards::linger("slow_apply").await;
             }
+            if !member.recognises(&news) && !guards::off("lost_history") {
+                return Err(Trouble::End(End::Lost("the database lost a change that was applied")));
+            }
             for (revision, digest) in &news.changes {
                 if !guards::off("apply") {
                     self.cache.apply(digest);
                 }
-                member.seen = member.seen.max(*revision);
+                (member.seen, member.last) = (*revision, Some(*digest));
             }
             if news.complete {
                 return Ok(news.replicas);

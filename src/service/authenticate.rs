@@ -70,7 +70,11 @@ impl Service {
             },
         };
         let outcome = self.decide(&check, context.deadline).await?;
-        self.admit(&outcome, admission)
+        let mut authenticated = self.admit(&outcome, admission)?;
+        if let (Admission::Revoking, None, Some(entry)) = (admission, authenticated.rate, &outcome.entry) {
+            authenticated.rate = self.rate_state(entry).await;
+        }
+        Ok(authenticated)
     }
 
     fn admit(&self, outcome: &Outcome, admission: Admission) -> Result<Authenticated> {

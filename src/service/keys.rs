@@ -73,15 +73,14 @@ pub struct Rehooked {
 impl Service {
     /// Makes a key. It is VALID on every replica once this returns: nobody remembers that it was not there.
     pub async fn create(&self, caller: &Caller, mut request: CreateKey, context: Context<'_>) -> Result<Created> {
-        let keyspace = self.place(caller, &mut request)?;
-        if keyspace.require.environment {
-            host_environment(caller, &mut request.binding, context.host_environment)?;
-        }
+        // Where there is no client to count it against, as in gRPC, nobody creates without the right to.
+        let public = context.client.filter(|_| is_public(caller));
+        let keyspace = self.place(caller, &mut request, context.host_environment, public.is_some())?;
         let now = self.now();
         let expires_at = validate(caller, &keyspace, &request, now)?;
-        if is_public(caller) {
+        if let Some(client) = public {
             // After every check: a refused request creates nothing, and counts for nothing.
-            self.count_public_creation(context.client)?;
+            self.count_public_creation(client).await?;
         }
         let prefix = keyspace.prefixes.of(&request.binding.environment).unwrap_or_default();
         let id = self.ids.next(&*self.clock, &*self.entropy);
@@ -114,8 +113,8 @@ impl Service {
     }
 
     /// Finds the keyspace of a new key, and confines its binding to what the caller may choose.
-    fn place(&self, caller: &Caller, request: &mut CreateKey) -> Result<Arc<Keyspace>> {
-        if is_public(caller) {
+    fn place(&self, caller: &Caller, request: &mut CreateKey, host: &str, public: bool) -> Result<Arc<Keyspace>> {
+        if public {
             // Whoever holds a key may do what anybody may.
             let keyspace = self.only_or_named(&request.keyspace).filter(|keyspace| keyspace.public_create);
             let Some(keyspace) = keyspace else {
@@ -130,13 +129,16 @@ impl Service {
         let Some(keyspace) = self.only_or_named(name) else {
             return Err(Error::invalid("keyspace", if name.is_empty() { "must be named" } else { "no such keyspace" }));
         };
+        // First the host's environment: at it an admin key is never of another one, so that alone would be left to say.
+        if keyspace.require.environment {
+            host_environment(caller, &mut request.binding, host)?;
+        }
         manager.confine(&mut request.binding)?;
         Ok(keyspace)
     }
 
-    fn count_public_creation(&self, client: Option<Subject>) -> Result<()> {
-        let Some(client) = client else { return Err(Error::missing_credential()) };
-        let spent = self.limiter.spend(client, self.public_create_limit, 1);
+    async fn count_public_creation(&self, client: Subject) -> Result<()> {
+        let spent = self.limiter.spend(client, self.public_create_limit, 1).await;
         if spent.admitted { Ok(()) } else { Err(rate_limited(Some(spent.state))) }
     }
 
@@ -157,12 +159,13 @@ impl Service {
     /// A key that the manager may see; for any other one, exactly the answer to an id that does not exist.
     pub(super) async fn visible(&self, manager: Manager<'_>, id: KeyId, context: Context<'_>) -> Result<KeyRecord> {
         let key = bounded(context, self.store.find_by_id(id)).await?;
-        key.filter(|key| manager.sees(key)).ok_or_else(Error::no_such_key)
+        let configured = |key: &KeyRecord| self.registry.by_name(&key.keyspace).is_some();
+        key.filter(|key| configured(key) && manager.sees(key)).ok_or_else(Error::no_such_key)
     }
 
     /// The record of the key that makes the call.
-    pub async fn own_record(&self, key: &KeyCaller, context: Context<'_>) -> Result<KeyRecord> {
-        bounded(context, self.store.find_by_id(key.id)).await?.ok_or_else(Error::no_such_key)
+    pub async fn own_record(&self, id: KeyId, context: Context<'_>) -> Result<KeyRecord> {
+        bounded(context, self.store.find_by_id(id)).await?.ok_or_else(Error::no_such_key)
     }
 
     /// Sets or (empty) removes a key's webhook.
@@ -189,7 +192,7 @@ impl Service {
         let mut violations = Violations::default();
         violations.webhook(&url);
         violations.finish()?;
-        let before = self.own_record(key, context).await?;
+        let before = self.own_record(key.id, context).await?;
         self.rehook(before, url, context).await
     }
 

@@ -13,6 +13,9 @@ use crate::{
     store::ListQuery,
 };
 
+/// About how many bytes a page may hold, however many keys were asked for: most gRPC clients take no message past 4 MiB.
+const PAGE_BYTES: usize = 3 << 20;
+
 /// What to list; an empty field does not filter.
 #[derive(Debug, Clone, Default)]
 pub struct ListKeys {
@@ -74,11 +77,34 @@ impl Service {
             query.before = Some(position.ok_or_else(|| Error::invalid("page_token", "is not a token of this query"))?);
         }
         let mut keys = bounded(context, self.store.list_keys(query)).await?;
-        let more = keys.len() > page_size as usize;
-        keys.truncate(page_size as usize);
+        let fit = fitting(&keys).min(page_size as usize);
+        let more = keys.len() > fit;
+        keys.truncate(fit);
         let next = keys.last().filter(|_| more).map(|last| page::token(&self.installation, &filters, last.id));
         Ok(Page { keys, next })
     }
+}
+
+/// How many of the keys fit on one page; one always does.
+fn fitting(keys: &[KeyRecord]) -> usize {
+    let mut bytes = 0;
+    let fit = keys.iter().take_while(|key| {
+        bytes += size(key);
+        bytes <= PAGE_BYTES
+    });
+    fit.count().max(1)
+}
+
+/// About how many bytes a key takes in a message.
+fn size(key: &KeyRecord) -> usize {
+    /// Id, prefix, times and the framing of a field.
+    const FIXED: usize = 200;
+    const FRAMING: usize = 8;
+    let Binding { organization, instance, environment } = &key.binding;
+    let texts = [organization, instance, environment, &key.name, &key.revoke_reason, &key.webhook_url];
+    let scopes = key.scopes.iter().map(|scope| scope.len() + FRAMING);
+    let metadata = key.metadata.iter().map(|(key, value)| key.len() + value.len() + FRAMING);
+    FIXED + texts.map(String::len).iter().sum::<usize>() + scopes.sum::<usize>() + metadata.sum::<usize>()
 }
 
 fn named(text: String) -> Option<String> {

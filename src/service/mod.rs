@@ -19,7 +19,7 @@ use crate::{
         keyspace::Registry,
         rate::RateLimit,
     },
-    limiter::{Subject, memory::MemoryLimiter},
+    limiter::{Limiter, Subject},
     replica::{Replica, usage::Taken},
     store::Store,
     telemetry::{Levels, Metrics},
@@ -36,7 +36,7 @@ pub struct Service {
     /// The installation's subkeys.
     pub installation: Installation,
     /// Spent limits of keys and of client addresses.
-    pub limiter: MemoryLimiter,
+    pub limiter: Limiter,
     /// Creations without a credential, for each client address.
     pub public_create_limit: RateLimit,
     /// Time.
@@ -79,7 +79,9 @@ impl Service {
             cached_keys: self.replica.cache.len(),
             cached_bytes: self.replica.cache.bytes(),
             lease_micros: self.replica.lease.left(),
-            limited_subjects: self.limiter.len(),
+            limited_subjects: self.limiter.subjects(),
+            limits_shared: self.limiter.is_shared(),
+            limits_fallen_back: self.limiter.fallen_back(),
         }
     }
 

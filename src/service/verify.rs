@@ -8,10 +8,10 @@ use super::Service;
 use crate::{
     domain::{
         bounds::{BINDING, Violations},
+        clock::Micros,
         error::{Error, Result},
         key::Digest,
-        keyspace::Keyspace,
-        rate::RateState,
+        rate::{RateLimit, RateState, Spent},
         secret,
         verdict::{Assertions, Code, judge},
     },
@@ -48,7 +48,17 @@ pub struct Outcome {
 /// How far memory goes.
 enum Step {
     Done(Outcome),
-    LookUp(Digest),
+    /// For a look-up, or, with the key at hand, for the limiter.
+    Wait {
+        digest: Digest,
+        held: Option<Held>,
+    },
+}
+
+/// A verdict but for the rate limit.
+enum Judged {
+    Done(Outcome),
+    Good { now: Micros, limit: Option<RateLimit> },
 }
 
 impl Outcome {
@@ -78,7 +88,7 @@ impl Service {
     pub(super) fn decide_from_memory(&self, check: &Check<'_>) -> Option<Result<Outcome>> {
         match self.first_step(check) {
             Ok(Step::Done(outcome)) => Some(Ok(outcome)),
-            Ok(Step::LookUp(_)) => None,
+            Ok(Step::Wait { .. }) => None,
             Err(error) => Some(Err(error)),
         }
     }
@@ -101,7 +111,7 @@ impl Service {
     pub(super) async fn decide(&self, check: &Check<'_>, deadline: Instant) -> Result<Outcome> {
         match self.first_step(check)? {
             Step::Done(outcome) => Ok(outcome),
-            Step::LookUp(digest) => match timeout_at(deadline, self.look_up(check, digest)).await {
+            Step::Wait { digest, held } => match timeout_at(deadline, self.settle(check, digest, held)).await {
                 Ok(outcome) => outcome,
                 Err(_) if !self.replica.lease.holds() => Err(Error::unavailable("no lease, and no answer in time")),
                 Err(_) => Err(Error::deadline_exceeded()),
@@ -116,51 +126,95 @@ impl Service {
         }
         let digest = secret::digest(check.secret);
         if let Some(held) = self.replica.recall(&digest) {
-            return Ok(Step::Done(self.judge(check, &held)));
+            return Ok(match self.judge(check, &held.entry) {
+                Judged::Done(outcome) => Step::Done(outcome),
+                Judged::Good { now, limit } => match self.spend_now(check, &held.entry, limit) {
+                    Some(spent) => Step::Done(self.spent(&held.entry, now, spent)),
+                    None => Step::Wait { digest, held: Some(held) },
+                },
+            });
         }
         // What memory holds was made here; the checksum is only for what it does not hold.
         if !self.registry.well_formed(check.secret, &self.installation) {
-            return Ok(Step::Done(Outcome::unknown(Code::Malformed)));
+            let orphaned = self.registry.orphaned(check.secret, &self.installation);
+            return Ok(Step::Done(Outcome::unknown(if orphaned { Code::NotFound } else { Code::Malformed })));
         }
-        Ok(Step::LookUp(digest))
+        Ok(Step::Wait { digest, held: None })
     }
 
-    async fn look_up(&self, check: &Check<'_>, digest: Digest) -> Result<Outcome> {
-        let held = self.replica.look_up(digest).await?;
-        Ok(held.map_or_else(|| Outcome::unknown(Code::NotFound), |held| self.judge(check, &held)))
+    /// Goes on where memory could not: waits for a look-up, for the limiter, or for both.
+    async fn settle(&self, check: &Check<'_>, digest: Digest, mut held: Option<Held>) -> Result<Outcome> {
+        let mut paid = None;
+        loop {
+            let key = match held.take() {
+                Some(held) => held,
+                None => match self.replica.look_up(digest).await? {
+                    Some(found) => found,
+                    None => return Ok(Outcome::unknown(Code::NotFound)),
+                },
+            };
+            let (now, limit) = match self.judge(check, &key.entry) {
+                Judged::Done(outcome) => return Ok(outcome),
+                Judged::Good { now, limit } => (now, limit),
+            };
+            let spent = match (paid, limit.zip(check.cost)) {
+                (Some(spent), _) => Some(spent),
+                (None, Some((limit, cost))) => Some(self.limiter.spend(Subject::key(key.entry.id), limit, cost).await),
+                (None, None) => None,
+            };
+            // A change that was applied while this waited is newer than what was judged. What is paid stays paid.
+            if self.replica.is_current(&key, &digest) {
+                return Ok(self.spent(&key.entry, now, spent));
+            }
+            paid = spent;
+        }
     }
 
-    fn judge(&self, check: &Check<'_>, held: &Held) -> Outcome {
-        let entry = &held.entry;
+    /// Where a key's rate limit stands, if it has one; nothing is spent.
+    pub(super) async fn rate_state(&self, entry: &Entry) -> Option<RateState> {
+        let limit = self.registry.get(entry.keyspace?)?.rate_limit?;
+        Some(self.limiter.spend(Subject::key(entry.id), limit, 0).await.state)
+    }
+
+    /// The verdict but for the rate limit.
+    fn judge(&self, check: &Check<'_>, entry: &Arc<Entry>) -> Judged {
         let keyspace = entry.keyspace.and_then(|index| self.registry.get(index));
         let Some(keyspace) = keyspace.filter(|own| check.keyspace.is_empty() || own.name == check.keyspace) else {
-            return Outcome::unknown(Code::NotFound);
+            return Judged::Done(Outcome::unknown(Code::NotFound));
         };
         let now = self.now();
         let mut asserted = check.asserted;
         if asserted.environment.is_empty() && keyspace.require.environment {
             asserted.environment = check.host_environment;
         }
-        let mut code = judge(&**entry, &asserted, now);
-        let mut rate = None;
-        if code == Code::Valid {
-            // Last, because only this spends something.
-            let spent = spend(self, keyspace, entry, check.cost);
-            rate = spent.map(|(_, state)| state);
-            if spent.is_some_and(|(admitted, _)| !admitted) {
-                code = Code::RateLimited;
-            } else {
-                self.replica.usage.mark(entry, now);
-            }
+        match judge(&**entry, &asserted, now) {
+            Code::Valid => Judged::Good { now, limit: keyspace.rate_limit },
+            code => Judged::Done(Outcome { code, entry: Some(Arc::clone(entry)), rate: None }),
         }
-        Outcome { code, entry: Some(Arc::clone(entry)), rate }
     }
-}
 
-fn spend(service: &Service, keyspace: &Keyspace, entry: &Entry, cost: Option<u32>) -> Option<(bool, RateState)> {
-    let limit = keyspace.rate_limit?;
-    let spent = service.limiter.spend(Subject::key(entry.id), limit, cost?);
-    Some((spent.admitted, spent.state))
+    /// Spends where that needs no waiting.
+    #[expect(
+        clippy::option_option,
+        reason = "the outer one: whether it could be done; the inner one: whether there is a limit"
+    )]
+    fn spend_now(&self, check: &Check<'_>, entry: &Entry, limit: Option<RateLimit>) -> Option<Option<Spent>> {
+        match limit.zip(check.cost) {
+            None => Some(None),
+            Some((limit, cost)) => self.limiter.spend_now(Subject::key(entry.id), limit, cost).map(Some),
+        }
+    }
+
+    /// The verdict on a key that is good but for its rate limit. Last, because only this spends something.
+    fn spent(&self, entry: &Arc<Entry>, now: Micros, spent: Option<Spent>) -> Outcome {
+        let code = if spent.is_some_and(|spent| !spent.admitted) {
+            Code::RateLimited
+        } else {
+            self.replica.usage.mark(entry, now);
+            Code::Valid
+        };
+        Outcome { code, entry: Some(Arc::clone(entry)), rate: spent.map(|spent| spent.state) }
+    }
 }
 
 /// Refuses what could not be any key's. The common case is a few comparisons of lengths.

@@ -16,7 +16,9 @@ pub struct News {
     pub replicas: Vec<ReplicaRow>,
     /// The latest revision.
     pub head: i64,
-    /// Changed keys in the order of their revisions.
+    /// The key whose change has the very revision that was asked after; none if it was changed again since.
+    pub last_seen: Option<Digest>,
+    /// Changed keys after that, in the order of their revisions.
     pub changes: Vec<(i64, Digest)>,
     /// Whether these are all.
     pub complete: bool,
@@ -28,11 +30,12 @@ pub trait Feed: Send {
     /// Opens the connections anew.
     async fn connect(&mut self) -> Result<()>;
 
-    /// Writes the row of a new replica, committed, and then reads the current revision.
+    /// Writes the row of a new replica, committed, and then reads the current revision on the other connection, where
+    /// the row must show.
     async fn join(&mut self, id: Uuid, lease_ms: i64) -> Result<i64>;
 
-    /// Counts the replica's step up from `step`, committed. False if its row is gone or its step is another one.
-    async fn renew(&mut self, id: Uuid, step: i64) -> Result<bool>;
+    /// Sets the replica's step from `step` to `next`, committed. False if its row is gone or its step is another one.
+    async fn renew(&mut self, id: Uuid, step: i64, next: i64) -> Result<bool>;
 
     /// Reads, on another connection than [`Self::renew`]'s: what it shows is committed.
     async fn read(&mut self, seen: i64) -> Result<News>;

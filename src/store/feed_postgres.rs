@@ -100,25 +100,28 @@ impl Feed for PostgresFeed {
     async fn join(&mut self, id: Uuid, lease_ms: i64) -> Result<i64> {
         let insert = "INSERT INTO keyward_replicas (id, step, lease_ms, seen_revision)";
         self.write(format!("{DURABLY}{insert} VALUES ('{id}', 0, {lease_ms}, -1)")).await?;
-        let rows = self.rows("SELECT value FROM keyward_revision".to_owned()).await?;
-        let [row] = rows.as_slice() else { return Err(StoreError::Broken("there is no revision".to_owned())) };
+        // A row that does not show is not committed, whatever was answered: no Revoke would wait for this replica.
+        let shown = format!("EXISTS (SELECT 1 FROM keyward_replicas WHERE id = '{id}')");
+        let rows = self.rows(format!("SELECT value FROM keyward_revision WHERE {shown}")).await?;
+        let [row] = rows.as_slice() else { return Err(StoreError::Unavailable("the join does not show".to_owned())) };
         row.try_get(0).map_err(|error| unreadable(&error))
     }
 
-    async fn renew(&mut self, id: Uuid, step: i64) -> Result<bool> {
-        let next = step + 1;
+    async fn renew(&mut self, id: Uuid, step: i64, next: i64) -> Result<bool> {
         let renew = format!("{DURABLY}UPDATE keyward_replicas SET step = {next} WHERE id = '{id}' AND step = {step}");
         Ok(self.write(renew).await? == 1)
     }
 
     async fn read(&mut self, seen: i64) -> Result<News> {
+        // A revision of 0 is that of every key that was never changed.
+        let from = seen.max(1);
         // Changes last: a change that the head or a row tells of is then among them.
         let rows = self
             .rows(format!(
                 "SELECT id, step, lease_ms, seen_revision, NULL::bytea, 0 FROM keyward_replicas; \
                  SELECT NULL::uuid, value, NULL::bigint, NULL::bigint, NULL::bytea, 1 FROM keyward_revision; \
                  SELECT NULL::uuid, revision, NULL::bigint, NULL::bigint, digest, 2 FROM keyward_keys \
-                 WHERE revision > {seen} ORDER BY revision LIMIT {CHANGES}"
+                 WHERE revision >= {from} ORDER BY revision LIMIT {CHANGES}"
             ))
             .await?;
         let mut news = News::default();
@@ -126,6 +129,9 @@ impl Feed for PostgresFeed {
             take(row, &mut news).map_err(|error| unreadable(&error))?;
         }
         news.complete = news.changes.len() < CHANGES;
+        if news.changes.first().is_some_and(|(revision, _)| *revision == seen) {
+            news.last_seen = Some(news.changes.remove(0).1);
+        }
         Ok(news)
     }
 

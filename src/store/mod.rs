@@ -152,7 +152,7 @@ pub trait Store: Send + Sync + 'static {
     async fn create_key(&self, key: KeyRecord) -> Result<()>;
 
     /// The keys of these digests, in any order; those that don't exist are left out. One indexed query
-    /// (case `find_by_digest`).
+    /// (case `find_by_digest`). It does not read the last use, which is none in its answers.
     async fn find_by_digests(&self, digests: Vec<Digest>) -> Result<Vec<KeyRecord>>;
 
     /// One key with its last use.

@@ -44,7 +44,8 @@ const FIRST_KEY: &str = concat!(
     " FROM first"
 );
 
-/// Array parameters: SQLite has none. In the order of ids, so that two replicas lock rows in the same order.
+/// Array parameters: SQLite has none. In the order of ids: two replicas that lock rows
+/// in opposite orders would deadlock.
 const ADD_USAGE: &str = "INSERT INTO keyward_usage (key_id, last_used_at, count) \
      SELECT k.id, n.last_used_at, n.count FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) \
      AS n (id, last_used_at, count) JOIN keyward_keys k ON k.id = n.id ORDER BY k.id \
@@ -110,7 +111,7 @@ impl PostgresOptions {
     }
 }
 
-/// The backend. Clones share one pool.
+/// The backend.
 pub struct Postgres {
     shared: Arc<Shared>,
 }

@@ -30,7 +30,7 @@ macro_rules! shown {
     };
 }
 
-/// The columns of a new key, in the order of [`NewKey`]'s values: `$1` to `$15`.
+/// The columns of a new key, in the order of `NewKey::values`: `$1` to `$15`.
 macro_rules! new_columns {
     () => {
         "id, keyspace, digest, prefix, organization, instance, environment, name, scopes, created_at, expires_at, \

@@ -212,8 +212,7 @@ async fn ping(session: &mut dyn Session) -> Outcome<()> {
     }
 }
 
-/// Each key once, and in an order that is the same for everyone: two batches that lock rows in opposite orders would
-/// deadlock.
+/// Each key once: a statement may not touch a row twice.
 fn merge(usage: Vec<Usage>) -> Vec<Usage> {
     let mut merged = BTreeMap::<KeyId, Usage>::new();
     for one in usage {

@@ -32,12 +32,12 @@ fn creates() -> Vec<(CreateRequest, &'static str)> {
         cases.push((request, field));
     };
     for text in CONTROL.map(str::to_owned).into_iter().chain([wide(129)]) {
-        case("organization", &|r| r.organization = text.clone());
-        case("instance", &|r| r.instance = text.clone());
-        case("environment", &|r| r.environment = text.clone());
+        case("organization", &|r| r.organization.clone_from(&text));
+        case("instance", &|r| r.instance.clone_from(&text));
+        case("environment", &|r| r.environment.clone_from(&text));
     }
     for text in CONTROL.map(str::to_owned).into_iter().chain([wide(201)]) {
-        case("name", &|r| r.name = text.clone());
+        case("name", &|r| r.name.clone_from(&text));
     }
     for scopes in [
         vec!["s".to_owned(); 65],
@@ -50,7 +50,7 @@ fn creates() -> Vec<(CreateRequest, &'static str)> {
         texts(&["*"]),
         vec!["s".repeat(65)],
     ] {
-        case("scopes", &|r| r.scopes = scopes.clone());
+        case("scopes", &|r| r.scopes.clone_from(&scopes));
     }
     for pairs in [
         metadata(33, 10),
@@ -60,10 +60,10 @@ fn creates() -> Vec<(CreateRequest, &'static str)> {
         HashMap::from([("k\0".to_owned(), "v".to_owned())]),
         HashMap::from([("k".to_owned(), "\0".to_owned())]),
     ] {
-        case("metadata", &|r| r.metadata = pairs.clone());
+        case("metadata", &|r| r.metadata.clone_from(&pairs));
     }
     for url in webhooks() {
-        case("webhook_url", &|r| r.webhook_url = url.clone());
+        case("webhook_url", &|r| r.webhook_url.clone_from(&url));
     }
     for at in [0, -1, i64::MIN, i64::MAX, now() / 1_000_000 - 1, now() / 1_000_000 + 3_660 * 86_400] {
         let at = Timestamp { seconds: at, nanos: 0 };
@@ -77,7 +77,7 @@ fn creates() -> Vec<(CreateRequest, &'static str)> {
         case("ttl", &|r| r.expiry = Some(Expiry::Ttl(ttl)));
     }
     for keyspace in ["no-such", "\0", &wide(2_000)] {
-        case("keyspace", &|r| r.keyspace = keyspace.to_owned());
+        case("keyspace", &|r| keyspace.clone_into(&mut r.keyspace));
     }
     cases
 }

@@ -2,11 +2,18 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use keyward::proto::{Code, CreateRequest, VerifyRequest, VerifyResponse};
+use keyward::{
+    domain::{
+        clock::SystemEntropy,
+        installation::{Installation, MasterKey},
+        secret::Encoding,
+    },
+    proto::{Code, CreateRequest, VerifyRequest, VerifyResponse},
+};
 
 use crate::support::{
     Server, Setup,
-    grpc::{Client, check, code, create, eventually, forged, made, revoke, texts, ttl, verify},
+    grpc::{Client, assert_refused, check, code, create, eventually, forged, made, revoke, texts, ttl, verify},
     server::{ROOT, with},
 };
 
@@ -183,6 +190,24 @@ async fn a_secret_of_900_kilobytes_is_malformed_like_any_other() {
     for secret in ["a".repeat(900_000), format!("pr_{}", "0".repeat(900_000)), "é".repeat(450_000)] {
         assert_eq!(code(&mut client, &secret).await, Code::Malformed);
     }
+}
+
+#[tokio::test]
+async fn a_well_formed_secret_that_nobody_has_is_not_found() {
+    let master = MasterKey::new([7; 32]);
+    let server =
+        Setup::new().config(KEYSPACE).env("KEYWARD_MASTER_KEY", "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=").start();
+    let mut client = server.client().await;
+    let encoding = Encoding::Alphanumeric { length: 32 };
+    let secret = encoding.generate("pr_", &Installation::derive(&master), &SystemEntropy);
+    let verdict = verify(&mut client, check(secret.expose())).await;
+    assert_eq!(verdict.code(), Code::NotFound);
+    assert_anonymous(&verdict);
+    let answer = client.verify(with(secret.expose(), check("x"))).await;
+    assert_refused(answer, tonic::Code::Unauthenticated, "NOT_FOUND");
+    // Not for ever: a key that is made later is found, whatever was asked before.
+    let key = made(create(&mut client, ROOT, bound()).await);
+    assert_eq!(code(&mut client, &key.secret).await, Code::Valid);
 }
 
 /// A stranger who guesses at secrets must learn nothing of anybody: neither malformed nor not found names a key.

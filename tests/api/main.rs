@@ -1,14 +1,35 @@
 //! The contract, black box: a real server, spoken to over gRPC and REST.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::similar_names, reason = "noro and nora are two products")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod config;
+mod grpc_admin;
 mod grpc_bounds;
+mod grpc_callers;
 mod grpc_create;
 mod grpc_list;
 mod grpc_rate;
+mod grpc_revoke;
+mod grpc_server;
 mod grpc_stream;
 mod grpc_verdicts;
+mod operation;
+mod rest_access;
+mod rest_bodies;
+mod rest_credentials;
+mod rest_environment;
+mod rest_fuzz;
+mod rest_limits;
+mod rest_list;
+mod rest_manage;
+mod rest_openapi;
+mod rest_own;
+mod rest_public;
+mod rest_secrecy;
+mod rest_surface;
+mod rest_verify;
 mod smoke;

@@ -1,7 +1,72 @@
 //! What happens to a whole server when its database is slow, silent, gone or back: a real server, a real Postgres, and
 //! a proxy between them.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/postgres.rs"]
+mod postgres;
+#[path = "../support/proxy.rs"]
+mod proxy;
+
+mod alike;
+mod outage;
+mod pending;
 mod start;
+mod stream;
+
+use std::net::SocketAddr;
+
+use proxy::Proxy;
+use tonic::Status;
+
+/// A database of one's own, reached through a proxy.
+struct Away {
+    proxy: Proxy,
+    url: String,
+}
+
+impl Away {
+    async fn new() -> Self {
+        let direct = postgres::fresh_database().await;
+        let mut url = url::Url::parse(&direct).unwrap();
+        let upstream: SocketAddr =
+            format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5_432)).parse().unwrap();
+        let proxy = Proxy::start(upstream).await;
+        url.set_host(Some("127.0.0.1")).unwrap();
+        url.set_port(Some(proxy.address().port())).unwrap();
+        Self { proxy, url: url.into() }
+    }
+}
+
+/// What the public hears must not hold what the database or its driver said.
+#[track_caller]
+fn assert_public(text: &str) {
+    const WORDS: [&str; 14] = [
+        "select",
+        "insert",
+        "update ",
+        "sqlx",
+        "postgres",
+        "sqlite",
+        "relation",
+        "connection",
+        "refused",
+        "pool",
+        "tokio",
+        "statement",
+        "os error",
+        "keyward_keys",
+    ];
+    let lower = text.to_lowercase();
+    for word in WORDS {
+        assert!(!lower.contains(word), "\"{word}\" is on the wire: {text}");
+    }
+}
+
+/// Everything of a status that is on the wire.
+fn wire(status: &Status) -> String {
+    format!("{} {} {:?}", status.message(), String::from_utf8_lossy(status.details()), status.metadata())
+}

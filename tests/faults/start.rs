@@ -1,1 +1,160 @@
-//! Starts: many at once, and with the database away.
+//! Starts: many at once, with the database away, and with another installation's key.
+
+use std::{
+    net::TcpListener,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use keyward::proto::{Code, CreateRequest};
+
+use crate::{
+    Away,
+    postgres::fresh_database,
+    support::{
+        Server, Setup,
+        grpc::{code, create, key, made},
+        server::ROOT,
+    },
+};
+
+const MASTER: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+const OTHER_MASTER: &str = "eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHg=";
+
+/// Starts servers side by side and waits until each is ready.
+async fn start_all(setups: impl IntoIterator<Item = Setup>) -> Vec<Server> {
+    let starts = setups.into_iter().map(|setup| tokio::task::spawn_blocking(|| setup.start()));
+    let mut servers = Vec::new();
+    for start in starts.collect::<Vec<_>>() {
+        servers.push(start.await.unwrap());
+    }
+    servers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_start_at_once_on_an_empty_database_all_serve_one_installation() {
+    let url = fresh_database().await;
+    let servers = start_all((0..4).map(|_| Setup::new().database(&url))).await;
+    let mut clients = Vec::new();
+    for server in &servers {
+        clients.push(server.client().await);
+    }
+    for place in 0..clients.len() {
+        // Whoever made it, every other one knows it at once: they share one installation key and one database.
+        let secret = key(&mut clients[place], "", "", &[]).await.secret;
+        for client in &mut clients {
+            assert_eq!(code(client, &secret).await, Code::Valid);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_replicas_that_start_at_once_without_a_root_credential_one_makes_a_root_key() {
+    let url = fresh_database().await;
+    let servers = start_all((0..4).map(|_| Setup::new().without_root().database(&url))).await;
+    let outputs: String = servers.iter().map(Server::output).collect();
+    let roots: Vec<&str> =
+        outputs.lines().filter_map(|line| line.strip_prefix("root key, shown this once: ")).collect();
+    let [root] = roots[..] else { panic!("one root key is made: {outputs}") };
+    for server in &servers {
+        create(&mut server.client().await, root, CreateRequest::default()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrations_may_be_applied_by_many_at_once() {
+    let url = fresh_database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let migrate = || spawn(&mut Setup::new().database(&url).command(folder.path(), &["migrate"]));
+    for child in (0..4).map(|_| migrate()).collect::<Vec<_>>() {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let server = Setup::new().database(&url).start();
+    key(&mut server.client().await, "", "", &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_root_key_is_replaced_in_the_database_beside_a_running_server() {
+    let url = fresh_database().await;
+    let server = Setup::new().without_root().database(&url).start();
+    let folder = tempfile::tempdir().unwrap();
+    let output = Setup::new().database(&url).command(folder.path(), &["root-key"]).output().unwrap();
+    let root = String::from_utf8(output.stdout).unwrap();
+    create(&mut server.client().await, root.trim(), CreateRequest::default()).await;
+}
+
+fn spawn(command: &mut Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// A start that must end by itself.
+fn ended(setup: &Setup) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    spawn(&mut setup.command(folder.path(), &["serve"])).wait_with_output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_for_good_ends_the_start_after_half_a_minute_with_the_reason() {
+    // A port that was free a moment ago: nobody listens there.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("postgres://keyward:hunter2-hunter2@127.0.0.1:{port}/keyward");
+    let start = Instant::now();
+    let output = ended(&Setup::new().database(&url));
+    let (took, log) = (start.elapsed(), String::from_utf8_lossy(&output.stderr).into_owned());
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!((25..45).contains(&took.as_secs()), "{took:?}");
+    let last = log.lines().last().unwrap();
+    assert!(last.starts_with("keyward: database unavailable") && last.contains("refused"), "{last}");
+    assert!(!log.contains("hunter2"), "a password is in the log");
+    assert!(output.stdout.is_empty(), "nothing listens, nothing is announced");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_comes_while_a_start_waits_for_it_is_found() {
+    for silent in [false, true] {
+        let away = Away::new().await;
+        let take = |away: &Away, off| if silent { away.proxy.silence(off) } else { away.proxy.down(off) };
+        take(&away, true);
+        let setup = Setup::new().database(&away.url);
+        let starting = tokio::task::spawn_blocking(|| setup.start());
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        assert!(!starting.is_finished());
+        take(&away, false);
+        let server = starting.await.unwrap();
+        key(&mut server.client().await, "", "", &[]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_with_another_installation_key_than_the_databases_is_refused() {
+    let url = fresh_database().await;
+    let with = |master: Option<&str>| {
+        let setup = Setup::new().database(&url);
+        master.map_or(Setup::new().database(&url), |master| setup.env("KEYWARD_MASTER_KEY", master))
+    };
+    let mut first = with(Some(MASTER)).start();
+    let kept = made(create(&mut first.client().await, ROOT, CreateRequest::default()).await);
+    assert_eq!(first.stop(), Some(0));
+    for master in [None, Some(OTHER_MASTER)] {
+        let output = ended(&with(master));
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{log}");
+        assert!(log.lines().last().unwrap().contains("KEYWARD_MASTER_KEY"), "{log}");
+        assert!(!log.contains(MASTER) && !log.contains(OTHER_MASTER));
+    }
+    let again = with(Some(MASTER)).start();
+    assert_eq!(code(&mut again.client().await, &kept.secret).await, Code::Valid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_has_its_own_key_refuses_one_from_the_environment() {
+    let url = fresh_database().await;
+    let mut first = Setup::new().database(&url).start();
+    let kept = made(create(&mut first.client().await, ROOT, CreateRequest::default()).await);
+    first.stop();
+    let output = ended(&Setup::new().database(&url).env("KEYWARD_MASTER_KEY", MASTER));
+    assert_eq!(output.status.code(), Some(1));
+    let again = Setup::new().database(&url).start();
+    assert_eq!(code(&mut again.client().await, &kept.secret).await, Code::Valid);
+}

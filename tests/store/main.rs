@@ -58,3 +58,15 @@ on_both! {
     list: every_filter_shape, a_status_is_meant_at_its_time, pages_stay_stable, case_pairs, a_page_has_a_limit;
     outage: a_dropped_callers_write_still_lands, a_closed_store_is_unavailable;
 }
+
+/// A rule without a case is a wish.
+#[test]
+fn every_case_that_the_trait_names_exists() {
+    let (rules, cases) = (include_str!("../../src/store/mod.rs"), include_str!("main.rs"));
+    let named: Vec<_> = rules.split("case `").skip(1).filter_map(|rest| rest.split('`').next()).collect();
+    assert!(named.len() > 10, "{named:?}");
+    for name in named {
+        let listed = |end: &str| cases.contains(&format!(" {name}{end}"));
+        assert!(listed(",") || listed(";"), "{name}");
+    }
+}

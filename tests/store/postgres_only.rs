@@ -167,7 +167,7 @@ async fn the_pool_is_bounded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_in_recovery_is_refused() {
     let mut options = postgres_options().await;
-    options.acquire_timeout = std::time::Duration::from_millis(300);
+    options.acquire_timeout = std::time::Duration::from_secs(1);
     let store = open_postgres(options.clone()).await;
     store.create_key(key()).await.unwrap();
     let mut raw = raw_postgres(&options.url).await;

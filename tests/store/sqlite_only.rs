@@ -3,7 +3,7 @@
 use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
 use keyward::store::{
-    Store as _,
+    Store as _, StoreError,
     migrate::OpenError,
     sqlite::{Sqlite, SqliteOptions},
 };
@@ -121,6 +121,20 @@ async fn a_change_is_one_revision_under_recursive_triggers_too() {
     let mut raw = raw_sqlite(&dir).await;
     raw.execute("PRAGMA recursive_triggers = ON; UPDATE keyward_keys SET name = 'renamed'").await.unwrap();
     assert_eq!(store.find_by_id(made.id).await.unwrap().unwrap().revision, 1);
+}
+
+/// The one call of two statements: when the second fails, its connection must not stay inside the transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_root_key_that_fails_leaves_nothing_open() {
+    let dir = TempDir::new().unwrap();
+    let store = open_sqlite(&dir).await;
+    let mut raw = raw_sqlite(&dir).await;
+    let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON keyward_keys BEGIN SELECT RAISE(ABORT, 'refused'); END";
+    raw.execute(refuse).await.unwrap();
+    let refused = store.first_root_key(key()).await;
+    assert!(matches!(refused, Err(StoreError::Broken(_))), "{refused:?}");
+    raw.execute("DROP TRIGGER refuse").await.unwrap();
+    assert!(store.first_root_key(key()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -154,7 +154,8 @@ pub async fn record(client: &mut Client, id: &str) -> Key {
     keys.into_iter().find(|key| key.id == id).expect("the key is listed")
 }
 
-/// An expiry so long from now.
+/// An expiry so long from now, as the field takes it.
+#[expect(clippy::unnecessary_wraps, reason = "the field may be left out")]
 pub fn ttl(length: Duration) -> Option<Expiry> {
     Some(Expiry::Ttl(prost_types::Duration {
         seconds: i64::try_from(length.as_secs()).unwrap(),

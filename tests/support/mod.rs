@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test target uses a part of this")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::disallowed_methods, reason = "a test of a real server runs on real time")]
 
 pub mod grpc;
 pub mod reply;

@@ -1,5 +1,7 @@
 //! A TCP proxy that can cut connections, go silent, and lose, delay or hold back replies, on real sockets.
 
+#![allow(dead_code, reason = "each test target uses a part of this")]
+
 use std::{
     net::SocketAddr,
     sync::{
@@ -24,6 +26,8 @@ pub struct Proxy {
 struct State {
     /// Connections made under an older number are cut.
     generation: watch::Sender<u64>,
+    /// While it is set new connections are reset at once.
+    down: AtomicBool,
     /// On connections with a lower number nothing passes, and nobody is told.
     silent_below: watch::Sender<u64>,
     /// The next reply is thrown away, and its connection with it.
@@ -54,6 +58,7 @@ impl Proxy {
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(State {
             generation: watch::Sender::new(0),
+            down: AtomicBool::new(false),
             silent_below: watch::Sender::new(0),
             lose_reply: AtomicBool::new(false),
             lost: Notify::new(),
@@ -67,6 +72,10 @@ impl Proxy {
         tokio::spawn(async move {
             let mut number = 0;
             while let Ok((client, _)) = listener.accept().await {
+                if shared.down.load(Ordering::SeqCst) {
+                    let _ = client.set_zero_linger();
+                    continue;
+                }
                 tokio::spawn(pass(Arc::clone(&shared), number, client, upstream));
                 number += 1;
             }
@@ -108,6 +117,14 @@ impl Proxy {
     /// Cuts every open connection.
     pub fn cut(&self) {
         self.state.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// Cuts every open connection, and resets new ones until it is up again.
+    pub fn down(&self, down: bool) {
+        self.state.down.store(down, Ordering::SeqCst);
+        if down {
+            self.cut();
+        }
     }
 
     /// Stops or goes on passing bytes, without closing anything.

@@ -124,7 +124,7 @@ impl Setup {
                 return Ok(Server { child, folder, _own: own, grpc, http, metrics, log, output });
             }
             let ended = child.try_wait().unwrap();
-            if ended.is_some() || start.elapsed() > Duration::from_secs(60) {
+            if ended.is_some() || start.elapsed() > Duration::from_mins(1) {
                 let _ = child.kill();
                 let _ = child.wait();
                 std::thread::sleep(Duration::from_millis(50));
@@ -178,6 +178,17 @@ impl Server {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits until standard error has this text: a line may be read here a little after the answer that it is about.
+    pub async fn logged(&self, text: &str) {
+        for _ in 0..500 {
+            if self.log().contains(text) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("\"{text}\" is not in the log:\n{}", self.log());
+    }
+
     /// Everything on standard output so far.
     pub fn output(&self) -> String {
         self.output.lock().unwrap().clone()
@@ -202,6 +213,11 @@ impl Server {
     /// Asks the server to end and waits for it; its exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.signal("TERM");
+        self.wait()
+    }
+
+    /// Waits for the server to end; its exit code.
+    pub fn wait(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 

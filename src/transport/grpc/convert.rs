@@ -108,13 +108,13 @@ pub fn list(message: proto::ListRequest) -> Result<ListKeys> {
         Ok(proto::KeyStatus::Expired) => Some(KeyStatus::Expired),
         Err(_) => return Err(Error::invalid("status", "is not a status")),
     };
-    let page_size = u32::try_from(message.page_size).map_err(|_| Error::invalid("page_size", "must be 0 to 1000"))?;
     Ok(ListKeys {
         keyspace: message.keyspace,
         binding: binding(message.organization, message.instance, message.environment),
         status,
         created_by: message.created_by,
-        page_size,
+        // A negative size is as far out of bounds as one that is too large, and is named together with what else is wrong.
+        page_size: u32::try_from(message.page_size).unwrap_or(u32::MAX),
         page_token: message.page_token,
     })
 }
@@ -169,7 +169,7 @@ pub fn verdict(outcome: &Outcome, registry: &Registry) -> proto::VerifyResponse 
     };
     if let Some(entry) = &outcome.entry {
         let keyspace = entry.keyspace.and_then(|index| registry.get(index));
-        response.key_id = entry.id.to_string();
+        response.key_id = entry.id.text();
         response.keyspace = keyspace.map(|keyspace| keyspace.name.clone()).unwrap_or_default();
         entry.organization().clone_into(&mut response.organization);
         entry.instance().clone_into(&mut response.instance);

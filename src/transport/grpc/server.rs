@@ -1,14 +1,23 @@
 //! The gRPC listener: the service, health and reflection.
+//!
+//! Connections are spread over threads that each run an executor of their own: a check that memory can answer never
+//! leaves its thread, and nothing else runs there. Database work runs elsewhere.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, thread, time::Duration};
 
-use tokio::net::TcpListener;
-use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
-use super::{Grpc, MESSAGE_BYTES};
+use super::{
+    Grpc, MESSAGE_BYTES,
+    connection::{Connection, Load},
+};
 use crate::{
     proto::{DESCRIPTORS, key_service_server::KeyServiceServer},
     service::Service,
@@ -16,38 +25,102 @@ use crate::{
 
 /// Streams of one connection, at most.
 const STREAMS: u32 = 1_024;
+/// Connections at once; more wait in the listener's queue.
+const CONNECTIONS: usize = 10_000;
+/// Connections that a thread has been given and not taken yet.
+const HANDED: usize = 64;
 const KEEPALIVE: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Serves until `stop` is cancelled, then lets calls in flight end for at most `drain`.
+/// A thread that serves connections.
+struct Worker {
+    connections: mpsc::Sender<io::Result<Connection>>,
+    load: Load,
+    ended: oneshot::Receiver<Result<(), tonic::transport::Error>>,
+}
+
+/// Serves on `threads` threads until `stop` is cancelled, then lets calls in flight end for at most `drain`.
 ///
 /// # Errors
 ///
-/// What ended the server before that.
-pub async fn run(
+/// What ended a thread before that.
+pub async fn run<H: Health>(
     listener: TcpListener,
     service: Arc<Service>,
-    health: HealthServer<impl Health>,
+    health: HealthServer<H>,
+    threads: usize,
     stop: CancellationToken,
     drain: Duration,
+) -> Result<(), String> {
+    let workers: Result<Vec<Worker>, String> =
+        (0..threads).map(|_| start(&service, &health, &stop).map_err(|error| error.to_string())).collect();
+    let workers = workers?;
+    let accepting = accept(&listener, &workers);
+    stop.run_until_cancelled(accepting).await;
+    drop(listener);
+    let ended = async {
+        for Worker { connections, ended, .. } in workers {
+            drop(connections);
+            if let Ok(Err(error)) = ended.await {
+                return Err(error.to_string());
+            }
+        }
+        Ok(())
+    };
+    tokio::time::timeout(drain, ended).await.unwrap_or(Ok(()))
+}
+
+/// Gives each connection to the thread that has the fewest. Returns only if every thread is gone.
+async fn accept(listener: &TcpListener, workers: &[Worker]) {
+    while !workers.iter().all(|worker| worker.connections.is_closed()) {
+        let accepted = match listener.accept().await {
+            Ok((stream, _)) => stream.set_nodelay(true).and_then(|()| stream.into_std()),
+            Err(error) => Err(error),
+        };
+        let Some(worker) = workers.iter().min_by_key(|worker| worker.load.connections()) else { return };
+        match accepted {
+            Ok(stream) if worker.load.connections() < CONNECTIONS => {
+                let connection = Connection::new(stream, &worker.load);
+                // A thread that is slow to take it delays the listener, not the process.
+                let _ = worker.connections.send(Ok(connection)).await;
+            }
+            Ok(stream) => drop(stream),
+            Err(error) => {
+                // Out of descriptors, most likely: without a pause this would spin.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+fn start<H: Health>(service: &Arc<Service>, health: &HealthServer<H>, stop: &CancellationToken) -> io::Result<Worker> {
+    let (connections, handed) = mpsc::channel(HANDED);
+    let (tell, ended) = oneshot::channel();
+    let (service, health, stop) = (Arc::clone(service), health.clone(), stop.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name("grpc".to_owned()).spawn(move || {
+        let served = runtime.block_on(serve(service, health, handed, stop));
+        let _ = tell.send(served);
+    })?;
+    Ok(Worker { connections, load: Load::default(), ended })
+}
+
+async fn serve<H: Health>(
+    service: Arc<Service>,
+    health: HealthServer<H>,
+    connections: mpsc::Receiver<io::Result<Connection>>,
+    stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let keys = KeyServiceServer::new(Grpc::new(service)).max_decoding_message_size(MESSAGE_BYTES);
-    let v1 = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .expect("the descriptors were made by this build");
-    let v1alpha = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1alpha()
-        .expect("the descriptors were made by this build");
-    let incoming = TcpListenerStream::new(listener).map(|stream| {
-        stream.inspect(|stream| {
-            let _ = stream.set_nodelay(true);
-        })
-    });
-    let serving = Server::builder()
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let v1 = reflection().build_v1().expect("the descriptors were made by this build");
+    let v1alpha = reflection().build_v1alpha().expect("the descriptors were made by this build");
+    Server::builder()
         .max_concurrent_streams(STREAMS)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -55,9 +128,6 @@ pub async fn run(
         .add_service(health)
         .add_service(v1)
         .add_service(v1alpha)
-        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-    tokio::select! {
-        served = serving => served,
-        () = async { stop.cancelled().await; tokio::time::sleep(drain).await } => Ok(()),
-    }
+        .serve_with_incoming_shutdown(ReceiverStream::new(connections), stop.cancelled_owned())
+        .await
 }

@@ -13,7 +13,7 @@ use tonic::{Status, Streaming};
 use super::{super::calls, convert, status};
 use crate::{
     domain::{
-        error::{Error, Result},
+        error::{Error, Kind, Result},
         secret::Secret,
     },
     proto::{self, verify_stream_response},
@@ -45,7 +45,7 @@ impl Verdicts {
     /// The answer, if memory can give it.
     fn at_once(&self, message: &proto::VerifyStreamRequest) -> Option<Answer> {
         if let Err(error) = self.service.verifier_from_memory(self.credential.expose())? {
-            return Some(Err(status::grpc(&error)));
+            return Some(refusal(&self.service, message.id, error));
         }
         let Some(request) = &message.request else {
             return Some(Ok(answer(&self.service, message.id, Err(Error::invalid("request", "is required")))));
@@ -58,10 +58,13 @@ impl Verdicts {
         let (service, credential) = (Arc::clone(&self.service), Arc::clone(&self.credential));
         async move {
             let deadline = calls::deadline(None);
-            let admitted = service.authenticate_verifier(credential.expose(), deadline).await;
-            admitted.map_err(|error| status::grpc(&error))?;
-            let request = message.request.unwrap_or_default();
-            let outcome = service.verify(&convert::check(&request), deadline).await;
+            if let Err(error) = service.authenticate_verifier(credential.expose(), deadline).await {
+                return refusal(&service, message.id, error);
+            }
+            let outcome = match &message.request {
+                Some(request) => service.verify(&convert::check(request), deadline).await,
+                None => Err(missing()),
+            };
             Ok(answer(&service, message.id, outcome))
         }
         .boxed()
@@ -74,6 +77,20 @@ impl Verdicts {
         }
         answer
     }
+}
+
+/// What a caller that was not admitted hears. One that is no longer good has its stream ended; where that could not be
+/// decided, as with the database away, only this check has no answer.
+fn refusal(service: &Service, id: u64, error: Error) -> Answer {
+    match error.kind {
+        Kind::Unauthenticated | Kind::PermissionDenied => Err(status::grpc(&error)),
+        _ => Ok(answer(service, id, Err(error))),
+    }
+}
+
+/// A message that asks nothing.
+fn missing() -> Error {
+    Error::invalid("request", "is required")
 }
 
 fn answer(service: &Service, id: u64, outcome: Result<Outcome>) -> proto::VerifyStreamResponse {

@@ -1,6 +1,6 @@
 //! Answers and faults, in the one shape that each has.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -63,29 +63,38 @@ impl From<Error> for Fault {
 }
 
 impl Fault {
+    /// The same as an error, which the call's line tells too.
+    pub fn error(&self) -> Cow<'_, Error> {
+        match self {
+            Self::Error(error) => Cow::Borrowed(error),
+            Self::NoSuchPath => Cow::Owned(Error::new(Kind::NotFound, "NO_SUCH_PATH", "There is no such path")),
+            Self::NoSuchMethod(_) => {
+                Cow::Owned(Error::new(Kind::NotFound, "METHOD_NOT_ALLOWED", "There is no such method here"))
+            }
+            Self::TooLarge => Cow::Owned(Error::invalid("body", "must be at most 1 MiB")),
+            Self::NotJson => Cow::Owned(Error::invalid("body", "Content-Type must be application/json")),
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Error(error) => status::http(error),
+            Self::NoSuchPath => StatusCode::NOT_FOUND,
+            Self::NoSuchMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        }
+    }
+
     /// The response.
     pub fn into_response(self) -> Response<Full<Bytes>> {
-        let (status, message, code): (_, Cow<'static, str>, _) = match &self {
-            Self::Error(error) => (status::http(error), message(error), code(error)),
-            Self::NoSuchPath => (StatusCode::NOT_FOUND, "There is no such path".into(), "no_such_path".into()),
-            Self::NoSuchMethod(_) => {
-                (StatusCode::METHOD_NOT_ALLOWED, "There is no such method here".into(), "method_not_allowed".into())
-            }
-            Self::TooLarge => {
-                (StatusCode::PAYLOAD_TOO_LARGE, "body: must be at most 1 MiB".into(), Cow::Borrowed("invalid_argument"))
-            }
-            Self::NotJson => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "body: Content-Type must be application/json".into(),
-                Cow::Borrowed("invalid_argument"),
-            ),
-        };
-        let error = match status {
+        let (status, error) = (self.status(), self.error());
+        let name = match status {
             // The standard's newer name is "Content Too Large".
             StatusCode::PAYLOAD_TOO_LARGE => "Payload Too Large",
             _ => status.canonical_reason().unwrap_or("Error"),
         };
-        let value = json!({"error": error, "message": message, "code": code});
+        let value = json!({"error": name, "message": message(&error), "code": code(&error)});
         let mut response = Answer::json(status, &value).into_response();
         let headers = response.headers_mut();
         if status == StatusCode::UNAUTHORIZED {
@@ -94,7 +103,9 @@ impl Fault {
         if let Self::NoSuchMethod(methods) = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(methods));
         }
-        if let Self::Error(Error { retry_after: Some(wait), .. }) = self {
+        // Whoever is told to try again is told when, also where only the server's own time ran out.
+        let again = error.retry_after.or((status == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1)));
+        if let Some(wait) = again {
             // Whole seconds, rounded up: a call made then is admitted.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
@@ -111,11 +122,11 @@ fn code(error: &Error) -> Cow<'static, str> {
     }
 }
 
-/// The public sentence, with the fields under their REST names.
+/// The public sentence.
 fn message(error: &Error) -> Cow<'static, str> {
     match error.kind {
         Kind::InvalidArgument => {
-            let fields = error.fields.iter().map(|bad| format!("{}: {}", rest_name(&bad.field), bad.description));
+            let fields = error.fields.iter().map(|bad| format!("{}: {}", bad.field, bad.description));
             fields.collect::<Vec<_>>().join("; ").into()
         }
         Kind::DeadlineExceeded | Kind::Unavailable => "Try again".into(),
@@ -123,18 +134,21 @@ fn message(error: &Error) -> Cow<'static, str> {
     }
 }
 
-/// The REST name of a proto field.
-fn rest_name(field: &str) -> &str {
-    match field {
-        "organization" => "orgId",
-        "instance" => "instanceId",
-        "webhook_url" => "webhook",
-        "ttl" => "expiresInDays",
-        "expire_time" => "expiresAt",
-        "page_size" => "limit",
-        "page_token" => "cursor",
-        "required_scopes" => "requiredScopes",
-        "created_by" => "createdBy",
-        other => other,
+/// A use case's error with its fields under the names that the routes for keys give them. What a route itself finds
+/// bad has its own name already: there `organization` may well be a field that does not exist.
+pub fn rest_names(mut error: Error) -> Error {
+    for bad in &mut error.fields {
+        bad.field = Cow::Borrowed(match &*bad.field {
+            "organization" => "orgId",
+            "instance" => "instanceId",
+            "webhook_url" => "webhook",
+            "ttl" => "expiresInDays",
+            "expire_time" => "expiresAt",
+            "page_size" => "limit",
+            "page_token" => "cursor",
+            "created_by" => "createdBy",
+            _ => continue,
+        });
     }
+    error
 }

@@ -30,7 +30,7 @@ pub struct Fields {
 
 impl Fields {
     /// Reads a body. An empty one has no fields, whatever its type says.
-    pub async fn read(headers: &HeaderMap, body: Body, deadline: Instant) -> std::result::Result<Self, Fault> {
+    pub async fn read(headers: &HeaderMap, body: &mut Body, deadline: Instant) -> std::result::Result<Self, Fault> {
         let bytes = match timeout_at(deadline, Limited::new(body, BODY_BYTES).collect()).await {
             Ok(Ok(collected)) => collected.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Fault::TooLarge),
@@ -67,9 +67,11 @@ impl Fields {
         self.violations.finish()
     }
 
-    /// Notes a bad field.
+    /// Notes a bad field, unless something worse is known of it already.
     pub fn bad(&mut self, field: &'static str, description: &'static str) {
-        self.violations.add(field, description);
+        if !self.violations.has(field) {
+            self.violations.add(field, description);
+        }
     }
 
     fn take(&mut self, name: &'static str) -> Option<Value> {

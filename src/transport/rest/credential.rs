@@ -35,8 +35,9 @@ pub fn find<'a>(headers: &'a HeaderMap, service: &Service) -> Result<Option<Cow<
     let (mut known, mut unknown) = (None, None);
     for (place, text) in presented.filter(|(_, text)| !text.is_empty()) {
         let counts = match service.registry.by_prefix(&text) {
+            // Operators use bearer, whatever their credential begins with.
+            _ if service.is_root(&text) => Some(place == Credential::Bearer),
             Some((keyspace, _)) => Some(keyspace.credential.reads(place)),
-            None if place == Credential::Bearer && service.is_root(&text) => Some(true),
             None => None,
         };
         match counts {

@@ -17,6 +17,7 @@ use crate::{
         caller::{Caller, KeyCaller},
         clock::Micros,
         error::{Error, Result},
+        key::KeyId,
         rate::RateState,
     },
     limiter::Subject,
@@ -105,7 +106,15 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// The caller, who must be a key itself.
+    /// The id of the key that makes the call: every key may read its own record.
+    pub async fn own_id(&mut self) -> Result<KeyId> {
+        let caller = self.known_caller().await?;
+        let id = caller.key_id().ok_or_else(|| Error::forbidden("The root credential is no key and has no record"))?;
+        self.key = id.to_string();
+        Ok(id)
+    }
+
+    /// The caller, who must be a product's key.
     pub async fn key_caller(&mut self, admission: Admission) -> Result<Arc<KeyCaller>> {
         match self.caller(admission).await? {
             Caller::Key(key) => {
@@ -114,17 +123,14 @@ impl<'a> Exchange<'a> {
             }
             Caller::Nobody => Err(Error::missing_credential()),
             Caller::Operator { .. } | Caller::Service { .. } => {
-                Err(Error::forbidden("Only a product's key has a record of its own here"))
+                Err(Error::forbidden("Keys of operators and services cannot change themselves"))
             }
         }
     }
 
     /// Turns the result into a response, and writes the call's line.
     pub fn finish(self, result: std::result::Result<Answer, Fault>) -> Response<Full<Bytes>> {
-        let error = match &result {
-            Err(Fault::Error(error)) => Some(error.clone()),
-            _ => None,
-        };
+        let error = result.as_ref().err().map(|fault| fault.error().into_owned());
         let rate = self.rate.or(error.as_ref().and_then(|error| error.rate));
         let mut response = match result {
             Ok(answer) => answer.into_response(),

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     Body,
-    answer::{Answer, Fault},
+    answer::{Answer, Fault, rest_names},
     body::Fields,
     exchange::Exchange,
     own, record,
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// `POST`: makes a key.
-pub async fn create(exchange: &mut Exchange<'_>, body: Body) -> std::result::Result<Answer, Fault> {
+pub async fn create(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result::Result<Answer, Fault> {
     let caller = manager(exchange).await?;
     let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
     let request = own::create_request(&mut fields, false);
@@ -32,7 +32,7 @@ pub async fn create(exchange: &mut Exchange<'_>, body: Body) -> std::result::Res
         fields.bad("name", "is required");
     }
     fields.finish()?;
-    let created = exchange.service.create(&caller, request, exchange.context).await?;
+    let created = exchange.service.create(&caller, request, exchange.context).await.map_err(rest_names)?;
     exchange.key = created.key.id.to_string();
     let mut answer = record::item(&created.key, exchange.now());
     answer["key"] = created.secret.expose().into();
@@ -46,7 +46,7 @@ pub async fn create(exchange: &mut Exchange<'_>, body: Body) -> std::result::Res
 pub async fn list(exchange: &mut Exchange<'_>) -> std::result::Result<Answer, Fault> {
     let caller = manager(exchange).await?;
     let request = list_request(exchange.parts.uri.query().unwrap_or_default())?;
-    let page = exchange.service.list(&caller, request, exchange.context).await?;
+    let page = exchange.service.list(&caller, request, exchange.context).await.map_err(rest_names)?;
     let now = exchange.now();
     let keys: Vec<_> = page.keys.iter().map(|key| record::item(key, now)).collect();
     Ok(Answer::json(StatusCode::OK, &json!({"keys": keys, "nextCursor": page.next})))
@@ -68,11 +68,11 @@ pub async fn revoke(exchange: &mut Exchange<'_>, id: &str) -> std::result::Resul
 }
 
 /// `PATCH` of one key.
-pub async fn update(exchange: &mut Exchange<'_>, id: &str, body: Body) -> std::result::Result<Answer, Fault> {
+pub async fn update(exchange: &mut Exchange<'_>, id: &str, body: &mut Body) -> std::result::Result<Answer, Fault> {
     let caller = manager(exchange).await?;
     let url = own::webhook(exchange, body).await?;
     let hooked = exchange.service.update_webhook(&caller, id, url, exchange.context).await;
-    let hooked = unknown_if_unreadable(hooked)?;
+    let hooked = unknown_if_unreadable(hooked).map_err(rest_names)?;
     exchange.key = hooked.key.id.to_string();
     let mut answer = record::item(&hooked.key, exchange.now());
     own::with_secret(&mut answer, &hooked);
@@ -127,8 +127,8 @@ fn list_request(query: &str) -> Result<ListKeys> {
     };
     let page_size = match take("limit").as_str() {
         "" => 0,
-        text => text.parse().ok().filter(|limit| (1..=1_000).contains(limit)).unwrap_or_else(|| {
-            violations.add("limit", "must be a whole number, 1 to 1000");
+        text => text.parse().ok().filter(|limit| (0..=1_000).contains(limit)).unwrap_or_else(|| {
+            violations.add("limit", "must be a whole number, 1 to 1000, or 0 for 50");
             0
         }),
     };

@@ -12,11 +12,12 @@ mod record;
 pub mod serve;
 mod verify;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
-use http_body_util::{Full, combinators::UnsyncBoxBody};
+use http::{Method, Request, Response, header};
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use hyper::body::Body as _;
 
 use self::{
     answer::{Answer, Fault},
@@ -36,6 +37,10 @@ impl BodyError {
     }
 }
 
+/// Bytes of a refused body that are taken in all the same, and for how long.
+const DISCARDED: usize = 16 << 20;
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// A request's body.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
 
@@ -50,9 +55,9 @@ pub struct Rest {
 pub enum Routes {
     /// All of them.
     All,
-    /// The API without the probes, which have a listener of their own.
+    /// All but the metrics, which have a listener of their own.
     Api,
-    /// The probes alone.
+    /// The probes and the metrics alone.
     Probes,
 }
 
@@ -84,7 +89,7 @@ impl<'a> Place<'a> {
         let probe = matches!(place, Self::Live | Self::Ready | Self::Metrics | Self::OpenApi);
         match routes {
             Routes::All => Some(place),
-            Routes::Api => (!probe).then_some(place),
+            Routes::Api => (place != Self::Metrics).then_some(place),
             Routes::Probes => probe.then_some(place),
         }
     }
@@ -109,10 +114,14 @@ impl Rest {
 
     /// Answers one request of a client at `peer`.
     pub async fn answer(&self, request: Request<Body>, peer: IpAddr, routes: Routes) -> Response<Full<Bytes>> {
-        let (parts, body) = request.into_parts();
+        let (parts, mut body) = request.into_parts();
         let mut exchange = Exchange::new(&self.service, &self.http, &parts, peer);
-        let result = dispatch(&mut exchange, body, routes).await;
+        let result = dispatch(&mut exchange, &mut body, routes).await;
         let mut response = exchange.finish(result);
+        // A client that waits for leave to send has none, and gets its answer.
+        if !parts.headers.contains_key(header::EXPECT) {
+            discard(body).await;
+        }
         if parts.method == Method::HEAD {
             *response.body_mut() = Full::default();
         }
@@ -120,7 +129,20 @@ impl Rest {
     }
 }
 
-async fn dispatch(exchange: &mut Exchange<'_>, body: Body, routes: Routes) -> Result<Answer, Fault> {
+/// Takes in what was left unread of a refused request, for a while. A connection that is closed on bytes still under
+/// way is reset, and the client would lose the answer that says why.
+async fn discard(mut body: Body) {
+    let taking = async {
+        let mut left = DISCARDED;
+        while left > 0 && !body.is_end_stream() {
+            let Some(Ok(frame)) = body.frame().await else { break };
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, taking).await;
+}
+
+async fn dispatch(exchange: &mut Exchange<'_>, body: &mut Body, routes: Routes) -> Result<Answer, Fault> {
     let path = exchange.parts.uri.path();
     let Some(place) = Place::of(path, routes) else { return Err(Fault::NoSuchPath) };
     // A HEAD is a GET whose body is left out at the end.
@@ -141,5 +163,38 @@ async fn dispatch(exchange: &mut Exchange<'_>, body: Body, routes: Routes) -> Re
         (Place::Metrics, "GET") => Ok(probes::metrics(exchange.service)),
         (Place::OpenApi, "GET") => Ok(probes::openapi()),
         (place, _) => Err(Fault::NoSuchMethod(place.methods())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// A route without a description, or the other way round, does not pass.
+    #[test]
+    fn every_place_and_method_is_in_the_openapi_document() {
+        let document: serde_json::Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+        let mut left: BTreeSet<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        for (path, place) in [
+            ("/api/v1/keys", Place::Own),
+            ("/api/api-keys", Place::Many),
+            ("/api/api-keys/{id}", Place::One("{id}")),
+            ("/api/v1/verify", Place::Verify),
+            ("/healthz", Place::Live),
+            ("/readyz", Place::Ready),
+            ("/metrics", Place::Metrics),
+            ("/openapi.json", Place::OpenApi),
+        ] {
+            assert_eq!(Place::of(path, Routes::All), Some(place));
+            let item = document["paths"][path].as_object().unwrap();
+            let described: BTreeSet<String> =
+                item.keys().filter(|name| *name != "parameters").map(|method| method.to_uppercase()).collect();
+            let served = place.methods().split(", ").filter(|method| *method != "HEAD").map(str::to_owned).collect();
+            assert_eq!(described, served, "{path}");
+            left.remove(path);
+        }
+        assert!(left.is_empty(), "{left:?}");
     }
 }

@@ -5,13 +5,13 @@ use serde_json::json;
 
 use super::{
     Body,
-    answer::{Answer, Fault},
+    answer::{Answer, Fault, rest_names},
     body::Fields,
     exchange::Exchange,
     record,
 };
 use crate::{
-    domain::{caller::Caller, key::Binding},
+    domain::{access, caller::Caller, key::Binding},
     service::{
         authenticate::Admission,
         keys::{CreateKey, Rehooked},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// `POST`: as the keyspace allows, also without a credential.
-pub async fn create(exchange: &mut Exchange<'_>, body: Body) -> std::result::Result<Answer, Fault> {
+pub async fn create(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result::Result<Answer, Fault> {
     let caller = exchange.caller(Admission::Counted).await?;
     let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
     let mut request = create_request(&mut fields, true);
@@ -28,7 +28,7 @@ pub async fn create(exchange: &mut Exchange<'_>, body: Body) -> std::result::Res
     if request.keyspace.is_empty() && !manages {
         request.keyspace = exchange.http.default_keyspace.clone().unwrap_or_default();
     }
-    let created = exchange.service.create(&caller, request, exchange.context).await?;
+    let created = exchange.service.create(&caller, request, exchange.context).await.map_err(rest_names)?;
     exchange.key = created.key.id.to_string();
     let mut answer = json!({
         "key": created.secret.expose(),
@@ -61,8 +61,8 @@ pub fn create_request(fields: &mut Fields, millis: bool) -> CreateKey {
 
 /// `GET`: the key's own record.
 pub async fn read(exchange: &mut Exchange<'_>) -> std::result::Result<Answer, Fault> {
-    let key = exchange.key_caller(Admission::Counted).await?;
-    let record = exchange.service.own_record(&key, exchange.context).await?;
+    let id = exchange.own_id().await?;
+    let record = exchange.service.own_record(id, exchange.context).await?;
     Ok(Answer::json(StatusCode::OK, &record::own(&record, exchange.now())))
 }
 
@@ -74,17 +74,18 @@ pub async fn revoke(exchange: &mut Exchange<'_>) -> std::result::Result<Answer, 
 }
 
 /// `PATCH`: changes or removes the key's webhook.
-pub async fn update(exchange: &mut Exchange<'_>, body: Body) -> std::result::Result<Answer, Fault> {
+pub async fn update(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result::Result<Answer, Fault> {
     let key = exchange.key_caller(Admission::Counted).await?;
+    access::may_change_itself(&key)?;
     let url = webhook(exchange, body).await?;
-    let hooked = exchange.service.update_own_webhook(&key, url, exchange.context).await?;
+    let hooked = exchange.service.update_own_webhook(&key, url, exchange.context).await.map_err(rest_names)?;
     let mut answer = record::own(&hooked.key, exchange.now());
     with_secret(&mut answer, &hooked);
     Ok(Answer::json(StatusCode::OK, &answer))
 }
 
 /// The webhook that a PATCH must name.
-pub async fn webhook(exchange: &Exchange<'_>, body: Body) -> std::result::Result<String, Fault> {
+pub async fn webhook(exchange: &Exchange<'_>, body: &mut Body) -> std::result::Result<String, Fault> {
     let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
     if !fields.has("webhook") {
         fields.bad("webhook", "is required; an empty string removes it");

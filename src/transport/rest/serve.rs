@@ -37,7 +37,7 @@ pub async fn run(listener: TcpListener, rest: Arc<Rest>, routes: Routes, stop: C
         let rest = Arc::clone(&rest);
         let answer = service_fn(move |request| respond(Arc::clone(&rest), request, peer.ip(), routes));
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).half_close(true);
         builder.http2().timer(TokioTimer::new()).max_concurrent_streams(256).max_header_list_size(32 << 10);
         let connection = builder.serve_connection(TokioIo::new(stream), answer).into_owned();
         let watched = graceful.watch(connection);

@@ -11,7 +11,7 @@ use super::{
     record,
 };
 use crate::{
-    domain::{access, clock::SECOND, rate::RateState, secret::Secret, verdict::Assertions},
+    domain::{access, clock::SECOND, error::Error, rate::RateState, secret::Secret, verdict::Assertions},
     service::{
         Service,
         verify::{Check, Outcome},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// `POST`: the verdict on a secret; 200 whatever it is.
-pub async fn verify(exchange: &mut Exchange<'_>, body: Body) -> std::result::Result<Answer, Fault> {
+pub async fn verify(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result::Result<Answer, Fault> {
     let caller = exchange.known_caller().await?;
     access::may_verify(&caller)?;
     let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
@@ -45,8 +45,16 @@ pub async fn verify(exchange: &mut Exchange<'_>, body: Body) -> std::result::Res
         host_environment: "",
         cost: Some(cost.and_then(|cost| u32::try_from(cost).ok()).unwrap_or(1)),
     };
-    let outcome = exchange.service.verify(&check, exchange.context.deadline).await?;
+    let outcome = exchange.service.verify(&check, exchange.context.deadline).await.map_err(json_names)?;
     Ok(Answer::json(StatusCode::OK, &verdict(&outcome, exchange.service)))
+}
+
+/// The request's own names are the proto's, as JSON writes them.
+fn json_names(mut error: Error) -> Error {
+    for bad in error.fields.iter_mut().filter(|bad| bad.field == "required_scopes") {
+        bad.field = "requiredScopes".into();
+    }
+    error
 }
 
 fn verdict(outcome: &Outcome, service: &Service) -> Value {

@@ -1,0 +1,243 @@
+"""Postgres and the servers under test: started on given cores and ports of the system's choice, stopped by their own id."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from .build import ROOT
+
+ROOT_KEY = "root-credential-of-the-benches-0123456789"
+# Fixed, so that keys can be written straight into a database.
+MASTER_KEY = base64.b64encode(bytes(range(32))).decode()
+NORRIX = (ROOT / "config/norrix.toml").read_text()
+
+
+class Place:
+    """A folder for a run, and the cores that its processes get."""
+
+    def __init__(self, server_cores, load_cores, postgres_cores):
+        self.server_cores = server_cores
+        self.load_cores = load_cores
+        self.postgres_cores = postgres_cores
+        self.folder = Path(tempfile.mkdtemp(prefix="keyward-bench-"))
+        # Postgres runs as a user of its own.
+        self.folder.chmod(0o755)
+        self.open = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for thing in reversed(self.open):
+            thing.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def new(self, name):
+        """A path that nothing else uses."""
+        return Path(tempfile.mkdtemp(dir=self.folder)) / name
+
+
+class Postgres:
+    """A cluster of its own."""
+
+    # Room for a million keys, and statements that can be counted.
+    SETTINGS = (
+        "-c shared_buffers=1GB -c max_wal_size=8GB -c shared_preload_libraries=pg_stat_statements "
+    )
+    DURABLE = "-c fsync=on -c synchronous_commit=on -c full_page_writes=on "
+
+    def __init__(self, place, durable=False):
+        self.folder = place.folder / ("durable" if durable else "fast")
+        settings = self.SETTINGS + (self.DURABLE if durable else "")
+        self.script = str(ROOT / "tests/support/postgres.sh")
+        started = subprocess.run(
+            ["taskset", "-c", place.postgres_cores, self.script, "start", str(self.folder)],
+            env={**os.environ, "KEYWARD_POSTGRES_SETTINGS": settings},
+            check=True,
+            text=True,
+            stdout=subprocess.PIPE,
+        )
+        self.url = started.stdout.strip().splitlines()[-1]
+        self.count = 0
+        place.open.append(self)
+        self.psql("CREATE EXTENSION pg_stat_statements")
+        self.count_statements(False)
+
+    def stop(self):
+        subprocess.run([self.script, "stop", str(self.folder)], check=False)
+
+    def psql(self, sql, database="postgres"):
+        """Runs statements, each in a transaction of its own; the rows of the last one, fields apart by |."""
+        found = shutil.which("psql") or str(sorted(Path("/usr/lib/postgresql").glob("*/bin/psql"))[-1])
+        commands = [part for statement in ([sql] if isinstance(sql, str) else sql) for part in ("-c", statement)]
+        done = subprocess.run(
+            [found, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", *commands, f"{self.url}/{database}"],
+            check=True,
+            text=True,
+            stdout=subprocess.PIPE,
+        )
+        return done.stdout.strip()
+
+    def database(self, like=None):
+        """A new database, perhaps a copy of another one; its name."""
+        self.count += 1
+        name = f"keyward_{self.count}"
+        self.psql(f"CREATE DATABASE {name} TEMPLATE {like or 'template0'}")
+        return name
+
+    def count_statements(self, on=True):
+        """From now on statements are counted, or no more."""
+        track = "top" if on else "none"
+        self.psql([f"ALTER SYSTEM SET pg_stat_statements.track = '{track}'", "SELECT pg_reload_conf()"])
+        time.sleep(0.5)
+        self.psql("SELECT pg_stat_statements_reset()")
+
+    def lookups(self):
+        """How often statements that look digests up were run, and how many rows they gave."""
+        row = self.psql(
+            "SELECT coalesce(sum(calls), 0), coalesce(sum(rows), 0) FROM pg_stat_statements "
+            "WHERE query LIKE '%FROM keyward_keys%digest = %'"
+        )
+        return tuple(int(field) for field in row.split("|"))
+
+
+class Server:
+    """A process that prints where it listens."""
+
+    def __init__(self, place, command, environment=None, folder=None):
+        self.folder = folder or place.new("x").parent
+        self.log = open(self.folder / "log", "a")
+        self.process = subprocess.Popen(
+            ["taskset", "-c", place.server_cores, *map(str, command)],
+            cwd=self.folder,
+            env={"PATH": os.environ["PATH"], **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+        )
+        self.pid = self.process.pid
+        self.addresses = {}
+        place.open.append(self)
+        self.place = place
+
+    def wait_for(self, *names):
+        """Reads standard output until these addresses are there."""
+        while not all(name in self.addresses for name in names):
+            line = self.process.stdout.readline()
+            if not line:
+                self.log.flush()
+                raise RuntimeError("the server ended:\n" + (self.folder / "log").read_text()[-2000:])
+            found = re.match(r"(\w+) listening on (\S+)", line)
+            if found:
+                self.addresses[found[1]] = found[2]
+        return self
+
+    @property
+    def grpc(self):
+        return self.addresses["grpc"]
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.process.stdout.close()
+        self.log.close()
+        if self in self.place.open:
+            self.place.open.remove(self)
+
+    def rss(self):
+        """Resident bytes."""
+        pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu(self):
+        """User and system time so far, in seconds."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Twin(Server):
+    """The bare twin, answering what was recorded."""
+
+    bearer = None
+
+    def __init__(self, place, binary, answer=None):
+        super().__init__(place, [binary, *(["--answer", answer] if answer else [])])
+        self.wait_for("grpc")
+
+
+class Naive(Server):
+    """The naive twin."""
+
+    bearer = None
+
+    def __init__(self, place, binary, url, own_table=False):
+        super().__init__(place, [binary, "--database-url", url, *(["--own-table"] if own_table else [])])
+        self.wait_for("grpc")
+
+
+class Keyward(Server):
+    """The service."""
+
+    def __init__(self, place, binary, url, rate_limit=None, cache="1GiB", bearer=None):
+        folder = place.new("x").parent
+        config = NORRIX + (f"rate_limit = {rate_limit}\n" if rate_limit else "") + f'[replica]\ncache = "{cache}"\n'
+        (folder / "keyward.toml").write_text(config)
+        super().__init__(place, [binary, "serve"], environment(url, folder / "keyward.toml"), folder)
+        self.bearer = bearer
+        self.wait_for("grpc", "http")
+
+    def metrics(self):
+        """Every sample by its name and labels."""
+        with urllib.request.urlopen(f"http://{self.addresses['http']}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        pairs = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+        return {name: float(value) for name, value in pairs}
+
+    def verdicts(self, code):
+        """Verdicts of this code so far."""
+        return int(sum(
+            value
+            for name, value in self.metrics().items()
+            if name.startswith("keyward_verify_verdicts_total") and f'code="{code}"' in name
+        ))
+
+
+def environment(url, config=None):
+    """What a server is started with."""
+    given = {
+        "DATABASE_URL": url,
+        "KEYWARD_ROOT_KEY": ROOT_KEY,
+        "KEYWARD_MASTER_KEY": MASTER_KEY,
+        "KEYWARD_GRPC_ADDR": "127.0.0.1:0",
+        "KEYWARD_HTTP_ADDR": "127.0.0.1:0",
+    }
+    return {**given, **({"KEYWARD_CONFIG": str(config)} if config else {})}
+
+
+def seeded(place, postgres, binaries, keys):
+    """A database with so many keys; its name, the file of their requests, and the secret of a service key."""
+    name = postgres.database()
+    url = f"{postgres.url}/{name}"
+    given = {"PATH": os.environ["PATH"], **environment(url)}
+    subprocess.run([binaries.keyward, "migrate"], env=given, check=True, stdout=subprocess.DEVNULL)
+    bodies = place.new("verify")
+    seed = ["seed", "--database-url", url, "--master-key", MASTER_KEY, "--count", str(keys), "--out", str(bodies)]
+    done = subprocess.run([binaries.load, *seed], check=True, text=True, stdout=subprocess.PIPE)
+    return name, bodies, json.loads(done.stdout)["service_key"]
+
+
+def settle():
+    """Lets a server write down what it has gathered, so that it does not run into the next one's turn."""
+    time.sleep(1.2)

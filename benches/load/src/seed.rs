@@ -1,0 +1,83 @@
+//! Keys written straight into Postgres: a million take seconds, where a million calls would take minutes.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use keyward::domain::{
+    clock::{Clock as _, SystemClock, SystemEntropy},
+    key::KeyIds,
+    keyspace::{Keyspace, RESERVED, VERIFY_SCOPE},
+    secret::{self, SHOWN, Secret},
+};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, postgres::PgConnectOptions};
+
+use crate::{
+    Failure,
+    bodies::{ENCODING, Frames, KEYSPACE, ORGANIZATION, PREFIX, SCOPES, installation, metadata, verify},
+};
+
+#[derive(Args)]
+pub struct Seed {
+    /// A database whose migrations are applied.
+    #[arg(long)]
+    database_url: String,
+    /// The installation's master key, in base64.
+    #[arg(long)]
+    master_key: String,
+    /// How many keys.
+    #[arg(long)]
+    count: usize,
+    /// Where the requests go.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+const COPY: &str = "COPY keyward_keys (id, keyspace, digest, prefix, organization, name, scopes, created_at, \
+    created_by, metadata) FROM STDIN";
+
+/// Rows that are sent at once.
+const CHUNK: usize = 10_000;
+
+impl Seed {
+    /// Prints the secret of a service key, which may verify.
+    pub async fn run(self) -> Result<(), Failure> {
+        let installation = installation(&self.master_key)?;
+        let options: PgConnectOptions = self.database_url.parse()?;
+        let mut conn = options.connect().await?;
+        let mut frames = Frames::create(&self.out)?;
+        let ids = KeyIds::default();
+        let metadata = serde_json::to_string(&metadata())?;
+        let scopes = serde_json::to_string(&SCOPES)?;
+        let row = |keyspace: &str, organization: &str, scopes: &str, metadata: &str, secret: &Secret| {
+            let text = secret.expose();
+            let id = ids.next(&SystemClock, &SystemEntropy);
+            let digest = data_encoding::HEXLOWER.encode(&secret::digest(text).0);
+            let (prefix, now) = (&text[..SHOWN], SystemClock.wall());
+            format!(
+                "{}\t{keyspace}\t\\\\x{digest}\t{prefix}\t{organization}\tseeded\t{scopes}\t{now}\troot\t{metadata}\n",
+                id.0
+            )
+        };
+
+        let mut copy = conn.copy_in_raw(COPY).await?;
+        let service = Keyspace::reserved().encoding.generate("kw_", &installation, &SystemEntropy);
+        copy.send(row(RESERVED, "", &format!("[\"{VERIFY_SCOPE}\"]"), "{}", &service).into_bytes()).await?;
+        let mut left = self.count;
+        while left > 0 {
+            let mut rows = String::new();
+            for _ in 0..left.min(CHUNK) {
+                let secret = ENCODING.generate(PREFIX, &installation, &SystemEntropy);
+                rows.push_str(&row(KEYSPACE, ORGANIZATION, &scopes, &metadata, &secret));
+                frames.push(&verify(secret.expose().to_owned()))?;
+            }
+            copy.send(rows.into_bytes()).await?;
+            left -= left.min(CHUNK);
+        }
+        copy.finish().await?;
+        frames.finish()?;
+        conn.execute("VACUUM (ANALYZE) keyward_keys").await?;
+        conn.close().await?;
+        println!("{}", serde_json::json!({ "service_key": service.expose() }));
+        Ok(())
+    }
+}

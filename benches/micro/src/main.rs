@@ -1,0 +1,218 @@
+//! Times the parts of a Verify inside one process, one thread, each key another one of 100,000: where the time of an
+//! answer from memory goes. Medians of several passes, in nanoseconds.
+
+use std::{
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use keyward::{
+    domain::{
+        clock::{Clock as _, Micros, SystemClock, SystemEntropy},
+        key::{Binding, Digest, KeyIds, KeyRecord},
+        keyspace::{Keyspace, Registry},
+        rate::RateLimit,
+        secret::{self, Encoding},
+        verdict::{Assertions, Code},
+    },
+    limiter::{Subject, memory::MemoryLimiter},
+    proto,
+    replica::{Peers, Replica, entry::Entry},
+    service::{Service, bootstrap, verify::Check},
+    store::{
+        Store,
+        sqlite::{Sqlite, SqliteOptions},
+    },
+    telemetry::Metrics,
+    transport::grpc::convert,
+};
+use prost::Message as _;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const KEYS: usize = 100_000;
+const PASSES: usize = 9;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Runs `step` for each of the keys, some passes over; prints the median time of one step.
+fn time(what: &str, mut step: impl FnMut(usize)) {
+    let mut passes: Vec<f64> = (0..PASSES)
+        .map(|_| {
+            let start = Instant::now();
+            // Far apart in memory, as strangers' keys are.
+            for number in 0..KEYS {
+                step(number * 61_967 % KEYS);
+            }
+            #[expect(clippy::cast_precision_loss, reason = "a small number")]
+            let each = start.elapsed().as_secs_f64() * 1e9 / KEYS as f64;
+            each
+        })
+        .collect();
+    passes.sort_by(f64::total_cmp);
+    println!("| {what} | {:.0} |", passes[PASSES / 2]);
+}
+
+fn keyspace(rate_limit: Option<RateLimit>) -> Keyspace {
+    let scopes = ["build", "submit", "update"].map(str::to_owned).to_vec();
+    Keyspace { default_scopes: scopes, rate_limit, ..Keyspace::plain("norrix", "nrx_", ENCODING) }
+}
+
+const ENCODING: Encoding = Encoding::Base64Url { bytes: 32 };
+
+async fn service(rate_limit: Option<RateLimit>, folder: &std::path::Path) -> Result<Arc<Service>, Failure> {
+    let runtime = tokio::runtime::Handle::current();
+    let url = format!("sqlite://{}", folder.join("micro.db").display());
+    let sqlite = Sqlite::open(SqliteOptions::new(url, runtime.clone())).await?;
+    sqlite.migrate().await?;
+    let store: Arc<dyn Store> = sqlite;
+    let installation = bootstrap::installation(&*store, &SystemEntropy, None).await?;
+    let registry = Arc::new(Registry::new(vec![keyspace(rate_limit)]));
+    let clock: Arc<dyn keyward::domain::clock::Clock> = Arc::new(SystemClock);
+    let replica =
+        Replica::new(Arc::clone(&store), Arc::clone(&registry), Arc::clone(&clock), 1 << 30, Peers::Never, &runtime);
+    replica.lease.extend(Micros::MAX);
+    Ok(Arc::new(Service {
+        store,
+        replica: Arc::new(replica),
+        metrics: Metrics::new(&registry),
+        registry,
+        installation,
+        limiter: MemoryLimiter::new(Arc::clone(&clock)),
+        public_create_limit: RateLimit { limit: 10, window: 60_000_000 },
+        clock,
+        entropy: Arc::new(SystemEntropy),
+        ids: KeyIds::default(),
+        root: None,
+        runtime,
+    }))
+}
+
+fn record(id: keyward::domain::key::KeyId, keyspace: &str, digest: Digest, scopes: &[&str]) -> KeyRecord {
+    KeyRecord {
+        id,
+        keyspace: keyspace.to_owned(),
+        digest,
+        prefix: String::new(),
+        binding: Binding { organization: "acme".to_owned(), ..Binding::default() },
+        name: "seeded".to_owned(),
+        scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
+        created_at: SystemClock.wall(),
+        expires_at: None,
+        revoked_at: None,
+        revoke_reason: String::new(),
+        created_by: "root".to_owned(),
+        revoked_by: String::new(),
+        webhook_url: String::new(),
+        webhook_version: 0,
+        metadata: [("tier".to_owned(), "gold".to_owned()), ("region".to_owned(), "eu".to_owned())].into(),
+        revision: 0,
+        last_used_at: None,
+    }
+}
+
+/// Puts a key into memory; its secret.
+fn remember(service: &Service, keyspace: &str, prefix: &str, encoding: Encoding, scopes: &[&str]) -> String {
+    let secret = encoding.generate(prefix, &service.installation, &SystemEntropy);
+    let digest = secret::digest(secret.expose());
+    let id = service.ids.next(&SystemClock, &SystemEntropy);
+    let record = record(id, keyspace, digest, scopes);
+    let entry = Arc::new(Entry::new(&record, service.registry.index(keyspace)));
+    let cache = &service.replica.cache;
+    cache.fill(cache.mark(), std::iter::once((&digest, &entry)));
+    secret.expose().to_owned()
+}
+
+fn check(secret: &str) -> Check<'_> {
+    Check { secret, keyspace: "norrix", asserted: Assertions::default(), host_environment: "", cost: Some(1) }
+}
+
+fn parts(service: &Service, limited: &Service) -> Result<(), Failure> {
+    let fill = |service: &Service| -> Vec<String> {
+        (0..KEYS).map(|_| remember(service, "norrix", "nrx_", ENCODING, &["build", "submit", "update"])).collect()
+    };
+    let secrets = fill(service);
+    let limited_secrets = fill(limited);
+    let caller = remember(service, "keyward", "kw_", Encoding::Alphanumeric { length: 40 }, &["verify"]);
+    let digests: Vec<Digest> = secrets.iter().map(|secret| secret::digest(secret)).collect();
+    let get = |digest: &Digest| service.replica.cache.get(digest).ok_or("a key is not in memory");
+    let entries = digests.iter().map(get).collect::<Result<Vec<Arc<Entry>>, _>>()?;
+    let asked: Vec<Vec<u8>> = secrets
+        .iter()
+        .map(|secret| proto::VerifyRequest {
+            secret: secret.clone(),
+            keyspace: "norrix".to_owned(),
+            ..Default::default()
+        })
+        .map(|request| request.encode_to_vec())
+        .collect();
+
+    println!("| part | ns |\n| --- | --- |");
+    time("read the wall clock", |_| {
+        black_box(service.clock.wall());
+    });
+    time("decode the request", |at| {
+        black_box(proto::VerifyRequest::decode(asked[at].as_slice()).ok());
+    });
+    time("the caller's verdict", |_| {
+        black_box(service.verifier_from_memory(&caller).is_some());
+    });
+    time("digest", |at| {
+        black_box(secret::digest(&secrets[at]));
+    });
+    time("check the checksum", |at| {
+        black_box(service.registry.well_formed(&secrets[at], &service.installation));
+    });
+    time("find in the cache", |at| {
+        black_box(service.replica.cache.get(&digests[at]));
+    });
+    time("find while the lease holds", |at| {
+        black_box(service.replica.recall(&digests[at]));
+    });
+    time("mark the use", |at| service.replica.usage.mark(&entries[at], 1));
+    drop(service.replica.usage.take());
+    let spending = MemoryLimiter::new(Arc::new(SystemClock));
+    let limit = RateLimit { limit: 1_000_000_000, window: 60_000_000 };
+    time("spend of a limit", |at| {
+        black_box(spending.spend(Subject::key(entries[at].id), limit, 1));
+    });
+    time("count the verdict", |_| {
+        service.metrics.verdict(Some(1), Code::Valid, Duration::from_micros(1));
+    });
+    service.metrics.upkeep();
+    time("the whole verdict", |at| {
+        black_box(service.verify_from_memory(&check(&secrets[at])).is_some());
+    });
+    time("the whole verdict, with a limit", |at| {
+        black_box(limited.verify_from_memory(&check(&limited_secrets[at])).is_some());
+    });
+    let verdict = |at: usize| service.verify_from_memory(&check(&secrets[at])).and_then(Result::ok);
+    let outcomes = (0..KEYS).map(verdict).collect::<Option<Vec<_>>>().ok_or("a verdict is missing")?;
+    time("make the answer", |at| {
+        black_box(convert::verdict(&outcomes[at], &service.registry));
+    });
+    let answer = convert::verdict(&outcomes[0], &service.registry);
+    time("copy an answer", |_| {
+        black_box(answer.clone());
+    });
+    let mut out = Vec::with_capacity(1 << 10);
+    time("encode the answer", |_| {
+        out.clear();
+        black_box(answer.encode(&mut out).ok());
+    });
+    Ok(())
+}
+
+fn main() -> Result<(), Failure> {
+    let (one, other) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let service = service(None, one.path()).await?;
+        let limit = RateLimit { limit: 1_000_000_000, window: 60_000_000 };
+        let limited = self::service(Some(limit), other.path()).await?;
+        tokio::task::spawn_blocking(move || parts(&service, &limited).map_err(|error| error.to_string())).await??;
+        Ok(())
+    })
+}

@@ -1,0 +1,145 @@
+//! Limits that many replicas share, in Redis or Valkey: one script, one round trip, on the server's clock.
+//!
+//! No call waits for a server that is away. Calls are bounded at `PATIENCE`; after a few failures in a row the
+//! connection is given up and a task of its own looks for the server until it is back.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use redis::{AsyncConnectionConfig, Client, RedisError, Script, aio::MultiplexedConnection};
+use tokio::{runtime::Handle, sync::Notify, time::timeout};
+
+use super::Subject;
+use crate::domain::rate::{RateLimit, RateState, Spent};
+
+/// How long one call may take.
+const PATIENCE: Duration = Duration::from_millis(5);
+/// Failures in a row after which the connection is given up.
+const FAILURES: u32 = 5;
+/// Between two looks for a server that is away.
+const PAUSE: Duration = Duration::from_millis(250);
+/// How long a new connection may take.
+const CONNECTING: Duration = Duration::from_secs(1);
+
+/// The way to a shared server, and whether it works.
+pub struct SharedLimiter {
+    /// None while the server is away.
+    connection: ArcSwapOption<MultiplexedConnection>,
+    failures: AtomicU32,
+    lost: Notify,
+    script: Script,
+}
+
+impl SharedLimiter {
+    /// Starts looking for the server on `runtime`.
+    ///
+    /// # Errors
+    ///
+    /// A URL that cannot be read.
+    pub fn start(url: &str, runtime: &Handle) -> Result<Arc<Self>, RedisError> {
+        let client = Client::open(url)?;
+        let limiter = Arc::new(Self {
+            connection: ArcSwapOption::empty(),
+            failures: AtomicU32::new(0),
+            lost: Notify::new(),
+            script: Script::new(include_str!("window.lua")),
+        });
+        runtime.spawn(keep(Arc::downgrade(&limiter), client));
+        Ok(limiter)
+    }
+
+    /// Whether the server is there.
+    pub fn is_up(&self) -> bool {
+        self.connection.load().is_some()
+    }
+
+    /// Spends on the server; none if it is away or does not answer in time.
+    pub async fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<Spent> {
+        let mut connection = MultiplexedConnection::clone(&*self.connection.load_full()?);
+        let mut call = self.script.prepare_invoke();
+        call.key(key(subject, limit)).arg(limit.limit).arg(limit.window / 1_000).arg(cost).arg(0);
+        match timeout(PATIENCE, call.invoke_async::<(u8, u32, i64, i64)>(&mut connection)).await {
+            Ok(Ok((admitted, remaining, reset, wait))) => {
+                self.failures.store(0, Ordering::Relaxed);
+                Some(Spent {
+                    admitted: admitted == 1,
+                    state: RateState {
+                        limit: limit.limit,
+                        remaining,
+                        reset_at: reset.saturating_mul(1_000),
+                        retry_after: (wait >= 0).then(|| wait.saturating_mul(1_000)),
+                    },
+                })
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the rate limit server refused a call");
+                self.failed();
+                None
+            }
+            Err(_) => {
+                self.failed();
+                None
+            }
+        }
+    }
+
+    fn failed(&self) {
+        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES && self.connection.swap(None).is_some() {
+            tracing::warn!("the rate limit server is away: each replica limits by itself, the whole limit each");
+            self.lost.notify_one();
+        }
+    }
+}
+
+/// The name of a window. Its braces keep it in one slot of a cluster.
+fn key(subject: Subject, limit: RateLimit) -> String {
+    let Subject(subject) = subject;
+    format!("keyward:rate:{{{subject:032x}}}:{}", limit.window)
+}
+
+/// Keeps a connection for as long as the limiter lives.
+async fn keep(limiter: std::sync::Weak<SharedLimiter>, client: Client) {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECTING))
+        .set_response_timeout(Some(CONNECTING))
+        // The default of 50 is soon full: it holds what all callers have in flight.
+        .set_pipeline_buffer_size(4_096);
+    let mut told = false;
+    loop {
+        let found = async {
+            let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+            redis::cmd("PING").query_async::<()>(&mut connection).await?;
+            Ok::<_, RedisError>(connection)
+        };
+        let found = timeout(CONNECTING, found).await;
+        let Some(this) = limiter.upgrade() else { return };
+        match found {
+            Ok(Ok(connection)) => {
+                this.failures.store(0, Ordering::Relaxed);
+                this.connection.store(Some(Arc::new(connection)));
+                tracing::info!("the rate limit server is there: limits are shared");
+                told = true;
+                let lost = this.lost.notified();
+                tokio::pin!(lost);
+                while tokio::time::timeout(CONNECTING, &mut lost).await.is_err() {
+                    if Arc::strong_count(&this) == 1 {
+                        return;
+                    }
+                }
+            }
+            Ok(Err(error)) if !told => {
+                tracing::warn!(%error, "the rate limit server cannot be reached: each replica limits by itself");
+                told = true;
+            }
+            _ => {}
+        }
+        drop(this);
+        tokio::time::sleep(PAUSE).await;
+    }
+}

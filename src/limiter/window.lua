@@ -1,0 +1,77 @@
+-- One spending against one sliding window, in one round trip: the arithmetic of domain/rate.rs.
+--
+-- KEYS[1]  the window: the number of its newest bucket, then what was spent in it and in the 12 before it
+-- ARGV     limit, window in milliseconds, cost, and now in milliseconds (0: this server's own clock)
+-- Answers  admitted (0 or 1), what may still be spent, when that next grows (ms), and how long until the cost fits
+--          (ms; -1 if it was admitted, or never can be)
+local limit, window, cost, now = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+if now == 0 then
+    local time = redis.call('TIME')
+    now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- The floor of 12 * now / window. Numbers are floats: exact for these integers, but for the division.
+local scaled = 12 * now
+local bucket = math.floor(scaled / window)
+if bucket * window > scaled then bucket = bucket - 1 end
+if (bucket + 1) * window <= scaled then bucket = bucket + 1 end
+
+local counts, newest = {}, bucket
+for place = 1, 13 do counts[place] = 0 end
+local kept = redis.call('GET', KEYS[1])
+if kept then
+    local read = cmsgpack.unpack(kept)
+    newest = read[1]
+    for place = 1, 13 do counts[place] = read[place + 1] end
+end
+
+local steps = bucket - newest
+if steps > 0 then
+    for place = 13, 1, -1 do counts[place] = counts[place - steps] or 0 end
+elseif steps < 0 then
+    -- The clock stepped back: ages are kept, each a bucket younger, so that nothing is unlocked early.
+    counts[1] = counts[1] + counts[2]
+    for place = 2, 12 do counts[place] = counts[place + 1] end
+    counts[13] = 0
+end
+
+local used = 0
+for place = 1, 13 do used = used + counts[place] end
+local admitted = cost <= math.max(limit - used, 0)
+if admitted then
+    counts[1] = counts[1] + cost
+    used = used + cost
+end
+
+-- The first millisecond of the 13th bucket after the one at this place.
+local function leaves_at(place)
+    local exact = (bucket + 14 - place) * window
+    local at = math.floor(exact / 12)
+    if at * 12 < exact then at = at + 1 end
+    return at
+end
+
+local reset, wait = now, -1
+for place = 13, 1, -1 do
+    if counts[place] > 0 then
+        reset = leaves_at(place)
+        break
+    end
+end
+if not admitted and cost <= limit then
+    local left = used
+    for place = 13, 1, -1 do
+        left = left - counts[place]
+        if counts[place] > 0 and left <= limit - cost then
+            wait = leaves_at(place) - now
+            break
+        end
+    end
+end
+
+if (admitted and cost > 0) or steps < 0 then
+    local kept_now = { bucket }
+    for place = 1, 13 do kept_now[place + 1] = counts[place] end
+    redis.call('SET', KEYS[1], cmsgpack.pack(kept_now), 'PX', math.ceil(window * 14 / 12))
+end
+return { admitted and 1 or 0, math.max(limit - used, 0), reset, wait }

@@ -1,0 +1,213 @@
+//! `keyward config check`, and what a start refuses.
+
+use std::{path::Path, process::Output};
+
+use crate::support::{Setup, reply, server::ROOT};
+
+/// One file with as many different problems as fit.
+const BAD: &str = r#"colour = "red"
+
+[database]
+url = "mysql://x"
+max_connections = "many"
+
+[server]
+grpc_addr = "localhost"
+http_addr = 8080
+
+[replica]
+lease = "5 parsecs"
+
+[http]
+default_keyspace = "nowhere"
+trusted_proxies = ["10.0.0.0/33"]
+
+[[keyspace]]
+name = "weak"
+prefix = "w_"
+secret = { encoding = "alphanumeric", length = 24 }
+rate_limit = { limit = 0, window = "60s" }
+
+[[keyspace]]
+name = "one"
+prefix = "same_"
+secret = { encoding = "base64url", bytes = 32 }
+scopes = ["a", "b"]
+admin_scope = "root"
+
+[[keyspace]]
+name = "two"
+prefix = "same_"
+secret = { encoding = "base64url", bytes = 32 }
+rate_limit = { limit = 5, window = "900000d" }
+pulbic_create = true
+
+[[keyspace]]
+name = "keyward"
+prefix = "kk_"
+secret = { encoding = "base64url", bytes = 32 }
+"#;
+
+fn run(setup: &Setup, folder: &Path, arguments: &[&str]) -> Output {
+    setup.command(folder, arguments).output().unwrap()
+}
+
+fn error(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn every_problem_is_printed_at_once_with_its_line_and_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = Setup::new().config(BAD).env("KEYWARD_MASTER_KEY", "x");
+    let output = run(&setup, folder.path(), &["config", "check"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = error(&output);
+    let expected = [
+        "keyward.toml:1: colour: unknown setting",
+        "keyward.toml:4: database.url: ",
+        "keyward.toml:5: database.max_connections: must be a whole number, not a string",
+        // An environment variable stands before grpc_addr here, so that it is not read; its kind is checked.
+        "keyward.toml:9: server.http_addr: must be a string, not an integer",
+        "keyward.toml:12: replica.lease: ",
+        "keyward.toml:15: http.default_keyspace: there is no keyspace \"nowhere\"",
+        "keyward.toml:16: http.trusted_proxies: \"10.0.0.0/33\" is not a network",
+        "keyward.toml:21: keyspace[0].secret: leaves 47 random bits",
+        "keyward.toml:22: keyspace[0].rate_limit.limit: must be 1 to",
+        "keyward.toml:29: keyspace[1].admin_scope: \"root\" is not in scopes",
+        "keyward.toml:33: keyspace[2].prefix: the keyspaces \"one\" and \"two\" share a secret prefix",
+        "keyward.toml:35: keyspace[2].rate_limit.window: must be",
+        "keyward.toml:36: keyspace[2].pulbic_create: unknown setting",
+        "keyward.toml:39: keyspace[3].name: \"keyward\" is reserved",
+        "KEYWARD_MASTER_KEY: must be 32 bytes in base64",
+    ];
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{text}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with("keyward: ") && line.contains(expected), "{line}\nlacks {expected}");
+    }
+}
+
+#[test]
+fn a_start_with_a_bad_config_says_the_same_and_makes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = Setup::new().config(BAD);
+    let check = run(&setup, folder.path(), &["config", "check"]);
+    for command in ["serve", "migrate", "root-key"] {
+        let output = run(&setup, folder.path(), &[command]);
+        assert_eq!((output.status.code(), error(&output)), (Some(1), error(&check)), "{command}");
+    }
+    assert!(!folder.path().join("keyward.db").exists());
+}
+
+#[test]
+fn the_ready_configs_are_good() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["norrix", "noro", "nora", "all"] {
+        let file = format!("{}/config/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        let output = run(&Setup::new(), folder.path(), &["config", "check", "--config", &file]);
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", error(&output));
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_and_text_that_is_no_toml_are_problems_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(&Setup::new(), folder.path(), &["config", "check", "--config", "missing.toml"]);
+    assert!(output.status.code() == Some(1) && error(&output).contains("missing.toml"), "{output:?}");
+    let output = run(&Setup::new().config("a = \nb = \"\n"), folder.path(), &["config", "check"]);
+    assert_eq!((output.status.code(), error(&output).lines().count()), (Some(1), 2), "{output:?}");
+}
+
+#[test]
+fn a_check_prints_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = Setup::new()
+        .env("KEYWARD_ROOT_KEY", "short-root-secret")
+        .env("KEYWARD_MASTER_KEY", "bWFzdGVyLXNlY3JldA==")
+        .env("DATABASE_URL", "postgres://u:database-secret@[/x");
+    let output = run(&setup, folder.path(), &["config", "check"]);
+    let text = error(&output);
+    assert_eq!((output.status.code(), text.lines().count()), (Some(1), 3), "{text}");
+    for secret in ["short-root-secret", "bWFzdGVy", "database-secret"] {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
+
+/// A root credential that can be guessed is worse than none.
+#[test]
+fn a_root_key_of_fewer_than_32_characters_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (length, code) in [(0, 1), (31, 1), (32, 0)] {
+        let setup = Setup::new().env("KEYWARD_ROOT_KEY", &"r".repeat(length));
+        let output = run(&setup, folder.path(), &["config", "check"]);
+        assert_eq!(output.status.code(), Some(code), "{length}: {}", error(&output));
+    }
+}
+
+#[tokio::test]
+async fn a_flag_goes_before_the_environment_before_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    // All three name a file; the one that appears tells which counted.
+    let migrate = |file: bool, variable: bool, flag: bool| {
+        let mut setup = Setup::new();
+        if file {
+            setup = setup.config("[database]\nurl = \"sqlite://from-file.db\"");
+        }
+        if variable {
+            setup = setup.database("sqlite://from-variable.db");
+        }
+        let flags = ["migrate", "--database-url", "sqlite://from-flag.db"];
+        let output = run(&setup, folder.path(), if flag { &flags } else { &flags[..1] });
+        assert!(output.status.success(), "{output:?}");
+        let made: Vec<String> = ["keyward", "from-file", "from-variable", "from-flag"]
+            .into_iter()
+            .filter(|name| folder.path().join(format!("{name}.db")).exists())
+            .map(str::to_owned)
+            .collect();
+        for name in &made {
+            std::fs::remove_file(folder.path().join(format!("{name}.db"))).unwrap();
+        }
+        made.join(" ")
+    };
+    assert_eq!(migrate(true, true, true), "from-flag");
+    assert_eq!(migrate(true, true, false), "from-variable");
+    assert_eq!(migrate(true, false, false), "from-file");
+    assert_eq!(migrate(false, false, false), "keyward");
+}
+
+/// With another master key every checksum, page token and webhook secret would silently be another one.
+#[tokio::test]
+async fn a_start_with_another_master_key_than_the_first_one_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = |byte: Option<u8>| {
+        let setup = Setup::new().ready("noro").folder(folder.path());
+        match byte {
+            Some(byte) => setup.env("KEYWARD_MASTER_KEY", &data_encoding::BASE64.encode(&[byte; 32])),
+            None => setup,
+        }
+        .try_start()
+    };
+    let mut server = start(Some(1)).unwrap_or_else(|log| panic!("{log}"));
+    let key = server.create(serde_json::json!({"name": "n"})).await["key"].as_str().unwrap().to_owned();
+    server.stop();
+    for other in [Some(2), None] {
+        let Err(log) = start(other) else { panic!("a start with {other:?}") };
+        assert!(log.contains("KEYWARD_MASTER_KEY"), "{log}");
+    }
+    let server = start(Some(1)).unwrap_or_else(|log| panic!("{log}"));
+    reply(server.rest("GET", "/api/v1/keys").bearer_auth(key)).await.good(200);
+    reply(server.rest("GET", "/api/api-keys").bearer_auth(ROOT)).await.good(200);
+}
+
+/// A key that was made at the first start may not be exchanged later either.
+#[tokio::test]
+async fn a_start_with_a_master_key_on_a_database_that_made_its_own_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = || Setup::new().folder(folder.path());
+    setup().start().stop();
+    let other = setup().env("KEYWARD_MASTER_KEY", &data_encoding::BASE64.encode(&[1; 32])).try_start();
+    let Err(log) = other else { panic!("a start with another key") };
+    assert!(log.contains("KEYWARD_MASTER_KEY"), "{log}");
+    setup().start();
+}

@@ -1,0 +1,168 @@
+//! Rate limits of keys over REST: which calls count, and which answers tell.
+
+use std::time::{Duration, Instant};
+
+use reqwest::RequestBuilder;
+use serde_json::json;
+
+use crate::support::{Reply, Server, Setup, reply, reply::now_ms, server::ROOT};
+
+const OWN: &str = "/api/v1/keys";
+
+/// A keyspace of everything, with a limit.
+fn limited(limit: u32, window: &str) -> Server {
+    let config = format!(
+        "[[keyspace]]\nname = \"x\"\nprefix = \"x_\"\nsecret = {{ encoding = \"base64url\", bytes = 32 }}\n\
+         scopes = [\"use\", \"admin\"]\nadmin_scope = \"admin\"\nself_service = true\npublic_create = true\n\
+         default_scopes = [\"use\"]\nrate_limit = {{ limit = {limit}, window = \"{window}\" }}\n"
+    );
+    Setup::new().config(&config).start()
+}
+
+async fn key(server: &Server, scope: &str) -> String {
+    server.create(json!({"name": "n", "scopes": [scope]})).await["key"].as_str().unwrap().to_owned()
+}
+
+fn rate(reply: &Reply) -> (i64, i64) {
+    let reset = reply.number("x-ratelimit-reset");
+    assert!(reset >= now_ms() - 5_000, "{reply:?}");
+    (reply.number("x-ratelimit-limit"), reply.number("x-ratelimit-remaining"))
+}
+
+fn untold(reply: &Reply) -> bool {
+    ["limit", "remaining", "reset"].iter().all(|name| reply.header(&format!("x-ratelimit-{name}")).is_none())
+}
+
+#[tokio::test]
+async fn every_answer_to_a_limited_key_tells_its_limit_and_counts() {
+    let server = limited(100, "60s");
+    let (admin, plain) = (key(&server, "admin").await, key(&server, "use").await);
+    let json =
+        |request: RequestBuilder, body: &str| request.header("content-type", "application/json").body(body.to_owned());
+    let calls = [
+        (200, server.rest("GET", OWN)),
+        (201, server.rest("POST", OWN)),
+        (400, json(server.rest("POST", OWN), "{\"nonsense\":1}")),
+        (413, json(server.rest("POST", OWN), &" ".repeat(2 << 20))),
+        (415, server.rest("POST", OWN).body("x")),
+        (200, json(server.rest("PATCH", OWN), "{\"webhook\":\"\"}")),
+        (400, json(server.rest("PATCH", OWN), "{")),
+        (200, server.rest("GET", "/api/api-keys")),
+        (400, server.rest("GET", "/api/api-keys?limit=x")),
+        (403, server.rest("GET", "/api/api-keys?orgId=other")),
+        (404, server.rest("GET", "/api/api-keys/none")),
+        (404, server.rest("DELETE", "/api/api-keys/none")),
+        (403, json(server.rest("POST", "/api/v1/verify"), "{\"secret\":\"x\"}")),
+    ];
+    for (place, (status, request)) in calls.into_iter().enumerate() {
+        let answer = reply(request.bearer_auth(&admin)).await;
+        assert_eq!(answer.status, status, "call {place}: {answer:?}");
+        assert_eq!(rate(&answer), (100, 99 - i64::try_from(place).unwrap()), "call {place}");
+    }
+    let refused = reply(server.rest("GET", "/api/api-keys").bearer_auth(&plain)).await;
+    refused.refused(403, "insufficient_scope");
+    assert_eq!(rate(&refused), (100, 99));
+}
+
+#[tokio::test]
+async fn answers_that_no_limited_key_authenticated_tell_no_limit() {
+    let server = limited(5, "60s");
+    let plain = key(&server, "use").await;
+    assert!(untold(&reply(server.rest("GET", OWN)).await));
+    assert!(untold(&reply(server.rest("GET", OWN).bearer_auth("x_nonsense")).await));
+    assert!(untold(&reply(server.rest("GET", "/api/api-keys").bearer_auth(ROOT)).await));
+    assert!(untold(&reply(server.rest("GET", "/nothing").bearer_auth(&plain)).await));
+    assert!(untold(&reply(server.rest("GET", "/healthz").bearer_auth(&plain)).await));
+    reply(server.rest("DELETE", OWN).bearer_auth(&plain)).await.good(200);
+    let revoked = reply(server.rest("GET", OWN).bearer_auth(&plain)).await;
+    revoked.refused(401, "revoked");
+    assert!(untold(&revoked));
+    // A keyspace without a limit.
+    let server = Setup::new().start();
+    let key = server.create(json!({"name": "n"})).await["key"].as_str().unwrap().to_owned();
+    assert!(untold(&reply(server.rest("GET", OWN).bearer_auth(key)).await));
+}
+
+#[tokio::test]
+async fn past_the_limit_every_route_is_429_but_the_end_of_the_key_itself() {
+    let server = limited(3, "60s");
+    let admin = key(&server, "admin").await;
+    for left in [2, 1, 0] {
+        assert_eq!(rate(&reply(server.rest("GET", OWN).bearer_auth(&admin)).await), (3, left));
+    }
+    for (method, path) in [
+        ("GET", OWN),
+        ("PATCH", OWN),
+        ("POST", OWN),
+        ("GET", "/api/api-keys"),
+        ("POST", "/api/api-keys"),
+        ("GET", "/api/api-keys/none"),
+        ("POST", "/api/v1/verify"),
+    ] {
+        let refused = reply(server.rest(method, path).bearer_auth(&admin)).await;
+        assert_eq!(refused.refused(429, "rate_limited"), "Rate limit exceeded");
+        assert_eq!(rate(&refused), (3, 0));
+        let wait = refused.number("retry-after");
+        assert!((1..=65).contains(&wait), "{refused:?}");
+        // Remaining grows no later than a call is admitted again.
+        assert!(refused.number("x-ratelimit-reset") <= now_ms() + wait * 1_000);
+    }
+    for _ in 0..2 {
+        let ended = reply(server.rest("DELETE", OWN).bearer_auth(&admin)).await;
+        assert_eq!(ended.good(200), json!({"revoked": true}));
+        assert_eq!(rate(&ended), (3, 0));
+    }
+}
+
+/// Deleting oneself neither needs nor spends what is left.
+#[tokio::test]
+async fn a_refused_end_of_oneself_is_not_counted_either() {
+    let server = Setup::new().ready("noro").and("[http]\nenvironment = \"production\"").start();
+    let key = reply(server.rest("POST", OWN)).await.good(201)["key"].as_str().unwrap().to_owned();
+    assert_eq!(rate(&reply(server.rest("GET", OWN).bearer_auth(&key)).await), (100, 99));
+    assert_eq!(rate(&reply(server.rest("DELETE", OWN).bearer_auth(&key)).await), (100, 99));
+    let config = "[[keyspace]]\nname = \"x\"\nprefix = \"x_\"\nsecret = { encoding = \"base64url\", bytes = 32 }\n\
+                  rate_limit = { limit = 5, window = \"60s\" }\n";
+    let server = Setup::new().config(config).start();
+    let key = server.create(json!({"name": "n"})).await["key"].as_str().unwrap().to_owned();
+    for _ in 0..8 {
+        let refused = reply(server.rest("DELETE", OWN).bearer_auth(&key)).await;
+        refused.refused(403, "forbidden");
+        assert_eq!(rate(&refused), (5, 5));
+    }
+}
+
+#[tokio::test]
+async fn waiting_as_long_as_retry_after_says_is_enough() {
+    let server = limited(2, "1s");
+    let key = key(&server, "use").await;
+    for _ in 0..2 {
+        reply(server.rest("GET", OWN).bearer_auth(&key)).await.good(200);
+    }
+    let refused = reply(server.rest("GET", OWN).bearer_auth(&key)).await;
+    refused.refused(429, "rate_limited");
+    let wait = Duration::from_secs(u64::try_from(refused.number("retry-after")).unwrap());
+    assert!(wait <= Duration::from_secs(2), "{wait:?}");
+    let start = Instant::now();
+    while start.elapsed() < wait {
+        tokio::time::sleep(wait.saturating_sub(start.elapsed())).await;
+    }
+    reply(server.rest("GET", OWN).bearer_auth(&key)).await.good(200);
+}
+
+/// Spending over REST and over Verify is one and the same.
+#[tokio::test]
+async fn a_key_has_one_limit_for_all_its_uses() {
+    let server = limited(4, "60s");
+    let key = key(&server, "use").await;
+    let verify = async |cost: u32| {
+        let body = json!({"secret": key, "cost": cost});
+        reply(server.rest("POST", "/api/v1/verify").bearer_auth(ROOT).json(&body)).await.good(200)
+    };
+    assert_eq!(verify(2).await["rateLimit"]["remaining"], 2);
+    assert_eq!(rate(&reply(server.rest("GET", OWN).bearer_auth(&key)).await), (4, 1));
+    assert_eq!(verify(2).await["code"], "RATE_LIMITED");
+    assert_eq!(verify(0).await["rateLimit"]["remaining"], 1);
+    assert_eq!(verify(1).await["code"], "VALID");
+    reply(server.rest("GET", OWN).bearer_auth(&key)).await.refused(429, "rate_limited");
+}

@@ -1,0 +1,94 @@
+//! A revocation that is not yet certain everywhere: one replica stands still.
+
+use std::time::{Duration, Instant};
+
+use keyward::proto::{Code, RevokeRequest};
+use serde_json::{Value, json};
+
+use crate::{
+    postgres::fresh_database,
+    support::{
+        Server, Setup,
+        grpc::{Client, Refusal, code, eventually, key},
+        server::{ROOT, with},
+    },
+};
+
+/// Two replicas over one database.
+async fn pair(lease: &str) -> (Server, Client, Server, Client) {
+    let url = fresh_database().await;
+    let setup = || Setup::new().database(&url).env("KEYWARD_REPLICA_LEASE", lease);
+    let (first, second) = (setup().start(), setup().start());
+    let (one, two) = (first.client().await, second.client().await);
+    (first, one, second, two)
+}
+
+fn end(id: &str, length: Duration) -> tonic::Request<RevokeRequest> {
+    let mut request = with(ROOT, RevokeRequest { id: id.into(), reason: "stolen".into() });
+    request.set_timeout(length);
+    request
+}
+
+/// A replica that stands still may wake up and answer from memory: until its lease is over nobody may hear that the
+/// revocation holds everywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_is_pending_while_a_replica_stands_still_and_certain_once_its_lease_is_over() {
+    let (_first, mut one, second, mut two) = pair("3s").await;
+    let made = key(&mut one, "", "", &[]).await;
+    assert_eq!(code(&mut two, &made.secret).await, Code::Valid);
+    second.signal("STOP");
+    let start = Instant::now();
+    let refusal = Refusal::of(&one.revoke(end(&made.id, Duration::from_secs(1))).await.unwrap_err());
+    assert_eq!((refusal.code, refusal.reason.as_str()), (tonic::Code::DeadlineExceeded, "REVOCATION_PENDING"));
+    assert_eq!(code(&mut one, &made.secret).await, Code::Revoked, "it is committed");
+    let revoked = one.revoke(end(&made.id, Duration::from_secs(12))).await.unwrap().into_inner().key.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_eq!(revoked.revoke_reason, "stolen");
+    second.signal("CONT");
+    eventually(Duration::from_secs(10), "the second answers again", async || {
+        match two.verify(with(ROOT, crate::support::grpc::check(&made.secret))).await {
+            Ok(answer) => {
+                assert_eq!(answer.into_inner().code(), Code::Revoked);
+                true
+            }
+            Err(_) => false,
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_rest_a_pending_revocation_is_503_and_can_be_repeated() {
+    let (first, mut one, second, mut two) = pair("20s").await;
+    let made = key(&mut one, "", "", &[]).await;
+    assert_eq!(code(&mut two, &made.secret).await, Code::Valid);
+    second.signal("STOP");
+    let path = format!("/api/api-keys/{}", made.id);
+    let answer = first.rest("DELETE", &path).bearer_auth(ROOT).send().await.unwrap();
+    assert_eq!(answer.status().as_u16(), 503);
+    assert!(answer.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap() >= 1);
+    let body: Value = answer.json().await.unwrap();
+    assert_eq!((&body["error"], &body["code"]), (&json!("Service Unavailable"), &json!("revocation_pending")));
+    second.signal("CONT");
+    eventually(Duration::from_secs(10), "the revocation can be repeated", async || {
+        first.call("DELETE", &path, Some(ROOT), Value::Null).await.0 == 200
+    })
+    .await;
+    for client in [&mut one, &mut two] {
+        assert_eq!(code(client, &made.secret).await, Code::Revoked);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_replica_revokes_no_other_finds_valid_and_what_it_makes_every_other_does() {
+    let (_first, one, _second, two) = pair("3s").await;
+    let mut clients = [one, two];
+    for round in 0..20 {
+        let (here, there) = (round % 2, (round + 1) % 2);
+        let made = key(&mut clients[here], "", "", &[]).await;
+        assert_eq!(code(&mut clients[there], &made.secret).await, Code::Valid);
+        clients[here].revoke(with(ROOT, RevokeRequest { id: made.id, reason: String::new() })).await.unwrap();
+        assert_eq!(code(&mut clients[there], &made.secret).await, Code::Revoked);
+        assert_eq!(code(&mut clients[here], &made.secret).await, Code::Revoked);
+    }
+}

@@ -1,0 +1,199 @@
+//! Limits that replicas share, on a real Redis: the arithmetic, exactness together, and what happens while it is away.
+
+mod redis_server;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use keyward::{
+    domain::{
+        clock::{SECOND, SystemClock},
+        key::KeyId,
+        rate::{RateLimit, Window},
+    },
+    limiter::{Limiter, Subject, memory::MemoryLimiter, shared::SharedLimiter},
+};
+use redis_server::RedisServer;
+use tokio::runtime::Handle;
+
+const LIMIT: RateLimit = RateLimit { limit: 1_000, window: 3_600 * SECOND };
+
+fn subject(number: u128) -> Subject {
+    Subject::key(KeyId(uuid::Uuid::from_u128(number)))
+}
+
+async fn replica(redis: &RedisServer) -> Arc<Limiter> {
+    let shared = SharedLimiter::start(&redis.url(), &Handle::current()).unwrap();
+    let limiter = Limiter::new(MemoryLimiter::new(Arc::new(SystemClock)), Some(shared));
+    until(|| limiter.is_shared() == Some(true)).await;
+    Arc::new(limiter)
+}
+
+/// Waits for a condition, within a bound.
+async fn until(mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it never came to be");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Spends until the limiter answers from the shared server: a busy machine may miss a call's few milliseconds.
+async fn spend_shared(limiter: &Limiter, number: u128, cost: u32) -> Option<bool> {
+    let before = limiter.fallen_back();
+    let spent = limiter.spend(subject(number), LIMIT, cost).await;
+    (limiter.fallen_back() == before).then_some(spent.admitted)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_script_and_the_arithmetic_agree_on_any_schedule() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection().await;
+    let script = redis::Script::new(include_str!("../../src/limiter/window.lua"));
+    // Windows that 12 does not divide, reads, costs beyond the limit: a seeded walk over all of it.
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move |below: i64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        i64::try_from(seed >> 33).unwrap() % below
+    };
+    for round in 0..30 {
+        let window = if round % 2 == 0 { 60_000 } else { 1_000 + random(100_000) };
+        let limit = RateLimit { limit: u32::try_from(1 + random(20)).unwrap(), window: window * 1_000 };
+        let mut now = 1_700_000_000_000 + random(1_000_000);
+        let mut model = Window::empty(limit, now * 1_000);
+        for call in 0..60 {
+            now += random(window / 6);
+            let cost = u32::try_from(random(4)).unwrap() * u32::from(call % 7 != 0) + 25 * u32::from(call % 29 == 28);
+            let expected = model.spend(limit, now * 1_000, cost);
+            let answer: (u8, u32, i64, i64) = script
+                .key(format!("test:{round}"))
+                .arg(limit.limit)
+                .arg(window)
+                .arg(cost)
+                .arg(now)
+                .invoke_async(&mut connection)
+                .await
+                .unwrap();
+            // The script tells whole milliseconds, rounded up, as REST does.
+            let millis = |micros: i64| (micros + 999).div_euclid(1_000);
+            let wait = expected.state.retry_after.map_or(-1, millis);
+            let expected =
+                (u8::from(expected.admitted), expected.state.remaining, millis(expected.state.reset_at), wait);
+            assert_eq!(answer, expected, "round {round}, call {call}: {limit:?} at {now} for {cost}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_clock_that_steps_back_neither_unlocks_nor_locks() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection().await;
+    let script = redis::Script::new(include_str!("../../src/limiter/window.lua"));
+    let window = 60_000;
+    let start = 1_700_000_000_000_i64;
+    let stepped = start - 10 * window;
+    for (at, admitted) in [
+        (start, 1),
+        (stepped, 0),
+        (stepped + window - 1, 0),
+        // A window and two buckets later at the latest.
+        (stepped + window + window / 6, 1),
+    ] {
+        let mut call = script.prepare_invoke();
+        call.key("test:step").arg(1).arg(window).arg(1).arg(at);
+        let answer: (u8, u32, i64, i64) = call.invoke_async(&mut connection).await.unwrap();
+        assert_eq!(answer.0, admitted, "at {at}: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_replicas_together_let_exactly_the_limit_through() {
+    let redis = RedisServer::start();
+    let mut replicas = Vec::new();
+    for _ in 0..3 {
+        replicas.push(replica(&redis).await);
+    }
+    let (admitted, shared) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let mut callers = Vec::new();
+    for caller in 0..12 {
+        let limiter = Arc::clone(&replicas[caller % 3]);
+        let (admitted, shared) = (Arc::clone(&admitted), Arc::clone(&shared));
+        callers.push(tokio::spawn(async move {
+            for _ in 0..400 {
+                let Some(good) = spend_shared(&limiter, 1, 1).await else { continue };
+                shared.fetch_add(1, Ordering::Relaxed);
+                admitted.fetch_add(u32::from(good), Ordering::Relaxed);
+            }
+        }));
+    }
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let state = loop {
+        let before = replicas[0].fallen_back();
+        let state = replicas[0].spend(subject(1), LIMIT, 0).await.state;
+        if replicas[0].fallen_back() == before {
+            break state;
+        }
+    };
+    // A call that was given up after its few milliseconds may still have been counted by the server: then fewer than
+    // the limit were told so, never more.
+    assert!(admitted.load(Ordering::Relaxed) <= LIMIT.limit);
+    assert!(shared.load(Ordering::Relaxed) > 2_000, "most calls were shared");
+    assert_eq!(state.remaining, 0, "together they spent the whole limit, and it is spent for each");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_server_is_away_each_replica_limits_by_itself_and_returns_to_it() {
+    let mut redis = RedisServer::start();
+    let limiter = replica(&redis).await;
+    let small = RateLimit { limit: 3, window: 3_600 * SECOND };
+    redis.stop();
+    let mut admitted = 0;
+    let start = Instant::now();
+    for _ in 0..200 {
+        admitted += u32::from(limiter.spend(subject(2), small, 1).await.admitted);
+    }
+    assert_eq!(admitted, small.limit, "the local limit is the whole limit, and no call was refused for Redis's sake");
+    assert!(start.elapsed() < Duration::from_secs(5), "no call waits for a server that is away");
+    until(|| limiter.is_shared() == Some(false)).await;
+    assert!(limiter.fallen_back() >= 100);
+    redis.restart();
+    until(|| limiter.is_shared() == Some(true)).await;
+    let mut shared = 0;
+    for _ in 0..50 {
+        shared += u32::from(spend_shared(&limiter, 3, 1).await.is_some());
+    }
+    assert!(shared > 0, "limits are shared again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_server_delays_nobody() {
+    let redis = RedisServer::start();
+    let limiter = replica(&redis).await;
+    redis.signal("STOP");
+    let start = Instant::now();
+    for number in 0..200 {
+        assert!(limiter.spend(subject(number), LIMIT, 1).await.admitted);
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "calls are bounded, and then not made at all");
+    redis.signal("CONT");
+    until(|| limiter.is_shared() == Some(true)).await;
+}
+
+#[tokio::test]
+async fn windows_expire_by_themselves() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection().await;
+    let script = redis::Script::new(include_str!("../../src/limiter/window.lua"));
+    let mut call = script.prepare_invoke();
+    call.key("test:ttl").arg(5).arg(1_000).arg(1).arg(0);
+    let _: (u8, u32, i64, i64) = call.invoke_async(&mut connection).await.unwrap();
+    let left: i64 = redis::cmd("PTTL").arg("test:ttl").query_async(&mut connection).await.unwrap();
+    assert!((1..=1_167).contains(&left), "{left} ms");
+}

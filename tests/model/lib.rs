@@ -1,0 +1,1 @@
+//! See `model.rs`: the model is a test.

@@ -1,0 +1,101 @@
+//! Verify and its look-ups.
+
+use crate::protocol::Protocol;
+use crate::rules::Rule;
+use crate::state::{Broken, Database, Load, State, Verify};
+
+impl Protocol {
+    /// A statement of a look-up reads the row of a key. Each Verify that waits for it began before it was sent. When it was
+    /// sent is all the same, so it is sent and executed at once.
+    pub fn load(&self, state: &mut State, r: usize, key: usize, db: &Database) -> Option<()> {
+        let remembered = state.replicas[r].cached[key] && self.holds_lease(state, r);
+        let load = &mut state.replicas[r].loads[key];
+        if remembered || *load != Load::None || db.revoked[key] != 0 {
+            return None;
+        }
+        *load = Load::Good;
+        if state.returned(key) {
+            state.broken = Some(Broken::AfterReturn);
+        }
+        Some(())
+    }
+
+    /// A look-up answers those who wait for it, and fills the cache.
+    pub fn land(&self, state: &mut State, r: usize, key: usize) -> Option<()> {
+        let revoked = state.db.revoked[key];
+        let returned = state.returned(key);
+        let replica = &mut state.replicas[r];
+        match std::mem::take(&mut replica.loads[key]) {
+            Load::None => return None,
+            Load::Good => {
+                replica.cached[key] = true;
+                // A Verify that began just now joined the statement, which was sent long ago.
+                if returned && !self.keeps(Rule::OwnStatement) {
+                    state.broken = Some(Broken::AfterReturn);
+                }
+            }
+            Load::Fenced => {
+                // Nothing is filled, and those who wait look again.
+                let applied = revoked != 0 && replica.seen >= revoked;
+                if applied && !self.keeps(Rule::WaiterHeedsFence) {
+                    state.broken = Some(Broken::AfterApply);
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// A Verify takes the first of its two steps. One that finds no lease asks the database, as `load` does.
+    pub fn verify_begins(&self, state: &mut State, r: usize, key: usize) -> Option<()> {
+        let breaks = if state.returned(key) {
+            Some(Broken::AfterReturn)
+        } else if self.setting.ages && state.ages[key] == self.setting.wait() {
+            Some(Broken::OlderThanLease)
+        } else {
+            None
+        };
+        let goes_on =
+            if self.keeps(Rule::LeaseBeforeEntry) { self.holds_lease(state, r) } else { state.replicas[r].cached[key] };
+        let is_followed = breaks.is_some() || self.setting.early_verifies;
+        if state.verify.is_some() || !is_followed || !goes_on {
+            return None;
+        }
+        state.verify = Some(Verify { replica: u8::try_from(r).ok()?, key: u8::try_from(key).ok()?, breaks });
+        Some(())
+    }
+
+    /// It takes the second, and answers VALID from memory if both allow it.
+    pub fn verify_ends(&self, state: &mut State) -> Option<()> {
+        let verify = state.verify.take()?;
+        if self.answers_valid(state, verify) {
+            state.broken = verify.breaks;
+        }
+        Some(())
+    }
+
+    /// Whether a Verify that has taken its first step answers VALID if it takes the second now.
+    pub fn answers_valid(&self, state: &State, verify: Verify) -> bool {
+        let r = usize::from(verify.replica);
+        if self.keeps(Rule::LeaseBeforeEntry) {
+            state.replicas[r].cached[usize::from(verify.key)]
+        } else {
+            self.holds_lease(state, r)
+        }
+    }
+
+    /// The timer of a broken variant clears its flag, late as timers are.
+    pub fn timer_fires(state: &mut State, r: usize) -> Option<()> {
+        let replica = &mut state.replicas[r];
+        if !replica.flag || replica.lease > 0 {
+            return None;
+        }
+        replica.flag = false;
+        Some(())
+    }
+
+    /// Whether a Verify on this replica finds the lease held.
+    fn holds_lease(&self, state: &State, r: usize) -> bool {
+        let replica = &state.replicas[r];
+        if self.keeps(Rule::VerifyReadsClock) { replica.lease > 0 } else { replica.flag }
+    }
+}
