@@ -197,17 +197,16 @@ async fn listen_once(options: &PgConnectOptions, told: &impl Fn(Hint)) -> sqlx::
     listener.listen_all(["keyward_changes", "keyward_seen"]).await?;
     told(Hint::Lost);
     loop {
-        match timeout(QUIET, listener.try_recv()).await {
-            Ok(received) => match received? {
-                Some(notification) if notification.channel() == "keyward_seen" => told(Hint::Seen),
-                Some(_) => told(Hint::Change),
-                None => return Ok(()),
-            },
+        let Ok(received) = timeout(QUIET, listener.try_recv()).await else {
             // Nothing happens, or the connection is gone without a word: then every Revoke would wait for a poll.
-            Err(_) => {
-                let answer = timeout(ANSWER, listener.execute(sqlx::raw_sql("SELECT 1")));
-                answer.await.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-            }
+            let answer = timeout(ANSWER, listener.execute(sqlx::raw_sql("SELECT 1")));
+            answer.await.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+            continue;
+        };
+        match received? {
+            Some(notification) if notification.channel() == "keyward_seen" => told(Hint::Seen),
+            Some(_) => told(Hint::Change),
+            None => return Ok(()),
         }
     }
 }

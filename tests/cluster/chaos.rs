@@ -31,7 +31,7 @@ impl Chaos {
     }
 
     /// Treats replicas until `end`, one at a time.
-    pub async fn treat_replicas(&self, seed: u64, end: Instant) {
+    pub async fn treat_replicas(self: Arc<Self>, seed: u64, end: Instant) {
         let mut random = StdRng::seed_from_u64(seed);
         while Instant::now() < end {
             let replica = random.random_range(0..self.replicas.len());
@@ -40,7 +40,7 @@ impl Chaos {
                 continue;
             };
             self.treat(replica, &mut random).await;
-            sleep(millis(&mut random, 50, 700)).await;
+            sleep(millis(&mut random, 50, 1_200)).await;
         }
     }
 
@@ -108,17 +108,19 @@ impl Chaos {
 
     /// Starts the process again, however long the database is away.
     async fn revive(&self, replica: usize) {
+        let mut last = String::new();
         for _ in 0..5 {
-            if self.load.replicas[replica].revive() {
-                return;
+            match self.load.replicas[replica].revive() {
+                Ok(()) => return,
+                Err(log) => last = log,
             }
             sleep(Duration::from_millis(200)).await;
         }
-        panic!("replica {replica} does not start");
+        panic!("replica {replica} does not start:\n{last}");
     }
 
     /// Crashes Postgres now and then until `end`.
-    pub async fn treat_database(&self, seed: u64, end: Instant) {
+    pub async fn treat_database(self: Arc<Self>, seed: u64, end: Instant) {
         let mut random = StdRng::seed_from_u64(seed);
         loop {
             let next = Instant::now() + millis(&mut random, 3_000, 9_000);

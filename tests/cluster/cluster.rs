@@ -163,12 +163,12 @@ impl Replica {
         tokio::task::block_in_place(|| assert_eq!(server.stop(), Some(0), "{}", server.log()));
     }
 
-    /// Starts a new process; false if it did not get ready.
-    pub fn revive(&self) -> bool {
-        let Ok(server) = serve(&self.proxy, &self.start) else { return false };
+    /// Starts a new process; its log if it did not get ready.
+    pub fn revive(&self) -> Result<(), String> {
+        let server = serve(&self.proxy, &self.start)?;
         *self.client.write().unwrap() = client(&server);
         *self.server.lock().unwrap() = Some(server);
-        true
+        Ok(())
     }
 
     /// Its log so far.

@@ -10,6 +10,8 @@ mod lease;
 mod load;
 mod order;
 mod pooler;
+#[path = "../support/proxy.rs"]
+mod proxy;
 mod sqlite;
 mod storm;
 #[path = "../support/mod.rs"]
