@@ -14,6 +14,12 @@ pub trait Clock: Send + Sync + 'static {
     /// The wall clock, in microseconds since the unix epoch. It may step.
     fn wall(&self) -> Micros;
 
+    /// A clock that never steps, in microseconds. It may stand still while the machine is suspended; reading it is
+    /// cheap.
+    fn monotonic(&self) -> Micros {
+        self.boottime()
+    }
+
     /// A clock that never steps and goes on while the machine is suspended (CLOCK_BOOTTIME), in microseconds.
     fn boottime(&self) -> Micros;
 }
@@ -25,6 +31,10 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn wall(&self) -> Micros {
         read(ClockId::Realtime)
+    }
+
+    fn monotonic(&self) -> Micros {
+        read(ClockId::Monotonic)
     }
 
     fn boottime(&self) -> Micros {
@@ -49,6 +59,10 @@ impl Clock for SteppingClock {
         // Any mixing of bits will do.
         let step = quarter.wrapping_mul(0x1e37_79b9_7f4a_7c15) >> 16;
         self.0.wall() + step % (86_400 * SECOND)
+    }
+
+    fn monotonic(&self) -> Micros {
+        self.0.monotonic()
     }
 
     fn boottime(&self) -> Micros {

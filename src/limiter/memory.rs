@@ -43,7 +43,7 @@ impl MemoryLimiter {
         let place = usize::try_from(self.hasher.hash_one(subject) >> 32).unwrap_or(0) % SHARDS;
         let mut shard = self.shards[place].lock();
         // Read under the lock, so that a window never sees its calls out of order.
-        let now = self.clock.boottime();
+        let now = self.clock.monotonic();
         let spending = shard
             .entry(subject)
             .or_insert_with(|| Spending { window: Box::new(Window::empty(limit, now)), length: limit.window });
@@ -60,7 +60,7 @@ impl MemoryLimiter {
     pub fn sweep(&self) {
         for shard in &self.shards {
             let mut shard = shard.lock();
-            let now = self.clock.boottime();
+            let now = self.clock.monotonic();
             shard.retain(|_, spending| !spending.window.idle(spending.length, now));
             if shard.capacity() > 4 * shard.len() {
                 shard.shrink_to_fit();

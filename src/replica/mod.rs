@@ -59,6 +59,33 @@ pub enum Peers {
     Possible,
 }
 
+/// The right to read from memory at one moment. Who has it has looked at the lease first: the other way round, an entry
+/// could be older than the lease.
+pub struct Memory<'a> {
+    replica: &'a Replica,
+    mark: Mark,
+}
+
+impl Memory<'_> {
+    /// A key, if memory holds it.
+    pub fn recall(&self, digest: &Digest) -> Option<Held> {
+        if guards::off("lease_first") {
+            let early = self.replica.cache.get(digest);
+            linger();
+            return early.filter(|_| self.replica.lease.holds()).map(|entry| Held { entry, mark: self.mark });
+        }
+        linger();
+        self.replica.cache.get(digest).map(|entry| Held { entry, mark: self.mark })
+    }
+}
+
+/// Makes room for whatever may happen in the middle, where a test wants it.
+fn linger() {
+    if guards::off("slow_recall") {
+        std::thread::sleep(guards::LINGER);
+    }
+}
+
 /// A key and the moment up to which it is known to be current.
 #[derive(Debug, Clone)]
 pub struct Held {
@@ -90,21 +117,10 @@ impl Replica {
         }
     }
 
-    /// A key from memory, while the lease holds.
-    pub fn recall(&self, digest: &Digest) -> Option<Held> {
-        // The lease first, then the entry: the other way round, the entry could be older than the lease.
-        let early = if guards::off("lease_first") { self.cache.get(digest) } else { None };
-        if guards::off("slow_recall") {
-            std::thread::sleep(guards::LINGER);
-        }
-        if !self.lease.holds() {
-            return None;
-        }
-        let mark = self.cache.mark();
-        if let Some(entry) = early {
-            return Some(Held { entry, mark });
-        }
-        self.cache.get(digest).map(|entry| Held { entry, mark })
+    /// The right to read from memory, while the lease holds. To be asked for once the message is received, and given up
+    /// at the first wait: what is read by it is as old as the moment of asking, at the most.
+    pub fn memory(&self) -> Option<Memory<'_>> {
+        self.lease.holds().then(|| Memory { replica: self, mark: self.cache.mark() })
     }
 
     /// A key from the store, by a statement sent after this call began.

@@ -12,14 +12,16 @@ use super::{
 };
 use crate::{
     domain::{
+        access,
         caller::{Caller, KeyCaller},
         error::{Error, Kind, Result},
+        key::Digest,
         keyspace::{RESERVED, ROOT_SCOPE, VERIFY_SCOPE},
         rate::RateState,
         secret,
         verdict::{Assertions, Code, Facts},
     },
-    replica::entry::Entry,
+    replica::{Memory, entry::Entry},
 };
 
 /// A caller that has proved who it is.
@@ -89,22 +91,17 @@ impl Service {
     }
 
     /// [`Self::authenticate_verifier`] as far as memory goes; none if a look-up is needed.
-    pub fn verifier_from_memory(&self, credential: &str) -> Option<Result<()>> {
-        if self.is_root(credential) {
+    pub fn verifier_from_memory(&self, memory: &Memory<'_>, credential: &str) -> Option<Result<()>> {
+        if credential.len() > secret::LONGEST {
+            return None;
+        }
+        let digest = secret::digest(credential);
+        if self.is_root_digest(&digest) {
             return Some(Ok(()));
         }
-        let check = Check {
-            secret: credential,
-            keyspace: "",
-            asserted: Assertions::default(),
-            host_environment: "",
-            cost: None,
-        };
-        let outcome = self.decide_from_memory(&check)?;
-        Some(outcome.and_then(|outcome| {
-            let authenticated = self.admit(&outcome, Admission::Free)?;
-            crate::domain::access::may_verify(&authenticated.caller)
-        }))
+        let held = memory.recall(&digest)?;
+        let outcome = self.free_verdict(credential, &held.entry);
+        Some(self.admit(&outcome, Admission::Free).and_then(|admitted| access::may_verify(&admitted.caller)))
     }
 
     /// Whether a service or operator presents this credential.
@@ -115,12 +112,16 @@ impl Service {
     pub async fn authenticate_verifier(&self, credential: &str, deadline: Instant) -> Result<()> {
         let context = Context { deadline, host_environment: "", client: None };
         let authenticated = self.authenticate(credential, Admission::Free, context).await?;
-        crate::domain::access::may_verify(&authenticated.caller)
+        access::may_verify(&authenticated.caller)
     }
 
     /// Whether this is the environment's root credential.
     pub fn is_root(&self, credential: &str) -> bool {
-        self.root.is_some_and(|root| secret::digest(credential).0.ct_eq(&root.0).into())
+        self.root.is_some() && self.is_root_digest(&secret::digest(credential))
+    }
+
+    fn is_root_digest(&self, digest: &Digest) -> bool {
+        self.root.is_some_and(|root| digest.0.ct_eq(&root.0).into())
     }
 
     fn caller(&self, entry: &Arc<Entry>) -> Caller {

@@ -16,7 +16,7 @@ use crate::{
         verdict::{Assertions, Code, judge},
     },
     limiter::Subject,
-    replica::{Held, entry::Entry},
+    replica::{Held, Memory, entry::Entry},
 };
 
 /// What is asked about one secret.
@@ -76,17 +76,38 @@ impl Service {
         outcome
     }
 
+    /// The same for a caller that has to prove that it may ask. `deadline` is only worked out where something waits.
+    pub async fn verify_for(
+        &self,
+        credential: &str,
+        check: &Check<'_>,
+        deadline: impl Fn() -> Instant,
+    ) -> Result<Outcome> {
+        // Both are read by one right: memory answers for one moment.
+        if let Some(memory) = self.replica.memory()
+            && let Some(admitted) = self.verifier_from_memory(&memory, credential)
+        {
+            admitted?;
+            if let Some(outcome) = self.verify_from_memory(&memory, check) {
+                return outcome;
+            }
+        } else {
+            self.authenticate_verifier(credential, deadline()).await?;
+        }
+        self.verify(check, deadline()).await
+    }
+
     /// The same as far as memory goes; none if a look-up is needed.
-    pub fn verify_from_memory(&self, check: &Check<'_>) -> Option<Result<Outcome>> {
+    pub fn verify_from_memory(&self, memory: &Memory<'_>, check: &Check<'_>) -> Option<Result<Outcome>> {
         let start = std::time::Instant::now();
-        let outcome = self.decide_from_memory(check)?;
+        let outcome = self.decide_from_memory(memory, check)?;
         self.count(check, &outcome, start);
         Some(outcome)
     }
 
     /// The verdict without counting it, as far as memory goes.
-    pub(super) fn decide_from_memory(&self, check: &Check<'_>) -> Option<Result<Outcome>> {
-        match self.first_step(check) {
+    pub(super) fn decide_from_memory(&self, memory: &Memory<'_>, check: &Check<'_>) -> Option<Result<Outcome>> {
+        match self.first_step(Some(memory), check) {
             Ok(Step::Done(outcome)) => Some(Ok(outcome)),
             Ok(Step::Wait { .. }) => None,
             Err(error) => Some(Err(error)),
@@ -109,7 +130,7 @@ impl Service {
 
     /// The verdict without counting it: callers' own credentials are not checks.
     pub(super) async fn decide(&self, check: &Check<'_>, deadline: Instant) -> Result<Outcome> {
-        match self.first_step(check)? {
+        match self.first_step(self.replica.memory().as_ref(), check)? {
             Step::Done(outcome) => Ok(outcome),
             Step::Wait { digest, held } => match timeout_at(deadline, self.settle(check, digest, held)).await {
                 Ok(outcome) => outcome,
@@ -119,13 +140,13 @@ impl Service {
         }
     }
 
-    fn first_step(&self, check: &Check<'_>) -> Result<Step> {
+    fn first_step(&self, memory: Option<&Memory<'_>>, check: &Check<'_>) -> Result<Step> {
         bounded(check)?;
         if check.secret.len() > secret::LONGEST {
             return Ok(Step::Done(Outcome::unknown(Code::Malformed)));
         }
         let digest = secret::digest(check.secret);
-        if let Some(held) = self.replica.recall(&digest) {
+        if let Some(held) = memory.and_then(|memory| memory.recall(&digest)) {
             return Ok(match self.judge(check, &held.entry) {
                 Judged::Done(outcome) => Step::Done(outcome),
                 Judged::Good { now, limit } => match self.spend_now(check, &held.entry, limit) {
@@ -190,6 +211,15 @@ impl Service {
         match judge(&**entry, &asserted, now) {
             Code::Valid => Judged::Good { now, limit: keyspace.rate_limit },
             code => Judged::Done(Outcome { code, entry: Some(Arc::clone(entry)), rate: None }),
+        }
+    }
+
+    /// The verdict on a key of which nothing is asserted and nothing is spent.
+    pub(super) fn free_verdict(&self, secret: &str, entry: &Arc<Entry>) -> Outcome {
+        let asserted = Assertions::default();
+        match self.judge(&Check { secret, keyspace: "", asserted, host_environment: "", cost: None }, entry) {
+            Judged::Done(outcome) => outcome,
+            Judged::Good { now, .. } => self.spent(entry, now, None),
         }
     }
 

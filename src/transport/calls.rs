@@ -11,8 +11,13 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// When to stop, a little before the caller does: so the answer can still say why.
 pub fn deadline(timeout: Option<Duration>) -> Instant {
+    deadline_after(Instant::now(), timeout)
+}
+
+/// The same for a call that arrived a while ago.
+pub fn deadline_after(arrived: Instant, timeout: Option<Duration>) -> Instant {
     let timeout = timeout.unwrap_or(PATIENCE).min(Duration::from_secs(3_600));
-    Instant::now() + timeout.saturating_sub((timeout / 10).min(Duration::from_millis(100)))
+    arrived + timeout.saturating_sub((timeout / 10).min(Duration::from_millis(100)))
 }
 
 /// The token of an `Authorization` value; none for another scheme.

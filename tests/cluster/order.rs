@@ -57,7 +57,7 @@ impl Feed for Paper {
         Ok(7)
     }
 
-    async fn renew(&mut self, _: Uuid, step: i64) -> Result<bool> {
+    async fn renew(&mut self, _: Uuid, step: i64, _: i64) -> Result<bool> {
         if self.notes.hollow.fetch_sub(1, Ordering::SeqCst) > 0 {
             return Ok(true);
         }
@@ -68,7 +68,7 @@ impl Feed for Paper {
 
     async fn read(&mut self, _: i64) -> Result<News> {
         let replicas = self.notes.row.lock().await.iter().copied().collect();
-        Ok(News { replicas, head: 7, changes: Vec::new(), complete: true })
+        Ok(News { replicas, head: 7, last_seen: None, changes: Vec::new(), complete: true })
     }
 
     async fn report(&mut self, _: Uuid, seen: i64) -> Result<()> {

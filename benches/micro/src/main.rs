@@ -149,6 +149,8 @@ fn parts(service: &Service, limited: &Service) -> Result<(), Failure> {
         .map(|request| request.encode_to_vec())
         .collect();
 
+    let memory = service.replica.memory().ok_or("memory may not answer")?;
+    let limited_memory = limited.replica.memory().ok_or("memory may not answer")?;
     println!("| part | ns |\n| --- | --- |");
     time("read the wall clock", |_| {
         black_box(service.clock.wall());
@@ -157,7 +159,10 @@ fn parts(service: &Service, limited: &Service) -> Result<(), Failure> {
         black_box(proto::VerifyRequest::decode(asked[at].as_slice()).ok());
     });
     time("the caller's verdict", |_| {
-        black_box(service.verifier_from_memory(&caller).is_some());
+        black_box(service.verifier_from_memory(&memory, &caller).is_some());
+    });
+    time("look at the lease", |_| {
+        black_box(service.replica.memory().is_some());
     });
     time("digest", |at| {
         black_box(secret::digest(&secrets[at]));
@@ -169,7 +174,7 @@ fn parts(service: &Service, limited: &Service) -> Result<(), Failure> {
         black_box(service.replica.cache.get(&digests[at]));
     });
     time("find while the lease holds", |at| {
-        black_box(service.replica.recall(&digests[at]));
+        black_box(service.replica.memory().and_then(|memory| memory.recall(&digests[at])));
     });
     time("mark the use", |at| service.replica.usage.mark(&entries[at], 1));
     drop(service.replica.usage.take());
@@ -183,12 +188,12 @@ fn parts(service: &Service, limited: &Service) -> Result<(), Failure> {
     });
     service.metrics.upkeep();
     time("the whole verdict", |at| {
-        black_box(service.verify_from_memory(&check(&secrets[at])).is_some());
+        black_box(service.verify_from_memory(&memory, &check(&secrets[at])).is_some());
     });
     time("the whole verdict, with a limit", |at| {
-        black_box(limited.verify_from_memory(&check(&limited_secrets[at])).is_some());
+        black_box(limited.verify_from_memory(&limited_memory, &check(&limited_secrets[at])).is_some());
     });
-    let verdict = |at: usize| service.verify_from_memory(&check(&secrets[at])).and_then(Result::ok);
+    let verdict = |at: usize| service.verify_from_memory(&memory, &check(&secrets[at])).and_then(Result::ok);
     let outcomes = (0..KEYS).map(verdict).collect::<Option<Vec<_>>>().ok_or("a verdict is missing")?;
     time("make the answer", |at| {
         black_box(convert::verdict(&outcomes[at], &service.registry));

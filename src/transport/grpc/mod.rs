@@ -46,7 +46,7 @@ impl Grpc {
         act: impl AsyncFnOnce(&Caller, Context<'_>, &mut Line<'_>) -> Result<T>,
     ) -> std::result::Result<Response<T>, Status> {
         let start = Instant::now();
-        let context = Context { deadline: deadline(metadata), host_environment: "", client: None };
+        let context = Context { deadline: deadline(metadata, start), host_environment: "", client: None };
         let mut line = Line { transport: "grpc", ..Line::default() };
         let result = async {
             let credential = credential(metadata)?;
@@ -74,9 +74,9 @@ fn credential(metadata: &MetadataMap) -> Result<&str> {
     }
 }
 
-fn deadline(metadata: &MetadataMap) -> Instant {
+fn deadline(metadata: &MetadataMap, arrived: Instant) -> Instant {
     let timeout = metadata.get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?));
-    calls::deadline(timeout)
+    calls::deadline_after(arrived, timeout)
 }
 
 /// A `grpc-timeout` value: up to 8 digits and a unit.
@@ -142,9 +142,9 @@ impl KeyService for Grpc {
         request: Request<proto::VerifyRequest>,
     ) -> std::result::Result<Response<proto::VerifyResponse>, Status> {
         let outcome = async {
-            let deadline = deadline(request.metadata());
-            self.service.authenticate_verifier(credential(request.metadata())?, deadline).await?;
-            self.service.verify(&convert::check(request.get_ref()), deadline).await
+            let arrived = Instant::now();
+            let deadline = || deadline(request.metadata(), arrived);
+            self.service.verify_for(credential(request.metadata())?, &convert::check(request.get_ref()), deadline).await
         }
         .await;
         match outcome {

@@ -44,13 +44,14 @@ impl Verdicts {
 
     /// The answer, if memory can give it.
     fn at_once(&self, message: &proto::VerifyStreamRequest) -> Option<Answer> {
-        if let Err(error) = self.service.verifier_from_memory(self.credential.expose())? {
+        let memory = self.service.replica.memory()?;
+        if let Err(error) = self.service.verifier_from_memory(&memory, self.credential.expose())? {
             return Some(refusal(&self.service, message.id, error));
         }
         let Some(request) = &message.request else {
-            return Some(Ok(answer(&self.service, message.id, Err(Error::invalid("request", "is required")))));
+            return Some(Ok(answer(&self.service, message.id, Err(missing()))));
         };
-        let outcome = self.service.verify_from_memory(&convert::check(request))?;
+        let outcome = self.service.verify_from_memory(&memory, &convert::check(request))?;
         Some(Ok(answer(&self.service, message.id, outcome)))
     }
 
