@@ -90,15 +90,15 @@ async fn calls(client: &Client, scene: (&str, &str), bound: Duration) -> Vec<(&'
     // The caller's own credential is a key that is not in memory.
     let mut own = hurried(bound, check("x"));
     own.metadata_mut().insert("authorization", format!("Bearer {not_held}").parse().unwrap());
-    let client = || client.clone();
-    let (mut a, mut b, mut c, mut d, mut e, mut f) = (client(), client(), client(), client(), client(), client());
+    let mut clients: [Client; 6] = std::array::from_fn(|_| client.clone());
+    let [verifier, creator, lister, changer, revoker, caller] = &mut clients;
     let (verify, create, list, update, revoke, caller) = tokio::join!(
-        a.verify(hurried(bound, check(not_held))),
-        b.create(hurried(bound, CreateRequest::default())),
-        c.list(hurried(bound, ListRequest::default())),
-        d.update_webhook(hurried(bound, hook)),
-        e.revoke(hurried(bound, end)),
-        f.verify(own),
+        verifier.verify(hurried(bound, check(not_held))),
+        creator.create(hurried(bound, CreateRequest::default())),
+        lister.list(hurried(bound, ListRequest::default())),
+        changer.update_webhook(hurried(bound, hook)),
+        revoker.revoke(hurried(bound, end)),
+        caller.verify(own),
     );
     vec![
         ("verify", verify.unwrap_err()),
