@@ -22,8 +22,8 @@ pub const PAIRS: usize = 32;
 pub const METADATA: usize = 4 * 1024;
 /// Bytes in a webhook URL.
 pub const WEBHOOK: usize = 2_048;
-/// The longest a key may live: ten years of 365.25 days.
-pub const LIFETIME: Micros = 3_652 * 86_400 * SECOND + 43_200 * SECOND;
+/// The longest a key may live: ten calendar years, however many of them are leap years.
+pub const LIFETIME: Micros = 3_653 * 86_400 * SECOND;
 /// Keys on a page, at most; 0 asks for [`DEFAULT_PAGE`].
 pub const PAGE: u32 = 1_000;
 /// Keys on a page, when none is asked for.

@@ -157,6 +157,6 @@ impl Replica {
 
     /// Whether nothing was applied to this key since it was read: asked again after each wait.
     pub fn is_current(&self, held: &Held, digest: &Digest) -> bool {
-        self.cache.unchanged(held.mark, digest)
+        guards::off("recheck") || self.cache.unchanged(held.mark, digest)
     }
 }

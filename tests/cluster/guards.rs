@@ -6,12 +6,16 @@
 
 use std::{sync::Arc, time::Duration};
 
+use keyward::proto::CreateRequest;
 use sqlx::Executor as _;
 use tokio::time::sleep;
 
 use crate::{
     cluster::{Cluster, Start, code},
-    support::grpc::{self, made},
+    support::{
+        grpc::{self, made},
+        server::ROOT,
+    },
 };
 
 /// Runs a scenario with the guard and without it, at once.
@@ -88,7 +92,7 @@ guard_is_needed!(changes_are_read_after_the_renewal, "renew_before_read", late_r
 /// A look-up is under way while the key is revoked, and nobody waits for it any more.
 async fn overtaken_look_up(faults: &str) -> bool {
     let (_cluster, first, second) = Cluster::pair(Start::without(faults)).await;
-    let key = made(grpc::create(&mut first.client(), crate::support::server::ROOT, Default::default()).await);
+    let key = made(grpc::create(&mut first.client(), ROOT, CreateRequest::default()).await);
     second.proxy.hold_replies_to(&keyward::domain::secret::digest(&key.secret).0);
     let given_up = code(&mut second.client(), &key.secret, Duration::from_millis(400)).await;
     given_up.expect_err("the look-up is held back");

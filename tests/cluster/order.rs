@@ -57,18 +57,18 @@ impl Feed for Paper {
         Ok(7)
     }
 
-    async fn renew(&mut self, _: Uuid, step: i64, _: i64) -> Result<bool> {
+    async fn renew(&mut self, _: Uuid, step: i64, next: i64) -> Result<bool> {
         if self.notes.hollow.fetch_sub(1, Ordering::SeqCst) > 0 {
             return Ok(true);
         }
         let mut row = self.notes.row.lock().await;
         let row = row.as_mut().filter(|row| row.step == step);
-        Ok(row.map(|row| row.step += 1).is_some())
+        Ok(row.map(|row| row.step = next).is_some())
     }
 
     async fn read(&mut self, _: i64) -> Result<News> {
         let replicas = self.notes.row.lock().await.iter().copied().collect();
-        Ok(News { replicas, head: 7, last_seen: None, changes: Vec::new(), complete: true })
+        Ok(News { replicas, head: 7, complete: true, ..News::default() })
     }
 
     async fn report(&mut self, _: Uuid, seen: i64) -> Result<()> {

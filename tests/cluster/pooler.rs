@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use keyward::proto::Code;
+use keyward::proto::{Code, CreateRequest};
 
 use crate::{
     cluster::Database,
@@ -113,10 +113,10 @@ async fn behind_a_transaction_pooler_revocations_are_certain_within_a_renewal() 
 
     let round = async |task: usize, round: usize| {
         let [mut here, mut there] = clients.clone();
-        if (task + round) % 2 == 0 {
+        if (task + round).is_multiple_of(2) {
             std::mem::swap(&mut here, &mut there);
         }
-        let key = made(grpc::create(&mut here, ROOT, Default::default()).await);
+        let key = made(grpc::create(&mut here, ROOT, CreateRequest::default()).await);
         for _ in 0..5 {
             assert_eq!(grpc::code(&mut here, &key.secret).await, Code::Valid);
             assert_eq!(grpc::code(&mut there, &key.secret).await, Code::Valid);

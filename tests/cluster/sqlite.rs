@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use keyward::proto::RevokeRequest;
+use keyward::proto::{CreateRequest, RevokeRequest};
 
 use crate::{
     cluster::code,
@@ -51,7 +51,7 @@ async fn on_sqlite_no_verify_that_starts_after_revoke_returned_answers_valid() {
         let mut round = task;
         while Instant::now() < end {
             round += 1;
-            let made = made(grpc::create(&mut client, ROOT, Default::default()).await);
+            let made = made(grpc::create(&mut client, ROOT, CreateRequest::default()).await);
             let key = Arc::new(Key::new(made.id, made.secret));
             let over = AtomicBool::new(false);
             // Asked all the time, by the key's first look-up among others.
