@@ -95,7 +95,7 @@ impl Replica {
         // The lease first, then the entry: the other way round, the entry could be older than the lease.
         let early = if guards::off("lease_first") { self.cache.get(digest) } else { None };
         if guards::off("slow_recall") {
-            std::thread::sleep(guards::LINGER);
+            std::thread::sleep(2 * guards::LINGER);
         }
         if !self.lease.holds() {
             return None;
