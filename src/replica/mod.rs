@@ -82,7 +82,7 @@ impl Memory<'_> {
 /// Makes room for whatever may happen in the middle, where a test wants it.
 fn linger() {
     if guards::off("slow_recall") {
-        std::thread::sleep(guards::LINGER);
+        std::thread::sleep(2 * guards::LINGER);
     }
 }
 
