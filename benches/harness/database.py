@@ -89,7 +89,8 @@ def forged(place, driver, binaries, arguments, report):
     server = Keyward(place, binaries.keyward, f"{postgres.url}/{name}", bearer=bearer)
     driver.warm(server, bodies)
     settle()
-    most = driver.unary(server, bodies, (8, 16))["rate"]
+    # The best of three: on a busy machine one of them may be far too low.
+    most = max(driver.unary(server, bodies, (8, 16))["rate"] for _ in range(3))
     report.log({"part": "forged", "capacity": most})
     honest, beside = most * 0.2, most * 0.4
     # Both run for the same time, the flood from a little before to a little after.
