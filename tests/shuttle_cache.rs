@@ -20,7 +20,7 @@ use shuttle::{sync::Mutex, thread};
 use uuid::Uuid;
 
 /// Orders that are tried at random, and as many with few switches at the worst places.
-const ORDERS: usize = 800;
+const ORDERS: usize = 2_500;
 
 const KEY: Digest = Digest([7; 32]);
 const OTHERS: [Digest; 3] = [Digest([1; 32]), Digest([2; 32]), Digest([3; 32])];

@@ -135,6 +135,11 @@ impl Replica {
         }
     }
 
+    /// Whether other replicas may answer from the same database.
+    pub fn has_peers(&self) -> bool {
+        self.acknowledgements.is_some()
+    }
+
     /// Waits until no replica answers from a state before `revision`, whose change is committed.
     pub async fn acknowledged(&self, revision: i64) {
         if let Some(acknowledgements) = &self.acknowledgements {

@@ -51,7 +51,11 @@ impl Service {
         // Commit and forget in a task of its own: a dropped request must not leave the one without the other.
         let committed = self.runtime.spawn(async move {
             let revocation = Revocation { at: service.now(), reason, by };
-            let key = service.store.revoke_key(id, revocation).await?;
+            let key = service.store.revoke_key(id, revocation).await;
+            if key.is_err() {
+                service.runtime.spawn(Arc::clone(&service).forget_if_written(id));
+            }
+            let key = key?;
             if let Some(key) = &key {
                 service.replica.cache.apply(&key.digest);
             }
@@ -64,5 +68,18 @@ impl Service {
         certain.map_err(|_| Error::revocation_pending())?;
         self.metrics.revoke_wait_seconds.record(start.elapsed());
         Ok(key)
+    }
+
+    /// After a revocation that failed, and may have been written all the same: with peers the follower finds out, but
+    /// where one process owns the database nobody else looks, and memory would go on answering VALID for a key that every
+    /// list shows as revoked.
+    async fn forget_if_written(self: Arc<Self>, id: KeyId) {
+        // The ping takes its turn as a writer: what was given up before it has ended.
+        if !self.replica.has_peers()
+            && self.store.ping().await.is_ok()
+            && let Ok(Some(key)) = self.store.find_by_id(id).await
+        {
+            self.replica.cache.apply(&key.digest);
+        }
     }
 }

@@ -32,9 +32,11 @@ async fn no_verify_that_starts_after_revoke_returned_answers_valid() {
     let seed = from_environment("KEYWARD_CLUSTER_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     println!("{seconds} s with KEYWARD_CLUSTER_SEED={seed}");
 
+    // Guards to do without, to see that the storm finds out.
+    let guards = std::env::var("KEYWARD_CLUSTER_WITHOUT").unwrap_or_default();
     // One replica's wall clock steps all the time: nothing of the promise hangs on it.
-    let stepping = |replica| if replica == 1 { "steady_wall".to_owned() } else { String::new() };
-    let starts = (0..REPLICAS).map(|replica| Start { faults: stepping(replica), ..Start::default() });
+    let faults = |replica| if replica == 1 { format!("{guards},steady_wall") } else { guards.clone() };
+    let starts: Vec<_> = (0..REPLICAS).map(|replica| Start::without(&faults(replica))).collect();
     let Cluster { database, replicas } = Cluster::start(starts).await;
     let database = Arc::new(database);
     let load = Arc::new(Load::new(replicas));
