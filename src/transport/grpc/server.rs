@@ -25,6 +25,9 @@ use crate::{
 
 /// Streams of one connection, at most.
 const STREAMS: u32 = 1_024;
+/// Calls that a client gave up before they were begun, for each connection: a replica that was paused finds what its
+/// clients gave up meanwhile, and must not answer that by closing the connection. Past this, it is an attack.
+const RESETS: usize = STREAMS as usize;
 /// Connections at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 10_000;
 /// Connections that a thread has been given and not taken yet.
@@ -122,6 +125,7 @@ async fn serve<H: Health>(
     let v1alpha = reflection().build_v1alpha().expect("the descriptors were made by this build");
     Server::builder()
         .max_concurrent_streams(STREAMS)
+        .http2_max_pending_accept_reset_streams(Some(RESETS))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(keys)
