@@ -18,6 +18,7 @@ mod grpc_server;
 mod grpc_stream;
 mod grpc_verdicts;
 mod operation;
+mod queries;
 mod rest_access;
 mod rest_bodies;
 mod rest_credentials;

@@ -1,0 +1,82 @@
+//! What a check costs the database, counted in process: nothing for a forged secret, one statement for a lone miss,
+//! nothing for what memory holds.
+
+use std::{sync::Arc, time::Duration};
+
+use keyward::{
+    domain::{
+        clock::{Clock, Micros, SystemClock, SystemEntropy},
+        key::KeyIds,
+        keyspace::{Keyspace, Registry},
+        rate::RateLimit,
+        verdict::{Assertions, Code},
+    },
+    limiter::{Limiter, memory::MemoryLimiter},
+    replica::{Peers, Replica},
+    service::{Service, bootstrap, verify::Check},
+    store::{
+        Store,
+        sqlite::{Sqlite, SqliteOptions},
+    },
+    telemetry::Metrics,
+};
+use tokio::{runtime::Handle, time::Instant};
+
+/// A service over a store of its own, and the store, which counts its look-ups.
+async fn service(folder: &std::path::Path) -> (Arc<Service>, Arc<Sqlite>) {
+    let runtime = Handle::current();
+    let url = format!("sqlite://{}", folder.join("keyward.db").display());
+    let sqlite = Sqlite::open(SqliteOptions::new(url, runtime.clone())).await.unwrap();
+    sqlite.migrate().await.unwrap();
+    let store = Arc::clone(&sqlite) as Arc<dyn Store>;
+    let installation = bootstrap::installation(&*store, &SystemEntropy, None).await.unwrap();
+    let registry = Arc::new(Registry::new(vec![Keyspace::default_keyspace()]));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let replica =
+        Replica::new(Arc::clone(&store), Arc::clone(&registry), Arc::clone(&clock), 1 << 24, Peers::Never, &runtime);
+    replica.lease.extend(Micros::MAX);
+    let service = Service {
+        store,
+        replica: Arc::new(replica),
+        metrics: Metrics::new(&registry),
+        registry,
+        installation,
+        limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), None),
+        public_create_limit: RateLimit { limit: 10, window: 60_000_000 },
+        clock,
+        entropy: Arc::new(SystemEntropy),
+        ids: KeyIds::default(),
+        root: None,
+        runtime,
+    };
+    (Arc::new(service), sqlite)
+}
+
+async fn verdict(service: &Service, secret: &str) -> Code {
+    let check = Check { secret, keyspace: "", asserted: Assertions::default(), host_environment: "", cost: Some(1) };
+    service.verify(&check, Instant::now() + Duration::from_secs(10)).await.unwrap().code
+}
+
+#[tokio::test]
+async fn a_forged_checksum_costs_no_query_and_a_miss_costs_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (service, store) = service(folder.path()).await;
+    let secret = service.another_root_key().await.unwrap();
+    let before = store.queries();
+
+    // Every single character changed, by turns: none of these was made here.
+    for place in "kw_".len()..secret.expose().len() {
+        let mut forged = secret.expose().to_owned();
+        let other = if forged.as_bytes()[place] == b'a' { "b" } else { "a" };
+        forged.replace_range(place..=place, other);
+        assert_eq!(verdict(&service, &forged).await, Code::Malformed, "changed at {place}");
+    }
+    assert_eq!(store.queries(), before, "a forged secret reached the database");
+
+    assert_eq!(verdict(&service, secret.expose()).await, Code::Valid);
+    assert_eq!(store.queries(), before + 1, "a lone miss is one query");
+    for _ in 0..100 {
+        assert_eq!(verdict(&service, secret.expose()).await, Code::Valid);
+    }
+    assert_eq!(store.queries(), before + 1, "what memory holds costs none");
+}
