@@ -164,7 +164,7 @@ mod tests {
         }
     }
 
-    /// Every reason that `judge` can see, in the contract's order, as a bit each.
+    /// Every reason that `judge` can see, in their fixed order, as a bit each.
     const ORDER: [Code; 6] = [
         Code::Revoked,
         Code::Expired,

@@ -64,7 +64,7 @@ fn fitting(secret: &str) -> VerifyRequest {
     }
 }
 
-/// The reasons that a check of a real key can fail for, in the contract's order.
+/// The reasons that a check of a real key can fail for, in their fixed order.
 const REASONS: [Code; 7] = [
     Code::Revoked,
     Code::Expired,
