@@ -88,7 +88,7 @@ async fn service(config: &Config, opened: &database::Opened) -> Result<Arc<Servi
     let clock = clock();
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let store = Arc::clone(&opened.store);
-    let installation = bootstrap::installation(&*store, &*entropy, config.master_key.as_ref()).await?;
+    let installation = bootstrap::installation(&*store, &*entropy, &config.master_keys).await?;
     let registry = Arc::clone(&config.registry);
     let runtime = Handle::current();
     let shared = match &config.rate_limit_store {

@@ -105,8 +105,8 @@ pub struct Config {
     pub registry: Arc<Registry>,
     /// The root credential of the environment.
     pub root_key: Option<Secret>,
-    /// The installation key of the environment.
-    pub master_key: Option<MasterKey>,
+    /// The installation keys of the environment: the first makes, all verify. Empty: the database keeps one.
+    pub master_keys: Vec<MasterKey>,
 }
 
 /// What the command line may set.
@@ -220,7 +220,7 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
             Ok(Secret::new(text.to_owned()))
         }
     });
-    let master_key = source.variable("KEYWARD_MASTER_KEY", master_key);
+    let master_keys = source.variable("KEYWARD_MASTER_KEY", master_keys).unwrap_or_default();
     Config {
         database,
         server,
@@ -229,7 +229,7 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
         rate_limit_store,
         registry: Arc::new(Registry::new(keyspaces)),
         root_key,
-        master_key,
+        master_keys,
     }
 }
 
@@ -352,8 +352,24 @@ fn rate_limit_store(section: &Section<'_>, source: &Source<'_>) -> RateLimitStor
     store.unwrap_or(RateLimitStore::Memory)
 }
 
+/// Master keys at once; a rotation needs two.
+const MASTER_KEYS: usize = 8;
+
+fn master_keys(text: &str) -> Result<Vec<MasterKey>, String> {
+    let keys: Vec<MasterKey> = text.split(',').map(master_key).collect::<Result<_, _>>()?;
+    if keys.len() > MASTER_KEYS {
+        return Err(format!("must be at most {MASTER_KEYS} keys, separated by commas"));
+    }
+    if keys.iter().enumerate().any(|(at, key)| keys[..at].contains(key)) {
+        return Err("must not hold a key twice".to_owned());
+    }
+    Ok(keys)
+}
+
 fn master_key(text: &str) -> Result<MasterKey, String> {
-    let explain = |_: &dyn Display| "must be 32 bytes in base64 (openssl rand -base64 32)".to_owned();
+    let explain = |_: &dyn Display| {
+        "must be 32 bytes in base64 (openssl rand -base64 32), or several, separated by commas".to_owned()
+    };
     let bytes = Zeroizing::new(data_encoding::BASE64.decode(text.trim().as_bytes()).map_err(|error| explain(&error))?);
     let mut key = MasterKey::new([0; 32]);
     if bytes.len() != key.len() {

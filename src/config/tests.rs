@@ -41,7 +41,7 @@ fn without_a_file_there_is_one_plain_keyspace_and_every_default() {
     assert_eq!(config.server.metrics_addr, None);
     assert_eq!(config.replica.lease, Duration::from_secs(3));
     assert_eq!(config.http.public_create_limit, RateLimit { limit: 10, window: 60 * SECOND });
-    assert!(config.root_key.is_none() && config.master_key.is_none() && config.http.environment.is_empty());
+    assert!(config.root_key.is_none() && config.master_keys.is_empty() && config.http.environment.is_empty());
 }
 
 #[test]
@@ -106,6 +106,7 @@ fn a_flag_goes_before_the_environment_before_the_file_before_the_default() {
 
 #[test]
 fn a_bad_variable_or_flag_is_named_by_what_it_is() {
+    let master = data_encoding::BASE64.encode(&[7; 32]);
     for (name, value) in [
         ("DATABASE_URL", "mysql://x"),
         ("DATABASE_URL", "sqlite://:memory:"),
@@ -118,6 +119,8 @@ fn a_bad_variable_or_flag_is_named_by_what_it_is() {
         ("KEYWARD_ROOT_KEY", "31-characters-are-one-too-few-x"),
         ("KEYWARD_MASTER_KEY", "not base64"),
         ("KEYWARD_MASTER_KEY", "c2hvcnQ="),
+        ("KEYWARD_MASTER_KEY", &format!("{master},")),
+        ("KEYWARD_MASTER_KEY", &format!("{master},{master}")),
         ("KEYWARD_HTTP_ENVIRONMENT", &"e".repeat(129)),
     ] {
         let problems = parse("", "", &Flags::default(), &environment(&[(name, value)])).unwrap_err();
@@ -134,7 +137,7 @@ fn a_root_key_is_32_characters_or_more_and_a_master_key_32_bytes() {
     let master = data_encoding::BASE64.encode(&[7; 32]);
     let variables = environment(&[("KEYWARD_ROOT_KEY", &"é".repeat(32)), ("KEYWARD_MASTER_KEY", &master)]);
     let config = parse("", "", &Flags::default(), &variables).unwrap();
-    assert_eq!(*config.master_key.unwrap(), [7; 32]);
+    assert_eq!(*config.master_keys[0], [7; 32]);
     assert!(config.root_key.is_some());
 }
 

@@ -156,7 +156,8 @@ pub struct KeyRecord {
     pub revoked_by: String,
     /// Where its notifications go; empty if nowhere.
     pub webhook_url: String,
-    /// Version of its webhook signing secret; 0 until a URL was set for the first time.
+    /// Version of its webhook signing secret; 0 until a URL was set for the first time. The installation chooses it: it
+    /// tells which master key the secret derives from.
     pub webhook_version: i64,
     /// Free-form pairs.
     pub metadata: BTreeMap<String, String>,

@@ -122,15 +122,15 @@ impl Encoding {
                 let Ok(decoded) = BASE64URL_NOPAD.decode(body.as_bytes()).map(Zeroizing::new) else {
                     return false;
                 };
-                let mac = installation.checksum(prefix, &decoded[..bytes]);
-                mac[..CHECKSUM_BYTES].ct_eq(&decoded[bytes..]).into()
+                installation
+                    .checks(prefix, &decoded[..bytes], |mac| mac[..CHECKSUM_BYTES].ct_eq(&decoded[bytes..]).into())
             }
             Self::Alphanumeric { length } => {
                 if !body.bytes().all(|c| c.is_ascii_alphanumeric()) {
                     return false;
                 }
                 let (random, checksum) = body.as_bytes().split_at(length.saturating_sub(CHECKSUM_CHARS));
-                base62_checksum(&installation.checksum(prefix, random)).ct_eq(checksum).into()
+                installation.checks(prefix, random, |mac| base62_checksum(mac).ct_eq(checksum).into())
             }
         }
     }
@@ -144,9 +144,9 @@ pub fn made_here(text: &str, installation: &Installation) -> bool {
     }
     let bytes = text.as_bytes();
     // The checksum of characters covers all before it, wherever the prefix ends.
-    let characters = bytes
-        .split_last_chunk::<CHECKSUM_CHARS>()
-        .is_some_and(|(covered, checksum)| base62_checksum(&installation.checksum("", covered)).ct_eq(checksum).into());
+    let characters = bytes.split_last_chunk::<CHECKSUM_CHARS>().is_some_and(|(covered, checksum)| {
+        installation.checks("", covered, |mac| base62_checksum(mac).ct_eq(checksum).into())
+    });
     // That of bytes covers them before they are encoded: where the prefix ends makes a difference.
     characters
         || (1..=LONGEST_PREFIX.min(bytes.len())).any(|end| {
@@ -156,7 +156,7 @@ pub fn made_here(text: &str, installation: &Installation) -> bool {
             else {
                 return false;
             };
-            !body.is_empty() && installation.checksum(prefix, body)[..CHECKSUM_BYTES].ct_eq(checksum).into()
+            !body.is_empty() && installation.checks(prefix, body, |mac| mac[..CHECKSUM_BYTES].ct_eq(checksum).into())
         })
 }
 
@@ -216,6 +216,9 @@ mod tests {
             prop_assert!(encoding.accepts("ak_", &body, &installation(1)));
             prop_assert!(!encoding.accepts("ak_", &body, &installation(2)));
             prop_assert!(!encoding.accepts("bk_", &body, &installation(1)));
+            // In a list, each key verifies.
+            let both = Installation::new(&MasterKey::new([2; 32]), &[MasterKey::new([1; 32])], &[]);
+            prop_assert!(encoding.accepts("ak_", &body, &both) && made_here(secret.expose(), &both));
         }
 
         #[test]

@@ -84,7 +84,8 @@ impl Service {
         }
         let prefix = keyspace.prefixes.of(&request.binding.environment).unwrap_or_default();
         let id = self.ids.next(&*self.clock, &*self.entropy);
-        let webhook_version = i64::from(!request.webhook_url.is_empty());
+        let hooked = !request.webhook_url.is_empty();
+        let webhook_version = if hooked { self.installation.next_webhook_version(0) } else { 0 };
         let scopes = request.scopes.unwrap_or_else(|| keyspace.default_scopes.clone());
         let secret = keyspace.encoding.generate(prefix, &self.installation, &*self.entropy);
         let key = KeyRecord {
@@ -108,7 +109,7 @@ impl Service {
             last_used_at: None,
         };
         bounded(context, self.store.create_key(key.clone())).await?;
-        let webhook_secret = (webhook_version > 0).then(|| self.installation.webhook_secret(id, webhook_version));
+        let webhook_secret = hooked.then(|| self.installation.webhook_secret(id, webhook_version)).flatten();
         Ok(Created { key, secret, webhook_secret })
     }
 
@@ -197,7 +198,8 @@ impl Service {
     }
 
     async fn rehook(&self, before: KeyRecord, url: String, context: Context<'_>) -> Result<Rehooked> {
-        let change = bounded(context, self.store.set_webhook(before.id, url, self.now())).await?;
+        let first_version = self.installation.next_webhook_version(0);
+        let change = bounded(context, self.store.set_webhook(before.id, url, first_version, self.now())).await?;
         let change = change.ok_or_else(Error::no_such_key)?;
         if !change.applied {
             let state = if change.key.status(self.now()) == KeyStatus::Revoked { "revoked" } else { "expired" };
@@ -205,7 +207,8 @@ impl Service {
             return Err(Error::new(Kind::FailedPrecondition, "CONFLICT", message));
         }
         let first = before.webhook_version == 0 && change.key.webhook_version > 0;
-        let webhook_secret = first.then(|| self.installation.webhook_secret(change.key.id, change.key.webhook_version));
+        let (id, version) = (change.key.id, change.key.webhook_version);
+        let webhook_secret = first.then(|| self.installation.webhook_secret(id, version)).flatten();
         Ok(Rehooked { key: change.key, webhook_secret })
     }
 }

@@ -51,10 +51,12 @@ impl From<StoreError> for Error {
 /// What the settings say of the installation key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstallationRow {
-    /// Names the key that the database was first started with.
+    /// Names the key that the database is at.
     pub fingerprint: String,
     /// The key in base64, where it is kept in the database; none where it comes from the environment.
     pub key: Option<String>,
+    /// Names the keys that it was at before, oldest first.
+    pub earlier: Vec<String>,
 }
 
 /// A revocation to write.
@@ -143,6 +145,10 @@ pub trait Store: Send + Sync + 'static {
     /// one MUST win, and all MUST see it (case `one_installation_wins`).
     async fn installation(&self, proposed: InstallationRow) -> Result<InstallationRow>;
 
+    /// Exchanges the installation row if it is still `from`, and answers the one that is there. Of several callers at
+    /// once, one MUST win, and all MUST see it (case `one_installation_move_wins`).
+    async fn move_installation(&self, from: InstallationRow, to: InstallationRow) -> Result<InstallationRow>;
+
     /// Writes the first root key if this was never done and there is no key at all; says whether it was written.
     /// MUST write one among any number of callers at once (case `one_first_root_key`).
     async fn first_root_key(&self, key: KeyRecord) -> Result<bool>;
@@ -168,8 +174,14 @@ pub trait Store: Send + Sync + 'static {
     async fn revoke_key(&self, id: KeyId, revocation: Revocation) -> Result<Option<KeyRecord>>;
 
     /// Sets or (empty) removes the webhook URL of a key that is active at `now`; the first URL ever set makes
-    /// `webhook_version` 1. None if there is no such key. A dead key MUST stay as it is (case `webhook_of_dead_key`).
-    async fn set_webhook(&self, id: KeyId, url: String, now: Micros) -> Result<Option<WebhookChange>>;
+    /// `webhook_version` `first_version`. None if there is no such key. A dead key MUST stay as it is (case `webhook_of_dead_key`).
+    async fn set_webhook(
+        &self,
+        id: KeyId,
+        url: String,
+        first_version: i64,
+        now: Micros,
+    ) -> Result<Option<WebhookChange>>;
 
     /// Adds uses: the latest time wins, counts add up, and uses of keys that don't exist are ignored
     /// (case `usage_keeps_the_latest`). MUST not touch the keys' own rows (case `usage_leaves_revisions_alone`).

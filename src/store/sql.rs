@@ -113,13 +113,15 @@ pub const CREATE_KEY: &str =
 /// Revokes key `$1` at `$2` for reason `$3` by `$4`, unless it is revoked.
 pub const REVOKE_KEY: &str =
     "UPDATE keyward_keys SET revoked_at = $2, revoke_reason = $3, revoked_by = $4 WHERE id = $1 AND revoked_at IS NULL";
-/// Sets the webhook of key `$1` to `$2`, unless it is revoked, or expired at `$3`.
+/// Sets the webhook of key `$1` to `$2`, unless it is revoked, or expired at `$3`; the first one is of version `$4`.
 pub const SET_WEBHOOK: &str = "UPDATE keyward_keys SET webhook_url = $2, \
-     webhook_version = CASE WHEN webhook_version = 0 AND $2 <> '' THEN 1 ELSE webhook_version END \
+     webhook_version = CASE WHEN webhook_version = 0 AND $2 <> '' THEN $4 ELSE webhook_version END \
      WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)";
 
 /// Keeps the setting `$1` as `$2` unless it is there.
 pub const PROPOSE_SETTING: &str = "INSERT INTO keyward_settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+/// Makes the setting `$1` `$3` if it is `$2`.
+pub const EXCHANGE_SETTING: &str = "UPDATE keyward_settings SET value = $3 WHERE name = $1 AND value = $2";
 /// The setting `$1`.
 pub const FIND_SETTING: &str = "SELECT value FROM keyward_settings WHERE name = $1";
 
@@ -144,6 +146,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("REVOKE_KEY", REVOKE_KEY),
     ("SET_WEBHOOK", SET_WEBHOOK),
     ("PROPOSE_SETTING", PROPOSE_SETTING),
+    ("EXCHANGE_SETTING", EXCHANGE_SETTING),
     ("FIND_SETTING", FIND_SETTING),
     ("CHANGES_SINCE", CHANGES_SINCE),
     ("CURRENT_REVISION", CURRENT_REVISION),

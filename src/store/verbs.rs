@@ -54,6 +54,10 @@ impl<B: Backend> Store for B {
         self.run(Kind::Write, proposed, |session, row| Box::pin(installation(session, row))).await
     }
 
+    async fn move_installation(&self, from: InstallationRow, to: InstallationRow) -> Result<InstallationRow> {
+        self.run(Kind::Write, (from, to), |session, (from, to)| Box::pin(move_installation(session, from, to))).await
+    }
+
     async fn first_root_key(&self, key: KeyRecord) -> Result<bool> {
         self.run(Kind::Write, key, |session, key| Box::pin(first_root_key(session, key))).await
     }
@@ -85,9 +89,17 @@ impl<B: Backend> Store for B {
         .await
     }
 
-    async fn set_webhook(&self, id: KeyId, url: String, now: Micros) -> Result<Option<WebhookChange>> {
-        self.run(Kind::Write, (id, url, now), |session, (id, url, now)| Box::pin(set_webhook(session, *id, url, *now)))
-            .await
+    async fn set_webhook(
+        &self,
+        id: KeyId,
+        url: String,
+        first_version: i64,
+        now: Micros,
+    ) -> Result<Option<WebhookChange>> {
+        self.run(Kind::Write, (id, url, first_version, now), |session, (id, url, first_version, now)| {
+            Box::pin(set_webhook(session, *id, url, *first_version, *now))
+        })
+        .await
     }
 
     async fn record_usage(&self, usage: Vec<Usage>) -> Result<()> {
@@ -127,19 +139,41 @@ pub(super) async fn applied_migrations<B: Backend>(backend: &B) -> Result<Vec<i6
 struct StoredInstallation {
     fingerprint: String,
     key: Option<String>,
+    /// Left out while empty, as it was before there was such a thing: a row is exchanged by its text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<String>,
 }
 
 const INSTALLATION: &str = "installation";
 
+fn stored(row: &InstallationRow) -> Result<String> {
+    let InstallationRow { fingerprint, key, earlier } = row.clone();
+    to_json(&StoredInstallation { fingerprint, key, earlier })
+}
+
 async fn installation(session: &mut dyn Session, proposed: &InstallationRow) -> Outcome<InstallationRow> {
-    let stored = StoredInstallation { fingerprint: proposed.fingerprint.clone(), key: proposed.key.clone() };
-    let text = to_json(&stored)?;
+    let text = stored(proposed)?;
     session.execute(sql::PROPOSE_SETTING, &[Value::Text(INSTALLATION), Value::Text(&text)]).await?;
+    kept_installation(session).await
+}
+
+async fn move_installation(
+    session: &mut dyn Session,
+    from: &InstallationRow,
+    to: &InstallationRow,
+) -> Outcome<InstallationRow> {
+    let (from, to) = (stored(from)?, stored(to)?);
+    let values = [Value::Text(INSTALLATION), Value::Text(&from), Value::Text(&to)];
+    session.execute(sql::EXCHANGE_SETTING, &values).await?;
+    kept_installation(session).await
+}
+
+async fn kept_installation(session: &mut dyn Session) -> Outcome<InstallationRow> {
     let kept = session.text(sql::FIND_SETTING, &[Value::Text(INSTALLATION)]).await?;
     let kept: StoredInstallation = kept
         .and_then(|text| serde_json::from_str(&text).ok())
         .ok_or_else(|| StoreError::Broken("the installation setting cannot be read".to_owned()))?;
-    Ok(InstallationRow { fingerprint: kept.fingerprint, key: kept.key })
+    Ok(InstallationRow { fingerprint: kept.fingerprint, key: kept.key, earlier: kept.earlier })
 }
 
 async fn first_root_key(session: &mut dyn Session, key: &KeyRecord) -> Outcome<bool> {
@@ -198,8 +232,15 @@ async fn revoke_key(session: &mut dyn Session, id: KeyId, revocation: &Revocatio
     find_by_id(session, id).await
 }
 
-async fn set_webhook(session: &mut dyn Session, id: KeyId, url: &str, now: Micros) -> Outcome<Option<WebhookChange>> {
-    let touched = session.execute(sql::SET_WEBHOOK, &[Value::Id(id.0), Value::Text(url), Value::Int(now)]).await?;
+async fn set_webhook(
+    session: &mut dyn Session,
+    id: KeyId,
+    url: &str,
+    first_version: i64,
+    now: Micros,
+) -> Outcome<Option<WebhookChange>> {
+    let values = [Value::Id(id.0), Value::Text(url), Value::Int(now), Value::Int(first_version)];
+    let touched = session.execute(sql::SET_WEBHOOK, &values).await?;
     let key = find_by_id(session, id).await?;
     Ok(key.map(|key| WebhookChange { key, applied: touched == 1 }))
 }

@@ -29,7 +29,7 @@ async fn service(folder: &std::path::Path) -> (Arc<Service>, Arc<Sqlite>) {
     let sqlite = Sqlite::open(SqliteOptions::new(url, runtime.clone())).await.unwrap();
     sqlite.migrate().await.unwrap();
     let store = Arc::clone(&sqlite) as Arc<dyn Store>;
-    let installation = bootstrap::installation(&*store, &SystemEntropy, None).await.unwrap();
+    let installation = bootstrap::installation(&*store, &SystemEntropy, &[]).await.unwrap();
     let registry = Arc::new(Registry::new(vec![Keyspace::default_keyspace()]));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let replica =

@@ -50,18 +50,20 @@ pub async fn two_revokes_at_once(f: Fixture) {
     }
 }
 
-pub async fn the_first_webhook_ever_makes_version_one(f: Fixture) {
+pub async fn the_first_webhook_ever_makes_the_first_version(f: Fixture) {
+    const FIRST: i64 = 3 << 32 | 1;
     let bare = key_with(|key| (key.webhook_url, key.webhook_version) = (String::new(), 0));
     f.store.create_key(bare.clone()).await.unwrap();
-    let steps = [("", 0), ("https://a.example/", 1), ("", 1), ("https://b.example/", 1)];
+    let steps = [("", 0), ("https://a.example/", FIRST), ("", FIRST), ("https://b.example/", FIRST)];
     for (revision, (url, version)) in (1..).zip(steps) {
-        let change = f.store.set_webhook(bare.id, url.to_owned(), now()).await.unwrap().unwrap();
+        let first = if version == 0 { FIRST } else { FIRST + revision - 2 };
+        let change = f.store.set_webhook(bare.id, url.to_owned(), first, now()).await.unwrap().unwrap();
         assert!(change.applied);
         let expected = KeyRecord { webhook_url: url.to_owned(), webhook_version: version, revision, ..bare.clone() };
         assert_eq!(change.key, expected);
         assert_eq!(f.store.find_by_id(bare.id).await.unwrap(), Some(expected));
     }
-    assert_eq!(f.store.set_webhook(key().id, String::new(), now()).await.unwrap(), None);
+    assert_eq!(f.store.set_webhook(key().id, String::new(), 1, now()).await.unwrap(), None);
 }
 
 pub async fn webhook_of_dead_key(f: Fixture) {
@@ -73,7 +75,7 @@ pub async fn webhook_of_dead_key(f: Fixture) {
     f.store.revoke_key(revoked.id, revocation("")).await.unwrap();
     for (id, applied) in [(revoked.id, false), (expired.id, false), (last_moment.id, true)] {
         let before = f.store.find_by_id(id).await.unwrap().unwrap();
-        let change = f.store.set_webhook(id, "https://new.example/".to_owned(), now).await.unwrap().unwrap();
+        let change = f.store.set_webhook(id, "https://new.example/".to_owned(), 1, now).await.unwrap().unwrap();
         assert_eq!(change.applied, applied);
         assert_eq!(change.key == before, !applied);
     }

@@ -79,14 +79,35 @@ pub async fn one_installation_wins(f: Fixture) {
     let proposals = (0..16).map(|n| InstallationRow {
         fingerprint: format!("fingerprint {n}"),
         key: (n % 2 == 0).then(|| format!("key {n}")),
+        earlier: Vec::new(),
     });
     let proposals: Vec<_> = proposals.collect();
     let answers = join_all(proposals.iter().map(|row| f.store.installation(row.clone()))).await;
     let winner = answers[0].as_ref().unwrap();
     assert!(proposals.contains(winner));
     assert!(answers.iter().all(|answer| answer.as_ref().unwrap() == winner), "{answers:?}");
-    let late = InstallationRow { fingerprint: "late".to_owned(), key: None };
+    let late = InstallationRow { fingerprint: "late".to_owned(), key: None, earlier: Vec::new() };
     assert_eq!(f.store.installation(late).await.unwrap(), *winner);
+}
+
+pub async fn one_installation_move_wins(f: Fixture) {
+    let row = |fingerprint: &str, earlier: &[&str]| InstallationRow {
+        fingerprint: fingerprint.to_owned(),
+        key: None,
+        earlier: earlier.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let kept = InstallationRow { key: Some("kept".to_owned()), ..row("first", &[]) };
+    assert_eq!(f.store.installation(kept.clone()).await.unwrap(), kept);
+    let nexts: Vec<_> = (0..16).map(|n| row(&format!("next {n}"), &["first"])).collect();
+    let answers = join_all(nexts.iter().map(|next| f.store.move_installation(kept.clone(), next.clone()))).await;
+    let winner = answers[0].as_ref().unwrap();
+    assert!(nexts.contains(winner), "{winner:?}");
+    assert!(answers.iter().all(|answer| answer.as_ref().unwrap() == winner), "{answers:?}");
+    // From where it is no longer, nothing moves.
+    assert_eq!(f.store.move_installation(kept.clone(), row("late", &["first"])).await.unwrap(), *winner);
+    let last = row("last", &["first", "next"]);
+    assert_eq!(f.store.move_installation(winner.clone(), last.clone()).await.unwrap(), last);
+    assert_eq!(f.store.installation(kept).await.unwrap(), last);
 }
 
 pub async fn one_first_root_key(f: Fixture) {

@@ -50,10 +50,10 @@ macro_rules! on_both {
 
 on_both! {
     create: a_new_key_reads_back_whole, create_is_idempotent_by_id, digest_collision, an_id_is_never_given_to_another_key,
-        find_by_digest, one_installation_wins, one_first_root_key, no_first_root_key_beside_a_key,
+        find_by_digest, one_installation_wins, one_installation_move_wins, one_first_root_key, no_first_root_key_beside_a_key,
         first_root_key_is_idempotent_by_id;
     change: a_revoked_key_says_when_why_and_by_whom, second_revoke_changes_nothing, two_revokes_at_once,
-        the_first_webhook_ever_makes_version_one, webhook_of_dead_key, usage_keeps_the_latest,
+        the_first_webhook_ever_makes_the_first_version, webhook_of_dead_key, usage_keeps_the_latest,
         usage_of_many_writers_adds_up, usage_leaves_revisions_alone, revision_order, keys_are_never_deleted;
     list: every_filter_shape, a_status_is_meant_at_its_time, pages_stay_stable, case_pairs, a_page_has_a_limit;
     outage: a_dropped_callers_write_still_lands, a_closed_store_is_unavailable;
