@@ -72,6 +72,7 @@ fn entry(revoked: bool) -> Entry {
         webhook_url: String::new(),
         webhook_version: 0,
         metadata: BTreeMap::new(),
+        rate_limit: None,
         revision: i64::from(revoked),
         last_used_at: None,
     };

@@ -5,7 +5,7 @@ use crate::domain::{
     bounds::LIFETIME,
     clock::Micros,
     keyspace::{Credential, Keyspace, Prefixes, RESERVED, Require},
-    rate::{MOST, RateLimit, WINDOWS},
+    rate::{MOST, RateLimit},
     secret::{Encoding, LONGEST, LONGEST_PREFIX},
 };
 
@@ -287,9 +287,10 @@ pub fn rate_limit(section: &Section<'_>, name: &'static str) -> Option<RateLimit
         }
     }
     let window = Micros::try_from(window?.value.as_micros()).unwrap_or(Micros::MAX);
-    if !WINDOWS.contains(&window) || window % 1_000 != 0 {
+    let read = RateLimit { limit: limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(0), window };
+    if !read.window_is_sound() {
         table.problem("window", "must be 1s to 366d, in whole milliseconds");
         return None;
     }
-    Some(RateLimit { limit: u32::try_from(limit?).ok()?, window })
+    limit.map(|_| read)
 }

@@ -121,6 +121,16 @@ pub fn may_create_publicly(keyspace: &Keyspace, names_scopes: bool, binding: &Bi
     Ok(())
 }
 
+/// Only operators give a key a rate limit of its own: whoever else makes keys is who they are limited for.
+pub fn may_set_rate_limit(caller: &Caller) -> Result<()> {
+    match caller {
+        Caller::Operator { .. } => Ok(()),
+        Caller::Service { .. } | Caller::Key(_) | Caller::Nobody => {
+            Err(Error::forbidden("Only operators may give a key a rate limit of its own"))
+        }
+    }
+}
+
 /// A key's own rights over itself, past reading its record.
 pub fn may_change_itself(key: &KeyCaller) -> Result<()> {
     if key.keyspace.self_service {

@@ -6,6 +6,7 @@ use super::{
     clock::{Micros, SECOND},
     error::{Error, FieldViolation, Result},
     key::Binding,
+    rate::RateLimit,
 };
 
 /// Characters in a name or a revocation reason.
@@ -108,6 +109,13 @@ impl Violations {
         if let Err(why) = webhook(text) {
             self.add("webhook_url", why);
         }
+    }
+
+    /// A key's own rate limit.
+    pub fn rate_limit(&mut self, rate_limit: &RateLimit) {
+        self.check(rate_limit.limit_is_sound(), "rate_limit.limit", "must be 1 to 1,000,000,000");
+        let window = "must be 1 second to 366 days, in whole milliseconds";
+        self.check(rate_limit.window_is_sound(), "rate_limit.window", window);
     }
 
     /// An absolute expiry.

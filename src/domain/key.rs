@@ -9,7 +9,10 @@ use std::{
 
 use uuid::Uuid;
 
-use super::clock::{Clock, Entropy, Micros};
+use super::{
+    clock::{Clock, Entropy, Micros},
+    rate::RateLimit,
+};
 
 /// SHA-256 of a secret: the only form of it that is stored.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -161,6 +164,8 @@ pub struct KeyRecord {
     pub webhook_version: i64,
     /// Free-form pairs.
     pub metadata: BTreeMap<String, String>,
+    /// How often it may be used, where that is not as its keyspace says.
+    pub rate_limit: Option<RateLimit>,
     /// The installation's revision at its last change; 0 if it was never changed.
     pub revision: i64,
     /// The last VALID answer that has been written down.

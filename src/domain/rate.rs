@@ -23,8 +23,20 @@ pub const WINDOWS: std::ops::RangeInclusive<Micros> = SECOND..=366 * 86_400 * SE
 pub struct RateLimit {
     /// 1 to [`MOST`].
     pub limit: u32,
-    /// Within [`WINDOWS`].
+    /// Within [`WINDOWS`], in whole milliseconds.
     pub window: Micros,
+}
+
+impl RateLimit {
+    /// Whether the limit itself is within its bounds.
+    pub fn limit_is_sound(&self) -> bool {
+        (1..=MOST).contains(&self.limit)
+    }
+
+    /// Whether the window is within its bounds, and in whole milliseconds: a shared server counts in those.
+    pub fn window_is_sound(&self) -> bool {
+        WINDOWS.contains(&self.window) && self.window % 1_000 == 0
+    }
 }
 
 /// Where a key stands in its window.

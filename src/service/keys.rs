@@ -15,6 +15,7 @@ use crate::{
         error::{Error, Kind, Result},
         key::{Binding, KeyId, KeyRecord, KeyStatus},
         keyspace::{Keyspace, RESERVED},
+        rate::RateLimit,
         secret::{self, SHOWN, Secret},
     },
     limiter::Subject,
@@ -50,6 +51,8 @@ pub struct CreateKey {
     pub webhook_url: String,
     /// Free-form pairs.
     pub metadata: BTreeMap<String, String>,
+    /// How often it may be used; none: as its keyspace says. For operators to choose.
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// A key that was made.
@@ -76,6 +79,9 @@ impl Service {
         // Where there is no client to count it against, as in gRPC, nobody creates without the right to.
         let public = context.client.filter(|_| is_public(caller));
         let keyspace = self.place(caller, &mut request, context.host_environment, public.is_some())?;
+        if request.rate_limit.is_some() {
+            access::may_set_rate_limit(caller)?;
+        }
         let now = self.now();
         let expires_at = validate(caller, &keyspace, &request, now)?;
         if let Some(client) = public {
@@ -105,6 +111,7 @@ impl Service {
             webhook_url: request.webhook_url,
             webhook_version,
             metadata: request.metadata,
+            rate_limit: request.rate_limit,
             revision: 0,
             last_used_at: None,
         };
@@ -220,6 +227,9 @@ fn validate(caller: &Caller, keyspace: &Keyspace, request: &CreateKey, now: Micr
     violations.line("name", &request.name);
     violations.metadata(&request.metadata);
     violations.webhook(&request.webhook_url);
+    if let Some(rate_limit) = &request.rate_limit {
+        violations.rate_limit(rate_limit);
+    }
     if let Some(scopes) = &request.scopes {
         violations.scopes("scopes", scopes);
         let listed = |scope| keyspace.scopes.as_ref().is_none_or(|list| list.contains(scope));
@@ -311,6 +321,7 @@ pub(super) fn root_key(service_key: &Secret, id: KeyId, now: Micros) -> KeyRecor
         webhook_url: String::new(),
         webhook_version: 0,
         metadata: BTreeMap::new(),
+        rate_limit: None,
         revision: 0,
         last_used_at: None,
     }

@@ -11,6 +11,7 @@ use crate::{
         clock::Micros,
         error::{Error, Result},
         key::Digest,
+        keyspace::Keyspace,
         rate::{RateLimit, RateState, Spent},
         secret,
         verdict::{Assertions, Code, judge},
@@ -193,7 +194,7 @@ impl Service {
 
     /// Where a key's rate limit stands, if it has one; nothing is spent.
     pub(super) async fn rate_state(&self, entry: &Entry) -> Option<RateState> {
-        let limit = self.registry.get(entry.keyspace?)?.rate_limit?;
+        let limit = limit_of(entry, self.registry.get(entry.keyspace?)?)?;
         Some(self.limiter.spend(Subject::key(entry.id), limit, 0).await.state)
     }
 
@@ -209,7 +210,7 @@ impl Service {
             asserted.environment = check.host_environment;
         }
         match judge(&**entry, &asserted, now) {
-            Code::Valid => Judged::Good { now, limit: keyspace.rate_limit },
+            Code::Valid => Judged::Good { now, limit: limit_of(entry, keyspace) },
             code => Judged::Done(Outcome { code, entry: Some(Arc::clone(entry)), rate: None }),
         }
     }
@@ -245,6 +246,11 @@ impl Service {
         };
         Outcome { code, entry: Some(Arc::clone(entry)), rate: spent.map(|spent| spent.state) }
     }
+}
+
+/// How often a key may be used: its own limit goes before its keyspace's.
+fn limit_of(entry: &Entry, keyspace: &Keyspace) -> Option<RateLimit> {
+    entry.rate_limit().or(keyspace.rate_limit)
 }
 
 /// Refuses what could not be any key's. The common case is a few comparisons of lengths.

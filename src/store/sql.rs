@@ -8,14 +8,17 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{ListQuery, StoreError};
-use crate::domain::key::{Binding, Digest, KeyId, KeyRecord, KeyStatus};
+use crate::domain::{
+    key::{Binding, Digest, KeyId, KeyRecord, KeyStatus},
+    rate::RateLimit,
+};
 
 /// What a look-up reads: all but the last use, which lives in another table.
 macro_rules! columns {
     () => {
         "k.id, k.keyspace, k.digest, k.prefix, k.organization, k.instance, k.environment, k.name, k.scopes, \
          k.created_at, k.expires_at, k.revoked_at, k.revoke_reason, k.created_by, k.revoked_by, k.webhook_url, \
-         k.webhook_version, k.metadata, k.revision"
+         k.webhook_version, k.metadata, k.revision, k.rate_limit, k.rate_window"
     };
 }
 pub(super) use columns;
@@ -30,11 +33,11 @@ macro_rules! shown {
     };
 }
 
-/// The columns of a new key, in the order of `NewKey::values`: `$1` to `$15`.
+/// The columns of a new key, in the order of `NewKey::values`: `$1` to `$17`.
 macro_rules! new_columns {
     () => {
         "id, keyspace, digest, prefix, organization, instance, environment, name, scopes, created_at, expires_at, \
-         created_by, webhook_url, webhook_version, metadata"
+         created_by, webhook_url, webhook_version, metadata, rate_limit, rate_window"
     };
 }
 pub(super) use new_columns;
@@ -42,7 +45,7 @@ pub(super) use new_columns;
 /// The values of [`new_columns`].
 macro_rules! new_values {
     () => {
-        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15"
+        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17"
     };
 }
 pub(super) use new_values;
@@ -196,6 +199,8 @@ pub struct KeyRow {
     webhook_version: i64,
     metadata: String,
     revision: i64,
+    rate_limit: Option<i64>,
+    rate_window: Option<i64>,
     #[sqlx(default)]
     last_used_at: Option<i64>,
 }
@@ -211,6 +216,16 @@ impl TryFrom<KeyRow> for KeyRecord {
         let scopes: Vec<String> = serde_json::from_str(&row.scopes).map_err(|_| unreadable("scopes"))?;
         let metadata: BTreeMap<String, String> =
             serde_json::from_str(&row.metadata).map_err(|_| unreadable("metadata"))?;
+        let rate_limit = match (row.rate_limit, row.rate_window) {
+            (None, None) => None,
+            (limit, window) => {
+                let limit = limit.and_then(|limit| u32::try_from(limit).ok());
+                let read = limit.zip(window).map(|(limit, window)| RateLimit { limit, window });
+                // One that is out of its bounds would be calculated with on each check.
+                let sound = read.filter(|read| read.limit_is_sound() && read.window_is_sound());
+                Some(sound.ok_or_else(|| unreadable("rate limit"))?)
+            }
+        };
         Ok(Self {
             id,
             keyspace: row.keyspace,
@@ -228,6 +243,7 @@ impl TryFrom<KeyRow> for KeyRecord {
             webhook_url: row.webhook_url,
             webhook_version: row.webhook_version,
             metadata,
+            rate_limit,
             revision: row.revision,
             last_used_at: row.last_used_at,
         })

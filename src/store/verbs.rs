@@ -289,7 +289,7 @@ impl<'a> NewKey<'a> {
     }
 
     /// In the order of `new_columns!`.
-    fn values(&self) -> [Value<'_>; 15] {
+    fn values(&self) -> [Value<'_>; 17] {
         let key = self.key;
         [
             Value::Id(key.id.0),
@@ -307,6 +307,8 @@ impl<'a> NewKey<'a> {
             Value::Text(&key.webhook_url),
             Value::Int(key.webhook_version),
             Value::Text(&self.metadata),
+            Value::MaybeInt(key.rate_limit.map(|own| i64::from(own.limit))),
+            Value::MaybeInt(key.rate_limit.map(|own| own.window)),
         ]
     }
 }

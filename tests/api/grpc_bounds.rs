@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use keyward::proto::{
-    CreateRequest, ListRequest, RevokeRequest, UpdateWebhookRequest, VerifyRequest, create_request::Expiry,
+    CreateRequest, ListRequest, RateLimit, RevokeRequest, UpdateWebhookRequest, VerifyRequest, create_request::Expiry,
 };
 use prost_types::{Duration, Timestamp};
 
 use crate::support::{
     Setup,
-    grpc::{assert_invalid, check, create, key, now, refused, texts},
+    grpc::{assert_invalid, check, create, key, now, own_limit, refused, texts},
     server::{ROOT, with},
 };
 
@@ -76,6 +76,15 @@ fn creates() -> Vec<(CreateRequest, &'static str)> {
         let ttl = Duration { seconds: ttl.0, nanos: ttl.1 };
         case("ttl", &|r| r.expiry = Some(Expiry::Ttl(ttl)));
     }
+    for limit in [0, 1_000_000_001, u32::MAX] {
+        case("rate_limit.limit", &|r| r.rate_limit = Some(own_limit(limit, 60)));
+    }
+    let windows = [(0, 0), (-60, 0), (0, 999_999_999), (1, 1_000), (60, i32::MAX), (366 * 86_400, 1_000_000)];
+    for (seconds, nanos) in windows.into_iter().chain([(i64::MAX, 0), (i64::MIN, 0)]) {
+        let window = Some(Duration { seconds, nanos });
+        case("rate_limit.window", &|r| r.rate_limit = Some(RateLimit { limit: 5, window }));
+    }
+    case("rate_limit.window", &|r| r.rate_limit = Some(RateLimit { limit: 5, window: None }));
     for keyspace in ["no-such", "\0", &wide(2_000)] {
         case("keyspace", &|r| keyspace.clone_into(&mut r.keyspace));
     }

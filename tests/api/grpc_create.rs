@@ -10,7 +10,7 @@ use keyward::proto::{
 
 use crate::support::{
     Setup,
-    grpc::{self, check, code, create, key, list, made, micros, now, record, texts, ttl, verify},
+    grpc::{self, check, code, create, key, list, made, micros, now, own_limit, record, texts, ttl, verify},
     server::{ROOT, with},
 };
 
@@ -29,6 +29,7 @@ async fn a_new_key_is_answered_whole_and_listed_as_it_was_answered() {
         expiry: ttl(Duration::from_hours(1)),
         webhook_url: "https://example.com/hook".into(),
         metadata: HashMap::from([("team".into(), "ops\nand more".into())]),
+        rate_limit: Some(own_limit(7, 90)),
     };
     let response = create(&mut client, ROOT, request).await;
     let key = response.key.clone().unwrap();
@@ -53,6 +54,7 @@ async fn a_new_key_is_answered_whole_and_listed_as_it_was_answered() {
         revoked_by: String::new(),
         webhook_url: "https://example.com/hook".into(),
         metadata: HashMap::from([("team".into(), "ops\nand more".into())]),
+        rate_limit: Some(own_limit(7, 90)),
     };
     assert_eq!(key, expected);
     assert_eq!(micros(key.expire_time.unwrap()) - created, 3_600_000_000);
@@ -68,6 +70,7 @@ async fn a_key_with_nothing_named_has_nothing_but_its_id_secret_and_times() {
     let key = key.unwrap();
     assert_eq!((key.keyspace.as_str(), key.name.as_str(), key.scopes.len()), ("default", "", 0));
     assert_eq!((key.expire_time, key.metadata.len(), webhook_secret.as_str()), (None, 0, ""));
+    assert_eq!(key.rate_limit, None);
     assert_eq!(code(&mut client, &secret).await, Code::Valid);
 }
 

@@ -19,6 +19,7 @@ mod grpc_stream;
 mod grpc_verdicts;
 mod master_keys;
 mod operation;
+mod own_limits;
 mod queries;
 mod rest_access;
 mod rest_bodies;

@@ -74,6 +74,7 @@ fn nearly(rng: &mut StdRng) -> Vec<u8> {
         "keyspace",
         "secret",
         "cost",
+        "rateLimit",
         "requiredScopes",
     ];
     let values = [

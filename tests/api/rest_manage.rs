@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 const MANY: &str = "/api/api-keys";
-const ITEM: [&str; 15] = [
+const ITEM: [&str; 16] = [
     "id",
     "name",
     "prefix",
@@ -27,6 +27,7 @@ const ITEM: [&str; 15] = [
     "environment",
     "webhook",
     "metadata",
+    "rateLimit",
 ];
 
 fn path(key: &Value) -> String {
@@ -50,7 +51,7 @@ async fn an_item_has_every_field_with_null_for_what_is_not_set() {
     let server = Setup::new().start();
     let made = as_root(&server, "POST", MANY, json!({"name": "n"})).await.good(201);
     assert_eq!(names(&made), [&ITEM[..], &["key"]].concat());
-    for name in ["lastUsedAt", "expiresAt", "revokedAt", "orgId", "instanceId", "environment", "webhook"] {
+    for name in ["lastUsedAt", "expiresAt", "revokedAt", "orgId", "instanceId", "environment", "webhook", "rateLimit"] {
         assert_eq!(made[name], Value::Null, "{name}");
     }
     assert_eq!((&made["metadata"], &made["scopes"]), (&json!({}), &json!([])));
@@ -67,19 +68,19 @@ async fn a_key_is_made_with_everything_that_it_can_have() {
     let body = json!({
         "name": "Jürgen's key ✓", "scopes": ["a", "b:c"], "expiresAt": "2030-01-31T12:00:00.5+01:00", "orgId": "Acme",
         "instanceId": "eu-1", "environment": "prod", "keyspace": "default", "webhook": "https://e.example/h",
-        "metadata": {"team": "pay ments", "": "x"},
+        "metadata": {"team": "pay ments", "": "x"}, "rateLimit": {"limit": 7, "windowMs": 90_500},
     });
     as_root(&server, "POST", MANY, body.clone()).await.bad(&["metadata"]);
     let mut body = body;
     body["metadata"] = json!({"team": "pay ments", "z": ""});
     let made = as_root(&server, "POST", MANY, body.clone()).await.good(201);
     assert_eq!(names(&made), [&ITEM[..], &["key", "webhookSecret"]].concat());
-    for name in ["name", "scopes", "orgId", "instanceId", "environment", "webhook", "metadata"] {
+    for name in ["name", "scopes", "orgId", "instanceId", "environment", "webhook", "metadata", "rateLimit"] {
         assert_eq!(made[name], body[name], "{name}");
     }
     assert_eq!(made["expiresAt"], "2030-01-31T11:00:00.500Z");
     let item = as_root(&server, "GET", &path(&made), Value::Null).await.good(200);
-    assert_eq!(item["metadata"], body["metadata"]);
+    assert_eq!((&item["metadata"], &item["rateLimit"]), (&body["metadata"], &body["rateLimit"]));
     assert!(item.get("key").is_none() && item.get("webhookSecret").is_none());
 }
 

@@ -139,6 +139,7 @@ async fn answers_are_what_the_document_says() {
         "name": "n", "keyspace": "norrix", "orgId": "o", "webhook": "https://e.example", "metadata": {"a": "b"},
         "expiresInDays": 3,
     });
+    let limited = json!({"name": "n", "keyspace": "noro", "rateLimit": {"limit": 1, "windowMs": 1_000}});
     let (one, none) = ("/api/api-keys/{id}", Value::Null);
     let calls = [
         ("POST", "/api/v1/keys", "", "", json!({"webhook": "https://e.example"}), 201),
@@ -152,6 +153,8 @@ async fn answers_are_what_the_document_says() {
         ("PATCH", "/api/v1/keys", "", norrix, json!({"webhook": ""}), 403),
         ("DELETE", "/api/v1/keys", "", own, none.clone(), 200),
         ("POST", "/api/api-keys", "", norrix, full, 201),
+        ("POST", "/api/api-keys", "", ROOT, limited.clone(), 201),
+        ("POST", "/api/api-keys", "", norrix, limited, 403),
         ("POST", "/api/api-keys", "", ROOT, json!({}), 400),
         ("GET", "/api/api-keys", "?limit=1", ROOT, none.clone(), 200),
         ("GET", "/api/api-keys", "?limit=x", ROOT, none.clone(), 400),

@@ -63,6 +63,7 @@ async fn nobody_may_choose_scopes_or_a_binding() {
         json!({"orgId": "acme"}),
         json!({"instanceId": "i"}),
         json!({"environment": "production"}),
+        json!({"rateLimit": {"limit": 1_000_000, "windowMs": 1_000}}),
         json!({"name": "n", "orgId": "acme", "scopes": ["a"]}),
     ] {
         create(&server, &body).await.refused(403, "forbidden");

@@ -21,6 +21,7 @@ pub async fn a_new_key_reads_back_whole(f: Fixture) {
         key.expires_at = None;
         key.webhook_url = String::new();
         key.webhook_version = 0;
+        key.rate_limit = None;
         key.metadata = [("clé \"'\\".to_owned(), "ценность".to_owned())].into();
     });
     for key in [full, bare] {
@@ -29,6 +30,27 @@ pub async fn a_new_key_reads_back_whole(f: Fixture) {
         assert_eq!(f.store.find_by_digests(vec![key.digest]).await.unwrap(), [key]);
     }
     assert_eq!(f.store.find_by_id(key().id).await.unwrap(), None);
+}
+
+/// It would be calculated with on each check, also by zero.
+pub async fn a_limit_that_is_out_of_bounds_is_not_read(mut f: Fixture) {
+    let made = key();
+    f.store.create_key(made.clone()).await.unwrap();
+    for broken in [
+        "UPDATE keyward_keys SET rate_window = 0",
+        "UPDATE keyward_keys SET rate_window = NULL",
+        "UPDATE keyward_keys SET rate_window = 60000000, rate_limit = 0",
+        "UPDATE keyward_keys SET rate_limit = -1",
+        "UPDATE keyward_keys SET rate_limit = 4294967296",
+        "UPDATE keyward_keys SET rate_limit = NULL",
+    ] {
+        f.raw.execute(broken).await.unwrap();
+        let read = f.store.find_by_digests(vec![made.digest]).await;
+        assert!(matches!(read, Err(StoreError::Broken(_))), "{broken}: {read:?}");
+    }
+    f.raw.execute("UPDATE keyward_keys SET rate_limit = 8").await.unwrap();
+    let read = f.store.find_by_id(made.id).await.unwrap().unwrap().rate_limit.unwrap();
+    assert_eq!((read.limit, read.window), (8, 60_000_000));
 }
 
 pub async fn create_is_idempotent_by_id(f: Fixture) {

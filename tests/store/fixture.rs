@@ -6,6 +6,7 @@ use keyward::{
     domain::{
         clock::{Clock as _, Entropy as _, Micros, SECOND, SystemClock, SystemEntropy},
         key::{Binding, Digest, KeyId, KeyIds, KeyRecord},
+        rate::RateLimit,
     },
     store::{
         ListQuery, Store,
@@ -167,6 +168,7 @@ pub fn key() -> KeyRecord {
         webhook_url: "https://example.com/hook".to_owned(),
         webhook_version: 1,
         metadata: BTreeMap::from([("team".to_owned(), "compilers".to_owned())]),
+        rate_limit: Some(RateLimit { limit: 7, window: 90 * SECOND }),
         revision: 0,
         last_used_at: None,
     }

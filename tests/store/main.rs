@@ -49,8 +49,9 @@ macro_rules! on_both {
 }
 
 on_both! {
-    create: a_new_key_reads_back_whole, create_is_idempotent_by_id, digest_collision, an_id_is_never_given_to_another_key,
-        find_by_digest, one_installation_wins, one_installation_move_wins, one_first_root_key, no_first_root_key_beside_a_key,
+    create: a_new_key_reads_back_whole, a_limit_that_is_out_of_bounds_is_not_read, create_is_idempotent_by_id,
+        digest_collision, an_id_is_never_given_to_another_key, find_by_digest, one_installation_wins,
+        one_installation_move_wins, one_first_root_key, no_first_root_key_beside_a_key,
         first_root_key_is_idempotent_by_id;
     change: a_revoked_key_says_when_why_and_by_whom, second_revoke_changes_nothing, two_revokes_at_once,
         the_first_webhook_ever_makes_the_first_version, webhook_of_dead_key, usage_keeps_the_latest,

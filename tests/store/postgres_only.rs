@@ -1,10 +1,13 @@
 //! What only Postgres can show: replicas at once, the order of commits, durability, and which servers are refused.
 
 use futures::future::join_all;
-use keyward::store::{
-    Store, StoreError,
-    migrate::OpenError,
-    postgres::{Postgres, PostgresOptions},
+use keyward::{
+    domain::key::KeyId,
+    store::{
+        Store, StoreError, Usage,
+        migrate::OpenError,
+        postgres::{Postgres, PostgresOptions},
+    },
 };
 use sqlx::{Executor as _, postgres::PgListener};
 use tokio::runtime::Handle;
@@ -233,4 +236,25 @@ pub async fn count_look_ups(store: &dyn Store, queries: impl Fn() -> u64) {
     store.find_by_digests(vec![made.digest]).await.unwrap();
     store.find_by_digests(vec![made.digest, key().digest]).await.unwrap();
     assert_eq!(queries(), 2);
+}
+
+/// Each page keeps room for the next version of its rows, so that the table does not grow under the writer's hands.
+#[tokio::test(flavor = "multi_thread")]
+async fn uses_that_are_written_again_and_again_stay_where_they_are() {
+    let options = postgres_options().await;
+    let mut raw = raw_postgres(&options.url).await;
+    let store = open_postgres(options).await;
+    let fill = "ALTER TABLE keyward_keys DISABLE TRIGGER USER; \
+        INSERT INTO keyward_keys (id, keyspace, digest, created_at) \
+        SELECT gen_random_uuid(), 'k', sha256(CAST(n::text AS BYTEA)), 1 FROM generate_series(1, 4000) AS n";
+    raw.execute(fill).await.unwrap();
+    let ids: Vec<uuid::Uuid> = sqlx::query_scalar("SELECT id FROM keyward_keys").fetch_all(&mut raw).await.unwrap();
+    let mut pages = Vec::new();
+    for at in 1..=6 {
+        let used = |id: &uuid::Uuid| Usage { id: KeyId(*id), last_used_at: at, count: 1 };
+        store.record_usage(ids.iter().map(used).collect()).await.unwrap();
+        let size = "SELECT pg_relation_size('keyward_usage') / 8192";
+        pages.push(sqlx::query_scalar::<_, i64>(size).fetch_one(&mut raw).await.unwrap());
+    }
+    assert!(pages[5] <= pages[0] + pages[0] / 4, "{pages:?}");
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use keyward::proto::{
-    Code, CreateRequest, CreateResponse, Key, ListRequest, RevokeRequest, VerifyRequest, VerifyResponse,
+    Code, CreateRequest, CreateResponse, Key, ListRequest, RateLimit, RevokeRequest, VerifyRequest, VerifyResponse,
     create_request::Expiry, key_service_client::KeyServiceClient,
 };
 use tonic::{Response, Status, transport::Channel};
@@ -111,6 +111,11 @@ pub struct Made {
 pub fn made(response: CreateResponse) -> Made {
     let key = response.key.expect("a key");
     Made { id: key.id.clone(), key, secret: response.secret }
+}
+
+/// A rate limit with a window in seconds.
+pub fn own_limit(limit: u32, seconds: i64) -> RateLimit {
+    RateLimit { limit, window: Some(prost_types::Duration { seconds, nanos: 0 }) }
 }
 
 /// Ends a key, as the operator.

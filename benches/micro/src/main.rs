@@ -108,6 +108,7 @@ fn record(id: keyward::domain::key::KeyId, keyspace: &str, digest: Digest, scope
         webhook_url: String::new(),
         webhook_version: 0,
         metadata: [("tier".to_owned(), "gold".to_owned()), ("region".to_owned(), "eu".to_owned())].into(),
+        rate_limit: None,
         revision: 0,
         last_used_at: None,
     }

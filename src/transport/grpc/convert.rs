@@ -10,7 +10,7 @@ use crate::{
         error::{Error, Result},
         key::{Binding, KeyRecord, KeyStatus},
         keyspace::Registry,
-        rate::RateState,
+        rate::{RateLimit, RateState},
         verdict::{Assertions, Code},
     },
     proto::{self, create_request},
@@ -28,7 +28,9 @@ pub fn create(message: proto::CreateRequest) -> Result<CreateKey> {
         Some(create_request::Expiry::ExpireTime(at)) => Expiry::At(micros("expire_time", at.seconds, at.nanos)?),
         Some(create_request::Expiry::Ttl(ttl)) => Expiry::In(micros("ttl", ttl.seconds, ttl.nanos)?),
     };
+    let rate_limit = message.rate_limit.map(own_limit).transpose()?;
     Ok(CreateKey {
+        rate_limit,
         keyspace: message.keyspace,
         binding: binding(message.organization, message.instance, message.environment),
         name: message.name,
@@ -38,6 +40,12 @@ pub fn create(message: proto::CreateRequest) -> Result<CreateKey> {
         webhook_url: message.webhook_url,
         metadata: message.metadata.into_iter().collect(),
     })
+}
+
+/// A key's own limit. What is left out is nothing, which no bound lets pass.
+fn own_limit(message: proto::RateLimit) -> Result<RateLimit> {
+    let window = message.window.unwrap_or_default();
+    Ok(RateLimit { limit: message.limit, window: micros("rate_limit.window", window.seconds, window.nanos)? })
 }
 
 fn binding(organization: String, instance: String, environment: String) -> Binding {
@@ -59,6 +67,11 @@ pub fn timestamp(at: Micros) -> Timestamp {
 
 fn nanos(at: Micros) -> i32 {
     i32::try_from(at.rem_euclid(SECOND) * 1_000).unwrap_or(0)
+}
+
+/// A length of time, which is never negative.
+fn duration(length: Micros) -> Duration {
+    Duration { seconds: length / SECOND, nanos: nanos(length) }
 }
 
 /// A key that was made.
@@ -96,6 +109,7 @@ pub fn key(key: KeyRecord, now: Micros) -> proto::Key {
         revoked_by: key.revoked_by,
         webhook_url: key.webhook_url,
         metadata: key.metadata.into_iter().collect(),
+        rate_limit: key.rate_limit.map(|own| proto::RateLimit { limit: own.limit, window: Some(duration(own.window)) }),
     }
 }
 
@@ -199,6 +213,6 @@ fn rate_limit(state: RateState) -> proto::RateLimitState {
         limit: state.limit,
         remaining: state.remaining,
         reset_time: Some(timestamp(state.reset_at)),
-        retry_after: state.retry_after.map(|wait| Duration { seconds: wait / SECOND, nanos: nanos(wait) }),
+        retry_after: state.retry_after.map(duration),
     }
 }

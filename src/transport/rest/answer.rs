@@ -147,6 +147,8 @@ pub fn rest_names(mut error: Error) -> Error {
             "page_size" => "limit",
             "page_token" => "cursor",
             "created_by" => "createdBy",
+            "rate_limit.limit" => "rateLimit.limit",
+            "rate_limit.window" => "rateLimit.windowMs",
             _ => continue,
         });
     }

@@ -14,6 +14,7 @@ use crate::{
         bounds::Violations,
         clock::{Micros, SECOND},
         error::{Error, Result},
+        rate::RateLimit,
     },
     service::keys::Expiry,
 };
@@ -149,6 +150,29 @@ impl Fields {
             self.bad(name, "must be an object of strings");
         }
         pairs.unwrap_or_default()
+    }
+
+    /// A key's own rate limit. Its bounds are the use case's to know: what is left out, or is too large to be told, is
+    /// far out of them.
+    pub fn rate_limit(&mut self) -> Option<RateLimit> {
+        let Value::Object(mut parts) = self.take("rateLimit")? else {
+            self.bad("rateLimit", "must be an object of limit and windowMs");
+            return None;
+        };
+        let mut number = |part: &str, field: &'static str| match parts.remove(part) {
+            None | Some(Value::Null) => 0,
+            Some(value) => value.as_u64().unwrap_or_else(|| {
+                self.bad(field, "must be a whole number");
+                0
+            }),
+        };
+        let limit = number("limit", "rateLimit.limit");
+        let window = number("windowMs", "rateLimit.windowMs");
+        if !parts.is_empty() {
+            self.bad("rateLimit", "must be an object of limit and windowMs");
+        }
+        let window = Micros::try_from(window).unwrap_or(Micros::MAX).saturating_mul(1_000);
+        Some(RateLimit { limit: u32::try_from(limit).unwrap_or(u32::MAX), window })
     }
 
     /// `expiresInDays` or `expiresAt`: RFC 3339, and unix milliseconds where `millis` are the route's own form.

@@ -69,5 +69,6 @@ pub fn item(key: &KeyRecord, now: Micros) -> Value {
         "environment": text(&key.binding.environment),
         "webhook": text(&key.webhook_url),
         "metadata": key.metadata,
+        "rateLimit": key.rate_limit.map(|own| json!({"limit": own.limit, "windowMs": millis(own.window)})),
     })
 }
