@@ -7,6 +7,7 @@
 
 pub mod app;
 pub mod config;
+pub mod courier;
 pub mod domain;
 pub mod limiter;
 pub mod proto;

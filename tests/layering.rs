@@ -7,13 +7,14 @@ use std::{
 };
 
 /// What each module may name besides itself. `main` and the command line stand on top and are not among them.
-const MAY_USE: [(&str, &[&str]); 10] = [
+const MAY_USE: [(&str, &[&str]); 11] = [
     ("domain", &[]),
     ("proto", &[]),
     ("config", &["domain"]),
     ("telemetry", &["domain"]),
     ("store", &["domain"]),
     ("limiter", &["domain"]),
+    ("courier", &["domain"]),
     ("replica", &["domain", "store"]),
     ("service", &["domain", "store", "limiter", "replica", "telemetry"]),
     ("transport", &["domain", "store", "limiter", "replica", "telemetry", "service", "proto", "config"]),

@@ -113,6 +113,7 @@ async fn service(config: &Config, opened: &database::Opened) -> Result<Arc<Servi
         installation,
         limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), shared),
         public_create_limit: config.http.public_create_limit,
+        egress: config.webhooks.egress.clone(),
         clock,
         entropy,
         ids: KeyIds::default(),

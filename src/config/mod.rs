@@ -2,6 +2,7 @@
 
 mod keyspace;
 mod reader;
+mod webhooks;
 
 use std::{
     collections::HashMap, fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc, time::Duration,
@@ -11,6 +12,7 @@ use ipnet::IpNet;
 use toml::de::DeTable;
 use zeroize::Zeroizing;
 
+pub use self::webhooks::Webhooks;
 use crate::domain::{
     clock::SECOND,
     installation::MasterKey,
@@ -99,6 +101,8 @@ pub struct Config {
     pub replica: Replica,
     /// `[http]`
     pub http: Http,
+    /// `[webhooks]`
+    pub webhooks: Webhooks,
     /// `rate_limit.store`
     pub rate_limit_store: RateLimitStore,
     /// `[[keyspace]]`
@@ -213,6 +217,7 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
     let http = http(&root.section("http"), source, &names);
     let keyspaces = drafts.into_iter().filter_map(Draft::keyspace).chain(default).collect();
     let rate_limit_store = rate_limit_store(&root.section("rate_limit"), source);
+    let webhooks = webhooks::read(&root.section("webhooks"));
     let root_key = source.variable("KEYWARD_ROOT_KEY", |text| {
         if text.chars().count() < 32 {
             Err("must be 32 or more characters".to_owned())
@@ -226,6 +231,7 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
         server,
         replica,
         http,
+        webhooks,
         rate_limit_store,
         registry: Arc::new(Registry::new(keyspaces)),
         root_key,
@@ -316,19 +322,10 @@ fn http(section: &Section<'_>, source: &Source<'_>, keyspaces: &[&str]) -> Http 
     let environment = source.setting(section, "environment", "KEYWARD_HTTP_ENVIRONMENT", None, |text| {
         if text.chars().count() <= 128 { Ok(text.to_owned()) } else { Err("must be at most 128 characters".to_owned()) }
     });
-    let mut trusted_proxies = Vec::new();
-    for text in section.texts("trusted_proxies").unwrap_or_default() {
-        match text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)) {
-            Ok(network) => trusted_proxies.push(network),
-            Err(_) => {
-                section.problem("trusted_proxies", format_args!("\"{text}\" is not a network such as 10.0.0.0/8"));
-            }
-        }
-    }
     Http {
         default_keyspace,
         environment: environment.unwrap_or_default(),
-        trusted_proxies,
+        trusted_proxies: webhooks::networks(section, "trusted_proxies"),
         public_create_limit: keyspace::rate_limit(section, "public_create_limit")
             .unwrap_or(RateLimit { limit: 10, window: 60 * SECOND }),
     }

@@ -121,9 +121,7 @@ impl<'a> Section<'a> {
 
     /// A whole number within bounds.
     pub fn number(&self, name: &'static str, bounds: std::ops::RangeInclusive<i64>) -> Option<i64> {
-        let found = self.read(name, "a whole number", |value| {
-            value.as_integer().and_then(|number| i64::from_str_radix(number.as_str(), number.radix()).ok())
-        })?;
+        let found = self.read(name, "a whole number", integer)?;
         if bounds.contains(&found.value) {
             return Some(found.value);
         }
@@ -147,6 +145,18 @@ impl<'a> Section<'a> {
             value.as_array()?.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
         })
         .map(|found| found.value)
+    }
+
+    /// A list of whole numbers, each within bounds.
+    pub fn numbers(&self, name: &'static str, bounds: std::ops::RangeInclusive<i64>) -> Option<Vec<i64>> {
+        let found = self.read(name, "a list of whole numbers", |value| {
+            value.as_array()?.iter().map(|item| integer(item.get_ref())).collect::<Option<Vec<i64>>>()
+        })?;
+        if found.value.iter().all(|number| bounds.contains(number)) {
+            return Some(found.value);
+        }
+        self.problem(name, format_args!("each must be {} to {}", bounds.start(), bounds.end()));
+        None
     }
 
     /// Whether a setting is a table (`Some(true)`), something else (`Some(false)`), or absent.
@@ -208,6 +218,10 @@ impl Drop for Section<'_> {
             }
         }
     }
+}
+
+fn integer(value: &DeValue<'_>) -> Option<i64> {
+    value.as_integer().and_then(|number| i64::from_str_radix(number.as_str(), number.radix()).ok())
 }
 
 fn article(kind: &str) -> String {

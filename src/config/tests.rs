@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::{
+    egress::Egress,
     keyspace::{Credential, Prefixes, Require},
     secret::Encoding,
 };
@@ -245,4 +246,41 @@ fn no_problem_repeats_a_password() {
     let text = "[database]\nurl = \"postgres://user:hunter2@[bad/db\"\nmigrate_url = \"mysql://user:hunter2@x\"";
     let found = problems(text);
     assert!(found.len() == 2 && !found.join("\n").contains("hunter2"), "{found:?}");
+}
+
+#[test]
+fn webhooks_go_to_public_addresses_over_https_unless_told_otherwise() {
+    let webhooks = good("").webhooks;
+    assert_eq!(webhooks.egress, Egress::default());
+    assert!(!webhooks.egress.allow_http && webhooks.egress.allow_cidrs.is_empty());
+    assert!(webhooks.egress.deny_ports.contains(&5_432));
+    assert_eq!((webhooks.timeout, webhooks.retries.len()), (Duration::from_secs(15), 9));
+    let webhooks = good(
+        "[webhooks]\nallow_http = true\nallow_cidrs = [\"127.0.0.0/8\", \"::1\"]\ndeny_ports = [25, 22]\ntimeout = \"2s\"\n\
+         retries = [\"5s\", \"1m\"]\nconcurrency = 8\nper_host = 2",
+    )
+    .webhooks;
+    let allowed = ["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+    assert_eq!((webhooks.egress.allow_cidrs.as_slice(), webhooks.egress.deny_ports), (&allowed[..], vec![22, 25]));
+    assert_eq!((webhooks.timeout, webhooks.retries), (Duration::from_secs(2), vec![5 * SECOND, 60 * SECOND]));
+    assert_eq!((webhooks.egress.allow_http, webhooks.concurrency, webhooks.per_host), (true, 8, 2));
+}
+
+#[test]
+fn each_setting_of_webhooks_is_checked() {
+    let text = "[webhooks]\nallow_http = 1\nallow_cidrs = [\"all\"]\ndeny_ports = [0]\ntimeout = \"2m\"\nretries = [\"8d\"]\n\
+                concurrency = 0\nper_host = 0\nproxy = \"x\"";
+    assert_eq!(
+        problems(text),
+        [
+            "2: webhooks.allow_http: must be true or false, not an integer",
+            "3: webhooks.allow_cidrs: \"all\" is not a network such as 10.0.0.0/8",
+            "4: webhooks.deny_ports: each must be 1 to 65535",
+            "5: webhooks.timeout: must be a length of time from 100ms to 60s",
+            "6: webhooks.retries: each must be a length of time up to 7d, such as \"5s\" or \"2h\"",
+            "7: webhooks.concurrency: must be 1 to 4096",
+            "8: webhooks.per_host: must be 1 to 1024",
+            "9: webhooks.proxy: unknown setting",
+        ]
+    );
 }

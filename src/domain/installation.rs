@@ -58,9 +58,21 @@ impl Installation {
     /// The signing secret of a key's webhook (`whsec_…`), which stays the same for as long as its version does, whatever
     /// key is first. None if it derives from a master key that is no longer listed.
     pub fn webhook_secret(&self, id: KeyId, version: i64) -> Option<Zeroizing<String>> {
-        let keys = self.each().find(|keys| keys.epoch == Some(version >> COUNT_BITS))?;
-        let secret = Zeroizing::new(mac(&keys.webhook, &[id.0.as_bytes(), &version.to_be_bytes()]));
+        let secret = self.webhook_key(id, version)?;
         Some(Zeroizing::new(format!("whsec_{}", data_encoding::BASE64.encode(&*secret))))
+    }
+
+    /// Signs a delivery of a key's webhook with its secret of a version, as Standard Webhooks has it: `v1,` and the
+    /// HMAC-SHA256 of `id.timestamp.body` in base64. `timestamp` is in unix seconds. None as for the secret itself.
+    pub fn webhook_signature(&self, key: KeyId, version: i64, id: &str, timestamp: i64, body: &[u8]) -> Option<String> {
+        let secret = self.webhook_key(key, version)?;
+        let signed = mac(&secret, &[id.as_bytes(), b".", timestamp.to_string().as_bytes(), b".", body]);
+        Some(format!("v1,{}", data_encoding::BASE64.encode(&signed)))
+    }
+
+    fn webhook_key(&self, id: KeyId, version: i64) -> Option<Zeroizing<[u8; 32]>> {
+        let keys = self.each().find(|keys| keys.epoch == Some(version >> COUNT_BITS))?;
+        Some(Zeroizing::new(mac(&keys.webhook, &[id.0.as_bytes(), &version.to_be_bytes()])))
     }
 
     /// The version after this one (0: none yet), under the key that makes now. No version comes twice for one key.
@@ -163,5 +175,19 @@ mod tests {
         assert_eq!(dropped.webhook_secret(id, next).unwrap(), rotated);
         // Back to the old one: still no version twice.
         assert_eq!(installation(&[1, 2], &[1, 2]).next_webhook_version(next), 3);
+    }
+
+    #[test]
+    fn a_delivery_is_signed_as_the_public_library_signs_it() {
+        let installation = Installation::derive(&master(3));
+        for (id, body) in [(1, "{}"), (u128::MAX, "{\"type\":\"key.created\",\"é\":\".\"}")] {
+            let id = KeyId(Uuid::from_u128(id));
+            let secret = installation.webhook_secret(id, 1).unwrap();
+            let theirs = standardwebhooks::Webhook::new(&secret).unwrap();
+            let theirs = theirs.sign("evt_1", 1_700_000_000, body.as_bytes()).unwrap();
+            let ours = installation.webhook_signature(id, 1, "evt_1", 1_700_000_000, body.as_bytes());
+            assert_eq!(ours, Some(theirs));
+            assert_ne!(ours, installation.webhook_signature(id, 2, "evt_1", 1_700_000_000, body.as_bytes()));
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! Pure rules: no async, no I/O, no transport, no store.
 
 pub mod access;
+pub mod address;
 pub mod bounds;
 pub mod caller;
 pub mod clock;
+pub mod egress;
 pub mod error;
 pub mod installation;
 pub mod key;
@@ -12,3 +14,4 @@ pub mod page;
 pub mod rate;
 pub mod secret;
 pub mod verdict;
+pub mod webhook;

@@ -12,6 +12,7 @@ use crate::{
         bounds::Violations,
         caller::{Caller, KeyCaller},
         clock::Micros,
+        egress::Egress,
         error::{Error, Kind, Result},
         key::{Binding, KeyId, KeyRecord, KeyStatus},
         keyspace::{Keyspace, RESERVED},
@@ -83,7 +84,7 @@ impl Service {
             access::may_set_rate_limit(caller)?;
         }
         let now = self.now();
-        let expires_at = validate(caller, &keyspace, &request, now)?;
+        let expires_at = validate(caller, &keyspace, &request, &self.egress, now)?;
         if let Some(client) = public {
             // After every check: a refused request creates nothing, and counts for nothing.
             self.count_public_creation(client).await?;
@@ -187,7 +188,7 @@ impl Service {
         let manager = access::may_manage(caller)?;
         let mut violations = Violations::default();
         let id = id.parse::<KeyId>().map_err(|why| violations.add("id", why.to_string()));
-        violations.webhook(&url);
+        violations.webhook(&url, &self.egress);
         violations.finish()?;
         let Ok(id) = id else { return Err(Error::no_such_key()) };
         let before = self.visible(manager, id, context).await?;
@@ -198,7 +199,7 @@ impl Service {
     pub async fn update_own_webhook(&self, key: &KeyCaller, url: String, context: Context<'_>) -> Result<Rehooked> {
         access::may_change_itself(key)?;
         let mut violations = Violations::default();
-        violations.webhook(&url);
+        violations.webhook(&url, &self.egress);
         violations.finish()?;
         let before = self.own_record(key.id, context).await?;
         self.rehook(before, url, context).await
@@ -221,12 +222,18 @@ impl Service {
 }
 
 /// Checks every field of a new key and answers its expiry.
-fn validate(caller: &Caller, keyspace: &Keyspace, request: &CreateKey, now: Micros) -> Result<Option<Micros>> {
+fn validate(
+    caller: &Caller,
+    keyspace: &Keyspace,
+    request: &CreateKey,
+    egress: &Egress,
+    now: Micros,
+) -> Result<Option<Micros>> {
     let mut violations = Violations::default();
     violations.binding(&request.binding);
     violations.line("name", &request.name);
     violations.metadata(&request.metadata);
-    violations.webhook(&request.webhook_url);
+    violations.webhook(&request.webhook_url, egress);
     if let Some(rate_limit) = &request.rate_limit {
         violations.rate_limit(rate_limit);
     }

@@ -14,6 +14,7 @@ use tokio::{runtime::Handle, time::Instant};
 use crate::{
     domain::{
         clock::{Clock, Entropy, Micros},
+        egress::Egress,
         installation::Installation,
         key::{Digest, KeyIds},
         keyspace::Registry,
@@ -39,6 +40,8 @@ pub struct Service {
     pub limiter: Limiter,
     /// Creations without a credential, for each client address.
     pub public_create_limit: RateLimit,
+    /// Where webhooks may be.
+    pub egress: Egress,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Chance.

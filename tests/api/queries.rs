@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use keyward::{
     domain::{
         clock::{Clock, Micros, SystemClock, SystemEntropy},
+        egress::Egress,
         key::KeyIds,
         keyspace::{Keyspace, Registry},
         rate::RateLimit,
@@ -43,6 +44,7 @@ async fn service(folder: &std::path::Path) -> (Arc<Service>, Arc<Sqlite>) {
         installation,
         limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), None),
         public_create_limit: RateLimit { limit: 10, window: 60_000_000 },
+        egress: Egress::default(),
         clock,
         entropy: Arc::new(SystemEntropy),
         ids: KeyIds::default(),

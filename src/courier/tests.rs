@@ -1,0 +1,182 @@
+use std::{
+    collections::VecDeque,
+    io,
+    net::IpAddr,
+    sync::{Mutex, atomic::AtomicUsize, atomic::Ordering},
+};
+
+use async_trait::async_trait;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+use super::*;
+
+/// Answers each question with the next of its lists.
+#[derive(Default)]
+struct Script {
+    answers: Mutex<VecDeque<Vec<IpAddr>>>,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl Resolve for Script {
+    async fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let next = self.answers.lock().unwrap().pop_front();
+        next.ok_or_else(|| io::Error::other("no such name"))
+    }
+}
+
+fn script(answers: &[&[&str]]) -> Arc<Script> {
+    let parse = |list: &&[&str]| list.iter().map(|ip| ip.parse().unwrap()).collect();
+    Arc::new(Script { answers: Mutex::new(answers.iter().map(parse).collect()), asked: AtomicUsize::new(0) })
+}
+
+/// Loopback is good, nothing else that is not public.
+fn loopback() -> Egress {
+    Egress { allow_http: true, allow_cidrs: vec!["127.0.0.1/32".parse().unwrap()], ..Egress::default() }
+}
+
+async fn post(egress: Egress, resolver: Arc<Script>, url: &str) -> Result<Answer, Failure> {
+    let courier = Courier::new(egress, resolver, Duration::from_millis(700));
+    courier.post(&courier.target(url)?, &[], Bytes::from_static(b"{}")).await
+}
+
+/// A receiver that answers every connection with these bytes and then closes it, or, without any, never answers; and how
+/// many connections it has had.
+async fn receiver(answer: Option<Vec<u8>>) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            count.fetch_add(1, Ordering::Relaxed);
+            let Some(answer) = &answer else {
+                open.push(stream);
+                continue;
+            };
+            let mut request = vec![0; 4_096];
+            let _ = stream.read(&mut request).await;
+            let _ = stream.write_all(answer).await;
+        }
+    });
+    (port, connections)
+}
+
+#[tokio::test]
+async fn a_name_with_any_address_that_is_not_public_is_not_connected_to() {
+    let (port, connections) = receiver(Some(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec())).await;
+    let url = format!("http://hook.example:{port}/");
+    for hostile in [
+        &["127.0.0.2"][..],
+        &["10.0.0.1"],
+        &["172.16.0.1"],
+        &["192.168.0.1"],
+        &["169.254.169.254"],
+        &["100.64.0.1"],
+        &["168.63.129.16"],
+        &["0.0.0.0"],
+        &["224.0.0.1"],
+        &["255.255.255.255"],
+        &["::1"],
+        &["::"],
+        &["::ffff:127.0.0.1"],
+        &["64:ff9b::7f00:1"],
+        &["64:ff9b:1::7f00:1"],
+        &["2002:7f00:1::"],
+        &["2001::1"],
+        &["fd00::1"],
+        &["fe80::1"],
+        &["ff02::1"],
+        // The first one is good.
+        &["127.0.0.1", "127.0.0.2"],
+        &["127.0.0.1", "fd00::1"],
+        &["127.0.0.1", "::1"],
+    ] {
+        assert_eq!(post(loopback(), script(&[hostile]), &url).await, Err(Failure::NotPublic), "{hostile:?}");
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 0);
+    assert_eq!(post(loopback(), script(&[&["127.0.0.1"]]), &url).await.unwrap().status, 200);
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+    assert_eq!(post(loopback(), script(&[]), &url).await, Err(Failure::Unresolved));
+    assert_eq!(post(loopback(), script(&[&[]]), &url).await, Err(Failure::Unresolved));
+}
+
+#[tokio::test]
+async fn a_name_is_asked_for_once_and_what_it_answers_next_cannot_matter() {
+    let (port, connections) = receiver(Some(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec())).await;
+    // Good when it is checked, and the address of something else when it is asked for again.
+    let resolver = script(&[&["127.0.0.1"], &["127.0.0.2"]]);
+    let url = format!("http://rebinding.example:{port}/");
+    assert_eq!(post(loopback(), Arc::clone(&resolver), &url).await.unwrap().status, 204);
+    assert_eq!((resolver.asked.load(Ordering::Relaxed), connections.load(Ordering::Relaxed)), (1, 1));
+    // A connection is not kept either: the next request asks anew, and is refused.
+    assert_eq!(post(loopback(), resolver, &url).await, Err(Failure::NotPublic));
+}
+
+#[tokio::test]
+async fn an_address_in_the_url_never_passes_by_the_check() {
+    let (port, connections) = receiver(Some(b"HTTP/1.1 200 OK\r\n\r\n".to_vec())).await;
+    for host in ["127.0.0.1", "2130706433", "0x7f.1", "localhost", "[::ffff:127.0.0.1]"] {
+        let egress = Egress { allow_http: true, ..Egress::default() };
+        let refused = post(egress, script(&[&["127.0.0.1"]]), &format!("http://{host}:{port}/")).await;
+        assert_eq!(refused, Err(Failure::Refused("must not name an address that is not public")), "{host}");
+    }
+    // A target that was read under other rules is checked once more.
+    let target = loopback().target(&format!("http://127.0.0.1:{port}/")).unwrap();
+    let strict = Courier::new(Egress::default(), script(&[]), Duration::from_secs(1));
+    assert_eq!(strict.post(&target, &[], Bytes::new()).await, Err(Failure::NotPublic));
+    assert_eq!(connections.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn redirects_are_answers_and_nothing_follows_them() {
+    let (there, followed) = receiver(Some(b"HTTP/1.1 200 OK\r\n\r\n".to_vec())).await;
+    for status in [301, 302, 303, 307, 308] {
+        let answer =
+            format!("HTTP/1.1 {status} Moved\r\nlocation: http://127.0.0.1:{there}/\r\ncontent-length: 0\r\n\r\n");
+        let (port, _) = receiver(Some(answer.into_bytes())).await;
+        let answer = post(loopback(), script(&[]), &format!("http://127.0.0.1:{port}/")).await.unwrap();
+        assert_eq!(answer.status, status);
+    }
+    assert_eq!(followed.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn whatever_a_receiver_does_ends_in_time() {
+    let (silent, _) = receiver(None).await;
+    let begun = tokio::time::Instant::now();
+    let url = |port| format!("http://127.0.0.1:{port}/");
+    assert_eq!(post(loopback(), script(&[]), &url(silent)).await, Err(Failure::TimedOut));
+    assert!(begun.elapsed() < Duration::from_secs(3));
+    let (garbage, _) = receiver(Some(b"\x16\x03\x01 this is not HTTP\r\n\r\n".to_vec())).await;
+    assert!(matches!(post(loopback(), script(&[]), &url(garbage)).await, Err(Failure::Broken(_))));
+    let (closes, _) = receiver(Some(Vec::new())).await;
+    assert!(matches!(post(loopback(), script(&[]), &url(closes)).await, Err(Failure::Broken(_))));
+    let endless = format!("HTTP/1.1 200 OK\r\nx: {}", "a".repeat(1 << 20));
+    let (endless, _) = receiver(Some(endless.into_bytes())).await;
+    assert!(matches!(post(loopback(), script(&[]), &url(endless)).await, Err(Failure::Broken(_))));
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    assert!(matches!(post(loopback(), script(&[]), &url(nobody)).await, Err(Failure::Unreachable(_))));
+    // TLS to a port that speaks something else.
+    let (plain, _) = receiver(Some(b"HTTP/1.1 200 OK\r\n\r\n".to_vec())).await;
+    let tls = format!("https://127.0.0.1:{plain}/");
+    assert!(matches!(post(loopback(), script(&[]), &tls).await, Err(Failure::Tls(_))));
+}
+
+#[tokio::test]
+async fn a_body_is_kept_up_to_a_kibibyte_as_text() {
+    let long = [&b"HTTP/1.1 500 Oops\r\n\r\n"[..], &vec![b'x'; 100_000]].concat();
+    let (port, _) = receiver(Some(long)).await;
+    let answer = post(loopback(), script(&[]), &format!("http://127.0.0.1:{port}/")).await.unwrap();
+    assert_eq!((answer.status, answer.body), (500, "x".repeat(KEPT)));
+    let (port, _) = receiver(Some(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\na\0\xffb".to_vec())).await;
+    let answer = post(loopback(), script(&[]), &format!("http://127.0.0.1:{port}/")).await.unwrap();
+    assert_eq!(answer.body, "a\u{fffd}\u{fffd}b");
+    assert!(text(&[0; 2 * KEPT]).len() <= KEPT);
+}
