@@ -73,6 +73,7 @@ fn entry(revoked: bool) -> Entry {
         webhook_version: 0,
         metadata: BTreeMap::new(),
         rate_limit: None,
+        keyspaces: Vec::new(),
         revision: i64::from(revoked),
         last_used_at: None,
     };

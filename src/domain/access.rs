@@ -1,16 +1,19 @@
 //! Who may do what. Nothing here tells a foreign id from one that does not exist.
 
+use std::sync::Arc;
+
 use super::{
     caller::{Caller, KeyCaller},
     error::{Error, Result},
     key::{Binding, KeyRecord},
-    keyspace::Keyspace,
+    keyspace::{Keyspace, RESERVED, Reach, VERIFY_SCOPE},
 };
 
-/// Operators and services verify; nobody else does.
-pub fn may_verify(caller: &Caller) -> Result<()> {
+/// Operators and services verify; nobody else does. Answers what a limited one may ask about.
+pub fn may_verify(caller: &Caller) -> Result<Option<Arc<Reach>>> {
     match caller {
-        Caller::Operator { .. } | Caller::Service { .. } => Ok(()),
+        Caller::Operator { .. } => Ok(None),
+        Caller::Service { reach, .. } => Ok(reach.clone()),
         Caller::Key(_) | Caller::Nobody => Err(Error::forbidden("Only operators and services may verify keys")),
     }
 }
@@ -129,6 +132,11 @@ pub fn may_set_rate_limit(caller: &Caller) -> Result<()> {
             Err(Error::forbidden("Only operators may give a key a rate limit of its own"))
         }
     }
+}
+
+/// Whether a new key can be limited to keyspaces: only what verifies, and does nothing else, is.
+pub fn can_be_limited(keyspace: &Keyspace, scopes: &[String]) -> bool {
+    keyspace.name == RESERVED && scopes.iter().all(|scope| scope == VERIFY_SCOPE)
 }
 
 /// A key's own rights over itself, past reading its record.

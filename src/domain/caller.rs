@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     key::{Binding, KeyId},
-    keyspace::Keyspace,
+    keyspace::{Keyspace, Reach},
 };
 
 /// Who makes a call to Keyward.
@@ -19,6 +19,8 @@ pub enum Caller {
     Service {
         /// The service's key.
         key: KeyId,
+        /// What it may ask about; none: everything.
+        reach: Option<Arc<Reach>>,
     },
     /// A product's key: an admin of its organization where it holds the admin scope, and always itself.
     Key(Arc<KeyCaller>),
@@ -44,7 +46,7 @@ impl Caller {
     pub fn actor(&self) -> String {
         match self {
             Self::Operator { key: None } => "root".to_owned(),
-            Self::Operator { key: Some(key) } | Self::Service { key } => format!("key:{key}"),
+            Self::Operator { key: Some(key) } | Self::Service { key, .. } => format!("key:{key}"),
             Self::Key(key) => format!("key:{}", key.id),
             Self::Nobody => "public".to_owned(),
         }
@@ -54,7 +56,7 @@ impl Caller {
     pub fn key_id(&self) -> Option<KeyId> {
         match self {
             Self::Operator { key } => *key,
-            Self::Service { key } => Some(*key),
+            Self::Service { key, .. } => Some(*key),
             Self::Key(key) => Some(key.id),
             Self::Nobody => None,
         }

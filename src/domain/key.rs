@@ -166,6 +166,8 @@ pub struct KeyRecord {
     pub metadata: BTreeMap<String, String>,
     /// How often it may be used, where that is not as its keyspace says.
     pub rate_limit: Option<RateLimit>,
+    /// Names of the keyspaces that a service is limited to; empty if it is not limited.
+    pub keyspaces: Vec<String>,
     /// The installation's revision at its last change; 0 if it was never changed.
     pub revision: i64,
     /// The last VALID answer that has been written down.

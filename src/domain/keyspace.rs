@@ -19,6 +19,18 @@ pub const VERIFY_SCOPE: &str = "verify";
 /// A keyspace's place in its registry; small enough to keep with each cached key.
 pub type KeyspaceIndex = u16;
 
+/// The keyspaces that a limited service may ask about. One that is no longer configured is not among them, so a service
+/// that is left with none may ask about none.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reach(Box<[KeyspaceIndex]>);
+
+impl Reach {
+    /// Whether a keyspace is among them.
+    pub fn holds(&self, index: KeyspaceIndex) -> bool {
+        self.0.contains(&index)
+    }
+}
+
 /// The header in which a keyspace's secrets count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Credential {
@@ -176,6 +188,12 @@ impl Registry {
     /// The place of a name.
     pub fn index(&self, name: &str) -> Option<KeyspaceIndex> {
         self.keyspaces.iter().position(|k| k.name == name).and_then(|at| at.try_into().ok())
+    }
+
+    /// What a service that is limited to these names may ask about; none if it is not limited.
+    pub fn reach(&self, names: &[String]) -> Option<Arc<Reach>> {
+        let indices = names.iter().filter_map(|name| self.index(name));
+        (!names.is_empty()).then(|| Arc::new(Reach(indices.collect())))
     }
 
     /// The keyspace of a name.

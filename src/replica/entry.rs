@@ -2,13 +2,16 @@
 
 use std::{
     mem::size_of,
-    sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
+    },
 };
 
 use crate::domain::{
     clock::Micros,
     key::{Binding, KeyId, KeyRecord},
-    keyspace::KeyspaceIndex,
+    keyspace::{KeyspaceIndex, Reach},
     rate::RateLimit,
     verdict::Facts,
 };
@@ -31,12 +34,18 @@ pub struct Entry {
     pub revision: i64,
     expires_at: Micros,
     revoked: bool,
-    /// Boxed: few keys have one of their own.
-    rate_limit: Option<Box<RateLimit>>,
+    rare: Option<Box<Rare>>,
     ends: [u16; TEXTS],
     text: Box<str>,
     /// Uses that are not written down yet.
     pub uses: Uses,
+}
+
+/// What few keys have: apart, so that the others do not pay for it.
+#[derive(Debug, Default)]
+struct Rare {
+    rate_limit: Option<RateLimit>,
+    reach: Option<Arc<Reach>>,
 }
 
 impl Entry {
@@ -65,17 +74,31 @@ impl Entry {
             revision: key.revision,
             expires_at: key.expires_at.unwrap_or(Micros::MAX),
             revoked: key.revoked_at.is_some(),
-            rate_limit: key.rate_limit.map(Box::new),
+            rare: key.rate_limit.map(|limit| Box::new(Rare { rate_limit: Some(limit), reach: None })),
             ends,
             text: text.into_boxed_str(),
             uses: Uses::default(),
         }
     }
 
+    /// The same key, limited to what it may ask about.
+    #[must_use]
+    pub fn reaching(mut self, reach: Option<Arc<Reach>>) -> Self {
+        if reach.is_some() {
+            self.rare.get_or_insert_default().reach = reach;
+        }
+        self
+    }
+
+    /// What the key may ask about; none if it is not limited.
+    pub fn reach(&self) -> Option<&Arc<Reach>> {
+        self.rare.as_ref()?.reach.as_ref()
+    }
+
     /// Bytes that the entry takes in all.
     pub fn weight(&self) -> u64 {
-        let boxed = self.rate_limit.as_deref().map_or(0, size_of_val);
-        (size_of::<Self>() + self.text.len() + boxed + OVERHEAD) as u64
+        let rare = self.rare.as_deref().map_or(0, size_of_val);
+        (size_of::<Self>() + self.text.len() + rare + OVERHEAD) as u64
     }
 
     fn part(&self, place: usize) -> &str {
@@ -122,7 +145,7 @@ impl Entry {
 
     /// The key's own rate limit; none if its keyspace's holds.
     pub fn rate_limit(&self) -> Option<RateLimit> {
-        self.rate_limit.as_deref().copied()
+        self.rare.as_ref()?.rate_limit
     }
 
     /// What the key is bound to.
@@ -246,6 +269,7 @@ mod tests {
             webhook_version: 0,
             metadata,
             rate_limit: None,
+            keyspaces: Vec::new(),
             revision: 0,
             last_used_at: None,
         }

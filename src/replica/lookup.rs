@@ -14,7 +14,7 @@ use super::{
 use crate::{
     domain::{
         error::{Error, Result},
-        key::Digest,
+        key::{Digest, KeyRecord},
         keyspace::Registry,
     },
     store::{Store, StoreError},
@@ -87,6 +87,10 @@ impl Gatherer {
         }
     }
 
+    fn entry(&self, row: &KeyRecord) -> Entry {
+        Entry::new(row, self.registry.index(&row.keyspace)).reaching(self.registry.reach(&row.keyspaces))
+    }
+
     async fn look_up(&self, batch: Vec<(Digest, Reply)>) {
         let mut digests: Vec<Digest> = batch.iter().map(|(digest, _)| *digest).collect();
         digests.sort_unstable();
@@ -101,10 +105,8 @@ impl Gatherer {
                 return;
             }
         };
-        let found: HashMap<Digest, Arc<Entry>> = rows
-            .iter()
-            .map(|row| (row.digest, Arc::new(Entry::new(row, self.registry.index(&row.keyspace)))))
-            .collect();
+        let found: HashMap<Digest, Arc<Entry>> =
+            rows.iter().map(|row| (row.digest, Arc::new(self.entry(row)))).collect();
         self.cache.fill(mark, found.iter());
         for (digest, reply) in batch {
             let _ = reply.send(Ok(Found { entry: found.get(&digest).cloned(), mark }));

@@ -16,7 +16,7 @@ use crate::{
         caller::{Caller, KeyCaller},
         error::{Error, Kind, Result},
         key::Digest,
-        keyspace::{RESERVED, ROOT_SCOPE, VERIFY_SCOPE},
+        keyspace::{RESERVED, ROOT_SCOPE, Reach, VERIFY_SCOPE},
         rate::RateState,
         secret,
         verdict::{Assertions, Code, Facts},
@@ -62,6 +62,7 @@ impl Service {
         let check = Check {
             secret: credential,
             keyspace: "",
+            reach: None,
             asserted: Assertions::default(),
             host_environment: context.host_environment,
             cost: match admission {
@@ -91,25 +92,25 @@ impl Service {
     }
 
     /// [`Self::authenticate_verifier`] as far as memory goes; none if a look-up is needed.
-    pub fn verifier_from_memory(&self, memory: &Memory<'_>, credential: &str) -> Option<Result<()>> {
+    pub fn verifier_from_memory(&self, memory: &Memory<'_>, credential: &str) -> Option<Result<Option<Arc<Reach>>>> {
         if credential.len() > secret::LONGEST {
             return None;
         }
         let digest = secret::digest(credential);
         if self.is_root_digest(&digest) {
-            return Some(Ok(()));
+            return Some(Ok(None));
         }
         let held = memory.recall(&digest)?;
         let outcome = self.free_verdict(credential, &held.entry);
         Some(self.admit(&outcome, Admission::Free).and_then(|admitted| access::may_verify(&admitted.caller)))
     }
 
-    /// Whether a service or operator presents this credential.
+    /// Whether a service or operator presents this credential, and what it may ask about.
     ///
     /// # Errors
     ///
     /// As [`Self::authenticate`], and PERMISSION_DENIED for any other caller.
-    pub async fn authenticate_verifier(&self, credential: &str, deadline: Instant) -> Result<()> {
+    pub async fn authenticate_verifier(&self, credential: &str, deadline: Instant) -> Result<Option<Arc<Reach>>> {
         let context = Context { deadline, host_environment: "", client: None };
         let authenticated = self.authenticate(credential, Admission::Free, context).await?;
         access::may_verify(&authenticated.caller)
@@ -133,7 +134,7 @@ impl Service {
                 return Caller::Operator { key: Some(entry.id) };
             }
             if entry.holds(VERIFY_SCOPE) {
-                return Caller::Service { key: entry.id };
+                return Caller::Service { key: entry.id, reach: entry.reach().cloned() };
             }
         }
         let admin = keyspace.admin_scope.as_deref().is_some_and(|scope| entry.holds(scope));

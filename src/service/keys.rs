@@ -15,7 +15,7 @@ use crate::{
         egress::Egress,
         error::{Error, Kind, Result},
         key::{Binding, KeyId, KeyRecord, KeyStatus},
-        keyspace::{Keyspace, RESERVED},
+        keyspace::{Keyspace, RESERVED, Registry},
         rate::RateLimit,
         secret::{self, SHOWN, Secret},
     },
@@ -54,6 +54,8 @@ pub struct CreateKey {
     pub metadata: BTreeMap<String, String>,
     /// How often it may be used; none: as its keyspace says. For operators to choose.
     pub rate_limit: Option<RateLimit>,
+    /// The keyspaces that a service is limited to; empty: all.
+    pub keyspaces: Vec<String>,
 }
 
 /// A key that was made.
@@ -84,7 +86,7 @@ impl Service {
             access::may_set_rate_limit(caller)?;
         }
         let now = self.now();
-        let expires_at = validate(caller, &keyspace, &request, &self.egress, now)?;
+        let expires_at = validate(caller, &self.registry, &keyspace, &request, &self.egress, now)?;
         if let Some(client) = public {
             // After every check: a refused request creates nothing, and counts for nothing.
             self.count_public_creation(client).await?;
@@ -113,6 +115,7 @@ impl Service {
             webhook_version,
             metadata: request.metadata,
             rate_limit: request.rate_limit,
+            keyspaces: deduplicated(request.keyspaces),
             revision: 0,
             last_used_at: None,
         };
@@ -224,6 +227,7 @@ impl Service {
 /// Checks every field of a new key and answers its expiry.
 fn validate(
     caller: &Caller,
+    registry: &Registry,
     keyspace: &Keyspace,
     request: &CreateKey,
     egress: &Egress,
@@ -242,6 +246,7 @@ fn validate(
         let listed = |scope| keyspace.scopes.as_ref().is_none_or(|list| list.contains(scope));
         violations.check(scopes.iter().all(listed), "scopes", "each scope must be one of the keyspace's");
     }
+    limited_to(&mut violations, registry, keyspace, request);
     for field in keyspace.require.missing(&request.binding) {
         violations.add(field, "is required by the keyspace");
     }
@@ -265,6 +270,18 @@ fn validate(
     }
     violations.finish()?;
     Ok(expires_at)
+}
+
+/// Checks the keyspaces that a new key is limited to.
+fn limited_to(violations: &mut Violations, registry: &Registry, keyspace: &Keyspace, request: &CreateKey) {
+    if request.keyspaces.is_empty() {
+        return;
+    }
+    let scopes = request.scopes.as_deref().unwrap_or(&keyspace.default_scopes);
+    let what = "only a key of the keyspace \"keyward\" with the scope \"verify\" alone is limited to keyspaces";
+    violations.check(access::can_be_limited(keyspace, scopes), "keyspaces", what);
+    let configured = |name: &String| registry.configured().iter().any(|keyspace| keyspace.name == *name);
+    violations.check(request.keyspaces.iter().all(configured), "keyspaces", "each must be a configured keyspace");
 }
 
 /// The environment of the host that a product's key is created on.
@@ -329,6 +346,7 @@ pub(super) fn root_key(service_key: &Secret, id: KeyId, now: Micros) -> KeyRecor
         webhook_version: 0,
         metadata: BTreeMap::new(),
         rate_limit: None,
+        keyspaces: Vec::new(),
         revision: 0,
         last_used_at: None,
     }

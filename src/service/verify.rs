@@ -11,7 +11,7 @@ use crate::{
         clock::Micros,
         error::{Error, Result},
         key::Digest,
-        keyspace::Keyspace,
+        keyspace::{Keyspace, Reach},
         rate::{RateLimit, RateState, Spent},
         secret,
         verdict::{Assertions, Code, judge},
@@ -27,12 +27,22 @@ pub struct Check<'a> {
     pub secret: &'a str,
     /// The keyspace that it must be of; empty asserts nothing.
     pub keyspace: &'a str,
+    /// What the caller may ask about; none: everything.
+    pub reach: Option<&'a Reach>,
     /// What the key must be.
     pub asserted: Assertions<'a>,
     /// An environment asserted of keys whose keyspace requires one; empty asserts nothing.
     pub host_environment: &'a str,
     /// What to spend of its rate limit; none does not even read it.
     pub cost: Option<u32>,
+}
+
+impl<'a> Check<'a> {
+    /// The same check by a caller that may only ask about so much.
+    #[must_use]
+    pub fn within(self, reach: Option<&'a Reach>) -> Self {
+        Self { reach, ..self }
+    }
 }
 
 /// A verdict, and whose the key is.
@@ -84,18 +94,19 @@ impl Service {
         check: &Check<'_>,
         deadline: impl Fn() -> Instant,
     ) -> Result<Outcome> {
+        let reach;
         // Both are read by one right: memory answers for one moment.
         if let Some(memory) = self.replica.memory()
             && let Some(admitted) = self.verifier_from_memory(&memory, credential)
         {
-            admitted?;
-            if let Some(outcome) = self.verify_from_memory(&memory, check) {
+            reach = admitted?;
+            if let Some(outcome) = self.verify_from_memory(&memory, &check.within(reach.as_deref())) {
                 return outcome;
             }
         } else {
-            self.authenticate_verifier(credential, deadline()).await?;
+            reach = self.authenticate_verifier(credential, deadline()).await?;
         }
-        self.verify(check, deadline()).await
+        self.verify(&check.within(reach.as_deref()), deadline()).await
     }
 
     /// The same as far as memory goes; none if a look-up is needed.
@@ -200,7 +211,9 @@ impl Service {
 
     /// The verdict but for the rate limit.
     fn judge(&self, check: &Check<'_>, entry: &Arc<Entry>) -> Judged {
-        let keyspace = entry.keyspace.and_then(|index| self.registry.get(index));
+        // For a caller that may not ask about its keyspace, a key does not exist.
+        let index = entry.keyspace.filter(|index| check.reach.is_none_or(|reach| reach.holds(*index)));
+        let keyspace = index.and_then(|index| self.registry.get(index));
         let Some(keyspace) = keyspace.filter(|own| check.keyspace.is_empty() || own.name == check.keyspace) else {
             return Judged::Done(Outcome::unknown(Code::NotFound));
         };
@@ -218,7 +231,9 @@ impl Service {
     /// The verdict on a key of which nothing is asserted and nothing is spent.
     pub(super) fn free_verdict(&self, secret: &str, entry: &Arc<Entry>) -> Outcome {
         let asserted = Assertions::default();
-        match self.judge(&Check { secret, keyspace: "", asserted, host_environment: "", cost: None }, entry) {
+        match self
+            .judge(&Check { secret, keyspace: "", reach: None, asserted, host_environment: "", cost: None }, entry)
+        {
             Judged::Done(outcome) => outcome,
             Judged::Good { now, .. } => self.spent(entry, now, None),
         }

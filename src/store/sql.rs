@@ -18,7 +18,7 @@ macro_rules! columns {
     () => {
         "k.id, k.keyspace, k.digest, k.prefix, k.organization, k.instance, k.environment, k.name, k.scopes, \
          k.created_at, k.expires_at, k.revoked_at, k.revoke_reason, k.created_by, k.revoked_by, k.webhook_url, \
-         k.webhook_version, k.metadata, k.revision, k.rate_limit, k.rate_window"
+         k.webhook_version, k.metadata, k.revision, k.rate_limit, k.rate_window, k.keyspaces"
     };
 }
 pub(super) use columns;
@@ -33,11 +33,11 @@ macro_rules! shown {
     };
 }
 
-/// The columns of a new key, in the order of `NewKey::values`: `$1` to `$17`.
+/// The columns of a new key, in the order of `NewKey::values`: `$1` to `$18`.
 macro_rules! new_columns {
     () => {
         "id, keyspace, digest, prefix, organization, instance, environment, name, scopes, created_at, expires_at, \
-         created_by, webhook_url, webhook_version, metadata, rate_limit, rate_window"
+         created_by, webhook_url, webhook_version, metadata, rate_limit, rate_window, keyspaces"
     };
 }
 pub(super) use new_columns;
@@ -45,7 +45,7 @@ pub(super) use new_columns;
 /// The values of [`new_columns`].
 macro_rules! new_values {
     () => {
-        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17"
+        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18"
     };
 }
 pub(super) use new_values;
@@ -201,6 +201,7 @@ pub struct KeyRow {
     revision: i64,
     rate_limit: Option<i64>,
     rate_window: Option<i64>,
+    keyspaces: String,
     #[sqlx(default)]
     last_used_at: Option<i64>,
 }
@@ -226,6 +227,8 @@ impl TryFrom<KeyRow> for KeyRecord {
                 Some(sound.ok_or_else(|| unreadable("rate limit"))?)
             }
         };
+        // Read as none, a limit that cannot be read would let a service ask about everything.
+        let keyspaces: Vec<String> = serde_json::from_str(&row.keyspaces).map_err(|_| unreadable("keyspaces"))?;
         Ok(Self {
             id,
             keyspace: row.keyspace,
@@ -244,6 +247,7 @@ impl TryFrom<KeyRow> for KeyRecord {
             webhook_version: row.webhook_version,
             metadata,
             rate_limit,
+            keyspaces,
             revision: row.revision,
             last_used_at: row.last_used_at,
         })

@@ -281,15 +281,17 @@ struct NewKey<'a> {
     key: &'a KeyRecord,
     scopes: String,
     metadata: String,
+    keyspaces: String,
 }
 
 impl<'a> NewKey<'a> {
     fn of(key: &'a KeyRecord) -> Result<Self> {
-        Ok(Self { key, scopes: to_json(&key.scopes)?, metadata: to_json(&key.metadata)? })
+        let (scopes, metadata) = (to_json(&key.scopes)?, to_json(&key.metadata)?);
+        Ok(Self { key, scopes, metadata, keyspaces: to_json(&key.keyspaces)? })
     }
 
     /// In the order of `new_columns!`.
-    fn values(&self) -> [Value<'_>; 17] {
+    fn values(&self) -> [Value<'_>; 18] {
         let key = self.key;
         [
             Value::Id(key.id.0),
@@ -309,6 +311,7 @@ impl<'a> NewKey<'a> {
             Value::Text(&self.metadata),
             Value::MaybeInt(key.rate_limit.map(|own| i64::from(own.limit))),
             Value::MaybeInt(key.rate_limit.map(|own| own.window)),
+            Value::Text(&self.keyspaces),
         ]
     }
 }

@@ -29,6 +29,7 @@ async fn a_new_key_is_answered_whole_and_listed_as_it_was_answered() {
         expiry: ttl(Duration::from_hours(1)),
         webhook_url: "https://example.com/hook".into(),
         metadata: HashMap::from([("team".into(), "ops\nand more".into())]),
+        keyspaces: Vec::new(),
         rate_limit: Some(own_limit(7, 90)),
     };
     let response = create(&mut client, ROOT, request).await;
@@ -54,6 +55,7 @@ async fn a_new_key_is_answered_whole_and_listed_as_it_was_answered() {
         revoked_by: String::new(),
         webhook_url: "https://example.com/hook".into(),
         metadata: HashMap::from([("team".into(), "ops\nand more".into())]),
+        keyspaces: Vec::new(),
         rate_limit: Some(own_limit(7, 90)),
     };
     assert_eq!(key, expected);

@@ -35,4 +35,5 @@ mod rest_public;
 mod rest_secrecy;
 mod rest_surface;
 mod rest_verify;
+mod service_keyspaces;
 mod smoke;

@@ -55,7 +55,14 @@ async fn service(folder: &std::path::Path) -> (Arc<Service>, Arc<Sqlite>) {
 }
 
 async fn verdict(service: &Service, secret: &str) -> Code {
-    let check = Check { secret, keyspace: "", asserted: Assertions::default(), host_environment: "", cost: Some(1) };
+    let check = Check {
+        secret,
+        keyspace: "",
+        reach: None,
+        asserted: Assertions::default(),
+        host_environment: "",
+        cost: Some(1),
+    };
     service.verify(&check, Instant::now() + Duration::from_secs(10)).await.unwrap().code
 }
 

@@ -169,6 +169,7 @@ pub fn key() -> KeyRecord {
         webhook_version: 1,
         metadata: BTreeMap::from([("team".to_owned(), "compilers".to_owned())]),
         rate_limit: Some(RateLimit { limit: 7, window: 90 * SECOND }),
+        keyspaces: vec!["norrix".to_owned(), "noro".to_owned()],
         revision: 0,
         last_used_at: None,
     }

@@ -109,6 +109,7 @@ fn record(id: keyward::domain::key::KeyId, keyspace: &str, digest: Digest, scope
         webhook_version: 0,
         metadata: [("tier".to_owned(), "gold".to_owned()), ("region".to_owned(), "eu".to_owned())].into(),
         rate_limit: None,
+        keyspaces: Vec::new(),
         revision: 0,
         last_used_at: None,
     }
@@ -127,7 +128,7 @@ fn remember(service: &Service, keyspace: &str, prefix: &str, encoding: Encoding,
 }
 
 fn check(secret: &str) -> Check<'_> {
-    Check { secret, keyspace: "norrix", asserted: Assertions::default(), host_environment: "", cost: Some(1) }
+    Check { secret, keyspace: "norrix", reach: None, asserted: Assertions::default(), host_environment: "", cost: Some(1) }
 }
 
 fn parts(service: &Service, limited: &Service) -> Result<(), Failure> {

@@ -39,6 +39,7 @@ pub fn create(message: proto::CreateRequest) -> Result<CreateKey> {
         expiry,
         webhook_url: message.webhook_url,
         metadata: message.metadata.into_iter().collect(),
+        keyspaces: message.keyspaces,
     })
 }
 
@@ -110,6 +111,7 @@ pub fn key(key: KeyRecord, now: Micros) -> proto::Key {
         webhook_url: key.webhook_url,
         metadata: key.metadata.into_iter().collect(),
         rate_limit: key.rate_limit.map(|own| proto::RateLimit { limit: own.limit, window: Some(duration(own.window)) }),
+        keyspaces: key.keyspaces,
     }
 }
 
@@ -146,6 +148,7 @@ pub fn check(message: &proto::VerifyRequest) -> Check<'_> {
     Check {
         secret: &message.secret,
         keyspace: &message.keyspace,
+        reach: None,
         asserted: Assertions {
             environment: &message.environment,
             organization: &message.organization,

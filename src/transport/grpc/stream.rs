@@ -45,13 +45,14 @@ impl Verdicts {
     /// The answer, if memory can give it.
     fn at_once(&self, message: &proto::VerifyStreamRequest) -> Option<Answer> {
         let memory = self.service.replica.memory()?;
-        if let Err(error) = self.service.verifier_from_memory(&memory, self.credential.expose())? {
-            return Some(refusal(&self.service, message.id, error));
-        }
+        let reach = match self.service.verifier_from_memory(&memory, self.credential.expose())? {
+            Ok(reach) => reach,
+            Err(error) => return Some(refusal(&self.service, message.id, error)),
+        };
         let Some(request) = &message.request else {
             return Some(Ok(answer(&self.service, message.id, Err(missing()))));
         };
-        let outcome = self.service.verify_from_memory(&memory, &convert::check(request))?;
+        let outcome = self.service.verify_from_memory(&memory, &convert::check(request).within(reach.as_deref()))?;
         Some(Ok(answer(&self.service, message.id, outcome)))
     }
 
@@ -59,11 +60,12 @@ impl Verdicts {
         let (service, credential) = (Arc::clone(&self.service), Arc::clone(&self.credential));
         async move {
             let deadline = calls::deadline(None);
-            if let Err(error) = service.authenticate_verifier(credential.expose(), deadline).await {
-                return refusal(&service, message.id, error);
-            }
+            let reach = match service.authenticate_verifier(credential.expose(), deadline).await {
+                Ok(reach) => reach,
+                Err(error) => return refusal(&service, message.id, error),
+            };
             let outcome = match &message.request {
-                Some(request) => service.verify(&convert::check(request), deadline).await,
+                Some(request) => service.verify(&convert::check(request).within(reach.as_deref()), deadline).await,
                 None => Err(missing()),
             };
             Ok(answer(&service, message.id, outcome))

@@ -122,6 +122,15 @@ impl Fields {
         Some(scopes)
     }
 
+    /// Keyspaces to be limited to: a list that is not empty, or absent for all.
+    pub fn keyspaces(&mut self) -> Vec<String> {
+        let keyspaces = self.texts("keyspaces");
+        if keyspaces.as_ref().is_some_and(Vec::is_empty) {
+            self.bad("keyspaces", "must not be empty; leave it out for all");
+        }
+        keyspaces.unwrap_or_default()
+    }
+
     /// A whole number within bounds.
     pub fn number(
         &mut self,

@@ -27,7 +27,8 @@ use crate::{
 pub async fn create(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result::Result<Answer, Fault> {
     let caller = manager(exchange).await?;
     let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
-    let request = own::create_request(&mut fields, false);
+    let mut request = own::create_request(&mut fields, false);
+    request.keyspaces = fields.keyspaces();
     if request.name.is_empty() {
         fields.bad("name", "is required");
     }

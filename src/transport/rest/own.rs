@@ -57,6 +57,7 @@ pub fn create_request(fields: &mut Fields, millis: bool) -> CreateKey {
         webhook_url: fields.text_or_empty("webhook"),
         metadata: fields.pairs("metadata"),
         rate_limit: fields.rate_limit(),
+        keyspaces: Vec::new(),
     }
 }
 

@@ -53,7 +53,7 @@ pub fn own(key: &KeyRecord, now: Micros) -> Value {
 
 /// A key as `/api/api-keys` gives it: times in RFC 3339.
 pub fn item(key: &KeyRecord, now: Micros) -> Value {
-    json!({
+    let mut item = json!({
         "id": key.id.to_string(),
         "name": text(&key.name),
         "prefix": key.prefix,
@@ -70,5 +70,9 @@ pub fn item(key: &KeyRecord, now: Micros) -> Value {
         "webhook": text(&key.webhook_url),
         "metadata": key.metadata,
         "rateLimit": key.rate_limit.map(|own| json!({"limit": own.limit, "windowMs": millis(own.window)})),
-    })
+    });
+    if !key.keyspaces.is_empty() {
+        item["keyspaces"] = key.keyspaces.clone().into();
+    }
+    item
 }

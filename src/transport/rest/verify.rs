@@ -21,7 +21,7 @@ use crate::{
 /// `POST`: the verdict on a secret; 200 whatever it is.
 pub async fn verify(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result::Result<Answer, Fault> {
     let caller = exchange.known_caller().await?;
-    access::may_verify(&caller)?;
+    let reach = access::may_verify(&caller)?;
     let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
     if !fields.has("secret") {
         fields.bad("secret", "is required");
@@ -36,6 +36,7 @@ pub async fn verify(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result
     let check = Check {
         secret: secret.expose(),
         keyspace: &keyspace,
+        reach: reach.as_deref(),
         asserted: Assertions {
             environment: &environment,
             organization: &organization,

@@ -1,0 +1,2 @@
+-- The keyspaces that a service key is limited to, as a JSON list; an empty one does not limit.
+ALTER TABLE keyward_keys ADD COLUMN keyspaces TEXT COLLATE "C" NOT NULL DEFAULT '[]';

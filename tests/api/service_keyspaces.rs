@@ -1,0 +1,174 @@
+//! Service keys that are limited to keyspaces: for them, any other key does not exist.
+
+use keyward::{
+    domain::{
+        clock::SystemEntropy,
+        installation::{Installation, MasterKey},
+        secret::Encoding,
+    },
+    proto::{
+        Code, CreateRequest, ListRequest, VerifyRequest, VerifyResponse, VerifyStreamRequest,
+        verify_stream_response::Outcome,
+    },
+};
+use serde_json::{Value, json};
+
+use crate::support::{
+    Server, Setup,
+    grpc::{Client, Made, assert_invalid, create, key, made, texts},
+    reply,
+    server::{ROOT, with},
+};
+
+const MASTER: [u8; 32] = [7; 32];
+
+fn start() -> Server {
+    Setup::new().ready("all").env("KEYWARD_MASTER_KEY", &data_encoding::BASE64.encode(&MASTER)).start()
+}
+
+/// A secret that this installation could have made and never did.
+fn unknown(prefix: &str, encoding: Encoding) -> String {
+    let installation = Installation::derive(&MasterKey::new(MASTER));
+    encoding.generate(prefix, &installation, &SystemEntropy).expose().to_owned()
+}
+
+fn noro() -> String {
+    unknown("noro_", Encoding::Alphanumeric { length: 32 })
+}
+
+fn service(keyspaces: &[&str]) -> CreateRequest {
+    CreateRequest { keyspace: "keyward".into(), keyspaces: texts(keyspaces), ..CreateRequest::default() }
+}
+
+async fn limited(client: &mut Client, keyspaces: &[&str]) -> Made {
+    made(create(client, ROOT, service(keyspaces)).await)
+}
+
+fn asking(secret: &str, keyspace: &str) -> VerifyRequest {
+    VerifyRequest { secret: secret.into(), keyspace: keyspace.into(), ..VerifyRequest::default() }
+}
+
+/// The verdict by each of the three ways to ask, which must agree.
+async fn verdict(server: &Server, client: &mut Client, service: &str, request: VerifyRequest) -> VerifyResponse {
+    let answer = client.verify(with(service, request.clone())).await.unwrap().into_inner();
+    let message = VerifyStreamRequest { id: 1, request: Some(request.clone()) };
+    let stream = client.verify_stream(with(service, tokio_stream::once(message))).await;
+    let streamed = stream.unwrap().into_inner().message().await.unwrap().unwrap();
+    let Some(Outcome::Response(streamed)) = streamed.outcome else { panic!("{streamed:?}") };
+    // Each way of asking spends, where there is something to spend.
+    let unspent = |answer: &VerifyResponse| VerifyResponse { rate_limit: None, ..answer.clone() };
+    assert_eq!(unspent(&streamed), unspent(&answer));
+    let body = json!({"secret": request.secret, "keyspace": request.keyspace});
+    let (status, rest) = server.call("POST", "/api/v1/verify", Some(service), body).await;
+    assert_eq!(status, 200);
+    assert_eq!(format!("CODE_{}", rest["code"].as_str().unwrap()), answer.code().as_str_name());
+    assert_eq!(rest["keyId"].as_str().unwrap_or_default(), answer.key_id);
+    answer
+}
+
+#[tokio::test]
+async fn a_key_of_another_keyspace_is_as_one_that_does_not_exist() {
+    let server = start();
+    let client = &mut server.client().await;
+    let only_norrix = limited(client, &["norrix", "norrix"]).await;
+    assert_eq!(only_norrix.key.keyspaces, ["norrix"]);
+    let norrix = key(client, "norrix", "acme", &["build"]).await;
+    let foreign = key(client, "noro", "", &[]).await;
+    let unknown = noro();
+
+    // First unknown to memory, then known to it: an operator has asked meanwhile.
+    for _ in 0..2 {
+        let good = verdict(&server, client, &only_norrix.secret, asking(&norrix.secret, "")).await;
+        assert_eq!((good.code(), good.key_id), (Code::Valid, norrix.id.clone()));
+        for keyspace in ["", "noro", "norrix", "no such keyspace"] {
+            let of_foreign = verdict(&server, client, &only_norrix.secret, asking(&foreign.secret, keyspace)).await;
+            let of_unknown = verdict(&server, client, &only_norrix.secret, asking(&unknown, keyspace)).await;
+            assert_eq!(of_foreign, of_unknown, "{keyspace}");
+            assert_eq!(of_foreign.code(), Code::NotFound);
+            assert_eq!(of_foreign.key_id, "");
+        }
+        // Its own record is none of its business either.
+        let own = verdict(&server, client, &only_norrix.secret, asking(&only_norrix.secret, "")).await;
+        assert_eq!(own.code(), Code::NotFound);
+        let forged = verdict(&server, client, &only_norrix.secret, asking("noro_forged", "")).await;
+        assert_eq!(forged.code(), Code::Malformed);
+        let before = client.verify(with(ROOT, asking(&foreign.secret, ""))).await.unwrap().into_inner();
+        assert_eq!(before.code(), Code::Valid);
+    }
+    // What it asked in vain was not spent.
+    let spent = VerifyRequest { cost: Some(0), ..asking(&foreign.secret, "") };
+    let spent = client.verify(with(ROOT, spent)).await.unwrap().into_inner().rate_limit.unwrap();
+    assert_eq!(spent.limit - spent.remaining, 2);
+
+    // One that is not limited, and one that is limited to both.
+    for keyspaces in [&[][..], &["noro", "norrix"]] {
+        let service = limited(client, keyspaces).await;
+        for secret in [&norrix.secret, &foreign.secret] {
+            assert_eq!(verdict(&server, client, &service.secret, asking(secret, "")).await.code(), Code::Valid);
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_services_are_limited_and_only_to_configured_keyspaces() {
+    let server = start();
+    let client = &mut server.client().await;
+    let product = |keyspace: &str| CreateRequest {
+        keyspace: keyspace.into(),
+        organization: "acme".into(),
+        ..service(&["norrix"])
+    };
+    let root = CreateRequest { scopes: texts(&["root"]), ..service(&["norrix"]) };
+    let both = CreateRequest { scopes: texts(&["verify", "root"]), ..service(&["norrix"]) };
+    let admin = key(client, "norrix", "acme", &["admin"]).await.secret;
+    for (credential, request, case) in [
+        (ROOT, service(&["no such"]), "unknown"),
+        (ROOT, service(&["norrix", "keyward"]), "reserved"),
+        (ROOT, service(&[""]), "empty"),
+        (ROOT, root, "root"),
+        (ROOT, both, "root and verify"),
+        (ROOT, product("norrix"), "a product's key"),
+        (&admin, product("norrix"), "an admin key's"),
+    ] {
+        assert_invalid(client.create(with(credential, request)).await, &["keyspaces"], case);
+    }
+    let post = async |body: Value| reply(server.rest("POST", "/api/api-keys").bearer_auth(ROOT).json(&body)).await;
+    post(json!({"name": "n", "keyspace": "keyward", "keyspaces": []})).await.bad(&["keyspaces"]);
+    post(json!({"name": "n", "keyspace": "keyward", "keyspaces": "norrix"})).await.bad(&["keyspaces"]);
+    post(json!({"name": "n", "keyspace": "noro", "keyspaces": ["noro"]})).await.bad(&["keyspaces"]);
+    reply(server.rest("POST", "/api/v1/keys").json(&json!({"keyspaces": ["noro"]}))).await.bad(&["keyspaces"]);
+}
+
+#[tokio::test]
+async fn a_limit_is_shown_with_its_key_and_with_no_other() {
+    let server = start();
+    let client = &mut server.client().await;
+    let body = json!({"name": "gateway", "keyspace": "keyward", "scopes": ["verify"], "keyspaces": ["nora", "noro"]});
+    let created = server.create(body).await;
+    assert_eq!(created["keyspaces"], json!(["nora", "noro"]));
+    server.create(json!({"name": "other", "keyspace": "keyward"})).await;
+    let request = ListRequest { keyspace: "keyward".into(), ..ListRequest::default() };
+    let keys = client.list(with(ROOT, request)).await.unwrap().into_inner().keys;
+    assert_eq!(keys[0].keyspaces, texts(&[]));
+    assert_eq!(keys[1].keyspaces, texts(&["nora", "noro"]));
+    let listed = reply(server.rest("GET", "/api/api-keys?keyspace=keyward").bearer_auth(ROOT)).await.good(200);
+    assert_eq!(listed["keys"][0].get("keyspaces"), None);
+    assert_eq!(listed["keys"][1]["keyspaces"], created["keyspaces"]);
+}
+
+/// A limit to nothing that is left is not the same as no limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_whose_keyspaces_are_no_longer_configured_sees_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Setup::new().ready("all").folder(folder.path()).start();
+    let client = &mut server.client().await;
+    let service = limited(client, &["norrix"]).await;
+    let foreign = key(client, "noro", "", &[]).await;
+    server.stop();
+    let server = Setup::new().ready("noro").folder(folder.path()).start();
+    let client = &mut server.client().await;
+    let verdict = client.verify(with(&service.secret, asking(&foreign.secret, ""))).await.unwrap().into_inner();
+    assert_eq!(verdict.code(), Code::NotFound);
+    let verdict = client.verify(with(ROOT, asking(&foreign.secret, ""))).await.unwrap().into_inner();
+    assert_eq!(verdict.code(), Code::Valid);
+}
