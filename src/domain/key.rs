@@ -45,12 +45,32 @@ pub struct KeyId(pub Uuid);
 impl KeyId {
     /// The id as text. Every verdict has one: this does without the formatting machinery.
     pub fn text(self) -> String {
-        let value = self.0.as_u128();
-        let mut text = String::with_capacity(TYPE_PREFIX.len() + DIGITS);
-        text.push_str(TYPE_PREFIX);
-        text.extend((0..DIGITS).rev().map(|place| char::from(ALPHABET[(value >> (5 * place)) as usize & 31])));
-        text
+        typeid(TYPE_PREFIX, self.0)
     }
+}
+
+/// A UUID as a TypeID.
+pub(super) fn typeid(prefix: &str, id: Uuid) -> String {
+    let value = id.as_u128();
+    let mut text = String::with_capacity(prefix.len() + DIGITS);
+    text.push_str(prefix);
+    text.extend((0..DIGITS).rev().map(|place| char::from(ALPHABET[(value >> (5 * place)) as usize & 31])));
+    text
+}
+
+/// The UUID of a TypeID with this prefix; none if the text is not one.
+pub(super) fn parse_typeid(prefix: &str, text: &str) -> Option<Uuid> {
+    let body = text.strip_prefix(prefix)?.as_bytes();
+    // 26 characters hold 130 bits: the first one may not go past 7.
+    if body.len() != DIGITS || body[0] > b'7' {
+        return None;
+    }
+    let mut value = 0_u128;
+    for byte in body {
+        let digit = ALPHABET.iter().position(|c| c == byte)?;
+        value = value << 5 | digit as u128;
+    }
+    Some(Uuid::from_u128(value))
 }
 
 impl fmt::Display for KeyId {
@@ -68,17 +88,7 @@ impl FromStr for KeyId {
     type Err = NotAKeyId;
 
     fn from_str(text: &str) -> Result<Self, NotAKeyId> {
-        let body = text.strip_prefix(TYPE_PREFIX).ok_or(NotAKeyId)?.as_bytes();
-        // 26 characters hold 130 bits: the first one may not go past 7.
-        if body.len() != DIGITS || body[0] > b'7' {
-            return Err(NotAKeyId);
-        }
-        let mut value = 0_u128;
-        for byte in body {
-            let digit = ALPHABET.iter().position(|c| c == byte).ok_or(NotAKeyId)?;
-            value = value << 5 | digit as u128;
-        }
-        Ok(Self(Uuid::from_u128(value)))
+        parse_typeid(TYPE_PREFIX, text).map(Self).ok_or(NotAKeyId)
     }
 }
 

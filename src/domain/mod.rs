@@ -7,6 +7,7 @@ pub mod caller;
 pub mod clock;
 pub mod egress;
 pub mod error;
+pub mod event;
 pub mod installation;
 pub mod key;
 pub mod keyspace;

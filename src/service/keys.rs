@@ -20,7 +20,7 @@ use crate::{
         secret::{self, SHOWN, Secret},
     },
     limiter::Subject,
-    store::StoreError,
+    store::{StoreError, events::WebhookUpdate},
 };
 
 /// When a new key stops being valid.
@@ -195,7 +195,7 @@ impl Service {
         violations.finish()?;
         let Ok(id) = id else { return Err(Error::no_such_key()) };
         let before = self.visible(manager, id, context).await?;
-        self.rehook(before, url, context).await
+        self.rehook(before, url, caller.actor(), context).await
     }
 
     /// The same for the key that makes the call.
@@ -205,12 +205,13 @@ impl Service {
         violations.webhook(&url, &self.egress);
         violations.finish()?;
         let before = self.own_record(key.id, context).await?;
-        self.rehook(before, url, context).await
+        self.rehook(before, url, format!("key:{}", key.id), context).await
     }
 
-    async fn rehook(&self, before: KeyRecord, url: String, context: Context<'_>) -> Result<Rehooked> {
+    async fn rehook(&self, before: KeyRecord, url: String, by: String, context: Context<'_>) -> Result<Rehooked> {
         let first_version = self.installation.next_webhook_version(0);
-        let change = bounded(context, self.store.set_webhook(before.id, url, first_version, self.now())).await?;
+        let update = WebhookUpdate { url, first_version, at: self.now(), by, event: self.event_id() };
+        let change = bounded(context, self.store.set_webhook(before.id, update)).await?;
         let change = change.ok_or_else(Error::no_such_key)?;
         if !change.applied {
             let state = if change.key.status(self.now()) == KeyStatus::Revoked { "revoked" } else { "expired" };

@@ -15,6 +15,7 @@ use crate::{
     domain::{
         clock::{Clock, Entropy, Micros},
         egress::Egress,
+        event::EventId,
         installation::Installation,
         key::{Digest, KeyIds},
         keyspace::Registry,
@@ -46,7 +47,7 @@ pub struct Service {
     pub clock: Arc<dyn Clock>,
     /// Chance.
     pub entropy: Arc<dyn Entropy>,
-    /// Makes ids.
+    /// Makes ids of keys and of events.
     pub ids: KeyIds,
     /// Digest of the environment's root credential.
     pub root: Option<Digest>,
@@ -71,6 +72,11 @@ impl Service {
     /// Now, by the wall clock.
     pub fn now(&self) -> Micros {
         self.clock.wall()
+    }
+
+    /// The id of an event that happens now.
+    pub fn event_id(&self) -> EventId {
+        EventId(self.ids.next(&*self.clock, &*self.entropy).0)
     }
 
     /// What the gauges show.

@@ -50,7 +50,7 @@ impl Service {
         let service = Arc::clone(self);
         // Commit and forget in a task of its own: a dropped request must not leave the one without the other.
         let committed = self.runtime.spawn(async move {
-            let revocation = Revocation { at: service.now(), reason, by };
+            let revocation = Revocation { at: service.now(), reason, by, event: service.event_id() };
             let key = service.store.revoke_key(id, revocation).await;
             if key.is_err() {
                 service.runtime.spawn(Arc::clone(&service).forget_if_written(id));

@@ -3,6 +3,12 @@
 //!
 //! The conformance suite (`tests/store/`) runs on every backend; each MUST below names its case.
 
+pub mod event_postgres;
+mod event_rows;
+pub mod event_sql;
+pub mod event_sqlite;
+mod event_verbs;
+pub mod events;
 mod failure;
 pub mod feed;
 pub mod feed_postgres;
@@ -16,9 +22,11 @@ mod verbs;
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use self::events::{EventStore, WebhookUpdate};
 use crate::domain::{
     clock::Micros,
     error::Error,
+    event::EventId,
     key::{Digest, KeyId, KeyRecord, KeyStatus},
 };
 
@@ -68,6 +76,8 @@ pub struct Revocation {
     pub reason: String,
     /// Who.
     pub by: String,
+    /// The id of the event that tells.
+    pub event: EventId,
 }
 
 /// What came of a webhook change.
@@ -140,7 +150,7 @@ pub struct PoolGauge {
 /// Each method runs to its end even when its caller stops waiting, and is bounded in time: past the bound it is
 /// [`StoreError::Unavailable`], and its connection is closed rather than used again.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: EventStore + Send + Sync + 'static {
     /// Writes the installation row if there is none, and answers the one that is there. Of several callers at once,
     /// one MUST win, and all MUST see it (case `one_installation_wins`).
     async fn installation(&self, proposed: InstallationRow) -> Result<InstallationRow>;
@@ -149,12 +159,15 @@ pub trait Store: Send + Sync + 'static {
     /// once, one MUST win, and all MUST see it (case `one_installation_move_wins`).
     async fn move_installation(&self, from: InstallationRow, to: InstallationRow) -> Result<InstallationRow>;
 
-    /// Writes the first root key if this was never done and there is no key at all; says whether it was written.
+    /// Writes the first root key, with its event, if this was never done and there is no key at all; says whether it was
+    /// written.
     /// MUST write one among any number of callers at once (case `one_first_root_key`).
     async fn first_root_key(&self, key: KeyRecord) -> Result<bool>;
 
     /// Writes a new key, durably. A retry of the same id is a success (case `create_is_idempotent_by_id`); another
-    /// key's digest is [`StoreError::DigestCollision`] and changes nothing (case `digest_collision`).
+    /// key's digest is [`StoreError::DigestCollision`] and changes nothing (case `digest_collision`). The same statement
+    /// MUST write its event, whose id is the key's (case `a_creation_tells`), and its delivery where the key has a
+    /// webhook (case `a_delivery_for_each_event_of_a_key_with_a_webhook`); so it is for every change below.
     async fn create_key(&self, key: KeyRecord) -> Result<()>;
 
     /// The keys of these digests, in any order; those that don't exist are left out. One indexed query
@@ -170,18 +183,14 @@ pub trait Store: Send + Sync + 'static {
 
     /// Revokes a key and answers it as it now stands; none if there is no such key. A revoked key MUST stay as it is
     /// (case `second_revoke_changes_nothing`), also under two at once (case `two_revokes_at_once`). The change gets the
-    /// next revision, and revisions MUST become visible in their order (case `revision_order`).
+    /// next revision, and revisions MUST become visible in their order (case `revision_order`). Only the call that
+    /// changed the key MUST tell (case `a_revocation_tells_once`).
     async fn revoke_key(&self, id: KeyId, revocation: Revocation) -> Result<Option<KeyRecord>>;
 
-    /// Sets or (empty) removes the webhook URL of a key that is active at `now`; the first URL ever set makes
-    /// `webhook_version` `first_version`. None if there is no such key. A dead key MUST stay as it is (case `webhook_of_dead_key`).
-    async fn set_webhook(
-        &self,
-        id: KeyId,
-        url: String,
-        first_version: i64,
-        now: Micros,
-    ) -> Result<Option<WebhookChange>>;
+    /// Sets or (empty) removes the webhook URL of a key that is active at that time; the first URL ever set makes
+    /// `webhook_version` `first_version`. None if there is no such key. A dead key MUST stay as it is (case `webhook_of_dead_key`), and
+    /// only a change MUST tell (case `a_webhook_change_tells`).
+    async fn set_webhook(&self, id: KeyId, update: WebhookUpdate) -> Result<Option<WebhookChange>>;
 
     /// Adds uses: the latest time wins, counts add up, and uses of keys that don't exist are ignored
     /// (case `usage_keeps_the_latest`). MUST not touch the keys' own rows (case `usage_leaves_revisions_alone`).

@@ -19,30 +19,20 @@ use uuid::Uuid;
 
 use super::{
     PoolGauge, ReplicaRow, Result, Usage,
+    event_postgres::FIRST_KEY,
+    event_rows::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
     failure::{Class, Failure, Outcome},
     migrate::{self, OpenError},
     session::{Job, Link, Session, Statements, Value, gauge, in_own_task, statements, within},
-    sql::{KeyRow, columns, new_columns, new_values},
+    sql::{KeyRow, columns},
     verbs::{self, Backend, Kind},
 };
-use crate::domain::key::Digest;
+use crate::domain::key::{Digest, KeyRecord};
 
 static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| migrate::prepared(sqlx::migrate!("migrations/postgres")));
 
 /// An array parameter: SQLite has none.
 const FIND_BY_DIGESTS: &str = concat!("SELECT ", columns!(), " FROM keyward_keys k WHERE k.digest = ANY($1)");
-
-/// The setting is taken and the key written in one statement: SQLite knows no INSERT inside a WITH. Whoever comes
-/// second waits for the first one's row, and then writes nothing.
-const FIRST_KEY: &str = concat!(
-    "WITH first AS (INSERT INTO keyward_settings (name, value) SELECT 'first_root_key', CAST($1::uuid AS TEXT) \
-     WHERE NOT EXISTS (SELECT 1 FROM keyward_keys) ON CONFLICT DO NOTHING RETURNING name) \
-     INSERT INTO keyward_keys (",
-    new_columns!(),
-    ") SELECT ",
-    new_values!(),
-    " FROM first"
-);
 
 /// Array parameters: SQLite has none. In the order of ids: two replicas that lock rows
 /// in opposite orders would deadlock.
@@ -63,7 +53,6 @@ const HAS_MIGRATIONS: &str = "SELECT to_regclass('keyward_migrations') IS NOT NU
 /// The statements that only Postgres understands, by name, for the test that prepares each.
 pub const OWN_STATEMENTS: &[(&str, &str)] = &[
     ("FIND_BY_DIGESTS", FIND_BY_DIGESTS),
-    ("FIRST_KEY", FIRST_KEY),
     ("ADD_USAGE", ADD_USAGE),
     ("REPLICAS", REPLICAS),
     ("WRITABLE", WRITABLE),
@@ -331,8 +320,8 @@ impl Session for Link<Driver> {
         query.fetch_all(&mut *self.conn).await
     }
 
-    async fn first_key(&mut self, key: &[Value<'_>]) -> sqlx::Result<bool> {
-        Ok(self.execute(FIRST_KEY, key).await? == 1)
+    async fn first_key(&mut self, _: &KeyRecord, values: &[Value<'_>]) -> sqlx::Result<bool> {
+        Ok(self.execute(FIRST_KEY, values).await? == 1)
     }
 
     async fn add_usage(&mut self, usage: &[Usage]) -> sqlx::Result<()> {

@@ -10,10 +10,16 @@ use uuid::Uuid;
 
 use super::{
     PoolGauge, ReplicaRow, StoreError, Usage,
+    event_rows::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
+    events::{Claim, NewEvent},
     failure::{Failure, Outcome},
     sql::KeyRow,
 };
-use crate::domain::key::Digest;
+use crate::domain::{
+    clock::Micros,
+    event::EventType,
+    key::{Digest, KeyRecord},
+};
 
 /// A parameter of a statement.
 #[derive(Clone, Copy)]
@@ -32,6 +38,30 @@ pub enum Value<'a> {
     Bytes(&'a [u8]),
 }
 
+/// A change to a key, which is written with its event and, where the key then has a webhook, its delivery.
+pub struct Change<'a> {
+    /// Which one.
+    pub kind: EventType,
+    /// The parameters of its statement, then, but for a creation, the event's id and its actor.
+    pub values: &'a [Value<'a>],
+    /// The event's id.
+    pub event: Uuid,
+    /// The key.
+    pub key: Uuid,
+    /// Who.
+    pub actor: &'a str,
+    /// When.
+    pub at: Micros,
+}
+
+impl Change<'_> {
+    /// The parameters of the change itself.
+    pub(super) fn own(&self) -> &[Value<'_>] {
+        let event = if self.kind == EventType::KeyCreated { 0 } else { 2 };
+        &self.values[..self.values.len() - event]
+    }
+}
+
 /// The statements that every database runs in the same words.
 #[async_trait]
 pub trait Statements: Send {
@@ -43,16 +73,43 @@ pub trait Statements: Send {
     async fn text(&mut self, sql: &'static str, values: &[Value<'_>]) -> sqlx::Result<Option<String>>;
     /// Reads numbers.
     async fn numbers(&mut self, sql: &'static str) -> sqlx::Result<Vec<i64>>;
+    /// Reads events.
+    async fn events(&mut self, sql: &'static str, values: &[Value<'_>]) -> sqlx::Result<Vec<EventRow>>;
+    /// Reads deliveries.
+    async fn deliveries(&mut self, sql: &'static str, values: &[Value<'_>]) -> sqlx::Result<Vec<DeliveryRow>>;
+    /// Reads keys by their expiry.
+    async fn expiring(&mut self, sql: &'static str, values: &[Value<'_>]) -> sqlx::Result<Vec<ExpiringRow>>;
+    /// Reads deliveries with their events.
+    async fn claims(&mut self, sql: &'static str, values: &[Value<'_>]) -> sqlx::Result<Vec<ClaimRow>>;
+}
+
+/// What each database does in its own words about events.
+#[async_trait]
+pub trait EventSession: Statements {
+    /// Makes a change, if its conditions hold, and writes its event and delivery; atomic. Says whether it was made.
+    async fn change(&mut self, change: &Change<'_>) -> sqlx::Result<bool>;
+    /// Writes those events of one type that are not there yet, for keys that are not revoked, and their deliveries, due
+    /// at `at`; atomic. Says how many.
+    async fn add_events(&mut self, kind: EventType, events: &[NewEvent], at: Micros) -> sqlx::Result<u64>;
+    /// Takes deliveries that are due; atomic, and past those that another worker takes at the same time.
+    async fn claim(&mut self, claim: &Claim) -> sqlx::Result<Vec<ClaimRow>>;
+    /// Makes the delivery of an event due at `at`, anew if it has ended; says whether the event is there and its key has
+    /// a webhook.
+    async fn redeliver(&mut self, event: Uuid, at: Micros) -> sqlx::Result<bool>;
+    /// Deletes at most `limit` events below an id, but none whose delivery is pending, and their deliveries; atomic. Says
+    /// how many.
+    async fn delete_events(&mut self, below: Uuid, limit: i64) -> sqlx::Result<u64>;
 }
 
 /// What a verb may do with the connection that it was given: shared statements, and what each database does in its own
 /// words.
 #[async_trait]
-pub trait Session: Statements {
+pub trait Session: EventSession {
     /// Reads the keys of several digests in one statement.
     async fn keys_of_digests(&mut self, digests: &[Digest]) -> sqlx::Result<Vec<KeyRow>>;
-    /// Writes a key, given as the values of a new one, if there is none and this was never done; atomic.
-    async fn first_key(&mut self, key: &[Value<'_>]) -> sqlx::Result<bool>;
+    /// Writes a key, given also as the values of a new one, with its event, if there is none and this was never done;
+    /// atomic.
+    async fn first_key(&mut self, key: &KeyRecord, values: &[Value<'_>]) -> sqlx::Result<bool>;
     /// Adds uses, each key at most once, in one statement.
     async fn add_usage(&mut self, usage: &[Usage]) -> sqlx::Result<()>;
     /// Reads the replicas.
@@ -156,6 +213,26 @@ macro_rules! statements {
 
             async fn numbers(&mut self, sql: &'static str) -> sqlx::Result<Vec<i64>> {
                 sqlx::query_scalar(sql).persistent(self.persistent).fetch_all(&mut *self.conn).await
+            }
+
+            async fn events(&mut self, sql: &'static str, values: &[Value<'_>]) -> sqlx::Result<Vec<EventRow>> {
+                let query = sqlx::query_as_with(sql, arguments(values)?).persistent(self.persistent);
+                query.fetch_all(&mut *self.conn).await
+            }
+
+            async fn deliveries(&mut self, sql: &'static str, values: &[Value<'_>]) -> sqlx::Result<Vec<DeliveryRow>> {
+                let query = sqlx::query_as_with(sql, arguments(values)?).persistent(self.persistent);
+                query.fetch_all(&mut *self.conn).await
+            }
+
+            async fn expiring(&mut self, sql: &'static str, values: &[Value<'_>]) -> sqlx::Result<Vec<ExpiringRow>> {
+                let query = sqlx::query_as_with(sql, arguments(values)?).persistent(self.persistent);
+                query.fetch_all(&mut *self.conn).await
+            }
+
+            async fn claims(&mut self, sql: &'static str, values: &[Value<'_>]) -> sqlx::Result<Vec<ClaimRow>> {
+                let query = sqlx::query_as_with(sql, arguments(values)?).persistent(self.persistent);
+                query.fetch_all(&mut *self.conn).await
             }
         }
 

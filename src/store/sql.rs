@@ -109,17 +109,44 @@ pub const FIND_BY_DIGEST: &str = concat!("SELECT ", columns!(), " FROM keyward_k
 /// The key with id `$1`.
 pub const FIND_BY_ID: &str = concat!("SELECT ", shown!(), " WHERE k.id = $1");
 
-/// Writes a new key, unless its id or its digest is there. No error is raised for either, so that a database which logs
-/// failed statements logs no digest.
-pub const CREATE_KEY: &str =
-    concat!("INSERT INTO keyward_keys (", new_columns!(), ") VALUES (", new_values!(), ") ON CONFLICT DO NOTHING");
+/// The changes to keys. Postgres runs each inside a statement that writes its event too, SQLite in a transaction.
+///
+/// A new key is not written if its id or its digest is there. No error is raised for either, so that a database which
+/// logs failed statements logs no digest.
+macro_rules! create_key {
+    () => {
+        concat!("INSERT INTO keyward_keys (", new_columns!(), ") VALUES (", new_values!(), ") ON CONFLICT DO NOTHING")
+    };
+}
+macro_rules! revoke_key {
+    () => {
+        "UPDATE keyward_keys SET revoked_at = $2, revoke_reason = $3, revoked_by = $4 \
+         WHERE id = $1 AND revoked_at IS NULL"
+    };
+}
+macro_rules! set_webhook {
+    () => {
+        "UPDATE keyward_keys SET webhook_url = $2, \
+         webhook_version = CASE WHEN webhook_version = 0 AND $2 <> '' THEN $4 ELSE webhook_version END \
+         WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)"
+    };
+}
+macro_rules! disable_webhook {
+    () => {
+        "UPDATE keyward_keys SET webhook_url = '' WHERE id = $1 AND webhook_url = $2 AND webhook_url <> '' \
+         AND revoked_at IS NULL"
+    };
+}
+pub(super) use {create_key, disable_webhook, revoke_key, set_webhook};
+
+/// Writes a new key.
+pub const CREATE_KEY: &str = create_key!();
 /// Revokes key `$1` at `$2` for reason `$3` by `$4`, unless it is revoked.
-pub const REVOKE_KEY: &str =
-    "UPDATE keyward_keys SET revoked_at = $2, revoke_reason = $3, revoked_by = $4 WHERE id = $1 AND revoked_at IS NULL";
+pub const REVOKE_KEY: &str = revoke_key!();
 /// Sets the webhook of key `$1` to `$2`, unless it is revoked, or expired at `$3`; the first one is of version `$4`.
-pub const SET_WEBHOOK: &str = "UPDATE keyward_keys SET webhook_url = $2, \
-     webhook_version = CASE WHEN webhook_version = 0 AND $2 <> '' THEN $4 ELSE webhook_version END \
-     WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)";
+pub const SET_WEBHOOK: &str = set_webhook!();
+/// Removes the webhook of key `$1` if it is `$2` and the key is not revoked.
+pub const DISABLE_WEBHOOK: &str = disable_webhook!();
 
 /// Keeps the setting `$1` as `$2` unless it is there.
 pub const PROPOSE_SETTING: &str = "INSERT INTO keyward_settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
@@ -148,6 +175,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("CREATE_KEY", CREATE_KEY),
     ("REVOKE_KEY", REVOKE_KEY),
     ("SET_WEBHOOK", SET_WEBHOOK),
+    ("DISABLE_WEBHOOK", DISABLE_WEBHOOK),
     ("PROPOSE_SETTING", PROPOSE_SETTING),
     ("EXCHANGE_SETTING", EXCHANGE_SETTING),
     ("FIND_SETTING", FIND_SETTING),
@@ -180,30 +208,30 @@ pub fn status_number(status: KeyStatus) -> i64 {
 /// A row of `keyward_keys`, with or without its last use.
 #[derive(FromRow)]
 pub struct KeyRow {
-    id: Uuid,
-    keyspace: String,
-    digest: Vec<u8>,
-    prefix: String,
-    organization: String,
-    instance: String,
-    environment: String,
-    name: String,
-    scopes: String,
-    created_at: i64,
-    expires_at: Option<i64>,
-    revoked_at: Option<i64>,
-    revoke_reason: String,
-    created_by: String,
-    revoked_by: String,
-    webhook_url: String,
-    webhook_version: i64,
-    metadata: String,
-    revision: i64,
-    rate_limit: Option<i64>,
-    rate_window: Option<i64>,
-    keyspaces: String,
+    pub(super) id: Uuid,
+    pub(super) keyspace: String,
+    pub(super) digest: Vec<u8>,
+    pub(super) prefix: String,
+    pub(super) organization: String,
+    pub(super) instance: String,
+    pub(super) environment: String,
+    pub(super) name: String,
+    pub(super) scopes: String,
+    pub(super) created_at: i64,
+    pub(super) expires_at: Option<i64>,
+    pub(super) revoked_at: Option<i64>,
+    pub(super) revoke_reason: String,
+    pub(super) created_by: String,
+    pub(super) revoked_by: String,
+    pub(super) webhook_url: String,
+    pub(super) webhook_version: i64,
+    pub(super) metadata: String,
+    pub(super) revision: i64,
+    pub(super) rate_limit: Option<i64>,
+    pub(super) rate_window: Option<i64>,
+    pub(super) keyspaces: String,
     #[sqlx(default)]
-    last_used_at: Option<i64>,
+    pub(super) last_used_at: Option<i64>,
 }
 
 impl TryFrom<KeyRow> for KeyRecord {

@@ -23,13 +23,17 @@ use tokio::{runtime::Handle, time::Instant};
 
 use super::{
     PoolGauge, ReplicaRow, Result, Usage,
+    event_rows::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
     failure::Outcome,
     migrate::{self, OpenError},
     session::{Job, Link, Session, Statements, Value, gauge, in_own_task, statements, within},
     sql::{KeyRow, columns, new_columns, new_values},
     verbs::{self, Backend, Kind},
 };
-use crate::domain::key::Digest;
+use crate::domain::{
+    event::EventType,
+    key::{Digest, KeyRecord},
+};
 
 static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| migrate::prepared(sqlx::migrate!("migrations/sqlite")));
 
@@ -235,9 +239,13 @@ impl Backend for Sqlite {
 
 statements!(Driver, SqliteArguments);
 
-async fn take_first_key(link: &mut Link<Driver>, key: &[Value<'_>]) -> sqlx::Result<bool> {
-    let taken = link.execute(TAKE_FIRST_KEY, &key[..1]).await? == 1;
-    Ok(taken && link.execute(WRITE_FIRST_KEY, key).await? == 1)
+async fn take_first_key(link: &mut Link<Driver>, key: &KeyRecord, values: &[Value<'_>]) -> sqlx::Result<bool> {
+    let taken = link.execute(TAKE_FIRST_KEY, &values[..1]).await? == 1;
+    let written = taken && link.execute(WRITE_FIRST_KEY, values).await? == 1;
+    if written {
+        link.tell((key.id.0, EventType::KeyCreated, None), &key.created_by, key.id.0, key.created_at).await?;
+    }
+    Ok(written)
 }
 
 #[async_trait]
@@ -248,12 +256,10 @@ impl Session for Link<Driver> {
         self.keys(FIND_BY_DIGESTS, &[Value::Text(&digests)]).await
     }
 
-    async fn first_key(&mut self, key: &[Value<'_>]) -> sqlx::Result<bool> {
+    async fn first_key(&mut self, key: &KeyRecord, values: &[Value<'_>]) -> sqlx::Result<bool> {
         self.execute("BEGIN IMMEDIATE", &[]).await?;
-        let written = take_first_key(self, key).await;
-        // A failed statement leaves the transaction open.
-        self.execute(if written.is_ok() { "COMMIT" } else { "ROLLBACK" }, &[]).await?;
-        written
+        let written = take_first_key(self, key, values).await;
+        self.end(written).await
     }
 
     async fn add_usage(&mut self, usage: &[Usage]) -> sqlx::Result<()> {

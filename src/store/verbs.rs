@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     InstallationRow, ListQuery, PoolGauge, ReplicaRow, Result, Revocation, Store, StoreError, Usage, WebhookChange,
+    events::WebhookUpdate,
     failure::Outcome,
-    session::{Job, Session, Value},
+    session::{Change, Job, Session, Value},
     sql,
 };
 use crate::domain::{
     clock::Micros,
+    event::{EventId, EventType},
     key::{Digest, KeyId, KeyRecord},
 };
 
@@ -89,17 +91,8 @@ impl<B: Backend> Store for B {
         .await
     }
 
-    async fn set_webhook(
-        &self,
-        id: KeyId,
-        url: String,
-        first_version: i64,
-        now: Micros,
-    ) -> Result<Option<WebhookChange>> {
-        self.run(Kind::Write, (id, url, first_version, now), |session, (id, url, first_version, now)| {
-            Box::pin(set_webhook(session, *id, url, *first_version, *now))
-        })
-        .await
+    async fn set_webhook(&self, id: KeyId, update: WebhookUpdate) -> Result<Option<WebhookChange>> {
+        self.run(Kind::Write, (id, update), |session, (id, update)| Box::pin(set_webhook(session, *id, update))).await
     }
 
     async fn record_usage(&self, usage: Vec<Usage>) -> Result<()> {
@@ -177,7 +170,7 @@ async fn kept_installation(session: &mut dyn Session) -> Outcome<InstallationRow
 }
 
 async fn first_root_key(session: &mut dyn Session, key: &KeyRecord) -> Outcome<bool> {
-    if session.first_key(&NewKey::of(key)?.values()).await? {
+    if session.first_key(key, &NewKey::of(key)?.values()).await? {
         return Ok(true);
     }
     // A second attempt of the call that wrote it: the reply to the first was lost.
@@ -185,7 +178,16 @@ async fn first_root_key(session: &mut dyn Session, key: &KeyRecord) -> Outcome<b
 }
 
 async fn create_key(session: &mut dyn Session, key: &KeyRecord) -> Outcome<()> {
-    if session.execute(sql::CREATE_KEY, &NewKey::of(key)?.values()).await? == 1 {
+    let new = NewKey::of(key)?;
+    let change = Change {
+        kind: EventType::KeyCreated,
+        values: &new.values(),
+        event: key.id.0,
+        key: key.id.0,
+        actor: &key.created_by,
+        at: key.created_at,
+    };
+    if session.change(&change).await? {
         return Ok(());
     }
     match find_by_id(session, key.id).await? {
@@ -225,24 +227,33 @@ async fn list_keys(session: &mut dyn Session, query: &ListQuery) -> Outcome<Vec<
 }
 
 async fn revoke_key(session: &mut dyn Session, id: KeyId, revocation: &Revocation) -> Outcome<Option<KeyRecord>> {
-    let Revocation { at, reason, by } = revocation;
-    session.execute(sql::REVOKE_KEY, &[Value::Id(id.0), Value::Int(*at), Value::Text(reason), Value::Text(by)]).await?;
+    let Revocation { at, reason, by, event } = revocation;
+    let own = [Value::Id(id.0), Value::Int(*at), Value::Text(reason), Value::Text(by)];
+    tell(session, EventType::KeyRevoked, id, &own, (*event, by, *at)).await?;
     // Read back rather than returned by the change: SQLite's RETURNING does not see the revision that its trigger
     // gives. Nothing changes a key that is revoked, so no other change can come between.
     find_by_id(session, id).await
 }
 
-async fn set_webhook(
-    session: &mut dyn Session,
-    id: KeyId,
-    url: &str,
-    first_version: i64,
-    now: Micros,
-) -> Outcome<Option<WebhookChange>> {
-    let values = [Value::Id(id.0), Value::Text(url), Value::Int(now), Value::Int(first_version)];
-    let touched = session.execute(sql::SET_WEBHOOK, &values).await?;
+async fn set_webhook(session: &mut dyn Session, id: KeyId, update: &WebhookUpdate) -> Outcome<Option<WebhookChange>> {
+    let WebhookUpdate { url, first_version, at, by, event } = update;
+    let own = [Value::Id(id.0), Value::Text(url), Value::Int(*at), Value::Int(*first_version)];
+    let applied = tell(session, EventType::WebhookUpdated, id, &own, (*event, by, *at)).await?;
     let key = find_by_id(session, id).await?;
-    Ok(key.map(|key| WebhookChange { key, applied: touched == 1 }))
+    Ok(key.map(|key| WebhookChange { key, applied }))
+}
+
+/// Makes a change to a key that is there, with its event; says whether it was made.
+pub(super) async fn tell(
+    session: &mut dyn Session,
+    kind: EventType,
+    key: KeyId,
+    own: &[Value<'_>],
+    (event, actor, at): (EventId, &str, Micros),
+) -> Outcome<bool> {
+    let values = [own, &[Value::Id(event.0), Value::Text(actor)]].concat();
+    let change = Change { kind, values: &values, event: event.0, key: key.0, actor, at };
+    Ok(session.change(&change).await?)
 }
 
 async fn ping(session: &mut dyn Session) -> Outcome<()> {

@@ -4,15 +4,22 @@ use std::{collections::HashMap, sync::Arc};
 
 use futures::future::join_all;
 use keyward::{
-    domain::key::{KeyId, KeyRecord, KeyStatus},
-    store::{Revocation, Store, Usage, sql},
+    domain::{
+        clock::Micros,
+        key::{KeyId, KeyRecord, KeyStatus},
+    },
+    store::{Revocation, Store, Usage, events::WebhookUpdate, sql},
 };
 use sqlx::Row as _;
 
-use crate::fixture::{Fixture, Raw, eventually, key, key_with, now, write};
+use crate::fixture::{Fixture, Raw, event_id, eventually, key, key_with, now, write};
 
 pub fn revocation(reason: &str) -> Revocation {
-    Revocation { at: now(), reason: reason.to_owned(), by: "user:ann".to_owned() }
+    Revocation { at: now(), reason: reason.to_owned(), by: "user:ann".to_owned(), event: event_id() }
+}
+
+pub fn webhook(url: &str, at: Micros) -> WebhookUpdate {
+    WebhookUpdate { url: url.to_owned(), first_version: 1, at, by: "user:ann".to_owned(), event: event_id() }
 }
 
 pub async fn a_revoked_key_says_when_why_and_by_whom(f: Fixture) {
@@ -56,14 +63,15 @@ pub async fn the_first_webhook_ever_makes_the_first_version(f: Fixture) {
     f.store.create_key(bare.clone()).await.unwrap();
     let steps = [("", 0), ("https://a.example/", FIRST), ("", FIRST), ("https://b.example/", FIRST)];
     for (revision, (url, version)) in (1..).zip(steps) {
-        let first = if version == 0 { FIRST } else { FIRST + revision - 2 };
-        let change = f.store.set_webhook(bare.id, url.to_owned(), first, now()).await.unwrap().unwrap();
+        let first_version = if version == 0 { FIRST } else { FIRST + revision - 2 };
+        let update = WebhookUpdate { first_version, ..webhook(url, now()) };
+        let change = f.store.set_webhook(bare.id, update).await.unwrap().unwrap();
         assert!(change.applied);
         let expected = KeyRecord { webhook_url: url.to_owned(), webhook_version: version, revision, ..bare.clone() };
         assert_eq!(change.key, expected);
         assert_eq!(f.store.find_by_id(bare.id).await.unwrap(), Some(expected));
     }
-    assert_eq!(f.store.set_webhook(key().id, String::new(), 1, now()).await.unwrap(), None);
+    assert_eq!(f.store.set_webhook(key().id, webhook("", now())).await.unwrap(), None);
 }
 
 pub async fn webhook_of_dead_key(f: Fixture) {
@@ -75,7 +83,7 @@ pub async fn webhook_of_dead_key(f: Fixture) {
     f.store.revoke_key(revoked.id, revocation("")).await.unwrap();
     for (id, applied) in [(revoked.id, false), (expired.id, false), (last_moment.id, true)] {
         let before = f.store.find_by_id(id).await.unwrap().unwrap();
-        let change = f.store.set_webhook(id, "https://new.example/".to_owned(), 1, now).await.unwrap().unwrap();
+        let change = f.store.set_webhook(id, webhook("https://new.example/", now)).await.unwrap().unwrap();
         assert_eq!(change.applied, applied);
         assert_eq!(change.key == before, !applied);
     }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use keyward::{
     domain::{
         clock::{Clock as _, Entropy as _, Micros, SECOND, SystemClock, SystemEntropy},
+        event::EventId,
         key::{Binding, Digest, KeyId, KeyIds, KeyRecord},
         rate::RateLimit,
     },
@@ -142,9 +143,15 @@ pub fn now() -> Micros {
     SystemClock.wall()
 }
 
+/// The id of an event that happens now.
+pub fn event_id() -> EventId {
+    EventId(IDS.next(&SystemClock, &SystemEntropy).0)
+}
+
+static IDS: std::sync::LazyLock<KeyIds> = std::sync::LazyLock::new(KeyIds::default);
+
 /// A new key with a digest of its own and a value in every column.
 pub fn key() -> KeyRecord {
-    static IDS: std::sync::LazyLock<KeyIds> = std::sync::LazyLock::new(KeyIds::default);
     let mut digest = [0; 32];
     SystemEntropy.fill(&mut digest);
     KeyRecord {

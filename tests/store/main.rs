@@ -4,6 +4,9 @@
 
 mod change;
 mod create;
+mod deliveries;
+mod event_plans;
+mod events;
 mod fixture;
 mod list;
 mod outage;
@@ -57,13 +60,21 @@ on_both! {
         the_first_webhook_ever_makes_the_first_version, webhook_of_dead_key, usage_keeps_the_latest,
         usage_of_many_writers_adds_up, usage_leaves_revisions_alone, revision_order, keys_are_never_deleted;
     list: every_filter_shape, a_status_is_meant_at_its_time, pages_stay_stable, case_pairs, a_page_has_a_limit;
+    events: a_creation_tells, the_first_root_key_tells, a_revocation_tells_once, a_webhook_change_tells,
+        only_the_webhook_that_refused_is_disabled, every_event_filter_shape,
+        an_event_that_happens_once_is_written_once, keys_by_their_expiry, what_is_pending_is_not_deleted,
+        a_mark_only_rises, turns_are_taken_one_at_a_time;
+    deliveries: a_delivery_for_each_event_of_a_key_with_a_webhook, a_removed_webhook_is_told_nothing,
+        a_delivery_is_claimed_by_one, an_unsettled_claim_becomes_due_again, busy_hosts_are_left_alone,
+        a_lost_claim_settles_nothing, a_redelivery_begins_anew;
     outage: a_dropped_callers_write_still_lands, a_closed_store_is_unavailable;
 }
 
 /// A rule without a case is a wish.
 #[test]
 fn every_case_that_the_trait_names_exists() {
-    let (rules, cases) = (include_str!("../../src/store/mod.rs"), include_str!("main.rs"));
+    let rules = [include_str!("../../src/store/mod.rs"), include_str!("../../src/store/events.rs")].concat();
+    let cases = include_str!("main.rs");
     let named: Vec<_> = rules.split("case `").skip(1).filter_map(|rest| rest.split('`').next()).collect();
     assert!(named.len() > 10, "{named:?}");
     for name in named {

@@ -1,19 +1,19 @@
 //! Every statement prepares, and every hot one uses its index, on both databases.
 
-use keyward::store::{postgres, sql, sqlite};
+use keyward::store::{event_postgres, event_sql, event_sqlite, postgres, sql, sqlite};
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _, SqlSafeStr as _, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::fixture::{open_postgres, open_sqlite, postgres_options, raw_postgres, raw_sqlite};
 
-async fn postgres() -> PgConnection {
+pub async fn postgres() -> PgConnection {
     let options = postgres_options().await;
     let conn = raw_postgres(&options.url).await;
     open_postgres(options).await;
     conn
 }
 
-async fn sqlite() -> (TempDir, SqliteConnection) {
+pub async fn sqlite() -> (TempDir, SqliteConnection) {
     let dir = TempDir::new().unwrap();
     open_sqlite(&dir).await;
     let conn = raw_sqlite(&dir).await;
@@ -23,7 +23,9 @@ async fn sqlite() -> (TempDir, SqliteConnection) {
 #[tokio::test]
 async fn every_statement_prepares_on_postgres() {
     let mut conn = postgres().await;
-    for (name, text) in sql::ALL.iter().chain(postgres::OWN_STATEMENTS) {
+    for (name, text) in
+        [sql::ALL, event_sql::ALL, postgres::OWN_STATEMENTS, event_postgres::OWN_STATEMENTS].into_iter().flatten()
+    {
         conn.prepare(text.into_sql_str()).await.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }
@@ -31,7 +33,9 @@ async fn every_statement_prepares_on_postgres() {
 #[tokio::test]
 async fn every_statement_prepares_on_sqlite() {
     let (_dir, mut conn) = sqlite().await;
-    for (name, text) in sql::ALL.iter().chain(sqlite::OWN_STATEMENTS) {
+    for (name, text) in
+        [sql::ALL, event_sql::ALL, sqlite::OWN_STATEMENTS, event_sqlite::OWN_STATEMENTS].into_iter().flatten()
+    {
         conn.prepare(text.into_sql_str()).await.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }
@@ -109,6 +113,20 @@ const FILL_SQLITE: &str = "
     FROM numbers;
     INSERT INTO keyward_usage (key_id, last_used_at) SELECT id, 1 FROM keyward_keys";
 
+/// The plan of a statement, as Postgres tells it.
+pub async fn postgres_plan(conn: &mut PgConnection, text: &str, types: &str, values: &str) -> String {
+    conn.execute(AssertSqlSafe(format!("PREPARE hot ({types}) AS {text}"))).await.unwrap();
+    let rows = conn.fetch_all(AssertSqlSafe(format!("EXPLAIN EXECUTE hot ({values})"))).await.unwrap();
+    conn.execute("DEALLOCATE hot").await.unwrap();
+    rows.iter().map(|row| row.get::<String, _>(0)).collect::<Vec<_>>().join("\n")
+}
+
+/// The plan of a statement, as SQLite tells it.
+pub async fn sqlite_plan(conn: &mut SqliteConnection, text: &str) -> String {
+    let rows = conn.fetch_all(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {text}"))).await.unwrap();
+    rows.iter().map(|row| row.get::<String, _>("detail")).collect::<Vec<_>>().join("\n")
+}
+
 /// Under a generic plan the parameters are unknown, as they are to a statement that stays prepared. No plan may read
 /// and sort all that an organization has.
 #[tokio::test]
@@ -118,10 +136,7 @@ async fn hot_statements_use_their_index_on_postgres() {
     for mode in ["force_generic_plan", "force_custom_plan"] {
         conn.execute(AssertSqlSafe(format!("SET plan_cache_mode = {mode}"))).await.unwrap();
         for Hot { text, parameters: (types, values), index } in HOT.iter().chain([&several(postgres::OWN_STATEMENTS)]) {
-            conn.execute(AssertSqlSafe(format!("PREPARE hot ({types}) AS {text}"))).await.unwrap();
-            let rows = conn.fetch_all(AssertSqlSafe(format!("EXPLAIN EXECUTE hot ({values})"))).await.unwrap();
-            conn.execute("DEALLOCATE hot").await.unwrap();
-            let plan = rows.iter().map(|row| row.get::<String, _>(0)).collect::<Vec<_>>().join("\n");
+            let plan = postgres_plan(&mut conn, text, types, values).await;
             assert!(plan.contains(index), "{mode}: {text}\n{plan}");
             assert!(!plan.contains("Seq Scan") && !plan.contains("Sort"), "{mode}: {text}\n{plan}");
         }
@@ -138,8 +153,7 @@ async fn hot_statements_use_their_index_on_sqlite() {
             conn.execute("ANALYZE").await.unwrap();
         }
         for Hot { text, index, .. } in HOT.iter().chain([&several(sqlite::OWN_STATEMENTS)]) {
-            let rows = conn.fetch_all(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {text}"))).await.unwrap();
-            let plan = rows.iter().map(|row| row.get::<String, _>("detail")).collect::<Vec<_>>().join("\n");
+            let plan = sqlite_plan(&mut conn, text).await;
             let index = if *index == "keyward_keys_pkey" { "sqlite_autoindex_keyward_keys_1" } else { index };
             let search = |table: &str| plan.contains(&format!("SEARCH {table} USING INDEX {index} ("));
             assert!(search("k") || search("keyward_keys"), "{text}\n{plan}");

@@ -85,7 +85,7 @@ async fn a_later_change_waits_until_the_earlier_one_is_committed() {
     let mut watch = raw_postgres(&options.url).await;
     eventually("the later change waits", async || {
         let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-             AND wait_event_type = 'Lock' AND query LIKE 'UPDATE keyward_keys%'";
+             AND wait_event_type = 'Lock' AND query LIKE '%UPDATE keyward_keys%' AND pid <> pg_backend_pid()";
         sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watch).await.unwrap() == 1
     })
     .await;

@@ -1,0 +1,161 @@
+//! What happened to keys: the audit log's entries, which are also what webhooks are told.
+
+use std::{fmt, str::FromStr};
+
+use uuid::Uuid;
+
+use super::{
+    clock::Micros,
+    key::{KeyRecord, parse_typeid, typeid},
+};
+
+const TYPE_PREFIX: &str = "evt_";
+
+/// An event's id: a UUIDv7, shown as a TypeID (`evt_01h455vb4pex5vsknk084sn02q`). The event of a creation has the UUID of
+/// its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventId(pub Uuid);
+
+impl EventId {
+    /// When the event happened: the id's own time, to the millisecond.
+    pub fn at(self) -> Micros {
+        let millis = i64::try_from(self.0.as_u128() >> 80).unwrap_or(i64::MAX);
+        millis.saturating_mul(1_000)
+    }
+
+    /// The bound below which are the ids of all events before `at`, and no other.
+    pub fn lowest(at: Micros) -> Self {
+        let millis = at.max(0).saturating_add(999) / 1_000;
+        let millis = u128::try_from(millis).unwrap_or(0).min((1 << 48) - 1);
+        Self(Uuid::from_u128(millis << 80))
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&typeid(TYPE_PREFIX, self.0))
+    }
+}
+
+/// The text is not an event id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be an event id such as evt_01h455vb4pex5vsknk084sn02q")]
+pub struct NotAnEventId;
+
+impl FromStr for EventId {
+    type Err = NotAnEventId;
+
+    fn from_str(text: &str) -> Result<Self, NotAnEventId> {
+        parse_typeid(TYPE_PREFIX, text).map(Self).ok_or(NotAnEventId)
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventType {
+    /// A key was made.
+    KeyCreated,
+    /// A key was revoked.
+    KeyRevoked,
+    /// A key is about to expire.
+    KeyExpiring,
+    /// A key has expired.
+    KeyExpired,
+    /// A check of a key was refused by its rate limit; at most once a window.
+    KeyRateLimited,
+    /// A key's webhook was set, changed or removed, or its signing secret was.
+    WebhookUpdated,
+    /// A key's webhook was taken away, because its receiver asked for that.
+    WebhookDisabled,
+}
+
+impl EventType {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::KeyCreated,
+        Self::KeyRevoked,
+        Self::KeyExpiring,
+        Self::KeyExpired,
+        Self::KeyRateLimited,
+        Self::WebhookUpdated,
+        Self::WebhookDisabled,
+    ];
+
+    /// The name on the wire and in the database.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::KeyCreated => "key.created",
+            Self::KeyRevoked => "key.revoked",
+            Self::KeyExpiring => "key.expiring",
+            Self::KeyExpired => "key.expired",
+            Self::KeyRateLimited => "key.rate_limited",
+            Self::WebhookUpdated => "webhook.updated",
+            Self::WebhookDisabled => "webhook.disabled",
+        }
+    }
+
+    /// The type of this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// The actor of what Keyward does by itself.
+pub const SYSTEM: &str = "keyward";
+
+/// One entry of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// The id, which also gives its time and its place in the order of events.
+    pub id: EventId,
+    /// What happened.
+    pub kind: EventType,
+    /// Who did it: `root`, `key:<id>`, `user:<subject>`, `public`, or [`SYSTEM`].
+    pub actor: String,
+    /// For an event that happens only once: the seconds before the expiry (0 at the expiry itself), or the start of the
+    /// window in unix microseconds.
+    pub once: Option<i64>,
+    /// The key's public record as it was right after. What is not public is blank in it: the digest is zeros, the
+    /// revision and the version of the webhook secret are 0, and the last use is none.
+    pub key: KeyRecord,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::{
+        clock::{Clock as _, SystemClock, SystemEntropy},
+        key::KeyIds,
+    };
+
+    #[test]
+    fn names_round_trip_and_differ() {
+        for kind in EventType::ALL {
+            assert_eq!(EventType::of_name(kind.name()), Some(kind));
+        }
+        assert_eq!(EventType::of_name("key.deleted"), None);
+    }
+
+    #[test]
+    fn an_id_has_the_time_at_which_it_was_made() {
+        let before = SystemClock.wall();
+        let id = EventId(KeyIds::default().next(&SystemClock, &SystemEntropy).0);
+        assert!((before - 1_000..=SystemClock.wall()).contains(&id.at()), "{} {before}", id.at());
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert!(id.to_string().starts_with("evt_"));
+        assert_eq!("key_01h455vb4pex5vsknk084sn02q".parse::<EventId>(), Err(NotAnEventId));
+    }
+
+    proptest! {
+        #[test]
+        fn the_bound_of_a_time_parts_what_was_before_from_the_rest(
+            millis in 0_i64..1 << 47, tail in 0_u128..1 << 80, at in 0_i64..1_000 << 47,
+        ) {
+            let id = EventId(Uuid::from_u128(u128::try_from(millis).unwrap() << 80 | tail));
+            prop_assert_eq!(id.at(), millis * 1_000);
+            prop_assert_eq!(id < EventId::lowest(at), id.at() < at);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The rows that the SQL about events and deliveries gives.
+
+use serde::Deserialize;
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::{
+    StoreError,
+    events::{ClaimedDelivery, Delivery, DeliveryState, ExpiringKey, ExpiryPosition},
+    sql::KeyRow,
+};
+use crate::domain::{
+    event::{Event, EventId, EventType},
+    key::KeyId,
+};
+
+/// A row of `keyward_events`.
+#[derive(FromRow)]
+pub struct EventRow {
+    id: Uuid,
+    #[sqlx(rename = "type")]
+    kind: String,
+    actor: String,
+    key_id: Uuid,
+    keyspace: String,
+    organization: String,
+    instance: String,
+    environment: String,
+    once: Option<i64>,
+    record: String,
+}
+
+/// What `event_of_key!` writes. Lists and pairs are JSON within JSON, as the key's own columns are.
+#[derive(Deserialize)]
+struct Snapshot {
+    prefix: String,
+    name: String,
+    scopes: String,
+    created_at: i64,
+    expires_at: Option<i64>,
+    revoked_at: Option<i64>,
+    revoke_reason: String,
+    created_by: String,
+    revoked_by: String,
+    webhook_url: String,
+    metadata: String,
+    rate_limit: Option<i64>,
+    rate_window: Option<i64>,
+    keyspaces: String,
+}
+
+impl TryFrom<EventRow> for Event {
+    type Error = StoreError;
+
+    fn try_from(row: EventRow) -> Result<Self, StoreError> {
+        let id = EventId(row.id);
+        let unreadable = |what: &str| StoreError::Broken(format!("the {what} of {id} cannot be read"));
+        let kind = EventType::of_name(&row.kind).ok_or_else(|| unreadable("type"))?;
+        let kept: Snapshot = serde_json::from_str(&row.record).map_err(|_| unreadable("record"))?;
+        let key = KeyRow {
+            id: row.key_id,
+            keyspace: row.keyspace,
+            digest: vec![0; 32],
+            prefix: kept.prefix,
+            organization: row.organization,
+            instance: row.instance,
+            environment: row.environment,
+            name: kept.name,
+            scopes: kept.scopes,
+            created_at: kept.created_at,
+            expires_at: kept.expires_at,
+            revoked_at: kept.revoked_at,
+            revoke_reason: kept.revoke_reason,
+            created_by: kept.created_by,
+            revoked_by: kept.revoked_by,
+            webhook_url: kept.webhook_url,
+            webhook_version: 0,
+            metadata: kept.metadata,
+            revision: 0,
+            rate_limit: kept.rate_limit,
+            rate_window: kept.rate_window,
+            keyspaces: kept.keyspaces,
+            last_used_at: None,
+        };
+        Ok(Self { id, kind, actor: row.actor, once: row.once, key: key.try_into()? })
+    }
+}
+
+/// A row of `keyward_deliveries`.
+#[derive(FromRow)]
+pub struct DeliveryRow {
+    event_id: Uuid,
+    key_id: Uuid,
+    host: String,
+    state: String,
+    attempts: i64,
+    next_attempt_at: i64,
+    attempted_at: Option<i64>,
+    settled_at: Option<i64>,
+    last_status: Option<i64>,
+    last_error: String,
+    last_response: String,
+}
+
+impl TryFrom<DeliveryRow> for Delivery {
+    type Error = StoreError;
+
+    fn try_from(row: DeliveryRow) -> Result<Self, StoreError> {
+        let event = EventId(row.event_id);
+        let state = DeliveryState::of_name(&row.state)
+            .ok_or_else(|| StoreError::Broken(format!("the delivery of {event} cannot be read")))?;
+        Ok(Self {
+            event,
+            key: KeyId(row.key_id),
+            host: row.host,
+            state,
+            attempts: row.attempts,
+            next_attempt_at: row.next_attempt_at,
+            attempted_at: row.attempted_at,
+            settled_at: row.settled_at,
+            last_status: row.last_status,
+            last_error: row.last_error,
+            last_response: row.last_response,
+        })
+    }
+}
+
+/// A claimed delivery with its event.
+#[derive(FromRow)]
+pub struct ClaimRow {
+    #[sqlx(flatten)]
+    event: EventRow,
+    host: String,
+    webhook_url: String,
+    webhook_version: i64,
+    attempts: i64,
+    attempts_before: i64,
+}
+
+impl ClaimRow {
+    /// The event's id.
+    pub fn event_id(&self) -> Uuid {
+        self.event.id
+    }
+}
+
+impl TryFrom<ClaimRow> for ClaimedDelivery {
+    type Error = StoreError;
+
+    fn try_from(row: ClaimRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            event: row.event.try_into()?,
+            host: row.host,
+            url: row.webhook_url,
+            webhook_version: row.webhook_version,
+            attempt: row.attempts - row.attempts_before,
+            claim: row.attempts,
+        })
+    }
+}
+
+/// A row of `EXPIRING_KEYS`.
+#[derive(FromRow)]
+pub struct ExpiringRow {
+    id: Uuid,
+    expires_at: i64,
+    created_at: i64,
+    written: i64,
+}
+
+impl From<ExpiringRow> for ExpiringKey {
+    fn from(row: ExpiringRow) -> Self {
+        Self {
+            position: ExpiryPosition { at: row.expires_at, key: KeyId(row.id) },
+            created_at: row.created_at,
+            written: row.written != 0,
+        }
+    }
+}

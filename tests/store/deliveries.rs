@@ -1,0 +1,204 @@
+//! Cases on deliveries: who holds one, and what comes of it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::future::join_all;
+use keyward::{
+    domain::{
+        clock::{Micros, SECOND},
+        event::{EventId, EventType},
+    },
+    store::{
+        Store,
+        events::{Claim, ClaimedDelivery, Delivery, DeliveryState, Disabling, Outbox, Settlement},
+    },
+};
+
+use crate::{
+    change::{revocation, webhook},
+    events::once,
+    fixture::{Fixture, event_id, key, key_with, now, write},
+};
+
+/// As when the receiver has taken it.
+pub fn delivered(claimed: &ClaimedDelivery) -> Settlement {
+    Settlement {
+        event: claimed.event.id,
+        claim: claimed.claim,
+        at: now(),
+        state: DeliveryState::Delivered,
+        next_attempt_at: 0,
+        status: Some(204),
+        error: String::new(),
+        response: String::new(),
+    }
+}
+
+fn claim(now: Micros) -> Claim {
+    Claim { now, until: now + 30 * SECOND, limit: 1_000, busy_hosts: Vec::new() }
+}
+
+async fn take(store: &Arc<dyn Store>, claim: Claim) -> Vec<ClaimedDelivery> {
+    store.claim_deliveries(claim).await.unwrap()
+}
+
+pub async fn a_delivery_for_each_event_of_a_key_with_a_webhook(f: Fixture) {
+    let made = key_with(|key| "https://Hooks.Example:8443/a/b?c".clone_into(&mut key.webhook_url));
+    let bare = key_with(|key| (key.webhook_url, key.webhook_version) = (String::new(), 0));
+    let start = now();
+    write(&f.store, [made.clone(), bare.clone()]).await;
+    let update = webhook("https://b.example", now());
+    f.store.set_webhook(made.id, update.clone()).await.unwrap();
+    f.store.add_events(EventType::KeyExpiring, vec![once(made.id, 60), once(bare.id, 60)], now()).await.unwrap();
+    let revoke = revocation("");
+    f.store.revoke_key(made.id, revoke.clone()).await.unwrap();
+    f.store.revoke_key(bare.id, revocation("")).await.unwrap();
+
+    let claimed = take(&f.store, claim(now())).await;
+    let hosts: BTreeMap<_, _> = claimed.iter().map(|one| (one.event.id, one.host.as_str())).collect();
+    assert_eq!(
+        hosts.values().copied().collect::<Vec<_>>(),
+        ["hooks.example:8443", "b.example", "b.example", "b.example"]
+    );
+    assert!([EventId(made.id.0), update.event, revoke.event].iter().all(|id| hosts.contains_key(id)));
+    for one in &claimed {
+        assert_eq!(one.event.key.id, made.id);
+        assert_eq!(f.store.find_event(one.event.id).await.unwrap().as_ref(), Some(&one.event));
+        // It goes where the key's webhook is now.
+        assert_eq!((one.url.as_str(), one.webhook_version), ("https://b.example", 1));
+        assert_eq!((one.attempt, one.claim), (1, 1));
+    }
+    let kept = f.store.find_delivery(EventId(made.id.0)).await.unwrap().unwrap();
+    assert!(kept.next_attempt_at > start + 29 * SECOND && kept.state == DeliveryState::Pending, "{kept:?}");
+    assert_eq!(f.store.find_delivery(EventId(bare.id.0)).await.unwrap(), None);
+
+    let listed = f.store.deliveries_of_key(made.id, None, 3).await.unwrap();
+    let rest = f.store.deliveries_of_key(made.id, Some(listed[2].event), 3).await.unwrap();
+    let ids: Vec<EventId> = listed.iter().chain(&rest).map(|one| one.event).collect();
+    assert_eq!(ids, hosts.keys().rev().copied().collect::<Vec<_>>());
+    assert_eq!(f.store.outbox().await.unwrap(), Outbox { pending: 4, first_due: Some(kept.next_attempt_at) });
+}
+
+pub async fn a_removed_webhook_is_told_nothing(f: Fixture) {
+    let made = key();
+    write(&f.store, [made.clone()]).await;
+    let disabling = Disabling { url: made.webhook_url.clone(), at: now(), event: event_id() };
+    f.store.disable_webhook(made.id, disabling.clone()).await.unwrap();
+    f.store.revoke_key(made.id, revocation("")).await.unwrap();
+    let claimed = take(&f.store, claim(now())).await;
+    assert_eq!(
+        claimed.iter().map(|one| (one.event.id, one.url.as_str())).collect::<Vec<_>>(),
+        [(EventId(made.id.0), "")]
+    );
+    assert_eq!(f.store.redeliver(disabling.event, now()).await.unwrap(), None);
+    assert_eq!(f.store.redeliver(event_id(), now()).await.unwrap(), None);
+}
+
+pub async fn a_delivery_is_claimed_by_one(f: Fixture) {
+    const KEYS: usize = 200;
+    write(&f.store, (0..KEYS).map(|_| key())).await;
+    let workers = (0..8).map(|_| async {
+        let mut mine = Vec::new();
+        loop {
+            let some = take(&f.store, Claim { limit: 7, ..claim(now()) }).await;
+            if some.is_empty() {
+                return mine;
+            }
+            mine.extend(some.into_iter().map(|one| one.event.id));
+        }
+    });
+    let mut all: Vec<EventId> = join_all(workers).await.into_iter().flatten().collect();
+    assert_eq!(all.len(), KEYS);
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), KEYS, "two workers held the same delivery");
+}
+
+pub async fn an_unsettled_claim_becomes_due_again(f: Fixture) {
+    write(&f.store, [key()]).await;
+    let start = now();
+    let first = take(&f.store, claim(start)).await;
+    assert_eq!(first.len(), 1);
+    assert_eq!(take(&f.store, claim(start + 29 * SECOND)).await, []);
+    let second = take(&f.store, claim(start + 30 * SECOND)).await;
+    assert_eq!((second[0].event.id, second[0].attempt), (first[0].event.id, 2));
+    let later = Settlement {
+        state: DeliveryState::Pending,
+        next_attempt_at: start + 90 * SECOND,
+        status: Some(500),
+        error: "the receiver answered 500".to_owned(),
+        ..delivered(&second[0])
+    };
+    assert!(f.store.settle_delivery(later).await.unwrap());
+    assert_eq!(take(&f.store, claim(start + 89 * SECOND)).await, []);
+    assert_eq!(take(&f.store, claim(start + 90 * SECOND)).await[0].attempt, 3);
+    // Nothing is due before its time.
+    let future = key_with(|key| key.created_at = start + 3_600 * SECOND);
+    write(&f.store, [future]).await;
+    assert_eq!(take(&f.store, claim(start + 91 * SECOND)).await, []);
+}
+
+pub async fn busy_hosts_are_left_alone(f: Fixture) {
+    let at = |host: &str| key_with(|key| key.webhook_url = format!("https://{host}/x"));
+    write(&f.store, (0..20).map(|_| at("dead.example")).chain([at("quick.example"), at("slow.example")])).await;
+    let busy = vec!["dead.example".to_owned(), "slow.example".to_owned()];
+    let taken = take(&f.store, Claim { limit: 5, busy_hosts: busy, ..claim(now()) }).await;
+    assert_eq!(taken.iter().map(|one| one.host.as_str()).collect::<Vec<_>>(), ["quick.example"]);
+    assert_eq!(take(&f.store, Claim { limit: 5, ..claim(now()) }).await.len(), 5);
+    assert_eq!(take(&f.store, claim(now())).await.len(), 16);
+}
+
+pub async fn a_lost_claim_settles_nothing(f: Fixture) {
+    write(&f.store, [key()]).await;
+    let start = now();
+    let lost = take(&f.store, claim(start)).await.remove(0);
+    let held = take(&f.store, claim(start + 30 * SECOND)).await.remove(0);
+    assert!(!f.store.settle_delivery(delivered(&lost)).await.unwrap());
+    assert_eq!(f.store.find_delivery(lost.event.id).await.unwrap().unwrap().state, DeliveryState::Pending);
+    let long = format!("{}é\0", "x".repeat(1_023));
+    let failed = Settlement {
+        state: DeliveryState::Failed,
+        status: None,
+        error: "no route\0".to_owned(),
+        response: long,
+        ..delivered(&held)
+    };
+    assert!(f.store.settle_delivery(failed.clone()).await.unwrap());
+    assert!(!f.store.settle_delivery(delivered(&held)).await.unwrap(), "what has ended has ended");
+    let kept = f.store.find_delivery(lost.event.id).await.unwrap().unwrap();
+    let expected = Delivery {
+        event: lost.event.id,
+        key: lost.event.key.id,
+        host: "example.com".to_owned(),
+        state: DeliveryState::Failed,
+        attempts: 2,
+        next_attempt_at: 0,
+        attempted_at: Some(failed.at),
+        settled_at: Some(failed.at),
+        last_status: None,
+        last_error: "no route ".to_owned(),
+        last_response: "x".repeat(1_023),
+    };
+    assert_eq!(kept, expected);
+    assert_eq!(take(&f.store, claim(start + 3_600 * SECOND)).await, []);
+    assert_eq!(f.store.outbox().await.unwrap(), Outbox::default());
+}
+
+pub async fn a_redelivery_begins_anew(f: Fixture) {
+    let quiet = key_with(|key| key.webhook_url = String::new());
+    let ids = write(&f.store, [key(), quiet.clone()]).await;
+    let first = take(&f.store, claim(now())).await.remove(0);
+    f.store.settle_delivery(delivered(&first)).await.unwrap();
+    for round in 1..3 {
+        let again = f.store.redeliver(first.event.id, now()).await.unwrap().unwrap();
+        assert_eq!((again.state, again.settled_at, again.attempts), (DeliveryState::Pending, None, round));
+        let taken = take(&f.store, claim(now())).await.remove(0);
+        assert_eq!((taken.attempt, taken.claim, &taken.event), (1, round + 1, &first.event));
+        f.store.settle_delivery(delivered(&taken)).await.unwrap();
+    }
+    // An event from before the key had a webhook.
+    assert_eq!(f.store.redeliver(EventId(quiet.id.0), now()).await.unwrap(), None);
+    f.store.set_webhook(ids[0], webhook("https://new.example/", now())).await.unwrap();
+    let late = f.store.redeliver(EventId(quiet.id.0), now()).await.unwrap().unwrap();
+    assert_eq!((late.host.as_str(), late.attempts), ("new.example", 0));
+}
