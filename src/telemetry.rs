@@ -1,11 +1,14 @@
 //! Logs and metrics: the subscriber, and the name of every metric.
 
+pub mod webhooks;
+
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
+use self::webhooks::WebhookMetrics;
 use crate::domain::{
     keyspace::{KeyspaceIndex, Registry},
     verdict::Code,
@@ -64,6 +67,8 @@ pub struct Metrics {
     verify_seconds: Histogram,
     /// Seconds that a Revoke waited.
     pub revoke_wait_seconds: Histogram,
+    /// Webhooks.
+    pub webhooks: WebhookMetrics,
     gauges: Gauges,
 }
 
@@ -102,11 +107,12 @@ pub struct Levels {
 impl Metrics {
     /// Handles for these keyspaces.
     pub fn new(registry: &Registry) -> Self {
-        let builder = ["seconds"].into_iter().try_fold(PrometheusBuilder::new(), |builder, suffix| {
-            builder.set_buckets_for_metric(Matcher::Suffix(suffix.to_owned()), &BUCKETS)
-        });
+        let delivery = Matcher::Full(webhooks::DELIVERY_SECONDS.to_owned());
+        let builder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("seconds".to_owned()), &BUCKETS)
+            .and_then(|builder| builder.set_buckets_for_metric(delivery, &webhooks::DELIVERY_BUCKETS));
         let recorder = builder.expect("the list of buckets is not empty").build_recorder();
-        let (verdicts, undecided, verify_seconds, revoke_wait_seconds, gauges) =
+        let (verdicts, undecided, verify_seconds, revoke_wait_seconds, webhooks, gauges) =
             metrics::with_local_recorder(&recorder, || {
                 describe();
                 // The last row is for secrets of no keyspace.
@@ -134,10 +140,12 @@ impl Metrics {
                     undecided,
                     metrics::histogram!(VERIFY_SECONDS),
                     metrics::histogram!(REVOKE_WAIT_SECONDS),
+                    WebhookMetrics::new(),
                     gauges,
                 )
             });
-        Self { handle: recorder.handle(), recorder, verdicts, undecided, verify_seconds, revoke_wait_seconds, gauges }
+        let handle = recorder.handle();
+        Self { handle, recorder, verdicts, undecided, verify_seconds, revoke_wait_seconds, webhooks, gauges }
     }
 
     /// Counts a verdict and how long it took.

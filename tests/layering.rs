@@ -7,7 +7,7 @@ use std::{
 };
 
 /// What each module may name besides itself. `main` and the command line stand on top and are not among them.
-const MAY_USE: [(&str, &[&str]); 11] = [
+const MAY_USE: [(&str, &[&str]); 12] = [
     ("domain", &[]),
     ("proto", &[]),
     ("config", &["domain"]),
@@ -18,7 +18,24 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("replica", &["domain", "store"]),
     ("service", &["domain", "store", "limiter", "replica", "telemetry"]),
     ("transport", &["domain", "store", "limiter", "replica", "telemetry", "service", "proto", "config"]),
-    ("app", &["domain", "store", "limiter", "replica", "telemetry", "service", "transport", "proto", "config"]),
+    // A webhook is told what REST shows.
+    ("worker", &["domain", "store", "telemetry", "courier", "service", "transport"]),
+    (
+        "app",
+        &[
+            "domain",
+            "store",
+            "limiter",
+            "replica",
+            "telemetry",
+            "courier",
+            "service",
+            "transport",
+            "worker",
+            "proto",
+            "config",
+        ],
+    ),
 ];
 
 /// Rules know nothing of what runs, stores or carries them.

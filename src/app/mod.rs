@@ -6,7 +6,7 @@ mod workers;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, runtime::Handle};
+use tokio::{net::TcpListener, runtime::Handle, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::database::{migrate, root_key};
@@ -114,6 +114,7 @@ async fn service(config: &Config, opened: &database::Opened) -> Result<Arc<Servi
         limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), shared),
         public_create_limit: config.http.public_create_limit,
         egress: config.webhooks.egress.clone(),
+        deliveries: Notify::new(),
         clock,
         entropy,
         ids: KeyIds::default(),
@@ -144,6 +145,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let (health, health_service) = tonic_health::server::health_reporter();
     workers::set(&health, false).await;
     workers::start(&tasks, &stop, &end, &service, health);
+    if config.webhooks.deliver {
+        workers::deliver(&tasks, &stop, &service, &config.webhooks);
+    }
 
     // All listeners drain together; workers go on until that is done, to write the last uses down.
     let serving = TaskTracker::new();

@@ -6,7 +6,12 @@ use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::service::Service;
+use crate::{
+    config::Webhooks,
+    courier::{Courier, SystemResolver},
+    service::Service,
+    worker::webhooks::{Deliverer, Rules},
+};
 
 /// Twice the promise that a use shows within 2 s.
 const FLUSH: Duration = Duration::from_millis(750);
@@ -31,6 +36,18 @@ pub fn start(
     every(tasks, end, service, SWEEP, |service| async move { service.limiter.sweep() });
     every(tasks, end, service, UPKEEP, |service| async move { service.metrics.upkeep() });
     tasks.spawn(follow_readiness(Arc::clone(service), health, stop.clone()));
+}
+
+/// Starts telling webhooks, until `stop`.
+pub fn deliver(tasks: &TaskTracker, stop: &CancellationToken, service: &Arc<Service>, settings: &Webhooks) {
+    let courier = Courier::new(settings.egress.clone(), Arc::new(SystemResolver), settings.timeout);
+    let rules = Rules {
+        timeout: settings.timeout,
+        retries: settings.retries.clone(),
+        concurrency: settings.concurrency,
+        per_host: settings.per_host,
+    };
+    tasks.spawn(Deliverer::new(Arc::clone(service), courier, rules).run(stop.clone()));
 }
 
 /// Runs `work` again and again, and a last time at the end.

@@ -217,7 +217,7 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
     let http = http(&root.section("http"), source, &names);
     let keyspaces = drafts.into_iter().filter_map(Draft::keyspace).chain(default).collect();
     let rate_limit_store = rate_limit_store(&root.section("rate_limit"), source);
-    let webhooks = webhooks::read(&root.section("webhooks"));
+    let webhooks = webhooks::read(&root.section("webhooks"), source);
     let root_key = source.variable("KEYWARD_ROOT_KEY", |text| {
         if text.chars().count() < 32 {
             Err("must be 32 or more characters".to_owned())

@@ -252,7 +252,7 @@ fn no_problem_repeats_a_password() {
 fn webhooks_go_to_public_addresses_over_https_unless_told_otherwise() {
     let webhooks = good("").webhooks;
     assert_eq!(webhooks.egress, Egress::default());
-    assert!(!webhooks.egress.allow_http && webhooks.egress.allow_cidrs.is_empty());
+    assert!(webhooks.deliver && !webhooks.egress.allow_http && webhooks.egress.allow_cidrs.is_empty());
     assert!(webhooks.egress.deny_ports.contains(&5_432));
     assert_eq!((webhooks.timeout, webhooks.retries.len()), (Duration::from_secs(15), 9));
     let webhooks = good(
@@ -264,6 +264,9 @@ fn webhooks_go_to_public_addresses_over_https_unless_told_otherwise() {
     assert_eq!((webhooks.egress.allow_cidrs.as_slice(), webhooks.egress.deny_ports), (&allowed[..], vec![22, 25]));
     assert_eq!((webhooks.timeout, webhooks.retries), (Duration::from_secs(2), vec![5 * SECOND, 60 * SECOND]));
     assert_eq!((webhooks.egress.allow_http, webhooks.concurrency, webhooks.per_host), (true, 8, 2));
+    let variable = environment(&[("KEYWARD_WEBHOOKS_DELIVER", "false")]);
+    let text = "[webhooks]\ndeliver = true";
+    assert!(!parse("f", text, &Flags::default(), &variable).unwrap().webhooks.deliver);
 }
 
 #[test]

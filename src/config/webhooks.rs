@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use ipnet::IpNet;
 
-use super::reader::Section;
+use super::{Source, reader::Section};
 use crate::domain::{
     clock::Micros,
     egress::{DENIED_PORTS, Egress},
@@ -14,6 +14,8 @@ use crate::domain::{
 /// `[webhooks]`
 #[derive(Debug, Clone)]
 pub struct Webhooks {
+    /// Whether this replica delivers.
+    pub deliver: bool,
     /// Where deliveries may go.
     pub egress: Egress,
     /// How long an attempt may take in all.
@@ -29,6 +31,7 @@ pub struct Webhooks {
 impl Default for Webhooks {
     fn default() -> Self {
         Self {
+            deliver: true,
             egress: Egress::default(),
             timeout: Duration::from_secs(15),
             retries: RETRIES.to_vec(),
@@ -43,10 +46,15 @@ const MOST_RETRIES: usize = 30;
 const LONGEST_WAIT: Duration = Duration::from_hours(7 * 24);
 
 /// Reads the section.
-pub fn read(section: &Section<'_>) -> Webhooks {
+pub fn read(section: &Section<'_>, source: &Source<'_>) -> Webhooks {
     let default = Webhooks::default();
     let count = |name, bounds| section.number(name, bounds).and_then(|count| usize::try_from(count).ok());
+    let in_file = section.flag("deliver");
+    let variable = source.variable("KEYWARD_WEBHOOKS_DELIVER", |text| {
+        text.parse::<bool>().map_err(|_| "must be true or false".to_owned())
+    });
     Webhooks {
+        deliver: variable.or(in_file).unwrap_or(default.deliver),
         egress: Egress {
             allow_http: section.flag("allow_http").unwrap_or(false),
             allow_cidrs: networks(section, "allow_cidrs"),

@@ -18,9 +18,13 @@ use crate::{
         keyspace::{Keyspace, RESERVED, Registry},
         rate::RateLimit,
         secret::{self, SHOWN, Secret},
+        webhook::OVERLAP,
     },
     limiter::Subject,
-    store::{StoreError, events::WebhookUpdate},
+    store::{
+        StoreError,
+        events::{SecretChange, WebhookUpdate},
+    },
 };
 
 /// When a new key stops being valid.
@@ -68,11 +72,20 @@ pub struct Created {
     pub webhook_secret: Option<Zeroizing<String>>,
 }
 
+/// A webhook to set.
+#[derive(Debug, Clone, Default)]
+pub struct Hook {
+    /// Where it is; empty removes it.
+    pub url: String,
+    /// Whether its deliveries are to be signed by a new secret.
+    pub rotate_secret: bool,
+}
+
 /// A webhook that was changed.
 pub struct Rehooked {
     /// The key.
     pub key: KeyRecord,
-    /// The signing secret, if a URL was set for the first time.
+    /// The signing secret, if a URL was set for the first time or the secret was rotated.
     pub webhook_secret: Option<Zeroizing<String>>,
 }
 
@@ -120,6 +133,7 @@ impl Service {
             last_used_at: None,
         };
         bounded(context, self.store.create_key(key.clone())).await?;
+        self.told(&key);
         let webhook_secret = hooked.then(|| self.installation.webhook_secret(id, webhook_version)).flatten();
         Ok(Created { key, secret, webhook_secret })
     }
@@ -185,32 +199,40 @@ impl Service {
         &self,
         caller: &Caller,
         id: &str,
-        url: String,
+        hook: Hook,
         context: Context<'_>,
     ) -> Result<Rehooked> {
         let manager = access::may_manage(caller)?;
         let mut violations = Violations::default();
         let id = id.parse::<KeyId>().map_err(|why| violations.add("id", why.to_string()));
-        violations.webhook(&url, &self.egress);
+        self.check_hook(&hook, &mut violations);
         violations.finish()?;
         let Ok(id) = id else { return Err(Error::no_such_key()) };
         let before = self.visible(manager, id, context).await?;
-        self.rehook(before, url, caller.actor(), context).await
+        self.rehook(before, hook, caller.actor(), context).await
     }
 
     /// The same for the key that makes the call.
-    pub async fn update_own_webhook(&self, key: &KeyCaller, url: String, context: Context<'_>) -> Result<Rehooked> {
+    pub async fn update_own_webhook(&self, key: &KeyCaller, hook: Hook, context: Context<'_>) -> Result<Rehooked> {
         access::may_change_itself(key)?;
         let mut violations = Violations::default();
-        violations.webhook(&url, &self.egress);
+        self.check_hook(&hook, &mut violations);
         violations.finish()?;
         let before = self.own_record(key.id, context).await?;
-        self.rehook(before, url, format!("key:{}", key.id), context).await
+        self.rehook(before, hook, format!("key:{}", key.id), context).await
     }
 
-    async fn rehook(&self, before: KeyRecord, url: String, by: String, context: Context<'_>) -> Result<Rehooked> {
-        let first_version = self.installation.next_webhook_version(0);
-        let update = WebhookUpdate { url, first_version, at: self.now(), by, event: self.event_id() };
+    fn check_hook(&self, hook: &Hook, violations: &mut Violations) {
+        violations.webhook(&hook.url, &self.egress);
+        violations.check(!hook.rotate_secret || !hook.url.is_empty(), "rotate_secret", "needs a webhook");
+    }
+
+    async fn rehook(&self, before: KeyRecord, hook: Hook, by: String, context: Context<'_>) -> Result<Rehooked> {
+        let from = if hook.rotate_secret { before.webhook_version } else { 0 };
+        let at = self.now();
+        let to = self.installation.next_webhook_version(from);
+        let secret = SecretChange { from, to, former_until: at.saturating_add(OVERLAP) };
+        let update = WebhookUpdate { url: hook.url, secret, at, by, event: self.event_id() };
         let change = bounded(context, self.store.set_webhook(before.id, update)).await?;
         let change = change.ok_or_else(Error::no_such_key)?;
         if !change.applied {
@@ -218,9 +240,10 @@ impl Service {
             let message = format!("The key is {state}; its webhook cannot be changed");
             return Err(Error::new(Kind::FailedPrecondition, "CONFLICT", message));
         }
-        let first = before.webhook_version == 0 && change.key.webhook_version > 0;
+        self.told(&change.key);
         let (id, version) = (change.key.id, change.key.webhook_version);
-        let webhook_secret = first.then(|| self.installation.webhook_secret(id, version)).flatten();
+        let new = hook.rotate_secret || before.webhook_version == 0 && version > 0;
+        let webhook_secret = new.then(|| self.installation.webhook_secret(id, version)).flatten();
         Ok(Rehooked { key: change.key, webhook_secret })
     }
 }

@@ -9,7 +9,7 @@ pub mod verify;
 
 use std::sync::Arc;
 
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{runtime::Handle, sync::Notify, time::Instant};
 
 use crate::{
     domain::{
@@ -17,7 +17,7 @@ use crate::{
         egress::Egress,
         event::EventId,
         installation::Installation,
-        key::{Digest, KeyIds},
+        key::{Digest, KeyIds, KeyRecord},
         keyspace::Registry,
         rate::RateLimit,
     },
@@ -43,6 +43,8 @@ pub struct Service {
     pub public_create_limit: RateLimit,
     /// Where webhooks may be.
     pub egress: Egress,
+    /// Woken when there may be something to tell a webhook.
+    pub deliveries: Notify,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Chance.
@@ -69,6 +71,13 @@ pub struct Context<'a> {
 }
 
 impl Service {
+    /// Something has happened to a key: its webhook is told soon.
+    pub fn told(&self, key: &KeyRecord) {
+        if !key.webhook_url.is_empty() {
+            self.deliveries.notify_one();
+        }
+    }
+
     /// Now, by the wall clock.
     pub fn now(&self) -> Micros {
         self.clock.wall()

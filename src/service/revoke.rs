@@ -58,6 +58,7 @@ impl Service {
             let key = key?;
             if let Some(key) = &key {
                 service.replica.cache.apply(&key.digest);
+                service.told(key);
             }
             Ok::<_, Error>(key)
         });

@@ -57,9 +57,9 @@ const REVOKE_KEY: &str =
     told!(concat!("WITH k AS (", revoke_key!()), "CAST($5 AS UUID)", "key.revoked", "CAST($6 AS TEXT)", "k.revoked_at");
 const SET_WEBHOOK: &str = told!(
     concat!("WITH k AS (", set_webhook!()),
-    "CAST($5 AS UUID)",
+    "CAST($7 AS UUID)",
     "webhook.updated",
-    "CAST($6 AS TEXT)",
+    "CAST($8 AS TEXT)",
     "CAST($3 AS BIGINT)"
 );
 const DISABLE_WEBHOOK: &str = told!(

@@ -12,6 +12,7 @@ use super::{
 use crate::domain::{
     event::{Event, EventId, EventType},
     key::KeyId,
+    webhook::Former,
 };
 
 /// A row of `keyward_events`.
@@ -133,6 +134,8 @@ pub struct ClaimRow {
     host: String,
     webhook_url: String,
     webhook_version: i64,
+    webhook_former_version: i64,
+    webhook_former_until: i64,
     attempts: i64,
     attempts_before: i64,
 }
@@ -153,6 +156,8 @@ impl TryFrom<ClaimRow> for ClaimedDelivery {
             host: row.host,
             url: row.webhook_url,
             webhook_version: row.webhook_version,
+            former: (row.webhook_former_version != 0)
+                .then_some(Former { version: row.webhook_former_version, until: row.webhook_former_until }),
             attempt: row.attempts - row.attempts_before,
             claim: row.attempts,
         })

@@ -48,7 +48,7 @@ macro_rules! claim_columns {
     ($attempts:literal) => {
         concat!(
             event_columns!(),
-            ", d.host, k.webhook_url, k.webhook_version, ",
+            ", d.host, k.webhook_url, k.webhook_version, k.webhook_former_version, k.webhook_former_until, ",
             $attempts,
             " AS attempts, d.attempts_before"
         )
@@ -174,6 +174,9 @@ pub const DELIVERIES_BY_KEY: &str = concat!(
 pub const SETTLE_DELIVERY: &str = "UPDATE keyward_deliveries SET attempted_at = $3, state = $4, next_attempt_at = $5, \
      last_status = $6, last_error = $7, last_response = $8, settled_at = $9 \
      WHERE event_id = $1 AND state = 'pending' AND attempts = $2";
+/// Ends the claim `$2` of the delivery of event `$1` as if it had never been: it is due at `$3`.
+pub const RELEASE_DELIVERY: &str = "UPDATE keyward_deliveries SET attempts = attempts - 1, next_attempt_at = $3 \
+     WHERE event_id = $1 AND state = 'pending' AND attempts = $2";
 
 /// At most `$6` keys that expire past the position `$1`, `$2` and by `$3`, in that order, and whether the event of type
 /// `$4` and `$5` is written.
@@ -206,6 +209,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("FIND_DELIVERY", FIND_DELIVERY),
     ("DELIVERIES_BY_KEY", DELIVERIES_BY_KEY),
     ("SETTLE_DELIVERY", SETTLE_DELIVERY),
+    ("RELEASE_DELIVERY", RELEASE_DELIVERY),
     ("EXPIRING_KEYS", EXPIRING_KEYS),
     ("PENDING", PENDING),
     ("FIRST_DUE", FIRST_DUE),

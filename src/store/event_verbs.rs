@@ -71,6 +71,13 @@ impl<B: Backend> EventStore for B {
         self.run(Kind::Write, settlement, |session, settlement| Box::pin(settle_delivery(session, settlement))).await
     }
 
+    async fn release_delivery(&self, event: EventId, claim: i64, due_at: Micros) -> Result<bool> {
+        self.run(Kind::Write, (event, claim, due_at), |session, (event, claim, due_at)| {
+            Box::pin(release_delivery(session, *event, *claim, *due_at))
+        })
+        .await
+    }
+
     async fn find_delivery(&self, event: EventId) -> Result<Option<Delivery>> {
         self.run(Kind::Read, event, |session, event| Box::pin(find_delivery(session, *event))).await
     }
@@ -169,6 +176,11 @@ async fn settle_delivery(session: &mut dyn Session, settlement: &Settlement) -> 
         Value::MaybeInt(settled_at),
     ];
     Ok(session.execute(sql::SETTLE_DELIVERY, &values).await? == 1)
+}
+
+async fn release_delivery(session: &mut dyn Session, event: EventId, claim: i64, due_at: Micros) -> Outcome<bool> {
+    let values = [Value::Id(event.0), Value::Int(claim), Value::Int(due_at)];
+    Ok(session.execute(sql::RELEASE_DELIVERY, &values).await? == 1)
 }
 
 /// What can be kept of a foreign text: its beginning, and without NUL, which Postgres refuses.

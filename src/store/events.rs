@@ -7,6 +7,7 @@ use crate::domain::{
     clock::Micros,
     event::{Event, EventId, EventType},
     key::KeyId,
+    webhook::Former,
 };
 
 /// Filters and a position. `None` does not filter; `Some("")` finds events of keys without.
@@ -104,6 +105,8 @@ pub struct ClaimedDelivery {
     pub url: String,
     /// The version of the key's signing secret now.
     pub webhook_version: i64,
+    /// The one before its last rotation.
+    pub former: Option<Former>,
     /// Which attempt this is, from 1 on; a redelivery counts from 1 again.
     pub attempt: i64,
     /// Names this claim when it is settled: a claim that another worker has taken over settles nothing.
@@ -194,13 +197,24 @@ pub struct Outbox {
     pub first_due: Option<Micros>,
 }
 
+/// One version of a signing secret that follows another; of two changes from the same one, only the first is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SecretChange {
+    /// The version that is followed; 0 is none. A key at another one stays at it.
+    pub from: i64,
+    /// The version that follows.
+    pub to: i64,
+    /// Until when `from` signs, too, if it is one.
+    pub former_until: Micros,
+}
+
 /// A webhook to set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookUpdate {
     /// The URL; empty removes it.
     pub url: String,
-    /// The version of the signing secret, if this is the first URL ever.
-    pub first_version: i64,
+    /// What becomes of the signing secret, unless the webhook is removed.
+    pub secret: SecretChange,
     /// When.
     pub at: Micros,
     /// Who.
@@ -255,6 +269,10 @@ pub trait EventStore {
     /// Writes down what came of an attempt; says whether the claim still held. One that was taken over MUST change
     /// nothing (case `a_lost_claim_settles_nothing`).
     async fn settle_delivery(&self, settlement: Settlement) -> Result<bool>;
+
+    /// Ends a claim without an attempt: the delivery is due at `due_at`, and MUST be as if it had not been claimed (case
+    /// `a_released_claim_counts_for_nothing`). Says whether the claim still held.
+    async fn release_delivery(&self, event: EventId, claim: i64, due_at: Micros) -> Result<bool>;
 
     /// The delivery of an event, if it has one.
     async fn find_delivery(&self, event: EventId) -> Result<Option<Delivery>>;

@@ -187,9 +187,11 @@ pub trait Store: EventStore + Send + Sync + 'static {
     /// changed the key MUST tell (case `a_revocation_tells_once`).
     async fn revoke_key(&self, id: KeyId, revocation: Revocation) -> Result<Option<KeyRecord>>;
 
-    /// Sets or (empty) removes the webhook URL of a key that is active at that time; the first URL ever set makes
-    /// `webhook_version` `first_version`. None if there is no such key. A dead key MUST stay as it is (case `webhook_of_dead_key`), and
-    /// only a change MUST tell (case `a_webhook_change_tells`).
+    /// Sets or (empty) removes the webhook URL of a key that is active at that time; its signing
+    /// secret MUST change from the version that the update names, or not at all (cases
+    /// `the_first_webhook_ever_makes_the_first_version` and `a_rotation_happens_once`). None if there is no such key. A
+    /// dead key MUST stay as it is (case `webhook_of_dead_key`), and only a change MUST tell (case
+    /// `a_webhook_change_tells`).
     async fn set_webhook(&self, id: KeyId, update: WebhookUpdate) -> Result<Option<WebhookChange>>;
 
     /// Adds uses: the latest time wins, counts add up, and uses of keys that don't exist are ignored

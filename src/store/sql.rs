@@ -127,7 +127,11 @@ macro_rules! revoke_key {
 macro_rules! set_webhook {
     () => {
         "UPDATE keyward_keys SET webhook_url = $2, \
-         webhook_version = CASE WHEN webhook_version = 0 AND $2 <> '' THEN $4 ELSE webhook_version END \
+         webhook_version = CASE WHEN $2 <> '' AND webhook_version = $4 THEN $5 ELSE webhook_version END, \
+         webhook_former_version = \
+         CASE WHEN $2 <> '' AND webhook_version = $4 AND $4 <> 0 THEN $4 ELSE webhook_former_version END, \
+         webhook_former_until = \
+         CASE WHEN $2 <> '' AND webhook_version = $4 AND $4 <> 0 THEN $6 ELSE webhook_former_until END \
          WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)"
     };
 }
@@ -143,7 +147,8 @@ pub(super) use {create_key, disable_webhook, revoke_key, set_webhook};
 pub const CREATE_KEY: &str = create_key!();
 /// Revokes key `$1` at `$2` for reason `$3` by `$4`, unless it is revoked.
 pub const REVOKE_KEY: &str = revoke_key!();
-/// Sets the webhook of key `$1` to `$2`, unless it is revoked, or expired at `$3`; the first one is of version `$4`.
+/// Sets the webhook of key `$1` to `$2`, unless it is revoked, or expired at `$3`. Its secret of version `$4` (0: none yet)
+/// is followed by `$5`, and signs, too, until `$6`.
 pub const SET_WEBHOOK: &str = set_webhook!();
 /// Removes the webhook of key `$1` if it is `$2` and the key is not revoked.
 pub const DISABLE_WEBHOOK: &str = disable_webhook!();

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     InstallationRow, ListQuery, PoolGauge, ReplicaRow, Result, Revocation, Store, StoreError, Usage, WebhookChange,
-    events::WebhookUpdate,
+    events::{SecretChange, WebhookUpdate},
     failure::Outcome,
     session::{Change, Job, Session, Value},
     sql,
@@ -236,8 +236,15 @@ async fn revoke_key(session: &mut dyn Session, id: KeyId, revocation: &Revocatio
 }
 
 async fn set_webhook(session: &mut dyn Session, id: KeyId, update: &WebhookUpdate) -> Outcome<Option<WebhookChange>> {
-    let WebhookUpdate { url, first_version, at, by, event } = update;
-    let own = [Value::Id(id.0), Value::Text(url), Value::Int(*at), Value::Int(*first_version)];
+    let WebhookUpdate { url, secret: SecretChange { from, to, former_until }, at, by, event } = update;
+    let own = [
+        Value::Id(id.0),
+        Value::Text(url),
+        Value::Int(*at),
+        Value::Int(*from),
+        Value::Int(*to),
+        Value::Int(*former_until),
+    ];
     let applied = tell(session, EventType::WebhookUpdated, id, &own, (*event, by, *at)).await?;
     let key = find_by_id(session, id).await?;
     Ok(key.map(|key| WebhookChange { key, applied }))

@@ -72,7 +72,8 @@ async fn an_admin_manages_the_keys_of_its_own_keyspace_and_organization() {
     let older = bound(&mut client, "acme", "us", "production", &[]).await;
     let listed = ids(&mut client, &admin.secret, ListRequest::default()).await;
     assert_eq!(listed, [&admin.id, &created.id, &older.id].map(Clone::clone));
-    let hook = UpdateWebhookRequest { id: older.id.clone(), webhook_url: "https://example.com/".into() };
+    let hook =
+        UpdateWebhookRequest { id: older.id.clone(), webhook_url: "https://example.com/".into(), ..Default::default() };
     client.update_webhook(with(&admin.secret, hook)).await.unwrap();
     let end = RevokeRequest { id: older.id.clone(), reason: "left".into() };
     let revoked = client.revoke(with(&admin.secret, end)).await.unwrap().into_inner().key.unwrap();
@@ -171,7 +172,8 @@ async fn a_foreign_id_is_not_found_exactly_as_an_unknown_one() {
     ];
     let admin = bound(&mut client, "acme", "eu", "sandbox", &["admin"]).await;
     let end = |id: &str| RevokeRequest { id: id.into(), reason: "mine now".into() };
-    let hook = |id: &str, url: &str| UpdateWebhookRequest { id: id.into(), webhook_url: url.into() };
+    let hook =
+        |id: &str, url: &str| UpdateWebhookRequest { id: id.into(), webhook_url: url.into(), ..Default::default() };
     let unknown = refused(client.revoke(with(&admin.secret, end(UNKNOWN))).await);
     assert_eq!((unknown.code, unknown.reason.as_str()), (NotFound, "NOT_FOUND"));
     assert_refused(client.revoke(with(ROOT, end(UNKNOWN))).await, NotFound, "NOT_FOUND");

@@ -257,7 +257,8 @@ async fn an_update_of_a_webhook_past_a_bound_is_refused_and_names_the_field() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let made = key(&mut client, "", "", &[]).await;
-    let request = |id: &str, url: &str| UpdateWebhookRequest { id: id.into(), webhook_url: url.into() };
+    let request =
+        |id: &str, url: &str| UpdateWebhookRequest { id: id.into(), webhook_url: url.into(), ..Default::default() };
     for id in ids(&made.id) {
         assert_invalid(client.update_webhook(with(ROOT, request(&id, ""))).await, &["id"], &id);
     }

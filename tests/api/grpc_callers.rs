@@ -31,7 +31,7 @@ async fn every_call(client: &mut Client, id: &str, dress: Dress<'_>) -> Vec<(&'s
     }
     let create = CreateRequest { organization: "acme".into(), ..CreateRequest::default() };
     let revoke = RevokeRequest { id: id.into(), reason: String::new() };
-    let hook = UpdateWebhookRequest { id: id.into(), webhook_url: "https://example.com/".into() };
+    let hook = UpdateWebhookRequest { id: id.into(), webhook_url: "https://example.com/".into(), ..Default::default() };
     let stream = tokio_stream::iter([VerifyStreamRequest { id: 1, request: Some(check("x")) }]);
     vec![
         ("Create", unit(client.create(dressed(create, dress)).await)),
@@ -281,7 +281,7 @@ async fn a_key_whose_keyspace_is_no_longer_configured_is_not_found() {
         );
         let request = RevokeRequest { id: made.id.clone(), reason: String::new() };
         assert_refused(client.revoke(with(ROOT, request)).await, tonic::Code::NotFound, "NOT_FOUND");
-        let request = UpdateWebhookRequest { id: made.id.clone(), webhook_url: String::new() };
+        let request = UpdateWebhookRequest { id: made.id.clone(), webhook_url: String::new(), ..Default::default() };
         assert_refused(client.update_webhook(with(ROOT, request)).await, tonic::Code::NotFound, "NOT_FOUND");
     }
 }

@@ -17,7 +17,7 @@ fn end(id: &str, reason: &str) -> RevokeRequest {
 }
 
 async fn hook(client: &mut Client, id: &str, url: &str) -> UpdateWebhookResponse {
-    let request = UpdateWebhookRequest { id: id.into(), webhook_url: url.into() };
+    let request = UpdateWebhookRequest { id: id.into(), webhook_url: url.into(), ..Default::default() };
     client.update_webhook(with(ROOT, request)).await.unwrap().into_inner()
 }
 
@@ -138,7 +138,7 @@ async fn a_dead_keys_webhook_cannot_be_changed() {
     for id in [&revoked.id, &expired.id] {
         let before = record(&mut client, id).await;
         for url in ["https://example.com/x", ""] {
-            let request = UpdateWebhookRequest { id: id.clone(), webhook_url: url.into() };
+            let request = UpdateWebhookRequest { id: id.clone(), webhook_url: url.into(), ..Default::default() };
             let answer = client.update_webhook(with(ROOT, request)).await;
             assert_refused(answer, FailedPrecondition, "CONFLICT");
         }

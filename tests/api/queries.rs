@@ -21,7 +21,7 @@ use keyward::{
     },
     telemetry::Metrics,
 };
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{runtime::Handle, sync::Notify, time::Instant};
 
 /// A service over a store of its own, and the store, which counts its look-ups.
 async fn service(folder: &std::path::Path) -> (Arc<Service>, Arc<Sqlite>) {
@@ -45,6 +45,7 @@ async fn service(folder: &std::path::Path) -> (Arc<Service>, Arc<Sqlite>) {
         limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), None),
         public_create_limit: RateLimit { limit: 10, window: 60_000_000 },
         egress: Egress::default(),
+        deliveries: Notify::new(),
         clock,
         entropy: Arc::new(SystemEntropy),
         ids: KeyIds::default(),

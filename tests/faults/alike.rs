@@ -55,7 +55,8 @@ async fn life(setup: Setup) {
     ids.reverse();
     assert_eq!(ids.iter().map(|key| &key.id).collect::<Vec<_>>(), [&admin.id, &own.id]);
 
-    let hook = UpdateWebhookRequest { id: own.id.clone(), webhook_url: "https://example.com/x".into() };
+    let hook =
+        UpdateWebhookRequest { id: own.id.clone(), webhook_url: "https://example.com/x".into(), ..Default::default() };
     let hooked = client.update_webhook(with(ROOT, hook.clone())).await.unwrap().into_inner();
     assert!(hooked.webhook_secret.starts_with("whsec_"));
     let end = RevokeRequest { id: own.id.clone(), reason: "left".into() };

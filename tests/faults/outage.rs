@@ -86,7 +86,7 @@ fn hurried<T>(length: Duration, message: T) -> Request<T> {
 async fn calls(client: &Client, scene: (&str, &str), bound: Duration) -> Vec<(&'static str, Status)> {
     let (id, not_held) = scene;
     let end = RevokeRequest { id: id.into(), reason: String::new() };
-    let hook = UpdateWebhookRequest { id: id.into(), webhook_url: String::new() };
+    let hook = UpdateWebhookRequest { id: id.into(), webhook_url: String::new(), ..Default::default() };
     // The caller's own credential is a key that is not in memory.
     let mut own = hurried(bound, check("x"));
     own.metadata_mut().insert("authorization", format!("Bearer {not_held}").parse().unwrap());

@@ -1,7 +1,10 @@
 //! What the three products' documents promise, against a server with the ready config of each.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::disallowed_methods, reason = "a test of a real server runs on real time")]
 
+#[path = "../webhooks/receiver.rs"]
+mod receiver;
 #[path = "../support/mod.rs"]
 mod support;
 

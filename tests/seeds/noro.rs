@@ -16,17 +16,20 @@
 //! | sliding window | `the_window_slides_instead_of_starting_anew` |
 //! | responses include the rate limit headers and a request id | `answers_carry_the_rate_limit_and_a_request_id` |
 //! | use separate keys for different environments | `two_keys_have_nothing_in_common` |
-//! | notifications reach the webhook | later: webhook delivery |
+//! | the webhook receives notifications; change it and they go to the new one; set to empty, none come | `notifications_reach_the_webhook_that_the_key_has` |
 //! | `GET /api/v1/secrets/…` with a key | later: gateways; until then the product asks Verify, see `a_product_checks_a_key_by_verify` |
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{
-    Reply, Server, Setup, reply,
-    reply::{from_now, now_ms, until},
-    server::ROOT,
+use crate::{
+    receiver::Receiver,
+    support::{
+        Reply, Server, Setup, reply,
+        reply::{from_now, now_ms, until},
+        server::ROOT,
+    },
 };
 
 const KEYS: &str = "/api/v1/keys";
@@ -147,6 +150,36 @@ async fn a_webhook_is_changed_and_removed() {
     assert!(changed.get("webhookSecret").is_none(), "the signing secret is shown once");
     assert_eq!(patch("").await["webhook"], Value::Null);
     assert_eq!(with_key(&server, "GET", &key).await.good(200)["webhook"], Value::Null);
+}
+
+#[tokio::test]
+async fn notifications_reach_the_webhook_that_the_key_has() {
+    let (old, new) = (Receiver::good().await, Receiver::good().await);
+    let local = "[webhooks]\nallow_http = true\nallow_cidrs = [\"127.0.0.0/8\"]";
+    let server = Setup::new().ready("noro").and(local).delivering().start();
+    let body = json!({"webhook": old.url("/webhook")});
+    let made = reply(server.rest("POST", KEYS).json(&body)).await.good(201);
+    let (key, secret) = (made["key"].as_str().unwrap(), made["webhookSecret"].as_str().unwrap());
+    let created = old.wait_for(1).await.remove(0);
+    assert_eq!((created.kind().as_str(), created.path.as_str()), ("key.created", "/webhook"));
+    assert!(created.is_by(secret));
+    let patch = async |url: &str| {
+        reply(server.rest("PATCH", KEYS).bearer_auth(key).json(&json!({ "webhook": url }))).await.good(200)
+    };
+    patch(&new.url("/webhook")).await;
+    assert_eq!(new.wait_for(1).await[0].kind(), "webhook.updated");
+    with_key(&server, "DELETE", key).await.good(200);
+    let revoked = new.wait_for(2).await.remove(1);
+    assert_eq!((revoked.kind().as_str(), &revoked.json()["data"]["status"]), ("key.revoked", &json!("revoked")));
+    assert!(revoked.is_by(secret), "a new URL keeps the secret");
+    // Removed: of this one's end nobody hears.
+    let silent = reply(server.rest("POST", KEYS).json(&json!({"webhook": old.url("/")}))).await.good(201);
+    old.wait_for(2).await;
+    let silent = silent["key"].as_str().unwrap();
+    reply(server.rest("PATCH", KEYS).bearer_auth(silent).json(&json!({"webhook": ""}))).await.good(200);
+    with_key(&server, "DELETE", silent).await.good(200);
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!((old.requests().len(), new.requests().len()), (2, 2));
 }
 
 #[tokio::test]

@@ -7,8 +7,13 @@ use keyward::{
     domain::{
         clock::Micros,
         key::{KeyId, KeyRecord, KeyStatus},
+        webhook::Former,
     },
-    store::{Revocation, Store, Usage, events::WebhookUpdate, sql},
+    store::{
+        Revocation, Store, Usage,
+        events::{Claim, SecretChange, WebhookUpdate},
+        sql,
+    },
 };
 use sqlx::Row as _;
 
@@ -19,7 +24,7 @@ pub fn revocation(reason: &str) -> Revocation {
 }
 
 pub fn webhook(url: &str, at: Micros) -> WebhookUpdate {
-    WebhookUpdate { url: url.to_owned(), first_version: 1, at, by: "user:ann".to_owned(), event: event_id() }
+    WebhookUpdate { url: url.to_owned(), secret: first(1), at, by: "user:ann".to_owned(), event: event_id() }
 }
 
 pub async fn a_revoked_key_says_when_why_and_by_whom(f: Fixture) {
@@ -63,8 +68,8 @@ pub async fn the_first_webhook_ever_makes_the_first_version(f: Fixture) {
     f.store.create_key(bare.clone()).await.unwrap();
     let steps = [("", 0), ("https://a.example/", FIRST), ("", FIRST), ("https://b.example/", FIRST)];
     for (revision, (url, version)) in (1..).zip(steps) {
-        let first_version = if version == 0 { FIRST } else { FIRST + revision - 2 };
-        let update = WebhookUpdate { first_version, ..webhook(url, now()) };
+        let to = if version == 0 { FIRST } else { FIRST + revision - 2 };
+        let update = WebhookUpdate { secret: first(to), ..webhook(url, now()) };
         let change = f.store.set_webhook(bare.id, update).await.unwrap().unwrap();
         assert!(change.applied);
         let expected = KeyRecord { webhook_url: url.to_owned(), webhook_version: version, revision, ..bare.clone() };
@@ -72,6 +77,44 @@ pub async fn the_first_webhook_ever_makes_the_first_version(f: Fixture) {
         assert_eq!(f.store.find_by_id(bare.id).await.unwrap(), Some(expected));
     }
     assert_eq!(f.store.set_webhook(key().id, webhook("", now())).await.unwrap(), None);
+}
+
+/// The version of a first secret.
+fn first(to: i64) -> SecretChange {
+    SecretChange { from: 0, to, former_until: 0 }
+}
+
+pub async fn a_rotation_happens_once(f: Fixture) {
+    let hooked = key();
+    let from = hooked.webhook_version;
+    write(&f.store, [hooked.clone()]).await;
+    let rotate = |from, to, former_until| {
+        let secret = SecretChange { from, to, former_until };
+        f.store.set_webhook(hooked.id, WebhookUpdate { secret, ..webhook("https://a.example/", now()) })
+    };
+    let versions = async || {
+        let claim = Claim { now: i64::MAX, until: i64::MAX, limit: 100, busy_hosts: Vec::new() };
+        let one = f.store.claim_deliveries(claim).await.unwrap().pop().unwrap();
+        (one.webhook_version, one.former)
+    };
+    assert_eq!(versions().await, (from, None));
+    let until = now() + 1_000;
+    for (step, shown, former) in [
+        ((from, from + 1, until), from + 1, Some(Former { version: from, until })),
+        // The same once more, as when the reply to the first was lost, and another one from the same version.
+        ((from, from + 1, until + 5), from + 1, Some(Former { version: from, until })),
+        ((from, from + 7, until + 5), from + 1, Some(Former { version: from, until })),
+        ((from + 1, from + 2, until + 9), from + 2, Some(Former { version: from + 1, until: until + 9 })),
+    ] {
+        let change = rotate(step.0, step.1, step.2).await.unwrap().unwrap();
+        assert!(change.applied);
+        assert_eq!(change.key.webhook_version, shown);
+        assert_eq!(versions().await, (shown, former));
+    }
+    // A webhook that is removed keeps its secret, for the next one.
+    let secret = SecretChange { from: from + 2, to: from + 3, former_until: 0 };
+    let removed = WebhookUpdate { secret, ..webhook("", now()) };
+    assert_eq!(f.store.set_webhook(hooked.id, removed).await.unwrap().unwrap().key.webhook_version, from + 2);
 }
 
 pub async fn webhook_of_dead_key(f: Fixture) {

@@ -148,6 +148,24 @@ pub async fn busy_hosts_are_left_alone(f: Fixture) {
     assert_eq!(take(&f.store, claim(now())).await.len(), 16);
 }
 
+pub async fn a_released_claim_counts_for_nothing(f: Fixture) {
+    write(&f.store, [key()]).await;
+    let start = now();
+    let first = take(&f.store, claim(start)).await.remove(0);
+    let before = f.store.find_delivery(first.event.id).await.unwrap().unwrap();
+    assert!(f.store.release_delivery(first.event.id, first.claim, start + SECOND).await.unwrap());
+    let after = f.store.find_delivery(first.event.id).await.unwrap().unwrap();
+    assert_eq!(after, Delivery { attempts: 0, next_attempt_at: start + SECOND, ..before });
+    assert!(take(&f.store, claim(start)).await.is_empty());
+    let again = take(&f.store, claim(start + SECOND)).await.remove(0);
+    assert_eq!(again, first);
+    // A claim that was lost releases nothing.
+    let held = take(&f.store, claim(start + 60 * SECOND)).await.remove(0);
+    assert!(!f.store.release_delivery(first.event.id, first.claim, start).await.unwrap());
+    assert!(f.store.settle_delivery(delivered(&held)).await.unwrap());
+    assert!(!f.store.release_delivery(first.event.id, held.claim, start).await.unwrap());
+}
+
 pub async fn a_lost_claim_settles_nothing(f: Fixture) {
     write(&f.store, [key()]).await;
     let start = now();

@@ -57,7 +57,7 @@ on_both! {
         one_installation_move_wins, one_first_root_key, no_first_root_key_beside_a_key,
         first_root_key_is_idempotent_by_id;
     change: a_revoked_key_says_when_why_and_by_whom, second_revoke_changes_nothing, two_revokes_at_once,
-        the_first_webhook_ever_makes_the_first_version, webhook_of_dead_key, usage_keeps_the_latest,
+        the_first_webhook_ever_makes_the_first_version, a_rotation_happens_once, webhook_of_dead_key, usage_keeps_the_latest,
         usage_of_many_writers_adds_up, usage_leaves_revisions_alone, revision_order, keys_are_never_deleted;
     list: every_filter_shape, a_status_is_meant_at_its_time, pages_stay_stable, case_pairs, a_page_has_a_limit;
     events: a_creation_tells, the_first_root_key_tells, a_revocation_tells_once, a_webhook_change_tells,
@@ -66,7 +66,7 @@ on_both! {
         a_mark_only_rises, turns_are_taken_one_at_a_time;
     deliveries: a_delivery_for_each_event_of_a_key_with_a_webhook, a_removed_webhook_is_told_nothing,
         a_delivery_is_claimed_by_one, an_unsettled_claim_becomes_due_again, busy_hosts_are_left_alone,
-        a_lost_claim_settles_nothing, a_redelivery_begins_anew;
+        a_lost_claim_settles_nothing, a_released_claim_counts_for_nothing, a_redelivery_begins_anew;
     outage: a_dropped_callers_write_still_lands, a_closed_store_is_unavailable;
 }
 

@@ -79,11 +79,11 @@ const HOT: &[Hot] = &[
         "keyward_keys_pkey",
     ),
     hot(sql::REVOKE_KEY, ("uuid, bigint, text, text", ID_AND_3), "keyward_keys_pkey"),
-    hot(sql::SET_WEBHOOK, ("uuid, text, bigint, bigint", ID_AND_3_NUMBERS), "keyward_keys_pkey"),
+    hot(sql::SET_WEBHOOK, ("uuid, text, bigint, bigint, bigint, bigint", ID_AND_5), "keyward_keys_pkey"),
     hot(sql::CHANGES_SINCE, ("bigint, bigint", "99000, 1000"), "keyward_keys_revision"),
 ];
 const ID_AND_3: &str = "'00000000-0000-0000-0000-000000012345', 1, '', ''";
-const ID_AND_3_NUMBERS: &str = "'00000000-0000-0000-0000-000000012345', '', 1, 1";
+const ID_AND_5: &str = "'00000000-0000-0000-0000-000000012345', '', 1, 1, 1, 1";
 
 /// The look-up of several digests, in each database's own words.
 fn several(own: &[(&str, &'static str)]) -> Hot {

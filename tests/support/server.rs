@@ -75,6 +75,11 @@ impl Setup {
         self
     }
 
+    /// Tells webhooks: other servers of tests tell nobody, since their webhooks are at addresses of strangers.
+    pub fn delivering(self) -> Self {
+        self.env("KEYWARD_WEBHOOKS_DELIVER", "true")
+    }
+
     /// The command, not started yet.
     pub fn command(&self, folder: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
@@ -83,6 +88,7 @@ impl Setup {
             command.env("PATH", path);
         }
         command.env("KEYWARD_GRPC_ADDR", "127.0.0.1:0").env("KEYWARD_HTTP_ADDR", "127.0.0.1:0");
+        command.env("KEYWARD_WEBHOOKS_DELIVER", "false");
         if self.root {
             command.env("KEYWARD_ROOT_KEY", ROOT);
         }

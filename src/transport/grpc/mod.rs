@@ -20,7 +20,7 @@ use crate::{
         error::{Error, Kind, Result},
     },
     proto::{self, key_service_server::KeyService},
-    service::{Context, Service, authenticate::Admission},
+    service::{Context, Service, authenticate::Admission, keys::Hook},
 };
 
 /// The largest message that is taken.
@@ -173,7 +173,8 @@ impl KeyService for Grpc {
     ) -> std::result::Result<Response<proto::UpdateWebhookResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.manage("update_webhook", &metadata, async |caller, context, line| {
-            let hooked = self.service.update_webhook(caller, &message.id, message.webhook_url, context).await?;
+            let hook = Hook { url: message.webhook_url, rotate_secret: message.rotate_secret };
+            let hooked = self.service.update_webhook(caller, &message.id, hook, context).await?;
             line.key = hooked.key.id.to_string();
             Ok(proto::UpdateWebhookResponse {
                 webhook_secret: hooked.webhook_secret.map(|secret| secret.to_string()).unwrap_or_default(),

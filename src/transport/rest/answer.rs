@@ -142,6 +142,7 @@ pub fn rest_names(mut error: Error) -> Error {
             "organization" => "orgId",
             "instance" => "instanceId",
             "webhook_url" => "webhook",
+            "rotate_secret" => "rotateSecret",
             "ttl" => "expiresInDays",
             "expire_time" => "expiresAt",
             "page_size" => "limit",

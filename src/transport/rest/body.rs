@@ -145,6 +145,18 @@ impl Fields {
         number
     }
 
+    /// True or false; false if absent.
+    pub fn flag(&mut self, name: &'static str) -> bool {
+        match self.take(name) {
+            None => false,
+            Some(Value::Bool(flag)) => flag,
+            Some(_) => {
+                self.bad(name, "must be true or false");
+                false
+            }
+        }
+    }
+
     /// String pairs.
     pub fn pairs(&mut self, name: &'static str) -> BTreeMap<String, String> {
         let pairs = match self.take(name) {

@@ -71,8 +71,8 @@ pub async fn revoke(exchange: &mut Exchange<'_>, id: &str) -> std::result::Resul
 /// `PATCH` of one key.
 pub async fn update(exchange: &mut Exchange<'_>, id: &str, body: &mut Body) -> std::result::Result<Answer, Fault> {
     let caller = manager(exchange).await?;
-    let url = own::webhook(exchange, body).await?;
-    let hooked = exchange.service.update_webhook(&caller, id, url, exchange.context).await;
+    let hook = own::webhook(exchange, body).await?;
+    let hooked = exchange.service.update_webhook(&caller, id, hook, exchange.context).await;
     let hooked = unknown_if_unreadable(hooked).map_err(rest_names)?;
     exchange.key = hooked.key.id.to_string();
     let mut answer = record::item(&hooked.key, exchange.now());

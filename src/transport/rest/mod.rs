@@ -8,7 +8,7 @@ mod exchange;
 mod manage;
 mod own;
 mod probes;
-mod record;
+pub mod record;
 pub mod serve;
 mod verify;
 

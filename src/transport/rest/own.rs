@@ -14,7 +14,7 @@ use crate::{
     domain::{access, caller::Caller, key::Binding},
     service::{
         authenticate::Admission,
-        keys::{CreateKey, Rehooked},
+        keys::{CreateKey, Hook, Rehooked},
     },
 };
 
@@ -79,25 +79,25 @@ pub async fn revoke(exchange: &mut Exchange<'_>) -> std::result::Result<Answer, 
 pub async fn update(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result::Result<Answer, Fault> {
     let key = exchange.key_caller(Admission::Counted).await?;
     access::may_change_itself(&key)?;
-    let url = webhook(exchange, body).await?;
-    let hooked = exchange.service.update_own_webhook(&key, url, exchange.context).await.map_err(rest_names)?;
+    let hook = webhook(exchange, body).await?;
+    let hooked = exchange.service.update_own_webhook(&key, hook, exchange.context).await.map_err(rest_names)?;
     let mut answer = record::own(&hooked.key, exchange.now());
     with_secret(&mut answer, &hooked);
     Ok(Answer::json(StatusCode::OK, &answer))
 }
 
 /// The webhook that a PATCH must name.
-pub async fn webhook(exchange: &Exchange<'_>, body: &mut Body) -> std::result::Result<String, Fault> {
+pub async fn webhook(exchange: &Exchange<'_>, body: &mut Body) -> std::result::Result<Hook, Fault> {
     let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
     if !fields.has("webhook") {
         fields.bad("webhook", "is required; an empty string removes it");
     }
-    let url = fields.text_or_empty("webhook");
+    let hook = Hook { url: fields.text_or_empty("webhook"), rotate_secret: fields.flag("rotateSecret") };
     fields.finish()?;
-    Ok(url)
+    Ok(hook)
 }
 
-/// Adds the signing secret where a URL was set for the first time.
+/// Adds the signing secret where there is a new one.
 pub fn with_secret(answer: &mut serde_json::Value, hooked: &Rehooked) {
     if let Some(secret) = &hooked.webhook_secret {
         answer["webhookSecret"] = secret.as_str().into();

@@ -5,6 +5,7 @@ use time::{OffsetDateTime, macros::format_description};
 
 use crate::domain::{
     clock::Micros,
+    event::Event,
     key::{KeyRecord, KeyStatus},
 };
 
@@ -75,4 +76,28 @@ pub fn item(key: &KeyRecord, now: Micros) -> Value {
         item["keyspaces"] = key.keyspaces.clone().into();
     }
     item
+}
+
+/// The key of an event as its webhook is told: as it was right after. Its last use is not of that moment, and left out.
+pub fn told(event: &Event) -> Value {
+    let (key, at) = (&event.key, event.id.at());
+    json!({
+        "id": key.id.to_string(),
+        "keyspace": key.keyspace,
+        "name": text(&key.name),
+        "prefix": key.prefix,
+        "scopes": key.scopes,
+        "status": status(key, at),
+        "expiresAt": key.expires_at.map(rfc3339),
+        "createdAt": rfc3339(key.created_at),
+        "createdBy": text(&key.created_by),
+        "revokedAt": key.revoked_at.map(rfc3339),
+        "revokedBy": text(&key.revoked_by),
+        "revokeReason": text(&key.revoke_reason),
+        "orgId": text(&key.binding.organization),
+        "instanceId": text(&key.binding.instance),
+        "environment": text(&key.binding.environment),
+        "webhook": text(&key.webhook_url),
+        "metadata": key.metadata,
+    })
 }

@@ -1,0 +1,189 @@
+//! One attempt to deliver an event, and what becomes of the delivery after it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Deliverer, message};
+use crate::{
+    courier::{Answer, Failure},
+    domain::{clock::Micros, webhook::retry_after},
+    store::{
+        StoreError,
+        events::{ClaimedDelivery, DeliveryState, Disabling, Settlement},
+    },
+    telemetry::webhooks::Outcome,
+};
+
+/// Time to write an outcome down in, while the database is away. A claim is held for as long.
+pub const SETTLING: Duration = Duration::from_secs(5);
+
+/// What came of an attempt.
+struct Attempted {
+    outcome: Outcome,
+    status: Option<u16>,
+    error: String,
+    response: String,
+}
+
+impl Attempted {
+    fn without_answer(outcome: Outcome, error: impl Into<String>) -> Self {
+        Self { outcome, status: None, error: error.into(), response: String::new() }
+    }
+}
+
+impl From<Answer> for Attempted {
+    fn from(answer: Answer) -> Self {
+        let (outcome, error) = match answer.status {
+            200..=299 => (Outcome::Delivered, String::new()),
+            300..=399 => (Outcome::Redirected, "redirects are not followed".to_owned()),
+            410 => (Outcome::Gone, "the receiver is gone: its webhook was taken away".to_owned()),
+            status => (Outcome::Rejected, format!("answered {status}")),
+        };
+        Self { outcome, status: Some(answer.status), error, response: answer.body }
+    }
+}
+
+impl From<Failure> for Attempted {
+    fn from(failure: Failure) -> Self {
+        let outcome = match failure {
+            Failure::Refused(_) | Failure::NotPublic => Outcome::Refused,
+            Failure::Unresolved | Failure::Unreachable(_) | Failure::Tls(_) | Failure::Broken(_) => {
+                Outcome::Unreachable
+            }
+            Failure::TimedOut => Outcome::TimedOut,
+        };
+        Self::without_answer(outcome, failure.to_string())
+    }
+}
+
+impl Deliverer {
+    /// Makes an attempt and writes down what came of it. Says whether the receiver was slow.
+    pub(super) async fn attempt(&self, delivery: ClaimedDelivery) -> bool {
+        let begun = self.service.clock.monotonic();
+        let attempted = tokio::select! {
+            attempted = self.send(&delivery) => attempted,
+            // The program is ending. The receiver may have it by now or not; it will get it again.
+            () = self.end.cancelled() => {
+                self.give_back(&delivery, 0).await;
+                return false;
+            }
+        };
+        let took = self.service.clock.monotonic() - begun;
+        self.service.metrics.webhooks.attempt(attempted.outcome);
+        tracing::debug!(
+            event = %delivery.event.id, attempt = delivery.attempt, outcome = ?attempted.outcome, status = attempted.status,
+            error = attempted.error, "webhook attempted"
+        );
+        self.settle(&delivery, attempted).await;
+        took > SLOW
+    }
+
+    async fn send(&self, delivery: &ClaimedDelivery) -> Attempted {
+        if delivery.url.is_empty() {
+            return Attempted::without_answer(Outcome::Abandoned, "the key has no webhook any more");
+        }
+        let target = match self.courier.target(&delivery.url) {
+            Ok(target) => target,
+            Err(failure) => return failure.into(),
+        };
+        let body = Bytes::from(message::body(&delivery.event).to_string());
+        let Some(headers) = message::headers(&self.service.installation, delivery, &body, self.service.now()) else {
+            let error = "the signing secret derives from a master key that is not listed";
+            return Attempted::without_answer(Outcome::Abandoned, error);
+        };
+        match self.courier.post(&target, &headers, body).await {
+            Ok(answer) => answer.into(),
+            Err(failure) => failure.into(),
+        }
+    }
+
+    async fn settle(&self, delivery: &ClaimedDelivery, attempted: Attempted) {
+        let now = self.service.now();
+        let again = match attempted.outcome {
+            Outcome::Delivered | Outcome::Gone => None,
+            Outcome::Abandoned if delivery.url.is_empty() => None,
+            _ => retry_after(&self.rules.retries, u32::try_from(delivery.attempt).unwrap_or(u32::MAX), self.chance()),
+        };
+        let state = match attempted.outcome {
+            Outcome::Delivered => DeliveryState::Delivered,
+            _ if again.is_some() => DeliveryState::Pending,
+            _ => DeliveryState::Failed,
+        };
+        if attempted.outcome == Outcome::Gone {
+            // First: a program that ends between the two will hear of it again.
+            self.disable(delivery, now).await;
+        }
+        let kept = self
+            .write(|| {
+                self.service.store.settle_delivery(Settlement {
+                    event: delivery.event.id,
+                    claim: delivery.claim,
+                    at: now,
+                    state,
+                    next_attempt_at: now.saturating_add(again.unwrap_or(0)),
+                    status: attempted.status,
+                    error: attempted.error.clone(),
+                    response: attempted.response.clone(),
+                })
+            })
+            .await;
+        if kept == Some(true) && state == DeliveryState::Delivered {
+            let after = u64::try_from(now - delivery.event.id.at()).unwrap_or(0);
+            self.service.metrics.webhooks.delivered(Duration::from_micros(after));
+        }
+    }
+
+    /// Takes the webhook away, unless it has become another one meanwhile.
+    async fn disable(&self, delivery: &ClaimedDelivery, now: Micros) {
+        let event = self.service.event_id();
+        let disabled = self
+            .write(|| {
+                let disabling = Disabling { url: delivery.url.clone(), at: now, event };
+                self.service.store.disable_webhook(delivery.event.key.id, disabling)
+            })
+            .await;
+        if disabled == Some(true) {
+            tracing::info!(key = %delivery.event.key.id, "a receiver is gone: its webhook is disabled");
+        }
+    }
+
+    /// Ends a claim without an attempt: the delivery is due again after `wait`, as if it had not been taken.
+    pub(super) async fn give_back(&self, delivery: &ClaimedDelivery, wait: Micros) {
+        let due_at = self.service.now().saturating_add(wait);
+        // If this fails, the claim ends by itself.
+        if let Err(error) = self.service.store.release_delivery(delivery.event.id, delivery.claim, due_at).await {
+            tracing::debug!(%error, event = %delivery.event.id, "a webhook delivery could not be given back");
+        }
+    }
+
+    /// Writes until the database has taken it, or for as long as the claim is held. None: it was not written, or nobody
+    /// knows.
+    async fn write<F, T>(&self, call: impl Fn() -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let until = tokio::time::Instant::now() + SETTLING;
+        loop {
+            match call().await {
+                Ok(written) => return Some(written),
+                Err(StoreError::Unavailable(_)) if tokio::time::Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the outcome of a webhook delivery could not be written down");
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn chance(&self) -> u32 {
+        let mut bytes = [0; 4];
+        self.service.entropy.fill(&mut bytes);
+        u32::from_ne_bytes(bytes)
+    }
+}
+
+/// A receiver that takes longer than this shares its places with others of its kind.
+const SLOW: Micros = 2_000_000;

@@ -1,0 +1,52 @@
+//! An event as its receiver gets it: the body, and the headers of Standard Webhooks.
+
+use http::{HeaderName, HeaderValue};
+use serde_json::{Value, json};
+
+use crate::{
+    domain::{
+        clock::{Micros, SECOND},
+        event::Event,
+        installation::Installation,
+        key::KeyId,
+        webhook::signing_versions,
+    },
+    store::events::ClaimedDelivery,
+    transport::rest::record,
+};
+
+const ID: HeaderName = HeaderName::from_static("webhook-id");
+const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+
+/// The body: the same for every attempt.
+pub fn body(event: &Event) -> Value {
+    json!({
+        "type": event.kind.name(),
+        "timestamp": record::rfc3339(event.id.at()),
+        "data": record::told(event),
+    })
+}
+
+/// The headers of an attempt at `now`. The id is the event's and the same for every attempt; the time and the signatures
+/// are the attempt's own. None if the newest secret derives from a master key that is not listed any more.
+pub fn headers(
+    installation: &Installation,
+    delivery: &ClaimedDelivery,
+    body: &[u8],
+    now: Micros,
+) -> Option<[(HeaderName, HeaderValue); 3]> {
+    let id = delivery.event.id.to_string();
+    let timestamp = now.div_euclid(SECOND);
+    let key: KeyId = delivery.event.key.id;
+    let sign = |version| installation.webhook_signature(key, version, &id, timestamp, body);
+    let mut versions = signing_versions(delivery.webhook_version, delivery.former, now);
+    let newest = versions.next().and_then(sign)?;
+    // The former one may derive from a key that is gone; the newest is what counts.
+    let signatures: Vec<String> = std::iter::once(newest).chain(versions.filter_map(sign)).collect();
+    Some([
+        (ID, HeaderValue::try_from(id.as_str()).ok()?),
+        (TIMESTAMP, HeaderValue::from(timestamp)),
+        (SIGNATURE, HeaderValue::try_from(signatures.join(" ")).ok()?),
+    ])
+}

@@ -1,0 +1,110 @@
+//! A receiver that is slow or dead keeps nobody waiting but itself.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::json;
+use tokio::sync::Notify;
+
+use super::{
+    fixture::{deliveries, hooked, local, revoke, server},
+    receiver::{Receiver, Reply},
+};
+use crate::support::Setup;
+
+#[tokio::test]
+async fn a_receiver_that_hangs_delays_no_other() {
+    let dead = Receiver::start(|_, _| Reply::Hang).await;
+    let good = Receiver::good().await;
+    let settings = local("[\"1h\"]").replace("2s", "30s") + "concurrency = 6\nper_host = 2\n";
+    let server = Setup::new().config(&settings).delivering().start();
+    for _ in 0..40 {
+        hooked(&server, &dead.url("/")).await;
+    }
+    dead.wait_for(2).await;
+    for _ in 0..20 {
+        hooked(&server, &good.url("/")).await;
+    }
+    // All of the good one's, while the attempts at the dead one, which came first, are still under way.
+    good.wait_for(20).await;
+    assert_eq!(dead.requests().len(), 2, "as many at a time as a host may have");
+    let delivered = |rows: Vec<super::fixture::Row>| rows.iter().filter(|row| row.state == "delivered").count();
+    crate::support::reply::until("the good ones are written down", async || {
+        (delivered(deliveries(&server).await) == 20).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_waits_for_a_dead_receiver_spends_no_attempt() {
+    let dead = Receiver::start(|_, _| Reply::Hang).await;
+    let settings = local("[\"1h\"]").replace("2s", "1s") + "per_host = 1\n";
+    let server = Setup::new().config(&settings).delivering().start();
+    for _ in 0..8 {
+        hooked(&server, &dead.url("/")).await;
+    }
+    // Each attempt takes a second. What could not begin in time went back, and came again as its first attempt.
+    dead.wait_for(4).await;
+    let rows = deliveries(&server).await;
+    assert_eq!(rows.len(), 8);
+    let failed: Vec<_> = rows.iter().filter(|row| row.last_error == "no answer in time").collect();
+    assert!(!failed.is_empty() && rows.iter().all(|row| row.state == "pending"), "{rows:#?}");
+    let mut ids: Vec<_> = dead.requests().iter().map(|request| request.header("webhook-id").to_owned()).collect();
+    let sent = ids.len();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), sent, "an hour has to pass before the second attempt of any");
+}
+
+#[tokio::test]
+async fn a_revocation_does_not_wait_for_its_delivery() {
+    let gate = Arc::new(Notify::new());
+    let held = Arc::clone(&gate);
+    let receiver = Receiver::start(
+        move |number, _| {
+            if number == 0 { Reply::Status(200, "") } else { Reply::Gate(Arc::clone(&held)) }
+        },
+    )
+    .await;
+    let server = server("[]");
+    let key = hooked(&server, &receiver.url("/")).await;
+    receiver.wait_for(1).await;
+    // Answered although the receiver has not, and cannot before the gate is opened below.
+    revoke(&server, &key.id).await;
+    receiver.wait_for(2).await;
+    let rows = deliveries(&server).await;
+    assert_eq!((rows[1].kind.as_str(), rows[1].state.as_str()), ("key.revoked", "pending"));
+    gate.notify_one();
+    crate::support::reply::until("it is told", async || {
+        (deliveries(&server).await[1].state == "delivered").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stop_lets_a_delivery_under_way_end_and_does_not_wait_for_one_that_hangs() {
+    let gate = Arc::new(Notify::new());
+    let held = Arc::clone(&gate);
+    let receiver = Receiver::start(
+        move |_, request| {
+            if request.path == "/hang" { Reply::Hang } else { Reply::Gate(Arc::clone(&held)) }
+        },
+    )
+    .await;
+    let settings = local("[\"1h\"]").replace("2s", "60s");
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Setup::new().config(&settings).folder(folder.path()).delivering().start();
+    hooked(&server, &receiver.url("/slow")).await;
+    hooked(&server, &receiver.url("/hang")).await;
+    receiver.wait_for(2).await;
+    server.signal("TERM");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    gate.notify_one();
+    assert_eq!(tokio::task::spawn_blocking(move || (server.wait(), server)).await.unwrap().0, Some(0));
+    // The one that hung goes out again at once, and has spent no attempt; the other one does not.
+    let server = Setup::new().config(&settings).folder(folder.path()).delivering().start();
+    let requests = receiver.wait_for(3).await;
+    assert_eq!(requests[2].path, "/hang");
+    let rows = deliveries(&server).await;
+    let states: Vec<_> = rows.iter().map(|row| row.state.as_str()).collect();
+    assert_eq!(states, ["delivered", "pending"], "{}", json!(requests.len()));
+}

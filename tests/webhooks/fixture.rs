@@ -1,0 +1,87 @@
+//! Servers that may tell receivers on this machine, keys with a webhook, and what the outbox says of their deliveries.
+
+use serde_json::{Value, json};
+use sqlx::{Connection as _, FromRow, SqliteConnection, sqlite::SqliteConnectOptions};
+
+use crate::support::{Server, Setup, server::ROOT};
+
+/// The settings of a server that may reach this machine. Short waits: `retries` are TOML.
+pub fn local(retries: &str) -> String {
+    format!("[webhooks]\nallow_http = true\nallow_cidrs = [\"127.0.0.0/8\"]\ntimeout = \"2s\"\nretries = {retries}\n")
+}
+
+/// A server of the plain keyspace that may reach this machine.
+pub fn server(retries: &str) -> Server {
+    Setup::new().config(&local(retries)).delivering().start()
+}
+
+/// A key with a webhook.
+pub struct Hooked {
+    /// The answer to its creation.
+    pub made: Value,
+    /// Its id.
+    pub id: String,
+    /// What its deliveries are signed with.
+    pub secret: String,
+}
+
+/// Makes a key with a webhook.
+pub async fn hooked(server: &Server, url: &str) -> Hooked {
+    let made = server.create(json!({"name": "hooked", "webhook": url})).await;
+    let text = |name: &str| made[name].as_str().unwrap().to_owned();
+    Hooked { id: text("id"), secret: text("webhookSecret"), made }
+}
+
+/// `PATCH /api/api-keys/{id}`, which must succeed.
+pub async fn patch(server: &Server, id: &str, body: Value) -> Value {
+    let (status, answer) = server.call("PATCH", &format!("/api/api-keys/{id}"), Some(ROOT), body).await;
+    assert_eq!(status, 200, "{answer}");
+    answer
+}
+
+/// `DELETE /api/api-keys/{id}`, which must succeed.
+pub async fn revoke(server: &Server, id: &str) -> Value {
+    let (status, answer) = server.call("DELETE", &format!("/api/api-keys/{id}"), Some(ROOT), Value::Null).await;
+    assert_eq!(status, 200, "{answer}");
+    answer
+}
+
+/// A delivery as the database has it.
+#[derive(Debug, FromRow)]
+pub struct Row {
+    /// The event's type.
+    pub kind: String,
+    /// Where it stands.
+    pub state: String,
+    /// Attempts begun.
+    pub attempts: i64,
+    /// Of the last attempt.
+    pub last_status: Option<i64>,
+    /// Of the last attempt.
+    pub last_error: String,
+    /// Of the last attempt.
+    pub last_response: String,
+}
+
+/// Every delivery of a server on SQLite, in the order of events.
+pub async fn deliveries(server: &Server) -> Vec<Row> {
+    let options = SqliteConnectOptions::new().filename(server.folder().join("keyward.db")).read_only(true);
+    let mut conn = SqliteConnection::connect_with(&options).await.unwrap();
+    let rows = sqlx::query_as(
+        "SELECT e.type AS kind, d.state, d.attempts, d.last_status, d.last_error, d.last_response \
+         FROM keyward_deliveries d JOIN keyward_events e ON e.id = d.event_id ORDER BY e.id",
+    );
+    let rows = rows.fetch_all(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+    rows
+}
+
+/// Waits until the only delivery stands so.
+pub async fn settled(server: &Server, state: &str) -> Row {
+    crate::support::reply::until(&format!("the delivery is {state}"), async || {
+        let mut rows = deliveries(server).await;
+        assert!(rows.len() <= 1, "{rows:#?}");
+        rows.pop().filter(|row| row.state == state)
+    })
+    .await
+}

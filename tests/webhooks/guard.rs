@@ -1,0 +1,85 @@
+//! Where nothing is sent.
+
+use std::{
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use serde_json::json;
+
+use super::{
+    fixture::{hooked, local, patch, server, settled},
+    receiver::{Receiver, Reply},
+};
+use crate::support::{Setup, reply, server::ROOT};
+
+#[tokio::test]
+async fn a_url_that_is_out_of_bounds_is_refused_when_it_is_set() {
+    let server = Setup::new().start();
+    let made = server.create(json!({"name": "n"})).await;
+    let one = format!("/api/api-keys/{}", made["id"].as_str().unwrap());
+    for url in [
+        "https://127.0.0.1/",
+        "https://0x7f.1/",
+        "https://2130706433/",
+        "https://localhost/",
+        "https://[::ffff:10.0.0.1]/",
+        "https://169.254.169.254/latest",
+        "http://example.com/",
+        "https://user@example.com/",
+        "https://example.com:22/",
+    ] {
+        let body = json!({"name": "n", "webhook": url});
+        reply(server.rest("POST", "/api/api-keys").bearer_auth(ROOT).json(&body)).await.bad(&["webhook"]);
+        let body = json!({"webhook": url});
+        reply(server.rest("PATCH", &one).bearer_auth(ROOT).json(&body)).await.bad(&["webhook"]);
+    }
+    // A name is not asked for here, whatever it would turn out to be.
+    patch(&server, made["id"].as_str().unwrap(), json!({"webhook": "https://not-resolved.invalid/"})).await;
+}
+
+#[tokio::test]
+async fn what_was_allowed_once_is_refused_when_it_is_sent_and_is_not_any_more() {
+    let receiver = Receiver::start(|_, _| Reply::Status(500, "")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let lax = Setup::new().config(&local("[\"300ms\"]")).folder(folder.path()).delivering().start();
+    hooked(&lax, &receiver.url("/")).await;
+    receiver.wait_for(1).await;
+    drop(lax);
+    let count = receiver.requests().len();
+    let strict = "[webhooks]\nallow_http = true\nretries = []\n";
+    let strict = Setup::new().config(strict).folder(folder.path()).delivering().start();
+    let row = settled(&strict, "failed").await;
+    assert_eq!(row.last_error, "the URL must not name an address that is not public");
+    assert_eq!(receiver.requests().len(), count);
+}
+
+#[tokio::test]
+async fn a_proxy_of_the_environment_sees_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    std::thread::spawn(move || listener.incoming().for_each(|_| _ = count.fetch_add(1, Ordering::SeqCst)));
+    let receiver = Receiver::good().await;
+    let mut setup = Setup::new().config(&local("[]")).delivering();
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        setup = setup.env(name, &proxy);
+    }
+    let server = setup.start();
+    hooked(&server, &receiver.url("/")).await;
+    settled(&server, "delivered").await;
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_response_is_kept_only_at_its_beginning() {
+    let long: &'static str = Box::leak("x".repeat(100_000).into_boxed_str());
+    let receiver = Receiver::start(move |_, _| Reply::Status(500, long)).await;
+    let server = server("[]");
+    hooked(&server, &receiver.url("/")).await;
+    assert_eq!(settled(&server, "failed").await.last_response, "x".repeat(1_024));
+}

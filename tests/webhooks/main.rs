@@ -1,0 +1,19 @@
+//! Webhooks from the outside: a real server, real receivers, and the public libraries that receivers use.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::disallowed_methods, reason = "a test of a real server runs on real time")]
+
+#[path = "../support/postgres.rs"]
+mod postgres;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bounds;
+mod fixture;
+mod guard;
+mod libraries;
+mod receiver;
+mod replicas;
+mod retries;
+mod rotation;
+mod told;

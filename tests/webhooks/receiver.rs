@@ -1,0 +1,182 @@
+//! A receiver of webhooks that does as it is told and remembers what came.
+
+#![allow(dead_code, reason = "each test target uses a part of this")]
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+    task::JoinHandle,
+};
+
+/// What a receiver does with a request.
+#[derive(Clone)]
+pub enum Reply {
+    /// Answers with a status and a body.
+    Status(u16, &'static str),
+    /// Answers 200 once the gate is opened.
+    Gate(Arc<Notify>),
+    /// Never answers.
+    Hang,
+}
+
+/// A request that came.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// When.
+    pub at: Instant,
+    /// Path and query.
+    pub path: String,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body, byte for byte.
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    /// A header as text.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {:?}", self.headers)).to_str().unwrap()
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// The event's type.
+    pub fn kind(&self) -> String {
+        self.json()["type"].as_str().unwrap().to_owned()
+    }
+
+    /// Whether the public library takes it for genuine.
+    pub fn is_by(&self, secret: &str) -> bool {
+        standardwebhooks::Webhook::new(secret).unwrap().verify(&self.body, &self.headers).is_ok()
+    }
+}
+
+/// A receiver on a port of its own; it ends when this is dropped.
+pub struct Receiver {
+    port: u16,
+    requests: Arc<Mutex<Vec<Request>>>,
+    accepting: JoinHandle<()>,
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Receiver {
+    /// One that answers as `reply` says to the number of the request (from 0) and the request.
+    pub async fn start(reply: impl Fn(usize, &Request) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (kept, reply) = (Arc::clone(&requests), Arc::new(reply));
+        let accepting = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(serve(stream, Arc::clone(&kept), Arc::clone(&reply)));
+            }
+        });
+        Self { port, requests, accepting }
+    }
+
+    /// One that takes everything.
+    pub async fn good() -> Self {
+        Self::start(|_, _| Reply::Status(200, "")).await
+    }
+
+    /// A URL of it.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// Everything that came so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    /// Waits until so much has come.
+    pub async fn wait_for(&self, count: usize) -> Vec<Request> {
+        self.wait_until(&format!("{count} requests"), |requests| requests.len() >= count).await
+    }
+
+    /// Waits until what came is enough.
+    pub async fn wait_until(&self, what: &str, enough: impl Fn(&[Request]) -> bool) -> Vec<Request> {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(20) {
+            let requests = self.requests();
+            if enough(&requests) {
+                return requests;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let came: Vec<_> = self.requests().iter().map(|r| String::from_utf8_lossy(&r.body).into_owned()).collect();
+        panic!("{what} did not come; what came: {came:#?}");
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    kept: Arc<Mutex<Vec<Request>>>,
+    reply: Arc<impl Fn(usize, &Request) -> Reply + Send + Sync + 'static>,
+) -> Option<()> {
+    let request = read(&mut stream).await?;
+    let number = {
+        let mut kept = kept.lock().unwrap();
+        kept.push(request.clone());
+        kept.len() - 1
+    };
+    let (status, body) = match reply(number, &request) {
+        Reply::Status(status, body) => (status, body),
+        Reply::Gate(gate) => {
+            gate.notified().await;
+            (200, "")
+        }
+        Reply::Hang => {
+            // Until the other side has had enough.
+            let _ = stream.read(&mut [0]).await;
+            return None;
+        }
+    };
+    let head = format!("HTTP/1.1 {status} Status\r\nlocation: /elsewhere\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).await.ok()?;
+    stream.write_all(body.as_bytes()).await.ok()
+}
+
+async fn read(stream: &mut TcpStream) -> Option<Request> {
+    let mut bytes = Vec::new();
+    let end = loop {
+        if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            break at + 4;
+        }
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    };
+    let head = String::from_utf8(bytes[..end].to_vec()).ok()?;
+    let mut lines = head.lines();
+    let path = lines.next()?.split(' ').nth(1)?.to_owned();
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+        headers.append(HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?);
+    }
+    let length: usize = headers.get("content-length")?.to_str().ok()?.parse().ok()?;
+    let mut body = bytes.split_off(end);
+    while body.len() < length {
+        if stream.read_buf(&mut body).await.ok()? == 0 {
+            return None;
+        }
+    }
+    Some(Request { at: Instant::now(), path, headers, body })
+}

@@ -1,0 +1,93 @@
+//! The signing secret and its rotation.
+
+use keyward::proto::UpdateWebhookRequest;
+use serde_json::json;
+
+use super::{
+    fixture::{hooked, patch, revoke, server},
+    receiver::Receiver,
+};
+use crate::support::{
+    Setup, reply,
+    server::{ROOT, with},
+};
+
+#[tokio::test]
+async fn a_rotation_gives_a_new_secret_once_and_both_sign_for_a_day() {
+    let receiver = Receiver::good().await;
+    let server = server("[]");
+    let key = hooked(&server, &receiver.url("/")).await;
+    assert_eq!(receiver.wait_for(1).await[0].header("webhook-signature").split(' ').count(), 1);
+    let rotate = json!({"webhook": receiver.url("/"), "rotateSecret": true});
+    let second = patch(&server, &key.id, rotate.clone()).await["webhookSecret"].as_str().unwrap().to_owned();
+    assert!(second.starts_with("whsec_") && second != key.secret);
+    let told = receiver.wait_for(2).await.pop().unwrap();
+    assert_eq!(told.header("webhook-signature").split(' ').count(), 2);
+    assert!(told.is_by(&key.secret) && told.is_by(&second));
+    // A new URL alone changes nothing of it.
+    let plain = patch(&server, &key.id, json!({"webhook": receiver.url("/other")})).await;
+    assert!(plain.get("webhookSecret").is_none());
+    let told = receiver.wait_for(3).await.pop().unwrap();
+    assert!(told.is_by(&key.secret) && told.is_by(&second));
+    // Rotated again: only the last one before it goes on.
+    let third = patch(&server, &key.id, rotate).await["webhookSecret"].as_str().unwrap().to_owned();
+    let told = receiver.wait_for(4).await.pop().unwrap();
+    assert!(!told.is_by(&key.secret) && told.is_by(&second) && told.is_by(&third));
+    revoke(&server, &key.id).await;
+    let told = receiver.wait_for(5).await.pop().unwrap();
+    assert!(!told.is_by(&key.secret) && told.is_by(&second) && told.is_by(&third));
+}
+
+#[tokio::test]
+async fn a_first_url_with_a_rotation_has_one_secret() {
+    let receiver = Receiver::good().await;
+    let server = server("[]");
+    let made = server.create(json!({"name": "n"})).await;
+    let body = json!({"webhook": receiver.url("/"), "rotateSecret": true});
+    let set = patch(&server, made["id"].as_str().unwrap(), body).await;
+    let told = receiver.wait_for(1).await.pop().unwrap();
+    assert_eq!(told.header("webhook-signature").split(' ').count(), 1);
+    assert!(told.is_by(set["webhookSecret"].as_str().unwrap()));
+}
+
+#[tokio::test]
+async fn grpc_and_the_key_itself_rotate_too() {
+    let receiver = Receiver::good().await;
+    let noro = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/noro.toml")).unwrap();
+    let server = Setup::new().config(&noro).and(&super::fixture::local("[]")).delivering().start();
+    let made = reply(server.rest("POST", "/api/v1/keys").json(&json!({"webhook": receiver.url("/")}))).await.good(201);
+    let (key, first) = (made["key"].as_str().unwrap(), made["webhookSecret"].as_str().unwrap());
+    let own = json!({"webhook": receiver.url("/"), "rotateSecret": true});
+    let own = reply(server.rest("PATCH", "/api/v1/keys").bearer_auth(key).json(&own)).await.good(200);
+    let second = own["webhookSecret"].as_str().unwrap();
+    let request = UpdateWebhookRequest {
+        id: made["id"].as_str().unwrap().into(),
+        webhook_url: receiver.url("/"),
+        rotate_secret: true,
+    };
+    let third = server.client().await.update_webhook(with(ROOT, request)).await.unwrap().into_inner().webhook_secret;
+    let told = receiver.wait_for(3).await.pop().unwrap();
+    assert!(!told.is_by(first) && told.is_by(second) && told.is_by(&third));
+}
+
+#[tokio::test]
+async fn a_rotation_without_a_webhook_is_refused() {
+    let server = Setup::new().start();
+    let made = server.create(json!({"name": "n", "webhook": "https://example.com/"})).await;
+    let path = format!("/api/api-keys/{}", made["id"].as_str().unwrap());
+    for body in [
+        json!({"webhook": "", "rotateSecret": true}),
+        json!({"webhook": "https://example.com/", "rotateSecret": "yes"}),
+    ] {
+        reply(server.rest("PATCH", &path).bearer_auth(ROOT).json(&body)).await.bad(&["rotateSecret"]);
+    }
+    let item = reply(server.rest("GET", &path).bearer_auth(ROOT)).await.good(200);
+    assert_eq!(item["webhook"], "https://example.com/");
+    for body in [
+        json!({"webhook": "https://example.com/", "rotateSecret": false}),
+        json!({"webhook": "https://example.com/", "rotateSecret": null}),
+    ] {
+        let plain = reply(server.rest("PATCH", &path).bearer_auth(ROOT).json(&body)).await.good(200);
+        assert!(plain.get("webhookSecret").is_none());
+    }
+}
