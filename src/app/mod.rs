@@ -17,7 +17,7 @@ use crate::{
         key::KeyIds,
         secret,
     },
-    limiter::{Limiter, memory::MemoryLimiter, shared::SharedLimiter},
+    limiter::{Limiter, leases::Leases, memory::MemoryLimiter, shared::SharedLimiter},
     replica::Replica,
     service::{Service, bootstrap},
     telemetry::Metrics,
@@ -94,7 +94,10 @@ async fn service(config: &Config, opened: &database::Opened) -> Result<Arc<Servi
     let shared = match &config.rate_limit_store {
         RateLimitStore::Memory => None,
         RateLimitStore::Redis(url) => {
-            Some(SharedLimiter::start(url, &runtime).map_err(|error| RunError::RateLimitStore(error.to_string()))?)
+            let leases =
+                (config.rate_limit_batch > 1).then(|| Leases::new(Arc::clone(&clock), config.rate_limit_batch));
+            let shared = SharedLimiter::start(url, leases, &runtime);
+            Some(shared.map_err(|error| RunError::RateLimitStore(error.to_string()))?)
         }
     };
     let replica = Replica::new(

@@ -105,6 +105,8 @@ pub struct Config {
     pub webhooks: Webhooks,
     /// `rate_limit.store`
     pub rate_limit_store: RateLimitStore,
+    /// `rate_limit.batch`: permits that one round trip takes at most.
+    pub rate_limit_batch: u32,
     /// `[[keyspace]]`
     pub registry: Arc<Registry>,
     /// The root credential of the environment.
@@ -216,7 +218,7 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
     let names: Vec<&str> = names.chain(default.as_ref().map(|default| default.name.as_str())).collect();
     let http = http(&root.section("http"), source, &names);
     let keyspaces = drafts.into_iter().filter_map(Draft::keyspace).chain(default).collect();
-    let rate_limit_store = rate_limit_store(&root.section("rate_limit"), source);
+    let (rate_limit_store, rate_limit_batch) = rate_limit(&root.section("rate_limit"), source);
     let webhooks = webhooks::read(&root.section("webhooks"), source);
     let root_key = source.variable("KEYWARD_ROOT_KEY", |text| {
         if text.chars().count() < 32 {
@@ -233,6 +235,7 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
         http,
         webhooks,
         rate_limit_store,
+        rate_limit_batch,
         registry: Arc::new(Registry::new(keyspaces)),
         root_key,
         master_keys,
@@ -331,22 +334,25 @@ fn http(section: &Section<'_>, source: &Source<'_>, keyspaces: &[&str]) -> Http 
     }
 }
 
-fn rate_limit_store(section: &Section<'_>, source: &Source<'_>) -> RateLimitStore {
+fn rate_limit(section: &Section<'_>, source: &Source<'_>) -> (RateLimitStore, u32) {
     let store = source.setting(section, "store", "KEYWARD_RATE_LIMIT_STORE", None, |text| {
         if text == "memory" {
             return Ok(RateLimitStore::Memory);
         }
-        // The parser's own words could hold the password.
+        // The parsers' own words could hold the password.
         let url =
             url::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "redis" | "rediss" | "valkey" | "valkeys"));
-        match url {
-            Some(url) if url.host_str().is_some_and(|host| !host.is_empty()) => {
-                Ok(RateLimitStore::Redis(text.to_owned()))
-            }
-            _ => Err("must be \"memory\" or a redis:// URL with a host".to_owned()),
+        if url.is_none_or(|url| url.host_str().is_none_or(str::is_empty)) {
+            return Err("must be \"memory\" or a redis:// URL with a host".to_owned());
+        }
+        // The client has a mind of its own on what follows the host.
+        match redis::Client::open(text) {
+            Ok(_) => Ok(RateLimitStore::Redis(text.to_owned())),
+            Err(_) => Err("is not a redis:// URL such as redis://user:password@host:6379/0".to_owned()),
         }
     });
-    store.unwrap_or(RateLimitStore::Memory)
+    let batch = section.number("batch", 1..=10_000).and_then(|batch| u32::try_from(batch).ok());
+    (store.unwrap_or(RateLimitStore::Memory), batch.unwrap_or(1))
 }
 
 /// Master keys at once; a rotation needs two.

@@ -4,6 +4,8 @@
 //! that makes 13, so no span of one window can hold more than the limit, a spent call comes back at most a twelfth of
 //! the window late, and the state is a handful of integers. All arithmetic is on integers; time is an argument.
 
+pub mod lease;
+
 use super::clock::{Micros, SECOND};
 
 /// Buckets that a window is cut into.

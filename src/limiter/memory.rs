@@ -2,17 +2,11 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-use parking_lot::Mutex;
-
-use super::Subject;
+use super::{Subject, shards::Shards};
 use crate::domain::{
     clock::{Clock, Micros},
     rate::{RateLimit, Spent, Window},
 };
-
-/// Locks that the subjects are spread over.
-const SHARDS: usize = 64;
 
 struct Spending {
     /// Boxed: the table doubles when it grows, and most of what it doubles is empty.
@@ -23,25 +17,18 @@ struct Spending {
 /// Limits in memory.
 pub struct MemoryLimiter {
     clock: Arc<dyn Clock>,
-    shards: Vec<Mutex<HashMap<Subject, Spending>>>,
-    hasher: hashbrown::DefaultHashBuilder,
+    spendings: Shards<Spending>,
 }
 
 impl MemoryLimiter {
     /// Nothing spent yet.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self {
-            clock,
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: hashbrown::DefaultHashBuilder::default(),
-        }
+        Self { clock, spendings: Shards::default() }
     }
 
     /// Spends `cost` of a subject's limit if it fits; 0 only reads. `reset_at` is on the wall clock.
     pub fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Spent {
-        use std::hash::BuildHasher as _;
-        let place = usize::try_from(self.hasher.hash_one(subject) >> 32).unwrap_or(0) % SHARDS;
-        let mut shard = self.shards[place].lock();
+        let mut shard = self.spendings.lock(subject);
         // Read under the lock, so that a window never sees its calls out of order.
         let now = self.clock.monotonic();
         let spending = shard
@@ -56,21 +43,14 @@ impl MemoryLimiter {
         Spent { state: spent.state.on_clock(now, self.clock.wall()), ..spent }
     }
 
-    /// Forgets the subjects that have nothing spent any more: a shard at a time, each under its own lock.
+    /// Forgets the subjects that have nothing spent any more.
     pub fn sweep(&self) {
-        for shard in &self.shards {
-            let mut shard = shard.lock();
-            let now = self.clock.monotonic();
-            shard.retain(|_, spending| !spending.window.idle(spending.length, now));
-            if shard.capacity() > 4 * shard.len() {
-                shard.shrink_to_fit();
-            }
-        }
+        self.spendings.sweep(&*self.clock, |spending, now| !spending.window.idle(spending.length, now));
     }
 
     /// Subjects held.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().len()).sum()
+        self.spendings.len()
     }
 
     /// Whether none is held.

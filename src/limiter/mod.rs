@@ -1,6 +1,8 @@
 //! Where spent limits are kept. The state is apart from the key cache: no invalidation or eviction resets a limit.
 
+pub mod leases;
 pub mod memory;
+mod shards;
 pub mod shared;
 
 use std::{
@@ -36,7 +38,7 @@ impl Limiter {
         match &self.shared {
             None => Some(self.memory.spend(subject, limit, cost)),
             Some(shared) if !shared.is_up() => Some(self.fall_back(subject, limit, cost)),
-            Some(_) => None,
+            Some(shared) => shared.spend_now(subject, limit, cost),
         }
     }
 
@@ -61,11 +63,14 @@ impl Limiter {
     /// Forgets the subjects that have nothing spent any more.
     pub fn sweep(&self) {
         self.memory.sweep();
+        if let Some(shared) = &self.shared {
+            shared.sweep();
+        }
     }
 
     /// Subjects in this replica's memory.
     pub fn subjects(&self) -> usize {
-        self.memory.len()
+        self.memory.len() + self.shared.as_ref().map_or(0, |shared| shared.subjects())
     }
 
     /// Whether limits are shared now; none where they never are.

@@ -2,6 +2,8 @@
 //!
 //! No call waits for a server that is away. Calls are bounded at `PATIENCE`; after a few failures in a row the
 //! connection is given up and a task of its own looks for the server until it is back.
+//!
+//! With leases a call takes permits ahead of need, and most calls then take no round trip.
 
 use std::{
     sync::{
@@ -15,8 +17,14 @@ use arc_swap::ArcSwapOption;
 use redis::{AsyncConnectionConfig, Client, RedisError, Script, aio::MultiplexedConnection};
 use tokio::{runtime::Handle, sync::Notify, time::timeout};
 
-use super::Subject;
-use crate::domain::rate::{RateLimit, RateState, Spent};
+use super::{
+    Subject,
+    leases::{Asking, Begun, Leases},
+};
+use crate::domain::rate::{
+    RateLimit, RateState, Spent,
+    lease::{Grant, Ticket},
+};
 
 /// How long one call may take.
 const PATIENCE: Duration = Duration::from_millis(5);
@@ -34,6 +42,8 @@ pub struct SharedLimiter {
     failures: AtomicU32,
     lost: Notify,
     script: Script,
+    /// None: each call asks.
+    leases: Option<Leases>,
 }
 
 impl SharedLimiter {
@@ -42,13 +52,14 @@ impl SharedLimiter {
     /// # Errors
     ///
     /// A URL that cannot be read.
-    pub fn start(url: &str, runtime: &Handle) -> Result<Arc<Self>, RedisError> {
+    pub fn start(url: &str, leases: Option<Leases>, runtime: &Handle) -> Result<Arc<Self>, RedisError> {
         let client = Client::open(url)?;
         let limiter = Arc::new(Self {
             connection: ArcSwapOption::empty(),
             failures: AtomicU32::new(0),
             lost: Notify::new(),
             script: Script::new(include_str!("window.lua")),
+            leases,
         });
         runtime.spawn(keep(Arc::downgrade(&limiter), client));
         Ok(limiter)
@@ -59,23 +70,66 @@ impl SharedLimiter {
         self.connection.load().is_some()
     }
 
+    /// Spends without asking the server; none if that cannot be.
+    pub fn spend_now(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<Spent> {
+        self.leases.as_ref()?.spend(subject, limit, cost)
+    }
+
     /// Spends on the server; none if it is away or does not answer in time.
     pub async fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<Spent> {
+        let asking = match self.leases.as_ref().map(|leases| leases.spend_or_ask(subject, limit, cost)) {
+            Some(Begun::Spent(spent)) => return Some(spent),
+            Some(Begun::Asking(asking)) => Some(asking),
+            None => None,
+        };
+        let answer = self.request(subject, limit, cost, asking.as_ref()).await?;
+        let [admitted, remaining, reset, wait, ..] = answer[..] else { return None };
+        let spent = Spent {
+            admitted: admitted == 1,
+            state: RateState {
+                limit: limit.limit,
+                remaining: u32::try_from(remaining).unwrap_or(0),
+                reset_at: reset.saturating_mul(1_000),
+                retry_after: (wait >= 0).then(|| wait.saturating_mul(1_000)),
+            },
+        };
+        Some(match asking {
+            Some(asking) => asking.settle(spent, grant(&answer)),
+            None => spent,
+        })
+    }
+
+    /// Forgets what no longer matters.
+    pub fn sweep(&self) {
+        if let Some(leases) = &self.leases {
+            leases.sweep();
+        }
+    }
+
+    /// Subjects in this replica's memory.
+    pub fn subjects(&self) -> usize {
+        self.leases.as_ref().map_or(0, Leases::len)
+    }
+
+    /// One round trip; the script's answer.
+    async fn request(
+        &self,
+        subject: Subject,
+        limit: RateLimit,
+        cost: u32,
+        asking: Option<&Asking<'_>>,
+    ) -> Option<Vec<i64>> {
         let mut connection = MultiplexedConnection::clone(&*self.connection.load_full()?);
         let mut call = self.script.prepare_invoke();
         call.key(key(subject, limit)).arg(limit.limit).arg(limit.window / 1_000).arg(cost).arg(0);
-        match timeout(PATIENCE, call.invoke_async::<(u8, u32, i64, i64)>(&mut connection)).await {
-            Ok(Ok((admitted, remaining, reset, wait))) => {
+        if let Some(asking) = asking {
+            let (permits, ticket) = asking.back.unwrap_or((0, Ticket { bucket: 0, window: 0 }));
+            call.arg(asking.ask).arg(permits).arg(ticket.bucket).arg(ticket.window);
+        }
+        match timeout(PATIENCE, call.invoke_async(&mut connection)).await {
+            Ok(Ok(answer)) => {
                 self.failures.store(0, Ordering::Relaxed);
-                Some(Spent {
-                    admitted: admitted == 1,
-                    state: RateState {
-                        limit: limit.limit,
-                        remaining,
-                        reset_at: reset.saturating_mul(1_000),
-                        retry_after: (wait >= 0).then(|| wait.saturating_mul(1_000)),
-                    },
-                })
+                Some(answer)
             }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the rate limit server refused a call");
@@ -95,6 +149,13 @@ impl SharedLimiter {
             self.lost.notify_one();
         }
     }
+}
+
+/// What the script gave ahead of need.
+fn grant(answer: &[i64]) -> Option<Grant> {
+    let [permits, left, bucket, window] = *answer.get(4..)? else { return None };
+    let permits = u32::try_from(permits).ok()?;
+    Some(Grant { permits, left: left.saturating_mul(1_000), ticket: Ticket { bucket, window } })
 }
 
 /// The name of a window. Its braces keep it in one slot of a cluster.

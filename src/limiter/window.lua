@@ -4,6 +4,10 @@
 -- ARGV     limit, window in milliseconds, cost, and now in milliseconds (0: this server's own clock)
 -- Answers  admitted (0 or 1), what may still be spent, when that next grows (ms), and how long until the cost fits
 --          (ms; -1 if it was admitted, or never can be)
+--
+-- For permits ahead of need (domain/rate/lease.rs), also:
+-- ARGV     how many to give at most; how many come back, from which bucket, of which window
+-- Answers  how many are given, for how many ms they are good, their bucket, and the number of this window
 local limit, window, cost, now = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 if now == 0 then
     local time = redis.call('TIME')
@@ -16,13 +20,15 @@ local bucket = math.floor(scaled / window)
 if bucket * window > scaled then bucket = bucket - 1 end
 if (bucket + 1) * window <= scaled then bucket = bucket + 1 end
 
-local counts, newest = {}, bucket
+local counts, newest, number = {}, bucket, now
 for place = 1, 13 do counts[place] = 0 end
 local kept = redis.call('GET', KEYS[1])
 if kept then
     local read = cmsgpack.unpack(kept)
     newest = read[1]
     for place = 1, 13 do counts[place] = read[place + 1] end
+    -- Absent in what an older version wrote.
+    number = read[15] or 0
 end
 
 local steps = bucket - newest
@@ -33,6 +39,18 @@ elseif steps < 0 then
     counts[1] = counts[1] + counts[2]
     for place = 2, 12 do counts[place] = counts[place + 1] end
     counts[13] = 0
+    -- What was taken in a bucket before the step is now in another one: nothing of it comes back.
+    number = number + 1
+end
+
+local changed = steps < 0
+local ask = tonumber(ARGV[5])
+if ask then
+    local back, place = tonumber(ARGV[6]), bucket - tonumber(ARGV[7]) + 1
+    if back > 0 and tonumber(ARGV[8]) == number and place >= 1 and place <= 13 then
+        counts[place] = math.max(counts[place] - back, 0)
+        changed = true
+    end
 end
 
 local used = 0
@@ -41,6 +59,15 @@ local admitted = cost <= math.max(limit - used, 0)
 if admitted then
     counts[1] = counts[1] + cost
     used = used + cost
+    changed = changed or cost > 0
+end
+
+-- Given permits are spent before this bucket ends. This clock may be up to a millisecond past `now`.
+local given, left = 0, math.floor((bucket + 1) * window / 12) - now - 1
+if ask and admitted and cost > 0 and left > 0 then
+    given = math.min(ask, math.floor((limit - used) / 16))
+    counts[1] = counts[1] + given
+    used = used + given
 end
 
 -- The first millisecond of the 13th bucket after the one at this place.
@@ -69,9 +96,14 @@ if not admitted and cost <= limit then
     end
 end
 
-if (admitted and cost > 0) or steps < 0 then
+if changed then
     local kept_now = { bucket }
     for place = 1, 13 do kept_now[place + 1] = counts[place] end
+    kept_now[15] = number
     redis.call('SET', KEYS[1], cmsgpack.pack(kept_now), 'PX', math.ceil(window * 14 / 12))
 end
-return { admitted and 1 or 0, math.max(limit - used, 0), reset, wait }
+local free = math.max(limit - used, 0)
+if ask then
+    return { admitted and 1 or 0, free, reset, wait, given, left, bucket, number }
+end
+return { admitted and 1 or 0, free, reset, wait }

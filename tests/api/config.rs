@@ -211,3 +211,55 @@ async fn a_start_with_a_master_key_on_a_database_that_made_its_own_is_refused() 
     assert!(log.contains("KEYWARD_MASTER_KEY"), "{log}");
     setup().start();
 }
+
+const STORE: &str = "KEYWARD_RATE_LIMIT_STORE";
+
+#[test]
+fn a_malformed_rate_limit_store_is_named_by_the_check_and_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    for store in [
+        "",
+        "redis",
+        "localhost:6379",
+        "http://localhost:6379",
+        "redis://",
+        "redis:///0",
+        "redis://:hunter2@",
+        "redis://:hunter2@localhost:none",
+        "redis://:hunter2@localhost:99999/0",
+        "redis://:hunter2@localhost/first",
+        "redis://:hunter2@localhost/0/1",
+        "redis://:hunter2@0.0.0.0/0",
+        "rediss://:hunter2@localhost/0#careless",
+    ] {
+        let file = format!("[rate_limit]\nstore = {store:?}\n");
+        for (setup, name) in [
+            (Setup::new().config(&file), "keyward.toml:2: rate_limit.store: "),
+            (Setup::new().env(STORE, store), "KEYWARD_RATE_LIMIT_STORE: "),
+        ] {
+            let check = run(&setup, folder.path(), &["config", "check"]);
+            let start = run(&setup, folder.path(), &["serve"]);
+            let text = error(&check);
+            assert_eq!((check.status.code(), start.status.code()), (Some(1), Some(1)), "{store}: {text}");
+            assert!(text.contains(name) && text.lines().count() == 1, "{store}: {text}");
+            assert!(!text.contains("hunter2"), "{text}");
+            assert_eq!(error(&start), text, "{store}");
+        }
+    }
+    for store in ["memory", "redis://localhost", "rediss://user:pass@cache.example:6380/3", "valkey://[::1]:6379"] {
+        let check = run(&Setup::new().env(STORE, store), folder.path(), &["config", "check"]);
+        assert_eq!(check.status.code(), Some(0), "{store}: {}", error(&check));
+    }
+}
+
+#[test]
+fn a_batch_of_permits_has_its_bounds() {
+    let folder = tempfile::tempdir().unwrap();
+    for (batch, good) in [("1", true), ("10000", true), ("0", false), ("10001", false), ("-1", false), ("\"5\"", false)]
+    {
+        let setup = Setup::new().config(&format!("[rate_limit]\nbatch = {batch}\n"));
+        let check = run(&setup, folder.path(), &["config", "check"]);
+        assert_eq!(check.status.code(), Some(i32::from(!good)), "{batch}: {}", error(&check));
+        assert!(good || error(&check).contains("keyward.toml:2: rate_limit.batch: "), "{batch}: {}", error(&check));
+    }
+}

@@ -1,6 +1,15 @@
 //! Limits that replicas share, on a real Redis: the arithmetic, exactness together, and what happens while it is away.
 
+#[path = "../support/postgres.rs"]
+mod database;
+mod leases;
+#[path = "../support/proxy.rs"]
+mod proxy;
 mod redis_server;
+mod replicas;
+mod size;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::{
     sync::{
@@ -28,7 +37,7 @@ fn subject(number: u128) -> Subject {
 }
 
 async fn replica(redis: &RedisServer) -> Arc<Limiter> {
-    let shared = SharedLimiter::start(&redis.url(), &Handle::current()).unwrap();
+    let shared = SharedLimiter::start(&redis.url(), None, &Handle::current()).unwrap();
     let limiter = Limiter::new(MemoryLimiter::new(Arc::new(SystemClock)), Some(shared));
     until(|| limiter.is_shared() == Some(true)).await;
     Arc::new(limiter)

@@ -1,0 +1,162 @@
+//! What a replica may spend of shared limits without asking, and what it knows to be refused.
+
+use std::sync::Arc;
+
+use super::{Subject, shards::Shards};
+use crate::domain::{
+    clock::{Clock, Micros},
+    rate::{
+        RateLimit, Spent,
+        lease::{Grant, Lease, Refusal, Ticket},
+    },
+};
+
+/// The leases of one replica.
+pub struct Leases {
+    clock: Arc<dyn Clock>,
+    batch: u32,
+    held: Shards<Box<Held>>,
+}
+
+#[derive(Default)]
+struct Held {
+    /// A request is under way that brings the next lease. Only one is: so a replica holds one lease of a key at most.
+    asking: bool,
+    known: Known,
+}
+
+#[derive(Default)]
+enum Known {
+    #[default]
+    Nothing,
+    Lease(Lease),
+    Refusal(Refusal),
+}
+
+impl Known {
+    fn spend(&mut self, limit: RateLimit, now: Micros, cost: u32) -> Option<Spent> {
+        let (admitted, state) = match self {
+            Self::Nothing => return None,
+            Self::Lease(lease) => (true, lease.spend(limit, now, cost)),
+            Self::Refusal(refusal) => (false, refusal.again(limit, now, cost)),
+        };
+        state.map(|state| Spent { admitted, state })
+    }
+}
+
+impl Leases {
+    /// No lease yet. One request takes at most `batch` permits, that of its own call included.
+    pub fn new(clock: Arc<dyn Clock>, batch: u32) -> Self {
+        Self { clock, batch, held: Shards::default() }
+    }
+
+    /// Spends without asking; none if that takes a request.
+    pub fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<Spent> {
+        let mut shard = self.held.lock(subject);
+        let held = shard.get_mut(&subject)?;
+        // Read under the lock, as late as can be: a lease must not be spent past its end.
+        held.known.spend(limit, self.clock.monotonic(), cost)
+    }
+
+    /// Spends, or begins a request; of those for one subject only the first brings a lease.
+    pub fn spend_or_ask(&self, subject: Subject, limit: RateLimit, cost: u32) -> Begun<'_> {
+        // Before it is sent, whatever comes between.
+        let sent = self.clock.monotonic();
+        let mut asking = Asking { leases: self, subject, limit, cost, first: false, ask: 0, back: None, sent };
+        // What only reads takes nothing.
+        if cost > 0 {
+            let mut shard = self.held.lock(subject);
+            let held = shard.entry(subject).or_default();
+            if let Some(spent) = held.known.spend(limit, self.clock.monotonic(), cost) {
+                return Begun::Spent(spent);
+            }
+            if !held.asking {
+                held.asking = true;
+                asking.first = true;
+                asking.ask = self.batch.saturating_sub(cost);
+                if let Known::Lease(lease) = std::mem::take(&mut held.known) {
+                    asking.back = lease.rest();
+                }
+            }
+        }
+        Begun::Asking(asking)
+    }
+
+    /// Forgets what no longer matters.
+    pub fn sweep(&self) {
+        self.held.sweep(&*self.clock, |held, now| {
+            held.asking
+                || match &held.known {
+                    Known::Nothing => false,
+                    Known::Lease(lease) => lease.matters(now),
+                    Known::Refusal(refusal) => refusal.matters(now),
+                }
+        });
+    }
+
+    /// Subjects held.
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What a spending begins with.
+pub enum Begun<'a> {
+    /// It was done without a request.
+    Spent(Spent),
+    /// It takes one.
+    Asking(Asking<'a>),
+}
+
+/// A request under way. However it ends, the next one may bring a lease: one that was sent and whose answer is lost
+/// costs what it had taken, which the window counts as spent.
+pub struct Asking<'a> {
+    leases: &'a Leases,
+    subject: Subject,
+    limit: RateLimit,
+    cost: u32,
+    first: bool,
+    /// How many permits to ask for beyond the cost.
+    pub ask: u32,
+    /// What goes back.
+    pub back: Option<(u32, Ticket)>,
+    sent: Micros,
+}
+
+impl Asking<'_> {
+    /// What came of it; the same, with the permits that this replica now has told as remaining.
+    pub fn settle(self, mut spent: Spent, grant: Option<Grant>) -> Spent {
+        let now = self.leases.clock.monotonic();
+        let grant = grant.filter(|grant| self.first && grant.permits > 0);
+        let known = match grant {
+            Some(grant) => Some(Known::Lease(Lease::new(self.limit, self.sent, spent.state, grant))),
+            None if spent.admitted => None,
+            None => Refusal::new(self.limit, now, spent.state, self.cost).map(Known::Refusal),
+        };
+        if let Some(known) = known {
+            let mut shard = self.leases.held.lock(self.subject);
+            let held = shard.entry(self.subject).or_default();
+            // Whoever came second does not put a refusal in a lease's place.
+            if self.first || matches!(held.known, Known::Nothing) {
+                held.known = known;
+            }
+        }
+        spent.state.remaining += grant.map_or(0, |grant| grant.permits);
+        spent
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if self.first
+            && let Some(held) = self.leases.held.lock(self.subject).get_mut(&self.subject)
+        {
+            held.asking = false;
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Three processes on one database and one Redis: what they let through together, and what becomes of that while Redis
+//! is cut off, stands still, or has lost everything.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use keyward::proto::{Code, CreateRequest};
+
+use crate::{
+    database::fresh_database,
+    proxy::Proxy,
+    redis_server::RedisServer,
+    support::{
+        Reply, Server, Setup,
+        grpc::{Client, check, create, made, own_limit, verify},
+        reply,
+        reply::now_ms,
+        server::ROOT,
+    },
+};
+
+/// Once more with another key, until no call was counted locally: a busy machine may miss a call's few milliseconds.
+const ATTEMPTS: u32 = 40;
+
+/// Replicas that reach Redis through a proxy.
+struct Replicas {
+    redis: RedisServer,
+    proxy: Proxy,
+    servers: Vec<Server>,
+    clients: Vec<Client>,
+}
+
+impl Replicas {
+    async fn start(count: usize, setup: impl Fn() -> Setup) -> Self {
+        let redis = RedisServer::start();
+        let proxy = Proxy::start(address(&redis)).await;
+        let replicas = Self::over(redis, proxy, count, setup).await;
+        replicas.shared(true).await;
+        replicas
+    }
+
+    async fn over(redis: RedisServer, proxy: Proxy, count: usize, setup: impl Fn() -> Setup) -> Self {
+        let database = fresh_database().await;
+        let store = format!("redis://{}", proxy.address());
+        let (mut servers, mut clients) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let server = setup().database(&database).env("KEYWARD_RATE_LIMIT_STORE", &store).start();
+            clients.push(server.client().await);
+            servers.push(server);
+        }
+        Self { redis, proxy, servers, clients }
+    }
+
+    /// A key that each replica has in memory.
+    async fn key(&mut self, limit: u32) -> String {
+        let request = CreateRequest { rate_limit: Some(own_limit(limit, 3_600)), ..CreateRequest::default() };
+        let secret = made(create(&mut self.clients[0], ROOT, request).await).secret;
+        for client in &mut self.clients {
+            let mut free = check(&secret);
+            free.cost = Some(0);
+            verify(client, free).await;
+        }
+        secret
+    }
+
+    async fn metric(&self, replica: usize, name: &str) -> u64 {
+        let text = self.servers[replica].rest("GET", "/metrics").send().await.unwrap().text().await.unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).expect("the metric");
+        line.parse().unwrap()
+    }
+
+    async fn fallen_back(&self) -> u64 {
+        let mut sum = 0;
+        for replica in 0..self.servers.len() {
+            sum += self.metric(replica, "keyward_rate_limit_fallbacks_total").await;
+        }
+        sum
+    }
+
+    /// Waits until every replica says that limits are shared, or that they are not.
+    async fn shared(&self, shared: bool) {
+        let start = Instant::now();
+        for replica in 0..self.servers.len() {
+            while self.metric(replica, "keyward_rate_limit_shared").await != u64::from(shared) {
+                assert!(start.elapsed() < Duration::from_secs(20), "replica {replica} is not shared = {shared}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    /// Calls of every replica at once; how many were admitted.
+    async fn burst(&self, secret: &str, callers: usize, calls: u32) -> u32 {
+        let admitted = Arc::new(AtomicU32::new(0));
+        let mut tasks = Vec::new();
+        for client in &self.clients {
+            for _ in 0..callers {
+                let (mut client, secret, admitted) = (client.clone(), secret.to_owned(), Arc::clone(&admitted));
+                tasks.push(tokio::spawn(async move {
+                    for _ in 0..calls {
+                        match verify(&mut client, check(&secret)).await.code() {
+                            Code::Valid => _ = admitted.fetch_add(1, Ordering::Relaxed),
+                            code => assert_eq!(code, Code::RateLimited),
+                        }
+                    }
+                }));
+            }
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        admitted.load(Ordering::Relaxed)
+    }
+
+    /// The replicas together let through the limit of a new key, less `held` at the most. It says so once no more than
+    /// `local` calls were counted locally.
+    async fn keep_one_limit(&mut self, limit: u32, held: u32, local: u32) {
+        let most = local;
+        for _ in 0..ATTEMPTS {
+            let secret = self.key(limit).await;
+            let before = self.fallen_back().await;
+            let admitted = self.burst(&secret, 3, limit / 6).await;
+            let local = u32::try_from(self.fallen_back().await - before).unwrap();
+            // A call that was given up was counted locally; the server may have counted it, too.
+            let good = limit.saturating_sub(held + local)..=limit + local;
+            assert!(good.contains(&admitted), "{admitted} of {limit}, with {local} calls counted locally");
+            if local <= most {
+                return;
+            }
+            // The machine may be less busy then.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        panic!("in each of {ATTEMPTS} attempts more than {most} calls were counted locally");
+    }
+
+    /// Each replica lets the whole limit of a new key through by itself.
+    async fn keep_a_limit_each(&mut self, limit: u32) {
+        let secret = self.key(limit).await;
+        let replicas = u32::try_from(self.servers.len()).unwrap();
+        assert_eq!(self.burst(&secret, 2, limit).await, replicas * limit);
+    }
+}
+
+fn address(redis: &RedisServer) -> SocketAddr {
+    redis.url().strip_prefix("redis://").unwrap().parse().unwrap()
+}
+
+/// Leases of so many permits.
+fn batch(permits: u32) -> impl Fn() -> Setup {
+    move || Setup::new().config(&format!("[rate_limit]\nbatch = {permits}\n"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_replicas_under_load_let_exactly_the_limit_through() {
+    let mut replicas = Replicas::start(3, Setup::new).await;
+    // To the last call; and, where one in many hundreds may be late, to as many as were.
+    replicas.keep_one_limit(60, 0, 0).await;
+    replicas.keep_one_limit(900, 0, 30).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_replicas_with_leases_let_no_more_through_and_hardly_fewer() {
+    let mut replicas = Replicas::start(3, batch(20)).await;
+    replicas.keep_one_limit(600, 3 * 19, 0).await;
+}
+
+/// Calls go on all the time, none is refused for Redis's sake, and none waits for it.
+async fn through_every_outage(setup: impl Fn() -> Setup, held: u32) {
+    let mut replicas = Replicas::start(3, setup).await;
+    let secret = replicas.key(1_000_000_000).await;
+    let (stop, slowest) = (Arc::new(AtomicBool::new(false)), Arc::new(std::sync::Mutex::new(Duration::ZERO)));
+    let mut load = Vec::new();
+    for client in replicas.clients.clone() {
+        let (mut client, secret) = (client, secret.clone());
+        let (stop, slowest) = (Arc::clone(&stop), Arc::clone(&slowest));
+        load.push(tokio::spawn(async move {
+            let mut calls = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                assert_eq!(verify(&mut client, check(&secret)).await.code(), Code::Valid);
+                let took = start.elapsed();
+                {
+                    let mut slowest = slowest.lock().unwrap();
+                    *slowest = took.max(*slowest);
+                }
+                calls += 1;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            calls
+        }));
+    }
+    replicas.keep_one_limit(60, held, 6).await;
+
+    replicas.proxy.down(true);
+    replicas.shared(false).await;
+    replicas.keep_a_limit_each(5).await;
+    replicas.proxy.down(false);
+    replicas.shared(true).await;
+    replicas.keep_one_limit(60, held, 6).await;
+
+    replicas.redis.signal("STOP");
+    replicas.shared(false).await;
+    replicas.keep_a_limit_each(5).await;
+    replicas.redis.signal("CONT");
+    replicas.shared(true).await;
+    replicas.keep_one_limit(60, held, 6).await;
+
+    replicas.redis.restart();
+    replicas.shared(true).await;
+    replicas.keep_one_limit(60, held, 6).await;
+
+    stop.store(true, Ordering::Relaxed);
+    for load in load {
+        assert!(load.await.unwrap() > 100, "calls went on");
+    }
+    let slowest = *slowest.lock().unwrap();
+    assert!(slowest < Duration::from_secs(1), "a call took {slowest:?}");
+    for server in &replicas.servers {
+        let log = server.log();
+        let told = |text: &str| log.matches(text).count();
+        // One line for each time, whatever the number of calls.
+        assert!((2..=12).contains(&told("the rate limit server is away")), "{log}");
+        assert!((3..=13).contains(&told("the rate limit server is there")), "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_limit_by_themselves_while_redis_is_away_and_return_to_it() {
+    through_every_outage(Setup::new, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_do_replicas_with_leases() {
+    through_every_outage(batch(20), 3 * 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_cannot_be_reached_at_the_start_is_found_later() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::start(address(&redis)).await;
+    proxy.down(true);
+    let mut replicas = Replicas::over(redis, proxy, 2, Setup::new).await;
+    for server in &replicas.servers {
+        server.logged("the rate limit server cannot be reached: each replica limits by itself").await;
+    }
+    replicas.shared(false).await;
+    replicas.keep_a_limit_each(5).await;
+    replicas.proxy.down(false);
+    replicas.shared(true).await;
+    replicas.keep_one_limit(60, 0, 6).await;
+}
+
+async fn create_from(server: &Server, client: &str) -> Reply {
+    reply(server.rest("POST", "/api/v1/keys").header("x-forwarded-for", client)).await
+}
+
+/// A client that is sent to another replica with each request has one limit all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn creations_of_one_address_are_counted_by_all_replicas_together() {
+    let setup = || Setup::new().ready("noro").and("[http]\ntrusted_proxies = [\"127.0.0.1/32\"]");
+    let replicas = Replicas::start(2, setup).await;
+    for attempt in 0..ATTEMPTS {
+        let client = format!("192.0.2.{attempt}");
+        let before = replicas.fallen_back().await;
+        let mut made = 0;
+        let mut refusals = Vec::new();
+        for call in 0..24 {
+            let answer = create_from(&replicas.servers[call % 2], &client).await;
+            if answer.status == 201 {
+                made += 1;
+            } else {
+                answer.refused(429, "rate_limited");
+                refusals.push(answer);
+            }
+        }
+        if replicas.fallen_back().await > before {
+            continue;
+        }
+        assert_eq!((made, refusals.len()), (10, 14));
+        for refusal in refusals {
+            assert_eq!(refusal.number("x-ratelimit-limit"), 10);
+            assert_eq!(refusal.number("x-ratelimit-remaining"), 0);
+            let (reset, wait) = (refusal.number("x-ratelimit-reset"), refusal.number("retry-after"));
+            assert!((1..=65).contains(&wait) && reset > now_ms() && reset <= now_ms() + wait * 1_000, "{refusal:?}");
+        }
+        let another = create_from(&replicas.servers[0], "198.51.100.7").await;
+        assert!(another.status == 201 || replicas.fallen_back().await > before, "{another:?}");
+        return;
+    }
+    panic!("no attempt of {ATTEMPTS} was answered by the server alone");
+}
