@@ -52,6 +52,9 @@ struct Settings {
     /// Where REST listens [env: KEYWARD_HTTP_ADDR]
     #[arg(long, value_name = "ADDRESS")]
     http_addr: Option<String>,
+    /// Lets addresses that other machines reach speak plain text [env: KEYWARD_INSECURE]
+    #[arg(long)]
+    insecure: bool,
 }
 
 /// Problems, a line each.
@@ -71,7 +74,7 @@ pub fn run() -> Result<(), Problems> {
             Ok(())
         }
         Command::Config(ConfigCommand::Check(settings)) => {
-            load(settings)?;
+            app::check(&load(settings)?)?;
             println!("the configuration is good");
             Ok(())
         }
@@ -90,10 +93,10 @@ fn start(settings: Settings) -> Result<Config, Problems> {
 }
 
 fn load(settings: Settings) -> Result<Config, Problems> {
-    let Settings { config, database_url, grpc_addr, http_addr } = settings;
+    let Settings { config, database_url, grpc_addr, http_addr, insecure } = settings;
     let environment =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    config::load(&Flags { config, database_url, grpc_addr, http_addr }, &environment.collect())
+    config::load(&Flags { config, database_url, grpc_addr, http_addr, insecure }, &environment.collect())
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, Problems> {

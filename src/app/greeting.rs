@@ -32,14 +32,15 @@ fn text(config: &Config, addresses: &Addresses, made: Option<&Secret>) -> String
     let (Some(grpc), Some(http)) = (addresses.grpc, addresses.http) else { return text };
     let body = config.registry.configured().first().map(|keyspace| body(keyspace)).unwrap_or_default();
     let json = "-H 'Content-Type: application/json'";
+    let (scheme, plaintext) = if config.tls.is_some() { ("https", "") } else { ("http", "-plaintext ") };
     let _ = writeln!(
         text,
         "\n\
-         KEY=$(curl -s http://{http}/api/v1/keys -H \"Authorization: Bearer {root}\" {json} -d '{body}' \
+         KEY=$(curl -s {scheme}://{http}/api/v1/keys -H \"Authorization: Bearer {root}\" {json} -d '{body}' \
          | sed -E 's/.*\"key\":\"([^\"]+)\".*/\\1/'); echo $KEY\n\
-         curl -s http://{http}/api/v1/verify -H \"Authorization: Bearer {root}\" {json} \
+         curl -s {scheme}://{http}/api/v1/verify -H \"Authorization: Bearer {root}\" {json} \
          -d \"{{\\\"secret\\\":\\\"$KEY\\\"}}\"\n\
-         grpcurl -plaintext -H \"authorization: Bearer {root}\" {grpc} keyward.v1.KeyService/List"
+         grpcurl {plaintext}-H \"authorization: Bearer {root}\" {grpc} keyward.v1.KeyService/List"
     );
     text
 }

@@ -24,6 +24,8 @@ use crate::{
     transport::{
         grpc::server,
         rest::{Rest, Routes, serve},
+        terms::Terms,
+        tls::Tls,
     },
 };
 
@@ -45,6 +47,9 @@ pub enum RunError {
     /// The installation key does not fit the database.
     #[error(transparent)]
     Installation(#[from] bootstrap::InstallationError),
+    /// The certificates and keys cannot be used.
+    #[error("{}", .0.join("; "))]
+    Tls(Vec<String>),
     /// The system gives no thread.
     #[error("a thread could not be started: {0}")]
     Thread(std::io::Error),
@@ -126,12 +131,22 @@ async fn service(config: &Config, opened: &database::Opened) -> Result<Arc<Servi
     }))
 }
 
+/// `keyward config check`, past what the settings themselves tell: whether the files that they name can be used.
+///
+/// # Errors
+///
+/// Every problem.
+pub fn check(config: &Config) -> Result<(), Vec<String>> {
+    config.tls.as_ref().map_or(Ok(()), |tls| Tls::load(tls, &config.registry).map(|_| ()))
+}
+
 /// Runs the service until `stop` is cancelled, then drains and returns.
 ///
 /// # Errors
 ///
 /// What kept it from starting, or ended it.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
+    let tls = config.tls.as_ref().map(|tls| Tls::load(tls, &config.registry)).transpose().map_err(RunError::Tls)?;
     let listeners = Listeners::bind(&config).await?;
     let opened = tokio::select! {
         opened = database::open_patiently(&config) => opened?,
@@ -156,17 +171,20 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let serving = TaskTracker::new();
     let rest = Rest::new(Arc::clone(&service), config.http.clone());
     let routes = if listeners.metrics.is_some() { Routes::Api } else { Routes::All };
-    serving.spawn(serve::run(listeners.http, Arc::clone(&rest), routes, stop.clone(), DRAIN));
+    let terms = Terms { tls, max_age: config.server.max_connection_age, stop: stop.clone(), drain: DRAIN };
+    if let Some(tls) = &terms.tls {
+        tasks.spawn(Arc::clone(tls).follow(stop.clone()));
+    }
+    serving.spawn(serve::run(listeners.http, Arc::clone(&rest), routes, terms.clone()));
     if let Some(listener) = listeners.metrics {
-        serving.spawn(serve::run(listener, rest, Routes::Probes, stop.clone(), DRAIN));
+        serving.spawn(serve::run(listener, rest, Routes::Probes, Terms { tls: None, ..terms.clone() }));
     }
     let mut grpc = serving.spawn(server::run(
         listeners.grpc,
         Arc::clone(&service),
         health_service,
         config.server.grpc_threads,
-        stop.clone(),
-        DRAIN,
+        terms,
     ));
     serving.close();
 

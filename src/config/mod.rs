@@ -2,11 +2,11 @@
 
 mod keyspace;
 mod reader;
+mod server;
+mod tls;
 mod webhooks;
 
-use std::{
-    collections::HashMap, fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc, time::Duration,
-};
+use std::{collections::HashMap, fmt::Display, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use toml::de::DeTable;
@@ -22,6 +22,8 @@ use crate::domain::{
 };
 use keyspace::Draft;
 use reader::{Problems, Section};
+pub use server::Server;
+pub use tls::{Tls, TlsClient, TlsRole};
 
 /// Where keys are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,19 +45,6 @@ pub struct Database {
     pub max_connections: u32,
     /// Whether `url` is a transaction pooler's (PgBouncer): no prepared statements, no LISTEN.
     pub pooler: bool,
-}
-
-/// `[server]`
-#[derive(Debug, Clone)]
-pub struct Server {
-    /// gRPC.
-    pub grpc_addr: SocketAddr,
-    /// REST.
-    pub http_addr: SocketAddr,
-    /// Threads that serve gRPC connections, each with an executor of its own.
-    pub grpc_threads: usize,
-    /// `/metrics` and the probes alone; none: they are on `http_addr`.
-    pub metrics_addr: Option<SocketAddr>,
 }
 
 /// `[replica]`
@@ -97,6 +86,8 @@ pub struct Config {
     pub database: Database,
     /// `[server]`
     pub server: Server,
+    /// `[tls]`; none: both listeners speak plain text.
+    pub tls: Option<Tls>,
     /// `[replica]`
     pub replica: Replica,
     /// `[http]`
@@ -126,6 +117,8 @@ pub struct Flags {
     pub grpc_addr: Option<String>,
     /// `--http-addr`
     pub http_addr: Option<String>,
+    /// `--insecure`
+    pub insecure: bool,
 }
 
 /// Loads the configuration from the file that the flags or the environment name, or else from defaults alone.
@@ -198,6 +191,24 @@ impl Source<'_> {
         parse(&found.value).map_err(|what| self.problems.at(found.offset, &found.key, what)).ok()
     }
 
+    /// A problem with what a setting was given, where it was given.
+    fn at_setting(
+        &self,
+        section: &Section<'_>,
+        name: &'static str,
+        variable: &'static str,
+        flag: Option<&String>,
+        what: &str,
+    ) {
+        if flag.is_some() {
+            self.problems.outside(&format!("--{}", name.replace('_', "-")), what);
+        } else if self.environment.contains_key(variable) {
+            self.problems.outside(variable, what);
+        } else {
+            section.problem(name, what);
+        }
+    }
+
     fn outside<T>(&self, key: &str, value: Result<T, String>) -> Option<T> {
         value.map_err(|what| self.problems.outside(key, what)).ok()
     }
@@ -209,13 +220,14 @@ impl Source<'_> {
 
 fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
     let database = database(&root.section("database"), source);
-    let server = server(&root.section("server"), source);
     let replica = replica(&root.section("replica"), source);
     let sections = root.sections("keyspace");
     let drafts = keyspace::read(&sections);
     let default = sections.is_empty().then(Keyspace::default_keyspace);
     let names = drafts.iter().filter_map(|draft| draft.name.as_deref());
     let names: Vec<&str> = names.chain(default.as_ref().map(|default| default.name.as_str())).collect();
+    let tls = tls::read(&root.section("tls"), source, &names);
+    let server = server::read(&root.section("server"), source, tls.is_some());
     let http = http(&root.section("http"), source, &names);
     let keyspaces = drafts.into_iter().filter_map(Draft::keyspace).chain(default).collect();
     let (rate_limit_store, rate_limit_batch) = rate_limit(&root.section("rate_limit"), source);
@@ -231,6 +243,7 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
     Config {
         database,
         server,
+        tls,
         replica,
         http,
         webhooks,
@@ -273,25 +286,6 @@ fn database_url(text: &str) -> Result<DatabaseUrl, String> {
         };
     }
     Err("must begin with sqlite:// or postgres://".to_owned())
-}
-
-fn server(section: &Section<'_>, source: &Source<'_>) -> Server {
-    let address = |name, variable, flag| {
-        source.setting(section, name, variable, flag, |text| {
-            SocketAddr::from_str(text).map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
-        })
-    };
-    let grpc = address("grpc_addr", "KEYWARD_GRPC_ADDR", source.flags.grpc_addr.as_ref());
-    let http = address("http_addr", "KEYWARD_HTTP_ADDR", source.flags.http_addr.as_ref());
-    Server {
-        grpc_addr: grpc.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 50051))),
-        http_addr: http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
-        grpc_threads: section
-            .number("grpc_threads", 1..=1_024)
-            .and_then(|threads| usize::try_from(threads).ok())
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, std::num::NonZero::get)),
-        metrics_addr: address("metrics_addr", "KEYWARD_METRICS_ADDR", None),
-    }
 }
 
 fn replica(section: &Section<'_>, source: &Source<'_>) -> Replica {

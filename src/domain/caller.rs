@@ -10,15 +10,15 @@ use super::{
 /// Who makes a call to Keyward.
 #[derive(Debug, Clone)]
 pub enum Caller {
-    /// May do everything. `key` is none for the root credential of the environment.
+    /// May do everything.
     Operator {
-        /// The operator's key.
-        key: Option<KeyId>,
+        /// How it has proved that.
+        proof: Proof,
     },
     /// May verify.
     Service {
-        /// The service's key.
-        key: KeyId,
+        /// How it has proved that.
+        proof: Proof,
         /// What it may ask about; none: everything.
         reach: Option<Arc<Reach>>,
     },
@@ -26,6 +26,27 @@ pub enum Caller {
     Key(Arc<KeyCaller>),
     /// No credential; over REST only.
     Nobody,
+}
+
+/// How an operator or a service has proved who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// By the root credential of the environment.
+    Root,
+    /// By a key of the reserved keyspace.
+    Key(KeyId),
+    /// By a client certificate with this subject alternative name.
+    Certificate(Arc<str>),
+}
+
+impl Proof {
+    fn actor(&self) -> String {
+        match self {
+            Self::Root => "root".to_owned(),
+            Self::Key(key) => format!("key:{key}"),
+            Self::Certificate(san) => format!("san:{san}"),
+        }
+    }
 }
 
 /// A product's key as a caller.
@@ -45,20 +66,18 @@ impl Caller {
     /// The caller as `created_by` and `revoked_by` record it.
     pub fn actor(&self) -> String {
         match self {
-            Self::Operator { key: None } => "root".to_owned(),
-            Self::Operator { key: Some(key) } | Self::Service { key, .. } => format!("key:{key}"),
+            Self::Operator { proof } | Self::Service { proof, .. } => proof.actor(),
             Self::Key(key) => format!("key:{}", key.id),
             Self::Nobody => "public".to_owned(),
         }
     }
 
-    /// The caller's own key; none for the environment's root credential and for nobody.
+    /// The caller's own key; none for the environment's root credential, for a certificate and for nobody.
     pub fn key_id(&self) -> Option<KeyId> {
         match self {
-            Self::Operator { key } => *key,
-            Self::Service { key, .. } => Some(*key),
+            Self::Operator { proof: Proof::Key(key) } | Self::Service { proof: Proof::Key(key), .. } => Some(*key),
             Self::Key(key) => Some(key.id),
-            Self::Nobody => None,
+            Self::Operator { .. } | Self::Service { .. } | Self::Nobody => None,
         }
     }
 

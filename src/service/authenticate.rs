@@ -13,7 +13,7 @@ use super::{
 use crate::{
     domain::{
         access,
-        caller::{Caller, KeyCaller},
+        caller::{Caller, KeyCaller, Proof},
         error::{Error, Kind, Result},
         key::Digest,
         keyspace::{RESERVED, ROOT_SCOPE, Reach, VERIFY_SCOPE},
@@ -57,7 +57,7 @@ impl Service {
         context: Context<'_>,
     ) -> Result<Authenticated> {
         if self.is_root(credential) {
-            return Ok(Authenticated { caller: Caller::Operator { key: None }, rate: None });
+            return Ok(Authenticated { caller: Caller::Operator { proof: Proof::Root }, rate: None });
         }
         let check = Check {
             secret: credential,
@@ -131,10 +131,10 @@ impl Service {
         let Some(keyspace) = keyspace else { return Caller::Nobody };
         if keyspace.name == RESERVED {
             if entry.holds(ROOT_SCOPE) {
-                return Caller::Operator { key: Some(entry.id) };
+                return Caller::Operator { proof: Proof::Key(entry.id) };
             }
             if entry.holds(VERIFY_SCOPE) {
-                return Caller::Service { key: entry.id, reach: entry.reach().cloned() };
+                return Caller::Service { proof: Proof::Key(entry.id), reach: entry.reach().cloned() };
             }
         }
         let admin = keyspace.admin_scope.as_deref().is_some_and(|scope| entry.holds(scope));

@@ -4,3 +4,5 @@ pub mod calls;
 pub mod grpc;
 pub mod rest;
 pub mod status;
+pub mod terms;
+pub mod tls;

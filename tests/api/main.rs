@@ -37,3 +37,5 @@ mod rest_surface;
 mod rest_verify;
 mod service_keyspaces;
 mod smoke;
+mod tls;
+mod tls_callers;

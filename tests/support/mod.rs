@@ -7,6 +7,7 @@
 pub mod grpc;
 pub mod reply;
 pub mod server;
+pub mod tls;
 
 pub use reply::{Reply, reply};
 pub use server::{Server, Setup};

@@ -8,16 +8,19 @@ mod stream;
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+use tonic::{Extensions, Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
     calls::{self, Line, bearer},
     status,
+    terms::Peer,
 };
 use crate::{
     domain::{
+        access,
         caller::Caller,
         error::{Error, Kind, Result},
+        secret::Secret,
     },
     proto::{self, key_service_server::KeyService},
     service::{Context, Service, authenticate::Admission, keys::Hook},
@@ -43,14 +46,17 @@ impl Grpc {
         &self,
         call: &'static str,
         metadata: &MetadataMap,
+        extensions: &Extensions,
         act: impl AsyncFnOnce(&Caller, Context<'_>, &mut Line<'_>) -> Result<T>,
     ) -> std::result::Result<Response<T>, Status> {
         let start = Instant::now();
         let context = Context { deadline: deadline(metadata, start), host_environment: "", client: None };
         let mut line = Line { transport: "grpc", ..Line::default() };
         let result = async {
-            let credential = credential(metadata)?;
-            let caller = self.service.authenticate(credential, Admission::Free, context).await?.caller;
+            let caller = match presented(metadata, extensions)? {
+                Presented::Secret(secret) => self.service.authenticate(secret, Admission::Free, context).await?.caller,
+                Presented::Certificate(caller) => caller.clone(),
+            };
             line.caller = caller.kind();
             line.actor = caller.actor();
             act(&caller, context, &mut line).await
@@ -61,7 +67,24 @@ impl Grpc {
     }
 }
 
-/// The caller's credential. gRPC has no anonymous caller.
+/// What tells who the caller is.
+enum Presented<'a> {
+    /// A secret, yet to be verified.
+    Secret(&'a str),
+    /// A certificate, whose holder the handshake has verified.
+    Certificate(&'a Caller),
+}
+
+/// What tells who the caller is: a secret goes before a certificate. gRPC has no anonymous caller.
+fn presented<'a>(metadata: &'a MetadataMap, extensions: &'a Extensions) -> Result<Presented<'a>> {
+    let peer = extensions.get::<Arc<Peer>>();
+    match peer.and_then(|peer| peer.caller.as_ref()) {
+        Some(caller) if !metadata.contains_key("authorization") => Ok(Presented::Certificate(caller)),
+        _ => Ok(Presented::Secret(credential(metadata)?)),
+    }
+}
+
+/// The secret that was sent.
 fn credential(metadata: &MetadataMap) -> Result<&str> {
     let mut values = metadata.get_all("authorization").iter();
     let Some(value) = values.next() else { return Err(Error::missing_credential()) };
@@ -103,8 +126,8 @@ impl KeyService for Grpc {
         &self,
         request: Request<proto::CreateRequest>,
     ) -> std::result::Result<Response<proto::CreateResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.manage("create", &metadata, async |caller, context, line| {
+        let (metadata, extensions, message) = request.into_parts();
+        self.manage("create", &metadata, &extensions, async |caller, context, line| {
             let created = self.service.create(caller, convert::create(message)?, context).await?;
             line.key = created.key.id.to_string();
             Ok(convert::created(created, self.service.now()))
@@ -116,8 +139,8 @@ impl KeyService for Grpc {
         &self,
         request: Request<proto::ListRequest>,
     ) -> std::result::Result<Response<proto::ListResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.manage("list", &metadata, async |caller, context, _| {
+        let (metadata, extensions, message) = request.into_parts();
+        self.manage("list", &metadata, &extensions, async |caller, context, _| {
             let page = self.service.list(caller, convert::list(message)?, context).await?;
             Ok(convert::page(page, self.service.now()))
         })
@@ -128,8 +151,8 @@ impl KeyService for Grpc {
         &self,
         request: Request<proto::RevokeRequest>,
     ) -> std::result::Result<Response<proto::RevokeResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.manage("revoke", &metadata, async |caller, context, line| {
+        let (metadata, extensions, message) = request.into_parts();
+        self.manage("revoke", &metadata, &extensions, async |caller, context, line| {
             let key = self.service.revoke(caller, &message.id, message.reason, context).await?;
             line.key = key.id.to_string();
             Ok(proto::RevokeResponse { key: Some(convert::key(key, self.service.now())) })
@@ -144,7 +167,14 @@ impl KeyService for Grpc {
         let outcome = async {
             let arrived = Instant::now();
             let deadline = || deadline(request.metadata(), arrived);
-            self.service.verify_for(credential(request.metadata())?, &convert::check(request.get_ref()), deadline).await
+            let check = convert::check(request.get_ref());
+            match presented(request.metadata(), request.extensions())? {
+                Presented::Secret(secret) => self.service.verify_for(secret, &check, deadline).await,
+                Presented::Certificate(caller) => {
+                    let reach = access::may_verify(caller)?;
+                    self.service.verify(&check.within(reach.as_deref()), deadline()).await
+                }
+            }
         }
         .await;
         match outcome {
@@ -159,20 +189,25 @@ impl KeyService for Grpc {
         &self,
         request: Request<Streaming<proto::VerifyStreamRequest>>,
     ) -> std::result::Result<Response<stream::Verdicts>, Status> {
-        let credential = credential(request.metadata()).map_err(|error| status::grpc(&error))?;
-        let deadline = calls::deadline(None);
-        let admitted = self.service.authenticate_verifier(credential, deadline).await;
-        admitted.map_err(|error| status::grpc(&error))?;
-        let credential = Arc::new(crate::domain::secret::Secret::new(credential.to_owned()));
-        Ok(Response::new(stream::Verdicts::new(Arc::clone(&self.service), credential, request.into_inner())))
+        let asker = async {
+            Ok(match presented(request.metadata(), request.extensions())? {
+                Presented::Secret(secret) => {
+                    self.service.authenticate_verifier(secret, calls::deadline(None)).await?;
+                    stream::Asker::Secret(Arc::new(Secret::new(secret.to_owned())))
+                }
+                Presented::Certificate(caller) => stream::Asker::Certificate(access::may_verify(caller)?),
+            })
+        };
+        let asker = asker.await.map_err(|error: Error| status::grpc(&error))?;
+        Ok(Response::new(stream::Verdicts::new(Arc::clone(&self.service), asker, request.into_inner())))
     }
 
     async fn update_webhook(
         &self,
         request: Request<proto::UpdateWebhookRequest>,
     ) -> std::result::Result<Response<proto::UpdateWebhookResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.manage("update_webhook", &metadata, async |caller, context, line| {
+        let (metadata, extensions, message) = request.into_parts();
+        self.manage("update_webhook", &metadata, &extensions, async |caller, context, line| {
             let hook = Hook { url: message.webhook_url, rotate_secret: message.rotate_secret };
             let hooked = self.service.update_webhook(caller, &message.id, hook, context).await?;
             line.key = hooked.key.id.to_string();

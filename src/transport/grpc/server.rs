@@ -6,21 +6,26 @@
 use std::{io, sync::Arc, thread, time::Duration};
 
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpListener,
     sync::{mpsc, oneshot},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
+use tonic::transport::{Server, server::Connected};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use super::{
     Grpc, MESSAGE_BYTES,
-    connection::{Connection, Load},
+    connection::{Connection, Load, Secured},
 };
 use crate::{
     proto::{DESCRIPTORS, key_service_server::KeyServiceServer},
     service::Service,
+    transport::{
+        terms::{GRACE, Peer, Terms},
+        tls::{Port, Tls},
+    },
 };
 
 /// Streams of one connection, at most.
@@ -42,7 +47,7 @@ struct Worker {
     ended: oneshot::Receiver<Result<(), tonic::transport::Error>>,
 }
 
-/// Serves on `threads` threads until `stop` is cancelled, then lets calls in flight end for at most `drain`.
+/// Serves on `threads` threads until the listener's terms say to stop, then lets calls in flight end.
 ///
 /// # Errors
 ///
@@ -52,14 +57,13 @@ pub async fn run<H: Health>(
     service: Arc<Service>,
     health: HealthServer<H>,
     threads: usize,
-    stop: CancellationToken,
-    drain: Duration,
+    terms: Terms,
 ) -> Result<(), String> {
     let workers: Result<Vec<Worker>, String> =
-        (0..threads).map(|_| start(&service, &health, &stop).map_err(|error| error.to_string())).collect();
+        (0..threads).map(|_| start(&service, &health, &terms).map_err(|error| error.to_string())).collect();
     let workers = workers?;
-    let accepting = accept(&listener, &workers);
-    stop.run_until_cancelled(accepting).await;
+    let accepting = accept(&listener, &workers, &service, &terms);
+    terms.stop.run_until_cancelled(accepting).await;
     drop(listener);
     let ended = async {
         for Worker { connections, ended, .. } in workers {
@@ -70,24 +74,27 @@ pub async fn run<H: Health>(
         }
         Ok(())
     };
-    tokio::time::timeout(drain, ended).await.unwrap_or(Ok(()))
+    tokio::time::timeout(terms.drain, ended).await.unwrap_or(Ok(()))
 }
 
 /// Gives each connection to the thread that has the fewest. Returns only if every thread is gone.
-async fn accept(listener: &TcpListener, workers: &[Worker]) {
+async fn accept(listener: &TcpListener, workers: &[Worker], service: &Service, terms: &Terms) {
     while !workers.iter().all(|worker| worker.connections.is_closed()) {
         let accepted = match listener.accept().await {
-            Ok((stream, _)) => stream.set_nodelay(true).and_then(|()| stream.into_std()),
+            Ok((stream, peer)) => {
+                stream.set_nodelay(true).and_then(|()| stream.into_std()).map(|stream| (stream, peer.ip()))
+            }
             Err(error) => Err(error),
         };
         let Some(worker) = workers.iter().min_by_key(|worker| worker.load.connections()) else { return };
         match accepted {
-            Ok(stream) if worker.load.connections() < CONNECTIONS => {
-                let connection = Connection::new(stream, &worker.load);
+            Ok((stream, address)) if worker.load.connections() < CONNECTIONS => {
+                let life = terms.age(&*service.entropy).map(|age| age + GRACE);
+                let connection = Connection::new(stream, address, &worker.load, life);
                 // A thread that is slow to take it delays the listener, not the process.
                 let _ = worker.connections.send(Ok(connection)).await;
             }
-            Ok(stream) => drop(stream),
+            Ok((stream, _)) => drop(stream),
             Err(error) => {
                 // Out of descriptors, most likely: without a pause this would spin.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -97,24 +104,59 @@ async fn accept(listener: &TcpListener, workers: &[Worker]) {
     }
 }
 
-fn start<H: Health>(service: &Arc<Service>, health: &HealthServer<H>, stop: &CancellationToken) -> io::Result<Worker> {
+fn start<H: Health>(service: &Arc<Service>, health: &HealthServer<H>, terms: &Terms) -> io::Result<Worker> {
     let (connections, handed) = mpsc::channel(HANDED);
     let (tell, ended) = oneshot::channel();
-    let (service, health, stop) = (Arc::clone(service), health.clone(), stop.clone());
+    let (service, health, terms) = (Arc::clone(service), health.clone(), terms.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name("grpc".to_owned()).spawn(move || {
-        let served = runtime.block_on(serve(service, health, handed, stop));
+        let served = runtime.block_on(async {
+            match &terms.tls {
+                None => serve(service, health, handed, &terms).await,
+                Some(tls) => {
+                    let secured = secure(handed, tls, &terms.stop);
+                    serve(service, health, secured, &terms).await
+                }
+            }
+        });
         let _ = tell.send(served);
     })?;
     Ok(Worker { connections, load: Load::default(), ended })
 }
 
-async fn serve<H: Health>(
+/// The same connections after their handshakes, which overtake each other.
+fn secure(
+    mut handed: mpsc::Receiver<io::Result<Connection>>,
+    tls: &Arc<Tls>,
+    stop: &CancellationToken,
+) -> mpsc::Receiver<io::Result<Secured>> {
+    let (ready, secured) = mpsc::channel(HANDED);
+    let (tls, stop) = (Arc::clone(tls), stop.clone());
+    tokio::spawn(async move {
+        while let Some(Ok(connection)) = handed.recv().await {
+            let (tls, stop, ready) = (Arc::clone(&tls), stop.clone(), ready.clone());
+            tokio::spawn(async move {
+                let address = connection.peer().address;
+                if let Some(Some((stream, caller))) = stop.run_until_cancelled(tls.accept(connection, Port::Grpc)).await
+                {
+                    let _ = ready.send(Ok(Secured::new(stream, Peer { address, caller }))).await;
+                }
+            });
+        }
+    });
+    secured
+}
+
+async fn serve<H: Health, I>(
     service: Arc<Service>,
     health: HealthServer<H>,
-    connections: mpsc::Receiver<io::Result<Connection>>,
-    stop: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
+    connections: mpsc::Receiver<io::Result<I>>,
+    terms: &Terms,
+) -> Result<(), tonic::transport::Error>
+where
+    I: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let age = terms.age(&*service.entropy);
     let keys = KeyServiceServer::new(Grpc::new(service)).max_decoding_message_size(MESSAGE_BYTES);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -123,7 +165,11 @@ async fn serve<H: Health>(
     };
     let v1 = reflection().build_v1().expect("the descriptors were made by this build");
     let v1alpha = reflection().build_v1alpha().expect("the descriptors were made by this build");
-    Server::builder()
+    let mut server = Server::builder();
+    if let Some(age) = age {
+        server = server.max_connection_age(age);
+    }
+    server
         .max_concurrent_streams(STREAMS)
         .http2_max_pending_accept_reset_streams(Some(RESETS))
         .http2_keepalive_interval(Some(KEEPALIVE))
@@ -132,6 +178,6 @@ async fn serve<H: Health>(
         .add_service(health)
         .add_service(v1)
         .add_service(v1alpha)
-        .serve_with_incoming_shutdown(ReceiverStream::new(connections), stop.cancelled_owned())
+        .serve_with_incoming_shutdown(ReceiverStream::new(connections), terms.stop.clone().cancelled_owned())
         .await
 }

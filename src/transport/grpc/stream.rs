@@ -8,15 +8,18 @@ use std::{
 };
 
 use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use super::{super::calls, convert, status};
 use crate::{
     domain::{
         error::{Error, Kind, Result},
+        keyspace::Reach,
         secret::Secret,
     },
     proto::{self, verify_stream_response},
+    replica::Memory,
     service::{Service, verify::Outcome},
 };
 
@@ -25,11 +28,36 @@ const WAITING: usize = 256;
 
 type Answer = std::result::Result<proto::VerifyStreamResponse, Status>;
 
+/// Whoever asks on a stream.
+#[derive(Clone)]
+pub enum Asker {
+    /// Verified anew for each message: a caller that is no longer good ends its stream.
+    Secret(Arc<Secret>),
+    /// By its certificate, which is good for as long as its connection; and what it may ask about.
+    Certificate(Option<Arc<Reach>>),
+}
+
+impl Asker {
+    /// What it may ask about, as far as memory knows; none if that takes a look-up.
+    fn at_once(&self, service: &Service, memory: &Memory<'_>) -> Option<Result<Option<Arc<Reach>>>> {
+        match self {
+            Self::Secret(secret) => service.verifier_from_memory(memory, secret.expose()),
+            Self::Certificate(reach) => Some(Ok(reach.clone())),
+        }
+    }
+
+    async fn reach(&self, service: &Service, deadline: Instant) -> Result<Option<Arc<Reach>>> {
+        match self {
+            Self::Secret(secret) => service.authenticate_verifier(secret.expose(), deadline).await,
+            Self::Certificate(reach) => Ok(reach.clone()),
+        }
+    }
+}
+
 /// The answers of one stream.
 pub struct Verdicts {
     service: Arc<Service>,
-    /// Verified anew for each message: a caller that is no longer good ends its stream.
-    credential: Arc<Secret>,
+    asker: Asker,
     inbound: Streaming<proto::VerifyStreamRequest>,
     waiting: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// No message follows: the client is done, or the stream has failed.
@@ -38,14 +66,14 @@ pub struct Verdicts {
 
 impl Verdicts {
     /// Answers `inbound` for a caller that was admitted.
-    pub fn new(service: Arc<Service>, credential: Arc<Secret>, inbound: Streaming<proto::VerifyStreamRequest>) -> Self {
-        Self { service, credential, inbound, waiting: FuturesUnordered::new(), ended: false }
+    pub fn new(service: Arc<Service>, asker: Asker, inbound: Streaming<proto::VerifyStreamRequest>) -> Self {
+        Self { service, asker, inbound, waiting: FuturesUnordered::new(), ended: false }
     }
 
     /// The answer, if memory can give it.
     fn at_once(&self, message: &proto::VerifyStreamRequest) -> Option<Answer> {
         let memory = self.service.replica.memory()?;
-        let reach = match self.service.verifier_from_memory(&memory, self.credential.expose())? {
+        let reach = match self.asker.at_once(&self.service, &memory)? {
             Ok(reach) => reach,
             Err(error) => return Some(refusal(&self.service, message.id, error)),
         };
@@ -57,10 +85,10 @@ impl Verdicts {
     }
 
     fn later(&self, message: proto::VerifyStreamRequest) -> BoxFuture<'static, Answer> {
-        let (service, credential) = (Arc::clone(&self.service), Arc::clone(&self.credential));
+        let (service, asker) = (Arc::clone(&self.service), self.asker.clone());
         async move {
             let deadline = calls::deadline(None);
-            let reach = match service.authenticate_verifier(credential.expose(), deadline).await {
+            let reach = match asker.reach(&service, deadline).await {
                 Ok(reach) => reach,
                 Err(error) => return refusal(&service, message.id, error),
             };

@@ -1,6 +1,6 @@
 //! One request and its answer: credential, caller, headers and the log line.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, request::Parts};
@@ -22,7 +22,10 @@ use crate::{
     },
     limiter::Subject,
     service::{Context, Service, authenticate::Admission},
-    transport::calls::{self, Line},
+    transport::{
+        calls::{self, Line},
+        terms::Peer,
+    },
 };
 
 const REQUEST_ID: &str = "x-request-id";
@@ -35,6 +38,7 @@ pub struct Exchange<'a> {
     pub http: &'a Http,
     /// The request without its body.
     pub parts: &'a Parts,
+    peer: &'a Peer,
     /// What the service hears of the call.
     pub context: Context<'a>,
     /// Id of the key that the call is about, for the log.
@@ -47,13 +51,14 @@ pub struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    /// A request of a client at `peer`.
-    pub fn new(service: &'a Arc<Service>, http: &'a Http, parts: &'a Parts, peer: IpAddr) -> Self {
-        let client = client::address(peer, &parts.headers, &http.trusted_proxies);
+    /// A request of a client.
+    pub fn new(service: &'a Arc<Service>, http: &'a Http, parts: &'a Parts, peer: &'a Peer) -> Self {
+        let client = client::address(peer.address, &parts.headers, &http.trusted_proxies);
         Self {
             service,
             http,
             parts,
+            peer,
             context: Context {
                 deadline: calls::deadline(None),
                 host_environment: &http.environment,
@@ -82,7 +87,7 @@ impl<'a> Exchange<'a> {
     /// The caller; nobody if there is no credential.
     pub async fn caller(&mut self, admission: Admission) -> Result<Caller> {
         let caller = match credential::find(&self.parts.headers, self.service)? {
-            None => Caller::Nobody,
+            None => self.certified()?,
             Some(credential) => match self.service.authenticate(&credential, admission, self.context).await {
                 Ok(authenticated) => {
                     self.rate = authenticated.rate;
@@ -98,6 +103,16 @@ impl<'a> Exchange<'a> {
         Ok(caller)
     }
 
+    /// The caller by its certificate, where no credential was sent; nobody if that tells nothing.
+    fn certified(&self) -> Result<Caller> {
+        let Some(caller) = &self.peer.caller else { return Ok(Caller::Nobody) };
+        // A browser sends its certificate with whatever a page of another origin makes it ask.
+        if ["origin", "sec-fetch-site"].iter().any(|name| self.parts.headers.contains_key(*name)) {
+            return Err(Error::forbidden("A client certificate is no credential for what a page asks"));
+        }
+        Ok(caller.clone())
+    }
+
     /// The caller, who must have a credential.
     pub async fn known_caller(&mut self) -> Result<Caller> {
         match self.caller(Admission::Counted).await? {
@@ -109,7 +124,7 @@ impl<'a> Exchange<'a> {
     /// The id of the key that makes the call: every key may read its own record.
     pub async fn own_id(&mut self) -> Result<KeyId> {
         let caller = self.known_caller().await?;
-        let id = caller.key_id().ok_or_else(|| Error::forbidden("The root credential is no key and has no record"))?;
+        let id = caller.key_id().ok_or_else(|| Error::forbidden("This caller is no key and has no record"))?;
         self.key = id.to_string();
         Ok(id)
     }

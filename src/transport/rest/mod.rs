@@ -12,7 +12,7 @@ pub mod record;
 pub mod serve;
 mod verify;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, header};
@@ -23,7 +23,8 @@ use self::{
     answer::{Answer, Fault},
     exchange::Exchange,
 };
-use crate::{config::Http, service::Service};
+use super::terms::Peer;
+use crate::{config::Http, domain::clock::Entropy, service::Service};
 
 /// Why a body could not be read, for the log.
 #[derive(Debug, thiserror::Error)]
@@ -112,8 +113,12 @@ impl Rest {
         Arc::new(Self { service, http })
     }
 
-    /// Answers one request of a client at `peer`.
-    pub async fn answer(&self, request: Request<Body>, peer: IpAddr, routes: Routes) -> Response<Full<Bytes>> {
+    fn entropy(&self) -> &dyn Entropy {
+        &*self.service.entropy
+    }
+
+    /// Answers one request of a client.
+    pub async fn answer(&self, request: Request<Body>, peer: &Peer, routes: Routes) -> Response<Full<Bytes>> {
         let (parts, mut body) = request.into_parts();
         let mut exchange = Exchange::new(&self.service, &self.http, &parts, peer);
         let result = dispatch(&mut exchange, &mut body, routes).await;

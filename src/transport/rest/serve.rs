@@ -1,8 +1,9 @@
-//! The HTTP listener: HTTP/1.1 and h2c, bounded in connections and in time.
+//! The HTTP listener: HTTP/1.1 and HTTP/2, in plain text or under TLS, bounded in connections and in time.
 
 use std::{
     convert::Infallible,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -14,53 +15,90 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::conn::auto,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::{BodyError, Rest, Routes};
+use crate::transport::{
+    terms::{GRACE, Peer, Terms},
+    tls::Port,
+};
 
 /// Connections at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 10_000;
 /// How long a client may take to send its headers.
 const HEADERS: Duration = Duration::from_secs(10);
 
-/// Serves until `stop` is cancelled, then lets requests in flight end for at most `drain`.
-pub async fn run(listener: TcpListener, rest: Arc<Rest>, routes: Routes, stop: CancellationToken, drain: Duration) {
+/// Serves until the listener's terms say to stop, then lets requests in flight end.
+pub async fn run(listener: TcpListener, rest: Arc<Rest>, routes: Routes, terms: Terms) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    let graceful = GracefulShutdown::new();
-    while let Some((stream, peer, slot)) = stop.run_until_cancelled(accept(&listener, &slots)).await {
-        let rest = Arc::clone(&rest);
-        let answer = service_fn(move |request| respond(Arc::clone(&rest), request, peer.ip(), routes));
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).half_close(true);
-        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(256).max_header_list_size(32 << 10);
-        let connection = builder.serve_connection(TokioIo::new(stream), answer).into_owned();
-        let watched = graceful.watch(connection);
-        tokio::spawn(async move {
-            // A client that breaks off is its own business.
-            let _ = watched.await;
+    let connections = TaskTracker::new();
+    while let Some((stream, peer, slot)) = terms.stop.run_until_cancelled(accept(&listener, &slots)).await {
+        let (rest, terms) = (Arc::clone(&rest), terms.clone());
+        connections.spawn(async move {
+            serve(stream, peer.ip(), rest, routes, &terms).await;
             drop(slot);
         });
     }
     drop(listener);
-    let _ = tokio::time::timeout(drain, graceful.shutdown()).await;
+    connections.close();
+    let _ = tokio::time::timeout(terms.drain, connections.wait()).await;
+}
+
+async fn serve(stream: TcpStream, address: IpAddr, rest: Arc<Rest>, routes: Routes, terms: &Terms) {
+    let Some(tls) = &terms.tls else {
+        return speak(stream, Peer { address, caller: None }, rest, routes, terms).await;
+    };
+    if let Some(Some((stream, caller))) = terms.stop.run_until_cancelled(tls.accept(stream, Port::Rest)).await {
+        speak(stream, Peer { address, caller }, rest, routes, terms).await;
+    }
+}
+
+/// Speaks HTTP until the client goes, the listener stops or the connection is old.
+async fn speak<I>(io: I, peer: Peer, rest: Arc<Rest>, routes: Routes, terms: &Terms)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let age = terms.age(rest.entropy());
+    let peer = Arc::new(peer);
+    let answer = service_fn(move |request| respond(Arc::clone(&rest), request, Arc::clone(&peer), routes));
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).half_close(true);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(256).max_header_list_size(32 << 10);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), answer));
+    let old = async {
+        match age {
+            Some(age) => tokio::time::sleep(age).await,
+            None => std::future::pending().await,
+        }
+    };
+    let left = tokio::select! {
+        biased;
+        // A client that breaks off is its own business.
+        _ = connection.as_mut() => return,
+        () = terms.stop.cancelled() => terms.drain,
+        () = old => GRACE,
+    };
+    connection.as_mut().graceful_shutdown();
+    let _ = tokio::time::timeout(left, connection).await;
 }
 
 /// Boxed: the type of the whole call tree stays out of the connection's.
 fn respond(
     rest: Arc<Rest>,
     request: Request<Incoming>,
-    peer: IpAddr,
+    peer: Arc<Peer>,
     routes: Routes,
 ) -> BoxFuture<'static, Result<Response<Full<Bytes>>, Infallible>> {
     async move {
         let request = request.map(|body| body.map_err(|error| BodyError::new(&error)).boxed_unsync());
-        Ok(rest.answer(request, peer, routes).await)
+        Ok(rest.answer(request, &peer, routes).await)
     }
     .boxed()
 }

@@ -1,0 +1,315 @@
+//! TLS on both listeners: what speaks it and what does not, files that change, and connections that get old.
+
+use std::{
+    io::Read as _,
+    net::TcpStream,
+    path::Path,
+    process::Output,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hyper_util::rt::TokioIo;
+use keyward::proto::{ListRequest, VerifyStreamRequest, key_service_client::KeyServiceClient};
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::aws_lc_rs,
+        pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+    },
+};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::support::{
+    Server, Setup,
+    reply::until,
+    server::{ROOT, with},
+    tls::{As, Authority, Identity, start, table},
+};
+
+fn root(ca: &Path) -> As<'_> {
+    As { ca, identity: None, bearer: Some(ROOT) }
+}
+
+#[test]
+fn curl_and_grpcurl_speak_tls_and_nothing_else_gets_through() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Authority::new(folder.path(), "ca");
+    let server = start(&table(&ca.server("server"), None));
+    let client = root(&ca.cert);
+    for (version, flag) in [("2", "--http2"), ("1.1", "--http1.1")] {
+        let answer = client.curl(&server, "/api/api-keys", None, &[flag]);
+        assert_eq!((answer.status, answer.version.as_str()), (200, version), "{answer:?}");
+    }
+    for version in ["--tlsv1.3", "--tls-max=1.2"] {
+        let flags: Vec<&str> = version.split('=').collect();
+        assert_eq!(client.curl(&server, "/healthz", None, &flags).status, 200, "{version}");
+    }
+    let made = client.call(&server, "Create", &json!({"name": "first"}));
+    let verdict = client.call(&server, "Verify", &json!({"secret": made["secret"]}));
+    assert_eq!(verdict["code"], "CODE_VALID");
+    // The lines to paste say so too.
+    assert!(server.output().contains("https://") && !server.output().contains("-plaintext"), "{}", server.output());
+
+    let stranger = Authority::new(folder.path(), "stranger");
+    assert_eq!(root(&stranger.cert).curl(&server, "/healthz", None, &[]).status, 0);
+    assert!(!root(&stranger.cert).grpcurl(&server, "List", &json!({})).0);
+    let plain = std::process::Command::new("curl")
+        .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &format!("http://{}/healthz", server.http)])
+        .output()
+        .unwrap();
+    assert_eq!(plain.stdout, b"000");
+    // A client of the gRPC port that agrees on HTTP/1.1 alone has nothing to say there.
+    let mut output = std::process::Command::new("curl");
+    output.args(["-s", "--http1.1", "-w", "%{http_code}", "--cacert"]).arg(&ca.cert);
+    assert_eq!(output.arg(format!("https://{}/", server.grpc)).output().unwrap().stdout, b"000");
+}
+
+fn check(setup: &Setup, folder: &Path, arguments: &[&str]) -> Output {
+    setup.command(folder, arguments).output().unwrap()
+}
+
+#[track_caller]
+fn problems(text: &str, expected: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let output = check(&Setup::new().config(text), folder.path(), &["config", "check"]);
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{log}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.contains(expected), "{line}\nlacks {expected}");
+    }
+}
+
+#[test]
+fn every_problem_of_the_settings_and_of_the_files_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Authority::new(folder.path(), "ca");
+    let (one, other) = (ca.server("one"), ca.server("other"));
+    let text = "[tls]\nkey = \"k\"\nrequire_client = true\n\
+                [[tls.client]]\nsan = \"not a name\"\nrole = \"verify\"\n\
+                [[tls.client]]\nsan = \"a.example\"\nrole = \"admin\"\nkeyspaces = []\n\
+                [[tls.client]]\nsan = \"b.example\"\nrole = \"root\"\nkeyspaces = [\"nowhere\"]\n\
+                [[tls.client]]\nrole = \"root\"\n";
+    problems(
+        text,
+        &[
+            "tls: cert is missing",
+            "tls.require_client: needs client_ca",
+            "tls.client: needs client_ca",
+            "tls.client[0].san: must be a URI",
+            "tls.client[1].role: must be \"verify\" or \"root\"",
+            "tls.client[1].keyspaces: must not be empty",
+            "tls.client[2].keyspaces: cannot go with the role",
+            "tls.client[2].keyspaces: there is no keyspace \"nowhere\"",
+            "tls.client[3]: san is missing",
+        ],
+    );
+    let mixed = Identity { cert: one.cert.clone(), key: other.key.clone() };
+    problems(&table(&mixed, None), &["tls.cert: "]);
+    problems(&table(&mixed, None), &["is not of the private key in tls.key"]);
+    let swapped = Identity { cert: one.key.clone(), key: one.cert.clone() };
+    let nowhere = Path::new("/nowhere/ca.pem");
+    problems(
+        &table(&swapped, Some(nowhere)),
+        &["holds no certificate in PEM", "holds no private key in PEM", "tls.client_ca: /nowhere/ca.pem: No such file"],
+    );
+    // A start says the same, and has nothing open by then.
+    let Err(log) = Setup::new().config(&table(&mixed, None)).try_start() else { panic!("it started") };
+    assert!(log.contains("is not of the private key"), "{log}");
+}
+
+#[test]
+fn plain_text_for_other_machines_has_to_be_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Authority::new(folder.path(), "ca");
+    let open = "[server]\ngrpc_addr = \"0.0.0.0:0\"\nhttp_addr = \"[::]:0\"\n";
+    // The addresses of the tests' own environment would go before those of the file.
+    let run = |text: &str, environment: &[(&str, &str)], arguments: &[&str]| {
+        let mut command = Setup::new().config(text).command(folder.path(), arguments);
+        command.env_remove("KEYWARD_GRPC_ADDR").env_remove("KEYWARD_HTTP_ADDR");
+        let output = command.envs(environment.iter().copied()).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let check = ["config", "check"];
+    let (good, log) = run(open, &[], &check);
+    assert!(!good);
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    for (line, place) in lines.iter().zip(["keyward.toml:2: server.grpc_addr: ", "keyward.toml:3: server.http_addr: "])
+    {
+        assert!(line.contains(place) && line.contains("--insecure") && line.contains("tls.cert"), "{line}");
+    }
+    let (good, log) = run("", &[("KEYWARD_HTTP_ADDR", "192.0.2.1:80")], &check);
+    assert!(!good && log.contains("KEYWARD_HTTP_ADDR: 192.0.2.1:80"), "{log}");
+    assert!(!run("", &[], &["config", "check", "--grpc-addr", "0.0.0.0:1"]).0);
+    // `serve` says the same.
+    assert!(run(open, &[], &["serve"]).1.contains("--insecure"));
+
+    assert!(run(&format!("{open}insecure = true"), &[], &check).0);
+    assert!(run(open, &[("KEYWARD_INSECURE", "true")], &check).0);
+    assert!(run(open, &[], &["config", "check", "--insecure"]).0);
+    assert!(!run(&format!("{open}insecure = true"), &[("KEYWARD_INSECURE", "false")], &check).0);
+    assert!(run(&format!("{open}{}", table(&ca.server("server"), None)), &[], &check).0);
+    for loopback in ["127.0.0.1:0", "127.1.2.3:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
+        assert!(run("", &[("KEYWARD_HTTP_ADDR", loopback)], &check).0, "{loopback}");
+    }
+    // Probes and metrics ask for no credential.
+    assert!(run("", &[("KEYWARD_METRICS_ADDR", "0.0.0.0:0")], &check).0);
+}
+
+/// A connection of one's own.
+async fn connect(address: &str, ca: &Path, protocol: &[u8]) -> std::io::Result<TlsStream<tokio::net::TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(&std::fs::read(ca).unwrap()).unwrap()).unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+/// A gRPC client that makes a new connection when the last one has ended.
+async fn client(server: &Server, ca: &Authority) -> KeyServiceClient<Channel> {
+    let (address, ca) = (server.grpc.clone(), ca.cert.clone());
+    let connector = tower::service_fn(move |_| {
+        let (address, ca) = (address.clone(), ca.clone());
+        async move { connect(&address, &ca, b"h2").await.map(TokioIo::new) }
+    });
+    let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap();
+    KeyServiceClient::new(channel)
+}
+
+/// Which of these certificates a listener shows.
+async fn shown(address: &str, protocol: &[u8], cas: [&Authority; 2]) -> [bool; 2] {
+    let [one, other] = cas;
+    [connect(address, &one.cert, protocol).await.is_ok(), connect(address, &other.cert, protocol).await.is_ok()]
+}
+
+fn exchange(from: &Identity, to: &Identity) {
+    std::fs::copy(&from.cert, &to.cert).unwrap();
+    std::fs::copy(&from.key, &to.key).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_pair_is_taken_up_and_one_that_is_not_good_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (old, new) = (Authority::new(folder.path(), "old"), Authority::new(folder.path(), "new"));
+    let (first, second) = (old.server("first"), new.server("second"));
+    let used = old.server("used");
+    exchange(&first, &used);
+    let server = start(&table(&used, None));
+    let cas = [&old, &new];
+    assert_eq!(shown(&server.http, b"http/1.1", cas).await, [true, false]);
+    let mut kept = client(&server, &old).await;
+    kept.list(with(ROOT, ListRequest::default())).await.unwrap();
+
+    // Half of a pair: the last good one stays, and the log says why. SIGHUP asks for it at once.
+    std::fs::copy(&second.cert, &used.cert).unwrap();
+    server.signal("HUP");
+    server.logged("TLS files are not good").await;
+    assert!(server.log().contains("is not of the private key"), "{}", server.log());
+    for (address, protocol) in [(&server.http, &b"http/1.1"[..]), (&server.grpc, b"h2")] {
+        assert_eq!(shown(address, protocol, cas).await, [true, false]);
+    }
+    // The other half: nobody has to say so.
+    std::fs::copy(&second.key, &used.key).unwrap();
+    let start = Instant::now();
+    until("the new pair", async || (shown(&server.http, b"http/1.1", cas).await == [false, true]).then_some(())).await;
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert_eq!(shown(&server.grpc, b"h2", cas).await, [false, true]);
+    // A connection that was there goes on.
+    kept.list(with(ROOT, ListRequest::default())).await.unwrap();
+    // A link that points elsewhere is a change too, as orchestrators make it.
+    std::fs::remove_file(&used.cert).unwrap();
+    std::fs::remove_file(&used.key).unwrap();
+    std::os::unix::fs::symlink(&first.cert, &used.cert).unwrap();
+    std::os::unix::fs::symlink(&first.key, &used.key).unwrap();
+    until("the old pair", async || (shown(&server.grpc, b"h2", cas).await == [true, false]).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_at_its_age_and_no_call_notices() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Authority::new(folder.path(), "ca");
+    let text = format!("{}[server]\nmax_connection_age = \"1s\"\n", table(&ca.server("server"), None));
+    for (tls, text) in [(true, text.as_str()), (false, "[server]\nmax_connection_age = \"1s\"\n")] {
+        let server = start(text);
+        let mut calls = if tls { client(&server, &ca).await } else { server.client().await };
+        let start = Instant::now();
+        // More than two lives of a connection, of which each ends gracefully.
+        while start.elapsed() < Duration::from_millis(2_500) {
+            calls.list(with(ROOT, ListRequest::default())).await.unwrap();
+        }
+        // A connection of HTTP/1.1 that nobody uses is closed.
+        let mut rest: Box<dyn Conversation> = if tls {
+            Box::new(connect(&server.http, &ca.cert, b"http/1.1").await.unwrap())
+        } else {
+            Box::new(tokio::net::TcpStream::connect(&server.http).await.unwrap())
+        };
+        rest.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let start = Instant::now();
+        let mut answer = String::new();
+        tokio::time::timeout(Duration::from_secs(5), rest.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(
+            (Duration::from_millis(800)..Duration::from_secs(3)).contains(&start.elapsed()),
+            "{:?}",
+            start.elapsed()
+        );
+    }
+}
+
+trait Conversation: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send {}
+impl<I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Conversation for I {}
+
+/// A stream that goes on does not keep a connection for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_stream_ends_some_time_after_its_connections_age() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Authority::new(folder.path(), "ca");
+    let server = start(&format!("{}[server]\nmax_connection_age = \"1s\"\n", table(&ca.server("server"), None)));
+    let mut client = client(&server, &ca).await;
+    let (messages, sent) = tokio::sync::mpsc::channel::<VerifyStreamRequest>(1);
+    let sent = tokio_stream::wrappers::ReceiverStream::new(sent);
+    let mut answers = client.verify_stream(with(ROOT, sent)).await.unwrap().into_inner();
+    let start = Instant::now();
+    messages.send(VerifyStreamRequest { id: 1, request: None }).await.unwrap();
+    assert_eq!(answers.message().await.unwrap().unwrap().id, 1);
+    // After its age it still answers, for a while.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    messages.send(VerifyStreamRequest { id: 2, request: None }).await.unwrap();
+    assert_eq!(answers.message().await.unwrap().unwrap().id, 2);
+    let ended = tokio::time::timeout(Duration::from_secs(45), answers.message()).await.expect("it ends");
+    assert!(!matches!(ended, Ok(Some(_))), "{ended:?}");
+    assert!(start.elapsed() > Duration::from_secs(25), "{:?}", start.elapsed());
+}
+
+/// Whoever connects and says nothing is waited for, but not for long, and nobody waits behind it.
+#[test]
+fn clients_that_say_nothing_are_turned_away_and_hold_nobody_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Authority::new(folder.path(), "ca");
+    let server = start(&table(&ca.server("server"), None));
+    let connect = |address: &str| (0..100).map(|_| TcpStream::connect(address).unwrap()).collect::<Vec<_>>();
+    let start = Instant::now();
+    let silent = [connect(&server.http), connect(&server.grpc)];
+    let client = root(&ca.cert);
+    assert_eq!(client.curl(&server, "/healthz", None, &[]).status, 200);
+    assert!(client.grpcurl(&server, "List", &json!({})).0);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    for mut stream in silent.into_iter().flatten() {
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0, "closed");
+    }
+    assert!((9..15).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+}
