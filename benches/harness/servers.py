@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -108,6 +109,45 @@ class Postgres:
         return tuple(int(field) for field in row.split("|"))
 
 
+class Redis:
+    """A Redis of its own, with the load."""
+
+    def __init__(self, place):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        folder = place.new("x").parent
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", self.port, "--save", "", "--dir", folder]
+        self.process = subprocess.Popen(
+            ["taskset", "-c", place.postgres_cores, *map(str, command)], stdout=subprocess.DEVNULL
+        )
+        self.pid = self.process.pid
+        place.open.append(self)
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
+        raise RuntimeError("redis-server did not start")
+
+    @property
+    def url(self):
+        return f"redis://127.0.0.1:{self.port}"
+
+    def scripts(self):
+        """Scripts run so far."""
+        with socket.create_connection(("127.0.0.1", self.port)) as wire:
+            wire.sendall(b"INFO commandstats\r\nQUIT\r\n")
+            text = b"".join(iter(lambda: wire.recv(1 << 16), b"")).decode()
+        found = re.search(r"cmdstat_evalsha:calls=(\d+)", text)
+        return int(found[1]) if found else 0
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait()
+
+
 class Server:
     """A process that prints where it listens."""
 
@@ -190,9 +230,11 @@ class Naive(Server):
 class Keyward(Server):
     """The service."""
 
-    def __init__(self, place, binary, url, rate_limit=None, cache="1GiB", bearer=None):
+    def __init__(self, place, binary, url, rate_limit=None, cache="1GiB", bearer=None, store=None, batch=1):
         folder = place.new("x").parent
         config = NORRIX + (f"rate_limit = {rate_limit}\n" if rate_limit else "") + f'[replica]\ncache = "{cache}"\n'
+        if store:
+            config += f'[rate_limit]\nstore = "{store}"\nbatch = {batch}\n'
         (folder / "keyward.toml").write_text(config)
         super().__init__(place, [binary, "serve"], environment(url, folder / "keyward.toml"), folder)
         self.bearer = bearer

@@ -1,21 +1,25 @@
 //! Limits that many replicas share, in Redis or Valkey: one script, one round trip, on the server's clock.
 //!
-//! No call waits for a server that is away. Calls are bounded at `PATIENCE`; after a few failures in a row the
-//! connection is given up and a task of its own looks for the server until it is back.
+//! No call waits for a server that is away. Calls are bounded at `PATIENCE`; after a few errors in a row, or a silence,
+//! the connection is given up and a task of its own looks for the server until it is back.
 //!
 //! With leases a call takes permits ahead of need, and most calls then take no round trip.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
 use redis::{AsyncConnectionConfig, Client, RedisError, Script, aio::MultiplexedConnection};
-use tokio::{runtime::Handle, sync::Notify, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    time::{Instant, timeout},
+};
 
 use super::{
     Subject,
@@ -30,6 +34,9 @@ use crate::domain::rate::{
 const PATIENCE: Duration = Duration::from_millis(5);
 /// Failures in a row after which the connection is given up.
 const FAILURES: u32 = 5;
+/// How long it may answer nothing before that. A stall of a few milliseconds fails all the calls in flight, which are as
+/// many as there are; to give the connection up for it would cost far more calls than these.
+const SILENCE: Duration = Duration::from_millis(100);
 /// Between two looks for a server that is away.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long a new connection may take.
@@ -40,6 +47,9 @@ pub struct SharedLimiter {
     /// None while the server is away.
     connection: ArcSwapOption<MultiplexedConnection>,
     failures: AtomicU32,
+    started: Instant,
+    /// When the server answered last, in microseconds after the start.
+    answered: AtomicU64,
     lost: Notify,
     script: Script,
     /// None: each call asks.
@@ -57,6 +67,8 @@ impl SharedLimiter {
         let limiter = Arc::new(Self {
             connection: ArcSwapOption::empty(),
             failures: AtomicU32::new(0),
+            started: Instant::now(),
+            answered: AtomicU64::new(0),
             lost: Notify::new(),
             script: Script::new(include_str!("window.lua")),
             leases,
@@ -128,23 +140,35 @@ impl SharedLimiter {
         }
         match timeout(PATIENCE, call.invoke_async(&mut connection)).await {
             Ok(Ok(answer)) => {
-                self.failures.store(0, Ordering::Relaxed);
+                self.answered();
                 Some(answer)
             }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the rate limit server refused a call");
-                self.failed();
+                self.failed(true);
                 None
             }
             Err(_) => {
-                self.failed();
+                self.failed(false);
                 None
             }
         }
     }
 
-    fn failed(&self) {
-        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES && self.connection.swap(None).is_some() {
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn answered(&self) {
+        self.failures.store(0, Ordering::Relaxed);
+        self.answered.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// A call was broken off, or was merely not answered in time.
+    fn failed(&self, broken: bool) {
+        let row = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        let silence = Duration::from_micros(self.now().saturating_sub(self.answered.load(Ordering::Relaxed)));
+        if row >= FAILURES && (broken || silence >= SILENCE) && self.connection.swap(None).is_some() {
             tracing::warn!("the rate limit server is away: each replica limits by itself, the whole limit each");
             self.lost.notify_one();
         }
@@ -182,7 +206,7 @@ async fn keep(limiter: std::sync::Weak<SharedLimiter>, client: Client) {
         let Some(this) = limiter.upgrade() else { return };
         match found {
             Ok(Ok(connection)) => {
-                this.failures.store(0, Ordering::Relaxed);
+                this.answered();
                 this.connection.store(Some(Arc::new(connection)));
                 tracing::info!("the rate limit server is there: limits are shared");
                 told = true;

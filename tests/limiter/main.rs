@@ -195,6 +195,38 @@ async fn a_paused_server_delays_nobody() {
     until(|| limiter.is_shared() == Some(true)).await;
 }
 
+/// A stall shorter than that is no outage, however many calls it fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stall_fails_the_calls_in_flight_and_no_more() {
+    let redis = RedisServer::start();
+    let limiter = replica(&redis).await;
+    // The machine may add to the stall, or miss a call before it.
+    for attempt in 0..20 {
+        until(|| limiter.is_shared() == Some(true)).await;
+        let _ = spend_shared(&limiter, 7, 1).await;
+        let before = limiter.fallen_back();
+        let start = Instant::now();
+        redis.signal("STOP");
+        let calls: Vec<_> = (0..50)
+            .map(|_| {
+                let limiter = Arc::clone(&limiter);
+                tokio::spawn(async move { limiter.spend(subject(8), LIMIT, 1).await.admitted })
+            })
+            .collect();
+        for call in calls {
+            assert!(call.await.unwrap());
+        }
+        let away = limiter.is_shared() == Some(false);
+        redis.signal("CONT");
+        if start.elapsed() < Duration::from_millis(60) && limiter.fallen_back() >= before + 50 {
+            assert!(!away, "attempt {attempt}: 50 calls failed within {:?}", start.elapsed());
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    panic!("no stall was short enough");
+}
+
 #[tokio::test]
 async fn windows_expire_by_themselves() {
     let redis = RedisServer::start();

@@ -10,6 +10,7 @@ use std::{
 use keyward::{
     domain::{
         clock::{Clock as _, Micros, SystemClock, SystemEntropy},
+        egress::Egress,
         key::{Binding, Digest, KeyIds, KeyRecord},
         keyspace::{Keyspace, Registry},
         rate::RateLimit,
@@ -68,7 +69,7 @@ async fn service(rate_limit: Option<RateLimit>, folder: &std::path::Path) -> Res
     let sqlite = Sqlite::open(SqliteOptions::new(url, runtime.clone())).await?;
     sqlite.migrate().await?;
     let store: Arc<dyn Store> = sqlite;
-    let installation = bootstrap::installation(&*store, &SystemEntropy, None).await?;
+    let installation = bootstrap::installation(&*store, &SystemEntropy, &[]).await?;
     let registry = Arc::new(Registry::new(vec![keyspace(rate_limit)]));
     let clock: Arc<dyn keyward::domain::clock::Clock> = Arc::new(SystemClock);
     let replica =
@@ -82,6 +83,8 @@ async fn service(rate_limit: Option<RateLimit>, folder: &std::path::Path) -> Res
         installation,
         limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), None),
         public_create_limit: RateLimit { limit: 10, window: 60_000_000 },
+        egress: Egress::default(),
+        deliveries: tokio::sync::Notify::new(),
         clock,
         entropy: Arc::new(SystemEntropy),
         ids: KeyIds::default(),
