@@ -3,17 +3,20 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::disallowed_methods, reason = "a test of a real server runs on real time")]
 
-#[path = "../support/postgres.rs"]
-mod postgres;
-#[path = "../support/mod.rs"]
-mod support;
-
 mod bounds;
 mod fixture;
 mod guard;
 mod libraries;
+mod outage;
+#[path = "../support/postgres.rs"]
+mod postgres;
+#[path = "../support/proxy.rs"]
+mod proxy;
 mod receiver;
 mod replicas;
 mod retries;
 mod rotation;
+#[path = "../support/mod.rs"]
+mod support;
+mod tls;
 mod told;

@@ -10,11 +10,12 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpListener,
     sync::Notify,
     task::JoinHandle,
 };
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
 /// What a receiver does with a request.
 #[derive(Clone)]
@@ -78,6 +79,18 @@ impl Drop for Receiver {
 impl Receiver {
     /// One that answers as `reply` says to the number of the request (from 0) and the request.
     pub async fn start(reply: impl Fn(usize, &Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::listen(None, reply).await
+    }
+
+    /// One that takes everything over TLS.
+    pub async fn over_tls(config: ServerConfig) -> Self {
+        Self::listen(Some(TlsAcceptor::from(Arc::new(config))), |_, _| Reply::Status(200, "")).await
+    }
+
+    async fn listen(
+        tls: Option<TlsAcceptor>,
+        reply: impl Fn(usize, &Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -85,10 +98,21 @@ impl Receiver {
         let accepting = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(serve(stream, Arc::clone(&kept), Arc::clone(&reply)));
+                let (tls, kept, reply) = (tls.clone(), Arc::clone(&kept), Arc::clone(&reply));
+                tokio::spawn(async move {
+                    match tls {
+                        None => serve(stream, kept, reply).await,
+                        Some(tls) => serve(tls.accept(stream).await.ok()?, kept, reply).await,
+                    }
+                });
             }
         });
         Self { port, requests, accepting }
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// One that takes everything.
@@ -127,7 +151,7 @@ impl Receiver {
 }
 
 async fn serve(
-    mut stream: TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     kept: Arc<Mutex<Vec<Request>>>,
     reply: Arc<impl Fn(usize, &Request) -> Reply + Send + Sync + 'static>,
 ) -> Option<()> {
@@ -151,10 +175,11 @@ async fn serve(
     };
     let head = format!("HTTP/1.1 {status} Status\r\nlocation: /elsewhere\r\ncontent-length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).await.ok()?;
-    stream.write_all(body.as_bytes()).await.ok()
+    stream.write_all(body.as_bytes()).await.ok()?;
+    stream.shutdown().await.ok()
 }
 
-async fn read(stream: &mut TcpStream) -> Option<Request> {
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<Request> {
     let mut bytes = Vec::new();
     let end = loop {
         if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {

@@ -128,6 +128,9 @@ impl Deliverer {
                 })
             })
             .await;
+        if kept == Some(true) && state == DeliveryState::Failed {
+            tracing::info!(event = %delivery.event.id, key = %delivery.event.key.id, "a webhook delivery was given up");
+        }
         if kept == Some(true) && state == DeliveryState::Delivered {
             let after = u64::try_from(now - delivery.event.id.at()).unwrap_or(0);
             self.service.metrics.webhooks.delivered(Duration::from_micros(after));
@@ -148,13 +151,15 @@ impl Deliverer {
         }
     }
 
-    /// Ends a claim without an attempt: the delivery is due again after `wait`, as if it had not been taken.
-    pub(super) async fn give_back(&self, delivery: &ClaimedDelivery, wait: Micros) {
+    /// Ends a claim without an attempt: the delivery is due again after `wait`, as if it had not been taken. Says whether
+    /// the database has it; if not, the claim ends by itself.
+    pub(super) async fn give_back(&self, delivery: &ClaimedDelivery, wait: Micros) -> bool {
         let due_at = self.service.now().saturating_add(wait);
-        // If this fails, the claim ends by itself.
-        if let Err(error) = self.service.store.release_delivery(delivery.event.id, delivery.claim, due_at).await {
+        let released = self.service.store.release_delivery(delivery.event.id, delivery.claim, due_at).await;
+        if let Err(error) = &released {
             tracing::debug!(%error, event = %delivery.event.id, "a webhook delivery could not be given back");
         }
+        released.is_ok()
     }
 
     /// Writes until the database has taken it, or for as long as the claim is held. None: it was not written, or nobody

@@ -107,13 +107,19 @@ impl Deliverer {
             self.begin(&mut work);
             self.give_late_ones_back(&mut work).await;
         }
-        for waiting in work.hosts.overdue(|_| true) {
-            self.give_back(&waiting.delivery, 0).await;
-        }
+        self.finish(work).await;
+    }
+
+    /// Gives back what waits, and attempts under way a little time. With the database away nothing of it can be written
+    /// down: then the claims end by themselves.
+    async fn finish(&self, mut work: Work) {
+        let waiting = work.hosts.overdue(|_| true);
+        let _ = timeout(GRACE, self.give_all_back(waiting, 0)).await;
         let attempts = &mut work.attempts;
         let _ = timeout(GRACE, async { while attempts.join_next().await.is_some() {} }).await;
         self.end.cancel();
-        while work.attempts.join_next().await.is_some() {}
+        let _ = timeout(GRACE, async { while attempts.join_next().await.is_some() {} }).await;
+        attempts.shutdown().await;
     }
 
     /// Claims what is due. Says whether there may be more.
@@ -155,8 +161,16 @@ impl Deliverer {
     /// What would begin too late goes back, and behind what is due for other hosts.
     async fn give_late_ones_back(&self, work: &mut Work) {
         let now = Instant::now();
-        for late in work.hosts.overdue(|waiting| waiting.begin_by <= now) {
-            self.give_back(&late.delivery, micros(self.rules.timeout)).await;
+        let late = work.hosts.overdue(|waiting| waiting.begin_by <= now);
+        self.give_all_back(late, micros(self.rules.timeout)).await;
+    }
+
+    /// Stops at the first one that cannot be given back: the others could not either.
+    async fn give_all_back(&self, waiting: Vec<Waiting>, wait: Micros) {
+        for one in waiting {
+            if !self.give_back(&one.delivery, wait).await {
+                return;
+            }
         }
     }
 
