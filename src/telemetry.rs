@@ -22,6 +22,8 @@ pub const UNDECIDED: &str = "keyward_verify_undecided_total";
 pub const VERIFY_SECONDS: &str = "keyward_verify_seconds";
 /// Management and REST calls by `call` and `outcome`.
 pub const CALLS: &str = "keyward_calls_total";
+/// Credentials that were not good, by whether the client was told so (`refused`) or to wait (`limited`).
+pub const FAILED_AUTHENTICATIONS: &str = "keyward_failed_authentications_total";
 /// Seconds that a Revoke waited until it was certain on every replica.
 pub const REVOKE_WAIT_SECONDS: &str = "keyward_revoke_wait_seconds";
 /// Database connections by `state` (`open`, `idle`).
@@ -64,6 +66,7 @@ pub struct Metrics {
     recorder: metrics_exporter_prometheus::PrometheusRecorder,
     verdicts: Vec<[Counter; Code::ALL.len()]>,
     undecided: Counter,
+    failed_authentications: [Counter; 2],
     verify_seconds: Histogram,
     /// Seconds that a Revoke waited.
     pub revoke_wait_seconds: Histogram,
@@ -112,7 +115,7 @@ impl Metrics {
             .set_buckets_for_metric(Matcher::Suffix("seconds".to_owned()), &BUCKETS)
             .and_then(|builder| builder.set_buckets_for_metric(delivery, &webhooks::DELIVERY_BUCKETS));
         let recorder = builder.expect("the list of buckets is not empty").build_recorder();
-        let (verdicts, undecided, verify_seconds, revoke_wait_seconds, webhooks, gauges) =
+        let (verdicts, undecided, failed_authentications, verify_seconds, revoke_wait_seconds, webhooks, gauges) =
             metrics::with_local_recorder(&recorder, || {
                 describe();
                 // The last row is for secrets of no keyspace.
@@ -138,6 +141,8 @@ impl Metrics {
                 (
                     verdicts,
                     undecided,
+                    ["refused", "limited"]
+                        .map(|outcome| metrics::counter!(FAILED_AUTHENTICATIONS, "outcome" => outcome)),
                     metrics::histogram!(VERIFY_SECONDS),
                     metrics::histogram!(REVOKE_WAIT_SECONDS),
                     WebhookMetrics::new(),
@@ -145,7 +150,17 @@ impl Metrics {
                 )
             });
         let handle = recorder.handle();
-        Self { handle, recorder, verdicts, undecided, verify_seconds, revoke_wait_seconds, webhooks, gauges }
+        Self {
+            handle,
+            recorder,
+            verdicts,
+            undecided,
+            failed_authentications,
+            verify_seconds,
+            revoke_wait_seconds,
+            webhooks,
+            gauges,
+        }
     }
 
     /// Counts a verdict and how long it took.
@@ -185,6 +200,11 @@ impl Metrics {
         self.handle.render()
     }
 
+    /// Counts a credential that was not good.
+    pub fn failed_authentication(&self, limited: bool) {
+        self.failed_authentications[usize::from(limited)].increment(1);
+    }
+
     /// Folds what histograms have gathered; without this every few seconds their memory grows.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
@@ -195,6 +215,7 @@ fn describe() {
     metrics::describe_counter!(VERDICTS, "Verdicts by keyspace and code.");
     metrics::describe_counter!(UNDECIDED, "Verifies that could not be decided.");
     metrics::describe_histogram!(VERIFY_SECONDS, Unit::Seconds, "From a Verify's start to its verdict.");
+    metrics::describe_counter!(FAILED_AUTHENTICATIONS, "Credentials that were not good, by outcome.");
     metrics::describe_counter!(CALLS, "Management and REST calls by call and outcome.");
     metrics::describe_histogram!(REVOKE_WAIT_SECONDS, Unit::Seconds, "Wait of a Revoke until every replica has it.");
     metrics::describe_gauge!(POOL, "Database connections by state.");

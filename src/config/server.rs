@@ -2,7 +2,8 @@
 
 use std::{net::SocketAddr, str::FromStr, time::Duration};
 
-use super::{Source, reader::Section};
+use super::{Source, keyspace::rate_limit, reader::Section};
+use crate::domain::{clock::SECOND, rate::RateLimit};
 
 /// `[server]`
 #[derive(Debug, Clone)]
@@ -17,6 +18,8 @@ pub struct Server {
     pub metrics_addr: Option<SocketAddr>,
     /// How old a connection may get before its client is asked to make another one; none: any age.
     pub max_connection_age: Option<Duration>,
+    /// Failed authentications that a client address is forgiven.
+    pub failed_authentications: RateLimit,
 }
 
 /// Under TLS connections end now and then, so that a new certificate and a new list of authorities reach every client.
@@ -53,6 +56,8 @@ pub fn read(section: &Section<'_>, source: &Source<'_>, tls: bool) -> Server {
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, std::num::NonZero::get)),
         metrics_addr: address("metrics_addr", "KEYWARD_METRICS_ADDR", None),
         max_connection_age: max_connection_age(section, tls),
+        failed_authentications: rate_limit(section, "failed_authentications")
+            .unwrap_or(RateLimit { limit: 300, window: 60 * SECOND }),
     }
 }
 

@@ -14,7 +14,9 @@ pub fn may_verify(caller: &Caller) -> Result<Option<Arc<Reach>>> {
     match caller {
         Caller::Operator { .. } => Ok(None),
         Caller::Service { reach, .. } => Ok(reach.clone()),
-        Caller::Key(_) | Caller::Nobody => Err(Error::forbidden("Only operators and services may verify keys")),
+        Caller::Key(_) | Caller::Nobody => {
+            Err(Error { presented: caller.key_id(), ..Error::forbidden("Only operators and services may verify keys") })
+        }
     }
 }
 

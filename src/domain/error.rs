@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-use super::rate::RateState;
+use super::{key::KeyId, rate::RateState};
 
 /// What went wrong, as a caller can act on it. `transport/status.rs` maps each to its codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct Error {
     pub retry_after: Option<Duration>,
     /// The limit that was spent, for [`Kind::ResourceExhausted`].
     pub rate: Option<RateState>,
+    /// The key whose secret was presented and is not good, for the log only.
+    pub presented: Option<KeyId>,
     /// For the log only.
     pub internal: Option<String>,
 }
@@ -68,6 +70,7 @@ impl Error {
             fields: Vec::new(),
             retry_after: None,
             rate: None,
+            presented: None,
             internal: None,
         }
     }

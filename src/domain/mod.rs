@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod address;
+pub mod backoff;
 pub mod bounds;
 pub mod caller;
 pub mod clock;

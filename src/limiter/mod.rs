@@ -1,5 +1,6 @@
 //! Where spent limits are kept. The state is apart from the key cache: no invalidation or eviction resets a limit.
 
+pub mod failures;
 pub mod leases;
 pub mod memory;
 mod shards;

@@ -21,6 +21,7 @@ use crate::{
         secret,
         verdict::{Assertions, Code, Facts},
     },
+    limiter::Subject,
     replica::{Memory, entry::Entry},
 };
 
@@ -86,8 +87,13 @@ impl Service {
             (Some(entry), Code::Revoked) if admission == Admission::Revoking => {
                 Ok(Authenticated { caller: self.caller(entry), rate: None })
             }
-            (_, Code::RateLimited) => Err(rate_limited(outcome.rate)),
-            (_, code) => Err(Error::new(Kind::Unauthenticated, code.name(), "Invalid or expired API key")),
+            (entry, Code::RateLimited) => {
+                Err(Error { presented: entry.as_ref().map(|entry| entry.id), ..rate_limited(outcome.rate) })
+            }
+            (entry, code) => Err(Error {
+                presented: entry.as_ref().map(|entry| entry.id),
+                ..Error::new(Kind::Unauthenticated, code.name(), "Invalid or expired API key")
+            }),
         }
     }
 
@@ -114,6 +120,20 @@ impl Service {
         let context = Context { deadline, host_environment: "", client: None };
         let authenticated = self.authenticate(credential, Admission::Free, context).await?;
         access::may_verify(&authenticated.caller)
+    }
+
+    /// What a client hears of an error. A credential that was not good is counted against its address, and past what is
+    /// forgiven answered as a spent limit. The credential was looked at first: whoever shares the address and has a good
+    /// one never hears of it. A request without a credential has not tried.
+    pub fn refused(&self, client: Subject, error: Error) -> Error {
+        if error.kind != Kind::Unauthenticated || error.reason == "MISSING_CREDENTIAL" {
+            return error;
+        }
+        let wait = self.failures.fail(client);
+        self.metrics.failed_authentication(wait.is_some());
+        let Some(wait) = wait else { return error };
+        let retry_after = u64::try_from(wait).ok().map(std::time::Duration::from_micros);
+        Error { retry_after, presented: error.presented, ..rate_limited(None) }
     }
 
     /// Whether this is the environment's root credential.

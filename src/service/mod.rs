@@ -21,7 +21,7 @@ use crate::{
         keyspace::Registry,
         rate::RateLimit,
     },
-    limiter::{Limiter, Subject},
+    limiter::{Limiter, Subject, failures::Failures},
     replica::{Replica, usage::Taken},
     store::Store,
     telemetry::{Levels, Metrics},
@@ -39,6 +39,8 @@ pub struct Service {
     pub installation: Installation,
     /// Spent limits of keys and of client addresses.
     pub limiter: Limiter,
+    /// Failed authentications by client address.
+    pub failures: Failures,
     /// Creations without a credential, for each client address.
     pub public_create_limit: RateLimit,
     /// Where webhooks may be.

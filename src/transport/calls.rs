@@ -1,6 +1,6 @@
 //! What both transports do around a call: deadlines, bearer tokens, and the one log line.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use tokio::time::Instant;
 
@@ -33,11 +33,29 @@ pub fn record(service: &Service, call: &'static str, line: &Line<'_>, error: Opt
     service.metrics.call(call, outcome);
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     let internal = error.and_then(|error| error.internal.as_deref()).unwrap_or_default();
-    let Line { transport, caller, actor, key, request } = line;
+    let Line { transport, caller, actor, key, client, request } = line;
+    // Of a caller that was refused, the key whose secret it has.
+    let key = match error.and_then(|error| error.presented) {
+        Some(presented) if key.is_empty() => &presented.to_string(),
+        _ => key,
+    };
+    let client = client.map(|client| client.to_string()).unwrap_or_default();
     if internal.is_empty() {
-        tracing::info!(call, transport, outcome, caller, actor, key, request, duration_us = micros, "call");
+        tracing::info!(call, transport, outcome, caller, actor, key, client, request, duration_us = micros, "call");
     } else {
-        tracing::warn!(call, transport, outcome, caller, actor, key, request, duration_us = micros, internal, "call");
+        tracing::warn!(
+            call,
+            transport,
+            outcome,
+            caller,
+            actor,
+            key,
+            client,
+            request,
+            duration_us = micros,
+            internal,
+            "call"
+        );
     }
 }
 
@@ -52,6 +70,8 @@ pub struct Line<'a> {
     pub actor: String,
     /// Id of the key that it is about.
     pub key: String,
+    /// The client's address.
+    pub client: Option<IpAddr>,
     /// The request's id.
     pub request: &'a str,
 }

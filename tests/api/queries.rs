@@ -12,7 +12,7 @@ use keyward::{
         rate::RateLimit,
         verdict::{Assertions, Code},
     },
-    limiter::{Limiter, memory::MemoryLimiter},
+    limiter::{Limiter, failures::Failures, memory::MemoryLimiter},
     replica::{Peers, Replica},
     service::{Service, bootstrap, verify::Check},
     store::{
@@ -43,6 +43,7 @@ async fn service(folder: &std::path::Path) -> (Arc<Service>, Arc<Sqlite>) {
         registry,
         installation,
         limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), None),
+        failures: Failures::new(RateLimit { limit: 300, window: 60_000_000 }, Arc::clone(&clock)),
         public_create_limit: RateLimit { limit: 10, window: 60_000_000 },
         egress: Egress::default(),
         deliveries: Notify::new(),

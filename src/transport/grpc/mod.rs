@@ -5,7 +5,7 @@ pub mod convert;
 pub mod server;
 mod stream;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tonic::{Extensions, Request, Response, Status, Streaming, metadata::MetadataMap};
@@ -22,6 +22,7 @@ use crate::{
         error::{Error, Kind, Result},
         secret::Secret,
     },
+    limiter::Subject,
     proto::{self, key_service_server::KeyService},
     service::{Context, Service, authenticate::Admission, keys::Hook},
 };
@@ -51,7 +52,8 @@ impl Grpc {
     ) -> std::result::Result<Response<T>, Status> {
         let start = Instant::now();
         let context = Context { deadline: deadline(metadata, start), host_environment: "", client: None };
-        let mut line = Line { transport: "grpc", ..Line::default() };
+        let peer = extensions.get::<Arc<Peer>>().map(|peer| peer.address);
+        let mut line = Line { transport: "grpc", client: peer, ..Line::default() };
         let result = async {
             let caller = match presented(metadata, extensions)? {
                 Presented::Secret(secret) => self.service.authenticate(secret, Admission::Free, context).await?.caller,
@@ -62,8 +64,29 @@ impl Grpc {
             act(&caller, context, &mut line).await
         }
         .await;
+        let result = result.map_err(|error| self.refused(peer, error));
         calls::record(&self.service, call, &line, result.as_ref().err(), start.elapsed());
         result.map(Response::new).map_err(|error| status::grpc(&error))
+    }
+
+    /// What a client at this address hears of an error.
+    fn refused(&self, peer: Option<IpAddr>, error: Error) -> Error {
+        match peer {
+            Some(peer) => self.service.refused(Subject::address(peer), error),
+            None => error,
+        }
+    }
+
+    /// What a client hears of a check that was not made. A caller that may not check leaves a line, though checks do not.
+    fn unchecked(&self, call: &'static str, extensions: &Extensions, arrived: Instant, error: Error) -> Status {
+        let peer = extensions.get::<Arc<Peer>>();
+        let error = self.refused(peer.map(|peer| peer.address), error);
+        if matches!(error.kind, Kind::Unauthenticated | Kind::PermissionDenied | Kind::ResourceExhausted) {
+            // Only the key whose secret it has is known of who was refused.
+            let line = Line { transport: "grpc", client: peer.map(|peer| peer.address), ..Line::default() };
+            calls::record(&self.service, call, &line, Some(&error), arrived.elapsed());
+        }
+        status::grpc(&error)
     }
 }
 
@@ -164,8 +187,8 @@ impl KeyService for Grpc {
         &self,
         request: Request<proto::VerifyRequest>,
     ) -> std::result::Result<Response<proto::VerifyResponse>, Status> {
+        let arrived = Instant::now();
         let outcome = async {
-            let arrived = Instant::now();
             let deadline = || deadline(request.metadata(), arrived);
             let check = convert::check(request.get_ref());
             match presented(request.metadata(), request.extensions())? {
@@ -179,7 +202,7 @@ impl KeyService for Grpc {
         .await;
         match outcome {
             Ok(outcome) => Ok(Response::new(convert::verdict(&outcome, &self.service.registry))),
-            Err(error) => Err(status::grpc(&error)),
+            Err(error) => Err(self.unchecked("verify", request.extensions(), arrived, error)),
         }
     }
 
@@ -189,6 +212,7 @@ impl KeyService for Grpc {
         &self,
         request: Request<Streaming<proto::VerifyStreamRequest>>,
     ) -> std::result::Result<Response<stream::Verdicts>, Status> {
+        let arrived = Instant::now();
         let asker = async {
             Ok(match presented(request.metadata(), request.extensions())? {
                 Presented::Secret(secret) => {
@@ -198,7 +222,8 @@ impl KeyService for Grpc {
                 Presented::Certificate(caller) => stream::Asker::Certificate(access::may_verify(caller)?),
             })
         };
-        let asker = asker.await.map_err(|error: Error| status::grpc(&error))?;
+        let refused = |error: Error| self.unchecked("verify_stream", request.extensions(), arrived, error);
+        let asker = asker.await.map_err(refused)?;
         Ok(Response::new(stream::Verdicts::new(Arc::clone(&self.service), asker, request.into_inner())))
     }
 

@@ -1,6 +1,6 @@
 //! One request and its answer: credential, caller, headers and the log line.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, request::Parts};
@@ -43,6 +43,7 @@ pub struct Exchange<'a> {
     pub context: Context<'a>,
     /// Id of the key that the call is about, for the log.
     pub key: String,
+    address: IpAddr,
     call: &'static str,
     caller: Option<Caller>,
     rate: Option<RateState>,
@@ -65,6 +66,7 @@ impl<'a> Exchange<'a> {
                 client: Some(Subject::address(client)),
             },
             key: String::new(),
+            address: client,
             call: "",
             caller: None,
             rate: None,
@@ -145,6 +147,10 @@ impl<'a> Exchange<'a> {
 
     /// Turns the result into a response, and writes the call's line.
     pub fn finish(self, result: std::result::Result<Answer, Fault>) -> Response<Full<Bytes>> {
+        let result = result.map_err(|fault| match fault {
+            Fault::Error(error) => Fault::Error(self.service.refused(Subject::address(self.address), error)),
+            other => other,
+        });
         let error = result.as_ref().err().map(|fault| fault.error().into_owned());
         let rate = self.rate.or(error.as_ref().and_then(|error| error.rate));
         let mut response = match result {
@@ -170,6 +176,7 @@ impl<'a> Exchange<'a> {
                 caller: caller.map(Caller::kind).unwrap_or_default(),
                 actor: caller.map(Caller::actor).unwrap_or_default(),
                 key: self.key,
+                client: Some(self.address),
                 request: &self.request_id,
             };
             calls::record(self.service, self.call, &line, error.as_ref(), self.start.elapsed());
