@@ -43,7 +43,7 @@ async fn what_waits_for_a_dead_receiver_spends_no_attempt() {
         hooked(&server, &dead.url("/")).await;
     }
     // Each attempt takes a second. What could not begin in time went back, and came again as its first attempt.
-    dead.wait_for(4).await;
+    dead.wait_for(5).await;
     let rows = deliveries(&server).await;
     assert_eq!(rows.len(), 8);
     let failed: Vec<_> = rows.iter().filter(|row| row.last_error == "no answer in time").collect();

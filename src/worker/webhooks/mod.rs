@@ -104,8 +104,8 @@ impl Deliverer {
                 }
                 _ = measures.tick() => self.measure().await,
             }
-            self.begin(&mut work);
             self.give_late_ones_back(&mut work).await;
+            self.begin(&mut work);
         }
         self.finish(work).await;
     }
