@@ -30,12 +30,13 @@ def verify(place, driver, binaries, arguments, report):
     """Throughput, CPU and p99 of Verify beside the bare twin."""
     postgres = Postgres(place)
     name, bodies, bearer = seeded(place, postgres, binaries, arguments.keys)
-    for setup, options in (("no limit", {}), ("rate limit", {"rate_limit": LIMIT})):
+    setups = {"plain": ("no limit", {}), "limited": ("rate limit", {"rate_limit": LIMIT})}
+    for setup, options in (setups[name] for name in arguments.setups):
         servers = trio(place, driver, binaries, f"{postgres.url}/{name}", bodies, bearer, **options)
         for tool in arguments.tools:
             rows = []
             targets = []
-            for shape in SHAPES:
+            for shape in (tuple(map(int, shape.split("x"))) for shape in arguments.shapes):
                 act = driver.h2load if tool == "h2load" else driver.unary
                 runs = {
                     label: lambda server=server: counted(server, lambda: act(server, bodies, shape))

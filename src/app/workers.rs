@@ -13,8 +13,13 @@ use crate::{
     worker::webhooks::{Deliverer, Rules},
 };
 
-/// Twice the promise that a use shows within 2 s.
-const FLUSH: Duration = Duration::from_millis(750);
+/// How often uses become due to be written: twice the promise that a use shows within 2 s.
+const GATHER: Duration = Duration::from_secs(1);
+/// The pace at which they are written where others share the database: small pieces, so that nothing waits behind them.
+const PIECE: usize = 128;
+const PAUSE: Duration = Duration::from_millis(25);
+/// However many keys are in use, all of them are written within so many pieces, which grow with them: about 20 s.
+const ROUND: usize = 800;
 const SWEEP: Duration = Duration::from_secs(30);
 const UPKEEP: Duration = Duration::from_secs(5);
 const READINESS: Duration = Duration::from_secs(1);
@@ -32,7 +37,7 @@ pub fn start(
     service: &Arc<Service>,
     health: HealthReporter,
 ) {
-    every(tasks, end, service, FLUSH, |service| async move { service.write_uses_down().await });
+    tasks.spawn(write_uses_down(Arc::clone(service), end.clone()));
     every(tasks, end, service, SWEEP, |service| async move { service.limiter.sweep() });
     every(tasks, end, service, UPKEEP, |service| async move { service.metrics.upkeep() });
     tasks.spawn(follow_readiness(Arc::clone(service), health, stop.clone()));
@@ -65,6 +70,27 @@ where
         }
         work(service).await;
     });
+}
+
+/// Writes uses down until `end`, and then all that is left.
+async fn write_uses_down(service: Arc<Service>, end: CancellationToken) {
+    // Where one process owns the database each piece costs a write to the disk, and nobody else waits.
+    let (piece, pause) = if service.replica.has_peers() { (PIECE, PAUSE) } else { (PIECE * 40, GATHER) };
+    let mut ticks = interval(GATHER);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while end.run_until_cancelled(ticks.tick()).await.is_some() {
+        let due = service.replica.usage.gather();
+        let piece = piece.max(due / ROUND);
+        let pieces = (GATHER.as_millis() / pause.as_millis()).max(1);
+        for _ in 0..pieces {
+            if service.write_uses_down(piece).await == 0 || end.is_cancelled() {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+    service.replica.usage.gather();
+    while service.write_uses_down(PIECE * 40).await > 0 {}
 }
 
 async fn follow_readiness(service: Arc<Service>, health: HealthReporter, stop: CancellationToken) {

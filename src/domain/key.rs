@@ -43,19 +43,32 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 pub struct KeyId(pub Uuid);
 
 impl KeyId {
-    /// The id as text. Every verdict has one: this does without the formatting machinery.
+    /// The id as text.
     pub fn text(self) -> String {
         typeid(TYPE_PREFIX, self.0)
+    }
+
+    /// The same without an allocation: every verdict has one.
+    pub fn ascii(self) -> [u8; TYPE_PREFIX.len() + DIGITS] {
+        let mut text = [0; TYPE_PREFIX.len() + DIGITS];
+        let (prefix, digits) = text.split_at_mut(TYPE_PREFIX.len());
+        prefix.copy_from_slice(TYPE_PREFIX.as_bytes());
+        digits.copy_from_slice(&base32(self.0));
+        text
     }
 }
 
 /// A UUID as a TypeID.
 pub(super) fn typeid(prefix: &str, id: Uuid) -> String {
-    let value = id.as_u128();
     let mut text = String::with_capacity(prefix.len() + DIGITS);
     text.push_str(prefix);
-    text.extend((0..DIGITS).rev().map(|place| char::from(ALPHABET[(value >> (5 * place)) as usize & 31])));
+    text.extend(base32(id).map(char::from));
     text
+}
+
+fn base32(id: Uuid) -> [u8; DIGITS] {
+    let value = id.as_u128();
+    std::array::from_fn(|place| ALPHABET[(value >> (5 * (DIGITS - 1 - place))) as usize & 31])
 }
 
 /// The UUID of a TypeID with this prefix; none if the text is not one.

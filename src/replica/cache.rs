@@ -14,7 +14,7 @@ use quick_cache::{
 };
 
 use super::{entry::Entry, guards};
-use crate::domain::key::Digest;
+use crate::domain::{clock::Micros, key::Digest};
 
 #[cfg(feature = "shuttle")]
 use shuttle::sync::{Mutex, atomic::AtomicU64, atomic::Ordering};
@@ -97,6 +97,11 @@ impl KeyCache {
     /// A key, if memory holds it. Only good while the lease holds, which must be checked before.
     pub fn get(&self, digest: &Digest) -> Option<Arc<Entry>> {
         self.keys.get(digest)
+    }
+
+    /// The last use of a key that memory holds, if it was used since memory holds it. Needs no lease: a use stays true.
+    pub fn last_use(&self, digest: &Digest) -> Option<Micros> {
+        self.keys.peek(digest)?.uses.last()
     }
 
     /// Now, in the order of applied changes: to be taken before a statement is sent.

@@ -193,6 +193,11 @@ impl Uses {
         !self.queued.load(Ordering::SeqCst) && !self.queued.swap(true, Ordering::SeqCst)
     }
 
+    /// The last use that was counted here, written down or not.
+    pub fn last(&self) -> Option<Micros> {
+        Some(self.last.load(Ordering::Relaxed)).filter(|last| *last > 0)
+    }
+
     /// Adds uses that were taken and could not be written; says whether the entry must be queued again.
     pub fn give_back(&self, count: i64) -> bool {
         self.count.fetch_add(u32::try_from(count).unwrap_or(u32::MAX), Ordering::SeqCst);
@@ -207,7 +212,7 @@ impl Uses {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
@@ -250,7 +255,13 @@ mod tests {
         assert!(size_of::<Entry>() + 2 * size_of::<usize>() <= 112, "{}", size_of::<Entry>());
     }
 
-    fn record(binding: Binding, name: String, scopes: Vec<String>, metadata: BTreeMap<String, String>) -> KeyRecord {
+    /// A key that says nothing but this.
+    pub fn record(
+        binding: Binding,
+        name: String,
+        scopes: Vec<String>,
+        metadata: BTreeMap<String, String>,
+    ) -> KeyRecord {
         KeyRecord {
             id: KeyId(Uuid::nil()),
             keyspace: "k".into(),

@@ -186,12 +186,14 @@ impl Service {
     pub(super) async fn visible(&self, manager: Manager<'_>, id: KeyId, context: Context<'_>) -> Result<KeyRecord> {
         let key = bounded(context, self.store.find_by_id(id)).await?;
         let configured = |key: &KeyRecord| self.registry.by_name(&key.keyspace).is_some();
-        key.filter(|key| configured(key) && manager.sees(key)).ok_or_else(Error::no_such_key)
+        let key = key.filter(|key| configured(key) && manager.sees(key)).ok_or_else(Error::no_such_key)?;
+        Ok(self.with_last_use(key))
     }
 
     /// The record of the key that makes the call.
     pub async fn own_record(&self, id: KeyId, context: Context<'_>) -> Result<KeyRecord> {
-        bounded(context, self.store.find_by_id(id)).await?.ok_or_else(Error::no_such_key)
+        let key = bounded(context, self.store.find_by_id(id)).await?.ok_or_else(Error::no_such_key)?;
+        Ok(self.with_last_use(key))
     }
 
     /// Sets or (empty) removes a key's webhook.

@@ -81,7 +81,7 @@ impl Service {
         let more = keys.len() > fit;
         keys.truncate(fit);
         let next = keys.last().filter(|_| more).map(|last| page::token(&self.installation, &filters, last.id));
-        Ok(Page { keys, next })
+        Ok(Page { keys: keys.into_iter().map(|key| self.with_last_use(key)).collect(), next })
     }
 }
 

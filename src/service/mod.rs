@@ -90,6 +90,12 @@ impl Service {
         EventId(self.ids.next(&*self.clock, &*self.entropy).0)
     }
 
+    /// The record with its last use as this replica knows it, where that is not written down yet.
+    fn with_last_use(&self, mut key: KeyRecord) -> KeyRecord {
+        key.last_used_at = key.last_used_at.max(self.replica.cache.last_use(&key.digest));
+        key
+    }
+
     /// What the gauges show.
     pub fn levels(&self) -> Levels {
         let pool = self.store.pool();
@@ -105,17 +111,20 @@ impl Service {
         }
     }
 
-    /// Writes down the uses that memory has gathered. What cannot be written is kept for the next time.
-    pub async fn write_uses_down(&self) {
-        let taken = self.replica.usage.take();
+    /// Writes down the uses of up to `most` keys; says how many keys are left to try. What cannot be written is kept for
+    /// a later time, and so is the rest.
+    pub async fn write_uses_down(&self, most: usize) -> usize {
+        let (taken, left) = self.replica.usage.take(most);
         if taken.is_empty() {
-            return;
+            return left;
         }
         let usage = taken.iter().map(Taken::usage).collect();
         if let Err(error) = self.store.record_usage(usage).await {
             tracing::warn!(%error, keys = taken.len(), "uses could not be written down; they are kept");
             self.replica.usage.give_back(taken);
+            return 0;
         }
+        left
     }
 
     /// Whether calls can be served: the lease holds and the database answers.

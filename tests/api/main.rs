@@ -17,6 +17,7 @@ mod grpc_revoke;
 mod grpc_server;
 mod grpc_stream;
 mod grpc_verdicts;
+mod grpc_wire;
 mod guessing;
 mod master_keys;
 mod operation;

@@ -211,7 +211,8 @@ pub fn status(error: &Error) -> tonic_types::pb::Status {
     prost::Message::decode(status.details()).unwrap_or_default()
 }
 
-fn rate_limit(state: RateState) -> proto::RateLimitState {
+/// Where a rate limit stands.
+pub fn rate_limit(state: RateState) -> proto::RateLimitState {
     proto::RateLimitState {
         limit: state.limit,
         remaining: state.remaining,

@@ -2,11 +2,16 @@
 
 mod connection;
 pub mod convert;
+mod encode;
+mod exchange;
+mod http2;
+mod recall;
 pub mod server;
 mod stream;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use http::{HeaderMap, header::AUTHORIZATION};
 use tokio::time::Instant;
 use tonic::{Extensions, Request, Response, Status, Streaming, metadata::MetadataMap};
 
@@ -103,13 +108,13 @@ fn presented<'a>(metadata: &'a MetadataMap, extensions: &'a Extensions) -> Resul
     let peer = extensions.get::<Arc<Peer>>();
     match peer.and_then(|peer| peer.caller.as_ref()) {
         Some(caller) if !metadata.contains_key("authorization") => Ok(Presented::Certificate(caller)),
-        _ => Ok(Presented::Secret(credential(metadata)?)),
+        _ => Ok(Presented::Secret(credential(metadata.as_ref())?)),
     }
 }
 
 /// The secret that was sent.
-fn credential(metadata: &MetadataMap) -> Result<&str> {
-    let mut values = metadata.get_all("authorization").iter();
+fn credential(headers: &HeaderMap) -> Result<&str> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Err(Error::missing_credential()) };
     if values.next().is_some() {
         return Err(Error::invalid("authorization", "must be given once"));

@@ -1,0 +1,161 @@
+//! A verdict as it goes over the wire, written straight from the cached key: no message is built only to be read once.
+//! `convert::verdict` builds the same message for where one is needed; a test holds the two together.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+
+use super::convert;
+use crate::{domain::keyspace::Registry, replica::entry::Entry, service::verify::Outcome};
+
+/// A message's length and whether it is compressed come before it.
+pub const FRAMING: usize = 5;
+/// Most verdicts fit; others make room.
+const ROOM: usize = 256;
+
+/// Numbers of the fields of `VerifyResponse`.
+mod field {
+    pub const CODE: u32 = 1;
+    pub const MESSAGE: u32 = 2;
+    pub const KEY_ID: u32 = 3;
+    pub const KEYSPACE: u32 = 4;
+    pub const ORGANIZATION: u32 = 5;
+    pub const INSTANCE: u32 = 6;
+    pub const ENVIRONMENT: u32 = 7;
+    pub const NAME: u32 = 8;
+    pub const SCOPES: u32 = 9;
+    pub const CREATE_TIME: u32 = 10;
+    pub const EXPIRE_TIME: u32 = 11;
+    pub const METADATA: u32 = 12;
+    pub const RATE_LIMIT: u32 = 13;
+    /// Of each pair of a map.
+    pub const PAIR_KEY: u32 = 1;
+    pub const PAIR_VALUE: u32 = 2;
+}
+
+/// A `VerifyResponse` as one gRPC message.
+pub fn verdict(outcome: &Outcome, registry: &Registry) -> Bytes {
+    let mut frame = BytesMut::with_capacity(FRAMING + ROOM);
+    frame.put_bytes(0, FRAMING);
+    write(outcome, registry, &mut frame);
+    // A key's fields are bounded far below 4 GiB.
+    let length = u32::try_from(frame.len() - FRAMING).unwrap_or(u32::MAX);
+    frame[1..FRAMING].copy_from_slice(&length.to_be_bytes());
+    frame.freeze()
+}
+
+fn write(outcome: &Outcome, registry: &Registry, out: &mut BytesMut) {
+    encode_key(field::CODE, WireType::Varint, out);
+    encode_varint(convert::code(outcome.code) as u64, out);
+    text(field::MESSAGE, outcome.code.message(), out);
+    if let Some(entry) = &outcome.entry {
+        key(entry, registry, out);
+    }
+    if let Some(rate) = outcome.rate {
+        message(field::RATE_LIMIT, &convert::rate_limit(rate), out);
+    }
+}
+
+fn key(entry: &Entry, registry: &Registry, out: &mut BytesMut) {
+    bytes(field::KEY_ID, &entry.id.ascii(), out);
+    let keyspace = entry.keyspace.and_then(|index| registry.get(index));
+    text(field::KEYSPACE, keyspace.map_or("", |keyspace| keyspace.name.as_str()), out);
+    text(field::ORGANIZATION, entry.organization(), out);
+    text(field::INSTANCE, entry.instance(), out);
+    text(field::ENVIRONMENT, entry.environment(), out);
+    text(field::NAME, entry.name(), out);
+    for scope in entry.scopes() {
+        bytes(field::SCOPES, scope.as_bytes(), out);
+    }
+    message(field::CREATE_TIME, &convert::timestamp(entry.created_at), out);
+    if let Some(at) = entry.expire_time() {
+        message(field::EXPIRE_TIME, &convert::timestamp(at), out);
+    }
+    for (name, value) in entry.metadata() {
+        let length = text_length(field::PAIR_KEY, name) + text_length(field::PAIR_VALUE, value);
+        encode_key(field::METADATA, WireType::LengthDelimited, out);
+        encode_varint(length as u64, out);
+        text(field::PAIR_KEY, name, out);
+        text(field::PAIR_VALUE, value, out);
+    }
+}
+
+/// A text; an empty one is left out, as the format has it.
+fn text(field: u32, value: &str, out: &mut BytesMut) {
+    if !value.is_empty() {
+        bytes(field, value.as_bytes(), out);
+    }
+}
+
+fn text_length(field: u32, value: &str) -> usize {
+    if value.is_empty() { 0 } else { key_len(field) + encoded_len_varint(value.len() as u64) + value.len() }
+}
+
+fn bytes(field: u32, value: &[u8], out: &mut BytesMut) {
+    encode_key(field, WireType::LengthDelimited, out);
+    encode_varint(value.len() as u64, out);
+    out.put_slice(value);
+}
+
+fn message(field: u32, value: &impl prost::Message, out: &mut BytesMut) {
+    prost::encoding::message::encode(field, value, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use prost::Message as _;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        domain::{
+            key::{Binding, KeyId, KeyRecord},
+            rate::RateState,
+            verdict::Code,
+        },
+        proto,
+        replica::entry::tests::record,
+    };
+
+    prop_compose! {
+        fn entries()(
+            id: u128, organization in ".{0,8}", instance in ".{0,3}", environment in "[a-z]{0,200}", name in ".{0,40}",
+            scopes in prop::collection::vec("[a-z:.]{1,64}", 0..6),
+            metadata in prop::collection::btree_map("[^\0]{0,10}", "[^\0]{0,200}", 0..5),
+            created_at in 0..=i64::MAX, expires_at in prop::option::of(0..i64::MAX), configured: bool,
+        ) -> Arc<Entry> {
+            let binding = Binding { organization, instance, environment };
+            let blank = record(binding, name, scopes, metadata);
+            let record = KeyRecord { id: KeyId(Uuid::from_u128(id)), created_at, expires_at, ..blank };
+            Arc::new(Entry::new(&record, configured.then_some(0)))
+        }
+    }
+
+    fn registry() -> Registry {
+        Registry::new(Vec::new())
+    }
+
+    prop_compose! {
+        fn rates()(limit: u32, remaining: u32, reset_at in 0..i64::MAX, retry_after in prop::option::of(0..i64::MAX)) -> RateState {
+            RateState { limit, remaining, reset_at, retry_after }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_the_message(
+            code in prop::sample::select(Code::ALL.to_vec()), entry in prop::option::of(entries()),
+            rate in prop::option::of(rates()),
+        ) {
+            let registry = registry();
+            let outcome = Outcome { code, entry, rate };
+            let frame = verdict(&outcome, &registry);
+            prop_assert_eq!(frame[0], 0);
+            prop_assert_eq!(u32::from_be_bytes(frame[1..FRAMING].try_into().unwrap()) as usize, frame.len() - FRAMING);
+            let read = proto::VerifyResponse::decode(&frame[FRAMING..]).unwrap();
+            prop_assert_eq!(read, convert::verdict(&outcome, &registry));
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Requests as they come: a Verify that memory decides is answered here and now; all else goes to the services.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, server::SendResponse};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response,
+    header::{CONTENT_TYPE, HeaderName},
+    request::Parts,
+};
+use prost::Message as _;
+use tonic::service::Routes;
+
+use super::{
+    convert, credential,
+    encode::{self, FRAMING},
+    exchange::{Incoming, forward, poll_data},
+    http2::Handle,
+};
+use crate::{proto, service::Service, transport::terms::Peer};
+
+const VERIFY: &str = "/keyward.v1.KeyService/Verify";
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+
+/// The services of the port.
+#[derive(Clone)]
+pub struct Handler {
+    /// Asked first, where memory may know.
+    pub service: Arc<Service>,
+    /// Every service.
+    pub routes: Routes,
+    /// Whoever is at the other end of the connection.
+    pub peer: Arc<Peer>,
+}
+
+impl Handle for Handler {
+    fn handle(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>, cx: &mut Context<'_>) {
+        let (head, mut body) = request.into_parts();
+        let mut ahead = Bytes::new();
+        if is_verify(&head) {
+            ahead = read(&mut body, cx);
+            // A panic ends its own call, not the connection.
+            match catch_unwind(AssertUnwindSafe(|| self.answer(&head.headers, &ahead, &body))) {
+                Ok(Some(answer)) => return send(&mut respond, answer),
+                Ok(None) => {}
+                Err(_) => return respond.send_reset(Reason::INTERNAL_ERROR),
+            }
+        }
+        let mut request = Request::from_parts(head, Incoming::new(ahead, body));
+        request.extensions_mut().insert(Arc::clone(&self.peer));
+        tokio::spawn(forward(self.routes.clone(), request, respond));
+    }
+}
+
+impl Handler {
+    /// The answer to a Verify, framed; none where that takes more than memory, or a refusal's words.
+    fn answer(&self, headers: &HeaderMap, frame: &[u8], body: &RecvStream) -> Option<Bytes> {
+        let message = message(frame).filter(|_| body.is_end_stream())?;
+        let message = proto::VerifyRequest::decode(message).ok()?;
+        let outcome = self.service.verify_at_once(credential(headers).ok()?, &convert::check(&message))?;
+        Some(encode::verdict(&outcome, &self.service.registry))
+    }
+}
+
+/// Whether this is a plain Verify; anything unusual is left to the services.
+fn is_verify(head: &Parts) -> bool {
+    head.uri.path() == VERIFY
+        && head.method == Method::POST
+        && head.headers.get(CONTENT_TYPE) == Some(&GRPC)
+        && !head.headers.contains_key(GRPC_ENCODING)
+}
+
+/// What has come of a body. Whatever is small enough for a check is one piece, and comes with its headers.
+fn read(body: &mut RecvStream, cx: &mut Context<'_>) -> Bytes {
+    let mut whole = Bytes::new();
+    while !body.is_end_stream() {
+        match poll_data(body, cx) {
+            Poll::Ready(Some(Ok(piece))) if whole.is_empty() => whole = piece,
+            // The end of the stream, in a frame of its own.
+            Poll::Ready(Some(Ok(piece))) if piece.is_empty() => {}
+            Poll::Ready(Some(Ok(piece))) => whole = [whole, piece].concat().into(),
+            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => break,
+        }
+    }
+    whole
+}
+
+/// The only message of a body, if it is one and not compressed.
+fn message(frame: &[u8]) -> Option<&[u8]> {
+    let (framing, message) = frame.split_first_chunk::<FRAMING>()?;
+    let [0, length @ ..] = framing else { return None };
+    (u32::from_be_bytes(*length) as usize == message.len()).then_some(message)
+}
+
+/// Sends an answer; the connection's next write takes all of it. It fails where the client is gone.
+fn send(respond: &mut SendResponse<Bytes>, answer: Bytes) {
+    let mut response = Response::new(());
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    if let Ok(mut stream) = respond.send_response(response, false) {
+        let mut trailers = HeaderMap::with_capacity(1);
+        trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
+        let _ = stream.send_data(answer, false);
+        let _ = stream.send_trailers(trailers);
+    }
+}
