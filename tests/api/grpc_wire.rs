@@ -52,11 +52,12 @@ async fn exchange(
     for (number, piece) in pieces.iter().enumerate() {
         sleep(pause).await;
         let last = number + 1 == pieces.len() && !end_apart;
-        body.send_data(Bytes::copy_from_slice(piece), last).unwrap();
+        // A request may be refused before all of it is sent.
+        let _ = body.send_data(Bytes::copy_from_slice(piece), last);
     }
     if end_apart {
         sleep(pause).await;
-        body.send_data(Bytes::new(), true).unwrap();
+        let _ = body.send_data(Bytes::new(), true);
     }
     let (head, mut body) = answer.await.unwrap().into_parts();
     let mut whole = Vec::new();
