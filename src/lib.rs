@@ -1,7 +1,7 @@
 //! Keyward: a key-management service. It makes, lists, revokes and verifies API keys over gRPC and REST, on Postgres
 //! or embedded SQLite.
 //!
-//! Data runs one way: transport → service → {domain, store, replica, limiter}. Nothing points up.
+//! Data runs one way: transport → service → {domain, store, replica, limiter, session}. Nothing points up.
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, reason = "a panic in one call must be a defect, never an input"))]
 
@@ -13,6 +13,7 @@ pub mod limiter;
 pub mod proto;
 pub mod replica;
 pub mod service;
+pub mod session;
 pub mod store;
 pub mod telemetry;
 pub mod transport;

@@ -40,6 +40,12 @@ pub const LIMITED_SUBJECTS: &str = "keyward_limited_subjects";
 pub const LIMITS_SHARED: &str = "keyward_rate_limit_shared";
 /// Spendings that should have been shared and were counted by this replica alone.
 pub const LIMITS_FALLEN_BACK: &str = "keyward_rate_limit_fallbacks_total";
+/// Session issuers whose keys could never be fetched yet.
+pub const ISSUERS_WITHOUT_KEYS: &str = "keyward_session_issuers_without_keys";
+/// Age of the oldest issuer's keys in use, in seconds.
+pub const ISSUER_KEYS_SECONDS: &str = "keyward_session_keys_age_seconds";
+/// Fetches of issuers' keys that failed.
+pub const ISSUER_FAILURES: &str = "keyward_session_key_fetch_failures_total";
 
 const BUCKETS: [f64; 12] = [0.000_01, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
 
@@ -84,6 +90,9 @@ struct Gauges {
     limited_subjects: Gauge,
     limits_shared: Gauge,
     limits_fallen_back: Counter,
+    issuers_without_keys: Gauge,
+    issuer_keys_seconds: Gauge,
+    issuer_failures: Counter,
 }
 
 /// What the gauges show.
@@ -105,6 +114,12 @@ pub struct Levels {
     pub limits_shared: Option<bool>,
     /// Spendings that should have been shared and were not.
     pub limits_fallen_back: u64,
+    /// Session issuers without keys; none where no issuer is trusted.
+    pub issuers_without_keys: Option<usize>,
+    /// Age of the oldest issuer's keys in microseconds; none where no issuer is trusted.
+    pub issuer_keys_micros: Option<i64>,
+    /// Fetches of issuers' keys that failed.
+    pub issuer_failures: u64,
 }
 
 impl Metrics {
@@ -136,6 +151,9 @@ impl Metrics {
                     limited_subjects: metrics::gauge!(LIMITED_SUBJECTS),
                     limits_shared: metrics::gauge!(LIMITS_SHARED),
                     limits_fallen_back: metrics::counter!(LIMITS_FALLEN_BACK),
+                    issuers_without_keys: metrics::gauge!(ISSUERS_WITHOUT_KEYS),
+                    issuer_keys_seconds: metrics::gauge!(ISSUER_KEYS_SECONDS),
+                    issuer_failures: metrics::counter!(ISSUER_FAILURES),
                 };
                 let undecided = metrics::counter!(UNDECIDED);
                 (
@@ -194,9 +212,12 @@ impl Metrics {
             self.gauges.cached_bytes.set(levels.cached_bytes as f64);
             self.gauges.lease_seconds.set(levels.lease_micros as f64 / 1e6);
             self.gauges.limited_subjects.set(levels.limited_subjects as f64);
+            self.gauges.issuers_without_keys.set(levels.issuers_without_keys.unwrap_or_default() as f64);
+            self.gauges.issuer_keys_seconds.set(levels.issuer_keys_micros.unwrap_or_default() as f64 / 1e6);
             self.gauges.limits_shared.set(f64::from(u8::from(levels.limits_shared == Some(true))));
         }
         self.gauges.limits_fallen_back.absolute(levels.limits_fallen_back);
+        self.gauges.issuer_failures.absolute(levels.issuer_failures);
         self.handle.render()
     }
 
@@ -225,4 +246,7 @@ fn describe() {
     metrics::describe_gauge!(LIMITS_SHARED, "Whether limits are shared with other replicas now.");
     metrics::describe_counter!(LIMITS_FALLEN_BACK, "Spendings that should have been shared and were not.");
     metrics::describe_gauge!(LIMITED_SUBJECTS, "Subjects whose spent limits are in memory.");
+    metrics::describe_gauge!(ISSUERS_WITHOUT_KEYS, "Session issuers whose keys could never be fetched yet.");
+    metrics::describe_gauge!(ISSUER_KEYS_SECONDS, Unit::Seconds, "Age of the oldest issuer's keys in use.");
+    metrics::describe_counter!(ISSUER_FAILURES, "Fetches of issuers' keys that failed.");
 }

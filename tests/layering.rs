@@ -7,7 +7,7 @@ use std::{
 };
 
 /// What each module may name besides itself. `main` and the command line stand on top and are not among them.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("domain", &[]),
     ("proto", &[]),
     ("config", &["domain"]),
@@ -16,8 +16,9 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("limiter", &["domain"]),
     ("courier", &["domain"]),
     ("replica", &["domain", "store"]),
-    ("service", &["domain", "store", "limiter", "replica", "telemetry"]),
-    ("transport", &["domain", "store", "limiter", "replica", "telemetry", "service", "proto", "config"]),
+    ("session", &["domain"]),
+    ("service", &["domain", "store", "limiter", "replica", "session", "telemetry"]),
+    ("transport", &["domain", "store", "limiter", "replica", "session", "telemetry", "service", "proto", "config"]),
     // A webhook is told what REST shows.
     ("worker", &["domain", "store", "telemetry", "courier", "service", "transport"]),
     (
@@ -27,6 +28,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
             "store",
             "limiter",
             "replica",
+            "session",
             "telemetry",
             "courier",
             "service",

@@ -20,6 +20,7 @@ use crate::{
     limiter::{Limiter, failures::Failures, leases::Leases, memory::MemoryLimiter, shared::SharedLimiter},
     replica::Replica,
     service::{Service, bootstrap},
+    session::Sessions,
     telemetry::Metrics,
     transport::{
         grpc::server,
@@ -56,6 +57,9 @@ pub enum RunError {
     /// The rate limit server's URL cannot be read.
     #[error("rate_limit.store: {0}")]
     RateLimitStore(String),
+    /// The session issuers cannot be asked.
+    #[error("session issuers cannot be asked: {0}")]
+    Sessions(String),
     /// The gRPC server ended by itself.
     #[error("the gRPC server failed: {0}")]
     Grpc(String),
@@ -113,12 +117,14 @@ async fn service(config: &Config, opened: &database::Opened) -> Result<Arc<Servi
         opened.peers(),
         &runtime,
     );
+    let sessions = Sessions::new(&config.issuers, &clock, &runtime).map_err(RunError::Sessions)?;
     Ok(Arc::new(Service {
         store,
         replica: Arc::new(replica),
         metrics: Metrics::new(&registry),
         registry,
         installation,
+        sessions,
         limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), shared),
         failures: Failures::new(config.server.failed_authentications, Arc::clone(&clock)),
         public_create_limit: config.http.public_create_limit,

@@ -40,6 +40,8 @@ pub fn start(
     tasks.spawn(write_uses_down(Arc::clone(service), end.clone()));
     every(tasks, end, service, SWEEP, |service| async move { service.limiter.sweep() });
     every(tasks, end, service, UPKEEP, |service| async move { service.metrics.upkeep() });
+    let (sessions, ended) = (Arc::clone(service), stop.clone());
+    tasks.spawn(async move { ended.run_until_cancelled(sessions.sessions.keep_fresh()).await });
     tasks.spawn(follow_readiness(Arc::clone(service), health, stop.clone()));
 }
 

@@ -3,6 +3,7 @@
 mod keyspace;
 mod reader;
 mod server;
+mod session;
 mod tls;
 mod webhooks;
 
@@ -14,6 +15,7 @@ use zeroize::Zeroizing;
 
 pub use self::webhooks::Webhooks;
 use crate::domain::{
+    claims::Issuer,
     clock::SECOND,
     installation::{MasterKey, fingerprint},
     keyspace::{Keyspace, Registry},
@@ -98,6 +100,8 @@ pub struct Config {
     pub rate_limit_store: RateLimitStore,
     /// `rate_limit.batch`: permits that one round trip takes at most.
     pub rate_limit_batch: u32,
+    /// `[[session.issuer]]`
+    pub issuers: Vec<Issuer>,
     /// `[[keyspace]]`
     pub registry: Arc<Registry>,
     /// The root credential of the environment.
@@ -229,6 +233,7 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
     let tls = tls::read(&root.section("tls"), source, &names);
     let server = server::read(&root.section("server"), source, tls.is_some());
     let http = http(&root.section("http"), source, &names);
+    let issuers = session::read(&root.section("session"), &names);
     let keyspaces = drafts.into_iter().filter_map(Draft::keyspace).chain(default).collect();
     let (rate_limit_store, rate_limit_batch) = rate_limit(&root.section("rate_limit"), source);
     let webhooks = webhooks::read(&root.section("webhooks"), source);
@@ -249,6 +254,7 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
         webhooks,
         rate_limit_store,
         rate_limit_batch,
+        issuers,
         registry: Arc::new(Registry::new(keyspaces)),
         root_key,
         master_keys,

@@ -159,6 +159,15 @@ impl<'a> Section<'a> {
         None
     }
 
+    /// A list of strings, or one string alone.
+    pub fn one_or_more(&self, name: &'static str) -> Option<Vec<String>> {
+        self.read(name, "a string or a list of strings", |value| match value.as_str() {
+            Some(one) => Some(vec![one.to_owned()]),
+            None => value.as_array()?.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect(),
+        })
+        .map(|found| found.value)
+    }
+
     /// Whether a setting is a table (`Some(true)`), something else (`Some(false)`), or absent.
     pub fn is_table(&self, name: &str) -> Option<bool> {
         self.get(name).map(|value| value.get_ref().is_table())

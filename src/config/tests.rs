@@ -13,18 +13,18 @@ fn environment(pairs: &[(&str, &str)]) -> HashMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-fn good(text: &str) -> Config {
+pub fn good(text: &str) -> Config {
     parse("f", text, &Flags::default(), &HashMap::new()).unwrap_or_else(|problems| panic!("{problems:#?}"))
 }
 
 /// The problems of a text, without the file's name.
-fn problems(text: &str) -> Vec<String> {
+pub fn problems(text: &str) -> Vec<String> {
     let problems = parse("f", text, &Flags::default(), &HashMap::new()).err().unwrap_or_default();
     problems.into_iter().map(|problem| problem.strip_prefix("f:").unwrap_or(&problem).to_owned()).collect()
 }
 
 /// A keyspace with more settings; its first line is the file's first.
-fn keyspace(more: &str) -> String {
+pub fn keyspace(more: &str) -> String {
     format!("[[keyspace]]\nname = \"x\"\nprefix = \"x_\"\n{SECRET}\n{more}\n")
 }
 

@@ -7,6 +7,7 @@ use super::{
     error::{Error, Result},
     key::{Binding, KeyRecord},
     keyspace::{Keyspace, RESERVED, Reach, VERIFY_SCOPE},
+    session::{self, SessionCaller},
 };
 
 /// Operators and services verify; nobody else does. Answers what a limited one may ask about.
@@ -14,13 +15,14 @@ pub fn may_verify(caller: &Caller) -> Result<Option<Arc<Reach>>> {
     match caller {
         Caller::Operator { .. } => Ok(None),
         Caller::Service { reach, .. } => Ok(reach.clone()),
-        Caller::Key(_) | Caller::Nobody => {
+        Caller::Key(_) | Caller::Session(_) | Caller::Nobody => {
             Err(Error { presented: caller.key_id(), ..Error::forbidden("Only operators and services may verify keys") })
         }
     }
 }
 
-/// Operators and admin keys manage keys. Any other key hears which scope it lacks, where there is one.
+/// Operators, admin keys, and sessions of owners and admins manage keys. Any other key hears which scope it lacks, where
+/// there is one.
 pub fn may_manage(caller: &Caller) -> Result<Manager<'_>> {
     match caller {
         Caller::Operator { .. } => Ok(Manager::Operator),
@@ -29,8 +31,32 @@ pub fn may_manage(caller: &Caller) -> Result<Manager<'_>> {
             Some(scope) => Error::insufficient_scope(scope),
             None => Error::forbidden("Keys of this keyspace cannot manage keys"),
         }),
+        Caller::Session(session) if session.manages() => Ok(Manager::Session(session)),
+        Caller::Session(_) => Err(session::members_may_not()),
         Caller::Service { .. } => Err(Error::forbidden("A service may only verify keys")),
         Caller::Nobody => Err(Error::missing_credential()),
+    }
+}
+
+/// The same caller in one organization alone; an empty name changes nothing.
+///
+/// # Errors
+///
+/// PERMISSION_DENIED for an organization that is not its own, existing or not.
+pub fn narrowed(caller: Caller, organization: &str) -> Result<Caller> {
+    if organization.is_empty() {
+        return Ok(caller);
+    }
+    match caller {
+        Caller::Session(session) => {
+            let narrowed = Caller::Session(Arc::new(session.narrowed(organization)?));
+            may_manage(&narrowed)?;
+            Ok(narrowed)
+        }
+        caller => {
+            may_manage(&caller)?.confine_filter(&mut [Some(organization.to_owned()), None, None])?;
+            Ok(caller)
+        }
     }
 }
 
@@ -41,13 +67,16 @@ pub enum Manager<'a> {
     Operator,
     /// Keys of its own keyspace, organization and (if bound) instance and environment.
     Admin(&'a KeyCaller),
+    /// Keys of its organizations in its issuer's keyspaces, as its role in each allows.
+    Session(&'a SessionCaller),
 }
 
 impl Manager<'_> {
-    /// Whether a key may be seen and changed; if not, it does not exist for this caller.
+    /// Whether a key is there for this caller; if not, it does not exist.
     pub fn sees(&self, key: &KeyRecord) -> bool {
         match self {
             Self::Operator => true,
+            Self::Session(session) => session.sees(key),
             Self::Admin(admin) => {
                 let own = &admin.binding;
                 admin.keyspace.name == key.keyspace
@@ -58,9 +87,41 @@ impl Manager<'_> {
         }
     }
 
+    /// Refuses the record of a key that is there.
+    pub fn may_read(&self, key: &KeyRecord) -> Result<()> {
+        match self {
+            Self::Operator | Self::Admin(_) => Ok(()),
+            Self::Session(session) => session.may_read(key),
+        }
+    }
+
+    /// Refuses a change of a key that is there.
+    pub fn may_change(&self, key: &KeyRecord) -> Result<()> {
+        match self {
+            Self::Operator | Self::Admin(_) => Ok(()),
+            Self::Session(session) => session.may_change(key),
+        }
+    }
+
+    /// Refuses to give a new key of an organization scopes that this caller may not give.
+    pub fn may_grant(&self, keyspace: &Keyspace, organization: &str, scopes: &[String]) -> Result<()> {
+        match self {
+            Self::Operator | Self::Admin(_) => Ok(()),
+            Self::Session(session) => session.may_grant(keyspace, organization, scopes),
+        }
+    }
+
     /// Confines the binding of a Create to the caller's own, which it takes where the request names none.
     pub fn confine(&self, binding: &mut Binding) -> Result<()> {
-        let Self::Admin(admin) = self else { return Ok(()) };
+        let admin = match self {
+            Self::Operator => return Ok(()),
+            Self::Session(session) => {
+                let chosen = session.choose(&binding.organization)?;
+                binding.organization.clone_from(&chosen.organization);
+                return Ok(());
+            }
+            Self::Admin(admin) => admin,
+        };
         let own = &admin.binding;
         own_part(&mut binding.organization, &own.organization, "organization")?;
         // An admin key that is bound to no organization manages only keys of none; an unbound instance or environment
@@ -78,6 +139,7 @@ impl Manager<'_> {
     pub fn keyspace<'b>(&'b self, named: &'b str) -> Result<&'b str> {
         match self {
             Self::Operator => Ok(named),
+            Self::Session(session) => session.keyspace(named),
             Self::Admin(admin) if named.is_empty() || named == admin.keyspace.name => Ok(&admin.keyspace.name),
             Self::Admin(_) => Err(Error::forbidden("The keyspace is not this caller's own")),
         }
@@ -85,7 +147,16 @@ impl Manager<'_> {
 
     /// Confines a List to what the caller may see. `None` does not filter.
     pub fn confine_filter(&self, filter: &mut [Option<String>; 3]) -> Result<()> {
-        let Self::Admin(admin) = self else { return Ok(()) };
+        let admin = match self {
+            Self::Operator => return Ok(()),
+            Self::Session(session) => {
+                let [organization, ..] = filter;
+                let chosen = session.choose(organization.as_deref().unwrap_or_default())?;
+                *organization = Some(chosen.organization.clone());
+                return Ok(());
+            }
+            Self::Admin(admin) => admin,
+        };
         let own = &admin.binding;
         let parts = [
             (&own.organization, "organization", true),

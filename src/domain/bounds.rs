@@ -14,6 +14,8 @@ use super::{
 pub const NAME: usize = 200;
 /// Characters in an organization, instance or environment.
 pub const BINDING: usize = 128;
+/// Characters in a caller as records name it: `user:`, an issuer's prefix and a subject.
+pub const ACTOR: usize = 5 + 64 + 255;
 /// Scopes of a key, and of one check.
 pub const SCOPES: usize = 64;
 /// Characters in a scope.
@@ -73,6 +75,12 @@ impl Violations {
     /// One part of a binding, or another short name.
     pub fn bound(&mut self, field: &'static str, text: &str) {
         self.check(within(text, BINDING), field, "must be 1 to 128 characters");
+        self.printable(field, text);
+    }
+
+    /// A caller as records name it.
+    pub fn actor(&mut self, field: &'static str, text: &str) {
+        self.check(within(text, ACTOR), field, "must be at most 324 characters");
         self.printable(field, text);
     }
 

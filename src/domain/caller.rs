@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     key::{Binding, KeyId},
     keyspace::{Keyspace, Reach},
+    session::SessionCaller,
 };
 
 /// Who makes a call to Keyward.
@@ -24,6 +25,8 @@ pub enum Caller {
     },
     /// A product's key: an admin of its organization where it holds the admin scope, and always itself.
     Key(Arc<KeyCaller>),
+    /// A person who has logged in at a trusted issuer.
+    Session(Arc<SessionCaller>),
     /// No credential; over REST only.
     Nobody,
 }
@@ -68,16 +71,17 @@ impl Caller {
         match self {
             Self::Operator { proof } | Self::Service { proof, .. } => proof.actor(),
             Self::Key(key) => format!("key:{}", key.id),
+            Self::Session(session) => session.actor.clone(),
             Self::Nobody => "public".to_owned(),
         }
     }
 
-    /// The caller's own key; none for the environment's root credential, for a certificate and for nobody.
+    /// The caller's own key; none for the environment's root credential, for a certificate, for a session and for nobody.
     pub fn key_id(&self) -> Option<KeyId> {
         match self {
             Self::Operator { proof: Proof::Key(key) } | Self::Service { proof: Proof::Key(key), .. } => Some(*key),
             Self::Key(key) => Some(key.id),
-            Self::Operator { .. } | Self::Service { .. } | Self::Nobody => None,
+            Self::Operator { .. } | Self::Service { .. } | Self::Session(_) | Self::Nobody => None,
         }
     }
 
@@ -88,6 +92,7 @@ impl Caller {
             Self::Service { .. } => "service",
             Self::Key(key) if key.admin => "admin_key",
             Self::Key(_) => "key",
+            Self::Session(_) => "session",
             Self::Nobody => "nobody",
         }
     }

@@ -81,6 +81,44 @@ impl Service {
         Ok(authenticated)
     }
 
+    /// Who presents this credential, which may be a session's token.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::authenticate`].
+    pub async fn authenticate_any(
+        &self,
+        credential: &str,
+        admission: Admission,
+        context: Context<'_>,
+    ) -> Result<Authenticated> {
+        if self.is_session(credential) {
+            self.authenticate_session(credential, None, context.deadline).await
+        } else {
+            self.authenticate(credential, admission, context).await
+        }
+    }
+
+    /// Whether this credential is to be read as a session's token: it has the form of one, and of nothing else.
+    pub fn is_session(&self, credential: &str) -> bool {
+        self.sessions.has_form(credential) && self.registry.by_prefix(credential).is_none() && !self.is_root(credential)
+    }
+
+    /// Whose session a token is; `cookie` names the cookie that held it, if one did.
+    ///
+    /// # Errors
+    ///
+    /// UNAUTHENTICATED; UNAVAILABLE where its issuer's keys cannot be had.
+    pub async fn authenticate_session(
+        &self,
+        token: &str,
+        cookie: Option<&str>,
+        deadline: Instant,
+    ) -> Result<Authenticated> {
+        let caller = self.sessions.caller(token, cookie, deadline).await?;
+        Ok(Authenticated { caller: Caller::Session(Arc::new(caller)), rate: None })
+    }
+
     fn admit(&self, outcome: &Outcome, admission: Admission) -> Result<Authenticated> {
         match (&outcome.entry, outcome.code) {
             (Some(entry), Code::Valid) => Ok(Authenticated { caller: self.caller(entry), rate: outcome.rate }),
@@ -118,7 +156,7 @@ impl Service {
     /// As [`Self::authenticate`], and PERMISSION_DENIED for any other caller.
     pub async fn authenticate_verifier(&self, credential: &str, deadline: Instant) -> Result<Option<Arc<Reach>>> {
         let context = Context { deadline, host_environment: "", client: None };
-        let authenticated = self.authenticate(credential, Admission::Free, context).await?;
+        let authenticated = self.authenticate_any(credential, Admission::Free, context).await?;
         access::may_verify(&authenticated.caller)
     }
 

@@ -160,6 +160,8 @@ impl Service {
             host_environment(caller, &mut request.binding, host)?;
         }
         manager.confine(&mut request.binding)?;
+        let scopes = request.scopes.as_ref().unwrap_or(&keyspace.default_scopes);
+        manager.may_grant(&keyspace, &request.binding.organization, scopes)?;
         Ok(keyspace)
     }
 
@@ -187,6 +189,7 @@ impl Service {
         let key = bounded(context, self.store.find_by_id(id)).await?;
         let configured = |key: &KeyRecord| self.registry.by_name(&key.keyspace).is_some();
         let key = key.filter(|key| configured(key) && manager.sees(key)).ok_or_else(Error::no_such_key)?;
+        manager.may_read(&key)?;
         Ok(self.with_last_use(key))
     }
 
@@ -211,6 +214,7 @@ impl Service {
         violations.finish()?;
         let Ok(id) = id else { return Err(Error::no_such_key()) };
         let before = self.visible(manager, id, context).await?;
+        manager.may_change(&before)?;
         self.rehook(before, hook, caller.actor(), context).await
     }
 
@@ -317,7 +321,7 @@ fn host_environment(caller: &Caller, binding: &mut Binding, host: &str) -> Resul
     }
     if binding.environment.is_empty() {
         host.clone_into(&mut binding.environment);
-    } else if binding.environment != host && !matches!(caller, Caller::Operator { .. }) {
+    } else if binding.environment != host && !matches!(caller, Caller::Operator { .. } | Caller::Session(_)) {
         return Err(Error::invalid("environment", "is not the environment of this host"));
     }
     Ok(())
@@ -328,7 +332,7 @@ fn is_public(caller: &Caller) -> bool {
     match caller {
         Caller::Nobody => true,
         Caller::Key(key) => !key.admin,
-        Caller::Operator { .. } | Caller::Service { .. } => false,
+        Caller::Operator { .. } | Caller::Service { .. } | Caller::Session(_) => false,
     }
 }
 

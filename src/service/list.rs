@@ -49,13 +49,13 @@ impl Service {
         let mut violations = Violations::default();
         violations.binding(&request.binding);
         violations.bound("keyspace", &request.keyspace);
-        violations.bound("created_by", &request.created_by);
+        violations.actor("created_by", &request.created_by);
         violations.check(request.page_size <= PAGE, "page_size", "must be 0 to 1000");
         violations.finish()?;
-        let keyspace = named(manager.keyspace(&request.keyspace)?.to_owned());
         let Binding { organization, instance, environment } = request.binding;
         let mut binding = [named(organization), named(instance), named(environment)];
         manager.confine_filter(&mut binding)?;
+        let keyspace = named(manager.keyspace(&request.keyspace)?.to_owned());
         let [organization, instance, environment] = binding;
         let page_size = if request.page_size == 0 { DEFAULT_PAGE } else { request.page_size };
         let mut query = ListQuery {

@@ -23,6 +23,7 @@ use crate::{
     },
     limiter::{Limiter, Subject, failures::Failures},
     replica::{Replica, usage::Taken},
+    session::Sessions,
     store::Store,
     telemetry::{Levels, Metrics},
 };
@@ -37,6 +38,8 @@ pub struct Service {
     pub registry: Arc<Registry>,
     /// The installation's subkeys.
     pub installation: Installation,
+    /// The issuers whose tokens are sessions.
+    pub sessions: Sessions,
     /// Spent limits of keys and of client addresses.
     pub limiter: Limiter,
     /// Failed authentications by client address.
@@ -99,6 +102,7 @@ impl Service {
     /// What the gauges show.
     pub fn levels(&self) -> Levels {
         let pool = self.store.pool();
+        let sessions = self.sessions.level();
         Levels {
             open: pool.open,
             idle: pool.idle,
@@ -108,6 +112,9 @@ impl Service {
             limited_subjects: self.limiter.subjects(),
             limits_shared: self.limiter.is_shared(),
             limits_fallen_back: self.limiter.fallen_back(),
+            issuers_without_keys: sessions.map(|level| level.without),
+            issuer_keys_micros: sessions.map(|level| level.oldest),
+            issuer_failures: sessions.map_or(0, |level| level.failures),
         }
     }
 

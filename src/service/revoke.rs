@@ -35,7 +35,7 @@ impl Service {
         violations.line("reason", &reason);
         violations.finish()?;
         let Ok(id) = id else { return Err(Error::no_such_key()) };
-        self.visible(manager, id, context).await?;
+        manager.may_change(&self.visible(manager, id, context).await?)?;
         self.end(id, reason, caller.actor(), context.deadline).await
     }
 

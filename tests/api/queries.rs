@@ -15,6 +15,7 @@ use keyward::{
     limiter::{Limiter, failures::Failures, memory::MemoryLimiter},
     replica::{Peers, Replica},
     service::{Service, bootstrap, verify::Check},
+    session::Sessions,
     store::{
         Store,
         sqlite::{Sqlite, SqliteOptions},
@@ -40,6 +41,7 @@ async fn service(folder: &std::path::Path) -> (Arc<Service>, Arc<Sqlite>) {
         store,
         replica: Arc::new(replica),
         metrics: Metrics::new(&registry),
+        sessions: Sessions::new(&[], &clock, &runtime).unwrap(),
         registry,
         installation,
         limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), None),

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test of a real server runs on real time")]
 
 pub mod grpc;
+pub mod oidc;
 pub mod reply;
 pub mod server;
 pub mod tls;

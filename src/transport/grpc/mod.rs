@@ -61,7 +61,9 @@ impl Grpc {
         let mut line = Line { transport: "grpc", client: peer, ..Line::default() };
         let result = async {
             let caller = match presented(metadata, extensions)? {
-                Presented::Secret(secret) => self.service.authenticate(secret, Admission::Free, context).await?.caller,
+                Presented::Secret(secret) => {
+                    self.service.authenticate_any(secret, Admission::Free, context).await?.caller
+                }
                 Presented::Certificate(caller) => caller.clone(),
             };
             line.caller = caller.kind();

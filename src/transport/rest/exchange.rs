@@ -9,7 +9,9 @@ use tokio::time::Instant;
 
 use super::{
     answer::{Answer, Fault},
-    client, credential,
+    client,
+    credential::{self, Presented},
+    origin,
 };
 use crate::{
     config::Http,
@@ -21,7 +23,10 @@ use crate::{
         rate::RateState,
     },
     limiter::Subject,
-    service::{Context, Service, authenticate::Admission},
+    service::{
+        Context, Service,
+        authenticate::{Admission, Authenticated},
+    },
     transport::{
         calls::{self, Line},
         terms::Peer,
@@ -45,6 +50,7 @@ pub struct Exchange<'a> {
     pub key: String,
     address: IpAddr,
     call: &'static str,
+    sessions: bool,
     caller: Option<Caller>,
     rate: Option<RateState>,
     request_id: String,
@@ -68,11 +74,17 @@ impl<'a> Exchange<'a> {
             key: String::new(),
             address: client,
             call: "",
+            sessions: false,
             caller: None,
             rate: None,
             request_id: request_id(service, parts),
             start: Instant::now(),
         }
+    }
+
+    /// Lets sessions be callers, which no route does that does not say so.
+    pub fn take_sessions(&mut self, sessions: bool) {
+        self.sessions = sessions;
     }
 
     /// Names the call, for the log.
@@ -88,21 +100,27 @@ impl<'a> Exchange<'a> {
 
     /// The caller; nobody if there is no credential.
     pub async fn caller(&mut self, admission: Admission) -> Result<Caller> {
-        let caller = match credential::find(&self.parts.headers, self.service)? {
-            None => self.certified()?,
-            Some(credential) => match self.service.authenticate(&credential, admission, self.context).await {
-                Ok(authenticated) => {
-                    self.rate = authenticated.rate;
-                    authenticated.caller
-                }
-                Err(error) => {
-                    self.rate = error.rate;
-                    return Err(error);
-                }
-            },
+        let deadline = self.context.deadline;
+        let proved = match credential::find(&self.parts.headers, self.service, self.sessions)? {
+            None => Ok(Authenticated { caller: self.certified()?, rate: None }),
+            Some(Presented::Secret(secret)) => self.service.authenticate(&secret, admission, self.context).await,
+            Some(Presented::Token(token)) => self.service.authenticate_session(&token, None, deadline).await,
+            Some(Presented::Cookie(name, token)) => {
+                origin::same(self.parts)?;
+                self.service.authenticate_session(&token, Some(name), deadline).await
+            }
         };
-        self.caller = Some(caller.clone());
-        Ok(caller)
+        match proved {
+            Ok(Authenticated { caller, rate }) => {
+                self.rate = rate;
+                self.caller = Some(caller.clone());
+                Ok(caller)
+            }
+            Err(error) => {
+                self.rate = error.rate;
+                Err(error)
+            }
+        }
     }
 
     /// The caller by its certificate, where no credential was sent; nobody if that tells nothing.
@@ -139,6 +157,7 @@ impl<'a> Exchange<'a> {
                 Ok(key)
             }
             Caller::Nobody => Err(Error::missing_credential()),
+            Caller::Session(_) => Err(Error::forbidden("A session is no key")),
             Caller::Operator { .. } | Caller::Service { .. } => {
                 Err(Error::forbidden("Keys of operators and services cannot change themselves"))
             }

@@ -87,13 +87,12 @@ fn item(exchange: &mut Exchange<'_>, key: &KeyRecord) -> Answer {
 
 /// The caller, who must be able to manage keys: said before a word of the request is looked at.
 async fn manager(exchange: &mut Exchange<'_>) -> Result<Caller> {
-    let caller = exchange.known_caller().await?;
-    let manager = access::may_manage(&caller)?;
+    let mut caller = exchange.known_caller().await?;
+    access::may_manage(&caller)?;
     // `orgId` may stand on any of these routes; it only ever narrows.
     let query = exchange.parts.uri.query().unwrap_or_default();
     for (_, organization) in url::form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "orgId") {
-        let mut filter = [Some(organization.into_owned()), None, None];
-        manager.confine_filter(&mut filter)?;
+        caller = access::narrowed(caller, &organization)?;
     }
     Ok(caller)
 }

@@ -6,6 +6,7 @@ mod client;
 mod credential;
 mod exchange;
 mod manage;
+mod origin;
 mod own;
 mod probes;
 pub mod record;
@@ -95,6 +96,14 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// Whether sessions may call there, also by cookie.
+    fn takes_sessions(self) -> bool {
+        match self {
+            Self::Many | Self::One(_) => true,
+            Self::Own | Self::Verify | Self::Live | Self::Ready | Self::Metrics | Self::OpenApi => false,
+        }
+    }
+
     /// The methods that the place has, as `Allow` gives them.
     fn methods(self) -> &'static str {
         match self {
@@ -150,6 +159,7 @@ async fn discard(mut body: Body) {
 async fn dispatch(exchange: &mut Exchange<'_>, body: &mut Body, routes: Routes) -> Result<Answer, Fault> {
     let path = exchange.parts.uri.path();
     let Some(place) = Place::of(path, routes) else { return Err(Fault::NoSuchPath) };
+    exchange.take_sessions(place.takes_sessions());
     // A HEAD is a GET whose body is left out at the end.
     let method = if exchange.parts.method == Method::HEAD { &Method::GET } else { &exchange.parts.method };
     match (place, method.as_str()) {

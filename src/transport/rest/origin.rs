@@ -1,0 +1,111 @@
+//! Where a browser's request comes from. A cookie goes along with whatever page makes the browser send a request: one
+//! that changes something must have been sent by a page of this very host.
+
+use http::{HeaderMap, Method, header, request::Parts};
+
+use crate::domain::error::{Error, Result};
+
+/// Refuses a request that changes something and is not shown to come from a page of this host.
+///
+/// `Sec-Fetch-Site` decides where it is sent: no page can forge it, and it stays right behind a proxy that changes
+/// `Host`. Browsers send it over TLS only, and old ones never: `Origin` decides then. A request with neither is no page's,
+/// and has no business with a cookie.
+pub fn same(parts: &Parts) -> Result<()> {
+    if matches!(parts.method, Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    let good = match (one(&parts.headers, "sec-fetch-site"), one(&parts.headers, "origin")) {
+        (Some(site), _) => site == "same-origin",
+        (None, Some(origin)) => host(parts).is_some_and(|host| is_origin_of(origin, &host)),
+        (None, None) => false,
+    };
+    let sentence =
+        "With a cookie, only a page of the same origin may change something; send the token as bearer instead";
+    if good { Ok(()) } else { Err(Error::forbidden(sentence)) }
+}
+
+/// A header's value; an unreadable one, or several, are one that fits nothing.
+fn one<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?;
+    Some(if values.next().is_some() { "" } else { first.to_str().unwrap_or_default() })
+}
+
+/// The host that the request was sent to, as the client wrote it.
+fn host(parts: &Parts) -> Option<String> {
+    let written = parts.uri.authority().map(http::uri::Authority::as_str);
+    written.or_else(|| one(&parts.headers, header::HOST.as_str())).map(str::to_ascii_lowercase)
+}
+
+/// Whether an origin is of a host. Which of the two schemes the client used is not known behind a proxy that ends TLS.
+fn is_origin_of(origin: &str, host: &str) -> bool {
+    let origin = origin.to_ascii_lowercase();
+    let (named, port) = match (origin.strip_prefix("https://"), origin.strip_prefix("http://")) {
+        (Some(named), _) => (named, ":443"),
+        (None, Some(named)) => (named, ":80"),
+        (None, None) => return false,
+    };
+    let bare = |text: &str| text.strip_suffix(port).unwrap_or(text).to_owned();
+    !named.is_empty() && bare(named) == bare(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn parts(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn only_a_page_of_the_same_host_may_change_something() {
+        const HOST: (&str, &str) = ("host", "Keys.example");
+        for (headers, good) in [
+            (vec![HOST], false),
+            (vec![HOST, ("sec-fetch-site", "same-origin")], true),
+            (vec![HOST, ("sec-fetch-site", "same-site")], false),
+            (vec![HOST, ("sec-fetch-site", "cross-site")], false),
+            (vec![HOST, ("sec-fetch-site", "none")], false),
+            (vec![HOST, ("sec-fetch-site", "")], false),
+            (vec![HOST, ("sec-fetch-site", "same-origin"), ("sec-fetch-site", "same-origin")], false),
+            (vec![HOST, ("origin", "https://keys.example")], true),
+            (vec![HOST, ("origin", "http://keys.example")], true),
+            (vec![HOST, ("origin", "https://keys.example:443")], true),
+            (vec![HOST, ("origin", "https://keys.example:8443")], false),
+            (vec![HOST, ("origin", "https://keys.example.evil.example")], false),
+            (vec![HOST, ("origin", "https://evil.example")], false),
+            (vec![HOST, ("origin", "ftp://keys.example")], false),
+            (vec![HOST, ("origin", "keys.example")], false),
+            (vec![HOST, ("origin", "null")], false),
+            (vec![HOST, ("origin", "https://keys.example"), ("origin", "https://evil.example")], false),
+            (vec![HOST, ("origin", "https://keys.example"), ("sec-fetch-site", "cross-site")], false),
+            // A proxy that changes the host: the browser's own word holds.
+            (vec![("host", "backend"), ("origin", "https://keys.example"), ("sec-fetch-site", "same-origin")], true),
+            (vec![("host", "keys.example:8080"), ("origin", "http://keys.example:8080")], true),
+            (vec![("host", "keys.example:80"), ("origin", "http://keys.example")], true),
+            (vec![("host", "[::1]:8080"), ("origin", "http://[::1]:8080")], true),
+            (vec![("origin", "https://")], false),
+            (vec![("origin", "https://keys.example")], false),
+        ] {
+            for method in ["POST", "DELETE", "PATCH", "PUT"] {
+                assert_eq!(same(&parts(method, "/api/api-keys", &headers)).is_ok(), good, "{method} {headers:?}");
+            }
+            for method in ["GET", "HEAD"] {
+                assert!(same(&parts(method, "/api/api-keys", &headers)).is_ok(), "{method} {headers:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn over_http_2_the_host_is_the_authority() {
+        let parts = |origin| parts("POST", "http://keys.example/api/api-keys", &[("origin", origin)]);
+        assert!(same(&parts("http://keys.example")).is_ok());
+        assert!(same(&parts("http://evil.example")).is_err());
+    }
+}

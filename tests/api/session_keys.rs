@@ -1,0 +1,210 @@
+//! The issuer's keys: fetched seldom, kept when the issuer is away, and given up when it gives them up.
+
+use std::time::{Duration, Instant};
+
+use keyward::proto::ListRequest;
+use serde_json::json;
+
+use crate::support::{
+    Reply, Server, Setup,
+    grpc::{assert_refused, eventually},
+    oidc::{Provider, token, until_fetched},
+    reply,
+    server::{ROOT, with},
+};
+
+const MANY: &str = "/api/api-keys";
+
+fn start(provider: &Provider, more: &str) -> Server {
+    Setup::new().ready("norrix").and(&provider.table("dashboard", &["norrix"], more)).start()
+}
+
+async fn ask(server: &Server, token: &str) -> Reply {
+    reply(server.rest("GET", MANY).bearer_auth(token)).await
+}
+
+fn good(provider: &Provider, key: &str) -> String {
+    provider.sign(key, &provider.claims("dashboard", &json!({})))
+}
+
+/// A well-made token that names a key that the issuer does not have.
+fn of_unknown_key(provider: &Provider, id: &str) -> String {
+    let header = json!({"alg": "RS256", "kid": id});
+    token(&header, &provider.claims("dashboard", &json!({})), |_| "c2lnbmF0dXJl".to_owned())
+}
+
+/// Whoever sends garbage must not be able to make us hammer the issuer.
+#[tokio::test]
+async fn a_flood_of_unknown_keys_asks_the_issuer_once() {
+    let provider = Provider::start();
+    let server = start(&provider, "");
+    until_fetched(&provider, 1).await;
+    ask(&server, &good(&provider, "first")).await.good(200);
+    assert_eq!(provider.fetches(), 1, "one fetch at the start serves every token");
+    let flood = (0..200).map(|number| {
+        let token = of_unknown_key(&provider, &format!("key-{number}"));
+        let request = server.rest("GET", MANY).bearer_auth(token);
+        tokio::spawn(async move { reply(request).await })
+    });
+    let flood: Vec<_> = flood.collect();
+    for answer in flood {
+        answer.await.unwrap().refused(401, "malformed");
+    }
+    assert_eq!(provider.fetches(), 2);
+    ask(&server, &good(&provider, "first")).await.good(200);
+    assert_eq!(provider.fetches(), 2);
+}
+
+#[tokio::test]
+async fn a_new_key_is_fetched_when_a_token_names_it() {
+    let mut provider = Provider::start();
+    let server = start(&provider, "");
+    ask(&server, &good(&provider, "first")).await.good(200);
+    provider.again("second,first");
+    ask(&server, &good(&provider, "second")).await.good(200);
+    ask(&server, &good(&provider, "first")).await.good(200);
+    assert_eq!(provider.fetches(), 1, "of the new one");
+}
+
+#[tokio::test]
+async fn a_key_that_the_issuer_withdraws_is_given_up_with_the_next_refresh() {
+    let mut provider = Provider::with_keys("first,second");
+    let server = start(&provider, "refresh = \"1s\"");
+    let (withdrawn, kept) = (good(&provider, "first"), good(&provider, "second"));
+    ask(&server, &withdrawn).await.good(200);
+    provider.again("second");
+    eventually(Duration::from_secs(5), "the key is given up", async || ask(&server, &withdrawn).await.status == 401)
+        .await;
+    ask(&server, &kept).await.good(200);
+    // Ahead of their age: nobody had to ask.
+    let fetches = provider.fetches();
+    until_fetched(&provider, fetches + 2).await;
+}
+
+/// The dashboard goes on while the provider is away; but what cannot be told is not guessed.
+#[tokio::test]
+async fn while_the_issuer_is_away_its_last_keys_are_good_and_nothing_waits_for_it() {
+    let mut provider = Provider::start();
+    let server = start(&provider, "refresh = \"1s\"");
+    let token = good(&provider, "first");
+    ask(&server, &token).await.good(200);
+    provider.stop();
+    server.logged("could not be fetched; what there was is kept").await;
+    let start = Instant::now();
+    for _ in 0..20 {
+        ask(&server, &token).await.good(200);
+    }
+    ask(&server, &of_unknown_key(&provider, "new")).await.refused(503, "unavailable");
+    let mut client = server.client().await;
+    let unknown = client.list(with(&of_unknown_key(&provider, "new"), ListRequest::default())).await;
+    assert_refused(unknown, tonic::Code::Unavailable, "UNAVAILABLE");
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    // Keys need no issuer.
+    reply(server.rest("GET", MANY).bearer_auth(ROOT)).await.good(200);
+    let metrics = reply(server.rest("GET", "/metrics")).await.text;
+    let failures = metrics.lines().find_map(|line| line.strip_prefix("keyward_session_key_fetch_failures_total "));
+    assert!(failures.is_some_and(|count| count.parse::<u64>().unwrap() > 0), "{metrics}");
+
+    provider.again("second");
+    let new = good(&provider, "second");
+    eventually(Duration::from_secs(40), "the new key", async || ask(&server, &new).await.status == 200).await;
+    ask(&server, &token).await.refused(401, "malformed");
+}
+
+#[tokio::test]
+async fn a_start_without_the_issuer_is_a_start_and_its_sessions_are_503_until_it_is_there() {
+    let mut provider = Provider::start();
+    provider.stop();
+    let server = start(&provider, "");
+    let token = good(&provider, "first");
+    ask(&server, &token).await.refused(503, "unavailable");
+    reply(server.rest("GET", "/readyz")).await.good(200);
+    reply(server.rest("GET", MANY).bearer_auth(ROOT)).await.good(200);
+    // What is no token of the issuer's at all needs none of its keys.
+    let other = provider.sign("first", &provider.claims("elsewhere", &json!({})));
+    ask(&server, &other).await.refused(401, "malformed");
+    let metrics = reply(server.rest("GET", "/metrics")).await.text;
+    assert!(metrics.contains("keyward_session_issuers_without_keys 1"), "{metrics}");
+    provider.again("first");
+    eventually(Duration::from_secs(40), "the session", async || ask(&server, &token).await.status == 200).await;
+}
+
+/// An issuer that is silent, endless or another one than it should be does no more harm than one that is away.
+#[tokio::test]
+async fn an_issuer_that_answers_badly_is_an_issuer_that_is_away() {
+    let bad = BadIssuer::start();
+    let provider = Provider::start();
+    for (path, why) in [
+        ("silent", "timed out"),
+        ("endless", "more than 262144 bytes"),
+        ("endless-keys", "more than 262144 bytes"),
+        ("another", "is another issuer's"),
+        ("moved", "302"),
+        ("plain-keys", "is not https"),
+        ("no-keys", "no key that can be used"),
+        ("garbage", "expected"),
+    ] {
+        let issuer = format!("http://{}/{path}", bad.address);
+        let table = provider.table("dashboard", &["norrix"], "").replace(&provider.issuer, &issuer);
+        let server = Setup::new().ready("norrix").and(&table).start();
+        let token = provider.sign("first", &provider.claims("dashboard", &json!({"iss": issuer})));
+        let start = Instant::now();
+        ask(&server, &token).await.refused(503, "unavailable");
+        assert!(start.elapsed() < Duration::from_secs(9), "{path}");
+        server.logged(why).await;
+        reply(server.rest("GET", MANY).bearer_auth(ROOT)).await.good(200);
+    }
+}
+
+/// Plays an issuer that does what a provider should not.
+struct BadIssuer {
+    address: std::net::SocketAddr,
+}
+
+impl BadIssuer {
+    fn start() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                std::thread::spawn(move || answer(stream, address));
+            }
+        });
+        Self { address }
+    }
+}
+
+fn answer(mut stream: std::net::TcpStream, address: std::net::SocketAddr) {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let mut request = String::new();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    reader.read_line(&mut request).unwrap();
+    let path = request.split_whitespace().nth(1).unwrap().to_owned();
+    let mut line = String::new();
+    while reader.read_line(&mut line).is_ok_and(|bytes| bytes > 2) {
+        line.clear();
+    }
+    let name = path.trim_start_matches('/').split('/').next().unwrap().to_owned();
+    let issuer = format!("http://{address}/{name}");
+    let discovery = |issuer: &str, keys: &str| json!({"issuer": issuer, "jwks_uri": keys}).to_string();
+    let keys = path.ends_with("/keys");
+    let endless = (name == "endless" && !keys) || (name == "endless-keys" && keys);
+    let body = match name.as_str() {
+        "silent" => return std::thread::sleep(Duration::from_secs(20)),
+        "another" => discovery("https://another.example", &format!("{issuer}/keys")),
+        "plain-keys" => discovery(&issuer, "http://keys.example/keys"),
+        "no-keys" if keys => json!({"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}).to_string(),
+        "garbage" => "<html>".to_owned(),
+        _ => discovery(&issuer, &format!("{issuer}/keys")),
+    };
+    if name == "moved" {
+        let head = format!("HTTP/1.1 302 Found\r\nlocation: http://{address}/garbage\r\ncontent-length: 0\r\n\r\n");
+        let _ = stream.write_all(head.as_bytes());
+    } else if endless {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n");
+        while stream.write_all(&[b' '; 4096]).is_ok() {}
+    } else {
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
+    }
+}

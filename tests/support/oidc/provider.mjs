@@ -1,0 +1,88 @@
+// A real OpenID Connect provider for tests: `node provider.mjs PORT`. It writes one JSON line once it listens (its
+// issuer, and its private keys, so that tests can sign what the provider itself would not), and then a line
+// `METHOD PATH` for each request. Port 0 lets the system choose. It ends when its standard input does.
+//
+// Environment: KEY_IDS, comma-separated ids of its keys (default `first`; the first one signs; `ec…` is one on P-256),
+// and KEYS, the keys of a former run in JSON, of which those with these ids are used again.
+
+import { generateKeyPairSync } from 'node:crypto';
+import { createServer } from 'node:http';
+
+import { Provider } from 'oidc-provider';
+
+const ids = (process.env.KEY_IDS ?? 'first').split(',');
+const former = JSON.parse(process.env.KEYS ?? '[]');
+
+function make(kid, index) {
+  const kept = former.find((key) => key.kid === kid);
+  if (kept) return kept;
+  const ec = kid.startsWith('ec');
+  const { privateKey } = ec
+    ? generateKeyPairSync('ec', { namedCurve: 'P-256' })
+    : generateKeyPairSync('rsa', { modulusLength: 2048 });
+  const der = privateKey.export({ format: 'der', type: ec ? 'pkcs8' : 'pkcs1' }).toString('base64');
+  return { ...privateKey.export({ format: 'jwk' }), kid, use: 'sig', alg: ec ? 'ES256' : 'RS256', der };
+}
+
+const keys = ids.map(make);
+
+const server = createServer();
+server.listen(Number(process.argv[2] ?? 0), '127.0.0.1', () => {
+  const issuer = `http://127.0.0.1:${server.address().port}`;
+  const redirect = 'https://dashboard.example/callback';
+  const common = { client_secret: 'test', token_endpoint_auth_method: 'client_secret_post' };
+  const provider = new Provider(issuer, {
+    clients: [
+      // Whatever asks for a token of a person's is written into the request: see `formats` below.
+      { ...common, client_id: 'issuance', grant_types: ['client_credentials'], response_types: [], redirect_uris: [] },
+      // A dashboard, where people log in.
+      {
+        ...common,
+        client_id: 'dashboard',
+        grant_types: ['authorization_code'],
+        response_types: ['code'],
+        redirect_uris: [redirect],
+      },
+    ],
+    jwks: { keys: keys.map(({ der, ...key }) => key) },
+    cookies: { keys: ['only for tests'] },
+    pkce: { required: () => true },
+    conformIdTokenClaims: false,
+    claims: { openid: ['sub', 'norrix:orgs', 'norrix:role'] },
+    // People are named `<subject>/<organization>/<role>` at the login form.
+    async findAccount(_, id) {
+      const [sub, organization, role] = id.split('/');
+      return {
+        accountId: id,
+        claims: () => ({ sub, 'norrix:orgs': organization, 'norrix:role': role }),
+      };
+    },
+    features: {
+      devInteractions: { enabled: true },
+      clientCredentials: { enabled: true },
+      resourceIndicators: {
+        enabled: true,
+        getResourceServerInfo: (_, resource) => ({
+          scope: '',
+          audience: resource.replace('urn:', ''),
+          accessTokenTTL: 600,
+          accessTokenFormat: 'jwt',
+          jwt: { sign: { alg: keys[0].alg } },
+        }),
+      },
+    },
+    formats: {
+      customizers: {
+        jwt(ctx, _, token) {
+          Object.assign(token.payload, JSON.parse(ctx.oidc.body.claims ?? '{}'));
+        },
+      },
+    },
+  });
+  server.on('request', (request) => console.log(`${request.method} ${request.url.split('?')[0]}`));
+  server.on('request', provider.callback());
+  console.log(JSON.stringify({ issuer, keys }));
+});
+
+process.stdin.resume();
+process.stdin.on('end', () => process.exit(0));
