@@ -67,6 +67,9 @@ fn the_ready_configs_are_good_and_say_what_the_products_need() {
         assert_eq!(Some(only), all.registry.by_name(name), "{name} is the same alone and beside the others");
         assert!(config.http.environment.is_empty(), "{name}: the host's environment is left unset");
     }
+    let cognito = read("cognito");
+    assert_eq!(cognito.registry.configured()[0], *all.registry.by_name("norrix").unwrap());
+    assert_eq!((cognito.issuers.len(), &*cognito.issuers[0].keyspaces), (1, &["norrix".to_owned()][..]));
     let norrix = all.registry.by_name("norrix").unwrap();
     assert_eq!(norrix.default_scopes, ["build", "submit", "update"]);
     assert_eq!(norrix.admin_scope.as_deref(), Some("admin"));

@@ -201,7 +201,7 @@ pub fn may_create_publicly(keyspace: &Keyspace, names_scopes: bool, binding: &Bi
 pub fn may_set_rate_limit(caller: &Caller) -> Result<()> {
     match caller {
         Caller::Operator { .. } => Ok(()),
-        Caller::Service { .. } | Caller::Key(_) | Caller::Nobody => {
+        Caller::Service { .. } | Caller::Key(_) | Caller::Session(_) | Caller::Nobody => {
             Err(Error::forbidden("Only operators may give a key a rate limit of its own"))
         }
     }

@@ -184,7 +184,11 @@ impl World {
             }
             ("hook", _) => {
                 let webhook_url = "https://hooks.example/".to_owned();
-                let request = UpdateWebhookRequest { id: self.target(names).await, webhook_url };
+                let request = UpdateWebhookRequest {
+                    id: self.target(names).await,
+                    webhook_url,
+                    ..UpdateWebhookRequest::default()
+                };
                 client.update_webhook(dressed(own, request)).await.map(drop)
             }
             ("revoke", _) => {

@@ -167,7 +167,11 @@ async fn a_session_is_recorded_by_its_subject_in_records_and_in_the_log() {
     let olga = provider.token("norrix", "olga", &json!({"acme": "owner"})).await;
     let key = made(create(&mut client, &olga, CreateRequest::default()).await);
     assert_eq!((key.key.created_by.as_str(), key.key.organization.as_str()), ("user:norrix:olga", "acme"));
-    let hook = UpdateWebhookRequest { id: key.id.clone(), webhook_url: "https://h.example/".into() };
+    let hook = UpdateWebhookRequest {
+        id: key.id.clone(),
+        webhook_url: "https://h.example/".into(),
+        ..UpdateWebhookRequest::default()
+    };
     client.update_webhook(with(&olga, hook)).await.unwrap();
     let revoke = RevokeRequest { id: key.id.clone(), reason: "leaked".into() };
     let revoked = client.revoke(with(&olga, revoke)).await.unwrap().into_inner().key.unwrap();

@@ -11,3 +11,4 @@ mod support;
 mod nora;
 mod noro;
 mod norrix;
+mod norrix_sessions;

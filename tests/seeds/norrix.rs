@@ -26,8 +26,7 @@
 //! | any active requests will fail | later: with Verify streams, in the gRPC suite |
 //! | revoke old keys after confirming new ones work | `a_key_is_rotated_by_a_second_one` |
 //! | build-only and deploy keys (least privilege) | `a_key_is_valid_for_its_scopes_only` |
-//! | session tokens, cookies; who can revoke: owners, admins, members | later: sessions |
-//! | Dashboard → Settings → API Keys | later: sessions; its calls are the ones tested here |
+//! | session tokens, cookies; who can revoke; Dashboard → Settings → API Keys; `--org` | `norrix_sessions.rs` |
 //! | GET, POST, DELETE /build, /submit; POST /update by scope | later: gateways |
 //! | `NORRIX_API_KEY`, `norrix sign-in`, `orgs`, `--dev`, token storage | not the service's: the product's own CLI |
 

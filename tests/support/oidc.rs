@@ -89,7 +89,12 @@ impl Provider {
 
     /// A token of the provider's own making for a person, by its token endpoint.
     pub async fn token(&self, audience: &str, subject: &str, organizations: &Value) -> String {
-        let claims = json!({"sub": subject, "norrix:orgs": organizations}).to_string();
+        self.issue(audience, &json!({"sub": subject, "norrix:orgs": organizations})).await
+    }
+
+    /// A token of the provider's own making with these claims.
+    pub async fn issue(&self, audience: &str, claims: &Value) -> String {
+        let claims = claims.to_string();
         let resource = format!("urn:{audience}");
         let form = [
             ("grant_type", "client_credentials"),
