@@ -73,7 +73,7 @@ fn refusal(word: &str) -> (u16, &'static str, &'static str) {
         "grant" => (403, "forbidden", "Only an owner may grant the 'admin' scope"),
         "made" => (403, "forbidden", "An admin may change only the keys that it created"),
         "verify" => (403, "forbidden", "Only operators and services may verify keys"),
-        "root" => (403, "forbidden", "The root credential is no key and has no record"),
+        "root" => (403, "forbidden", "This caller is no key and has no record"),
         "self" => (403, "forbidden", "Keys of this keyspace cannot change themselves"),
         "staff" => (403, "forbidden", "Keys of operators and services cannot change themselves"),
         _ => panic!("no such cell: {word}"),
