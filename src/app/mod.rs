@@ -130,6 +130,7 @@ async fn service(config: &Config, opened: &database::Opened) -> Result<Arc<Servi
         public_create_limit: config.http.public_create_limit,
         egress: config.webhooks.egress.clone(),
         deliveries: Notify::new(),
+        events: config.events.clone(),
         clock,
         entropy,
         ids: KeyIds::default(),

@@ -1,4 +1,4 @@
-//! What goes on beside calls: writing uses down, sweeping limits, folding metrics, following readiness.
+//! What goes on beside calls: writing uses and refusals down, telling of expiries, sweeping limits, folding metrics, following readiness.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,6 +21,9 @@ const PAUSE: Duration = Duration::from_millis(25);
 /// However many keys are in use, all of them are written within so many pieces, which grow with them: about 20 s.
 const ROUND: usize = 800;
 const SWEEP: Duration = Duration::from_secs(30);
+const REFUSALS: Duration = Duration::from_secs(1);
+/// A quarter of the promise that an expiry is told of within a minute.
+const EXPIRIES: Duration = Duration::from_secs(15);
 const UPKEEP: Duration = Duration::from_secs(5);
 const READINESS: Duration = Duration::from_secs(1);
 /// How long readiness waits for the database.
@@ -39,6 +42,8 @@ pub fn start(
 ) {
     tasks.spawn(write_uses_down(Arc::clone(service), end.clone()));
     every(tasks, end, service, SWEEP, |service| async move { service.limiter.sweep() });
+    every(tasks, end, service, REFUSALS, |service| async move { service.write_refusals_down().await });
+    tasks.spawn(sweep_events(Arc::clone(service), stop.clone()));
     every(tasks, end, service, UPKEEP, |service| async move { service.metrics.upkeep() });
     let (sessions, ended) = (Arc::clone(service), stop.clone());
     tasks.spawn(async move { ended.run_until_cancelled(sessions.sessions.keep_fresh()).await });
@@ -93,6 +98,15 @@ async fn write_uses_down(service: Arc<Service>, end: CancellationToken) {
     }
     service.replica.usage.gather();
     while service.write_uses_down(PIECE * 40).await > 0 {}
+}
+
+/// Until `stop`, and in the midst of a sweep if need be: the next one goes on from there.
+async fn sweep_events(service: Arc<Service>, stop: CancellationToken) {
+    let mut ticks = interval(EXPIRIES);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        stop.run_until_cancelled(service.sweep_events()).await;
+    }
 }
 
 async fn follow_readiness(service: Arc<Service>, health: HealthReporter, stop: CancellationToken) {

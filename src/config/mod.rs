@@ -1,5 +1,6 @@
 //! The typed configuration: built-in defaults < TOML file < environment < flags. Every problem is reported at once.
 
+mod events;
 mod keyspace;
 mod reader;
 mod server;
@@ -17,6 +18,7 @@ pub use self::webhooks::Webhooks;
 use crate::domain::{
     claims::Issuer,
     clock::SECOND,
+    event::EventRules,
     installation::{MasterKey, fingerprint},
     keyspace::{Keyspace, Registry},
     rate::RateLimit,
@@ -96,6 +98,8 @@ pub struct Config {
     pub http: Http,
     /// `[webhooks]`
     pub webhooks: Webhooks,
+    /// `[events]`
+    pub events: EventRules,
     /// `rate_limit.store`
     pub rate_limit_store: RateLimitStore,
     /// `rate_limit.batch`: permits that one round trip takes at most.
@@ -237,6 +241,7 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
     let keyspaces = drafts.into_iter().filter_map(Draft::keyspace).chain(default).collect();
     let (rate_limit_store, rate_limit_batch) = rate_limit(&root.section("rate_limit"), source);
     let webhooks = webhooks::read(&root.section("webhooks"), source);
+    let events = events::read(&root.section("events"));
     let root_key = source.variable("KEYWARD_ROOT_KEY", |text| {
         if text.chars().count() < 32 {
             Err("must be 32 or more characters".to_owned())
@@ -252,6 +257,7 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
         replica,
         http,
         webhooks,
+        events,
         rate_limit_store,
         rate_limit_batch,
         issuers,

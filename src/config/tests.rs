@@ -290,3 +290,20 @@ fn each_setting_of_webhooks_is_checked() {
         ]
     );
 }
+
+#[test]
+fn events_are_told_and_kept_as_the_settings_say() {
+    const DAY: i64 = 86_400 * SECOND;
+    assert_eq!(good("").events, EventRules { expiring_before: vec![DAY, 7 * DAY], retention: 90 * DAY });
+    let events = good("[events]\nexpiring_before = [\"30d\", \"1m\", \"30d\"]\nretention = \"1d\"").events;
+    assert_eq!(events, EventRules { expiring_before: vec![60 * SECOND, 30 * DAY], retention: DAY });
+    assert!(good("[events]\nexpiring_before = []").events.expiring_before.is_empty());
+    assert_eq!(
+        problems("[events]\nexpiring_before = [\"7d\", \"59s\"]\nretention = \"1h\"\nkeep = 1"),
+        [
+            "2: events.expiring_before: each must be whole seconds, from 1m to 365d, such as \"7d\"",
+            "3: events.retention: must be a length of time from 1d to 3650d",
+            "4: events.keep: unknown setting",
+        ]
+    );
+}

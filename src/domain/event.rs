@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use uuid::Uuid;
 
 use super::{
-    clock::Micros,
+    clock::{Micros, SECOND},
     key::{KeyRecord, parse_typeid, typeid},
 };
 
@@ -102,6 +102,22 @@ impl EventType {
 
 /// The actor of what Keyward does by itself.
 pub const SYSTEM: &str = "keyward";
+
+/// What is told of without a call, and for how long it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRules {
+    /// How long before its expiry a key is told of; whole seconds, each once, the shortest first.
+    pub expiring_before: Vec<Micros>,
+    /// How long events are kept.
+    pub retention: Micros,
+}
+
+impl Default for EventRules {
+    fn default() -> Self {
+        let day = 86_400 * SECOND;
+        Self { expiring_before: vec![day, 7 * day], retention: 90 * day }
+    }
+}
 
 /// One entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]

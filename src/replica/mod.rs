@@ -6,6 +6,7 @@ pub mod entry;
 pub mod follower;
 pub mod guards;
 pub mod lease;
+pub mod limited;
 pub mod lookup;
 pub mod usage;
 
@@ -18,6 +19,7 @@ use self::{
     cache::{KeyCache, Mark},
     entry::Entry,
     lease::Lease,
+    limited::LimitedLog,
     lookup::Lookups,
     usage::UsageLog,
 };
@@ -43,6 +45,8 @@ pub struct Replica {
     pub lease: Arc<Lease>,
     /// Uses not written down yet.
     pub usage: UsageLog,
+    /// Refusals by rate limits, not told of yet.
+    pub limited: LimitedLog,
     /// Wakes this replica's own follower.
     pub hint: Arc<Notify>,
     lookups: Lookups,
@@ -112,6 +116,7 @@ impl Replica {
             cache,
             lease: Arc::new(Lease::new(clock)),
             usage: UsageLog::default(),
+            limited: LimitedLog::default(),
             hint: Arc::default(),
             acknowledgements,
         }

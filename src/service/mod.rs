@@ -5,6 +5,7 @@ pub mod bootstrap;
 pub mod keys;
 pub mod list;
 pub mod revoke;
+pub mod sweep;
 pub mod verify;
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::{
     domain::{
         clock::{Clock, Entropy, Micros},
         egress::Egress,
-        event::EventId,
+        event::{EventId, EventRules},
         installation::Installation,
         key::{Digest, KeyIds, KeyRecord},
         keyspace::Registry,
@@ -50,6 +51,8 @@ pub struct Service {
     pub egress: Egress,
     /// Woken when there may be something to tell a webhook.
     pub deliveries: Notify,
+    /// What is told of without a call, and for how long it is kept.
+    pub events: EventRules,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Chance.

@@ -251,9 +251,18 @@ impl Service {
         }
     }
 
+    #[cold]
+    fn note_refusal(&self, entry: &Entry, now: Micros) {
+        let keyspace = entry.keyspace.and_then(|index| self.registry.get(index));
+        if let Some(limit) = keyspace.and_then(|keyspace| limit_of(entry, keyspace)) {
+            self.replica.limited.note(entry.id, limit, now);
+        }
+    }
+
     /// The verdict on a key that is good but for its rate limit. Last, because only this spends something.
     fn spent(&self, entry: &Arc<Entry>, now: Micros, spent: Option<Spent>) -> Outcome {
         let code = if spent.is_some_and(|spent| !spent.admitted) {
+            self.note_refusal(entry, now);
             Code::RateLimited
         } else {
             self.replica.usage.mark(entry, now);

@@ -97,11 +97,11 @@ impl<B: Backend> EventStore for B {
         self.run(Kind::Read, (), |session, ()| Box::pin(outbox(session))).await
     }
 
-    async fn raise_mark(&self, name: &'static str, to: i64) -> Result<i64> {
+    async fn raise_mark(&self, name: String, to: i64) -> Result<i64> {
         self.run(Kind::Write, (name, to), |session, (name, to)| Box::pin(raise_mark(session, name, *to))).await
     }
 
-    async fn find_mark(&self, name: &'static str) -> Result<Option<i64>> {
+    async fn find_mark(&self, name: String) -> Result<Option<i64>> {
         self.run(Kind::Read, name, |session, name| Box::pin(find_mark(session, name))).await
     }
 

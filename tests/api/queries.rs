@@ -7,6 +7,7 @@ use keyward::{
     domain::{
         clock::{Clock, Micros, SystemClock, SystemEntropy},
         egress::Egress,
+        event::EventRules,
         key::KeyIds,
         keyspace::{Keyspace, Registry},
         rate::RateLimit,
@@ -49,6 +50,7 @@ async fn service(folder: &std::path::Path) -> (Arc<Service>, Arc<Sqlite>) {
         public_create_limit: RateLimit { limit: 10, window: 60_000_000 },
         egress: Egress::default(),
         deliveries: Notify::new(),
+        events: EventRules::default(),
         clock,
         entropy: Arc::new(SystemEntropy),
         ids: KeyIds::default(),

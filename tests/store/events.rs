@@ -273,10 +273,10 @@ pub async fn what_is_pending_is_not_deleted(f: Fixture) {
 }
 
 pub async fn a_mark_only_rises(f: Fixture) {
-    assert_eq!(f.store.find_mark("mark").await.unwrap(), None);
+    assert_eq!(f.store.find_mark("mark".to_owned()).await.unwrap(), None);
     for (to, holds) in [(9, 9), (10, 10), (7, 10), (-3, 10), (100, 100)] {
-        assert_eq!(f.store.raise_mark("mark", to).await.unwrap(), holds);
-        assert_eq!(f.store.find_mark("mark").await.unwrap(), Some(holds));
+        assert_eq!(f.store.raise_mark("mark".to_owned(), to).await.unwrap(), holds);
+        assert_eq!(f.store.find_mark("mark".to_owned()).await.unwrap(), Some(holds));
     }
 }
 

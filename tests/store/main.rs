@@ -17,6 +17,7 @@ mod proxy;
 mod sqlite_only;
 #[path = "../support/postgres.rs"]
 mod support;
+mod sweep;
 
 /// Makes a test of each case for each backend.
 macro_rules! on_both {
@@ -67,6 +68,9 @@ on_both! {
     deliveries: a_delivery_for_each_event_of_a_key_with_a_webhook, a_removed_webhook_is_told_nothing,
         a_delivery_is_claimed_by_one, an_unsettled_claim_becomes_due_again, busy_hosts_are_left_alone,
         a_lost_claim_settles_nothing, a_released_claim_counts_for_nothing, a_redelivery_begins_anew;
+    sweep: an_expiry_is_told_once_by_any_number_of_replicas, what_was_past_is_no_news,
+        more_keys_than_a_batch_are_all_told_of, a_key_that_shows_late_is_told_of, refusals_are_told_once_a_window,
+        old_events_are_deleted_and_one_replica_sweeps;
     outage: a_dropped_callers_write_still_lands, a_closed_store_is_unavailable;
 }
 

@@ -1,0 +1,240 @@
+//! Cases on what is told without a call, over the service: expiries, refusals and retention.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::join_all;
+use keyward::{
+    domain::{
+        clock::{Clock, Micros, SECOND, SystemClock, SystemEntropy},
+        egress::Egress,
+        event::{EventId, EventRules, EventType},
+        key::{KeyId, KeyIds, KeyRecord},
+        keyspace::{Keyspace, Registry},
+        rate::RateLimit,
+    },
+    limiter::{Limiter, memory::MemoryLimiter},
+    replica::{Peers, Replica},
+    service::{Service, bootstrap},
+    store::{Store, events::EventQuery},
+    telemetry::Metrics,
+};
+use tokio::{runtime::Handle, time::Instant};
+
+use crate::{
+    change::revocation,
+    events::events,
+    fixture::{Fixture, key_with, write},
+};
+
+const HOUR: Micros = 3_600 * SECOND;
+const DAY: Micros = 24 * HOUR;
+
+/// A clock that stands where it is put.
+struct Stand(AtomicI64);
+
+impl Stand {
+    fn at(time: Micros) -> Arc<Self> {
+        Arc::new(Self(AtomicI64::new(time)))
+    }
+
+    fn put(&self, time: Micros) {
+        self.0.store(time, Ordering::Relaxed);
+    }
+}
+
+impl Clock for Stand {
+    fn wall(&self) -> Micros {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn boottime(&self) -> Micros {
+        self.wall()
+    }
+}
+
+/// A replica's service over a store.
+async fn service(store: &Arc<dyn Store>, clock: &Arc<Stand>) -> Arc<Service> {
+    let (runtime, clock) = (Handle::current(), Arc::clone(clock) as Arc<dyn Clock>);
+    let installation = bootstrap::installation(&**store, &SystemEntropy, &[]).await.unwrap();
+    let registry = Arc::new(Registry::new(vec![Keyspace::default_keyspace()]));
+    let replica =
+        Replica::new(Arc::clone(store), Arc::clone(&registry), Arc::clone(&clock), 1 << 20, Peers::Never, &runtime);
+    Arc::new(Service {
+        store: Arc::clone(store),
+        replica: Arc::new(replica),
+        metrics: Metrics::new(&registry),
+        registry,
+        installation,
+        limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), None),
+        public_create_limit: RateLimit { limit: 10, window: 60 * SECOND },
+        egress: Egress::default(),
+        events: EventRules::default(),
+        clock,
+        entropy: Arc::new(SystemEntropy),
+        ids: KeyIds::default(),
+        root: None,
+        runtime,
+    })
+}
+
+/// Looks for expiries as a sweep does, on every replica at once.
+async fn tell(replicas: &[Arc<Service>]) {
+    let each = replicas.iter().map(|service| async move {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        service.tell_expiries(EventType::KeyExpired, 0, deadline).await.unwrap();
+        for before in [DAY, 7 * DAY] {
+            service.tell_expiries(EventType::KeyExpiring, before, deadline).await.unwrap();
+        }
+    });
+    join_all(each).await;
+}
+
+/// What was told of each key besides its creation and its revocation, in order.
+async fn told(store: &Arc<dyn Store>) -> BTreeMap<KeyId, Vec<(EventType, i64)>> {
+    let mut told = BTreeMap::<_, Vec<_>>::new();
+    for event in events(store).await.into_iter().rev() {
+        if let Some(once) = event.once {
+            told.entry(event.key.id).or_default().push((event.kind, once));
+        }
+    }
+    told
+}
+
+fn lives(created_at: Micros, length: Option<Micros>) -> KeyRecord {
+    key_with(|key| (key.created_at, key.expires_at) = (created_at, length.map(|length| created_at + length)))
+}
+
+const IN_A_WEEK: (EventType, i64) = (EventType::KeyExpiring, 7 * 86_400);
+const TOMORROW: (EventType, i64) = (EventType::KeyExpiring, 86_400);
+const EXPIRED: (EventType, i64) = (EventType::KeyExpired, 0);
+
+pub async fn an_expiry_is_told_once_by_any_number_of_replicas(f: Fixture) {
+    let start = SystemClock.wall();
+    let clock = Stand::at(start);
+    let first = [service(&f.store, &clock).await, service(&f.store, &clock).await];
+    tell(&first).await;
+    let ids = [lives(start, Some(30 * DAY)), lives(start, Some(3 * DAY)), lives(start, Some(HOUR)), lives(start, None)];
+    let [long, middle, short, eternal] = ids.each_ref().map(|key| key.id);
+    let revoked = lives(start, Some(30 * DAY));
+    write(&f.store, ids.into_iter().chain([revoked.clone()])).await;
+    f.store.revoke_key(revoked.id, revocation("")).await.unwrap();
+
+    // Every six hours; each day the replicas are other ones, as after a restart.
+    let mut replicas = first;
+    for quarter in 1..=31 * 4 {
+        clock.put(start + quarter * 6 * HOUR);
+        if quarter % 4 == 0 {
+            replicas = [service(&f.store, &clock).await, service(&f.store, &clock).await];
+        }
+        tell(&replicas).await;
+    }
+    let told = told(&f.store).await;
+    assert_eq!(told.get(&long), Some(&vec![IN_A_WEEK, TOMORROW, EXPIRED]));
+    assert_eq!(told.get(&middle), Some(&vec![TOMORROW, EXPIRED]));
+    assert_eq!(told.get(&short), Some(&vec![EXPIRED]));
+    assert_eq!((told.get(&eternal), told.get(&revoked.id)), (None, None));
+    let query = EventQuery { key: Some(long), limit: 10, ..EventQuery::default() };
+    let at: Vec<_> = f.store.list_events(query).await.unwrap().iter().map(|event| event.id.at()).collect();
+    let expected = [30 * DAY, 29 * DAY, 23 * DAY].map(|after| start + after);
+    assert!(at.iter().zip(expected).all(|(at, due)| (at - due).abs() < SECOND), "{at:?} {expected:?}");
+    // The record is as the webhook is told of it.
+    let claim = keyward::store::events::Claim { now: start + 40 * DAY, until: 0, limit: 100, busy_hosts: vec![] };
+    let deliveries = f.store.claim_deliveries(claim).await.unwrap();
+    assert_eq!(deliveries.iter().filter(|one| one.event.once.is_some()).count(), 6);
+}
+
+/// Keys that expired before the first sweep ever, and thresholds that were past when a sweep came late.
+pub async fn what_was_past_is_no_news(f: Fixture) {
+    let start = SystemClock.wall();
+    let before = lives(start - 10 * DAY, Some(5 * DAY));
+    let after = lives(start - 10 * DAY, Some(20 * DAY));
+    write(&f.store, [before, after.clone()]).await;
+    let clock = Stand::at(start);
+    let replica = [service(&f.store, &clock).await];
+    tell(&replica).await;
+    assert_eq!(told(&f.store).await, BTreeMap::new());
+    // Nobody swept for a long time: it has expired, and is about to no more.
+    clock.put(start + 12 * DAY);
+    tell(&replica).await;
+    assert_eq!(told(&f.store).await, [(after.id, vec![EXPIRED])].into());
+}
+
+pub async fn more_keys_than_a_batch_are_all_told_of(f: Fixture) {
+    const KEYS: usize = 1_203;
+    let start = SystemClock.wall();
+    let clock = Stand::at(start);
+    let replicas = [service(&f.store, &clock).await, service(&f.store, &clock).await];
+    tell(&replicas).await;
+    // Most of them at the very same time.
+    let keys =
+        (0..KEYS).map(|n| lives(start, Some(if n < 1_000 { HOUR } else { HOUR + Micros::try_from(n).unwrap() })));
+    let made: Vec<_> = keys.collect();
+    for chunk in made.chunks(50) {
+        join_all(chunk.iter().map(|key| f.store.create_key(key.clone()))).await.into_iter().for_each(Result::unwrap);
+    }
+    clock.put(start + 2 * HOUR);
+    tell(&replicas).await;
+    let told = told(&f.store).await;
+    assert_eq!(told.len(), KEYS);
+    assert!(told.values().all(|kinds| *kinds == [EXPIRED]));
+}
+
+/// A key is written, and shows a while after another that expires later was looked at.
+pub async fn a_key_that_shows_late_is_told_of(f: Fixture) {
+    let start = SystemClock.wall();
+    let clock = Stand::at(start);
+    let replica = [service(&f.store, &clock).await];
+    tell(&replica).await;
+    let late = lives(start, Some(10 * SECOND));
+    clock.put(start + 30 * SECOND);
+    tell(&replica).await;
+    write(&f.store, [late.clone()]).await;
+    clock.put(start + 45 * SECOND);
+    tell(&replica).await;
+    assert_eq!(told(&f.store).await, [(late.id, vec![EXPIRED])].into());
+}
+
+pub async fn refusals_are_told_once_a_window(f: Fixture) {
+    let made = lives(SystemClock.wall(), None);
+    write(&f.store, [made.clone()]).await;
+    let limit = RateLimit { limit: 1, window: 100 * SECOND };
+    let start = SystemClock.wall() / limit.window * limit.window;
+    let clock = Stand::at(start);
+    let replicas = [service(&f.store, &clock).await, service(&f.store, &clock).await];
+    for second in [0, 1, 50, 99, 100, 150, 350] {
+        clock.put(start + second * SECOND);
+        for replica in &replicas {
+            replica.replica.limited.note(made.id, limit, clock.wall());
+        }
+        join_all(replicas.iter().map(|replica| replica.write_refusals_down())).await;
+    }
+    let windows = [0, 100, 300].map(|second| (EventType::KeyRateLimited, start + second * SECOND));
+    assert_eq!(told(&f.store).await, [(made.id, windows.to_vec())].into());
+}
+
+pub async fn old_events_are_deleted_and_one_replica_sweeps(f: Fixture) {
+    let start = SystemClock.wall();
+    let clock = Stand::at(start);
+    let quiet = || key_with(|key| key.webhook_url = String::new());
+    let waiting = key_with(|_| {});
+    write(&f.store, (0..700).map(|_| quiet()).chain([waiting.clone()])).await;
+    let replicas = [service(&f.store, &clock).await, service(&f.store, &clock).await];
+    let sweep = async || drop(join_all(replicas.iter().map(|replica| replica.sweep_events())).await);
+    sweep().await;
+    assert_eq!(events(&f.store).await.len(), 701);
+    clock.put(start + 91 * DAY);
+    let fresh = EventId(replicas[0].event_id().0);
+    sweep().await;
+    let left: Vec<_> = events(&f.store).await.into_iter().map(|event| (event.kind, event.key.id)).collect();
+    let expired = left.iter().filter(|(kind, _)| *kind == EventType::KeyExpired).count();
+    assert!(left.contains(&(EventType::KeyCreated, waiting.id)), "what is pending stays");
+    assert_eq!((left.len(), expired), (702, 701), "the rest of what is left is new");
+    assert!(events(&f.store).await.iter().filter(|event| event.id < fresh).count() == 1);
+}
