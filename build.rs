@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true);
-    compiler.open_files(["keyward/v1/keys.proto"])?;
+    compiler.open_files(["keyward/v1/keys.proto", "keyward/v1/audit.proto"])?;
     // Encoded from the compiler itself: a prost round trip would drop custom options.
     fs::write(out.join("keyward.v1.bin"), compiler.encode_file_descriptor_set())?;
     let descriptors = compiler.file_descriptor_set();

@@ -29,8 +29,8 @@ const READINESS: Duration = Duration::from_secs(1);
 /// How long readiness waits for the database.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The names under which health is asked for: the server as a whole, and the service.
-const HEALTH_NAMES: [&str; 2] = ["", "keyward.v1.KeyService"];
+/// The names under which health is asked for: the server as a whole, and the services.
+const HEALTH_NAMES: [&str; 3] = ["", "keyward.v1.KeyService", "keyward.v1.AuditService"];
 
 /// Starts every worker. Health follows readiness until `stop`; the rest goes on until `end`, when no call is left.
 pub fn start(

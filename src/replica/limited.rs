@@ -53,9 +53,8 @@ impl LimitedLog {
         let room = shard.len() < NOTED;
         match shard.entry(key) {
             Entry::Occupied(mut noted) if noted.get().start < start => *noted.get_mut() = fresh,
-            Entry::Occupied(_) => {}
             Entry::Vacant(place) if room => drop(place.insert(fresh)),
-            Entry::Vacant(_) => {}
+            Entry::Occupied(_) | Entry::Vacant(_) => {}
         }
     }
 

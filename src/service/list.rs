@@ -77,7 +77,7 @@ impl Service {
             query.before = Some(position.ok_or_else(|| Error::invalid("page_token", "is not a token of this query"))?);
         }
         let mut keys = bounded(context, self.store.list_keys(query)).await?;
-        let fit = fitting(&keys).min(page_size as usize);
+        let fit = fitting(keys.iter()).min(page_size as usize);
         let more = keys.len() > fit;
         keys.truncate(fit);
         let next = keys.last().filter(|_| more).map(|last| page::token(&self.installation, &filters, last.id));
@@ -86,9 +86,9 @@ impl Service {
 }
 
 /// How many of the keys fit on one page; one always does.
-fn fitting(keys: &[KeyRecord]) -> usize {
+pub(super) fn fitting<'a>(keys: impl Iterator<Item = &'a KeyRecord>) -> usize {
     let mut bytes = 0;
-    let fit = keys.iter().take_while(|key| {
+    let fit = keys.take_while(|key| {
         bytes += size(key);
         bytes <= PAGE_BYTES
     });
@@ -107,7 +107,8 @@ fn size(key: &KeyRecord) -> usize {
     FIXED + texts.map(String::len).iter().sum::<usize>() + scopes.sum::<usize>() + metadata.sum::<usize>()
 }
 
-fn named(text: String) -> Option<String> {
+/// A filter that is given.
+pub(super) fn named(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 

@@ -1,5 +1,6 @@
 //! Use cases: the only place that orders steps. gRPC, REST, the command line and workers call the same functions.
 
+pub mod audit;
 pub mod authenticate;
 pub mod bootstrap;
 pub mod keys;

@@ -80,7 +80,9 @@ impl Service {
             let due = page.iter().filter(|key| !key.written && key.created_at < key.position.at - before);
             let due = due.filter(|key| before == 0 || key.position.at > now);
             let events: Vec<_> = due.map(|key| NewEvent { id: self.event_id(), key: key.position.key, once }).collect();
-            self.store.add_events(kind, events, now).await?;
+            if self.store.add_events(kind, events, now).await? > 0 {
+                self.deliveries.notify_one();
+            }
             let Some(last) = page.last().filter(|_| page.len() == BATCH as usize) else { break };
             after = last.position;
             self.store.raise_mark(mark.clone(), after.at).await?;
@@ -103,9 +105,13 @@ impl Service {
                 once: refusal.window_start,
             };
             let events = batch.iter().map(event).collect();
-            if let Err(error) = self.store.add_events(EventType::KeyRateLimited, events, now).await {
-                tracing::warn!(%error, keys = batch.len(), "refusals could not be written down; they are kept");
-                self.replica.limited.give_back(batch, now);
+            match self.store.add_events(EventType::KeyRateLimited, events, now).await {
+                Ok(written) if written > 0 => self.deliveries.notify_one(),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, keys = batch.len(), "refusals could not be written down; they are kept");
+                    self.replica.limited.give_back(batch, now);
+                }
             }
         }
     }

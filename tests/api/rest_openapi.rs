@@ -89,7 +89,7 @@ async fn every_operation_of_the_document_is_served_and_no_other() {
     let document = document(&server).await;
     assert_eq!(document["openapi"], "3.1.0");
     let all = operations(&document);
-    assert_eq!(all.len(), 14);
+    assert_eq!(all.len(), 17);
     for path in document["paths"].as_object().unwrap().keys() {
         let real = path.replace("{id}", "key_01h455vb4pex5vsknk084sn02q");
         for method in METHODS {
@@ -141,6 +141,14 @@ async fn answers_are_what_the_document_says() {
     });
     let limited = json!({"name": "n", "keyspace": "noro", "rateLimit": {"limit": 1, "windowMs": 1_000}});
     let (one, none) = ("/api/api-keys/{id}", Value::Null);
+    let (deliveries, redeliver) = ("/api/events/{id}/deliveries", "/api/events/{id}/redeliver");
+    let hooked = server.create(json!({"name": "n", "keyspace": "noro", "webhook": "https://e.invalid"})).await;
+    let event = |key: &Value, what: &str| {
+        format!("/api/events/{}/{what}", key["id"].as_str().unwrap().replacen("key_", "evt_", 1))
+    };
+    let (told, again) = (event(&hooked, "deliveries"), event(&hooked, "redeliver"));
+    // This one has no webhook.
+    let never = format!("{}/redeliver", dead.replace("/api/api-keys/key_", "/api/events/evt_"));
     let calls = [
         ("POST", "/api/v1/keys", "", "", json!({"webhook": "https://e.example"}), 201),
         ("POST", "/api/v1/keys", "", "", json!({"x": 1}), 400),
@@ -163,13 +171,21 @@ async fn answers_are_what_the_document_says() {
         ("PATCH", one, &id, ROOT, json!({"webhook": "https://e.example"}), 200),
         ("PATCH", one, &dead, ROOT, json!({"webhook": ""}), 409),
         ("DELETE", one, &id, ROOT, none.clone(), 200),
+        ("GET", "/api/events", "?limit=3", ROOT, none.clone(), 200),
+        ("GET", "/api/events", "?limit=x", ROOT, none.clone(), 400),
+        ("GET", "/api/events", "", "", none.clone(), 401),
+        ("GET", deliveries, &told, ROOT, none.clone(), 200),
+        ("GET", deliveries, "/api/events/none/deliveries", ROOT, none.clone(), 404),
+        ("POST", redeliver, &again, ROOT, none.clone(), 200),
+        ("POST", redeliver, &never, ROOT, none.clone(), 409),
+        ("POST", redeliver, "/api/events/none/redeliver", ROOT, none.clone(), 404),
         ("POST", "/api/v1/verify", "", ROOT, json!({"secret": own, "requiredScopes": []}), 200),
         ("POST", "/api/v1/verify", "", ROOT, json!({"secret": "x"}), 200),
         ("GET", "/healthz", "", "", none.clone(), 200),
         ("GET", "/readyz", "", "", none, 200),
     ];
     for (method, path, real, bearer, body, status) in calls {
-        let target = if path == one { real.to_owned() } else { format!("{path}{real}") };
+        let target = if path.contains("{id}") { real.to_owned() } else { format!("{path}{real}") };
         let mut request = server.rest(method, &target);
         if !bearer.is_empty() {
             request = request.bearer_auth(bearer);

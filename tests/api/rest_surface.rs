@@ -21,6 +21,10 @@ async fn a_path_that_does_not_exist_is_404_whoever_asks() {
         "//api/v1/keys",
         "/api/api-keys/",
         "/api/api-keys/a/b",
+        "/api/events/",
+        "/api/events/x",
+        "/api/events//deliveries",
+        "/api/events/x/deliveries/",
         "/api/v2/keys",
         "/healthz/",
         "/favicon.ico",
@@ -38,11 +42,16 @@ async fn a_path_that_does_not_exist_is_404_whoever_asks() {
 async fn a_method_that_a_path_does_not_have_is_405_with_the_ones_that_it_has() {
     let server = Setup::new().start();
     let one = format!("/api/api-keys/{ID}");
-    let places: [(&str, &[&str]); 8] = [
+    let event = "/api/events/evt_01h455vb4pex5vsknk084sn02q";
+    let (deliveries, redeliver) = (format!("{event}/deliveries"), format!("{event}/redeliver"));
+    let places: [(&str, &[&str]); 11] = [
         ("/api/v1/keys", &["GET", "POST", "DELETE", "PATCH"]),
         ("/api/v1/verify", &["POST"]),
         ("/api/api-keys", &["GET", "POST"]),
         (&one, &["GET", "DELETE", "PATCH"]),
+        ("/api/events", &["GET"]),
+        (&deliveries, &["GET"]),
+        (&redeliver, &["POST"]),
         ("/healthz", &["GET"]),
         ("/readyz", &["GET"]),
         ("/metrics", &["GET"]),

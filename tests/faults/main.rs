@@ -12,6 +12,7 @@ mod postgres;
 mod proxy;
 
 mod alike;
+mod killed;
 mod outage;
 mod pending;
 mod start;

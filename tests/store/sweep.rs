@@ -19,9 +19,10 @@ use keyward::{
         keyspace::{Keyspace, Registry},
         rate::RateLimit,
     },
-    limiter::{Limiter, memory::MemoryLimiter},
+    limiter::{Limiter, failures::Failures, memory::MemoryLimiter},
     replica::{Peers, Replica},
     service::{Service, bootstrap},
+    session::Sessions,
     store::{Store, events::EventQuery},
     telemetry::Metrics,
 };
@@ -62,6 +63,7 @@ impl Clock for Stand {
 /// A replica's service over a store.
 async fn service(store: &Arc<dyn Store>, clock: &Arc<Stand>) -> Arc<Service> {
     let (runtime, clock) = (Handle::current(), Arc::clone(clock) as Arc<dyn Clock>);
+    let (session_clock, session_runtime) = (Arc::clone(&clock), runtime.clone());
     let installation = bootstrap::installation(&**store, &SystemEntropy, &[]).await.unwrap();
     let registry = Arc::new(Registry::new(vec![Keyspace::default_keyspace()]));
     let replica =
@@ -73,8 +75,11 @@ async fn service(store: &Arc<dyn Store>, clock: &Arc<Stand>) -> Arc<Service> {
         registry,
         installation,
         limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), None),
+        failures: Failures::new(RateLimit { limit: 300, window: 60 * SECOND }, Arc::clone(&clock)),
         public_create_limit: RateLimit { limit: 10, window: 60 * SECOND },
         egress: Egress::default(),
+        deliveries: tokio::sync::Notify::new(),
+        sessions: Sessions::new(&[], &session_clock, &session_runtime).unwrap(),
         events: EventRules::default(),
         clock,
         entropy: Arc::new(SystemEntropy),

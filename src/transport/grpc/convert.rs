@@ -54,7 +54,7 @@ fn binding(organization: String, instance: String, environment: String) -> Bindi
 }
 
 /// Fractions below a microsecond are dropped; what is out of range is far out of bounds anyway.
-fn micros(field: &'static str, seconds: i64, nanos: i32) -> Result<Micros> {
+pub(super) fn micros(field: &'static str, seconds: i64, nanos: i32) -> Result<Micros> {
     if !(-999_999_999..=999_999_999).contains(&nanos) {
         return Err(Error::invalid(field, "is not a well-formed time"));
     }
@@ -129,10 +129,14 @@ pub fn list(message: proto::ListRequest) -> Result<ListKeys> {
         binding: binding(message.organization, message.instance, message.environment),
         status,
         created_by: message.created_by,
-        // A negative size is as far out of bounds as one that is too large, and is named together with what else is wrong.
-        page_size: u32::try_from(message.page_size).unwrap_or(u32::MAX),
+        page_size: page_size(message.page_size),
         page_token: message.page_token,
     })
+}
+
+/// A negative size is as far out of bounds as one that is too large, and is named together with what else is wrong.
+pub(super) fn page_size(asked: i32) -> u32 {
+    u32::try_from(asked).unwrap_or(u32::MAX)
 }
 
 /// A page of keys.

@@ -1,5 +1,6 @@
 //! gRPC: `keyward.v1.KeyService`. Handlers hold no logic: they convert, call the service and convert back.
 
+mod audit;
 mod connection;
 pub mod convert;
 mod encode;

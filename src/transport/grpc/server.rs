@@ -20,7 +20,7 @@ use super::{
     recall::Handler,
 };
 use crate::{
-    proto::{DESCRIPTORS, key_service_server::KeyServiceServer},
+    proto::{DESCRIPTORS, audit_service_server::AuditServiceServer, key_service_server::KeyServiceServer},
     service::Service,
     transport::{
         terms::{Peer, Terms},
@@ -109,6 +109,7 @@ fn start<H: Health>(service: &Arc<Service>, health: &HealthServer<H>, terms: &Te
 
 fn routes<H: Health>(service: &Arc<Service>, health: HealthServer<H>) -> Routes {
     let keys = KeyServiceServer::new(Grpc::new(Arc::clone(service))).max_decoding_message_size(MESSAGE_BYTES);
+    let audit = AuditServiceServer::new(Grpc::new(Arc::clone(service))).max_decoding_message_size(MESSAGE_BYTES);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -116,7 +117,7 @@ fn routes<H: Health>(service: &Arc<Service>, health: HealthServer<H>) -> Routes 
     };
     let v1 = reflection().build_v1().expect("the descriptors were made by this build");
     let v1alpha = reflection().build_v1alpha().expect("the descriptors were made by this build");
-    Routes::new(keys).add_service(health).add_service(v1).add_service(v1alpha).prepare()
+    Routes::new(keys).add_service(audit).add_service(health).add_service(v1).add_service(v1alpha).prepare()
 }
 
 /// Serves connections until there will be no more, and each has ended.

@@ -221,6 +221,7 @@ impl Fields {
     }
 }
 
-fn micros(time: OffsetDateTime) -> Micros {
+/// A time in microseconds, rounded down.
+pub fn micros(time: OffsetDateTime) -> Micros {
     Micros::try_from(time.unix_timestamp_nanos().div_euclid(1_000)).unwrap_or(Micros::MAX)
 }

@@ -86,7 +86,7 @@ fn item(exchange: &mut Exchange<'_>, key: &KeyRecord) -> Answer {
 }
 
 /// The caller, who must be able to manage keys: said before a word of the request is looked at.
-async fn manager(exchange: &mut Exchange<'_>) -> Result<Caller> {
+pub(super) async fn manager(exchange: &mut Exchange<'_>) -> Result<Caller> {
     let mut caller = exchange.known_caller().await?;
     access::may_manage(&caller)?;
     // `orgId` may stand on any of these routes; it only ever narrows.
@@ -105,17 +105,50 @@ fn unknown_if_unreadable<T>(result: Result<T>) -> Result<T> {
     })
 }
 
-fn list_request(query: &str) -> Result<ListKeys> {
-    let mut violations = Violations::default();
-    let mut given: HashMap<String, String> = HashMap::new();
-    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-        let name: String = name.chars().take(64).collect();
-        if given.insert(name.clone(), value.into_owned()).is_some() {
-            violations.add(name, "must be given once");
+/// The parameters of a query string, each to be taken once.
+pub(super) struct Query(HashMap<String, String>);
+
+impl Query {
+    /// Reads them; one that is given twice is a violation.
+    pub(super) fn read(query: &str, violations: &mut Violations) -> Self {
+        let mut given: HashMap<String, String> = HashMap::new();
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            let name: String = name.chars().take(64).collect();
+            if given.insert(name.clone(), value.into_owned()).is_some() {
+                violations.add(name, "must be given once");
+            }
+        }
+        Self(given)
+    }
+
+    /// One of them; empty if it is absent.
+    pub(super) fn take(&mut self, name: &str) -> String {
+        self.0.remove(name).unwrap_or_default()
+    }
+
+    /// The size of a page.
+    pub(super) fn limit(&mut self, violations: &mut Violations) -> u32 {
+        match self.take("limit").as_str() {
+            "" => 0,
+            text => text.parse().ok().filter(|limit| (0..=1_000).contains(limit)).unwrap_or_else(|| {
+                violations.add("limit", "must be a whole number, 1 to 1000, or 0 for 50");
+                0
+            }),
         }
     }
-    let mut take = |name: &str| given.remove(name).unwrap_or_default();
-    let status = match take("status").as_str() {
+
+    /// What nobody took is a violation.
+    pub(super) fn finish(self, violations: &mut Violations) {
+        for name in self.0.into_keys() {
+            violations.add(name, "unknown parameter");
+        }
+    }
+}
+
+fn list_request(query: &str) -> Result<ListKeys> {
+    let mut violations = Violations::default();
+    let mut query = Query::read(query, &mut violations);
+    let status = match query.take("status").as_str() {
         "" => None,
         "active" => Some(KeyStatus::Active),
         "revoked" => Some(KeyStatus::Revoked),
@@ -125,28 +158,19 @@ fn list_request(query: &str) -> Result<ListKeys> {
             None
         }
     };
-    let page_size = match take("limit").as_str() {
-        "" => 0,
-        text => text.parse().ok().filter(|limit| (0..=1_000).contains(limit)).unwrap_or_else(|| {
-            violations.add("limit", "must be a whole number, 1 to 1000, or 0 for 50");
-            0
-        }),
-    };
     let request = ListKeys {
-        keyspace: take("keyspace"),
+        page_size: query.limit(&mut violations),
+        keyspace: query.take("keyspace"),
         binding: Binding {
-            organization: take("orgId"),
-            instance: take("instanceId"),
-            environment: take("environment"),
+            organization: query.take("orgId"),
+            instance: query.take("instanceId"),
+            environment: query.take("environment"),
         },
         status,
-        created_by: take("createdBy"),
-        page_size,
-        page_token: take("cursor"),
+        created_by: query.take("createdBy"),
+        page_token: query.take("cursor"),
     };
-    for name in given.into_keys() {
-        violations.add(name, "unknown parameter");
-    }
+    query.finish(&mut violations);
     violations.finish()?;
     Ok(request)
 }

@@ -4,6 +4,7 @@ mod answer;
 mod body;
 mod client;
 mod credential;
+mod events;
 mod exchange;
 mod manage;
 mod origin;
@@ -69,6 +70,9 @@ enum Place<'a> {
     Own,
     Many,
     One(&'a str),
+    Events,
+    Deliveries(&'a str),
+    Redeliver(&'a str),
     Verify,
     Live,
     Ready,
@@ -82,11 +86,12 @@ impl<'a> Place<'a> {
             "/api/v1/keys" => Self::Own,
             "/api/v1/verify" => Self::Verify,
             "/api/api-keys" => Self::Many,
+            "/api/events" => Self::Events,
             "/healthz" => Self::Live,
             "/readyz" => Self::Ready,
             "/metrics" => Self::Metrics,
             "/openapi.json" => Self::OpenApi,
-            _ => Self::One(path.strip_prefix("/api/api-keys/").filter(|id| !id.is_empty() && !id.contains('/'))?),
+            _ => Self::with_id(path)?,
         };
         let probe = matches!(place, Self::Live | Self::Ready | Self::Metrics | Self::OpenApi);
         match routes {
@@ -99,8 +104,23 @@ impl<'a> Place<'a> {
     /// Whether sessions may call there, also by cookie.
     fn takes_sessions(self) -> bool {
         match self {
-            Self::Many | Self::One(_) => true,
+            Self::Many | Self::One(_) | Self::Events | Self::Deliveries(_) | Self::Redeliver(_) => true,
             Self::Own | Self::Verify | Self::Live | Self::Ready | Self::Metrics | Self::OpenApi => false,
+        }
+    }
+
+    /// A place that has an id in its path.
+    fn with_id(path: &'a str) -> Option<Self> {
+        let one = |id: &&str| !id.is_empty() && !id.contains('/');
+        if let Some(id) = path.strip_prefix("/api/api-keys/") {
+            return Some(id).filter(one).map(Self::One);
+        }
+        let (id, rest) = path.strip_prefix("/api/events/")?.split_once('/')?;
+        let id = Some(id).filter(one)?;
+        match rest {
+            "deliveries" => Some(Self::Deliveries(id)),
+            "redeliver" => Some(Self::Redeliver(id)),
+            _ => None,
         }
     }
 
@@ -110,8 +130,10 @@ impl<'a> Place<'a> {
             Self::Own => "GET, HEAD, POST, DELETE, PATCH",
             Self::Many => "GET, HEAD, POST",
             Self::One(_) => "GET, HEAD, DELETE, PATCH",
-            Self::Verify => "POST",
-            Self::Live | Self::Ready | Self::Metrics | Self::OpenApi => "GET, HEAD",
+            Self::Verify | Self::Redeliver(_) => "POST",
+            Self::Events | Self::Deliveries(_) | Self::Live | Self::Ready | Self::Metrics | Self::OpenApi => {
+                "GET, HEAD"
+            }
         }
     }
 }
@@ -172,6 +194,9 @@ async fn dispatch(exchange: &mut Exchange<'_>, body: &mut Body, routes: Routes) 
         (Place::One(id), "GET") => manage::read(exchange.named("get"), id).await,
         (Place::One(id), "DELETE") => manage::revoke(exchange.named("revoke"), id).await,
         (Place::One(id), "PATCH") => manage::update(exchange.named("update_webhook"), id, body).await,
+        (Place::Events, "GET") => events::list(exchange.named("list_events")).await,
+        (Place::Deliveries(id), "GET") => events::deliveries(exchange.named("list_deliveries"), id).await,
+        (Place::Redeliver(id), "POST") => events::redeliver(exchange.named("redeliver"), id).await,
         (Place::Verify, "POST") => verify::verify(exchange.named("verify"), body).await,
         (Place::Live, "GET") => Ok(probes::live()),
         (Place::Ready, "GET") => probes::ready(exchange.service).await,
@@ -196,6 +221,9 @@ mod tests {
             ("/api/v1/keys", Place::Own),
             ("/api/api-keys", Place::Many),
             ("/api/api-keys/{id}", Place::One("{id}")),
+            ("/api/events", Place::Events),
+            ("/api/events/{id}/deliveries", Place::Deliveries("{id}")),
+            ("/api/events/{id}/redeliver", Place::Redeliver("{id}")),
             ("/api/v1/verify", Place::Verify),
             ("/healthz", Place::Live),
             ("/readyz", Place::Ready),

@@ -1,0 +1,231 @@
+//! The audit log: events, and what became of their deliveries.
+
+use super::{
+    Context, Service,
+    keys::bounded,
+    list::{fitting, named},
+};
+use crate::{
+    domain::{
+        access::{self, Manager},
+        bounds::{DEFAULT_PAGE, PAGE, Violations},
+        caller::Caller,
+        clock::Micros,
+        error::{Error, Kind, Result},
+        event::{Event, EventId, EventType},
+        key::{Binding, KeyId},
+        page,
+    },
+    store::events::{Delivery, EventQuery},
+};
+
+/// What to list; an empty field does not filter.
+#[derive(Debug, Clone, Default)]
+pub struct ListEvents {
+    /// Keyspace.
+    pub keyspace: String,
+    /// Organization, instance, environment.
+    pub binding: Binding,
+    /// Id of the key.
+    pub key: String,
+    /// The type's name.
+    pub kind: String,
+    /// Who did it.
+    pub actor: String,
+    /// From this time on.
+    pub start: Option<Micros>,
+    /// Before this time.
+    pub end: Option<Micros>,
+    /// 0 is the default.
+    pub page_size: u32,
+    /// Empty for the first page.
+    pub page_token: String,
+}
+
+/// A page of events.
+#[derive(Debug, Clone)]
+pub struct EventPage {
+    /// Newest first.
+    pub events: Vec<Event>,
+    /// Gives the next page; none on the last one.
+    pub next: Option<String>,
+}
+
+/// Whose deliveries to list, by their ids.
+#[derive(Debug, Clone)]
+pub enum DeliverySubject {
+    /// One event's.
+    Event(String),
+    /// Those of a key's events.
+    Key(String),
+}
+
+/// A page of deliveries.
+#[derive(Debug, Clone)]
+pub struct DeliveryPage {
+    /// Newest event first.
+    pub deliveries: Vec<Delivery>,
+    /// Gives the next page; none on the last one.
+    pub next: Option<String>,
+}
+
+impl Service {
+    /// A page of the events that the caller may see: those of keys that it may list.
+    pub async fn list_events(&self, caller: &Caller, request: ListEvents, context: Context<'_>) -> Result<EventPage> {
+        let manager = access::may_manage(caller)?;
+        let mut violations = Violations::default();
+        violations.binding(&request.binding);
+        violations.bound("keyspace", &request.keyspace);
+        violations.actor("actor", &request.actor);
+        let key = named(request.key).and_then(|text| parsed(&mut violations, "key_id", text.parse::<KeyId>()));
+        let kind = named(request.kind).and_then(|text| {
+            let kind = EventType::of_name(&text);
+            violations.check(kind.is_some(), "type", "is not a type of event");
+            kind
+        });
+        let backwards = request.start.zip(request.end).is_some_and(|(start, end)| start >= end);
+        violations.check(!backwards, "end_time", "must be after the start");
+        violations.check(request.page_size <= PAGE, "page_size", "must be 0 to 1000");
+        violations.finish()?;
+        let Binding { organization, instance, environment } = request.binding;
+        let mut binding = [named(organization), named(instance), named(environment)];
+        manager.confine_filter(&mut binding)?;
+        let keyspace = named(manager.keyspace(&request.keyspace)?.to_owned());
+        let [organization, instance, environment] = binding;
+        let page_size = page_size(request.page_size);
+        let mut query = EventQuery {
+            keyspace,
+            organization,
+            instance,
+            environment,
+            key,
+            kind,
+            actor: named(request.actor),
+            from: request.start.map(EventId::lowest),
+            before: request.end.map(EventId::lowest),
+            // One more than asked for tells whether there is a next page.
+            limit: page_size + 1,
+        };
+        let filters = filters(&query);
+        if let Some(last) = self.position(&filters, &request.page_token)? {
+            query.before = Some(last);
+        }
+        let mut events = bounded(context, self.store.list_events(query)).await?;
+        let fit = fitting(events.iter().map(|event| &event.key)).min(page_size as usize);
+        let more = events.len() > fit;
+        events.truncate(fit);
+        let next = events.last().filter(|_| more).map(|last| self.token(&filters, last.id));
+        Ok(EventPage { events, next })
+    }
+
+    /// What became of telling a key's webhook. An event that the caller may not see does not exist for it.
+    pub async fn list_deliveries(
+        &self,
+        caller: &Caller,
+        subject: &DeliverySubject,
+        page_size_asked: u32,
+        page_token: &str,
+        context: Context<'_>,
+    ) -> Result<DeliveryPage> {
+        let manager = access::may_manage(caller)?;
+        let mut violations = Violations::default();
+        violations.check(page_size_asked <= PAGE, "page_size", "must be 0 to 1000");
+        let key = match subject {
+            DeliverySubject::Event(id) => {
+                let id = parsed(&mut violations, "event_id", id.parse::<EventId>());
+                violations.finish()?;
+                let Some(id) = id else { return Err(no_such_event()) };
+                self.visible_event(manager, id, context).await?;
+                let delivery = bounded(context, self.store.find_delivery(id)).await?;
+                return Ok(DeliveryPage { deliveries: delivery.into_iter().collect(), next: None });
+            }
+            DeliverySubject::Key(id) => parsed(&mut violations, "key_id", id.parse::<KeyId>()),
+        };
+        violations.finish()?;
+        let Some(key) = key else { return Err(Error::no_such_key()) };
+        self.visible(manager, key, context).await?;
+        let filters = vec![b"deliveries".to_vec(), key.0.as_bytes().to_vec()];
+        let before = self.position(&filters, page_token)?;
+        let page_size = page_size(page_size_asked);
+        let listing = self.store.deliveries_of_key(key, before, page_size + 1);
+        let mut deliveries = bounded(context, listing).await?;
+        let more = deliveries.len() > page_size as usize;
+        deliveries.truncate(page_size as usize);
+        let next = deliveries.last().filter(|_| more).map(|last| self.token(&filters, last.event));
+        Ok(DeliveryPage { deliveries, next })
+    }
+
+    /// Tells a key's webhook of an event again.
+    pub async fn redeliver(&self, caller: &Caller, id: &str, context: Context<'_>) -> Result<Delivery> {
+        let manager = access::may_manage(caller)?;
+        let mut violations = Violations::default();
+        let id = parsed(&mut violations, "event_id", id.parse::<EventId>());
+        violations.finish()?;
+        let Some(id) = id else { return Err(no_such_event()) };
+        manager.may_change(&self.visible_event(manager, id, context).await?.key)?;
+        let delivery = bounded(context, self.store.redeliver(id, self.now())).await?;
+        let none = || Error::new(Kind::FailedPrecondition, "CONFLICT", "The key has no webhook to tell");
+        let delivery = delivery.ok_or_else(none)?;
+        self.deliveries.notify_one();
+        Ok(delivery)
+    }
+
+    /// An event of a key that the manager may see; for any other one, exactly the answer to an id that does not exist.
+    async fn visible_event(&self, manager: Manager<'_>, id: EventId, context: Context<'_>) -> Result<Event> {
+        let event = bounded(context, self.store.find_event(id)).await?;
+        let event = event.filter(|event| manager.sees(&event.key)).ok_or_else(no_such_event)?;
+        manager.may_read(&event.key)?;
+        Ok(event)
+    }
+
+    /// Page tokens hold a UUID, whose kind their filters tell.
+    fn token(&self, filters: &[Vec<u8>], last: EventId) -> String {
+        let filters: Vec<&[u8]> = filters.iter().map(Vec::as_slice).collect();
+        page::token(&self.installation, &filters, KeyId(last.0))
+    }
+
+    fn position(&self, filters: &[Vec<u8>], token: &str) -> Result<Option<EventId>> {
+        if token.is_empty() {
+            return Ok(None);
+        }
+        let filters: Vec<&[u8]> = filters.iter().map(Vec::as_slice).collect();
+        let position = page::position(&self.installation, &filters, token);
+        let last = position.ok_or_else(|| Error::invalid("page_token", "is not a token of this query"))?;
+        Ok(Some(EventId(last.0)))
+    }
+}
+
+fn page_size(asked: u32) -> u32 {
+    if asked == 0 { DEFAULT_PAGE } else { asked }
+}
+
+/// An id, or none and a violation.
+fn parsed<T, E: ToString>(
+    violations: &mut Violations,
+    field: &'static str,
+    read: std::result::Result<T, E>,
+) -> Option<T> {
+    read.map_err(|why| violations.add(field, why.to_string())).ok()
+}
+
+fn no_such_event() -> Error {
+    Error::new(Kind::NotFound, "NOT_FOUND", "No such event")
+}
+
+/// What makes two pages belong to one query: the filters as they are after the caller's own limits.
+fn filters(query: &EventQuery) -> Vec<Vec<u8>> {
+    let text = |part: Option<&str>| part.map_or(Vec::new(), |text| [b"=", text.as_bytes()].concat());
+    let id = |part: Option<EventId>| part.map_or(Vec::new(), |id| id.0.as_bytes().to_vec());
+    vec![
+        b"events".to_vec(),
+        text(query.keyspace.as_deref()),
+        text(query.organization.as_deref()),
+        text(query.instance.as_deref()),
+        text(query.environment.as_deref()),
+        query.key.map_or(Vec::new(), |key| key.0.as_bytes().to_vec()),
+        text(query.kind.map(EventType::name)),
+        text(query.actor.as_deref()),
+        id(query.from),
+        id(query.before),
+    ]
+}
