@@ -143,10 +143,13 @@ impl Window {
 
     /// When the bucket of this age stops counting: the first microsecond of the 13th bucket after it.
     fn leaves_at(&self, limit: RateLimit, age: usize) -> Micros {
-        let bucket = i128::from(self.newest) + i128::from(SPAN) - age as i128;
-        let at = (bucket * i128::from(limit.window)).div_euclid(i128::from(BUCKETS));
-        let exact = at * i128::from(BUCKETS) == bucket * i128::from(limit.window);
-        i64::try_from(if exact { at } else { at + 1 }).unwrap_or(Micros::MAX)
+        let age = i64::try_from(age).unwrap_or(SPAN);
+        let bucket = self.newest.saturating_add(SPAN - age);
+        match bucket.checked_mul(limit.window) {
+            // The floor of the negative is the negative of the ceiling.
+            Some(scaled) => -(-scaled).div_euclid(BUCKETS),
+            None => Micros::MAX,
+        }
     }
 
     /// How long until `cost` fits; none if it is above the limit.
@@ -163,10 +166,10 @@ impl Window {
     }
 }
 
-/// Number of the bucket that `now` is in: the exact floor of `12 * now / window`.
+/// Number of the bucket that `now` is in: the exact floor of `12 * now / window`. A clock would have to count for 24,000
+/// years to reach the bound.
 fn bucket(limit: RateLimit, now: Micros) -> i64 {
-    let exact = (i128::from(now) * i128::from(BUCKETS)).div_euclid(i128::from(limit.window));
-    i64::try_from(exact).unwrap_or(i64::MAX - SPAN)
+    now.saturating_mul(BUCKETS).div_euclid(limit.window).min(i64::MAX - SPAN)
 }
 
 #[cfg(test)]
