@@ -183,7 +183,8 @@ fn parts(service: &Service, limited: &Service) -> Result<(), Failure> {
         black_box(service.replica.memory().and_then(|memory| memory.recall(&digests[at])));
     });
     time("mark the use", |at| service.replica.usage.mark(&entries[at], 1));
-    drop(service.replica.usage.take());
+    service.replica.usage.gather();
+    drop(service.replica.usage.take(usize::MAX));
     let spending = MemoryLimiter::new(Arc::new(SystemClock));
     let limit = RateLimit { limit: 1_000_000_000, window: 60_000_000 };
     time("spend of a limit", |at| {

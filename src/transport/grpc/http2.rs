@@ -112,6 +112,7 @@ where
                 if come > 0 {
                     expected = come;
                 }
+                expected = expected.max(1);
                 return Poll::Pending;
             }
             for (request, respond) in requests.drain(..) {
@@ -122,6 +123,8 @@ where
                 // together with theirs: waking a client's process costs as much as answering it, and one that is
                 // still busy with the first answer needs no waking for the next.
                 cx.waker().wake_by_ref();
+                // Whatever comes next is looked for to its end: otherwise a burst that follows would be taken one by one.
+                expected = 0;
                 return Poll::Pending;
             }
         }
