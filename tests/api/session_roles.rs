@@ -214,3 +214,26 @@ async fn a_session_is_not_bound_to_the_environment_of_the_host() {
         call(&server, &olga, "DELETE", &path(&made), Value::Null).await.good(200);
     }
 }
+
+#[tokio::test]
+async fn events_are_for_sessions_and_admin_keys_of_their_organization() {
+    let (server, provider) = start("");
+    for (organization, scopes) in [("acme", json!(["build"])), ("other", json!(["build"]))] {
+        let body = json!({"name": "n", "keyspace": "norrix", "orgId": organization, "scopes": scopes});
+        server.create(body).await;
+    }
+    let key = |scope: &str| json!({"name": "n", "keyspace": "norrix", "orgId": "acme", "scopes": [scope]});
+    let (plain, admin) = (server.create(key("build")).await, server.create(key("admin")).await);
+    let secret = |made: &Value| made["key"].as_str().unwrap().to_owned();
+    let token = async |role: &str| provider.token("norrix", role, &json!({"acme": role})).await;
+
+    for credential in [token("owner").await, token("admin").await, secret(&admin)] {
+        let page = call(&server, &credential, "GET", "/api/events", Value::Null).await.good(200);
+        let events = page["events"].as_array().unwrap().clone();
+        assert_eq!(events.len(), 3, "{events:?}");
+        assert!(events.iter().all(|event| event["data"]["orgId"] == "acme"), "{events:?}");
+        call(&server, &credential, "GET", "/api/events?orgId=other", Value::Null).await.refused(403, "forbidden");
+    }
+    call(&server, &token("member").await, "GET", "/api/events", Value::Null).await.refused(403, "forbidden");
+    call(&server, &secret(&plain), "GET", "/api/events", Value::Null).await.refused(403, "insufficient_scope");
+}
