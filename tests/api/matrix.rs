@@ -3,7 +3,10 @@
 
 use std::collections::HashMap;
 
-use keyward::proto::{CreateRequest, ListRequest, RevokeRequest, UpdateWebhookRequest, VerifyStreamRequest};
+use keyward::proto::{
+    CreateRequest, ListEventsRequest, ListRequest, RevokeRequest, UpdateWebhookRequest, VerifyStreamRequest,
+    audit_service_client::AuditServiceClient,
+};
 use serde_json::{Value, json};
 use tonic::Status;
 
@@ -33,6 +36,10 @@ const TABLE: &str = "
     list    acme      ok    service  ok      scope  cannot  ok     ok      member  space   401
     list    globex    ok    service  org     scope  cannot  org    org     member  org     401
     list    nowhere   ok    service  org     scope  cannot  org    org     member  org     401
+    events  none      ok    service  ok      scope  cannot  ok     ok      member  space   401
+    events  acme      ok    service  ok      scope  cannot  ok     ok      member  space   401
+    events  globex    ok    service  org     scope  cannot  org    org     member  org     401
+    events  nowhere   ok    service  org     scope  cannot  org    org     member  org     401
     get     adams     ok    service  ok      scope  cannot  ok     ok      member  404     401
     get     roots     ok    service  ok      scope  cannot  ok     ok      member  404     401
     get     globex    ok    service  404     scope  cannot  404    404     member  404     401
@@ -135,9 +142,10 @@ impl World {
         let (method, path, body) = match (call, names) {
             ("create", _) => ("POST", MANY.to_owned(), create(&["build"])),
             ("grant", _) => ("POST", MANY.to_owned(), create(&["build", "admin"])),
-            ("list", _) => {
+            ("list" | "events", _) => {
                 let filter = organization.map(|name| format!("&orgId={name}")).unwrap_or_default();
-                ("GET", format!("{MANY}?keyspace=norrix{filter}"), Value::Null)
+                let path = if call == "list" { MANY } else { "/api/events" };
+                ("GET", format!("{path}?keyspace=norrix{filter}"), Value::Null)
             }
             ("get", _) => ("GET", format!("{MANY}/{}", self.target(names).await), Value::Null),
             ("hook", _) => ("PATCH", format!("{MANY}/{}", self.target(names).await), webhook),
@@ -181,6 +189,12 @@ impl World {
             ("list", _) => {
                 let request = ListRequest { keyspace: "norrix".into(), organization, ..ListRequest::default() };
                 client.list(dressed(own, request)).await.map(drop)
+            }
+            ("events", _) => {
+                let request =
+                    ListEventsRequest { keyspace: "norrix".into(), organization, ..ListEventsRequest::default() };
+                let mut audit = AuditServiceClient::new(self.server.channel().await);
+                audit.list_events(dressed(own, request)).await.map(drop)
             }
             ("hook", _) => {
                 let webhook_url = "https://hooks.example/".to_owned();
