@@ -86,6 +86,8 @@ async fn service(rate_limit: Option<RateLimit>, folder: &std::path::Path) -> Res
         public_create_limit: RateLimit { limit: 10, window: 60_000_000 },
         egress: Egress::default(),
         deliveries: tokio::sync::Notify::new(),
+        events: keyward::domain::event::EventRules::default(),
+        sessions: keyward::session::Sessions::new(&[], &clock, &runtime)?,
         clock,
         entropy: Arc::new(SystemEntropy),
         ids: KeyIds::default(),
