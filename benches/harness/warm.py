@@ -1,6 +1,6 @@
 """What is answered from memory: unary and over a stream, beside the bare twin; and memory itself."""
 
-from .measure import SHAPES, counted, in_turns, median, ratio
+from .measure import counted, in_turns, median, ratio
 from .servers import Keyward, Postgres, Twin, seeded, settle
 
 LIMIT = '{ limit = 1000000000, window = "60s" }'

@@ -90,10 +90,10 @@ async fn write_uses_down(service: Arc<Service>, end: CancellationToken) {
         let piece = piece.max(due / ROUND);
         let pieces = (GATHER.as_millis() / pause.as_millis()).max(1);
         for _ in 0..pieces {
-            if service.write_uses_down(piece).await == 0 || end.is_cancelled() {
+            let left = service.write_uses_down(piece).await;
+            if left == 0 || end.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 break;
             }
-            tokio::time::sleep(pause).await;
         }
     }
     service.replica.usage.gather();

@@ -78,3 +78,49 @@ impl Taken {
         Usage { id: self.entry.id, last_used_at: self.last_used_at, count: self.count }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{domain::key::Binding, replica::entry::tests::record};
+
+    fn entry() -> Arc<Entry> {
+        Arc::new(Entry::new(&record(Binding::default(), String::new(), Vec::new(), BTreeMap::default()), None))
+    }
+
+    fn counts(taken: &[Taken]) -> Vec<i64> {
+        taken.iter().map(|taken| taken.count).collect()
+    }
+
+    #[test]
+    fn a_key_is_due_once_however_often_it_is_used_and_no_use_is_lost() {
+        let (log, first, second) = (UsageLog::default(), entry(), entry());
+        log.mark(&first, 1);
+        assert!(log.take(9).0.is_empty(), "not due before it is gathered");
+        log.mark(&first, 2);
+        log.mark(&second, 3);
+        assert_eq!(log.gather(), 2);
+        // Used again while it waits: counted with what is taken, and not queued a second time.
+        log.mark(&first, 4);
+        let (taken, left) = log.take(1);
+        assert_eq!((counts(&taken), taken[0].usage().last_used_at, left), (vec![3], 4, 1));
+        log.mark(&first, 5);
+        assert_eq!(log.gather(), 2, "the second one, and the first one's new use");
+        assert_eq!(counts(&log.take(9).0), [1, 1]);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_due_again_with_the_next_round() {
+        let (log, key) = (UsageLog::default(), entry());
+        log.mark(&key, 1);
+        log.gather();
+        let (taken, _) = log.take(9);
+        log.mark(&key, 2);
+        log.give_back(taken);
+        assert_eq!(log.gather(), 1);
+        let (taken, left) = log.take(9);
+        assert_eq!((counts(&taken), taken[0].usage().last_used_at, left), (vec![2], 2, 0));
+    }
+}

@@ -3,18 +3,17 @@
 use super::{
     Context, Service,
     keys::bounded,
-    list::{fitting, named},
+    list::{fitting, named, page_size},
 };
 use crate::{
     domain::{
         access::{self, Manager},
-        bounds::{DEFAULT_PAGE, PAGE, Violations},
+        bounds::{PAGE, Violations},
         caller::Caller,
         clock::Micros,
         error::{Error, Kind, Result},
         event::{Event, EventId, EventType},
         key::{Binding, KeyId},
-        page,
     },
     store::events::{Delivery, EventQuery},
 };
@@ -108,13 +107,13 @@ impl Service {
         };
         let filters = filters(&query);
         if let Some(last) = self.position(&filters, &request.page_token)? {
-            query.before = Some(last);
+            query.before = Some(EventId(last));
         }
         let mut events = bounded(context, self.store.list_events(query)).await?;
         let fit = fitting(events.iter().map(|event| &event.key)).min(page_size as usize);
         let more = events.len() > fit;
         events.truncate(fit);
-        let next = events.last().filter(|_| more).map(|last| self.token(&filters, last.id));
+        let next = events.last().filter(|_| more).map(|last| self.token(&filters, last.id.0));
         Ok(EventPage { events, next })
     }
 
@@ -145,13 +144,13 @@ impl Service {
         let Some(key) = key else { return Err(Error::no_such_key()) };
         self.visible(manager, key, context).await?;
         let filters = vec![b"deliveries".to_vec(), key.0.as_bytes().to_vec()];
-        let before = self.position(&filters, page_token)?;
+        let before = self.position(&filters, page_token)?.map(EventId);
         let page_size = page_size(page_size_asked);
         let listing = self.store.deliveries_of_key(key, before, page_size + 1);
         let mut deliveries = bounded(context, listing).await?;
         let more = deliveries.len() > page_size as usize;
         deliveries.truncate(page_size as usize);
-        let next = deliveries.last().filter(|_| more).map(|last| self.token(&filters, last.event));
+        let next = deliveries.last().filter(|_| more).map(|last| self.token(&filters, last.event.0));
         Ok(DeliveryPage { deliveries, next })
     }
 
@@ -177,26 +176,6 @@ impl Service {
         manager.may_read(&event.key)?;
         Ok(event)
     }
-
-    /// Page tokens hold a UUID, whose kind their filters tell.
-    fn token(&self, filters: &[Vec<u8>], last: EventId) -> String {
-        let filters: Vec<&[u8]> = filters.iter().map(Vec::as_slice).collect();
-        page::token(&self.installation, &filters, KeyId(last.0))
-    }
-
-    fn position(&self, filters: &[Vec<u8>], token: &str) -> Result<Option<EventId>> {
-        if token.is_empty() {
-            return Ok(None);
-        }
-        let filters: Vec<&[u8]> = filters.iter().map(Vec::as_slice).collect();
-        let position = page::position(&self.installation, &filters, token);
-        let last = position.ok_or_else(|| Error::invalid("page_token", "is not a token of this query"))?;
-        Ok(Some(EventId(last.0)))
-    }
-}
-
-fn page_size(asked: u32) -> u32 {
-    if asked == 0 { DEFAULT_PAGE } else { asked }
 }
 
 /// An id, or none and a violation.

@@ -1,5 +1,7 @@
 //! List: filters, access and pages.
 
+use uuid::Uuid;
+
 use super::{Context, Service, keys::bounded};
 use crate::{
     domain::{
@@ -7,7 +9,7 @@ use crate::{
         bounds::{DEFAULT_PAGE, PAGE, Violations},
         caller::Caller,
         error::{Error, Result},
-        key::{Binding, KeyRecord, KeyStatus},
+        key::{Binding, KeyId, KeyRecord, KeyStatus},
         page,
     },
     store::ListQuery,
@@ -57,7 +59,7 @@ impl Service {
         manager.confine_filter(&mut binding)?;
         let keyspace = named(manager.keyspace(&request.keyspace)?.to_owned());
         let [organization, instance, environment] = binding;
-        let page_size = if request.page_size == 0 { DEFAULT_PAGE } else { request.page_size };
+        let page_size = page_size(request.page_size);
         let mut query = ListQuery {
             keyspace,
             organization,
@@ -71,18 +73,40 @@ impl Service {
             now: self.now(),
         };
         let filters = filters(&query);
-        let filters: Vec<&[u8]> = filters.iter().map(Vec::as_slice).collect();
-        if !request.page_token.is_empty() {
-            let position = page::position(&self.installation, &filters, &request.page_token);
-            query.before = Some(position.ok_or_else(|| Error::invalid("page_token", "is not a token of this query"))?);
-        }
+        query.before = self.position(&filters, &request.page_token)?.map(KeyId);
         let mut keys = bounded(context, self.store.list_keys(query)).await?;
         let fit = fitting(keys.iter()).min(page_size as usize);
         let more = keys.len() > fit;
         keys.truncate(fit);
-        let next = keys.last().filter(|_| more).map(|last| page::token(&self.installation, &filters, last.id));
+        let next = keys.last().filter(|_| more).map(|last| self.token(&filters, last.id.0));
         Ok(Page { keys: keys.into_iter().map(|key| self.with_last_use(key)).collect(), next })
     }
+}
+
+impl Service {
+    /// Gives the page after `last`, whatever kind of UUID that is: the filters tell.
+    pub(super) fn token(&self, filters: &[Vec<u8>], last: Uuid) -> String {
+        page::token(&self.installation, &parts(filters), KeyId(last))
+    }
+
+    /// Where a page begins; none for the first one.
+    pub(super) fn position(&self, filters: &[Vec<u8>], token: &str) -> Result<Option<Uuid>> {
+        if token.is_empty() {
+            return Ok(None);
+        }
+        let last = page::position(&self.installation, &parts(filters), token);
+        let last = last.ok_or_else(|| Error::invalid("page_token", "is not a token of this query"))?;
+        Ok(Some(last.0))
+    }
+}
+
+fn parts(filters: &[Vec<u8>]) -> Vec<&[u8]> {
+    filters.iter().map(Vec::as_slice).collect()
+}
+
+/// 0 asks for the default.
+pub(super) fn page_size(asked: u32) -> u32 {
+    if asked == 0 { DEFAULT_PAGE } else { asked }
 }
 
 /// How many of the keys fit on one page; one always does.

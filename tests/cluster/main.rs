@@ -16,3 +16,4 @@ mod sqlite;
 mod storm;
 #[path = "../support/mod.rs"]
 mod support;
+mod usage;

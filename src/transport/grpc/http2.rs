@@ -33,10 +33,23 @@ const WINDOW: u32 = 1 << 20;
 const HEADER_BYTES: u32 = 16 << 10;
 /// What is kept of answers that a stream's client does not read.
 const SEND_BYTES: usize = 400 << 10;
-/// A client has so long to say that it speaks HTTP/2.
-const PREFACE: Duration = Duration::from_secs(20);
-const KEEPALIVE: Duration = Duration::from_secs(60);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a client is waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Until it has said that it speaks HTTP/2.
+    pub preface: Duration,
+    /// Until it is asked whether it is still there, and again.
+    pub keepalive: Duration,
+    /// Until it has answered that.
+    pub pong: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { preface: Duration::from_secs(20), keepalive: Duration::from_secs(60), pong: Duration::from_secs(20) }
+    }
+}
 
 /// What requests are given to.
 pub trait Handle {
@@ -46,7 +59,7 @@ pub trait Handle {
 
 /// Serves a connection until its client goes, or every request is answered after `stop` was cancelled or the connection
 /// has reached its age; and that with patience, but not for ever.
-pub async fn serve<I>(io: I, handler: &impl Handle, age: Option<Duration>, stop: &CancellationToken)
+pub async fn serve<I>(io: I, handler: &impl Handle, patience: Patience, age: Option<Duration>, stop: &CancellationToken)
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
@@ -59,8 +72,8 @@ where
         .max_header_list_size(HEADER_BYTES)
         .max_send_buffer_size(SEND_BYTES);
     // What is no HTTP/2, or went away, has nobody to be told.
-    let Ok(Ok(mut connection)) = timeout(PREFACE, builder.handshake(io)).await else { return };
-    let mut keepalive = connection.ping_pong().map(Keepalive::new);
+    let Ok(Ok(mut connection)) = timeout(patience.preface, builder.handshake(io)).await else { return };
+    let mut keepalive = connection.ping_pong().map(|pings| Keepalive::new(pings, patience));
     let mut stopping = pin!(stop.cancelled());
     let mut age = age.map(|age| Box::pin(sleep(age)));
     let (mut leaving, mut aged) = (false, false);
@@ -71,7 +84,7 @@ where
             leaving = true;
             connection.graceful_shutdown();
         }
-        if let Some(timer) = &mut age
+        while let Some(timer) = &mut age
             && timer.as_mut().poll(cx).is_ready()
         {
             if aged {
@@ -80,9 +93,6 @@ where
             aged = true;
             connection.graceful_shutdown();
             timer.as_mut().reset(Instant::now() + GRACE);
-            if timer.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
         }
         if keepalive.as_mut().is_some_and(|keepalive| keepalive.is_lost(cx)) {
             return Poll::Ready(());
@@ -109,10 +119,7 @@ where
                 return Poll::Ready(());
             }
             if requests.is_empty() {
-                if come > 0 {
-                    expected = come;
-                }
-                expected = expected.max(1);
+                expected = if come > 0 { come } else { expected.max(1) };
                 return Poll::Pending;
             }
             for (request, respond) in requests.drain(..) {
@@ -135,13 +142,14 @@ where
 /// Asks a client now and then whether it is still there.
 struct Keepalive {
     pings: PingPong,
+    patience: Patience,
     timer: Pin<Box<Sleep>>,
     asked: bool,
 }
 
 impl Keepalive {
-    fn new(pings: PingPong) -> Self {
-        Self { pings, timer: Box::pin(sleep(KEEPALIVE)), asked: false }
+    fn new(pings: PingPong, patience: Patience) -> Self {
+        Self { pings, patience, timer: Box::pin(sleep(patience.keepalive)), asked: false }
     }
 
     /// Whether the client did not answer in time.
@@ -150,7 +158,7 @@ impl Keepalive {
             match self.pings.poll_pong(cx) {
                 Poll::Ready(Ok(_)) => {
                     self.asked = false;
-                    self.timer.as_mut().reset(Instant::now() + KEEPALIVE);
+                    self.timer.as_mut().reset(Instant::now() + self.patience.keepalive);
                 }
                 // The connection itself tells why.
                 Poll::Ready(Err(_)) => return false,
@@ -162,11 +170,107 @@ impl Keepalive {
                 return true;
             }
             self.asked = true;
-            self.timer.as_mut().reset(Instant::now() + KEEPALIVE_TIMEOUT);
+            self.timer.as_mut().reset(Instant::now() + self.patience.pong);
             if self.pings.poll_pong(cx).is_ready() {
                 return true;
             }
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http::Response;
+    use tokio::io::{AsyncReadExt as _, duplex};
+
+    use super::*;
+
+    /// Answers each request at once, and counts them.
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl Handle for Counting {
+        fn handle(&self, _: Request<RecvStream>, mut respond: SendResponse<Bytes>, _: &mut Context<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            respond.send_response(Response::new(()), true).unwrap();
+        }
+    }
+
+    const SHORT: Duration = Duration::from_millis(50);
+    /// Far past what any of this takes.
+    const LONG: Duration = Duration::from_secs(10);
+    const PATIENT: Patience = Patience { preface: LONG, keepalive: LONG, pong: LONG };
+
+    #[tokio::test]
+    async fn a_client_that_says_nothing_is_not_waited_for() {
+        let (_silent, io) = duplex(1 << 16);
+        let patience = Patience { preface: SHORT, ..PATIENT };
+        timeout(LONG / 2, serve(io, &Counting::default(), patience, None, &CancellationToken::new())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_gone_without_a_word_is_found_out() {
+        let (near, io) = duplex(1 << 16);
+        let patience = Patience { keepalive: SHORT, pong: SHORT, ..PATIENT };
+        let serving = tokio::spawn(async move {
+            serve(io, &Counting::default(), patience, None, &CancellationToken::new()).await;
+        });
+        let (_sender, mut connection) = h2::client::handshake(near).await.unwrap();
+        // As far as the settings; from then on it reads nothing and answers nothing, but its end stays open.
+        let _ = timeout(SHORT / 2, &mut connection).await;
+        timeout(LONG / 2, serving).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_answers_is_kept_and_served() {
+        let (near, io) = duplex(1 << 16);
+        let (handler, stop) = (Counting::default(), CancellationToken::new());
+        let patience = Patience { keepalive: SHORT, ..PATIENT };
+        let client = async {
+            let (mut sender, connection) = h2::client::handshake(near).await.unwrap();
+            tokio::spawn(connection);
+            // Quiet for many keepalives, then one call, then many at once.
+            sleep(SHORT * 10).await;
+            for burst in [1, 20, 1, 1, 3] {
+                let ask = |sender: &mut h2::client::SendRequest<Bytes>| {
+                    sender.send_request(Request::post("http://x/").body(()).unwrap(), true).unwrap().0
+                };
+                let answers: Vec<_> = (0..burst).map(|_| ask(&mut sender)).collect();
+                for answer in answers {
+                    timeout(LONG, answer).await.unwrap().unwrap();
+                }
+            }
+            stop.cancel();
+        };
+        tokio::join!(serve(io, &handler, patience, None, &stop), client);
+        assert_eq!(handler.0.into_inner(), 26);
+    }
+
+    #[tokio::test]
+    async fn a_connection_says_at_its_age_that_it_is_going() {
+        let (mut near, io) = duplex(1 << 16);
+        let serving = tokio::spawn(async move {
+            serve(io, &Counting::default(), PATIENT, Some(SHORT), &CancellationToken::new()).await;
+        });
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        tokio::io::AsyncWriteExt::write_all(&mut near, preface).await.unwrap();
+        // Frames until one of type GOAWAY.
+        let told = async {
+            loop {
+                let mut head = [0; 9];
+                near.read_exact(&mut head).await.unwrap();
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+                near.read_exact(&mut vec![0; length]).await.unwrap();
+                if head[3] == 7 {
+                    break;
+                }
+            }
+        };
+        timeout(LONG, told).await.unwrap();
+        drop(near);
+        timeout(LONG, serving).await.unwrap().unwrap();
     }
 }

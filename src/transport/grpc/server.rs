@@ -16,7 +16,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use super::{
     Grpc, MESSAGE_BYTES,
     connection::{Connection, Load},
-    http2,
+    http2::{self, Patience},
     recall::Handler,
 };
 use crate::{
@@ -129,11 +129,13 @@ async fn serve(service: &Arc<Service>, routes: &Routes, mut connections: mpsc::R
         let plain = Handler { service: Arc::clone(service), routes: routes.clone(), peer };
         let (terms, age) = (terms.clone(), terms.age(&*service.entropy));
         serving.spawn(async move {
-            let Some(tls) = &terms.tls else { return http2::serve(connection, &plain, age, &terms.stop).await };
+            let Some(tls) = &terms.tls else {
+                return http2::serve(connection, &plain, Patience::default(), age, &terms.stop).await;
+            };
             let secured = terms.stop.run_until_cancelled(tls.accept(connection, Port::Grpc)).await;
             if let Some(Some((stream, caller))) = secured {
                 let known = Handler { peer: Arc::new(Peer { address, caller }), ..plain };
-                http2::serve(stream, &known, age, &terms.stop).await;
+                http2::serve(stream, &known, Patience::default(), age, &terms.stop).await;
             }
         });
     }
