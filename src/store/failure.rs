@@ -106,8 +106,8 @@ fn classify(error: &sqlx::Error) -> Class {
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 fn classify_postgres(error: &PgDatabaseError) -> Class {
     match error.code() {
-        // Shut down by an administrator, crashed, starting up, idle for too long.
-        "57P01" | "57P02" | "57P03" | "57P05" => Class::Lost,
+        // Shut down by an administrator, crashed, starting up, idle for too long, in a transaction or not.
+        "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => Class::Lost,
         code if code.starts_with("08") => Class::Lost,
         // serialization_failure, deadlock_detected.
         "40001" | "40P01" => Class::Conflict,

@@ -34,11 +34,13 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| migrate::prepared(sqlx::m
 /// An array parameter: SQLite has none.
 const FIND_BY_DIGESTS: &str = concat!("SELECT ", columns!(), " FROM keyward_keys k WHERE k.digest = ANY($1)");
 
-/// Array parameters: SQLite has none. In the order of ids: two replicas that lock rows in opposite orders would
-/// deadlock. Nearly every key that is used was used before, so a row is updated first; only where there was none the
-/// key is looked for and the row made. No reply waits for this, so neither does it wait for the disk.
+/// Array parameters: SQLite has none. One such statement at a time, by a lock of its own: an UPDATE locks rows in
+/// whatever order its plan finds them, and two replicas with different plans would deadlock. Nearly every key that is
+/// used was used before, so a row is updated first; only where there was none the key is looked for and the row made.
+/// No reply waits for this, so neither does it wait for the disk.
 const ADD_USAGE: &str = "WITH n AS MATERIALIZED (SELECT n.* \
-     FROM (SELECT set_config('synchronous_commit', 'off', TRUE)) AS lazily, \
+     FROM (SELECT set_config('synchronous_commit', 'off', TRUE), \
+     pg_advisory_xact_lock(hashtextextended('keyward_usage', 0))) AS lazily_and_alone, \
      unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS n (id, last_used_at, count)), \
      known AS (UPDATE keyward_usage u SET last_used_at = GREATEST(u.last_used_at, n.last_used_at), \
      count = u.count + n.count FROM n WHERE u.key_id = n.id RETURNING u.key_id) \
@@ -240,8 +242,12 @@ impl Shared {
             .connect_lazy_with(connect.clone());
         let begin = options.pooler.then(|| {
             let bound = options.statement_timeout.as_millis();
-            // READ WRITE is refused by a standby.
-            format!("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {bound}")
+            // READ WRITE is refused by a standby. A replica that is paused between a statement and its COMMIT holds the
+            // statement's locks, which every other writer waits for: the server ends the transaction.
+            format!(
+                "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {bound}; \
+                 SET LOCAL idle_in_transaction_session_timeout = {bound}"
+            )
         });
         Self { pool, stale_before, options, connect, begin, lookups: AtomicU64::new(0) }
     }

@@ -9,7 +9,7 @@ use futures::future::join_all;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{sync::Mutex, time::sleep};
 
-use crate::{cluster::Database, load::Load};
+use crate::{database::Database, load::Load};
 
 /// Makes things go wrong with one replica after another, and with the database.
 pub struct Chaos {

@@ -4,6 +4,8 @@
 mod active;
 mod chaos;
 mod cluster;
+#[path = "../support/database.rs"]
+mod database;
 mod guards;
 mod history;
 mod lease;

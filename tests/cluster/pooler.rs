@@ -13,7 +13,7 @@ use futures::future::join_all;
 use keyward::proto::{Code, CreateRequest};
 
 use crate::{
-    cluster::Database,
+    database::Database,
     support::{
         Server, Setup,
         grpc::{self, eventually, made},

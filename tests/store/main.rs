@@ -4,6 +4,8 @@
 
 mod change;
 mod create;
+#[path = "../support/database.rs"]
+mod database;
 mod deliveries;
 mod event_plans;
 mod events;

@@ -85,6 +85,36 @@ async fn a_postgres_call_past_its_bound_closes_its_connection() {
     }
 }
 
+/// Behind a pooler a change is a transaction. A replica that is stopped inside one holds the row that every change must
+/// take; it is stopped by keeping its only thread busy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_stops_inside_a_transaction_does_not_stop_the_others() {
+    let thread = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (proxy, stopped) = behind_proxy(|options| {
+        options.statement_timeout = BOUND;
+        options.pooler = true;
+        options.migrate_url = Some(options.url.clone());
+        options.runtime = thread.handle().clone();
+    })
+    .await;
+    let others = open_postgres(PostgresOptions::new(url_of(&stopped), tokio::runtime::Handle::current())).await;
+    let (hers, ours) = (key(), key());
+    others.create_key(hers.clone()).await.unwrap();
+    others.create_key(ours.clone()).await.unwrap();
+    proxy.hold_replies_to(b"held back");
+    let held = tokio::spawn(async move { stopped.revoke_key(hers.id, revocation("held back")).await });
+    proxy.holds_a_reply().await;
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    thread.spawn(async move { wait.recv().is_err() });
+    // Its own bound is far longer than the stopped one's.
+    assert!(others.revoke_key(ours.id, revocation("")).await.unwrap().unwrap().revoked_at.is_some());
+    assert_eq!(others.find_by_id(hers.id).await.unwrap().unwrap().revoked_at, None, "what was held back is undone");
+    drop(go_on);
+    proxy.release();
+    let _ = held.await.unwrap();
+    thread.shutdown_background();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sqlite_call_past_its_bound_closes_its_connection() {
     let dir = TempDir::new().unwrap();

@@ -9,11 +9,12 @@ use keyward::{
         postgres::{Postgres, PostgresOptions},
     },
 };
-use sqlx::{Executor as _, postgres::PgListener};
+use sqlx::{Executor as _, PgConnection, postgres::PgListener};
 use tokio::runtime::Handle;
 
 use crate::{
     change::revocation,
+    database::Database,
     fixture::{eventually, everything, key, open_postgres, postgres_options, raw_postgres},
     support,
 };
@@ -238,23 +239,69 @@ pub async fn count_look_ups(store: &dyn Store, queries: impl Fn() -> u64) {
     assert_eq!(queries(), 2);
 }
 
-/// Each page keeps room for the next version of its rows, so that the table does not grow under the writer's hands.
+/// Each page keeps room for the next version of its rows, so that the table does not grow under the writer's hands. On a
+/// Postgres of its own: a version is only removed once no transaction of the whole server can still see it.
 #[tokio::test(flavor = "multi_thread")]
 async fn uses_that_are_written_again_and_again_stay_where_they_are() {
-    let options = postgres_options().await;
-    let mut raw = raw_postgres(&options.url).await;
-    let store = open_postgres(options).await;
-    let fill = "ALTER TABLE keyward_keys DISABLE TRIGGER USER; \
-        INSERT INTO keyward_keys (id, keyspace, digest, created_at) \
-        SELECT gen_random_uuid(), 'k', sha256(CAST(n::text AS BYTEA)), 1 FROM generate_series(1, 4000) AS n";
-    raw.execute(fill).await.unwrap();
-    let ids: Vec<uuid::Uuid> = sqlx::query_scalar("SELECT id FROM keyward_keys").fetch_all(&mut raw).await.unwrap();
+    let database = tokio::task::block_in_place(|| Database::start("-c autovacuum=off"));
+    let mut raw = database.connect().await;
+    let store = open_postgres(PostgresOptions::new(database.url(), Handle::current())).await;
+    let ids = fill_with_keys(&mut raw).await;
     let mut pages = Vec::new();
     for at in 1..=6 {
-        let used = |id: &uuid::Uuid| Usage { id: KeyId(*id), last_used_at: at, count: 1 };
-        store.record_usage(ids.iter().map(used).collect()).await.unwrap();
+        store.record_usage(used(&ids, at)).await.unwrap();
         let size = "SELECT pg_relation_size('keyward_usage') / 8192";
         pages.push(sqlx::query_scalar::<_, i64>(size).fetch_one(&mut raw).await.unwrap());
     }
     assert!(pages[5] <= pages[0] + pages[0] / 4, "{pages:?}");
+}
+
+/// One replica's plan may find the rows by their ids, another's as they lie in the table, which is the other way round
+/// here: were they to lock them so at the same time, they would wait for each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn uses_written_by_plans_of_opposite_orders_do_not_deadlock() {
+    let options = postgres_options().await;
+    let mut raw = raw_postgres(&options.url).await;
+    open_postgres(options.clone()).await;
+    let mut ids = fill_with_keys(&mut raw).await;
+    ids.sort_unstable_by(|one, other| other.cmp(one));
+    for id in ids.iter().take(500) {
+        let row = sqlx::query("INSERT INTO keyward_usage (key_id, last_used_at) VALUES ($1, 0)").bind(id);
+        row.execute(&mut raw).await.unwrap();
+    }
+    let ids = &ids[..500];
+    let without = |plans: [&str; 2]| {
+        let off = plans.map(|plan| format!("options[enable_{plan}]=off")).join("&");
+        open_postgres(PostgresOptions { url: format!("{}?{off}", options.url), ..options.clone() })
+    };
+    let by_table = without(["nestloop", "mergejoin"]).await;
+    let by_id = without(["hashjoin", "mergejoin"]).await;
+    let writers = [&by_table, &by_id].repeat(3);
+    let write = async |store: &std::sync::Arc<Postgres>| {
+        for at in 1..13 {
+            store.record_usage(used(ids, at)).await.unwrap();
+        }
+    };
+    join_all(writers.into_iter().map(write)).await;
+    // What the server counts shows a moment later.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    assert_eq!(sqlx::query_scalar::<_, i64>(deadlocks).fetch_one(&mut raw).await.unwrap(), 0);
+    let uses: i64 =
+        sqlx::query_scalar("SELECT CAST(sum(count) AS BIGINT) FROM keyward_usage").fetch_one(&mut raw).await.unwrap();
+    assert_eq!(uses, 500 * 6 * 12);
+}
+
+/// Writes 4,000 keys past the store; their ids.
+async fn fill_with_keys(raw: &mut PgConnection) -> Vec<uuid::Uuid> {
+    let fill = "ALTER TABLE keyward_keys DISABLE TRIGGER USER; \
+        INSERT INTO keyward_keys (id, keyspace, digest, created_at) \
+        SELECT gen_random_uuid(), 'k', sha256(CAST(n::text AS BYTEA)), 1 FROM generate_series(1, 4000) AS n; \
+        ALTER TABLE keyward_keys ENABLE TRIGGER USER";
+    raw.execute(fill).await.unwrap();
+    sqlx::query_scalar("SELECT id FROM keyward_keys").fetch_all(raw).await.unwrap()
+}
+
+fn used(ids: &[uuid::Uuid], at: i64) -> Vec<Usage> {
+    ids.iter().map(|id| Usage { id: KeyId(*id), last_used_at: at, count: 1 }).collect()
 }
