@@ -2,10 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use tokio::{
-    runtime::Handle,
-    sync::{Semaphore, mpsc, oneshot},
-};
+use tokio::runtime::Handle;
 
 use super::{
     cache::{KeyCache, Mark},
@@ -17,7 +14,10 @@ use crate::{
         key::{Digest, KeyRecord},
         keyspace::Registry,
     },
-    store::{Store, StoreError},
+    store::{
+        Store, StoreError,
+        gather::{Asked, Bounds, Gather, Unasked},
+    },
 };
 
 /// Look-ups that wait or are under way, at most; more are refused at once.
@@ -36,80 +36,84 @@ pub struct Found {
     pub mark: Mark,
 }
 
-type Reply = oneshot::Sender<std::result::Result<Found, StoreError>>;
+type Answer = std::result::Result<Found, StoreError>;
 
 /// Gathers look-ups. Each takes its row only from a statement that is sent after it asked.
 pub struct Lookups {
-    queue: mpsc::Sender<(Digest, Reply)>,
+    gather: Gather<Digest, Answer>,
 }
 
 impl Lookups {
     /// Starts the gathering task on `runtime`.
     pub fn start(store: Arc<dyn Store>, cache: Arc<KeyCache>, registry: Arc<Registry>, runtime: &Handle) -> Self {
-        let (queue, waiting) = mpsc::channel(IN_FLIGHT);
-        runtime.spawn(Gatherer { store, cache, registry }.run(waiting));
-        Self { queue }
+        let bounds = Bounds { waiting: IN_FLIGHT, statements: STATEMENTS, together: GATHERED };
+        let reader = Arc::new(Reader { store, cache, registry });
+        Self { gather: Gather::start(bounds, runtime, move |asked| Arc::clone(&reader).look_up(asked)) }
     }
 
     /// Reads one key from the store. Whoever stops waiting does not stop the statement.
     pub async fn find(&self, digest: Digest) -> Result<Found> {
-        let (reply, answer) = oneshot::channel();
-        self.queue.try_send((digest, reply)).map_err(|_| Error::unavailable("too many look-ups in flight"))?;
-        match answer.await {
-            Ok(Ok(found)) => Ok(found),
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(Error::unavailable("the look-up was given up")),
+        match self.gather.ask(digest).await {
+            Ok(answer) => Ok(answer?),
+            Err(Unasked::Full) => Err(Error::unavailable("too many look-ups in flight")),
+            Err(Unasked::GivenUp) => Err(Error::unavailable("the look-up was given up")),
         }
     }
 }
 
-#[derive(Clone)]
-struct Gatherer {
+struct Reader {
     store: Arc<dyn Store>,
     cache: Arc<KeyCache>,
     registry: Arc<Registry>,
 }
 
-impl Gatherer {
-    async fn run(self, mut waiting: mpsc::Receiver<(Digest, Reply)>) {
-        let slots = Arc::new(Semaphore::new(STATEMENTS));
-        // The slot comes first: what arrives while every slot is taken gathers in the queue.
-        while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
-            let mut batch = Vec::new();
-            if waiting.recv_many(&mut batch, GATHERED).await == 0 {
-                return;
-            }
-            let gatherer = self.clone();
-            tokio::spawn(async move {
-                gatherer.look_up(batch).await;
-                drop(slot);
-            });
-        }
-    }
-
+impl Reader {
     fn entry(&self, row: &KeyRecord) -> Entry {
         Entry::new(row, self.registry.index(&row.keyspace)).reaching(self.registry.reach(&row.keyspaces))
     }
 
-    async fn look_up(&self, batch: Vec<(Digest, Reply)>) {
-        let mut digests: Vec<Digest> = batch.iter().map(|(digest, _)| *digest).collect();
+    async fn look_up(self: Arc<Self>, asked: Vec<Asked<Digest, Answer>>) {
+        let mut digests: Vec<Digest> = asked.iter().map(|(digest, _)| *digest).collect();
         digests.sort_unstable();
         digests.dedup();
-        let mark = self.cache.mark();
-        let rows = match self.store.find_by_digests(digests).await {
-            Ok(rows) => rows,
+        match self.read(digests).await {
+            // One row that cannot be read must not cost the others their answers.
+            Err(StoreError::Broken(_)) if asked.len() > 1 => {
+                for (digest, reply) in asked {
+                    let _ = reply.send(self.read(vec![digest]).await.map(|found| found.of(&digest)));
+                }
+            }
             Err(error) => {
-                for (_, reply) in batch {
+                for (_, reply) in asked {
                     let _ = reply.send(Err(error.clone()));
                 }
-                return;
             }
-        };
-        let found: HashMap<Digest, Arc<Entry>> =
-            rows.iter().map(|row| (row.digest, Arc::new(self.entry(row)))).collect();
-        self.cache.fill(mark, found.iter());
-        for (digest, reply) in batch {
-            let _ = reply.send(Ok(Found { entry: found.get(&digest).cloned(), mark }));
+            Ok(found) => {
+                for (digest, reply) in asked {
+                    let _ = reply.send(Ok(found.of(&digest)));
+                }
+            }
         }
+    }
+
+    async fn read(&self, digests: Vec<Digest>) -> std::result::Result<Read, StoreError> {
+        let mark = self.cache.mark();
+        let rows = self.store.find_by_digests(digests).await?;
+        let entries: HashMap<Digest, Arc<Entry>> =
+            rows.iter().map(|row| (row.digest, Arc::new(self.entry(row)))).collect();
+        self.cache.fill(mark, entries.iter());
+        Ok(Read { entries, mark })
+    }
+}
+
+/// What one statement found.
+struct Read {
+    entries: HashMap<Digest, Arc<Entry>>,
+    mark: Mark,
+}
+
+impl Read {
+    fn of(&self, digest: &Digest) -> Found {
+        Found { entry: self.entries.get(digest).cloned(), mark: self.mark }
     }
 }

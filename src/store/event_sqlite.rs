@@ -8,13 +8,18 @@ use super::{
     event_rows::ClaimRow,
     event_sql::{claim_columns, event_columns, event_of_key, insert_event},
     events::{Claim, NewEvent},
+    new_key::NewKey,
     session::{Change, EventSession, Link, Statements as _, Value},
-    sql::{CREATE_KEY, DISABLE_WEBHOOK, REVOKE_KEY, SET_WEBHOOK},
+    sql::{DISABLE_WEBHOOK, REVOKE_KEY, SET_WEBHOOK, new_columns, new_values},
 };
 use crate::domain::{
     clock::Micros,
     event::{EventType, SYSTEM},
 };
+
+/// A new key is not written if its id or its digest is there. SQLite has no array parameters: one statement for each key.
+const CREATE_KEY: &str =
+    concat!("INSERT INTO keyward_keys (", new_columns!(), ") VALUES (", new_values!(), ") ON CONFLICT DO NOTHING");
 
 /// Writes the event `$1` of type `$2` by `$3`, `$4`, of key `$5`, unless it is there. Postgres makes JSON by another name.
 const WRITE_EVENT: &str = concat!(
@@ -71,6 +76,7 @@ const DELETE_EVENTS: &str = concat!("DELETE FROM keyward_events WHERE id IN ", o
 
 /// The statements that only SQLite understands, by name, for the test that prepares each.
 pub const OWN_STATEMENTS: &[(&str, &str)] = &[
+    ("CREATE_KEY", CREATE_KEY),
     ("WRITE_EVENT", WRITE_EVENT),
     ("WRITE_DELIVERY", WRITE_DELIVERY),
     ("IS_REVOKED", IS_REVOKED),
@@ -109,17 +115,27 @@ impl Link<Driver> {
         Ok(written)
     }
 
+    async fn create(&mut self, keys: &[NewKey<'_>]) -> sqlx::Result<Vec<Uuid>> {
+        let mut written = Vec::new();
+        for new in keys {
+            let (id, by, at) = (new.key.id.0, &new.key.created_by, new.key.created_at);
+            if self.execute(CREATE_KEY, &new.values()).await? == 1 {
+                told(self.tell((id, EventType::KeyCreated, None), by, id, at).await?)?;
+                written.push(id);
+            }
+        }
+        Ok(written)
+    }
+
     async fn make(&mut self, change: &Change<'_>) -> sqlx::Result<bool> {
         let statement = match change.kind {
-            EventType::KeyCreated => CREATE_KEY,
             EventType::KeyRevoked => REVOKE_KEY,
             EventType::WebhookDisabled => DISABLE_WEBHOOK,
             _ => SET_WEBHOOK,
         };
         let made = self.execute(statement, change.own()).await? == 1;
-        if made && !self.tell((change.event, change.kind, None), change.actor, change.key, change.at).await? {
-            // Another event has the id: rather no change than one that nobody is told of.
-            return Err(sqlx::Error::InvalidArgument("the id of an event is taken".to_owned()));
+        if made {
+            told(self.tell((change.event, change.kind, None), change.actor, change.key, change.at).await?)?;
         }
         Ok(made)
     }
@@ -152,8 +168,20 @@ impl Link<Driver> {
     }
 }
 
+/// Another event has the id: rather no change than one that nobody is told of.
+fn told(written: bool) -> sqlx::Result<()> {
+    let taken = || sqlx::Error::InvalidArgument("the id of an event is taken".to_owned());
+    written.then_some(()).ok_or_else(taken)
+}
+
 #[async_trait]
 impl EventSession for Link<Driver> {
+    async fn create_keys(&mut self, keys: &[NewKey<'_>]) -> sqlx::Result<Vec<Uuid>> {
+        self.execute(BEGIN, &[]).await?;
+        let written = self.create(keys).await;
+        self.end(written).await
+    }
+
     async fn change(&mut self, change: &Change<'_>) -> sqlx::Result<bool> {
         self.execute(BEGIN, &[]).await?;
         let made = self.make(change).await;

@@ -3,6 +3,7 @@
 //!
 //! The conformance suite (`tests/store/`) runs on every backend; each MUST below names its case.
 
+pub mod create;
 pub mod event_postgres;
 mod event_rows;
 pub mod event_sql;
@@ -12,7 +13,9 @@ pub mod events;
 mod failure;
 pub mod feed;
 pub mod feed_postgres;
+pub mod gather;
 pub mod migrate;
+mod new_key;
 pub mod postgres;
 mod session;
 pub mod sql;
@@ -165,9 +168,10 @@ pub trait Store: EventStore + Send + Sync + 'static {
     async fn first_root_key(&self, key: KeyRecord) -> Result<bool>;
 
     /// Writes a new key, durably. A retry of the same id is a success (case `create_is_idempotent_by_id`); another
-    /// key's digest is [`StoreError::DigestCollision`] and changes nothing (case `digest_collision`). The same statement
-    /// MUST write its event, whose id is the key's (case `a_creation_tells`), and its delivery where the key has a
-    /// webhook (case `a_delivery_for_each_event_of_a_key_with_a_webhook`); so it is for every change below.
+    /// key's digest is [`StoreError::DigestCollision`] and changes nothing (case `digest_collision`). Keys that are created
+    /// at once may share a statement, but MUST not share their outcome (case `creations_at_once_end_each_in_its_own_way`). The
+    /// same statement MUST write its event, whose id is the key's (case `a_creation_tells`), and its delivery where the key
+    /// has a webhook (case `a_delivery_for_each_event_of_a_key_with_a_webhook`); so it is for every change below.
     async fn create_key(&self, key: KeyRecord) -> Result<()>;
 
     /// The keys of these digests, in any order; those that don't exist are left out. One indexed query

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::{
     PoolGauge, ReplicaRow, Result, Usage,
+    create::{Creations, Writer},
     event_postgres::FIRST_KEY,
     event_rows::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
     failure::{Class, Failure, Outcome},
@@ -67,6 +68,9 @@ pub const OWN_STATEMENTS: &[(&str, &str)] = &[
     ("HAS_MIGRATIONS", HAS_MIGRATIONS),
 ];
 
+/// Statements that create keys at once.
+const CREATIONS: usize = 2;
+
 /// How often a statement that crossed with another one is tried again.
 const CONFLICTS: u32 = 5;
 
@@ -111,6 +115,7 @@ impl PostgresOptions {
 /// The backend.
 pub struct Postgres {
     shared: Arc<Shared>,
+    creations: Creations,
 }
 
 /// What a call's own task needs.
@@ -133,7 +138,10 @@ impl Postgres {
         in_own_task(&runtime, async move {
             let first = direct(&connect, options.acquire_timeout).await?;
             first.close().await?;
-            Ok(Arc::new(Self { shared: Arc::new(Shared::new(options, connect)) }))
+            let runtime = options.runtime.clone();
+            let shared = Arc::new(Shared::new(options, connect));
+            let creations = Creations::start(Arc::clone(&shared), CREATIONS, &runtime);
+            Ok(Arc::new(Self { shared, creations }))
         })
         .await
     }
@@ -299,6 +307,12 @@ impl Shared {
     }
 }
 
+impl Writer for Shared {
+    async fn write<I: Send + Sync, T: Send>(&self, input: &I, job: Job<I, T>) -> Result<T> {
+        self.run(Kind::Write, input, job).await
+    }
+}
+
 impl Backend for Postgres {
     async fn run<I, T>(&self, kind: Kind, input: I, job: Job<I, T>) -> Result<T>
     where
@@ -307,6 +321,10 @@ impl Backend for Postgres {
     {
         let shared = Arc::clone(&self.shared);
         in_own_task(&self.shared.options.runtime, async move { shared.run(kind, &input, job).await }).await
+    }
+
+    fn creations(&self) -> &Creations {
+        &self.creations
     }
 
     fn lookups(&self) -> &AtomicU64 {

@@ -13,6 +13,7 @@ use super::{
     event_rows::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
     events::{Claim, NewEvent},
     failure::{Failure, Outcome},
+    new_key::NewKey,
     sql::KeyRow,
 };
 use crate::domain::{
@@ -38,11 +39,11 @@ pub enum Value<'a> {
     Bytes(&'a [u8]),
 }
 
-/// A change to a key, which is written with its event and, where the key then has a webhook, its delivery.
+/// A change to a key that is there, which is written with its event and, where the key then has a webhook, its delivery.
 pub struct Change<'a> {
     /// Which one.
     pub kind: EventType,
-    /// The parameters of its statement, then, but for a creation, the event's id and its actor.
+    /// The parameters of its statement, then the event's id and its actor.
     pub values: &'a [Value<'a>],
     /// The event's id.
     pub event: Uuid,
@@ -57,8 +58,7 @@ pub struct Change<'a> {
 impl Change<'_> {
     /// The parameters of the change itself.
     pub(super) fn own(&self) -> &[Value<'_>] {
-        let event = if self.kind == EventType::KeyCreated { 0 } else { 2 };
-        &self.values[..self.values.len() - event]
+        &self.values[..self.values.len() - 2]
     }
 }
 
@@ -86,7 +86,10 @@ pub trait Statements: Send {
 /// What each database does in its own words about events.
 #[async_trait]
 pub trait EventSession: Statements {
-    /// Makes a change, if its conditions hold, and writes its event and delivery; atomic. Says whether it was made.
+    /// Writes those keys whose id and digest are not there yet, with their events and deliveries; atomic. The ids of those
+    /// that were written.
+    async fn create_keys(&mut self, keys: &[NewKey<'_>]) -> sqlx::Result<Vec<Uuid>>;
+    /// Makes a change to a key, if its conditions hold, and writes its event and delivery; atomic. Says whether it was made.
     async fn change(&mut self, change: &Change<'_>) -> sqlx::Result<bool>;
     /// Writes those events of one type that are not there yet, for keys that are not revoked, and their deliveries, due
     /// at `at`; atomic. Says how many.

@@ -110,14 +110,6 @@ pub const FIND_BY_DIGEST: &str = concat!("SELECT ", columns!(), " FROM keyward_k
 pub const FIND_BY_ID: &str = concat!("SELECT ", shown!(), " WHERE k.id = $1");
 
 /// The changes to keys. Postgres runs each inside a statement that writes its event too, SQLite in a transaction.
-///
-/// A new key is not written if its id or its digest is there. No error is raised for either, so that a database which
-/// logs failed statements logs no digest.
-macro_rules! create_key {
-    () => {
-        concat!("INSERT INTO keyward_keys (", new_columns!(), ") VALUES (", new_values!(), ") ON CONFLICT DO NOTHING")
-    };
-}
 macro_rules! revoke_key {
     () => {
         "UPDATE keyward_keys SET revoked_at = $2, revoke_reason = $3, revoked_by = $4 \
@@ -141,10 +133,8 @@ macro_rules! disable_webhook {
          AND revoked_at IS NULL"
     };
 }
-pub(super) use {create_key, disable_webhook, revoke_key, set_webhook};
+pub(super) use {disable_webhook, revoke_key, set_webhook};
 
-/// Writes a new key.
-pub const CREATE_KEY: &str = create_key!();
 /// Revokes key `$1` at `$2` for reason `$3` by `$4`, unless it is revoked.
 pub const REVOKE_KEY: &str = revoke_key!();
 /// Sets the webhook of key `$1` to `$2`, unless it is revoked, or expired at `$3`. Its secret of version `$4` (0: none yet)
@@ -177,7 +167,6 @@ pub const ALL: &[(&str, &str)] = &[
     ("LIST_ALL", LIST_ALL),
     ("FIND_BY_DIGEST", FIND_BY_DIGEST),
     ("FIND_BY_ID", FIND_BY_ID),
-    ("CREATE_KEY", CREATE_KEY),
     ("REVOKE_KEY", REVOKE_KEY),
     ("SET_WEBHOOK", SET_WEBHOOK),
     ("DISABLE_WEBHOOK", DISABLE_WEBHOOK),

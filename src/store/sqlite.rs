@@ -23,6 +23,7 @@ use tokio::{runtime::Handle, time::Instant};
 
 use super::{
     PoolGauge, ReplicaRow, Result, Usage,
+    create::{Creations, Writer},
     event_rows::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
     failure::Outcome,
     migrate::{self, OpenError},
@@ -95,6 +96,7 @@ impl SqliteOptions {
 /// The backend.
 pub struct Sqlite {
     shared: Arc<Shared>,
+    creations: Creations,
 }
 
 /// What a call's own task needs. The lock is released when the last of them is dropped.
@@ -115,7 +117,9 @@ impl Sqlite {
             let shared = Arc::new(Shared::new(options, &path, lock));
             // Turns the journal into a WAL before a reader comes, and shows at once what cannot be opened.
             drop(shared.writer.acquire().await?);
-            Ok(Arc::new(Self { shared }))
+            // One transaction at a time: there is one writer.
+            let creations = Creations::start(Arc::clone(&shared), 1, &shared.options.runtime);
+            Ok(Arc::new(Self { shared, creations }))
         })
         .await
     }
@@ -211,6 +215,12 @@ impl Shared {
     }
 }
 
+impl Writer for Shared {
+    async fn write<I: Send + Sync, T: Send>(&self, input: &I, job: Job<I, T>) -> Result<T> {
+        Ok(self.run(Kind::Write, input, job).await?)
+    }
+}
+
 impl Backend for Sqlite {
     async fn run<I, T>(&self, kind: Kind, input: I, job: Job<I, T>) -> Result<T>
     where
@@ -219,6 +229,10 @@ impl Backend for Sqlite {
     {
         let shared = Arc::clone(&self.shared);
         in_own_task(&self.shared.options.runtime, async move { Ok(shared.run(kind, &input, job).await?) }).await
+    }
+
+    fn creations(&self) -> &Creations {
+        &self.creations
     }
 
     fn lookups(&self) -> &AtomicU64 {

@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     InstallationRow, ListQuery, PoolGauge, ReplicaRow, Result, Revocation, Store, StoreError, Usage, WebhookChange,
+    create::Creations,
     events::{SecretChange, WebhookUpdate},
     failure::Outcome,
+    new_key::NewKey,
     session::{Change, Job, Session, Value},
     sql,
 };
@@ -40,6 +42,9 @@ pub trait Backend: Send + Sync + 'static {
         I: Send + Sync + 'static,
         T: Send + 'static;
 
+    /// Where creations are gathered.
+    fn creations(&self) -> &Creations;
+
     /// Counts the statements that looked up digests.
     fn lookups(&self) -> &AtomicU64;
 
@@ -65,7 +70,7 @@ impl<B: Backend> Store for B {
     }
 
     async fn create_key(&self, key: KeyRecord) -> Result<()> {
-        self.run(Kind::Write, key, |session, key| Box::pin(create_key(session, key))).await
+        self.creations().create(key).await
     }
 
     async fn find_by_digests(&self, digests: Vec<Digest>) -> Result<Vec<KeyRecord>> {
@@ -177,27 +182,6 @@ async fn first_root_key(session: &mut dyn Session, key: &KeyRecord) -> Outcome<b
     Ok(find_by_id(session, key.id).await?.is_some())
 }
 
-async fn create_key(session: &mut dyn Session, key: &KeyRecord) -> Outcome<()> {
-    let new = NewKey::of(key)?;
-    let change = Change {
-        kind: EventType::KeyCreated,
-        values: &new.values(),
-        event: key.id.0,
-        key: key.id.0,
-        actor: &key.created_by,
-        at: key.created_at,
-    };
-    if session.change(&change).await? {
-        return Ok(());
-    }
-    match find_by_id(session, key.id).await? {
-        // A retry: the reply to the first attempt was lost.
-        Some(kept) if kept.digest == key.digest => Ok(()),
-        Some(_) => Err(StoreError::Broken(format!("the id {} is another key's", key.id)).into()),
-        None => Err(StoreError::DigestCollision.into()),
-    }
-}
-
 async fn find_by_digests(session: &mut dyn Session, digests: &[Digest]) -> Outcome<Vec<KeyRecord>> {
     let rows = match digests {
         [digest] => session.keys(sql::FIND_BY_DIGEST, &[Value::Bytes(&digest.0)]).await?,
@@ -206,7 +190,7 @@ async fn find_by_digests(session: &mut dyn Session, digests: &[Digest]) -> Outco
     records(rows)
 }
 
-async fn find_by_id(session: &mut dyn Session, id: KeyId) -> Outcome<Option<KeyRecord>> {
+pub(super) async fn find_by_id(session: &mut dyn Session, id: KeyId) -> Outcome<Option<KeyRecord>> {
     Ok(records(session.keys(sql::FIND_BY_ID, &[Value::Id(id.0)]).await?)?.pop())
 }
 
@@ -290,46 +274,6 @@ fn records(rows: Vec<sql::KeyRow>) -> Outcome<Vec<KeyRecord>> {
     Ok(rows.into_iter().map(KeyRecord::try_from).collect::<Result<_>>()?)
 }
 
-fn to_json(value: &impl Serialize) -> Result<String> {
+pub(super) fn to_json(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|error| StoreError::Broken(format!("cannot be written as JSON: {error}")))
-}
-
-/// A key as it is first written; its later parts keep the table's defaults.
-struct NewKey<'a> {
-    key: &'a KeyRecord,
-    scopes: String,
-    metadata: String,
-    keyspaces: String,
-}
-
-impl<'a> NewKey<'a> {
-    fn of(key: &'a KeyRecord) -> Result<Self> {
-        let (scopes, metadata) = (to_json(&key.scopes)?, to_json(&key.metadata)?);
-        Ok(Self { key, scopes, metadata, keyspaces: to_json(&key.keyspaces)? })
-    }
-
-    /// In the order of `new_columns!`.
-    fn values(&self) -> [Value<'_>; 18] {
-        let key = self.key;
-        [
-            Value::Id(key.id.0),
-            Value::Text(&key.keyspace),
-            Value::Bytes(&key.digest.0),
-            Value::Text(&key.prefix),
-            Value::Text(&key.binding.organization),
-            Value::Text(&key.binding.instance),
-            Value::Text(&key.binding.environment),
-            Value::Text(&key.name),
-            Value::Text(&self.scopes),
-            Value::Int(key.created_at),
-            Value::MaybeInt(key.expires_at),
-            Value::Text(&key.created_by),
-            Value::Text(&key.webhook_url),
-            Value::Int(key.webhook_version),
-            Value::Text(&self.metadata),
-            Value::MaybeInt(key.rate_limit.map(|own| i64::from(own.limit))),
-            Value::MaybeInt(key.rate_limit.map(|own| own.window)),
-            Value::Text(&self.keyspaces),
-        ]
-    }
 }

@@ -1,7 +1,6 @@
 //! Replicas, each behind a proxy of its own, on a Postgres that can be crashed.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, Mutex, RwLock},
     time::{Duration, Instant},
 };
@@ -61,7 +60,7 @@ pub struct Replica {
 
 impl Replica {
     async fn new(database: &Database, start: Start) -> Self {
-        let proxy = Proxy::start(database.address).await;
+        let proxy = Proxy::start(database.address()).await;
         let server = serve(&proxy, &start).expect("the replica starts");
         let client = RwLock::new(client(&server));
         Self { proxy, start, server: Mutex::new(Some(server)), client }

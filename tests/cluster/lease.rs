@@ -9,7 +9,8 @@ use keyward::proto::Code;
 use sqlx::Executor as _;
 
 use crate::{
-    cluster::{Cluster, Database, LEASE, Replica, Start, code},
+    cluster::{Cluster, LEASE, Replica, Start, code},
+    database::Database,
     support::grpc::eventually,
 };
 

@@ -1,0 +1,128 @@
+//! What many ask for at once is put into one statement, and each hears what came of its own.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use keyward::{
+    domain::keyspace::Registry,
+    replica::{cache::KeyCache, lookup::Lookups},
+    store::{Store, StoreError},
+};
+use sqlx::{Executor as _, PgConnection};
+use tokio::runtime::Handle;
+
+use crate::fixture::{
+    Fixture, eventually, everything, ids, key, key_with, open_postgres, postgres_options, raw_postgres,
+};
+
+/// More than one statement takes, with every way in which one of them can go another way than the others.
+pub async fn creations_at_once_end_each_in_its_own_way(mut f: Fixture) {
+    let there = key();
+    f.store.create_key(there.clone()).await.unwrap();
+    let good: Vec<_> = (0..300).map(|n| key_with(|key| key.name = format!("key {n}"))).collect();
+    let (twin, hookless) = (key(), key_with(|key| (key.webhook_url, key.webhook_version) = (String::new(), 0)));
+    let others = vec![
+        key_with(|key| key.digest = there.digest),
+        key_with(|key| key.id = there.id),
+        there.clone(),
+        // Two of one id, and two of one digest: one of each is written.
+        twin.clone(),
+        key_with(|key| key.id = twin.id),
+        key_with(|key| key.digest = twin.digest),
+        hookless.clone(),
+    ];
+    let all = good.iter().chain(&others).map(|key| f.store.create_key(key.clone()));
+    let outcomes = join_all(all).await;
+    assert!(outcomes[..300].iter().all(Result::is_ok));
+    let ends: Vec<_> = outcomes[300..]
+        .iter()
+        .map(|outcome| match outcome {
+            Ok(()) => "written",
+            Err(StoreError::DigestCollision) => "collision",
+            Err(StoreError::Broken(_)) => "broken",
+            Err(StoreError::Unavailable(_)) => "unavailable",
+        })
+        .collect();
+    assert_eq!(ends, ["collision", "broken", "written", "written", "broken", "collision", "written"]);
+    for made in good.iter().chain([&there, &twin, &hookless]) {
+        assert_eq!(f.store.find_by_id(made.id).await.unwrap().as_ref(), Some(made));
+    }
+    assert_eq!(ids(&f.store, everything()).await.len(), 303);
+    let told = "SELECT count(*) FROM keyward_events e JOIN keyward_keys k ON k.id = e.id AND k.id = e.key_id";
+    assert_eq!(f.raw.number(told).await, 303);
+    assert_eq!(f.raw.number("SELECT count(*) FROM keyward_events").await, 303);
+    assert_eq!(f.raw.number("SELECT count(*) FROM keyward_deliveries").await, 302, "not for the one without a webhook");
+}
+
+/// Keeps every reader and writer of keys waiting.
+async fn block(raw: &mut PgConnection) {
+    raw.execute("BEGIN; LOCK TABLE keyward_keys IN ACCESS EXCLUSIVE MODE").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn creations_at_once_are_few_transactions() {
+    let options = postgres_options().await;
+    let mut raw = raw_postgres(&options.url).await;
+    let store = open_postgres(options).await;
+    block(&mut raw).await;
+    let writing = tokio::spawn(async move { join_all((0..200).map(|_| store.create_key(key()))).await });
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    raw.execute("COMMIT").await.unwrap();
+    assert!(writing.await.unwrap().iter().all(Result::is_ok));
+    let transactions = "SELECT count(DISTINCT xmin::text) FROM keyward_keys";
+    let transactions: i64 = sqlx::query_scalar(transactions).fetch_one(&mut raw).await.unwrap();
+    assert!(transactions <= 10, "{transactions} for 200 keys");
+}
+
+/// Whoever sends a text that Postgres does not take is alone with that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_cannot_be_written_keeps_no_other_out() {
+    let options = postgres_options().await;
+    let mut raw = raw_postgres(&options.url).await;
+    let store = open_postgres(options).await;
+    let mut keys: Vec<_> = (0..20).map(|_| key()).collect();
+    keys[7].name = "nul \0".to_owned();
+    block(&mut raw).await;
+    let writing = tokio::spawn(async move { join_all(keys.into_iter().map(|key| store.create_key(key))).await });
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    raw.execute("COMMIT").await.unwrap();
+    for (place, outcome) in writing.await.unwrap().into_iter().enumerate() {
+        assert_eq!(matches!(outcome, Err(StoreError::Broken(_))), place == 7, "{place}: {outcome:?}");
+        assert_eq!(outcome.is_ok(), place != 7, "{place}: {outcome:?}");
+    }
+}
+
+/// A row that was written past the service, by hand or by another version.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_cannot_be_read_costs_no_other_its_verdict() {
+    let options = postgres_options().await;
+    let mut raw = raw_postgres(&options.url).await;
+    let store = open_postgres(options).await;
+    let keys: Vec<_> = (0..20).map(|_| key()).collect();
+    for key in &keys {
+        store.create_key(key.clone()).await.unwrap();
+    }
+    let spoil = sqlx::query("UPDATE keyward_keys SET scopes = 'none' WHERE id = $1").bind(keys[7].id.0);
+    spoil.execute(&mut raw).await.unwrap();
+    let registry = Arc::new(Registry::new(Vec::new()));
+    let cache = Arc::new(KeyCache::new(1 << 20));
+    let reader = Arc::clone(&store) as Arc<dyn Store>;
+    let lookups = Arc::new(Lookups::start(reader, Arc::clone(&cache), registry, &Handle::current()));
+    block(&mut raw).await;
+    // The first ones take every statement that may be under way; the others gather.
+    let digests: Vec<_> = [&keys[8..], &keys[..8]].concat().into_iter().map(|key| key.digest).collect();
+    let mut asking = Vec::new();
+    for digest in digests {
+        let lookups = Arc::clone(&lookups);
+        asking.push(tokio::spawn(async move { lookups.find(digest).await }));
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    raw.execute("COMMIT").await.unwrap();
+    for (place, answer) in asking.into_iter().enumerate() {
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.is_ok_and(|found| found.entry.is_some()), place != 19, "{place}");
+    }
+    eventually("what was read is in memory", async || cache.len() == 19).await;
+    assert!(store.queries() < 20 + 5, "{} statements", store.queries());
+}
