@@ -11,7 +11,7 @@ use std::{
 
 use keyward::{
     domain::{
-        key::{Binding, Digest, KeyId, KeyRecord},
+        key::{Binding, Digest, KeyFacts, KeyId},
         verdict::Facts as _,
     },
     replica::{cache::KeyCache, entry::Entry, guards},
@@ -55,29 +55,21 @@ impl World {
 }
 
 fn entry(revoked: bool) -> Entry {
-    let record = KeyRecord {
+    let facts = KeyFacts {
         id: KeyId(Uuid::nil()),
         keyspace: "default".into(),
         digest: KEY,
-        prefix: String::new(),
-        binding: Binding { organization: String::new(), instance: String::new(), environment: String::new() },
+        binding: Binding::default(),
         name: String::new(),
         scopes: Vec::new(),
         created_at: 1,
         expires_at: None,
-        revoked_at: revoked.then_some(2),
-        revoke_reason: String::new(),
-        created_by: String::new(),
-        revoked_by: String::new(),
-        webhook_url: String::new(),
-        webhook_version: 0,
+        revoked,
         metadata: BTreeMap::new(),
         rate_limit: None,
         keyspaces: Vec::new(),
-        revision: i64::from(revoked),
-        last_used_at: None,
     };
-    Entry::new(&record, Some(0))
+    Entry::new(&facts, Some(0))
 }
 
 /// Two look-ups race the change as it is committed and applied, and a third one follows.

@@ -210,6 +210,54 @@ impl KeyRecord {
     }
 }
 
+/// What a verdict is taken from: the part of a [`KeyRecord`] that look-ups read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFacts {
+    /// The id.
+    pub id: KeyId,
+    /// Name of its keyspace.
+    pub keyspace: String,
+    /// Digest of its secret.
+    pub digest: Digest,
+    /// What it is bound to.
+    pub binding: Binding,
+    /// Its name; may be empty.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// When it was made.
+    pub created_at: Micros,
+    /// When it stops being valid; none if never.
+    pub expires_at: Option<Micros>,
+    /// Whether it was revoked.
+    pub revoked: bool,
+    /// Free-form pairs.
+    pub metadata: BTreeMap<String, String>,
+    /// How often it may be used, where that is not as its keyspace says.
+    pub rate_limit: Option<RateLimit>,
+    /// Names of the keyspaces that a service is limited to; empty if it is not limited.
+    pub keyspaces: Vec<String>,
+}
+
+impl From<&KeyRecord> for KeyFacts {
+    fn from(key: &KeyRecord) -> Self {
+        Self {
+            id: key.id,
+            keyspace: key.keyspace.clone(),
+            digest: key.digest,
+            binding: key.binding.clone(),
+            name: key.name.clone(),
+            scopes: key.scopes.clone(),
+            created_at: key.created_at,
+            expires_at: key.expires_at,
+            revoked: key.revoked_at.is_some(),
+            metadata: key.metadata.clone(),
+            rate_limit: key.rate_limit,
+            keyspaces: key.keyspaces.clone(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

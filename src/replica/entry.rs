@@ -10,7 +10,7 @@ use std::{
 
 use crate::domain::{
     clock::Micros,
-    key::{Binding, KeyId, KeyRecord},
+    key::{Binding, KeyFacts, KeyId},
     keyspace::{KeyspaceIndex, Reach},
     rate::RateLimit,
     verdict::Facts,
@@ -30,8 +30,6 @@ pub struct Entry {
     pub keyspace: Option<KeyspaceIndex>,
     /// When it was made.
     pub created_at: Micros,
-    /// The revision of the row that this was read from.
-    pub revision: i64,
     expires_at: Micros,
     revoked: bool,
     rare: Option<Box<Rare>>,
@@ -49,8 +47,8 @@ struct Rare {
 }
 
 impl Entry {
-    /// Packs a record.
-    pub fn new(key: &KeyRecord, keyspace: Option<KeyspaceIndex>) -> Self {
+    /// Packs what was read.
+    pub fn new(key: &KeyFacts, keyspace: Option<KeyspaceIndex>) -> Self {
         let Binding { organization, instance, environment } = &key.binding;
         let mut text = String::new();
         let mut ends = [0; TEXTS];
@@ -71,9 +69,8 @@ impl Entry {
             id: key.id,
             keyspace,
             created_at: key.created_at,
-            revision: key.revision,
             expires_at: key.expires_at.unwrap_or(Micros::MAX),
-            revoked: key.revoked_at.is_some(),
+            revoked: key.revoked,
             rare: key.rate_limit.map(|limit| Box::new(Rare { rate_limit: Some(limit), reach: None })),
             ends,
             text: text.into_boxed_str(),
@@ -228,22 +225,22 @@ pub(crate) mod tests {
             metadata in prop::collection::btree_map("[^\0]{1,10}", "[^\0]{0,20}", 0..32),
         ) {
             let binding = Binding { organization, instance: "i".into(), environment: String::new() };
-            let record = record(binding, name, scopes, metadata);
-            let entry = Entry::new(&record, Some(1));
-            prop_assert_eq!(entry.binding(), record.binding);
-            prop_assert_eq!(entry.name(), record.name);
-            prop_assert_eq!(entry.scopes().map(str::to_owned).collect::<Vec<_>>(), record.scopes);
+            let facts = facts(binding, name, scopes, metadata);
+            let entry = Entry::new(&facts, Some(1));
+            prop_assert_eq!(entry.binding(), facts.binding);
+            prop_assert_eq!(entry.name(), facts.name);
+            prop_assert_eq!(entry.scopes().map(str::to_owned).collect::<Vec<_>>(), facts.scopes);
             let pairs: BTreeMap<_, _> = entry.metadata().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-            prop_assert_eq!(pairs, record.metadata);
+            prop_assert_eq!(pairs, facts.metadata);
         }
     }
 
     #[test]
     fn a_limit_of_its_own_is_kept_and_weighed() {
         let limit = RateLimit { limit: 7, window: 1_000_000 };
-        let record = record(Binding::default(), String::new(), Vec::new(), BTreeMap::new());
-        let without = Entry::new(&record, Some(1));
-        let with = Entry::new(&KeyRecord { rate_limit: Some(limit), ..record }, Some(1));
+        let facts = facts(Binding::default(), String::new(), Vec::new(), BTreeMap::new());
+        let without = Entry::new(&facts, Some(1));
+        let with = Entry::new(&KeyFacts { rate_limit: Some(limit), ..facts }, Some(1));
         assert_eq!((without.rate_limit(), with.rate_limit()), (None, Some(limit)));
         assert!(with.weight() > without.weight());
     }
@@ -256,33 +253,20 @@ pub(crate) mod tests {
     }
 
     /// A key that says nothing but this.
-    pub fn record(
-        binding: Binding,
-        name: String,
-        scopes: Vec<String>,
-        metadata: BTreeMap<String, String>,
-    ) -> KeyRecord {
-        KeyRecord {
+    pub fn facts(binding: Binding, name: String, scopes: Vec<String>, metadata: BTreeMap<String, String>) -> KeyFacts {
+        KeyFacts {
             id: KeyId(Uuid::nil()),
             keyspace: "k".into(),
             digest: Digest([0; 32]),
-            prefix: String::new(),
             binding,
             name,
             scopes,
             created_at: 1,
             expires_at: None,
-            revoked_at: None,
-            revoke_reason: String::new(),
-            created_by: String::new(),
-            revoked_by: String::new(),
-            webhook_url: String::new(),
-            webhook_version: 0,
+            revoked: false,
             metadata,
             rate_limit: None,
             keyspaces: Vec::new(),
-            revision: 0,
-            last_used_at: None,
         }
     }
 

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     domain::{
         error::{Error, Result},
-        key::{Digest, KeyRecord},
+        key::{Digest, KeyFacts},
         keyspace::Registry,
     },
     store::{
@@ -68,7 +68,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn entry(&self, row: &KeyRecord) -> Entry {
+    fn entry(&self, row: &KeyFacts) -> Entry {
         Entry::new(row, self.registry.index(&row.keyspace)).reaching(self.registry.reach(&row.keyspaces))
     }
 

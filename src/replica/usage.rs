@@ -84,10 +84,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::{domain::key::Binding, replica::entry::tests::record};
+    use crate::{domain::key::Binding, replica::entry::tests::facts};
 
     fn entry() -> Arc<Entry> {
-        Arc::new(Entry::new(&record(Binding::default(), String::new(), Vec::new(), BTreeMap::default()), None))
+        Arc::new(Entry::new(&facts(Binding::default(), String::new(), Vec::new(), BTreeMap::default()), None))
     }
 
     fn counts(taken: &[Taken]) -> Vec<i64> {

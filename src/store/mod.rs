@@ -16,6 +16,7 @@ pub mod feed_postgres;
 pub mod gather;
 pub mod migrate;
 mod new_key;
+mod pool;
 pub mod postgres;
 mod session;
 pub mod sql;
@@ -30,7 +31,7 @@ use crate::domain::{
     clock::Micros,
     error::Error,
     event::EventId,
-    key::{Digest, KeyId, KeyRecord, KeyStatus},
+    key::{Digest, KeyFacts, KeyId, KeyRecord, KeyStatus},
 };
 
 /// Why a store call gave nothing.
@@ -174,9 +175,9 @@ pub trait Store: EventStore + Send + Sync + 'static {
     /// has a webhook (case `a_delivery_for_each_event_of_a_key_with_a_webhook`); so it is for every change below.
     async fn create_key(&self, key: KeyRecord) -> Result<()>;
 
-    /// The keys of these digests, in any order; those that don't exist are left out. One indexed query
-    /// (case `find_by_digest`). It does not read the last use, which is none in its answers.
-    async fn find_by_digests(&self, digests: Vec<Digest>) -> Result<Vec<KeyRecord>>;
+    /// What verdicts on these digests are taken from, in any order; those that don't exist are left out. One indexed
+    /// query (case `find_by_digest`).
+    async fn find_by_digests(&self, digests: Vec<Digest>) -> Result<Vec<KeyFacts>>;
 
     /// One key with its last use.
     async fn find_by_id(&self, id: KeyId) -> Result<Option<KeyRecord>>;

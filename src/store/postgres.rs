@@ -1,18 +1,16 @@
 //! The Postgres backend: any number of replicas over one primary.
 
 use std::{
-    future::ready,
     sync::{Arc, LazyLock, atomic::AtomicU64},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
 use sqlx::{
-    Arguments as _, AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, PgPool,
+    Arguments as _, AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection,
     Postgres as Driver,
     migrate::Migrator,
-    postgres::{PgArguments, PgConnectOptions, PgPoolOptions},
+    postgres::{PgArguments, PgConnectOptions},
 };
 use tokio::{runtime::Handle, time::Instant};
 use uuid::Uuid;
@@ -24,8 +22,9 @@ use super::{
     event_rows::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
     failure::{Class, Failure, Outcome},
     migrate::{self, OpenError},
-    session::{Job, Link, Session, Statements, Value, gauge, in_own_task, statements, within},
-    sql::{KeyRow, columns},
+    pool::{Pool, Rules},
+    session::{Job, Link, Session, Statements, Value, in_own_task, statements, within},
+    sql::{FactsRow, KeyRow, facts},
     verbs::{self, Backend, Kind},
 };
 use crate::domain::key::{Digest, KeyRecord};
@@ -33,7 +32,7 @@ use crate::domain::key::{Digest, KeyRecord};
 static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| migrate::prepared(sqlx::migrate!("migrations/postgres")));
 
 /// An array parameter: SQLite has none.
-const FIND_BY_DIGESTS: &str = concat!("SELECT ", columns!(), " FROM keyward_keys k WHERE k.digest = ANY($1)");
+const FIND_BY_DIGESTS: &str = concat!("SELECT ", facts!(), " FROM keyward_keys k WHERE k.digest = ANY($1)");
 
 /// Array parameters: SQLite has none. One such statement at a time, by a lock of its own: an UPDATE locks rows in
 /// whatever order its plan finds them, and two replicas with different plans would deadlock. Nearly every key that is
@@ -120,9 +119,7 @@ pub struct Postgres {
 
 /// What a call's own task needs.
 struct Shared {
-    pool: PgPool,
-    /// Connections older than this went to a server that is gone.
-    stale_before: Arc<Mutex<Option<Instant>>>,
+    pool: Arc<Pool<Driver>>,
     options: PostgresOptions,
     connect: PgConnectOptions,
     /// How a call begins, where a pooler stands between.
@@ -234,20 +231,16 @@ async fn refuse_standby(conn: &mut PgConnection) -> sqlx::Result<()> {
 
 impl Shared {
     fn new(options: PostgresOptions, connect: PgConnectOptions) -> Self {
-        let stale_before = Arc::new(Mutex::new(None));
-        let stale = Arc::clone(&stale_before);
-        let pool = PgPoolOptions::new()
-            .max_connections(options.max_connections)
-            .acquire_timeout(options.acquire_timeout)
-            // It would cost each call a round trip. A connection that broke is found by the call that gets it.
-            .test_before_acquire(false)
-            .after_connect(|conn, _| Box::pin(refuse_standby(conn)))
-            .before_acquire(move |_, meta| {
-                let born = Instant::now().checked_sub(meta.age);
-                let stale: Option<Instant> = *stale.lock();
-                Box::pin(ready(Ok(stale.is_none_or(|stale| born.is_some_and(|born| born >= stale)))))
-            })
-            .connect_lazy_with(connect.clone());
+        let rules = Rules {
+            most: options.max_connections,
+            acquire_timeout: options.acquire_timeout,
+            // Firewalls forget connections that are quiet for long, and servers' memory of old ones grows.
+            idle: Some(Duration::from_secs(60)),
+            lifetime: Some(Duration::from_secs(1_800)),
+            admit: |conn| Box::pin(refuse_standby(conn)),
+            runtime: options.runtime.clone(),
+        };
+        let pool = Pool::new(connect.clone(), rules);
         let begin = options.pooler.then(|| {
             let bound = options.statement_timeout.as_millis();
             // READ WRITE is refused by a standby. A replica that is paused between a statement and its COMMIT holds the
@@ -257,14 +250,14 @@ impl Shared {
                  SET LOCAL idle_in_transaction_session_timeout = {bound}"
             )
         });
-        Self { pool, stale_before, options, connect, begin, lookups: AtomicU64::new(0) }
+        Self { pool, options, connect, begin, lookups: AtomicU64::new(0) }
     }
 
     /// One attempt on one connection.
     async fn attempt<I: Sync, T: Send>(&self, deadline: Instant, input: &I, job: Job<I, T>) -> Outcome<T> {
-        let conn = self.pool.acquire().await?;
+        let conn = self.pool.take().await?;
         let bound = Instant::now() + self.options.statement_timeout + GRACE;
-        let mut link = Link::new(conn, !self.options.pooler, self.options.runtime.clone());
+        let mut link = Link { conn, persistent: !self.options.pooler };
         let outcome = within(bound.min(deadline), self.transact(&mut link, input, job)).await;
         link.settle(outcome)
     }
@@ -293,7 +286,7 @@ impl Shared {
             let class = failure.class();
             if class == Class::Lost || matches!(failure, Failure::TimedOut) {
                 // The server went away, and every connection to it with it.
-                *self.stale_before.lock() = Some(Instant::now());
+                self.pool.suspect_all();
             }
             match class {
                 Class::Lost if kind != Kind::Count && !lost => lost = true,
@@ -332,7 +325,7 @@ impl Backend for Postgres {
     }
 
     fn gauge(&self) -> PoolGauge {
-        gauge(&self.shared.pool)
+        self.shared.pool.gauge()
     }
 
     async fn end(&self) {
@@ -344,7 +337,7 @@ statements!(Driver, PgArguments);
 
 #[async_trait]
 impl Session for Link<Driver> {
-    async fn keys_of_digests(&mut self, digests: &[Digest]) -> sqlx::Result<Vec<KeyRow>> {
+    async fn facts_of_digests(&mut self, digests: &[Digest]) -> sqlx::Result<Vec<FactsRow>> {
         let digests: Vec<&[u8]> = digests.iter().map(|digest| digest.0.as_slice()).collect();
         let query = sqlx::query_as(FIND_BY_DIGESTS).persistent(self.persistent).bind(digests);
         query.fetch_all(&mut *self.conn).await

@@ -1,20 +1,19 @@
 //! One connection at work: what the verbs need of a database, and the rules for giving a connection back.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use sqlx::{Database, Pool, pool::PoolConnection};
+use sqlx::Database;
 use tokio::{runtime::Handle, time::Instant};
 use uuid::Uuid;
 
 use super::{
-    PoolGauge, ReplicaRow, StoreError, Usage,
+    ReplicaRow, StoreError, Usage,
     event_rows::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
     events::{Claim, NewEvent},
     failure::{Failure, Outcome},
     new_key::NewKey,
-    sql::KeyRow,
+    pool::Taken,
+    sql::{FactsRow, KeyRow},
 };
 use crate::domain::{
     clock::Micros,
@@ -69,6 +68,8 @@ pub trait Statements: Send {
     async fn execute(&mut self, sql: &'static str, values: &[Value<'_>]) -> sqlx::Result<u64>;
     /// Reads keys.
     async fn keys(&mut self, sql: &'static str, values: &[Value<'_>]) -> sqlx::Result<Vec<KeyRow>>;
+    /// Reads what verdicts are taken from.
+    async fn facts(&mut self, sql: &'static str, values: &[Value<'_>]) -> sqlx::Result<Vec<FactsRow>>;
     /// Reads one text.
     async fn text(&mut self, sql: &'static str, values: &[Value<'_>]) -> sqlx::Result<Option<String>>;
     /// Reads numbers.
@@ -108,8 +109,8 @@ pub trait EventSession: Statements {
 /// words.
 #[async_trait]
 pub trait Session: EventSession {
-    /// Reads the keys of several digests in one statement.
-    async fn keys_of_digests(&mut self, digests: &[Digest]) -> sqlx::Result<Vec<KeyRow>>;
+    /// Reads what verdicts on several digests are taken from, in one statement.
+    async fn facts_of_digests(&mut self, digests: &[Digest]) -> sqlx::Result<Vec<FactsRow>>;
     /// Writes a key, given also as the values of a new one, with its event, if there is none and this was never done;
     /// atomic.
     async fn first_key(&mut self, key: &KeyRecord, values: &[Value<'_>]) -> sqlx::Result<bool>;
@@ -130,26 +131,17 @@ pub type Job<I, T> = for<'a> fn(&'a mut dyn Session, &'a I) -> BoxFuture<'a, Out
 /// panicked on it may have left it inside a statement or a transaction.
 pub(super) struct Link<DB: Database> {
     /// The connection.
-    pub(super) conn: PoolConnection<DB>,
+    pub(super) conn: Taken<DB>,
     /// Whether statements stay prepared on it.
     pub(super) persistent: bool,
-    sound: bool,
-    runtime: Handle,
 }
 
-/// A connection is tested as it goes back. On one that went silent the test would hold its place in the pool until TCP
-/// gives up.
-const GIVE_BACK: Duration = Duration::from_secs(1);
-
 impl<DB: Database> Link<DB> {
-    /// Takes a connection to work.
-    pub(super) fn new(conn: PoolConnection<DB>, persistent: bool, runtime: Handle) -> Self {
-        Self { conn, persistent, sound: false, runtime }
-    }
-
-    /// Ends the work, and notes whether the connection outlived it.
-    pub(super) fn settle<T>(mut self, outcome: Outcome<T>) -> Outcome<T> {
-        self.sound = outcome.as_ref().map_or_else(Failure::leaves_connection_sound, |_| true);
+    /// Ends the work: the connection goes back if it has outlived it.
+    pub(super) fn settle<T>(self, outcome: Outcome<T>) -> Outcome<T> {
+        if outcome.as_ref().map_or_else(Failure::leaves_connection_sound, |_| true) {
+            self.conn.give_back();
+        }
         outcome
     }
 }
@@ -157,21 +149,6 @@ impl<DB: Database> Link<DB> {
 /// Waits for work on a connection, but not for ever.
 pub(super) async fn within<T>(deadline: Instant, work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
     tokio::time::timeout_at(deadline, work).await.unwrap_or(Err(Failure::TimedOut))
-}
-
-impl<DB: Database> Drop for Link<DB> {
-    fn drop(&mut self) {
-        if self.sound {
-            self.runtime.spawn(tokio::time::timeout(GIVE_BACK, self.conn.return_to_pool()));
-        } else {
-            self.conn.close_on_drop();
-        }
-    }
-}
-
-/// A pool's connections.
-pub(super) fn gauge<DB: Database>(pool: &Pool<DB>) -> PoolGauge {
-    PoolGauge { open: pool.size(), idle: u32::try_from(pool.num_idle()).unwrap_or(u32::MAX) }
 }
 
 /// Runs a call to its end even when its caller stops waiting: a driver's future that is dropped half way would leave
@@ -205,6 +182,11 @@ macro_rules! statements {
             }
 
             async fn keys(&mut self, sql: &'static str, values: &[Value<'_>]) -> sqlx::Result<Vec<KeyRow>> {
+                let query = sqlx::query_as_with(sql, arguments(values)?).persistent(self.persistent);
+                query.fetch_all(&mut *self.conn).await
+            }
+
+            async fn facts(&mut self, sql: &'static str, values: &[Value<'_>]) -> sqlx::Result<Vec<FactsRow>> {
                 let query = sqlx::query_as_with(sql, arguments(values)?).persistent(self.persistent);
                 query.fetch_all(&mut *self.conn).await
             }

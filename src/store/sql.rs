@@ -2,18 +2,26 @@
 //!
 //! Parameters are `$N` on both. Statements that only one database understands live in its backend, with the reason.
 
-use std::collections::BTreeMap;
-
+use serde::de::DeserializeOwned;
 use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{ListQuery, StoreError};
 use crate::domain::{
-    key::{Binding, Digest, KeyId, KeyRecord, KeyStatus},
+    key::{Binding, Digest, KeyFacts, KeyId, KeyRecord, KeyStatus},
     rate::RateLimit,
 };
 
-/// What a look-up reads: all but the last use, which lives in another table.
+/// What a verification's look-up reads, in the order of [`FactsRow`].
+macro_rules! facts {
+    () => {
+        "k.id, k.keyspace, k.digest, k.organization, k.instance, k.environment, k.name, k.scopes, k.created_at, \
+         k.expires_at, k.revoked_at, k.metadata, k.rate_limit, k.rate_window, k.keyspaces"
+    };
+}
+pub(super) use facts;
+
+/// All of a key but its last use, which lives in another table.
 macro_rules! columns {
     () => {
         "k.id, k.keyspace, k.digest, k.prefix, k.organization, k.instance, k.environment, k.name, k.scopes, \
@@ -21,7 +29,6 @@ macro_rules! columns {
          k.webhook_version, k.metadata, k.revision, k.rate_limit, k.rate_window, k.keyspaces"
     };
 }
-pub(super) use columns;
 
 /// The last use is read for each row that is shown: a join would let a plan read all of `keyward_usage` for one page.
 macro_rules! shown {
@@ -104,8 +111,8 @@ pub const LIST_BY_KEYSPACE: &str =
 pub const LIST_ALL: &str =
     list!(all, perhaps!("keyspace", "$2"), perhaps!("organization", "$3"), perhaps!("created_by", "$6"));
 
-/// The key with digest `$1`: the look-up of a verification. It does not read the last use.
-pub const FIND_BY_DIGEST: &str = concat!("SELECT ", columns!(), " FROM keyward_keys k WHERE k.digest = $1");
+/// The key with digest `$1`: the look-up of a verification.
+pub const FIND_BY_DIGEST: &str = concat!("SELECT ", facts!(), " FROM keyward_keys k WHERE k.digest = $1");
 /// The key with id `$1`.
 pub const FIND_BY_ID: &str = concat!("SELECT ", shown!(), " WHERE k.id = $1");
 
@@ -233,24 +240,13 @@ impl TryFrom<KeyRow> for KeyRecord {
 
     fn try_from(row: KeyRow) -> Result<Self, StoreError> {
         let id = KeyId(row.id);
-        // What the column holds is not told: it may be anything.
-        let unreadable = |column: &str| StoreError::Broken(format!("the {column} of {id} cannot be read"));
-        let digest = row.digest.try_into().map(Digest).map_err(|_| unreadable("digest"))?;
-        let scopes: Vec<String> = serde_json::from_str(&row.scopes).map_err(|_| unreadable("scopes"))?;
-        let metadata: BTreeMap<String, String> =
-            serde_json::from_str(&row.metadata).map_err(|_| unreadable("metadata"))?;
-        let rate_limit = match (row.rate_limit, row.rate_window) {
-            (None, None) => None,
-            (limit, window) => {
-                let limit = limit.and_then(|limit| u32::try_from(limit).ok());
-                let read = limit.zip(window).map(|(limit, window)| RateLimit { limit, window });
-                // One that is out of its bounds would be calculated with on each check.
-                let sound = read.filter(|read| read.limit_is_sound() && read.window_is_sound());
-                Some(sound.ok_or_else(|| unreadable("rate limit"))?)
-            }
-        };
+        let read = Readable { id };
+        let digest = read.digest(row.digest)?;
+        let scopes = read.json("scopes", &row.scopes)?;
+        let metadata = read.json("metadata", &row.metadata)?;
+        let rate_limit = read.rate_limit(row.rate_limit, row.rate_window)?;
         // Read as none, a limit that cannot be read would let a service ask about everything.
-        let keyspaces: Vec<String> = serde_json::from_str(&row.keyspaces).map_err(|_| unreadable("keyspaces"))?;
+        let keyspaces = read.json("keyspaces", &row.keyspaces)?;
         Ok(Self {
             id,
             keyspace: row.keyspace,
@@ -273,5 +269,79 @@ impl TryFrom<KeyRow> for KeyRecord {
             revision: row.revision,
             last_used_at: row.last_used_at,
         })
+    }
+}
+
+/// A row of `keyward_keys` as a verification reads it: by the columns' places, which costs less than by their names.
+pub type FactsRow = (
+    Uuid,
+    String,
+    Vec<u8>,
+    String,
+    String,
+    String,
+    String,
+    String,
+    i64,
+    Option<i64>,
+    Option<i64>,
+    String,
+    Option<i64>,
+    Option<i64>,
+    String,
+);
+
+/// Reads a row of [`FactsRow`].
+pub fn read_facts(row: FactsRow) -> Result<KeyFacts, StoreError> {
+    let (id, keyspace, digest, organization, instance, environment, name, scopes, created_at, ..) = row;
+    let (.., expires_at, revoked_at, metadata, limit, window, keyspaces) = row;
+    let read = Readable { id: KeyId(id) };
+    Ok(KeyFacts {
+        id: read.id,
+        keyspace,
+        digest: read.digest(digest)?,
+        binding: Binding { organization, instance, environment },
+        name,
+        scopes: read.json("scopes", &scopes)?,
+        created_at,
+        expires_at,
+        revoked: revoked_at.is_some(),
+        metadata: read.json("metadata", &metadata)?,
+        rate_limit: read.rate_limit(limit, window)?,
+        keyspaces: read.json("keyspaces", &keyspaces)?,
+    })
+}
+
+/// Reads columns of a key. What one holds that cannot be read is not told: it may be anything.
+struct Readable {
+    id: KeyId,
+}
+
+impl Readable {
+    fn unreadable(&self, column: &str) -> StoreError {
+        StoreError::Broken(format!("the {column} of {} cannot be read", self.id))
+    }
+
+    fn digest(&self, bytes: Vec<u8>) -> Result<Digest, StoreError> {
+        bytes.try_into().map(Digest).map_err(|_| self.unreadable("digest"))
+    }
+
+    /// Most lists and objects are empty.
+    fn json<T: DeserializeOwned + Default>(&self, column: &str, text: &str) -> Result<T, StoreError> {
+        match text {
+            "[]" | "{}" => Ok(T::default()),
+            _ => serde_json::from_str(text).map_err(|_| self.unreadable(column)),
+        }
+    }
+
+    fn rate_limit(&self, limit: Option<i64>, window: Option<i64>) -> Result<Option<RateLimit>, StoreError> {
+        if limit.is_none() && window.is_none() {
+            return Ok(None);
+        }
+        let limit = limit.and_then(|limit| u32::try_from(limit).ok());
+        let read = limit.zip(window).map(|(limit, window)| RateLimit { limit, window });
+        // One that is out of its bounds would be calculated with on each check.
+        let sound = read.filter(|read| read.limit_is_sound() && read.window_is_sound());
+        sound.map(Some).ok_or_else(|| self.unreadable("rate limit"))
     }
 }

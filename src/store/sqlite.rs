@@ -15,9 +15,9 @@ use std::{
 use async_trait::async_trait;
 use data_encoding::HEXLOWER;
 use sqlx::{
-    Arguments as _, ConnectOptions as _, Sqlite as Driver, SqlitePool,
+    Arguments as _, ConnectOptions as _, Sqlite as Driver,
     migrate::Migrator,
-    sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use tokio::{runtime::Handle, time::Instant};
 
@@ -27,8 +27,9 @@ use super::{
     event_rows::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
     failure::Outcome,
     migrate::{self, OpenError},
-    session::{Job, Link, Session, Statements, Value, gauge, in_own_task, statements, within},
-    sql::{KeyRow, columns, new_columns, new_values},
+    pool::{Pool, Rules},
+    session::{Job, Link, Session, Statements, Value, in_own_task, statements, within},
+    sql::{FactsRow, KeyRow, facts, new_columns, new_values},
     verbs::{self, Backend, Kind},
 };
 use crate::domain::{
@@ -40,7 +41,7 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| migrate::prepared(sqlx::m
 
 /// A JSON array: SQLite has no array parameters.
 const FIND_BY_DIGESTS: &str =
-    concat!("SELECT ", columns!(), " FROM keyward_keys k WHERE k.digest IN (SELECT unhex(value) FROM json_each($1))");
+    concat!("SELECT ", facts!(), " FROM keyward_keys k WHERE k.digest IN (SELECT unhex(value) FROM json_each($1))");
 
 /// SQLite knows no INSERT inside a WITH, so the first key takes two statements in a transaction.
 const TAKE_FIRST_KEY: &str = "INSERT INTO keyward_settings (name, value) SELECT 'first_root_key', hex($1) \
@@ -101,8 +102,8 @@ pub struct Sqlite {
 
 /// What a call's own task needs. The lock is released when the last of them is dropped.
 struct Shared {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    writer: Arc<Pool<Driver>>,
+    readers: Arc<Pool<Driver>>,
     options: SqliteOptions,
     lookups: AtomicU64,
     _lock: File,
@@ -116,7 +117,7 @@ impl Sqlite {
             let (path, lock) = claim(&options.url)?;
             let shared = Arc::new(Shared::new(options, &path, lock));
             // Turns the journal into a WAL before a reader comes, and shows at once what cannot be opened.
-            drop(shared.writer.acquire().await?);
+            shared.writer.take().await?.give_back();
             // One transaction at a time: there is one writer.
             let creations = Creations::start(Arc::clone(&shared), 1, &shared.options.runtime);
             Ok(Arc::new(Self { shared, creations }))
@@ -128,8 +129,10 @@ impl Sqlite {
     pub async fn migrate(&self) -> std::result::Result<(), OpenError> {
         let shared = Arc::clone(&self.shared);
         in_own_task(&self.shared.options.runtime, async move {
-            let mut conn = shared.writer.acquire().await?;
-            migrate::apply(&MIGRATOR, &mut *conn).await
+            let mut conn = shared.writer.take().await?;
+            migrate::apply(&MIGRATOR, &mut *conn).await?;
+            conn.give_back();
+            Ok(())
         })
         .await
     }
@@ -190,26 +193,26 @@ impl Shared {
             .busy_timeout(options.statement_timeout)
             .foreign_keys(true)
             .disable_statement_logging();
-        let pool = |size: u32| {
-            // Nothing is gained by closing a connection to a file.
-            SqlitePoolOptions::new()
-                .max_connections(size)
-                .acquire_timeout(options.acquire_timeout)
-                .test_before_acquire(false)
-                .idle_timeout(None)
-                .max_lifetime(None)
+        // Nothing is gained by closing a connection to a file.
+        let rules = |most| Rules {
+            most,
+            acquire_timeout: options.acquire_timeout,
+            idle: None,
+            lifetime: None,
+            admit: |_| Box::pin(std::future::ready(Ok(()))),
+            runtime: options.runtime.clone(),
         };
         // One writer: SQLite has one at a time, and whoever waits for it here waits in turn.
-        let writer = pool(1).connect_lazy_with(connect.clone());
-        let readers = pool(options.readers).connect_lazy_with(connect.pragma("query_only", "ON"));
+        let writer = Pool::new(connect.clone(), rules(1));
+        let readers = Pool::new(connect.pragma("query_only", "ON"), rules(options.readers));
         Self { writer, readers, options, lookups: AtomicU64::new(0), _lock: lock }
     }
 
     async fn run<I: Sync, T: Send>(&self, kind: Kind, input: &I, job: Job<I, T>) -> Outcome<T> {
         let pool = if kind == Kind::Read { &self.readers } else { &self.writer };
-        let conn = pool.acquire().await?;
+        let conn = pool.take().await?;
         let deadline = Instant::now() + self.options.statement_timeout;
-        let mut link = Link::new(conn, true, self.options.runtime.clone());
+        let mut link = Link { conn, persistent: true };
         let outcome = within(deadline, job(&mut link, input)).await;
         link.settle(outcome)
     }
@@ -240,7 +243,7 @@ impl Backend for Sqlite {
     }
 
     fn gauge(&self) -> PoolGauge {
-        let (writer, readers) = (gauge(&self.shared.writer), gauge(&self.shared.readers));
+        let (writer, readers) = (self.shared.writer.gauge(), self.shared.readers.gauge());
         PoolGauge { open: writer.open + readers.open, idle: writer.idle + readers.idle }
     }
 
@@ -264,10 +267,10 @@ async fn take_first_key(link: &mut Link<Driver>, key: &KeyRecord, values: &[Valu
 
 #[async_trait]
 impl Session for Link<Driver> {
-    async fn keys_of_digests(&mut self, digests: &[Digest]) -> sqlx::Result<Vec<KeyRow>> {
+    async fn facts_of_digests(&mut self, digests: &[Digest]) -> sqlx::Result<Vec<FactsRow>> {
         let digests: Vec<String> = digests.iter().map(|digest| HEXLOWER.encode(&digest.0)).collect();
         let digests = serde_json::Value::from(digests).to_string();
-        self.keys(FIND_BY_DIGESTS, &[Value::Text(&digests)]).await
+        self.facts(FIND_BY_DIGESTS, &[Value::Text(&digests)]).await
     }
 
     async fn first_key(&mut self, key: &KeyRecord, values: &[Value<'_>]) -> sqlx::Result<bool> {

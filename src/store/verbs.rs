@@ -20,7 +20,7 @@ use super::{
 use crate::domain::{
     clock::Micros,
     event::{EventId, EventType},
-    key::{Digest, KeyId, KeyRecord},
+    key::{Digest, KeyFacts, KeyId, KeyRecord},
 };
 
 /// What kind of call a verb is: which connection it needs, and whether it may be sent again when its connection broke.
@@ -73,7 +73,7 @@ impl<B: Backend> Store for B {
         self.creations().create(key).await
     }
 
-    async fn find_by_digests(&self, digests: Vec<Digest>) -> Result<Vec<KeyRecord>> {
+    async fn find_by_digests(&self, digests: Vec<Digest>) -> Result<Vec<KeyFacts>> {
         if digests.is_empty() {
             return Ok(Vec::new());
         }
@@ -182,12 +182,12 @@ async fn first_root_key(session: &mut dyn Session, key: &KeyRecord) -> Outcome<b
     Ok(find_by_id(session, key.id).await?.is_some())
 }
 
-async fn find_by_digests(session: &mut dyn Session, digests: &[Digest]) -> Outcome<Vec<KeyRecord>> {
+async fn find_by_digests(session: &mut dyn Session, digests: &[Digest]) -> Outcome<Vec<KeyFacts>> {
     let rows = match digests {
-        [digest] => session.keys(sql::FIND_BY_DIGEST, &[Value::Bytes(&digest.0)]).await?,
-        _ => session.keys_of_digests(digests).await?,
+        [digest] => session.facts(sql::FIND_BY_DIGEST, &[Value::Bytes(&digest.0)]).await?,
+        _ => session.facts_of_digests(digests).await?,
     };
-    records(rows)
+    Ok(rows.into_iter().map(sql::read_facts).collect::<Result<_>>()?)
 }
 
 pub(super) async fn find_by_id(session: &mut dyn Session, id: KeyId) -> Outcome<Option<KeyRecord>> {

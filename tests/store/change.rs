@@ -17,7 +17,7 @@ use keyward::{
 };
 use sqlx::Row as _;
 
-use crate::fixture::{Fixture, Raw, event_id, eventually, key, key_with, now, write};
+use crate::fixture::{Fixture, Raw, event_id, eventually, facts, key, key_with, now, write};
 
 pub fn revocation(reason: &str) -> Revocation {
     Revocation { at: now(), reason: reason.to_owned(), by: "user:ann".to_owned(), event: event_id() }
@@ -41,7 +41,7 @@ pub async fn a_revoked_key_says_when_why_and_by_whom(f: Fixture) {
     };
     assert_eq!(revoked, expected);
     assert_eq!(f.store.find_by_id(made.id).await.unwrap(), Some(expected.clone()));
-    assert_eq!(f.store.find_by_digests(vec![made.digest]).await.unwrap(), [expected]);
+    assert_eq!(f.store.find_by_digests(vec![made.digest]).await.unwrap(), [facts(&expected)]);
     assert_eq!(f.store.revoke_key(key().id, revocation("")).await.unwrap(), None);
 }
 

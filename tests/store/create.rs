@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use keyward::{
-    domain::key::{Digest, KeyRecord},
+    domain::key::{Digest, KeyFacts},
     store::{InstallationRow, StoreError},
 };
 
-use crate::fixture::{Fixture, everything, ids, key, key_with};
+use crate::fixture::{Fixture, everything, facts, ids, key, key_with};
 
 pub async fn a_new_key_reads_back_whole(f: Fixture) {
     let full = key();
@@ -27,7 +27,7 @@ pub async fn a_new_key_reads_back_whole(f: Fixture) {
     for key in [full, bare] {
         f.store.create_key(key.clone()).await.unwrap();
         assert_eq!(f.store.find_by_id(key.id).await.unwrap(), Some(key.clone()));
-        assert_eq!(f.store.find_by_digests(vec![key.digest]).await.unwrap(), [key]);
+        assert_eq!(f.store.find_by_digests(vec![key.digest]).await.unwrap(), [facts(&key)]);
     }
     assert_eq!(f.store.find_by_id(key().id).await.unwrap(), None);
 }
@@ -68,7 +68,7 @@ pub async fn digest_collision(f: Fixture) {
     let refused = f.store.create_key(second.clone()).await;
     assert!(matches!(refused, Err(StoreError::DigestCollision)), "{refused:?}");
     assert_eq!(f.store.find_by_id(second.id).await.unwrap(), None);
-    assert_eq!(f.store.find_by_digests(vec![first.digest]).await.unwrap(), [first]);
+    assert_eq!(f.store.find_by_digests(vec![first.digest]).await.unwrap(), [facts(&first)]);
 }
 
 pub async fn an_id_is_never_given_to_another_key(f: Fixture) {
@@ -86,15 +86,15 @@ pub async fn find_by_digest(f: Fixture) {
         f.store.create_key(key.clone()).await.unwrap();
     }
     let unknown = Digest([7; 32]);
-    let found = |mut found: Vec<KeyRecord>| {
+    let found = |mut found: Vec<KeyFacts>| {
         found.sort_by_key(|key| key.id);
         found
     };
     assert_eq!(f.store.find_by_digests(vec![]).await.unwrap(), []);
     assert_eq!(f.store.find_by_digests(vec![unknown]).await.unwrap(), []);
-    assert_eq!(f.store.find_by_digests(vec![keys[1].digest]).await.unwrap(), keys[1..2]);
+    assert_eq!(f.store.find_by_digests(vec![keys[1].digest]).await.unwrap(), [facts(&keys[1])]);
     let asked = vec![keys[2].digest, unknown, keys[0].digest, keys[2].digest];
-    assert_eq!(found(f.store.find_by_digests(asked).await.unwrap()), [keys[0].clone(), keys[2].clone()]);
+    assert_eq!(found(f.store.find_by_digests(asked).await.unwrap()), [facts(&keys[0]), facts(&keys[2])]);
 }
 
 pub async fn one_installation_wins(f: Fixture) {

@@ -6,7 +6,7 @@ use keyward::{
     domain::{
         clock::{Clock as _, Entropy as _, Micros, SECOND, SystemClock, SystemEntropy},
         event::EventId,
-        key::{Binding, Digest, KeyId, KeyIds, KeyRecord},
+        key::{Binding, Digest, KeyFacts, KeyId, KeyIds, KeyRecord},
         rate::RateLimit,
     },
     store::{
@@ -180,6 +180,11 @@ pub fn key() -> KeyRecord {
         revision: 0,
         last_used_at: None,
     }
+}
+
+/// What a look-up reads of a key.
+pub fn facts(key: &KeyRecord) -> KeyFacts {
+    key.into()
 }
 
 /// A key with some of its parts changed.

@@ -246,22 +246,6 @@ async fn a_silent_network_costs_no_more_than_the_bound() {
     eventually("the store is back", async || store.ping().await.is_ok()).await;
 }
 
-/// A connection is tested as it goes back to the pool, by nobody's call and so within nobody's bound.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_goes_silent_as_it_is_given_back_frees_its_place() {
-    let (proxy, store) = behind_proxy(|options| {
-        options.max_connections = 1;
-        options.acquire_timeout = Duration::from_secs(5);
-    })
-    .await;
-    store.list_keys(crate::fixture::everything()).await.unwrap();
-    rest(&store).await;
-    proxy.strand_after_next_reply();
-    // Its statement is prepared, so the answer is the one reply.
-    let id = store.list_keys(crate::fixture::everything()).await.unwrap()[0].id;
-    assert!(store.find_by_id(id).await.unwrap().is_some());
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_takes_no_writes_does_not_ping() {
     let options = postgres_options().await;

@@ -11,7 +11,7 @@ use keyward::{
     domain::{
         clock::{Clock as _, Micros, SystemClock, SystemEntropy},
         egress::Egress,
-        key::{Binding, Digest, KeyIds, KeyRecord},
+        key::{Binding, Digest, KeyFacts, KeyIds},
         keyspace::{Keyspace, Registry},
         rate::RateLimit,
         secret::{self, Encoding},
@@ -96,28 +96,20 @@ async fn service(rate_limit: Option<RateLimit>, folder: &std::path::Path) -> Res
     }))
 }
 
-fn record(id: keyward::domain::key::KeyId, keyspace: &str, digest: Digest, scopes: &[&str]) -> KeyRecord {
-    KeyRecord {
+fn facts(id: keyward::domain::key::KeyId, keyspace: &str, digest: Digest, scopes: &[&str]) -> KeyFacts {
+    KeyFacts {
         id,
         keyspace: keyspace.to_owned(),
         digest,
-        prefix: String::new(),
         binding: Binding { organization: "acme".to_owned(), ..Binding::default() },
         name: "seeded".to_owned(),
         scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
         created_at: SystemClock.wall(),
         expires_at: None,
-        revoked_at: None,
-        revoke_reason: String::new(),
-        created_by: "root".to_owned(),
-        revoked_by: String::new(),
-        webhook_url: String::new(),
-        webhook_version: 0,
+        revoked: false,
         metadata: [("tier".to_owned(), "gold".to_owned()), ("region".to_owned(), "eu".to_owned())].into(),
         rate_limit: None,
         keyspaces: Vec::new(),
-        revision: 0,
-        last_used_at: None,
     }
 }
 
@@ -126,8 +118,8 @@ fn remember(service: &Service, keyspace: &str, prefix: &str, encoding: Encoding,
     let secret = encoding.generate(prefix, &service.installation, &SystemEntropy);
     let digest = secret::digest(secret.expose());
     let id = service.ids.next(&SystemClock, &SystemEntropy);
-    let record = record(id, keyspace, digest, scopes);
-    let entry = Arc::new(Entry::new(&record, service.registry.index(keyspace)));
+    let facts = facts(id, keyspace, digest, scopes);
+    let entry = Arc::new(Entry::new(&facts, service.registry.index(keyspace)));
     let cache = &service.replica.cache;
     cache.fill(cache.mark(), std::iter::once((&digest, &entry)));
     secret.expose().to_owned()

@@ -111,12 +111,12 @@ mod tests {
     use super::*;
     use crate::{
         domain::{
-            key::{Binding, KeyId, KeyRecord},
+            key::{Binding, KeyFacts, KeyId},
             rate::RateState,
             verdict::Code,
         },
         proto,
-        replica::entry::tests::record,
+        replica::entry::tests::facts,
     };
 
     prop_compose! {
@@ -127,9 +127,9 @@ mod tests {
             created_at in 0..=i64::MAX, expires_at in prop::option::of(0..i64::MAX), configured: bool,
         ) -> Arc<Entry> {
             let binding = Binding { organization, instance, environment };
-            let blank = record(binding, name, scopes, metadata);
-            let record = KeyRecord { id: KeyId(Uuid::from_u128(id)), created_at, expires_at, ..blank };
-            Arc::new(Entry::new(&record, configured.then_some(0)))
+            let blank = facts(binding, name, scopes, metadata);
+            let facts = KeyFacts { id: KeyId(Uuid::from_u128(id)), created_at, expires_at, ..blank };
+            Arc::new(Entry::new(&facts, configured.then_some(0)))
         }
     }
 

@@ -58,14 +58,19 @@ impl Body for Incoming {
     }
 }
 
-/// Answers a request by the services. A client that gives up stops the waiting.
-pub async fn forward(mut routes: Routes, request: Request<Incoming>, mut respond: SendResponse<Bytes>) {
-    let mut answer = std::pin::pin!(routes.call(request));
-    let answered = poll_fn(|cx| match answer.as_mut().poll(cx) {
+/// Waits for an answer; none if the client gives up before.
+pub async fn unless_reset<T>(answer: impl Future<Output = T>, respond: &mut SendResponse<Bytes>) -> Option<T> {
+    let mut answer = std::pin::pin!(answer);
+    poll_fn(|cx| match answer.as_mut().poll(cx) {
         Poll::Ready(answered) => Poll::Ready(Some(answered)),
         Poll::Pending => respond.poll_reset(cx).map(|_| None),
-    });
-    let Some(Ok(answer)) = answered.await else { return };
+    })
+    .await
+}
+
+/// Answers a request by the services. A client that gives up stops the waiting.
+pub async fn forward(mut routes: Routes, request: Request<Incoming>, mut respond: SendResponse<Bytes>) {
+    let Some(Ok(answer)) = unless_reset(routes.call(request), &mut respond).await else { return };
     let (head, body) = answer.into_parts();
     let ended = body.is_end_stream();
     // It fails where the client is gone.

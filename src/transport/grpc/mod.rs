@@ -30,7 +30,7 @@ use crate::{
     },
     limiter::Subject,
     proto::{self, key_service_server::KeyService},
-    service::{Context, Service, authenticate::Admission, keys::Hook},
+    service::{Context, Service, authenticate::Admission, keys::Hook, verify::Outcome},
 };
 
 /// The largest message that is taken.
@@ -58,10 +58,11 @@ impl Grpc {
     ) -> std::result::Result<Response<T>, Status> {
         let start = Instant::now();
         let context = Context { deadline: deadline(metadata, start), host_environment: "", client: None };
-        let peer = extensions.get::<Arc<Peer>>().map(|peer| peer.address);
-        let mut line = Line { transport: "grpc", client: peer, ..Line::default() };
+        let peer = peer(extensions);
+        let client = peer.map(|peer| peer.address);
+        let mut line = Line { transport: "grpc", client, ..Line::default() };
         let result = async {
-            let caller = match presented(metadata, extensions)? {
+            let caller = match presented(metadata, peer)? {
                 Presented::Secret(secret) => {
                     self.service.authenticate_any(secret, Admission::Free, context).await?.caller
                 }
@@ -72,7 +73,7 @@ impl Grpc {
             act(&caller, context, &mut line).await
         }
         .await;
-        let result = result.map_err(|error| self.refused(peer, error));
+        let result = result.map_err(|error| self.refused(client, error));
         calls::record(&self.service, call, &line, result.as_ref().err(), start.elapsed());
         result.map(Response::new).map_err(|error| status::grpc(&error))
     }
@@ -85,9 +86,31 @@ impl Grpc {
         }
     }
 
+    /// The verdict that a lone check asks for, or what its client hears instead.
+    async fn check(
+        &self,
+        metadata: &MetadataMap,
+        peer: Option<&Peer>,
+        message: &proto::VerifyRequest,
+    ) -> std::result::Result<Outcome, Status> {
+        let arrived = Instant::now();
+        let outcome = async {
+            let deadline = deadline(metadata, arrived);
+            let check = convert::check(message);
+            match presented(metadata, peer)? {
+                Presented::Secret(secret) => self.service.verify_for(secret, &check, deadline).await,
+                Presented::Certificate(caller) => {
+                    let reach = access::may_verify(caller)?;
+                    self.service.verify(&check.within(reach.as_deref()), deadline).await
+                }
+            }
+        }
+        .await;
+        outcome.map_err(|error| self.unchecked("verify", peer, arrived, error))
+    }
+
     /// What a client hears of a check that was not made. A caller that may not check leaves a line, though checks do not.
-    fn unchecked(&self, call: &'static str, extensions: &Extensions, arrived: Instant, error: Error) -> Status {
-        let peer = extensions.get::<Arc<Peer>>();
+    fn unchecked(&self, call: &'static str, peer: Option<&Peer>, arrived: Instant, error: Error) -> Status {
         let error = self.refused(peer.map(|peer| peer.address), error);
         if matches!(error.kind, Kind::Unauthenticated | Kind::PermissionDenied | Kind::ResourceExhausted) {
             // Only the key whose secret it has is known of who was refused.
@@ -106,9 +129,13 @@ enum Presented<'a> {
     Certificate(&'a Caller),
 }
 
+/// Whoever is at the other end.
+fn peer(extensions: &Extensions) -> Option<&Peer> {
+    extensions.get::<Arc<Peer>>().map(|peer| &**peer)
+}
+
 /// What tells who the caller is: a secret goes before a certificate. gRPC has no anonymous caller.
-fn presented<'a>(metadata: &'a MetadataMap, extensions: &'a Extensions) -> Result<Presented<'a>> {
-    let peer = extensions.get::<Arc<Peer>>();
+fn presented<'a>(metadata: &'a MetadataMap, peer: Option<&'a Peer>) -> Result<Presented<'a>> {
     match peer.and_then(|peer| peer.caller.as_ref()) {
         Some(caller) if !metadata.contains_key("authorization") => Ok(Presented::Certificate(caller)),
         _ => Ok(Presented::Secret(credential(metadata.as_ref())?)),
@@ -195,23 +222,8 @@ impl KeyService for Grpc {
         &self,
         request: Request<proto::VerifyRequest>,
     ) -> std::result::Result<Response<proto::VerifyResponse>, Status> {
-        let arrived = Instant::now();
-        let outcome = async {
-            let deadline = || deadline(request.metadata(), arrived);
-            let check = convert::check(request.get_ref());
-            match presented(request.metadata(), request.extensions())? {
-                Presented::Secret(secret) => self.service.verify_for(secret, &check, deadline).await,
-                Presented::Certificate(caller) => {
-                    let reach = access::may_verify(caller)?;
-                    self.service.verify(&check.within(reach.as_deref()), deadline()).await
-                }
-            }
-        }
-        .await;
-        match outcome {
-            Ok(outcome) => Ok(Response::new(convert::verdict(&outcome, &self.service.registry))),
-            Err(error) => Err(self.unchecked("verify", request.extensions(), arrived, error)),
-        }
+        let outcome = self.check(request.metadata(), peer(request.extensions()), request.get_ref()).await?;
+        Ok(Response::new(convert::verdict(&outcome, &self.service.registry)))
     }
 
     type VerifyStreamStream = stream::Verdicts;
@@ -221,8 +233,9 @@ impl KeyService for Grpc {
         request: Request<Streaming<proto::VerifyStreamRequest>>,
     ) -> std::result::Result<Response<stream::Verdicts>, Status> {
         let arrived = Instant::now();
+        let peer = peer(request.extensions());
         let asker = async {
-            Ok(match presented(request.metadata(), request.extensions())? {
+            Ok(match presented(request.metadata(), peer)? {
                 Presented::Secret(secret) => {
                     self.service.authenticate_verifier(secret, calls::deadline(None)).await?;
                     stream::Asker::Secret(Arc::new(Secret::new(secret.to_owned())))
@@ -230,7 +243,7 @@ impl KeyService for Grpc {
                 Presented::Certificate(caller) => stream::Asker::Certificate(access::may_verify(caller)?),
             })
         };
-        let refused = |error: Error| self.unchecked("verify_stream", request.extensions(), arrived, error);
+        let refused = |error: Error| self.unchecked("verify_stream", peer, arrived, error);
         let asker = asker.await.map_err(refused)?;
         Ok(Response::new(stream::Verdicts::new(Arc::clone(&self.service), asker, request.into_inner())))
     }

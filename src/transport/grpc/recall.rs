@@ -1,4 +1,5 @@
-//! Requests as they come: a Verify that memory decides is answered here and now; all else goes to the services.
+//! Requests as they come: a Verify that memory decides is answered here and now, one that has to wait in a task of its
+//! own; all else goes to the services.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,15 +15,15 @@ use http::{
     request::Parts,
 };
 use prost::Message as _;
-use tonic::service::Routes;
+use tonic::{metadata::MetadataMap, service::Routes};
 
 use super::{
-    convert, credential,
+    Grpc, MESSAGE_BYTES, convert, credential,
     encode::{self, FRAMING},
-    exchange::{Incoming, forward, poll_data},
+    exchange::{Incoming, forward, poll_data, unless_reset},
     http2::Handle,
 };
-use crate::{proto, service::Service, transport::terms::Peer};
+use crate::{proto, transport::terms::Peer};
 
 const VERIFY: &str = "/keyward.v1.KeyService/Verify";
 /// Pieces of a body that are put together here.
@@ -34,12 +35,22 @@ const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 /// The services of the port.
 #[derive(Clone)]
 pub struct Handler {
-    /// Asked first, where memory may know.
-    pub service: Arc<Service>,
+    /// Asked first.
+    pub grpc: Grpc,
     /// Every service.
     pub routes: Routes,
     /// Whoever is at the other end of the connection.
     pub peer: Arc<Peer>,
+}
+
+/// How far a request came.
+enum Reached {
+    /// The answer, framed.
+    Answer(Bytes),
+    /// A Verify that takes more than memory, or a refusal's words.
+    Check(proto::VerifyRequest),
+    /// No Verify that is read here.
+    Nothing,
 }
 
 impl Handle for Handler {
@@ -49,9 +60,14 @@ impl Handle for Handler {
         if is_verify(&head) {
             ahead = read(&mut body, cx);
             // A panic ends its own call, not the connection.
-            match catch_unwind(AssertUnwindSafe(|| self.answer(&head.headers, &ahead, &body))) {
-                Ok(Some(answer)) => return send(&mut respond, answer),
-                Ok(None) => {}
+            match catch_unwind(AssertUnwindSafe(|| self.reach(&head.headers, &ahead, &body))) {
+                Ok(Reached::Answer(answer)) => return send(&mut respond, answer),
+                Ok(Reached::Check(message)) => {
+                    let (grpc, peer) = (self.grpc.clone(), Arc::clone(&self.peer));
+                    tokio::spawn(check(grpc, peer, head.headers, message, respond));
+                    return;
+                }
+                Ok(Reached::Nothing) => {}
                 Err(_) => return respond.send_reset(Reason::INTERNAL_ERROR),
             }
         }
@@ -62,12 +78,36 @@ impl Handle for Handler {
 }
 
 impl Handler {
-    /// The answer to a Verify, framed; none where that takes more than memory, or a refusal's words.
-    fn answer(&self, headers: &HeaderMap, frame: &[u8], body: &RecvStream) -> Option<Bytes> {
-        let message = message(frame).filter(|_| body.is_end_stream())?;
-        let message = proto::VerifyRequest::decode(message).ok()?;
-        let outcome = self.service.verify_at_once(credential(headers).ok()?, &convert::check(&message))?;
-        Some(encode::verdict(&outcome, &self.service.registry))
+    fn reach(&self, headers: &HeaderMap, frame: &[u8], body: &RecvStream) -> Reached {
+        let message = message(frame).filter(|message| body.is_end_stream() && message.len() <= MESSAGE_BYTES);
+        let Some(message) = message.and_then(|message| proto::VerifyRequest::decode(message).ok()) else {
+            return Reached::Nothing;
+        };
+        let service = &self.grpc.service;
+        let outcome =
+            credential(headers).ok().and_then(|secret| service.verify_at_once(secret, &convert::check(&message)));
+        match outcome {
+            Some(outcome) => Reached::Answer(encode::verdict(&outcome, &service.registry)),
+            None => Reached::Check(message),
+        }
+    }
+}
+
+/// Answers a Verify once that is decided. A client that gives up stops the waiting.
+async fn check(
+    grpc: Grpc,
+    peer: Arc<Peer>,
+    headers: HeaderMap,
+    message: proto::VerifyRequest,
+    mut respond: SendResponse<Bytes>,
+) {
+    let metadata = MetadataMap::from_headers(headers);
+    let outcome = unless_reset(grpc.check(&metadata, Some(&peer), &message), &mut respond).await;
+    match outcome {
+        Some(Ok(outcome)) => send(&mut respond, encode::verdict(&outcome, &grpc.service.registry)),
+        // It fails where the client is gone.
+        Some(Err(status)) => drop(respond.send_response(status.into_http(), true)),
+        None => {}
     }
 }
 

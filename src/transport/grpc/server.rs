@@ -126,7 +126,7 @@ async fn serve(service: &Arc<Service>, routes: &Routes, mut connections: mpsc::R
     while let Some(connection) = connections.recv().await {
         let address = connection.address();
         let peer = Arc::new(Peer { address, caller: None });
-        let plain = Handler { service: Arc::clone(service), routes: routes.clone(), peer };
+        let plain = Handler { grpc: Grpc::new(Arc::clone(service)), routes: routes.clone(), peer };
         let (terms, age) = (terms.clone(), terms.age(&*service.entropy));
         serving.spawn(async move {
             let Some(tls) = &terms.tls else {
