@@ -45,7 +45,8 @@ pub struct KeyCache {
     applied: Mutex<Applied>,
 }
 
-type DigestHasher = std::hash::BuildHasherDefault<FirstWord>;
+/// Hashes digests, which need none.
+pub type DigestHasher = std::hash::BuildHasherDefault<FirstWord>;
 
 /// Takes the first word of a digest as its hash.
 #[derive(Debug, Default, Clone, Copy)]

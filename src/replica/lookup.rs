@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use tokio::runtime::Handle;
 
 use super::{
-    cache::{KeyCache, Mark},
+    cache::{DigestHasher, KeyCache, Mark},
     entry::Entry,
 };
 use crate::{
@@ -16,14 +16,14 @@ use crate::{
     },
     store::{
         Store, StoreError,
-        gather::{Asked, Bounds, Gather, Unasked},
+        gather::{Bounds, Gather, Unasked},
     },
 };
 
-/// Look-ups that wait or are under way, at most; more are refused at once.
+/// Look-ups that wait for a statement, at most; more are refused at once.
 pub const IN_FLIGHT: usize = 4_096;
 /// Statements under way at once.
-const STATEMENTS: usize = 4;
+const STATEMENTS: usize = 2;
 /// Digests in one statement, at most.
 const GATHERED: usize = 512;
 
@@ -48,7 +48,7 @@ impl Lookups {
     pub fn start(store: Arc<dyn Store>, cache: Arc<KeyCache>, registry: Arc<Registry>, runtime: &Handle) -> Self {
         let bounds = Bounds { waiting: IN_FLIGHT, statements: STATEMENTS, together: GATHERED };
         let reader = Arc::new(Reader { store, cache, registry });
-        Self { gather: Gather::start(bounds, runtime, move |asked| Arc::clone(&reader).look_up(asked)) }
+        Self { gather: Gather::start(bounds, runtime, move |digests| Arc::clone(&reader).look_up(digests)) }
     }
 
     /// Reads one key from the store. Whoever stops waiting does not stop the statement.
@@ -72,43 +72,38 @@ impl Reader {
         Entry::new(row, self.registry.index(&row.keyspace)).reaching(self.registry.reach(&row.keyspaces))
     }
 
-    async fn look_up(self: Arc<Self>, asked: Vec<Asked<Digest, Answer>>) {
-        let mut digests: Vec<Digest> = asked.iter().map(|(digest, _)| *digest).collect();
+    async fn look_up(self: Arc<Self>, asked: Vec<Digest>) -> Vec<Answer> {
+        let mut digests = asked.clone();
         digests.sort_unstable();
         digests.dedup();
         match self.read(digests).await {
             // One row that cannot be read must not cost the others their answers.
             Err(StoreError::Broken(_)) if asked.len() > 1 => {
-                for (digest, reply) in asked {
-                    let _ = reply.send(self.read(vec![digest]).await.map(|found| found.of(&digest)));
+                let mut each = Vec::with_capacity(asked.len());
+                for digest in asked {
+                    each.push(self.read(vec![digest]).await.map(|found| found.of(&digest)));
                 }
+                each
             }
-            Err(error) => {
-                for (_, reply) in asked {
-                    let _ = reply.send(Err(error.clone()));
-                }
-            }
-            Ok(found) => {
-                for (digest, reply) in asked {
-                    let _ = reply.send(Ok(found.of(&digest)));
-                }
-            }
+            Err(error) => vec![Err(error); asked.len()],
+            Ok(found) => asked.iter().map(|digest| Ok(found.of(digest))).collect(),
         }
     }
 
     async fn read(&self, digests: Vec<Digest>) -> std::result::Result<Read, StoreError> {
         let mark = self.cache.mark();
         let rows = self.store.find_by_digests(digests).await?;
-        let entries: HashMap<Digest, Arc<Entry>> =
-            rows.iter().map(|row| (row.digest, Arc::new(self.entry(row)))).collect();
+        let entries: Entries = rows.iter().map(|row| (row.digest, Arc::new(self.entry(row)))).collect();
         self.cache.fill(mark, entries.iter());
         Ok(Read { entries, mark })
     }
 }
 
+type Entries = HashMap<Digest, Arc<Entry>, DigestHasher>;
+
 /// What one statement found.
 struct Read {
-    entries: HashMap<Digest, Arc<Entry>>,
+    entries: Entries,
     mark: Mark,
 }
 

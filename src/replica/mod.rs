@@ -12,7 +12,11 @@ pub mod usage;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{runtime::Handle, sync::Notify, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
 use self::{
     acknowledge::Acknowledgements,
@@ -129,15 +133,28 @@ impl Replica {
     }
 
     /// A key from the store, by a statement sent after this call began.
-    pub async fn look_up(&self, digest: Digest) -> Result<Option<Held>> {
+    ///
+    /// # Errors
+    ///
+    /// UNAVAILABLE; DEADLINE_EXCEEDED where only the caller's own time ran out.
+    pub async fn look_up(&self, digest: Digest, deadline: Instant) -> Result<Option<Held>> {
+        let patience = Instant::now() + PATIENCE;
         loop {
-            let found = timeout(PATIENCE, self.lookups.find(digest)).await;
-            let found = found.map_err(|_| Error::unavailable("the database did not answer in time"))??;
+            let found = timeout_at(deadline.min(patience), self.lookups.find(digest)).await;
+            let found = found.map_err(|_| self.late(deadline < patience))??;
             // A change that was applied while this waited may be newer than the row.
             if guards::off("recheck") || self.cache.unchanged(found.mark, &digest) {
                 return Ok(found.entry.map(|entry| Held { entry, mark: found.mark }));
             }
         }
+    }
+
+    /// What a caller hears whose look-up had no answer in time; `hasty` if its own time was the shorter one.
+    fn late(&self, hasty: bool) -> Error {
+        if hasty && self.lease.holds() {
+            return Error::deadline_exceeded();
+        }
+        Error::unavailable("the database did not answer in time")
     }
 
     /// Whether other replicas may answer from the same database.

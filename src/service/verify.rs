@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::Service;
 use crate::{
     domain::{
         bounds::{BINDING, Violations},
         clock::Micros,
-        error::{Error, Result},
+        error::Result,
         key::Digest,
         keyspace::{Keyspace, Reach},
         rate::{RateLimit, RateState, Spent},
@@ -59,11 +59,30 @@ pub struct Outcome {
 /// How far memory goes.
 enum Step {
     Done(Outcome),
-    /// For a look-up, or, with the key at hand, for the limiter.
-    Wait {
-        digest: Digest,
-        held: Option<Held>,
-    },
+    Wait(Pending),
+}
+
+/// A verdict that waits for a look-up, or, with the key at hand, for the limiter.
+struct Pending {
+    digest: Digest,
+    held: Option<Held>,
+}
+
+/// How far a check came at once.
+pub enum Reached {
+    /// To its end.
+    Decided(Outcome),
+    /// To where memory ends, for a caller that may ask.
+    Waits(Waiting),
+    /// Nowhere: the caller is not in memory, or either is refused.
+    Nowhere,
+}
+
+/// A check that memory could not decide.
+pub struct Waiting {
+    reach: Option<Arc<Reach>>,
+    pending: Pending,
+    start: std::time::Instant,
 }
 
 /// A verdict but for the rate limit.
@@ -89,16 +108,35 @@ impl Service {
 
     /// The same for a caller that has to prove that it may ask.
     pub async fn verify_for(&self, credential: &str, check: &Check<'_>, deadline: Instant) -> Result<Outcome> {
-        let reach = self.authenticate_verifier(credential, deadline).await?;
+        // Boxed: the larger part of what waits here, and rarely needed.
+        let reach = Box::pin(self.authenticate_verifier(credential, deadline)).await?;
         self.verify(&check.within(reach.as_deref()), deadline).await
     }
 
-    /// The same as far as memory goes, by one look at the lease; none if a look-up is needed, and for a refusal.
-    pub fn verify_at_once(&self, credential: &str, check: &Check<'_>) -> Option<Outcome> {
+    /// The same as far as memory goes, by one look at the lease.
+    pub fn verify_at_once(&self, credential: &str, check: &Check<'_>) -> Reached {
         // Both are read by one right: memory answers for one moment.
-        let memory = self.replica.memory()?;
-        let reach = self.verifier_from_memory(&memory, credential)?.ok()?;
-        self.verify_from_memory(&memory, &check.within(reach.as_deref()))?.ok()
+        let Some(memory) = self.replica.memory() else { return Reached::Nowhere };
+        let Some(Ok(reach)) = self.verifier_from_memory(&memory, credential) else { return Reached::Nowhere };
+        let start = std::time::Instant::now();
+        let check = check.within(reach.as_deref());
+        match self.first_step(Some(&memory), &check) {
+            Ok(Step::Done(outcome)) => {
+                self.count_verdict(&check, &outcome, start);
+                Reached::Decided(outcome)
+            }
+            Ok(Step::Wait(pending)) => Reached::Waits(Waiting { reach, pending, start }),
+            Err(_) => Reached::Nowhere,
+        }
+    }
+
+    /// Decides what could not be decided at once.
+    pub async fn verify_waiting(&self, waiting: Waiting, check: &Check<'_>, deadline: Instant) -> Result<Outcome> {
+        let Waiting { reach, pending, start } = waiting;
+        let check = check.within(reach.as_deref());
+        let outcome = self.settle(&check, pending, deadline).await;
+        self.count(&check, &outcome, start);
+        outcome
     }
 
     /// The same as far as memory goes; none if a look-up is needed.
@@ -113,34 +151,32 @@ impl Service {
     pub(super) fn decide_from_memory(&self, memory: &Memory<'_>, check: &Check<'_>) -> Option<Result<Outcome>> {
         match self.first_step(Some(memory), check) {
             Ok(Step::Done(outcome)) => Some(Ok(outcome)),
-            Ok(Step::Wait { .. }) => None,
+            Ok(Step::Wait(_)) => None,
             Err(error) => Some(Err(error)),
         }
     }
 
     fn count(&self, check: &Check<'_>, outcome: &Result<Outcome>, start: std::time::Instant) {
         match outcome {
-            Ok(outcome) => {
-                let keyspace = match &outcome.entry {
-                    Some(entry) => entry.keyspace,
-                    None => self.registry.index(check.keyspace),
-                };
-                self.metrics.verdict(keyspace, outcome.code, start.elapsed());
-            }
+            Ok(outcome) => self.count_verdict(check, outcome, start),
             Err(error) if error.fields.is_empty() => self.metrics.undecided(),
             Err(_) => {}
         }
+    }
+
+    fn count_verdict(&self, check: &Check<'_>, outcome: &Outcome, start: std::time::Instant) {
+        let keyspace = match &outcome.entry {
+            Some(entry) => entry.keyspace,
+            None => self.registry.index(check.keyspace),
+        };
+        self.metrics.verdict(keyspace, outcome.code, start.elapsed());
     }
 
     /// The verdict without counting it: callers' own credentials are not checks.
     pub(super) async fn decide(&self, check: &Check<'_>, deadline: Instant) -> Result<Outcome> {
         match self.first_step(self.replica.memory().as_ref(), check)? {
             Step::Done(outcome) => Ok(outcome),
-            Step::Wait { digest, held } => match timeout_at(deadline, self.settle(check, digest, held)).await {
-                Ok(outcome) => outcome,
-                Err(_) if !self.replica.lease.holds() => Err(Error::unavailable("no lease, and no answer in time")),
-                Err(_) => Err(Error::deadline_exceeded()),
-            },
+            Step::Wait(pending) => self.settle(check, pending, deadline).await,
         }
     }
 
@@ -155,7 +191,7 @@ impl Service {
                 Judged::Done(outcome) => Step::Done(outcome),
                 Judged::Good { now, limit } => match self.spend_now(check, &held.entry, limit) {
                     Some(spent) => Step::Done(self.spent(&held.entry, now, spent)),
-                    None => Step::Wait { digest, held: Some(held) },
+                    None => Step::Wait(Pending { digest, held: Some(held) }),
                 },
             });
         }
@@ -164,16 +200,17 @@ impl Service {
             let orphaned = self.registry.orphaned(check.secret, &self.installation);
             return Ok(Step::Done(Outcome::unknown(if orphaned { Code::NotFound } else { Code::Malformed })));
         }
-        Ok(Step::Wait { digest, held: None })
+        Ok(Step::Wait(Pending { digest, held: None }))
     }
 
-    /// Goes on where memory could not: waits for a look-up, for the limiter, or for both.
-    async fn settle(&self, check: &Check<'_>, digest: Digest, mut held: Option<Held>) -> Result<Outcome> {
+    /// Goes on where memory could not: waits for a look-up, for the limiter (which bounds itself), or for both.
+    async fn settle(&self, check: &Check<'_>, pending: Pending, deadline: Instant) -> Result<Outcome> {
+        let Pending { digest, mut held } = pending;
         let mut paid = None;
         loop {
             let key = match held.take() {
                 Some(held) => held,
-                None => match self.replica.look_up(digest).await? {
+                None => match self.replica.look_up(digest, deadline).await? {
                     Some(found) => found,
                     None => return Ok(Outcome::unknown(Code::NotFound)),
                 },
@@ -184,7 +221,9 @@ impl Service {
             };
             let spent = match (paid, limit.zip(check.cost)) {
                 (Some(spent), _) => Some(spent),
-                (None, Some((limit, cost))) => Some(self.limiter.spend(Subject::key(key.entry.id), limit, cost).await),
+                (None, Some((limit, cost))) => {
+                    Some(Box::pin(self.limiter.spend(Subject::key(key.entry.id), limit, cost)).await)
+                }
                 (None, None) => None,
             };
             // A change that was applied while this waited is newer than what was judged. What is paid stays paid.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     Result, StoreError,
     failure::Outcome,
-    gather::{Asked, Bounds, Gather, Unasked},
+    gather::{Bounds, Gather, Unasked},
     new_key::NewKey,
     session::{Job, Session},
     verbs::find_by_id,
@@ -35,7 +35,7 @@ impl Creations {
     /// Starts gathering on `runtime`, for so many statements at once.
     pub(super) fn start(writer: Arc<impl Writer>, statements: usize, runtime: &Handle) -> Self {
         let bounds = Bounds { waiting: WAITING, statements, together: TOGETHER };
-        Self { gather: Gather::start(bounds, runtime, move |asked| write(Arc::clone(&writer), asked)) }
+        Self { gather: Gather::start(bounds, runtime, move |keys| write(Arc::clone(&writer), keys)) }
     }
 
     /// Writes a key, with others that are created at the same time.
@@ -49,9 +49,8 @@ impl Creations {
     }
 }
 
-async fn write(writer: Arc<impl Writer>, asked: Vec<Asked<KeyRecord, Result<()>>>) {
-    let (keys, replies): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
-    let written = match writer.write(&keys, |session, keys| Box::pin(create_keys(session, keys))).await {
+async fn write(writer: Arc<impl Writer>, keys: Vec<KeyRecord>) -> Vec<Result<()>> {
+    match writer.write(&keys, |session, keys| Box::pin(create_keys(session, keys))).await {
         // One key that the database does not take must not keep the others out.
         Err(StoreError::Broken(_)) if keys.len() > 1 => {
             let mut each = Vec::with_capacity(keys.len());
@@ -63,9 +62,6 @@ async fn write(writer: Arc<impl Writer>, asked: Vec<Asked<KeyRecord, Result<()>>
         }
         Err(error) => vec![Err(error); keys.len()],
         Ok(written) => written,
-    };
-    for (reply, written) in replies.into_iter().zip(written) {
-        let _ = reply.send(written);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
@@ -59,8 +59,10 @@ impl Body for Incoming {
 }
 
 /// Waits for an answer; none if the client gives up before.
-pub async fn unless_reset<T>(answer: impl Future<Output = T>, respond: &mut SendResponse<Bytes>) -> Option<T> {
-    let mut answer = std::pin::pin!(answer);
+pub async fn unless_reset<T>(
+    mut answer: Pin<&mut impl Future<Output = T>>,
+    respond: &mut SendResponse<Bytes>,
+) -> Option<T> {
     poll_fn(|cx| match answer.as_mut().poll(cx) {
         Poll::Ready(answered) => Poll::Ready(Some(answered)),
         Poll::Pending => respond.poll_reset(cx).map(|_| None),
@@ -70,7 +72,8 @@ pub async fn unless_reset<T>(answer: impl Future<Output = T>, respond: &mut Send
 
 /// Answers a request by the services. A client that gives up stops the waiting.
 pub async fn forward(mut routes: Routes, request: Request<Incoming>, mut respond: SendResponse<Bytes>) {
-    let Some(Ok(answer)) = unless_reset(routes.call(request), &mut respond).await else { return };
+    let answer = pin!(routes.call(request));
+    let Some(Ok(answer)) = unless_reset(answer, &mut respond).await else { return };
     let (head, body) = answer.into_parts();
     let ended = body.is_end_stream();
     // It fails where the client is gone.
@@ -83,7 +86,7 @@ pub async fn forward(mut routes: Routes, request: Request<Incoming>, mut respond
 
 /// Sends a body as fast as the client takes it.
 async fn send(mut stream: SendStream<Bytes>, body: tonic::body::Body) {
-    let mut body = std::pin::pin!(body);
+    let mut body = pin!(body);
     loop {
         // Room first: what is produced and cannot be sent would gather here.
         stream.reserve_capacity(1);

@@ -30,7 +30,12 @@ use crate::{
     },
     limiter::Subject,
     proto::{self, key_service_server::KeyService},
-    service::{Context, Service, authenticate::Admission, keys::Hook, verify::Outcome},
+    service::{
+        Context, Service,
+        authenticate::Admission,
+        keys::Hook,
+        verify::{Outcome, Waiting},
+    },
 };
 
 /// The largest message that is taken.
@@ -86,17 +91,22 @@ impl Grpc {
         }
     }
 
-    /// The verdict that a lone check asks for, or what its client hears instead.
+    /// The verdict that a lone check asks for, or what its client hears instead. `waiting` is where it stopped that was
+    /// begun already.
     async fn check(
         &self,
         metadata: &MetadataMap,
         peer: Option<&Peer>,
         message: &proto::VerifyRequest,
+        waiting: Option<Waiting>,
     ) -> std::result::Result<Outcome, Status> {
         let arrived = Instant::now();
         let outcome = async {
             let deadline = deadline(metadata, arrived);
             let check = convert::check(message);
+            if let Some(waiting) = waiting {
+                return self.service.verify_waiting(waiting, &check, deadline).await;
+            }
             match presented(metadata, peer)? {
                 Presented::Secret(secret) => self.service.verify_for(secret, &check, deadline).await,
                 Presented::Certificate(caller) => {
@@ -222,7 +232,7 @@ impl KeyService for Grpc {
         &self,
         request: Request<proto::VerifyRequest>,
     ) -> std::result::Result<Response<proto::VerifyResponse>, Status> {
-        let outcome = self.check(request.metadata(), peer(request.extensions()), request.get_ref()).await?;
+        let outcome = self.check(request.metadata(), peer(request.extensions()), request.get_ref(), None).await?;
         Ok(Response::new(convert::verdict(&outcome, &self.service.registry)))
     }
 

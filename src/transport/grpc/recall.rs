@@ -3,6 +3,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -23,7 +24,11 @@ use super::{
     exchange::{Incoming, forward, poll_data, unless_reset},
     http2::Handle,
 };
-use crate::{proto, transport::terms::Peer};
+use crate::{
+    proto,
+    service::verify::{Reached, Waiting},
+    transport::terms::Peer,
+};
 
 const VERIFY: &str = "/keyward.v1.KeyService/Verify";
 /// Pieces of a body that are put together here.
@@ -44,13 +49,13 @@ pub struct Handler {
 }
 
 /// How far a request came.
-enum Reached {
-    /// The answer, framed.
-    Answer(Bytes),
-    /// A Verify that takes more than memory, or a refusal's words.
-    Check(proto::VerifyRequest),
-    /// No Verify that is read here.
-    Nothing,
+enum Came {
+    /// To its answer, framed.
+    Answered(Bytes),
+    /// To where memory ends, or only as far as being read.
+    Read(proto::VerifyRequest, Option<Waiting>),
+    /// Nowhere: it is no Verify that is read here.
+    Unread,
 }
 
 impl Handle for Handler {
@@ -60,14 +65,14 @@ impl Handle for Handler {
         if is_verify(&head) {
             ahead = read(&mut body, cx);
             // A panic ends its own call, not the connection.
-            match catch_unwind(AssertUnwindSafe(|| self.reach(&head.headers, &ahead, &body))) {
-                Ok(Reached::Answer(answer)) => return send(&mut respond, answer),
-                Ok(Reached::Check(message)) => {
+            match catch_unwind(AssertUnwindSafe(|| self.begin(&head.headers, &ahead, &body))) {
+                Ok(Came::Answered(answer)) => return send(&mut respond, answer),
+                Ok(Came::Read(message, waiting)) => {
                     let (grpc, peer) = (self.grpc.clone(), Arc::clone(&self.peer));
-                    tokio::spawn(check(grpc, peer, head.headers, message, respond));
+                    tokio::spawn(check(grpc, peer, head.headers, (message, waiting), respond));
                     return;
                 }
-                Ok(Reached::Nothing) => {}
+                Ok(Came::Unread) => {}
                 Err(_) => return respond.send_reset(Reason::INTERNAL_ERROR),
             }
         }
@@ -78,17 +83,17 @@ impl Handle for Handler {
 }
 
 impl Handler {
-    fn reach(&self, headers: &HeaderMap, frame: &[u8], body: &RecvStream) -> Reached {
+    fn begin(&self, headers: &HeaderMap, frame: &[u8], body: &RecvStream) -> Came {
         let message = message(frame).filter(|message| body.is_end_stream() && message.len() <= MESSAGE_BYTES);
         let Some(message) = message.and_then(|message| proto::VerifyRequest::decode(message).ok()) else {
-            return Reached::Nothing;
+            return Came::Unread;
         };
         let service = &self.grpc.service;
-        let outcome =
-            credential(headers).ok().and_then(|secret| service.verify_at_once(secret, &convert::check(&message)));
-        match outcome {
-            Some(outcome) => Reached::Answer(encode::verdict(&outcome, &service.registry)),
-            None => Reached::Check(message),
+        let Ok(credential) = credential(headers) else { return Came::Read(message, None) };
+        match service.verify_at_once(credential, &convert::check(&message)) {
+            Reached::Decided(outcome) => Came::Answered(encode::verdict(&outcome, &service.registry)),
+            Reached::Waits(waiting) => Came::Read(message, Some(waiting)),
+            Reached::Nowhere => Came::Read(message, None),
         }
     }
 }
@@ -98,12 +103,12 @@ async fn check(
     grpc: Grpc,
     peer: Arc<Peer>,
     headers: HeaderMap,
-    message: proto::VerifyRequest,
+    (message, waiting): (proto::VerifyRequest, Option<Waiting>),
     mut respond: SendResponse<Bytes>,
 ) {
     let metadata = MetadataMap::from_headers(headers);
-    let outcome = unless_reset(grpc.check(&metadata, Some(&peer), &message), &mut respond).await;
-    match outcome {
+    let outcome = pin!(grpc.check(&metadata, Some(&peer), &message, waiting));
+    match unless_reset(outcome, &mut respond).await {
         Some(Ok(outcome)) => send(&mut respond, encode::verdict(&outcome, &grpc.service.registry)),
         // It fails where the client is gone.
         Some(Err(status)) => drop(respond.send_response(status.into_http(), true)),
