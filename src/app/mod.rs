@@ -6,7 +6,7 @@ mod workers;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, runtime::Handle, sync::Notify};
+use tokio::{net::TcpListener, runtime::Handle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::database::{migrate, root_key};
@@ -14,14 +14,12 @@ use crate::{
     config::{Config, RateLimitStore},
     domain::{
         clock::{Clock, Entropy, SystemClock, SystemEntropy},
-        key::KeyIds,
         secret,
     },
     limiter::{Limiter, failures::Failures, leases::Leases, memory::MemoryLimiter, shared::SharedLimiter},
     replica::Replica,
-    service::{Service, bootstrap},
+    service::{Essentials, Service, bootstrap},
     session::Sessions,
-    telemetry::Metrics,
     transport::{
         grpc::server,
         rest::{Rest, Routes, serve},
@@ -118,24 +116,17 @@ async fn service(config: &Config, opened: &database::Opened) -> Result<Arc<Servi
         &runtime,
     );
     let sessions = Sessions::new(&config.issuers, &clock, &runtime).map_err(RunError::Sessions)?;
+    let limiter = Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), shared);
+    let failures = Failures::new(config.server.failed_authentications, Arc::clone(&clock));
     Ok(Arc::new(Service {
-        store,
-        replica: Arc::new(replica),
-        metrics: Metrics::new(&registry),
-        registry,
-        installation,
         sessions,
-        limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), shared),
-        failures: Failures::new(config.server.failed_authentications, Arc::clone(&clock)),
+        limiter,
+        failures,
         public_create_limit: config.http.public_create_limit,
         egress: config.webhooks.egress.clone(),
-        deliveries: Notify::new(),
         events: config.events.clone(),
-        clock,
-        entropy,
-        ids: KeyIds::default(),
         root: config.root_key.as_ref().map(|root| secret::digest(root.expose())),
-        runtime,
+        ..Service::plain(Essentials { store, replica, registry, installation, clock, entropy, runtime })
     }))
 }
 

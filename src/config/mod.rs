@@ -17,11 +17,10 @@ use zeroize::Zeroizing;
 pub use self::webhooks::Webhooks;
 use crate::domain::{
     claims::Issuer,
-    clock::SECOND,
     event::EventRules,
     installation::{MasterKey, fingerprint},
     keyspace::{Keyspace, Registry},
-    rate::RateLimit,
+    rate::{PUBLIC_CREATIONS, RateLimit},
     secret::Secret,
 };
 use keyspace::Draft;
@@ -335,8 +334,7 @@ fn http(section: &Section<'_>, source: &Source<'_>, keyspaces: &[&str]) -> Http 
         default_keyspace,
         environment: environment.unwrap_or_default(),
         trusted_proxies: webhooks::networks(section, "trusted_proxies"),
-        public_create_limit: keyspace::rate_limit(section, "public_create_limit")
-            .unwrap_or(RateLimit { limit: 10, window: 60 * SECOND }),
+        public_create_limit: keyspace::rate_limit(section, "public_create_limit").unwrap_or(PUBLIC_CREATIONS),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, str::FromStr, time::Duration};
 
 use super::{Source, keyspace::rate_limit, reader::Section};
-use crate::domain::{clock::SECOND, rate::RateLimit};
+use crate::domain::rate::{FAILED_AUTHENTICATIONS, RateLimit};
 
 /// `[server]`
 #[derive(Debug, Clone)]
@@ -56,8 +56,7 @@ pub fn read(section: &Section<'_>, source: &Source<'_>, tls: bool) -> Server {
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, std::num::NonZero::get)),
         metrics_addr: address("metrics_addr", "KEYWARD_METRICS_ADDR", None),
         max_connection_age: max_connection_age(section, tls),
-        failed_authentications: rate_limit(section, "failed_authentications")
-            .unwrap_or(RateLimit { limit: 300, window: 60 * SECOND }),
+        failed_authentications: rate_limit(section, "failed_authentications").unwrap_or(FAILED_AUTHENTICATIONS),
     }
 }
 

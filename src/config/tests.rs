@@ -1,6 +1,7 @@
 #![expect(clippy::similar_names, reason = "two products' names are a letter apart")]
 
 use super::*;
+use crate::domain::clock::SECOND;
 use crate::domain::{
     egress::Egress,
     keyspace::{Credential, Prefixes, Require},

@@ -29,6 +29,11 @@ pub struct RateLimit {
     pub window: Micros,
 }
 
+/// Failed authentications of a client address, where nothing is configured.
+pub const FAILED_AUTHENTICATIONS: RateLimit = RateLimit { limit: 300, window: 60 * SECOND };
+/// Creations without a credential of a client address, where nothing is configured.
+pub const PUBLIC_CREATIONS: RateLimit = RateLimit { limit: 10, window: 60 * SECOND };
+
 impl RateLimit {
     /// Whether the limit itself is within its bounds.
     pub fn limit_is_sound(&self) -> bool {

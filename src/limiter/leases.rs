@@ -52,8 +52,8 @@ impl Leases {
 
     /// Spends without asking; none if that takes a request.
     pub fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<Spent> {
-        let mut shard = self.held.lock(subject);
-        let held = shard.get_mut(&subject)?;
+        let mut place = self.held.lock(subject);
+        let held = place.get_mut()?;
         // Read under the lock, as late as can be: a lease must not be spent past its end.
         held.known.spend(limit, self.clock.monotonic(), cost)
     }
@@ -65,8 +65,8 @@ impl Leases {
         let mut asking = Asking { leases: self, subject, limit, cost, first: false, ask: 0, back: None, sent };
         // What only reads takes nothing.
         if cost > 0 {
-            let mut shard = self.held.lock(subject);
-            let held = shard.entry(subject).or_default();
+            let mut place = self.held.lock(subject);
+            let held = place.or_insert_with(Box::default);
             if let Some(spent) = held.known.spend(limit, self.clock.monotonic(), cost) {
                 return Begun::Spent(spent);
             }
@@ -139,8 +139,8 @@ impl Asking<'_> {
             None => Refusal::new(self.limit, now, spent.state, self.cost).map(Known::Refusal),
         };
         if let Some(known) = known {
-            let mut shard = self.leases.held.lock(self.subject);
-            let held = shard.entry(self.subject).or_default();
+            let mut place = self.leases.held.lock(self.subject);
+            let held = place.or_insert_with(Box::default);
             // Whoever came second does not put a refusal in a lease's place.
             if self.first || matches!(held.known, Known::Nothing) {
                 held.known = known;
@@ -154,7 +154,7 @@ impl Asking<'_> {
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
         if self.first
-            && let Some(held) = self.leases.held.lock(self.subject).get_mut(&self.subject)
+            && let Some(held) = self.leases.held.lock(self.subject).get_mut()
         {
             held.asking = false;
         }

@@ -8,10 +8,17 @@ use crate::domain::{
     rate::{RateLimit, Spent, Window},
 };
 
+/// Kept in the table itself: one that was spent of long ago is in no cache of the processor, and a box would be another
+/// line to wait for.
 struct Spending {
-    /// Boxed: the table doubles when it grows, and most of what it doubles is empty.
-    window: Box<Window>,
+    window: Window,
     length: Micros,
+}
+
+impl Spending {
+    fn new(limit: RateLimit, now: Micros) -> Self {
+        Self { window: Window::empty(limit, now), length: limit.window }
+    }
 }
 
 /// Limits in memory.
@@ -28,18 +35,16 @@ impl MemoryLimiter {
 
     /// Spends `cost` of a subject's limit if it fits; 0 only reads. `reset_at` is on the wall clock.
     pub fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Spent {
-        let mut shard = self.spendings.lock(subject);
+        let mut place = self.spendings.lock(subject);
         // Read under the lock, so that a window never sees its calls out of order.
         let now = self.clock.monotonic();
-        let spending = shard
-            .entry(subject)
-            .or_insert_with(|| Spending { window: Box::new(Window::empty(limit, now)), length: limit.window });
+        let spending = place.or_insert_with(|| Spending::new(limit, now));
         if spending.length != limit.window {
             // The setting changed: buckets of another length cannot be compared.
-            *spending = Spending { window: Box::new(Window::empty(limit, now)), length: limit.window };
+            *spending = Spending::new(limit, now);
         }
         let spent = spending.window.spend(limit, now, cost);
-        drop(shard);
+        drop(place);
         Spent { state: spent.state.on_clock(now, self.clock.wall()), ..spent }
     }
 
@@ -78,6 +83,10 @@ mod tests {
 
     const LIMIT: RateLimit = RateLimit { limit: 1_000, window: 3_600 * SECOND };
 
+    fn subject(number: u64) -> Subject {
+        Subject(0, number)
+    }
+
     #[test]
     fn many_threads_together_get_exactly_the_limit() {
         let limiter = MemoryLimiter::new(Arc::new(SystemClock));
@@ -86,7 +95,7 @@ mod tests {
             for _ in 0..16 {
                 scope.spawn(|| {
                     for _ in 0..500 {
-                        if limiter.spend(Subject(1), LIMIT, 1).admitted {
+                        if limiter.spend(subject(1), LIMIT, 1).admitted {
                             admitted.fetch_add(1, Ordering::Relaxed);
                         }
                     }
@@ -100,21 +109,21 @@ mod tests {
     fn idle_subjects_are_swept_and_busy_ones_stay() {
         let clock = Arc::new(Hand(AtomicI64::new(0)));
         let limiter = MemoryLimiter::new(Arc::clone(&clock) as Arc<dyn Clock>);
-        for subject in 0..10_000 {
-            limiter.spend(Subject(subject), LIMIT, 1);
+        for n in 0..10_000 {
+            limiter.spend(subject(n), LIMIT, 1);
         }
         clock.0.store(2_000 * SECOND, Ordering::SeqCst);
-        limiter.spend(Subject(0), LIMIT, 1_000 - 1);
+        limiter.spend(subject(0), LIMIT, 1_000 - 1);
         clock.0.store(3_910 * SECOND, Ordering::SeqCst);
         limiter.sweep();
         assert_eq!(limiter.len(), 1);
-        assert!(!limiter.spend(Subject(0), LIMIT, 2).admitted, "the sweep forgot what was spent");
+        assert!(!limiter.spend(subject(0), LIMIT, 2).admitted, "the sweep forgot what was spent");
     }
 
     #[test]
     fn reset_is_told_on_the_wall_clock() {
         let limiter = MemoryLimiter::new(Arc::new(Hand(AtomicI64::new(0))));
-        let spent = limiter.spend(Subject(1), LIMIT, 1);
+        let spent = limiter.spend(subject(1), LIMIT, 1);
         assert_eq!(spent.state.reset_at, 1_000_000 * SECOND + 3_900 * SECOND);
     }
 

@@ -1,6 +1,8 @@
 //! State of many subjects, spread over locks.
 
-use hashbrown::HashMap;
+use std::hash::BuildHasher as _;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Subject;
@@ -9,40 +11,45 @@ use crate::domain::clock::{Clock, Micros};
 /// Locks that the subjects are spread over.
 const SHARDS: usize = 64;
 
-/// The subjects of one lock.
-pub type Shard<V> = HashMap<Subject, V>;
+type Table<V> = HashTable<(Subject, V)>;
 
 /// A value for each subject.
 pub struct Shards<V> {
-    shards: Vec<Mutex<Shard<V>>>,
-    hasher: hashbrown::DefaultHashBuilder,
+    shards: Vec<Mutex<Table<V>>>,
+    hasher: DefaultHashBuilder,
+}
+
+/// A subject's place, locked together with those beside it.
+pub struct Place<'a, V> {
+    table: MutexGuard<'a, Table<V>>,
+    hasher: &'a DefaultHashBuilder,
+    hash: u64,
+    subject: Subject,
 }
 
 impl<V> Default for Shards<V> {
     fn default() -> Self {
-        Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: hashbrown::DefaultHashBuilder::default(),
-        }
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: DefaultHashBuilder::default() }
     }
 }
 
 impl<V> Shards<V> {
-    /// The subjects beside this one, locked.
-    pub fn lock(&self, subject: Subject) -> MutexGuard<'_, Shard<V>> {
-        use std::hash::BuildHasher as _;
-        let place = usize::try_from(self.hasher.hash_one(subject) >> 32).unwrap_or(0) % SHARDS;
-        self.shards[place].lock()
+    /// Where a subject's value is, or will be.
+    pub fn lock(&self, subject: Subject) -> Place<'_, V> {
+        let hash = self.hasher.hash_one(subject);
+        // Bits that the table itself makes little use of.
+        let shard = usize::try_from(hash >> 32).unwrap_or(0) % SHARDS;
+        Place { table: self.shards[shard].lock(), hasher: &self.hasher, hash, subject }
     }
 
     /// Forgets what does not stay at the time of its turn: a shard at a time, each under its own lock.
     pub fn sweep(&self, clock: &dyn Clock, stays: impl Fn(&V, Micros) -> bool) {
         for shard in &self.shards {
-            let mut shard = shard.lock();
+            let mut table = shard.lock();
             let now = clock.monotonic();
-            shard.retain(|_, value| stays(value, now));
-            if shard.capacity() > 4 * shard.len() {
-                shard.shrink_to_fit();
+            table.retain(|(_, value)| stays(value, now));
+            if table.capacity() > 4 * table.len() {
+                table.shrink_to_fit(|(subject, _)| self.hasher.hash_one(subject));
             }
         }
     }
@@ -50,5 +57,19 @@ impl<V> Shards<V> {
     /// Subjects held.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+}
+
+impl<V> Place<'_, V> {
+    /// The subject's value, if there is one.
+    pub fn get_mut(&mut self) -> Option<&mut V> {
+        self.table.find_mut(self.hash, |(held, _)| *held == self.subject).map(|(_, value)| value)
+    }
+
+    /// The subject's value, made if there is none.
+    pub fn or_insert_with(&mut self, make: impl FnOnce() -> V) -> &mut V {
+        let (subject, hasher) = (self.subject, self.hasher);
+        let entry = self.table.entry(self.hash, |(held, _)| *held == subject, |(held, _)| hasher.hash_one(held));
+        &mut entry.or_insert_with(|| (subject, make())).into_mut().1
     }
 }

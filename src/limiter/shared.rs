@@ -184,8 +184,8 @@ fn grant(answer: &[i64]) -> Option<Grant> {
 
 /// The name of a window. Its braces keep it in one slot of a cluster.
 fn key(subject: Subject, limit: RateLimit) -> String {
-    let Subject(subject) = subject;
-    format!("keyward:rate:{{{subject:032x}}}:{}", limit.window)
+    let Subject(high, low) = subject;
+    format!("keyward:rate:{{{high:016x}{low:016x}}}:{}", limit.window)
 }
 
 /// Keeps a connection for as long as the limiter lives.

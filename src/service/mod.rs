@@ -21,9 +21,9 @@ use crate::{
         installation::Installation,
         key::{Digest, KeyIds, KeyRecord},
         keyspace::Registry,
-        rate::RateLimit,
+        rate::{FAILED_AUTHENTICATIONS, PUBLIC_CREATIONS, RateLimit},
     },
-    limiter::{Limiter, Subject, failures::Failures},
+    limiter::{Limiter, Subject, failures::Failures, memory::MemoryLimiter},
     replica::{Replica, usage::Taken},
     session::Sessions,
     store::Store,
@@ -68,6 +68,24 @@ pub struct Service {
     pub runtime: Handle,
 }
 
+/// What a service cannot be without.
+pub struct Essentials {
+    /// Where keys are kept.
+    pub store: Arc<dyn Store>,
+    /// What memory holds.
+    pub replica: Replica,
+    /// The keyspaces.
+    pub registry: Arc<Registry>,
+    /// The installation's subkeys.
+    pub installation: Installation,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub entropy: Arc<dyn Entropy>,
+    /// Where work goes on.
+    pub runtime: Handle,
+}
+
 /// What a call brings besides its request.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
@@ -80,6 +98,31 @@ pub struct Context<'a> {
 }
 
 impl Service {
+    /// A service that trusts no issuer and has no root credential of the environment, with every other rule as it is
+    /// where nothing is configured.
+    pub fn plain(essentials: Essentials) -> Self {
+        let Essentials { store, replica, registry, installation, clock, entropy, runtime } = essentials;
+        Self {
+            store,
+            replica: Arc::new(replica),
+            metrics: Metrics::new(&registry),
+            registry,
+            installation,
+            sessions: Sessions::none(Arc::clone(&clock)),
+            limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), None),
+            failures: Failures::new(FAILED_AUTHENTICATIONS, Arc::clone(&clock)),
+            public_create_limit: PUBLIC_CREATIONS,
+            egress: Egress::default(),
+            deliveries: Notify::new(),
+            events: EventRules::default(),
+            clock,
+            entropy,
+            ids: KeyIds::default(),
+            root: None,
+            runtime,
+        }
+    }
+
     /// Something has happened to a key: its webhook is told soon.
     pub fn told(&self, key: &KeyRecord) {
         if !key.webhook_url.is_empty() {

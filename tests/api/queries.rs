@@ -6,24 +6,17 @@ use std::{sync::Arc, time::Duration};
 use keyward::{
     domain::{
         clock::{Clock, Micros, SystemClock, SystemEntropy},
-        egress::Egress,
-        event::EventRules,
-        key::KeyIds,
         keyspace::{Keyspace, Registry},
-        rate::RateLimit,
         verdict::{Assertions, Code},
     },
-    limiter::{Limiter, failures::Failures, memory::MemoryLimiter},
     replica::{Peers, Replica},
-    service::{Service, bootstrap, verify::Check},
-    session::Sessions,
+    service::{Essentials, Service, bootstrap, verify::Check},
     store::{
         Store,
         sqlite::{Sqlite, SqliteOptions},
     },
-    telemetry::Metrics,
 };
-use tokio::{runtime::Handle, sync::Notify, time::Instant};
+use tokio::{runtime::Handle, time::Instant};
 
 /// A service over a store of its own, and the store, which counts its look-ups.
 async fn service(folder: &std::path::Path) -> (Arc<Service>, Arc<Sqlite>) {
@@ -38,25 +31,8 @@ async fn service(folder: &std::path::Path) -> (Arc<Service>, Arc<Sqlite>) {
     let replica =
         Replica::new(Arc::clone(&store), Arc::clone(&registry), Arc::clone(&clock), 1 << 24, Peers::Never, &runtime);
     replica.lease.extend(Micros::MAX);
-    let service = Service {
-        store,
-        replica: Arc::new(replica),
-        metrics: Metrics::new(&registry),
-        sessions: Sessions::new(&[], &clock, &runtime).unwrap(),
-        registry,
-        installation,
-        limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), None),
-        failures: Failures::new(RateLimit { limit: 300, window: 60_000_000 }, Arc::clone(&clock)),
-        public_create_limit: RateLimit { limit: 10, window: 60_000_000 },
-        egress: Egress::default(),
-        deliveries: Notify::new(),
-        events: EventRules::default(),
-        clock,
-        entropy: Arc::new(SystemEntropy),
-        ids: KeyIds::default(),
-        root: None,
-        runtime,
-    };
+    let entropy = Arc::new(SystemEntropy);
+    let service = Service::plain(Essentials { store, replica, registry, installation, clock, entropy, runtime });
     (Arc::new(service), sqlite)
 }
 
