@@ -5,16 +5,18 @@ use sqlx::Postgres as Driver;
 use uuid::Uuid;
 
 use super::{
+    Revocation,
     event_rows::ClaimRow,
     event_sql::{claim_columns, event_columns, event_of_key, insert_event},
     events::{Claim, NewEvent},
     new_key::NewKey,
     session::{Change, EventSession, Link, Statements as _, Value},
-    sql::{disable_webhook, new_columns, new_values, revoke_key, set_webhook},
+    sql::{disable_webhook, new_columns, new_values, set_webhook},
 };
 use crate::domain::{
     clock::Micros,
     event::{EventType, SYSTEM},
+    key::KeyId,
 };
 
 /// Begins the writing of a delivery; the parameters are the event's id and when it is due.
@@ -29,13 +31,24 @@ macro_rules! insert_delivery {
     };
 }
 
-/// The rest of a statement whose WITH gives the changed key as `k`. The event is the statement's own: its count of rows
-/// tells whether there was a change.
+/// Whoever changes a key first takes the row that gives revisions, which the trigger would take later: so that of two
+/// that change the same keys none holds what the other waits for.
+macro_rules! in_turn {
+    () => {
+        "WITH head AS MATERIALIZED (SELECT value FROM keyward_revision FOR UPDATE), "
+    };
+}
+
+/// The rest of a statement whose WITH gives the changed keys as `k`. The event is the statement's own: its count of rows
+/// tells how many changes there were.
 macro_rules! told {
     ($change:expr, $event:literal, $kind:literal, $actor:literal, $at:literal) => {
+        told!(concat!($change, " RETURNING *"), all, $event, $kind, $actor, $at)
+    };
+    ($change:expr, all, $event:literal, $kind:literal, $actor:literal, $at:literal) => {
         concat!(
             $change,
-            " RETURNING *), delivery AS (",
+            "), delivery AS (",
             insert_delivery!($event, $at),
             " FROM k WHERE k.webhook_url <> '') ",
             insert_event!(),
@@ -70,17 +83,31 @@ const CREATE_KEYS: &str = concat!(
     ),
     " RETURNING key_id"
 );
-const REVOKE_KEY: &str =
-    told!(concat!("WITH k AS (", revoke_key!()), "CAST($5 AS UUID)", "key.revoked", "CAST($6 AS TEXT)", "k.revoked_at");
+/// Revokes keys `$1` at `$2` for reasons `$3` by `$4`, unless they are revoked, with events `$5`. Of two revocations of
+/// one key one is made.
+const REVOKE_KEYS: &str = told!(
+    concat!(
+        in_turn!(),
+        "n AS (SELECT n.* FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::uuid[]) \
+         AS n (id, at, reason, by, event), head), \
+         k AS (UPDATE keyward_keys t SET revoked_at = n.at, revoke_reason = n.reason, revoked_by = n.by FROM n \
+         WHERE t.id = n.id AND t.revoked_at IS NULL RETURNING t.*, n.event"
+    ),
+    all,
+    "k.event",
+    "key.revoked",
+    "k.revoked_by",
+    "k.revoked_at"
+);
 const SET_WEBHOOK: &str = told!(
-    concat!("WITH k AS (", set_webhook!()),
+    concat!(in_turn!(), "k AS (", set_webhook!(" FROM head")),
     "CAST($7 AS UUID)",
     "webhook.updated",
     "CAST($8 AS TEXT)",
     "CAST($3 AS BIGINT)"
 );
 const DISABLE_WEBHOOK: &str = told!(
-    concat!("WITH k AS (", disable_webhook!()),
+    concat!(in_turn!(), "k AS (", disable_webhook!(" FROM head")),
     "CAST($4 AS UUID)",
     "webhook.disabled",
     "CAST($5 AS TEXT)",
@@ -148,7 +175,7 @@ const DELETE_EVENTS: &str = "WITH old AS MATERIALIZED (SELECT e.id FROM keyward_
 /// The statements that only Postgres understands, by name, for the test that prepares each.
 pub const OWN_STATEMENTS: &[(&str, &str)] = &[
     ("CREATE_KEYS", CREATE_KEYS),
-    ("REVOKE_KEY", REVOKE_KEY),
+    ("REVOKE_KEYS", REVOKE_KEYS),
     ("SET_WEBHOOK", SET_WEBHOOK),
     ("DISABLE_WEBHOOK", DISABLE_WEBHOOK),
     ("FIRST_KEY", FIRST_KEY),
@@ -158,12 +185,14 @@ pub const OWN_STATEMENTS: &[(&str, &str)] = &[
     ("DELETE_EVENTS", DELETE_EVENTS),
 ];
 
+/// One field of each, as an array.
+fn column<'a, R, T>(rows: &'a [R], of: impl Fn(&'a R) -> T) -> Vec<T> {
+    rows.iter().map(of).collect()
+}
+
 #[async_trait]
 impl EventSession for Link<Driver> {
     async fn create_keys(&mut self, keys: &[NewKey<'_>]) -> sqlx::Result<Vec<Uuid>> {
-        fn column<'k, T>(keys: &'k [NewKey<'_>], of: impl Fn(&'k NewKey<'_>) -> T) -> Vec<T> {
-            keys.iter().map(of).collect()
-        }
         sqlx::query_scalar(CREATE_KEYS)
             .persistent(self.persistent)
             .bind(column(keys, |new| new.key.id.0))
@@ -188,9 +217,20 @@ impl EventSession for Link<Driver> {
             .await
     }
 
+    async fn revoke_keys(&mut self, revocations: &[(KeyId, Revocation)]) -> sqlx::Result<()> {
+        let query = sqlx::query(REVOKE_KEYS)
+            .persistent(self.persistent)
+            .bind(column(revocations, |(id, _)| id.0))
+            .bind(column(revocations, |(_, one)| one.at))
+            .bind(column(revocations, |(_, one)| one.reason.as_str()))
+            .bind(column(revocations, |(_, one)| one.by.as_str()))
+            .bind(column(revocations, |(_, one)| one.event.0));
+        query.execute(&mut *self.conn).await?;
+        Ok(())
+    }
+
     async fn change(&mut self, change: &Change<'_>) -> sqlx::Result<bool> {
         let statement = match change.kind {
-            EventType::KeyRevoked => REVOKE_KEY,
             EventType::WebhookDisabled => DISABLE_WEBHOOK,
             _ => SET_WEBHOOK,
         };

@@ -5,6 +5,7 @@ use sqlx::Sqlite as Driver;
 use uuid::Uuid;
 
 use super::{
+    Revocation,
     event_rows::ClaimRow,
     event_sql::{claim_columns, event_columns, event_of_key, insert_event},
     events::{Claim, NewEvent},
@@ -15,6 +16,7 @@ use super::{
 use crate::domain::{
     clock::Micros,
     event::{EventType, SYSTEM},
+    key::KeyId,
 };
 
 /// A new key is not written if its id or its digest is there. SQLite has no array parameters: one statement for each key.
@@ -127,9 +129,18 @@ impl Link<Driver> {
         Ok(written)
     }
 
+    async fn revoke(&mut self, revocations: &[(KeyId, Revocation)]) -> sqlx::Result<()> {
+        for (id, Revocation { at, reason, by, event }) in revocations {
+            let values = [Value::Id(id.0), Value::Int(*at), Value::Text(reason), Value::Text(by)];
+            if self.execute(REVOKE_KEY, &values).await? == 1 {
+                told(self.tell((event.0, EventType::KeyRevoked, None), by, id.0, *at).await?)?;
+            }
+        }
+        Ok(())
+    }
+
     async fn make(&mut self, change: &Change<'_>) -> sqlx::Result<bool> {
         let statement = match change.kind {
-            EventType::KeyRevoked => REVOKE_KEY,
             EventType::WebhookDisabled => DISABLE_WEBHOOK,
             _ => SET_WEBHOOK,
         };
@@ -180,6 +191,12 @@ impl EventSession for Link<Driver> {
         self.execute(BEGIN, &[]).await?;
         let written = self.create(keys).await;
         self.end(written).await
+    }
+
+    async fn revoke_keys(&mut self, revocations: &[(KeyId, Revocation)]) -> sqlx::Result<()> {
+        self.execute(BEGIN, &[]).await?;
+        let revoked = self.revoke(revocations).await;
+        self.end(revoked).await
     }
 
     async fn change(&mut self, change: &Change<'_>) -> sqlx::Result<bool> {

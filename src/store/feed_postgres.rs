@@ -86,6 +86,14 @@ fn unreadable(error: &sqlx::Error) -> StoreError {
     StoreError::Broken(describe(error))
 }
 
+/// Reads the changes from a revision on, which is above 0: that is what their index holds.
+pub fn changes(from: i64) -> String {
+    format!(
+        "SELECT NULL::uuid, revision, NULL::bigint, NULL::bigint, digest, 2 FROM keyward_keys \
+         WHERE revision >= {from} ORDER BY revision LIMIT {CHANGES}"
+    )
+}
+
 #[async_trait]
 impl Feed for PostgresFeed {
     async fn connect(&mut self) -> Result<()> {
@@ -119,9 +127,8 @@ impl Feed for PostgresFeed {
         let rows = self
             .rows(format!(
                 "SELECT id, step, lease_ms, seen_revision, NULL::bytea, 0 FROM keyward_replicas; \
-                 SELECT NULL::uuid, value, NULL::bigint, NULL::bigint, NULL::bytea, 1 FROM keyward_revision; \
-                 SELECT NULL::uuid, revision, NULL::bigint, NULL::bigint, digest, 2 FROM keyward_keys \
-                 WHERE revision >= {from} ORDER BY revision LIMIT {CHANGES}"
+                 SELECT NULL::uuid, value, NULL::bigint, NULL::bigint, NULL::bytea, 1 FROM keyward_revision; {}",
+                changes(from)
             ))
             .await?;
         let mut news = News::default();

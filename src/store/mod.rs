@@ -3,7 +3,6 @@
 //!
 //! The conformance suite (`tests/store/`) runs on every backend; each MUST below names its case.
 
-pub mod create;
 pub mod event_postgres;
 mod event_rows;
 pub mod event_sql;
@@ -22,6 +21,7 @@ mod session;
 pub mod sql;
 pub mod sqlite;
 mod verbs;
+mod writes;
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -187,8 +187,9 @@ pub trait Store: EventStore + Send + Sync + 'static {
     async fn list_keys(&self, query: ListQuery) -> Result<Vec<KeyRecord>>;
 
     /// Revokes a key and answers it as it now stands; none if there is no such key. A revoked key MUST stay as it is
-    /// (case `second_revoke_changes_nothing`), also under two at once (case `two_revokes_at_once`). The change gets the
-    /// next revision, and revisions MUST become visible in their order (case `revision_order`). Only the call that
+    /// (case `second_revoke_changes_nothing`), also under two at once (case `two_revokes_at_once`). Revocations at once may
+    /// share a statement, but MUST not share their outcome (case `revocations_at_once_end_each_in_its_own_way`). The change
+    /// gets the next revision, and revisions MUST become visible in their order (case `revision_order`). Only the call that
     /// changed the key MUST tell (case `a_revocation_tells_once`).
     async fn revoke_key(&self, id: KeyId, revocation: Revocation) -> Result<Option<KeyRecord>>;
 

@@ -17,15 +17,15 @@ use uuid::Uuid;
 
 use super::{
     PoolGauge, ReplicaRow, Result, Usage,
-    create::{Creations, Writer},
     event_postgres::FIRST_KEY,
     event_rows::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
     failure::{Class, Failure, Outcome},
     migrate::{self, OpenError},
     pool::{Pool, Rules},
     session::{Job, Link, Session, Statements, Value, in_own_task, statements, within},
-    sql::{FactsRow, KeyRow, facts},
-    verbs::{self, Backend, Kind},
+    sql::{FactsRow, KeyRow, columns, facts, shown},
+    verbs::{self, Backend, Gathered, Kind},
+    writes::Writer,
 };
 use crate::domain::key::{Digest, KeyRecord};
 
@@ -33,6 +33,9 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| migrate::prepared(sqlx::m
 
 /// An array parameter: SQLite has none.
 const FIND_BY_DIGESTS: &str = concat!("SELECT ", facts!(), " FROM keyward_keys k WHERE k.digest = ANY($1)");
+
+/// An array parameter: SQLite has none.
+const FIND_BY_IDS: &str = concat!("SELECT ", shown!(), " WHERE k.id = ANY($1)");
 
 /// Array parameters: SQLite has none. One such statement at a time, by a lock of its own: an UPDATE locks rows in
 /// whatever order its plan finds them, and two replicas with different plans would deadlock. Nearly every key that is
@@ -61,14 +64,15 @@ const HAS_MIGRATIONS: &str = "SELECT to_regclass('keyward_migrations') IS NOT NU
 /// The statements that only Postgres understands, by name, for the test that prepares each.
 pub const OWN_STATEMENTS: &[(&str, &str)] = &[
     ("FIND_BY_DIGESTS", FIND_BY_DIGESTS),
+    ("FIND_BY_IDS", FIND_BY_IDS),
     ("ADD_USAGE", ADD_USAGE),
     ("REPLICAS", REPLICAS),
     ("WRITABLE", WRITABLE),
     ("HAS_MIGRATIONS", HAS_MIGRATIONS),
 ];
 
-/// Statements that create keys at once.
-const CREATIONS: usize = 2;
+/// Statements of one kind that write what was gathered, at once.
+const STATEMENTS: usize = 2;
 
 /// How often a statement that crossed with another one is tried again.
 const CONFLICTS: u32 = 5;
@@ -114,7 +118,7 @@ impl PostgresOptions {
 /// The backend.
 pub struct Postgres {
     shared: Arc<Shared>,
-    creations: Creations,
+    gathered: Gathered,
 }
 
 /// What a call's own task needs.
@@ -137,8 +141,8 @@ impl Postgres {
             first.close().await?;
             let runtime = options.runtime.clone();
             let shared = Arc::new(Shared::new(options, connect));
-            let creations = Creations::start(Arc::clone(&shared), CREATIONS, &runtime);
-            Ok(Arc::new(Self { shared, creations }))
+            let gathered = Gathered::start(&shared, STATEMENTS, &runtime);
+            Ok(Arc::new(Self { shared, gathered }))
         })
         .await
     }
@@ -316,8 +320,8 @@ impl Backend for Postgres {
         in_own_task(&self.shared.options.runtime, async move { shared.run(kind, &input, job).await }).await
     }
 
-    fn creations(&self) -> &Creations {
-        &self.creations
+    fn gathered(&self) -> &Gathered {
+        &self.gathered
     }
 
     fn lookups(&self) -> &AtomicU64 {
@@ -341,6 +345,10 @@ impl Session for Link<Driver> {
         let digests: Vec<&[u8]> = digests.iter().map(|digest| digest.0.as_slice()).collect();
         let query = sqlx::query_as(FIND_BY_DIGESTS).persistent(self.persistent).bind(digests);
         query.fetch_all(&mut *self.conn).await
+    }
+
+    async fn keys_of_ids(&mut self, ids: &[Uuid]) -> sqlx::Result<Vec<KeyRow>> {
+        sqlx::query_as(FIND_BY_IDS).persistent(self.persistent).bind(ids).fetch_all(&mut *self.conn).await
     }
 
     async fn first_key(&mut self, _: &KeyRecord, values: &[Value<'_>]) -> sqlx::Result<bool> {

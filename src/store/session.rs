@@ -7,7 +7,7 @@ use tokio::{runtime::Handle, time::Instant};
 use uuid::Uuid;
 
 use super::{
-    ReplicaRow, StoreError, Usage,
+    ReplicaRow, Revocation, StoreError, Usage,
     event_rows::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
     events::{Claim, NewEvent},
     failure::{Failure, Outcome},
@@ -18,7 +18,7 @@ use super::{
 use crate::domain::{
     clock::Micros,
     event::EventType,
-    key::{Digest, KeyRecord},
+    key::{Digest, KeyId, KeyRecord},
 };
 
 /// A parameter of a statement.
@@ -90,7 +90,9 @@ pub trait EventSession: Statements {
     /// Writes those keys whose id and digest are not there yet, with their events and deliveries; atomic. The ids of those
     /// that were written.
     async fn create_keys(&mut self, keys: &[NewKey<'_>]) -> sqlx::Result<Vec<Uuid>>;
-    /// Makes a change to a key, if its conditions hold, and writes its event and delivery; atomic. Says whether it was made.
+    /// Revokes those keys that are not revoked, with their events and deliveries; atomic.
+    async fn revoke_keys(&mut self, revocations: &[(KeyId, Revocation)]) -> sqlx::Result<()>;
+    /// Makes another change to a key, if its conditions hold, and writes its event and delivery; atomic. Says whether it was made.
     async fn change(&mut self, change: &Change<'_>) -> sqlx::Result<bool>;
     /// Writes those events of one type that are not there yet, for keys that are not revoked, and their deliveries, due
     /// at `at`; atomic. Says how many.
@@ -111,6 +113,8 @@ pub trait EventSession: Statements {
 pub trait Session: EventSession {
     /// Reads what verdicts on several digests are taken from, in one statement.
     async fn facts_of_digests(&mut self, digests: &[Digest]) -> sqlx::Result<Vec<FactsRow>>;
+    /// Reads keys by their ids, in any order.
+    async fn keys_of_ids(&mut self, ids: &[Uuid]) -> sqlx::Result<Vec<KeyRow>>;
     /// Writes a key, given also as the values of a new one, with its event, if there is none and this was never done;
     /// atomic.
     async fn first_key(&mut self, key: &KeyRecord, values: &[Value<'_>]) -> sqlx::Result<bool>;

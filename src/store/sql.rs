@@ -40,6 +40,8 @@ macro_rules! shown {
     };
 }
 
+pub(super) use {columns, shown};
+
 /// The columns of a new key, in the order of `NewKey::values`: `$1` to `$18`.
 macro_rules! new_columns {
     () => {
@@ -116,39 +118,41 @@ pub const FIND_BY_DIGEST: &str = concat!("SELECT ", facts!(), " FROM keyward_key
 /// The key with id `$1`.
 pub const FIND_BY_ID: &str = concat!("SELECT ", shown!(), " WHERE k.id = $1");
 
-/// The changes to keys. Postgres runs each inside a statement that writes its event too, SQLite in a transaction.
-macro_rules! revoke_key {
-    () => {
-        "UPDATE keyward_keys SET revoked_at = $2, revoke_reason = $3, revoked_by = $4 \
-         WHERE id = $1 AND revoked_at IS NULL"
-    };
-}
+/// The changes to keys. Postgres runs each inside a statement that writes its event too, SQLite in a transaction; what
+/// Postgres takes beforehand comes in between.
 macro_rules! set_webhook {
-    () => {
-        "UPDATE keyward_keys SET webhook_url = $2, \
-         webhook_version = CASE WHEN $2 <> '' AND webhook_version = $4 THEN $5 ELSE webhook_version END, \
-         webhook_former_version = \
-         CASE WHEN $2 <> '' AND webhook_version = $4 AND $4 <> 0 THEN $4 ELSE webhook_former_version END, \
-         webhook_former_until = \
-         CASE WHEN $2 <> '' AND webhook_version = $4 AND $4 <> 0 THEN $6 ELSE webhook_former_until END \
-         WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)"
+    ($first:literal) => {
+        concat!(
+            "UPDATE keyward_keys SET webhook_url = $2, \
+             webhook_version = CASE WHEN $2 <> '' AND webhook_version = $4 THEN $5 ELSE webhook_version END, \
+             webhook_former_version = \
+             CASE WHEN $2 <> '' AND webhook_version = $4 AND $4 <> 0 THEN $4 ELSE webhook_former_version END, \
+             webhook_former_until = \
+             CASE WHEN $2 <> '' AND webhook_version = $4 AND $4 <> 0 THEN $6 ELSE webhook_former_until END",
+            $first,
+            " WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)"
+        )
     };
 }
 macro_rules! disable_webhook {
-    () => {
-        "UPDATE keyward_keys SET webhook_url = '' WHERE id = $1 AND webhook_url = $2 AND webhook_url <> '' \
-         AND revoked_at IS NULL"
+    ($first:literal) => {
+        concat!(
+            "UPDATE keyward_keys SET webhook_url = ''",
+            $first,
+            " WHERE id = $1 AND webhook_url = $2 AND webhook_url <> '' AND revoked_at IS NULL"
+        )
     };
 }
-pub(super) use {disable_webhook, revoke_key, set_webhook};
+pub(super) use {disable_webhook, set_webhook};
 
-/// Revokes key `$1` at `$2` for reason `$3` by `$4`, unless it is revoked.
-pub const REVOKE_KEY: &str = revoke_key!();
+/// Revokes key `$1` at `$2` for reason `$3` by `$4`, unless it is revoked. Postgres revokes several in one statement.
+pub const REVOKE_KEY: &str = "UPDATE keyward_keys SET revoked_at = $2, revoke_reason = $3, revoked_by = $4 \
+     WHERE id = $1 AND revoked_at IS NULL";
 /// Sets the webhook of key `$1` to `$2`, unless it is revoked, or expired at `$3`. Its secret of version `$4` (0: none yet)
 /// is followed by `$5`, and signs, too, until `$6`.
-pub const SET_WEBHOOK: &str = set_webhook!();
+pub const SET_WEBHOOK: &str = set_webhook!("");
 /// Removes the webhook of key `$1` if it is `$2` and the key is not revoked.
-pub const DISABLE_WEBHOOK: &str = disable_webhook!();
+pub const DISABLE_WEBHOOK: &str = disable_webhook!("");
 
 /// Keeps the setting `$1` as `$2` unless it is there.
 pub const PROPOSE_SETTING: &str = "INSERT INTO keyward_settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
@@ -156,15 +160,6 @@ pub const PROPOSE_SETTING: &str = "INSERT INTO keyward_settings (name, value) VA
 pub const EXCHANGE_SETTING: &str = "UPDATE keyward_settings SET value = $3 WHERE name = $1 AND value = $2";
 /// The setting `$1`.
 pub const FIND_SETTING: &str = "SELECT value FROM keyward_settings WHERE name = $1";
-
-/// At most `$2` changes past revision `$1`, in their order. `revision > 0` is what its index holds.
-pub const CHANGES_SINCE: &str = concat!(
-    "SELECT ",
-    columns!(),
-    " FROM keyward_keys k WHERE k.revision > $1 AND k.revision > 0 ORDER BY k.revision LIMIT $2"
-);
-/// The revision of the last change.
-pub const CURRENT_REVISION: &str = "SELECT value FROM keyward_revision";
 
 /// Every statement above, by name: a test prepares each on both databases.
 pub const ALL: &[(&str, &str)] = &[
@@ -180,8 +175,6 @@ pub const ALL: &[(&str, &str)] = &[
     ("PROPOSE_SETTING", PROPOSE_SETTING),
     ("EXCHANGE_SETTING", EXCHANGE_SETTING),
     ("FIND_SETTING", FIND_SETTING),
-    ("CHANGES_SINCE", CHANGES_SINCE),
-    ("CURRENT_REVISION", CURRENT_REVISION),
 ];
 
 /// The statement whose index fits a query best: the narrowest filter leads.

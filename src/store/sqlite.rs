@@ -20,17 +20,18 @@ use sqlx::{
     sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use tokio::{runtime::Handle, time::Instant};
+use uuid::Uuid;
 
 use super::{
     PoolGauge, ReplicaRow, Result, Usage,
-    create::{Creations, Writer},
     event_rows::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
     failure::Outcome,
     migrate::{self, OpenError},
     pool::{Pool, Rules},
     session::{Job, Link, Session, Statements, Value, in_own_task, statements, within},
-    sql::{FactsRow, KeyRow, facts, new_columns, new_values},
-    verbs::{self, Backend, Kind},
+    sql::{FIND_BY_ID, FactsRow, KeyRow, facts, new_columns, new_values},
+    verbs::{self, Backend, Gathered, Kind},
+    writes::Writer,
 };
 use crate::domain::{
     event::EventType,
@@ -97,7 +98,7 @@ impl SqliteOptions {
 /// The backend.
 pub struct Sqlite {
     shared: Arc<Shared>,
-    creations: Creations,
+    gathered: Gathered,
 }
 
 /// What a call's own task needs. The lock is released when the last of them is dropped.
@@ -119,8 +120,8 @@ impl Sqlite {
             // Turns the journal into a WAL before a reader comes, and shows at once what cannot be opened.
             shared.writer.take().await?.give_back();
             // One transaction at a time: there is one writer.
-            let creations = Creations::start(Arc::clone(&shared), 1, &shared.options.runtime);
-            Ok(Arc::new(Self { shared, creations }))
+            let gathered = Gathered::start(&shared, 1, &shared.options.runtime);
+            Ok(Arc::new(Self { shared, gathered }))
         })
         .await
     }
@@ -234,8 +235,8 @@ impl Backend for Sqlite {
         in_own_task(&self.shared.options.runtime, async move { Ok(shared.run(kind, &input, job).await?) }).await
     }
 
-    fn creations(&self) -> &Creations {
-        &self.creations
+    fn gathered(&self) -> &Gathered {
+        &self.gathered
     }
 
     fn lookups(&self) -> &AtomicU64 {
@@ -271,6 +272,14 @@ impl Session for Link<Driver> {
         let digests: Vec<String> = digests.iter().map(|digest| HEXLOWER.encode(&digest.0)).collect();
         let digests = serde_json::Value::from(digests).to_string();
         self.facts(FIND_BY_DIGESTS, &[Value::Text(&digests)]).await
+    }
+
+    async fn keys_of_ids(&mut self, ids: &[Uuid]) -> sqlx::Result<Vec<KeyRow>> {
+        let mut rows = Vec::with_capacity(ids.len());
+        for id in ids {
+            rows.append(&mut self.keys(FIND_BY_ID, &[Value::Id(*id)]).await?);
+        }
+        Ok(rows)
     }
 
     async fn first_key(&mut self, key: &KeyRecord, values: &[Value<'_>]) -> sqlx::Result<bool> {

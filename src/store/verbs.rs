@@ -1,21 +1,26 @@
 //! The store's verbs, the same for every database: which statements, in which order.
 
 use std::{
-    collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering},
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use uuid::Uuid;
 
 use super::{
     InstallationRow, ListQuery, PoolGauge, ReplicaRow, Result, Revocation, Store, StoreError, Usage, WebhookChange,
-    create::Creations,
     events::{SecretChange, WebhookUpdate},
     failure::Outcome,
     new_key::NewKey,
     session::{Change, Job, Session, Value},
     sql,
+    writes::{Writer, Writes},
 };
 use crate::domain::{
     clock::Micros,
@@ -34,6 +39,27 @@ pub enum Kind {
     Count,
 }
 
+/// The writes that come many at once.
+pub struct Gathered {
+    creations: Writes<KeyRecord, ()>,
+    revocations: Writes<(KeyId, Revocation), Option<KeyRecord>>,
+}
+
+impl Gathered {
+    /// Starts gathering on `runtime`, for so many statements of a kind at once.
+    pub(super) fn start(writer: &Arc<impl Writer>, statements: usize, runtime: &Handle) -> Self {
+        Self {
+            creations: Writes::start(writer, statements, 256, runtime, |session, keys| {
+                Box::pin(create_keys(session, keys))
+            }),
+            // Each takes its revision by another version of one row, all of which the next one must pass.
+            revocations: Writes::start(writer, statements, 64, runtime, |session, all| {
+                Box::pin(revoke_keys(session, all))
+            }),
+        }
+    }
+}
+
 /// A database behind the verbs.
 pub trait Backend: Send + Sync + 'static {
     /// Runs a job on a connection, in a task of its own and within the bounds.
@@ -42,8 +68,8 @@ pub trait Backend: Send + Sync + 'static {
         I: Send + Sync + 'static,
         T: Send + 'static;
 
-    /// Where creations are gathered.
-    fn creations(&self) -> &Creations;
+    /// Where writes are gathered.
+    fn gathered(&self) -> &Gathered;
 
     /// Counts the statements that looked up digests.
     fn lookups(&self) -> &AtomicU64;
@@ -70,7 +96,7 @@ impl<B: Backend> Store for B {
     }
 
     async fn create_key(&self, key: KeyRecord) -> Result<()> {
-        self.creations().create(key).await
+        self.gathered().creations.write(key).await
     }
 
     async fn find_by_digests(&self, digests: Vec<Digest>) -> Result<Vec<KeyFacts>> {
@@ -90,10 +116,7 @@ impl<B: Backend> Store for B {
     }
 
     async fn revoke_key(&self, id: KeyId, revocation: Revocation) -> Result<Option<KeyRecord>> {
-        self.run(Kind::Write, (id, revocation), |session, (id, revocation)| {
-            Box::pin(revoke_key(session, *id, revocation))
-        })
-        .await
+        self.gathered().revocations.write((id, revocation)).await
     }
 
     async fn set_webhook(&self, id: KeyId, update: WebhookUpdate) -> Result<Option<WebhookChange>> {
@@ -182,6 +205,30 @@ async fn first_root_key(session: &mut dyn Session, key: &KeyRecord) -> Outcome<b
     Ok(find_by_id(session, key.id).await?.is_some())
 }
 
+/// Writes keys; what came of each.
+async fn create_keys(session: &mut dyn Session, keys: &[KeyRecord]) -> Outcome<Vec<Result<()>>> {
+    let new = keys.iter().map(NewKey::of).collect::<Result<Vec<_>>>()?;
+    let written: HashSet<Uuid> = session.create_keys(&new).await?.into_iter().collect();
+    // Of two with one id, `written` does not tell which of them it was.
+    let mut before = HashSet::new();
+    let mut outcomes = Vec::with_capacity(keys.len());
+    for key in keys {
+        let first = before.insert(key.id);
+        outcomes.push(if first && written.contains(&key.id.0) { Ok(()) } else { kept(session, key).await? });
+    }
+    Ok(outcomes)
+}
+
+/// What is there instead of a key that was not written.
+async fn kept(session: &mut dyn Session, key: &KeyRecord) -> Outcome<Result<()>> {
+    Ok(match find_by_id(session, key.id).await? {
+        // A retry: the reply to the first attempt was lost.
+        Some(kept) if kept.digest == key.digest => Ok(()),
+        Some(_) => Err(StoreError::Broken(format!("the id {} is another key's", key.id))),
+        None => Err(StoreError::DigestCollision),
+    })
+}
+
 async fn find_by_digests(session: &mut dyn Session, digests: &[Digest]) -> Outcome<Vec<KeyFacts>> {
     let rows = match digests {
         [digest] => session.facts(sql::FIND_BY_DIGEST, &[Value::Bytes(&digest.0)]).await?,
@@ -190,7 +237,7 @@ async fn find_by_digests(session: &mut dyn Session, digests: &[Digest]) -> Outco
     Ok(rows.into_iter().map(sql::read_facts).collect::<Result<_>>()?)
 }
 
-pub(super) async fn find_by_id(session: &mut dyn Session, id: KeyId) -> Outcome<Option<KeyRecord>> {
+async fn find_by_id(session: &mut dyn Session, id: KeyId) -> Outcome<Option<KeyRecord>> {
     Ok(records(session.keys(sql::FIND_BY_ID, &[Value::Id(id.0)]).await?)?.pop())
 }
 
@@ -210,13 +257,18 @@ async fn list_keys(session: &mut dyn Session, query: &ListQuery) -> Outcome<Vec<
     records(session.keys(sql::list_for(query), &values).await?)
 }
 
-async fn revoke_key(session: &mut dyn Session, id: KeyId, revocation: &Revocation) -> Outcome<Option<KeyRecord>> {
-    let Revocation { at, reason, by, event } = revocation;
-    let own = [Value::Id(id.0), Value::Int(*at), Value::Text(reason), Value::Text(by)];
-    tell(session, EventType::KeyRevoked, id, &own, (*event, by, *at)).await?;
+/// Revokes keys; each as it now stands.
+async fn revoke_keys(
+    session: &mut dyn Session,
+    revocations: &[(KeyId, Revocation)],
+) -> Outcome<Vec<Result<Option<KeyRecord>>>> {
+    session.revoke_keys(revocations).await?;
     // Read back rather than returned by the change: SQLite's RETURNING does not see the revision that its trigger
     // gives. Nothing changes a key that is revoked, so no other change can come between.
-    find_by_id(session, id).await
+    let ids: Vec<Uuid> = revocations.iter().map(|(id, _)| id.0).collect();
+    let rows = session.keys_of_ids(&ids).await?;
+    let keys: HashMap<Uuid, Result<KeyRecord>> = rows.into_iter().map(|row| (row.id, row.try_into())).collect();
+    Ok(ids.iter().map(|id| keys.get(id).cloned().transpose()).collect())
 }
 
 async fn set_webhook(session: &mut dyn Session, id: KeyId, update: &WebhookUpdate) -> Outcome<Option<WebhookChange>> {

@@ -122,10 +122,11 @@ fn of_postgres() -> Vec<Hot> {
             &["keyward_events_pkey", "keyward_keys_pkey"],
         ),
         hot(
-            own("REVOKE_KEY"),
+            own("REVOKE_KEYS"),
             (
-                "uuid, bigint, text, text, uuid, text",
-                "'00000000-0000-0000-0000-000000012345', 1, '', '', '00000000-0000-0000-0000-000000999999', ''",
+                "uuid[], bigint[], text[], text[], uuid[]",
+                "ARRAY['00000000-0000-0000-0000-000000012345']::uuid[], '{1}', '{none}', '{root}', \
+                 ARRAY['00000000-0000-0000-0000-000000999999']::uuid[]",
             ),
             &["keyward_keys_pkey"],
         ),
@@ -202,7 +203,9 @@ async fn event_statements_use_their_indexes_on_postgres() {
                 assert!(plan.contains(index), "{mode}: {text}\nwithout {index}\n{plan}");
             }
             let sorts = plan.contains("Sort") && *text != sql::EVENTS_BY_KEY && !text.contains("unnest");
-            assert!(!plan.contains("Seq Scan") && !sorts, "{mode}: {text}\n{plan}");
+            // A table of one row.
+            let reads = plan.replace("Seq Scan on keyward_revision", "").contains("Seq Scan");
+            assert!(!reads && !sorts, "{mode}: {text}\n{plan}");
         }
     }
 }

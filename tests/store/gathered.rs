@@ -11,8 +11,12 @@ use keyward::{
 use sqlx::{Executor as _, PgConnection};
 use tokio::runtime::Handle;
 
-use crate::fixture::{
-    Fixture, eventually, everything, ids, key, key_with, open_postgres, postgres_options, raw_postgres,
+use crate::{
+    change::{revocation, webhook},
+    fixture::{
+        Fixture, Raw, eventually, everything, ids, key, key_with, now, open_postgres, postgres_options, raw_postgres,
+        write,
+    },
 };
 
 /// More than one statement takes, with every way in which one of them can go another way than the others.
@@ -52,6 +56,65 @@ pub async fn creations_at_once_end_each_in_its_own_way(mut f: Fixture) {
     assert_eq!(f.raw.number(told).await, 303);
     assert_eq!(f.raw.number("SELECT count(*) FROM keyward_events").await, 303);
     assert_eq!(f.raw.number("SELECT count(*) FROM keyward_deliveries").await, 302, "not for the one without a webhook");
+}
+
+/// More than one statement takes, keys that are revoked already or twice at once, and one that is not there.
+pub async fn revocations_at_once_end_each_in_its_own_way(mut f: Fixture) {
+    let keys: Vec<_> = (0..200).map(|_| key()).collect();
+    for key in &keys {
+        f.store.create_key(key.clone()).await.unwrap();
+    }
+    let early = f.store.revoke_key(keys[0].id, revocation("early")).await.unwrap().unwrap();
+    let asked = keys.iter().chain(&keys[..20]).map(|key| key.id).chain([key().id]).collect::<Vec<_>>();
+    let why = |place: usize| revocation(&format!("reason {place}"));
+    let answers = join_all(asked.iter().enumerate().map(|(place, id)| f.store.revoke_key(*id, why(place)))).await;
+    let mut revisions = std::collections::BTreeSet::new();
+    for (place, (id, answer)) in asked.iter().zip(&answers).enumerate() {
+        let Some(revoked) = answer.as_ref().unwrap() else {
+            assert_eq!(place, 220, "only the last one is not there");
+            continue;
+        };
+        assert_eq!(revoked.id, *id);
+        assert_eq!(f.store.find_by_id(*id).await.unwrap().as_ref(), Some(revoked));
+        if *id == early.id {
+            assert_eq!(revoked, &early);
+        } else {
+            // Of two that asked for the same, one was heard, and both are told what holds.
+            let reasons =
+                [format!("reason {place}"), format!("reason {}", place + 200), format!("reason {}", place % 200)];
+            assert!(reasons.contains(&revoked.revoke_reason), "{place}: {}", revoked.revoke_reason);
+        }
+        revisions.insert(revoked.revision);
+    }
+    assert_eq!(revisions, (1..=200).collect(), "each change has a revision of its own, and there are no others");
+    let told = "SELECT count(*) FROM keyward_events WHERE type = 'key.revoked'";
+    assert_eq!(f.raw.number(told).await, 200);
+    assert_eq!(f.raw.number("SELECT count(DISTINCT key_id) FROM keyward_events WHERE type = 'key.revoked'").await, 200);
+    assert_eq!(f.raw.number("SELECT count(*) FROM keyward_deliveries").await, 400);
+}
+
+/// Many statements change the same few keys, several keys each: none may wait for what waits for it.
+pub async fn changes_at_once_cross_nowhere(mut f: Fixture) {
+    for _ in 0..10 {
+        let ids: Vec<_> = write(&f.store, (0..40).map(|_| key())).await;
+        let revoke = |backwards: bool| {
+            let mut ids = ids.clone();
+            if backwards {
+                ids.reverse();
+            }
+            join_all(ids.into_iter().map(|id| f.store.revoke_key(id, revocation(""))))
+        };
+        let hook = join_all(ids.iter().map(|id| f.store.set_webhook(*id, webhook("https://a.example/", now()))));
+        let (one, other, hooked) = futures::join!(revoke(false), revoke(true), hook);
+        assert!(one.iter().chain(&other).all(Result::is_ok), "{one:?} {other:?}");
+        assert!(hooked.iter().all(Result::is_ok), "{hooked:?}");
+    }
+    if let Raw::Postgres(_) = f.raw {
+        // What the server counts shows a moment later.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+        assert_eq!(f.raw.number(deadlocks).await, 0);
+    }
 }
 
 /// Keeps every reader and writer of keys waiting.

@@ -60,7 +60,8 @@ on_both! {
         digest_collision, an_id_is_never_given_to_another_key, find_by_digest, one_installation_wins,
         one_installation_move_wins, one_first_root_key, no_first_root_key_beside_a_key,
         first_root_key_is_idempotent_by_id;
-    gathered: creations_at_once_end_each_in_its_own_way;
+    gathered: creations_at_once_end_each_in_its_own_way, revocations_at_once_end_each_in_its_own_way,
+        changes_at_once_cross_nowhere;
     change: a_revoked_key_says_when_why_and_by_whom, second_revoke_changes_nothing, two_revokes_at_once,
         the_first_webhook_ever_makes_the_first_version, a_rotation_happens_once, webhook_of_dead_key, usage_keeps_the_latest,
         usage_of_many_writers_adds_up, usage_leaves_revisions_alone, revision_order, keys_are_never_deleted;
