@@ -17,8 +17,8 @@ use crate::{
 const GATHER: Duration = Duration::from_secs(1);
 /// The pace at which they are written where others share the database: small pieces, so that nothing waits behind them.
 const PIECE: usize = 128;
-const PAUSE: Duration = Duration::from_millis(25);
-/// However many keys are in use, all of them are written within so many pieces, which grow with them: about 20 s.
+const PAUSE: Duration = Duration::from_millis(10);
+/// However many keys are in use, all of them are written within so many pieces, which grow with them: about 10 s.
 const ROUND: usize = 800;
 const SWEEP: Duration = Duration::from_secs(30);
 const REFUSALS: Duration = Duration::from_secs(1);

@@ -20,6 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::pace::{Pace, Turns};
 use crate::transport::terms::GRACE;
 
 /// Streams of one connection, at most.
@@ -51,6 +52,18 @@ impl Default for Patience {
     }
 }
 
+/// How long a connection lasts, and with whom it shares a thread.
+pub struct Terms<'a> {
+    /// How long its client is waited for.
+    pub patience: Patience,
+    /// After this it goes; none: whenever its client wants.
+    pub age: Option<Duration>,
+    /// Lets it go.
+    pub stop: &'a CancellationToken,
+    /// The turns of its thread's connections.
+    pub turns: &'a Turns,
+}
+
 /// What requests are given to.
 pub trait Handle {
     /// Answers a request, now or in a task of its own.
@@ -59,7 +72,7 @@ pub trait Handle {
 
 /// Serves a connection until its client goes, or every request is answered after `stop` was cancelled or the connection
 /// has reached its age; and that with patience, but not for ever.
-pub async fn serve<I>(io: I, handler: &impl Handle, patience: Patience, age: Option<Duration>, stop: &CancellationToken)
+pub async fn serve<I>(io: I, handler: &impl Handle, Terms { patience, age, stop, turns }: Terms<'_>)
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
@@ -79,7 +92,8 @@ where
     let (mut leaving, mut aged) = (false, false);
     let mut requests = Vec::new();
     let mut expected = 1;
-    poll_fn(|cx| {
+    let mut pace = Pace::new(std::time::Instant::now());
+    let mut turn = |cx: &mut Context<'_>, most: usize| {
         if !leaving && stopping.as_mut().poll(cx).is_ready() {
             leaving = true;
             connection.graceful_shutdown();
@@ -97,9 +111,8 @@ where
         if keepalive.as_mut().is_some_and(|keepalive| keepalive.is_lost(cx)) {
             return Poll::Ready(());
         }
-        // First all requests that are there, then their answers, so that these share a write. That there are no more
-        // takes another look at the connection to know: where as many have come as the last time, that look is for
-        // writing.
+        // First requests, then their answers, so that these share a write. That there are no more takes another look at
+        // the connection to know: where as many have come as the last time, that look is for writing.
         let mut come = 0;
         loop {
             let over = loop {
@@ -107,7 +120,7 @@ where
                     Poll::Ready(Some(Ok(accepted))) => {
                         requests.push(accepted);
                         come += 1;
-                        if come == expected {
+                        if come == expected || requests.len() >= most {
                             break false;
                         }
                     }
@@ -135,6 +148,12 @@ where
                 return Poll::Pending;
             }
         }
+    };
+    poll_fn(|cx| {
+        let most = pace.begin(turns, std::time::Instant::now());
+        let over = turn(cx, most);
+        pace.end(std::time::Instant::now());
+        over
     })
     .await;
 }
@@ -202,13 +221,19 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(50);
     /// Far past what any of this takes.
     const LONG: Duration = Duration::from_secs(10);
+    static TURNS: Turns = Turns::new(0);
+
+    fn terms(patience: Patience, stop: &CancellationToken) -> Terms<'_> {
+        Terms { patience, age: None, stop, turns: &TURNS }
+    }
+
     const PATIENT: Patience = Patience { preface: LONG, keepalive: LONG, pong: LONG };
 
     #[tokio::test]
     async fn a_client_that_says_nothing_is_not_waited_for() {
         let (_silent, io) = duplex(1 << 16);
         let patience = Patience { preface: SHORT, ..PATIENT };
-        timeout(LONG / 2, serve(io, &Counting::default(), patience, None, &CancellationToken::new())).await.unwrap();
+        timeout(LONG / 2, serve(io, &Counting::default(), terms(patience, &CancellationToken::new()))).await.unwrap();
     }
 
     #[tokio::test]
@@ -216,7 +241,7 @@ mod tests {
         let (near, io) = duplex(1 << 16);
         let patience = Patience { keepalive: SHORT, pong: SHORT, ..PATIENT };
         let serving = tokio::spawn(async move {
-            serve(io, &Counting::default(), patience, None, &CancellationToken::new()).await;
+            serve(io, &Counting::default(), terms(patience, &CancellationToken::new())).await;
         });
         let (_sender, mut connection) = h2::client::handshake(near).await.unwrap();
         // As far as the settings; from then on it reads nothing and answers nothing, but its end stays open.
@@ -245,7 +270,7 @@ mod tests {
             }
             stop.cancel();
         };
-        tokio::join!(serve(io, &handler, patience, None, &stop), client);
+        tokio::join!(serve(io, &handler, terms(patience, &stop)), client);
         assert_eq!(handler.0.into_inner(), 26);
     }
 
@@ -253,7 +278,8 @@ mod tests {
     async fn a_connection_says_at_its_age_that_it_is_going() {
         let (mut near, io) = duplex(1 << 16);
         let serving = tokio::spawn(async move {
-            serve(io, &Counting::default(), PATIENT, Some(SHORT), &CancellationToken::new()).await;
+            serve(io, &Counting::default(), Terms { age: Some(SHORT), ..terms(PATIENT, &CancellationToken::new()) })
+                .await;
         });
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
         tokio::io::AsyncWriteExt::write_all(&mut near, preface).await.unwrap();

@@ -6,6 +6,7 @@ pub mod convert;
 mod encode;
 mod exchange;
 mod http2;
+mod pace;
 mod recall;
 pub mod server;
 mod stream;

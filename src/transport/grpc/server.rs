@@ -17,6 +17,7 @@ use super::{
     Grpc, MESSAGE_BYTES,
     connection::{Connection, Load},
     http2::{self, Patience},
+    pace::Turns,
     recall::Handler,
 };
 use crate::{
@@ -123,19 +124,21 @@ fn routes<H: Health>(service: &Arc<Service>, health: HealthServer<H>) -> Routes 
 /// Serves connections until there will be no more, and each has ended.
 async fn serve(service: &Arc<Service>, routes: &Routes, mut connections: mpsc::Receiver<Connection>, terms: Terms) {
     let serving = TaskTracker::new();
+    let turns = Arc::new(Turns::default());
     while let Some(connection) = connections.recv().await {
         let address = connection.address();
         let peer = Arc::new(Peer { address, caller: None });
         let plain = Handler { grpc: Grpc::new(Arc::clone(service)), routes: routes.clone(), peer };
-        let (terms, age) = (terms.clone(), terms.age(&*service.entropy));
+        let (terms, age, turns) = (terms.clone(), terms.age(&*service.entropy), Arc::clone(&turns));
         serving.spawn(async move {
+            let lasting = http2::Terms { patience: Patience::default(), age, stop: &terms.stop, turns: &turns };
             let Some(tls) = &terms.tls else {
-                return http2::serve(connection, &plain, Patience::default(), age, &terms.stop).await;
+                return http2::serve(connection, &plain, lasting).await;
             };
             let secured = terms.stop.run_until_cancelled(tls.accept(connection, Port::Grpc)).await;
             if let Some(Some((stream, caller))) = secured {
                 let known = Handler { peer: Arc::new(Peer { address, caller }), ..plain };
-                http2::serve(stream, &known, Patience::default(), age, &terms.stop).await;
+                http2::serve(stream, &known, lasting).await;
             }
         });
     }
