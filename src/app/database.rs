@@ -77,19 +77,24 @@ impl Opened {
         let stop = CancellationToken::new();
         let length = config.replica.lease;
         let bound = (length / 2).max(Duration::from_millis(500));
-        let feed = PostgresFeed::new(postgres.connect_options(), bound);
         let (clock, entropy) = (Arc::clone(&service.clock), Arc::clone(&service.entropy));
-        let follower = Follower::new(feed, &service.replica, clock, entropy, length, stop.clone());
         let (replica, options) = (Arc::clone(&service.replica), postgres.connect_options());
-        let pooled = config.database.pooler;
-        let listening = async move {
-            if pooled {
-                // A transaction pooler keeps no LISTEN: the renewals' own reads are enough.
-                std::future::pending::<()>().await;
-            }
-            listen(options, move |hint| replica.told(hint)).await;
+        let (pooled, stopped) = (config.database.pooler, stop.clone());
+        let make = move || {
+            let feed = PostgresFeed::new(options.clone(), bound);
+            let (clock, entropy) = (Arc::clone(&clock), Arc::clone(&entropy));
+            let follower = Follower::new(feed, &replica, clock, entropy, length, stopped.clone());
+            let (told, options) = (Arc::clone(&replica), options.clone());
+            let listening = async move {
+                if pooled {
+                    // A transaction pooler keeps no LISTEN: the renewals' own reads are enough.
+                    std::future::pending::<()>().await;
+                }
+                listen(options, move |hint| told.told(hint)).await;
+            };
+            (follower, listening)
         };
-        Ok(Following { stop, thread: Some(follower::spawn(follower, listening)?) })
+        Ok(Following { stop, thread: Some(follower::spawn(make)?) })
     }
 
     /// Applies pending migrations.

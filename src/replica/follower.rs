@@ -5,7 +5,12 @@
 //! before the renewal, a revocation could commit between the two, find this replica's lease about to end, and still be
 //! outlived by the renewed one.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::Notify,
@@ -360,35 +365,42 @@ impl Peers {
 /// How long a follower may take to leave at a stop; past that its lease runs out by itself.
 pub const LEAVING: Duration = Duration::from_secs(3);
 
-/// Runs a follower on a thread of its own, so that no load on the rest delays a renewal.
+/// Runs followers on a thread of their own, so that no load on the rest delays a renewal. One that panics is followed by
+/// another, which joins anew; `make` makes each, and what goes on beside it.
 ///
 /// # Errors
 ///
 /// The system's, if the thread cannot be started.
-pub fn spawn<F: Feed + 'static>(
-    follower: Follower<F>,
-    beside: impl Future<Output = ()> + Send + 'static,
+pub fn spawn<F: Feed + 'static, B: Future<Output = ()>>(
+    make: impl Fn() -> (Follower<F>, B) + Send + 'static,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("follower".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            let stop = follower.stop.clone();
-            let run = async {
-                let leave = async {
-                    stop.cancelled().await;
-                    sleep(LEAVING).await;
-                };
-                tokio::select! {
-                    () = follower.run() => {}
-                    () = leave => {}
-                }
-            };
-            tokio::select! {
-                () = run => {}
-                () = beside => {}
-            }
-        });
+        loop {
+            let (follower, beside) = make();
+            let lease = Arc::clone(&follower.lease);
+            let follow = AssertUnwindSafe(|| runtime.block_on(until_stopped(follower, beside)));
+            let Err(_) = catch_unwind(follow) else { return };
+            // What it had applied is not known any more.
+            lease.end();
+            tracing::error!("the follower panicked; another one joins");
+            std::thread::sleep(PAUSE);
+        }
     })
+}
+
+/// Follows until the follower's stop, and a little longer for leaving.
+async fn until_stopped<F: Feed>(follower: Follower<F>, beside: impl Future<Output = ()>) {
+    let stop = follower.stop.clone();
+    let leave = async {
+        stop.cancelled().await;
+        sleep(LEAVING).await;
+    };
+    tokio::select! {
+        () = follower.run() => {}
+        () = leave => {}
+        () = beside => {}
+    }
 }
 
 /// Waits for a follower's thread without blocking the executor.

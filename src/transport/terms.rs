@@ -41,4 +41,6 @@ pub struct Peer {
     pub address: IpAddr,
     /// Who it is by its certificate; none if that tells nothing.
     pub caller: Option<Caller>,
+    /// Cancelled when the connection is to end: what goes on without an end of its own ends then.
+    pub leaving: CancellationToken,
 }

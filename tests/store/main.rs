@@ -10,6 +10,7 @@ mod deliveries;
 mod event_plans;
 mod events;
 mod fixture;
+mod follower;
 mod gathered;
 mod list;
 mod outage;

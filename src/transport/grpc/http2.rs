@@ -58,8 +58,8 @@ pub struct Terms<'a> {
     pub patience: Patience,
     /// After this it goes; none: whenever its client wants.
     pub age: Option<Duration>,
-    /// Lets it go.
-    pub stop: &'a CancellationToken,
+    /// Cancelled when it is to go; by itself once it has reached its age.
+    pub leaving: &'a CancellationToken,
     /// The turns of its thread's connections.
     pub turns: &'a Turns,
 }
@@ -70,9 +70,9 @@ pub trait Handle {
     fn handle(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>, cx: &mut Context<'_>);
 }
 
-/// Serves a connection until its client goes, or every request is answered after `stop` was cancelled or the connection
+/// Serves a connection until its client goes, or every request is answered after `leaving` was cancelled or the connection
 /// has reached its age; and that with patience, but not for ever.
-pub async fn serve<I>(io: I, handler: &impl Handle, Terms { patience, age, stop, turns }: Terms<'_>)
+pub async fn serve<I>(io: I, handler: &impl Handle, Terms { patience, age, leaving, turns }: Terms<'_>)
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
@@ -87,17 +87,13 @@ where
     // What is no HTTP/2, or went away, has nobody to be told.
     let Ok(Ok(mut connection)) = timeout(patience.preface, builder.handshake(io)).await else { return };
     let mut keepalive = connection.ping_pong().map(|pings| Keepalive::new(pings, patience));
-    let mut stopping = pin!(stop.cancelled());
+    let mut told = pin!(leaving.cancelled());
     let mut age = age.map(|age| Box::pin(sleep(age)));
-    let (mut leaving, mut aged) = (false, false);
+    let (mut going, mut aged) = (false, false);
     let mut requests = Vec::new();
     let mut expected = 1;
     let mut pace = Pace::new(std::time::Instant::now());
     let mut turn = |cx: &mut Context<'_>, most: usize| {
-        if !leaving && stopping.as_mut().poll(cx).is_ready() {
-            leaving = true;
-            connection.graceful_shutdown();
-        }
         while let Some(timer) = &mut age
             && timer.as_mut().poll(cx).is_ready()
         {
@@ -105,8 +101,12 @@ where
                 return Poll::Ready(());
             }
             aged = true;
-            connection.graceful_shutdown();
+            leaving.cancel();
             timer.as_mut().reset(Instant::now() + GRACE);
+        }
+        if !going && told.as_mut().poll(cx).is_ready() {
+            going = true;
+            connection.graceful_shutdown();
         }
         if keepalive.as_mut().is_some_and(|keepalive| keepalive.is_lost(cx)) {
             return Poll::Ready(());
@@ -223,8 +223,8 @@ mod tests {
     const LONG: Duration = Duration::from_secs(10);
     static TURNS: Turns = Turns::new(0);
 
-    fn terms(patience: Patience, stop: &CancellationToken) -> Terms<'_> {
-        Terms { patience, age: None, stop, turns: &TURNS }
+    fn terms(patience: Patience, leaving: &CancellationToken) -> Terms<'_> {
+        Terms { patience, age: None, leaving, turns: &TURNS }
     }
 
     const PATIENT: Patience = Patience { preface: LONG, keepalive: LONG, pong: LONG };

@@ -15,6 +15,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, header::AUTHORIZATION};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
@@ -256,7 +257,8 @@ impl KeyService for Grpc {
         };
         let refused = |error: Error| self.unchecked("verify_stream", peer, arrived, error);
         let asker = asker.await.map_err(refused)?;
-        Ok(Response::new(stream::Verdicts::new(Arc::clone(&self.service), asker, request.into_inner())))
+        let leaving = peer.map_or_else(CancellationToken::new, |peer| peer.leaving.clone());
+        Ok(Response::new(stream::Verdicts::new(Arc::clone(&self.service), asker, request.into_inner(), leaving)))
     }
 
     async fn update_webhook(

@@ -127,17 +127,19 @@ async fn serve(service: &Arc<Service>, routes: &Routes, mut connections: mpsc::R
     let turns = Arc::new(Turns::default());
     while let Some(connection) = connections.recv().await {
         let address = connection.address();
-        let peer = Arc::new(Peer { address, caller: None });
+        let leaving = terms.stop.child_token();
+        let peer = Arc::new(Peer { address, caller: None, leaving: leaving.clone() });
         let plain = Handler { grpc: Grpc::new(Arc::clone(service)), routes: routes.clone(), peer };
         let (terms, age, turns) = (terms.clone(), terms.age(&*service.entropy), Arc::clone(&turns));
         serving.spawn(async move {
-            let lasting = http2::Terms { patience: Patience::default(), age, stop: &terms.stop, turns: &turns };
+            let lasting = http2::Terms { patience: Patience::default(), age, leaving: &leaving, turns: &turns };
             let Some(tls) = &terms.tls else {
                 return http2::serve(connection, &plain, lasting).await;
             };
             let secured = terms.stop.run_until_cancelled(tls.accept(connection, Port::Grpc)).await;
             if let Some(Some((stream, caller))) = secured {
-                let known = Handler { peer: Arc::new(Peer { address, caller }), ..plain };
+                let peer = Arc::new(Peer { address, caller, leaving: leaving.clone() });
+                let known = Handler { peer, ..plain };
                 http2::serve(stream, &known, lasting).await;
             }
         });

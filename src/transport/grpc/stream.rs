@@ -9,6 +9,7 @@ use std::{
 
 use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, Streaming};
 
 use super::{super::calls, convert, status};
@@ -60,14 +61,23 @@ pub struct Verdicts {
     asker: Asker,
     inbound: Streaming<proto::VerifyStreamRequest>,
     waiting: FuturesUnordered<BoxFuture<'static, Answer>>,
-    /// No message follows: the client is done, or the stream has failed.
+    /// No message is read any more: the client is done, the stream has failed, or its connection is to end.
     ended: bool,
+    leaving: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// What the stream ends with; none: in good order.
+    last: Option<Status>,
 }
 
 impl Verdicts {
-    /// Answers `inbound` for a caller that was admitted.
-    pub fn new(service: Arc<Service>, asker: Asker, inbound: Streaming<proto::VerifyStreamRequest>) -> Self {
-        Self { service, asker, inbound, waiting: FuturesUnordered::new(), ended: false }
+    /// Answers `inbound` for a caller that was admitted, until `leaving` is cancelled.
+    pub fn new(
+        service: Arc<Service>,
+        asker: Asker,
+        inbound: Streaming<proto::VerifyStreamRequest>,
+        leaving: CancellationToken,
+    ) -> Self {
+        let leaving = Box::pin(leaving.cancelled_owned());
+        Self { service, asker, inbound, waiting: FuturesUnordered::new(), ended: false, leaving, last: None }
     }
 
     /// The answer, if memory can give it.
@@ -141,7 +151,13 @@ impl Stream for Verdicts {
                 return Poll::Ready(Some(self.fail(answer)));
             }
             if self.ended {
-                return if self.waiting.is_empty() { Poll::Ready(None) } else { Poll::Pending };
+                return if self.waiting.is_empty() { Poll::Ready(self.last.take().map(Err)) } else { Poll::Pending };
+            }
+            if self.leaving.as_mut().poll(cx).is_ready() {
+                // What was read is answered; the rest, and whatever follows, is for another connection.
+                self.ended = true;
+                self.last = Some(status::grpc(&Error::unavailable("the connection is to end")));
+                continue;
             }
             if self.waiting.len() >= WAITING {
                 return Poll::Pending;

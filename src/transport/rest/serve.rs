@@ -53,10 +53,10 @@ pub async fn run(listener: TcpListener, rest: Arc<Rest>, routes: Routes, terms: 
 
 async fn serve(stream: TcpStream, address: IpAddr, rest: Arc<Rest>, routes: Routes, terms: &Terms) {
     let Some(tls) = &terms.tls else {
-        return speak(stream, Peer { address, caller: None }, rest, routes, terms).await;
+        return speak(stream, Peer { address, caller: None, leaving: terms.stop.clone() }, rest, routes, terms).await;
     };
     if let Some(Some((stream, caller))) = terms.stop.run_until_cancelled(tls.accept(stream, Port::Rest)).await {
-        speak(stream, Peer { address, caller }, rest, routes, terms).await;
+        speak(stream, Peer { address, caller, leaving: terms.stop.clone() }, rest, routes, terms).await;
     }
 }
 
