@@ -8,6 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, runtime::Handle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic_health::pb::health_server::{Health, HealthServer};
 
 pub use self::database::{migrate, root_key};
 use crate::{
@@ -21,8 +22,8 @@ use crate::{
     service::{Essentials, Service, bootstrap},
     session::Sessions,
     transport::{
-        grpc::server,
-        rest::{Rest, Routes, serve},
+        grpc::{self, server},
+        rest::{Rest, Routes, serve, starting},
         terms::Terms,
         tls::Tls,
     },
@@ -65,14 +66,16 @@ pub enum RunError {
 
 /// The sockets, bound before anything else: a port that is taken shows at once.
 struct Listeners {
-    grpc: TcpListener,
-    http: TcpListener,
-    metrics: Option<TcpListener>,
+    grpc: Arc<TcpListener>,
+    http: Arc<TcpListener>,
+    metrics: Option<Arc<TcpListener>>,
 }
 
 impl Listeners {
     async fn bind(config: &Config) -> Result<Self, RunError> {
-        let bind = async |address| TcpListener::bind(address).await.map_err(|error| RunError::Listen(address, error));
+        let bind = async |address| {
+            TcpListener::bind(address).await.map(Arc::new).map_err(|error| RunError::Listen(address, error))
+        };
         let metrics = match config.server.metrics_addr {
             Some(address) => Some(bind(address).await?),
             None => None,
@@ -147,6 +150,10 @@ pub fn check(config: &Config) -> Result<(), Vec<String>> {
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
     let tls = config.tls.as_ref().map(|tls| Tls::load(tls, &config.registry)).transpose().map_err(RunError::Tls)?;
     let listeners = Listeners::bind(&config).await?;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    workers::set(&health, false).await;
+    let terms = Terms { tls, max_age: config.server.max_connection_age, stop: stop.clone(), drain: DRAIN };
+    let starting = Starting::begin(&listeners, health_service.clone(), &terms);
     let opened = tokio::select! {
         opened = database::open_patiently(&config) => opened?,
         () = stop.cancelled() => return Ok(()),
@@ -159,8 +166,6 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let addresses = Addresses::of(&listeners);
     let tasks = TaskTracker::new();
     let end = CancellationToken::new();
-    let (health, health_service) = tonic_health::server::health_reporter();
-    workers::set(&health, false).await;
     workers::start(&tasks, &stop, &end, &service, health);
     if config.webhooks.deliver {
         workers::deliver(&tasks, &stop, &service, &config.webhooks);
@@ -170,7 +175,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let serving = TaskTracker::new();
     let rest = Rest::new(Arc::clone(&service), config.http.clone());
     let routes = if listeners.metrics.is_some() { Routes::Api } else { Routes::All };
-    let terms = Terms { tls, max_age: config.server.max_connection_age, stop: stop.clone(), drain: DRAIN };
+    starting.end().await;
     if let Some(tls) = &terms.tls {
         tasks.spawn(Arc::clone(tls).follow(stop.clone()));
     }
@@ -208,6 +213,43 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     service.store.close().await;
     tracing::info!("stopped");
     ended
+}
+
+/// What answers while there is no service yet.
+struct Starting {
+    tasks: TaskTracker,
+    until: CancellationToken,
+}
+
+impl Starting {
+    /// How long whoever asks then has for the answer.
+    const DRAIN: Duration = Duration::from_secs(1);
+
+    fn begin<H: Health>(listeners: &Listeners, health: HealthServer<H>, terms: &Terms) -> Self {
+        let (tasks, until) = (TaskTracker::new(), terms.stop.child_token());
+        let terms = Terms { stop: until.clone(), drain: Self::DRAIN, ..terms.clone() };
+        let front = Arc::new(starting::Starting::new(Arc::new(SystemEntropy)));
+        tasks.spawn(grpc::starting::run(Arc::clone(&listeners.grpc), health, terms.clone()));
+        tasks.spawn(serve::run(Arc::clone(&listeners.http), Arc::clone(&front), Routes::All, terms.clone()));
+        if let Some(listener) = &listeners.metrics {
+            let plain = Terms { tls: None, ..terms };
+            tasks.spawn(serve::run(Arc::clone(listener), front, Routes::Probes, plain));
+        }
+        tasks.close();
+        Self { tasks, until }
+    }
+
+    /// Leaves the listeners to the service.
+    async fn end(self) {
+        self.until.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        self.until.cancel();
+    }
 }
 
 /// What the sockets are bound to.

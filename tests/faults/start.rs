@@ -9,12 +9,12 @@ use std::{
 use keyward::proto::{Code, CreateRequest};
 
 use crate::{
-    Away,
+    Away, assert_public,
     postgres::fresh_database,
     support::{
         Server, Setup,
-        grpc::{code, create, key, made},
-        server::ROOT,
+        grpc::{code, create, eventually, key, made},
+        server::{ROOT, with},
     },
 };
 
@@ -124,6 +124,50 @@ async fn a_database_that_comes_while_a_start_waits_for_it_is_found() {
         let server = starting.await.unwrap();
         key(&mut server.client().await, "", "", &[]).await;
     }
+}
+
+/// An orchestrator's probes must not hang meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_waits_for_its_database_lives_and_serves_nothing() {
+    let away = Away::new().await;
+    away.proxy.down(true);
+    // Ports that were free a moment ago: they are told only once it is ready.
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (grpc, http) = (free(), free());
+    let setup = Setup::new().database(&away.url).env("KEYWARD_GRPC_ADDR", &grpc).env("KEYWARD_HTTP_ADDR", &http);
+    let starting = tokio::task::spawn_blocking(|| setup.start());
+    let asks = reqwest::Client::new();
+    let get = async |path: &str| {
+        let answer = asks.get(format!("http://{http}{path}")).timeout(Duration::from_secs(2)).send().await.ok()?;
+        let named = answer.headers().contains_key("x-request-id");
+        Some((answer.status().as_u16(), named, answer.text().await.unwrap()))
+    };
+    eventually(Duration::from_secs(5), "it lives", async || get("/healthz").await.is_some()).await;
+    assert_eq!(get("/healthz").await.unwrap().0, 200);
+    for path in ["/readyz", "/api/api-keys", "/metrics", "/no/such/path"] {
+        let (status, named, body) = get(path).await.unwrap();
+        assert_eq!((status, named), (503, true), "{path}");
+        assert_public(&body);
+        assert!(body.contains("\"code\":\"unavailable\""), "{path}: {body}");
+    }
+    let channel = tonic::transport::Channel::from_shared(format!("http://{grpc}")).unwrap().connect().await.unwrap();
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
+    let asked = health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(asked.status(), tonic_health::pb::health_check_response::ServingStatus::NotServing);
+    let mut keys = keyward::proto::key_service_client::KeyServiceClient::new(channel);
+    let refused = keys.create(with(ROOT, CreateRequest::default())).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable);
+    assert!(!starting.is_finished());
+    away.proxy.down(false);
+    let server = starting.await.unwrap();
+    assert_eq!((&server.grpc, &server.http), (&grpc, &http));
+    assert_eq!(get("/readyz").await.unwrap().0, 200);
+    key(&mut server.client().await, "", "", &[]).await;
+    // The connection from before leads to the service now, or is made anew.
+    eventually(Duration::from_secs(5), "the same client is served", async || {
+        keys.create(with(ROOT, CreateRequest::default())).await.is_ok()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ mod http2;
 mod pace;
 mod recall;
 pub mod server;
+pub mod starting;
 mod stream;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};

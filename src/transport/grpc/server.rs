@@ -47,7 +47,7 @@ struct Worker {
 ///
 /// What ended a thread before that.
 pub async fn run<H: Health>(
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     service: Arc<Service>,
     health: HealthServer<H>,
     threads: usize,

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, request::Parts};
+use http::{HeaderMap, HeaderValue, Response, request::Parts};
 use http_body_util::Full;
 use tokio::time::Instant;
 
@@ -17,7 +17,7 @@ use crate::{
     config::Http,
     domain::{
         caller::{Caller, KeyCaller},
-        clock::Micros,
+        clock::{Entropy, Micros},
         error::{Error, Result},
         key::KeyId,
         rate::RateState,
@@ -33,7 +33,8 @@ use crate::{
     },
 };
 
-const REQUEST_ID: &str = "x-request-id";
+/// Names a request.
+pub const REQUEST_ID: &str = "x-request-id";
 
 /// One request on its way to an answer.
 pub struct Exchange<'a> {
@@ -77,7 +78,7 @@ impl<'a> Exchange<'a> {
             sessions: false,
             caller: None,
             rate: None,
-            request_id: request_id(service, parts),
+            request_id: request_id(&*service.entropy, &parts.headers),
             start: Instant::now(),
         }
     }
@@ -205,16 +206,16 @@ impl<'a> Exchange<'a> {
 }
 
 /// The incoming id where it is safe to repeat, or a new one.
-fn request_id(service: &Service, parts: &Parts) -> String {
+pub fn request_id(entropy: &dyn Entropy, headers: &HeaderMap) -> String {
     let safe = |text: &&str| {
         (1..=128).contains(&text.len())
             && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-' | b':'))
     };
-    let incoming = parts.headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(safe);
+    let incoming = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(safe);
     incoming.map_or_else(
         || {
             let mut random = [0; 15];
-            service.entropy.fill(&mut random);
+            entropy.fill(&mut random);
             format!("req_{}", data_encoding::BASE32_NOPAD.encode(&random).to_ascii_lowercase())
         },
         str::to_owned,

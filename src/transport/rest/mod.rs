@@ -12,11 +12,13 @@ mod own;
 mod probes;
 pub mod record;
 pub mod serve;
+pub mod starting;
 mod verify;
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::{FutureExt as _, future::BoxFuture};
 use http::{Method, Request, Response, header};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::body::Body as _;
@@ -144,12 +146,7 @@ impl Rest {
         Arc::new(Self { service, http })
     }
 
-    fn entropy(&self) -> &dyn Entropy {
-        &*self.service.entropy
-    }
-
-    /// Answers one request of a client.
-    pub async fn answer(&self, request: Request<Body>, peer: &Peer, routes: Routes) -> Response<Full<Bytes>> {
+    async fn respond(&self, request: Request<Body>, peer: &Peer, routes: Routes) -> Response<Full<Bytes>> {
         let (parts, mut body) = request.into_parts();
         let mut exchange = Exchange::new(&self.service, &self.http, &parts, peer);
         let result = dispatch(&mut exchange, &mut body, routes).await;
@@ -162,6 +159,21 @@ impl Rest {
             *response.body_mut() = Full::default();
         }
         response
+    }
+}
+
+impl serve::Front for Rest {
+    fn answer<'a>(
+        &'a self,
+        request: Request<Body>,
+        peer: &'a Peer,
+        routes: Routes,
+    ) -> BoxFuture<'a, Response<Full<Bytes>>> {
+        self.respond(request, peer, routes).boxed()
+    }
+
+    fn entropy(&self) -> &dyn Entropy {
+        &*self.service.entropy
     }
 }
 

@@ -24,10 +24,13 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{BodyError, Rest, Routes};
-use crate::transport::{
-    terms::{GRACE, Peer, Terms},
-    tls::Port,
+use super::{Body, BodyError, Routes};
+use crate::{
+    domain::clock::Entropy,
+    transport::{
+        terms::{GRACE, Peer, Terms},
+        tls::Port,
+    },
 };
 
 /// Connections at once; more wait in the listener's queue.
@@ -35,14 +38,28 @@ const CONNECTIONS: usize = 10_000;
 /// How long a client may take to send its headers.
 const HEADERS: Duration = Duration::from_secs(10);
 
+/// What answers requests.
+pub trait Front: Send + Sync + 'static {
+    /// Answers one request of a client.
+    fn answer<'a>(
+        &'a self,
+        request: Request<Body>,
+        peer: &'a Peer,
+        routes: Routes,
+    ) -> BoxFuture<'a, Response<Full<Bytes>>>;
+
+    /// Chance.
+    fn entropy(&self) -> &dyn Entropy;
+}
+
 /// Serves until the listener's terms say to stop, then lets requests in flight end.
-pub async fn run(listener: TcpListener, rest: Arc<Rest>, routes: Routes, terms: Terms) {
+pub async fn run<F: Front>(listener: Arc<TcpListener>, front: Arc<F>, routes: Routes, terms: Terms) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let connections = TaskTracker::new();
     while let Some((stream, peer, slot)) = terms.stop.run_until_cancelled(accept(&listener, &slots)).await {
-        let (rest, terms) = (Arc::clone(&rest), terms.clone());
+        let (front, terms) = (Arc::clone(&front), terms.clone());
         connections.spawn(async move {
-            serve(stream, peer.ip(), rest, routes, &terms).await;
+            serve(stream, peer.ip(), front, routes, &terms).await;
             drop(slot);
         });
     }
@@ -51,23 +68,23 @@ pub async fn run(listener: TcpListener, rest: Arc<Rest>, routes: Routes, terms: 
     let _ = tokio::time::timeout(terms.drain, connections.wait()).await;
 }
 
-async fn serve(stream: TcpStream, address: IpAddr, rest: Arc<Rest>, routes: Routes, terms: &Terms) {
+async fn serve<F: Front>(stream: TcpStream, address: IpAddr, front: Arc<F>, routes: Routes, terms: &Terms) {
     let Some(tls) = &terms.tls else {
-        return speak(stream, Peer { address, caller: None, leaving: terms.stop.clone() }, rest, routes, terms).await;
+        return speak(stream, Peer { address, caller: None, leaving: terms.stop.clone() }, front, routes, terms).await;
     };
     if let Some(Some((stream, caller))) = terms.stop.run_until_cancelled(tls.accept(stream, Port::Rest)).await {
-        speak(stream, Peer { address, caller, leaving: terms.stop.clone() }, rest, routes, terms).await;
+        speak(stream, Peer { address, caller, leaving: terms.stop.clone() }, front, routes, terms).await;
     }
 }
 
 /// Speaks HTTP until the client goes, the listener stops or the connection is old.
-async fn speak<I>(io: I, peer: Peer, rest: Arc<Rest>, routes: Routes, terms: &Terms)
+async fn speak<F: Front, I>(io: I, peer: Peer, front: Arc<F>, routes: Routes, terms: &Terms)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let age = terms.age(rest.entropy());
+    let age = terms.age(front.entropy());
     let peer = Arc::new(peer);
-    let answer = service_fn(move |request| respond(Arc::clone(&rest), request, Arc::clone(&peer), routes));
+    let answer = service_fn(move |request| respond(Arc::clone(&front), request, Arc::clone(&peer), routes));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).half_close(true);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(256).max_header_list_size(32 << 10);
@@ -90,15 +107,15 @@ where
 }
 
 /// Boxed: the type of the whole call tree stays out of the connection's.
-fn respond(
-    rest: Arc<Rest>,
+fn respond<F: Front>(
+    front: Arc<F>,
     request: Request<Incoming>,
     peer: Arc<Peer>,
     routes: Routes,
 ) -> BoxFuture<'static, Result<Response<Full<Bytes>>, Infallible>> {
     async move {
         let request = request.map(|body| body.map_err(|error| BodyError::new(&error)).boxed_unsync());
-        Ok(rest.answer(request, &peer, routes).await)
+        Ok(front.answer(request, &peer, routes).await)
     }
     .boxed()
 }
