@@ -165,8 +165,12 @@ const REDELIVER: &str = concat!(
      attempts_before = keyward_deliveries.attempts, next_attempt_at = EXCLUDED.next_attempt_at"
 );
 
-/// In one statement: SQLite takes a transaction for it. By arrays for the reason above.
-const DELETE_EVENTS: &str = "WITH old AS MATERIALIZED (SELECT e.id FROM keyward_events e WHERE e.id < $1 \
+/// In one statement: SQLite takes a transaction for it. By arrays for the reason above. A redelivery that was asked for
+/// while its event was deleted would be pending for ever: nobody could attempt it.
+const DELETE_EVENTS: &str = "WITH stray AS (DELETE FROM keyward_deliveries d USING unnest(ARRAY( \
+     SELECT event_id FROM keyward_deliveries WHERE event_id < $1 ORDER BY event_id LIMIT $2)) AS oldest (id) \
+     WHERE d.event_id = oldest.id AND NOT EXISTS (SELECT 1 FROM keyward_events e WHERE e.id = d.event_id)), \
+     old AS MATERIALIZED (SELECT e.id FROM keyward_events e WHERE e.id < $1 \
      AND NOT EXISTS (SELECT 1 FROM keyward_deliveries d WHERE d.event_id = e.id AND d.state = 'pending') \
      ORDER BY e.id LIMIT $2), gone AS (DELETE FROM keyward_deliveries \
      WHERE event_id = ANY(ARRAY(SELECT id FROM old))) \

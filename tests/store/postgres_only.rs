@@ -2,9 +2,10 @@
 
 use futures::future::join_all;
 use keyward::{
-    domain::key::KeyId,
+    domain::{event::EventId, key::KeyId},
     store::{
         Store, StoreError, Usage,
+        events::EventStore as _,
         migrate::OpenError,
         postgres::{Postgres, PostgresOptions},
     },
@@ -237,6 +238,23 @@ pub async fn count_look_ups(store: &dyn Store, queries: impl Fn() -> u64) {
     store.find_by_digests(vec![made.digest]).await.unwrap();
     store.find_by_digests(vec![made.digest, key().digest]).await.unwrap();
     assert_eq!(queries(), 2);
+}
+
+/// As when it was asked for while its event was deleted: nobody could ever attempt it, or end it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_without_its_event_does_not_stay() {
+    let options = postgres_options().await;
+    let mut raw = raw_postgres(&options.url).await;
+    let store = open_postgres(options).await;
+    let (kept, lost) = (key(), key());
+    store.create_key(kept.clone()).await.unwrap();
+    store.create_key(lost.clone()).await.unwrap();
+    let delete = sqlx::query("DELETE FROM keyward_events WHERE id = $1").bind(lost.id.0);
+    delete.execute(&mut raw).await.unwrap();
+    assert_eq!(store.outbox().await.unwrap().pending, 2);
+    assert_eq!(store.delete_events(EventId(uuid::Uuid::max()), 10).await.unwrap(), 0, "what is pending stays");
+    assert_eq!(store.outbox().await.unwrap().pending, 1);
+    assert!(store.find_delivery(EventId(kept.id.0)).await.unwrap().is_some());
 }
 
 /// Each page keeps room for the next version of its rows, so that the table does not grow under the writer's hands. On a
