@@ -6,21 +6,37 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::tls::Identity;
+
 /// A running server; it is killed when this is dropped.
 pub struct RedisServer {
     child: Child,
     port: u16,
     folder: tempfile::TempDir,
+    arguments: Vec<String>,
 }
 
 impl RedisServer {
     /// Starts an empty server.
     pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// The same with a password, and under TLS.
+    pub fn secured(identity: &Identity, password: &str) -> Self {
+        let (cert, key) = (identity.cert.display().to_string(), identity.key.display().to_string());
+        let tls = ["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-auth-clients", "no"];
+        Self::with(&[&tls[..], &["--tls-ca-cert-file", &cert, "--requirepass", password]].concat())
+    }
+
+    fn with(arguments: &[&str]) -> Self {
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         // Somebody else may take a free port before the server does.
         for _ in 0..10 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let folder = tempfile::tempdir().unwrap();
-            let mut server = Self { child: spawn(port, &folder), port, folder };
+            let child = spawn(port, &folder, &arguments);
+            let mut server = Self { child, port, folder, arguments: arguments.clone() };
             if server.answers() {
                 return server;
             }
@@ -31,6 +47,11 @@ impl RedisServer {
     /// Where it listens.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// A connection of the test's own.
@@ -47,7 +68,7 @@ impl RedisServer {
     /// Starts it again, empty, on the same port.
     pub fn restart(&mut self) {
         self.stop();
-        self.child = spawn(self.port, &self.folder);
+        self.child = spawn(self.port, &self.folder, &self.arguments);
         assert!(self.answers());
     }
 
@@ -72,9 +93,14 @@ impl RedisServer {
     }
 }
 
-fn spawn(port: u16, folder: &tempfile::TempDir) -> Child {
+fn spawn(port: u16, folder: &tempfile::TempDir, arguments: &[String]) -> Child {
     let mut command = Command::new("redis-server");
-    command.args(["--bind", "127.0.0.1", "--save", "", "--port"]).arg(port.to_string()).arg("--dir").arg(folder.path());
+    let plain = if arguments.is_empty() { "--port" } else { "--tls-port" };
+    if !arguments.is_empty() {
+        command.args(["--port", "0"]);
+    }
+    command.args(["--bind", "127.0.0.1", "--save", "", plain]).arg(port.to_string()).arg("--dir").arg(folder.path());
+    command.args(arguments);
     let spawned = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     spawned.expect("redis-server is installed by tests/run")
 }

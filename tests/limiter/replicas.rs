@@ -22,6 +22,7 @@ use crate::{
         reply,
         reply::now_ms,
         server::ROOT,
+        tls::Authority,
     },
 };
 
@@ -293,4 +294,33 @@ async fn creations_of_one_address_are_counted_by_all_replicas_together() {
         return;
     }
     panic!("no attempt of {ATTEMPTS} was answered by the server alone");
+}
+
+/// A certificate of an authority that the machine does not know is as good as no server.
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_is_spoken_to_under_tls_and_with_a_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Authority::new(folder.path(), "ca");
+    let redis = RedisServer::secured(&ca.server("redis"), "p4ssw0rd-of-the-test");
+    let url = |password: &str| format!("rediss://:{password}@127.0.0.1:{}/3", redis.port());
+    for (password, known, shared) in
+        [("p4ssw0rd-of-the-test", true, true), ("p4ssw0rd-of-the-test", false, false), ("another", true, false)]
+    {
+        let mut setup = Setup::new().env("KEYWARD_RATE_LIMIT_STORE", &url(password));
+        if known {
+            setup = setup.env("SSL_CERT_FILE", ca.cert.to_str().unwrap());
+        }
+        let server = setup.start();
+        let told = if shared { "limits are shared" } else { "cannot be reached: each replica limits by itself" };
+        server.logged(told).await;
+        let mut client = server.client().await;
+        let request = CreateRequest { rate_limit: Some(own_limit(2, 3_600)), ..CreateRequest::default() };
+        let secret = made(create(&mut client, ROOT, request).await).secret;
+        let mut codes = Vec::new();
+        for _ in 0..3 {
+            codes.push(verify(&mut client, check(&secret)).await.code());
+        }
+        assert_eq!(codes, [Code::Valid, Code::Valid, Code::RateLimited]);
+        assert!(!server.log().contains(password), "a password is in the log");
+    }
 }
