@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -19,7 +20,7 @@ use sqlx::{Connection as _, Database};
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::PoolGauge;
@@ -106,14 +107,25 @@ impl<DB: Database> Pool<DB> {
             return Ok(taken(connection, born, generation));
         }
         let generation = self.generation.load(Ordering::SeqCst);
-        let opened = timeout_at(until, async {
-            let mut connection = DB::Connection::connect_with(&self.options).await?;
-            (self.rules.admit)(&mut connection).await?;
-            Ok::<_, sqlx::Error>(connection)
-        });
-        let connection = opened.await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+        let connection = timeout_at(until, self.connect()).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
         self.open.fetch_add(1, Ordering::SeqCst);
         Ok(taken(connection, Instant::now(), generation))
+    }
+
+    /// Opens a connection. A server that is just starting is waited for.
+    async fn connect(&self) -> sqlx::Result<DB::Connection> {
+        let mut pause = Duration::from_millis(10);
+        loop {
+            match DB::Connection::connect_with(&self.options).await {
+                Ok(mut connection) => {
+                    (self.rules.admit)(&mut connection).await?;
+                    return Ok(connection);
+                }
+                Err(error) if !is_starting(&error) => return Err(error),
+                Err(_) => sleep(pause).await,
+            }
+            pause = (pause * 2).min(Duration::from_millis(200));
+        }
     }
 
     fn rested(&self) -> Option<Resting<DB>> {
@@ -189,6 +201,15 @@ impl<DB: Database> Pool<DB> {
             }
         }
         self.end_all(unneeded);
+    }
+}
+
+/// Whether an error is that of a server that nobody can connect to yet.
+fn is_starting(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+        sqlx::Error::Database(error) => error.is_transient_in_connect_phase(),
+        _ => false,
     }
 }
 

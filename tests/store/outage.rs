@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::{
     change::revocation,
+    database::Database,
     fixture::{
         Fixture, Raw, eventually, key, open_postgres, open_sqlite, postgres_options, raw_postgres, raw_sqlite,
         sqlite_options, write,
@@ -225,6 +226,22 @@ async fn recovery_after_a_restart_is_immediate() {
     .await
     .unwrap();
     assert!(store.revoke_key(made.id, revocation("")).await.unwrap().is_some());
+}
+
+/// Whoever calls while the server starts again waits for it, within the bound.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_is_waited_out() {
+    let database = tokio::task::block_in_place(|| Database::start(""));
+    let store = open_postgres(PostgresOptions::new(database.url(), tokio::runtime::Handle::current())).await;
+    let made = key();
+    store.create_key(made.clone()).await.unwrap();
+    tokio::task::block_in_place(|| database.crash());
+    let reader = std::sync::Arc::clone(&store);
+    let found = tokio::spawn(async move { reader.find_by_id(made.id).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!found.is_finished());
+    tokio::task::block_in_place(|| database.restart());
+    assert!(found.await.unwrap().unwrap().is_some());
 }
 
 /// A network that swallows everything: calls are bounded, and what it swallowed does not outlive it.
