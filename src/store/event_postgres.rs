@@ -100,7 +100,13 @@ const REVOKE_KEYS: &str = told!(
     "k.revoked_at"
 );
 const SET_WEBHOOK: &str = told!(
-    concat!(in_turn!(), "k AS (", set_webhook!(" FROM head")),
+    // Sent again after its reply was lost, it finds its event, and changes nothing.
+    concat!(
+        in_turn!(),
+        "k AS (",
+        set_webhook!(" FROM head"),
+        " AND NOT EXISTS (SELECT 1 FROM keyward_events e WHERE e.id = $7)"
+    ),
     "CAST($7 AS UUID)",
     "webhook.updated",
     "CAST($8 AS TEXT)",

@@ -55,7 +55,7 @@ impl TryFrom<EventRow> for Event {
 
     fn try_from(row: EventRow) -> Result<Self, StoreError> {
         let id = EventId(row.id);
-        let unreadable = |what: &str| StoreError::Broken(format!("the {what} of {id} cannot be read"));
+        let unreadable = |what: &str| StoreError::Row(format!("the {what} of {id} cannot be read"));
         let kind = EventType::of_name(&row.kind).ok_or_else(|| unreadable("type"))?;
         let kept: Snapshot = serde_json::from_str(&row.record).map_err(|_| unreadable("record"))?;
         let key = KeyRow {
@@ -109,7 +109,7 @@ impl TryFrom<DeliveryRow> for Delivery {
     fn try_from(row: DeliveryRow) -> Result<Self, StoreError> {
         let event = EventId(row.event_id);
         let state = DeliveryState::of_name(&row.state)
-            .ok_or_else(|| StoreError::Broken(format!("the delivery of {event} cannot be read")))?;
+            .ok_or_else(|| StoreError::Row(format!("the delivery of {event} cannot be read")))?;
         Ok(Self {
             event,
             key: KeyId(row.key_id),

@@ -1,5 +1,7 @@
 //! Events on SQLite: a change, its event and its delivery are one transaction.
 
+use std::io;
+
 use async_trait::async_trait;
 use sqlx::Sqlite as Driver;
 use uuid::Uuid;
@@ -9,6 +11,7 @@ use super::{
     event_rows::ClaimRow,
     event_sql::{claim_columns, event_columns, event_of_key, insert_event},
     events::{Claim, NewEvent},
+    failure::describe,
     new_key::NewKey,
     session::{Change, EventSession, Link, Statements as _, Value},
     sql::{DISABLE_WEBHOOK, REVOKE_KEY, SET_WEBHOOK, new_columns, new_values},
@@ -93,10 +96,21 @@ pub const OWN_STATEMENTS: &[(&str, &str)] = &[
 const BEGIN: &str = "BEGIN IMMEDIATE";
 
 impl Link<Driver> {
-    /// Ends a transaction. A failed statement leaves it open.
+    /// Ends a transaction. A failed statement leaves it open, but for some, such as on a full disk, which end it
+    /// themselves: then the end fails, too. It is the first failure that is told, as one after which the connection is
+    /// used no more: it may still be inside the transaction.
     pub(super) async fn end<T>(&mut self, outcome: sqlx::Result<T>) -> sqlx::Result<T> {
-        self.execute(if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" }, &[]).await?;
-        outcome
+        let lost = |error: &sqlx::Error| sqlx::Error::Io(io::Error::other(describe(error)));
+        match outcome {
+            Ok(done) => match self.execute("COMMIT", &[]).await {
+                Ok(_) => Ok(done),
+                Err(error) => Err(lost(&error)),
+            },
+            Err(error) => match self.execute("ROLLBACK", &[]).await {
+                Ok(_) => Err(error),
+                Err(_) => Err(lost(&error)),
+            },
+        }
     }
 
     /// Writes an event and its delivery; says whether the event was not there yet.

@@ -9,6 +9,8 @@ use super::StoreError;
 pub enum Failure {
     /// The driver or the database said so.
     Sql(sqlx::Error),
+    /// There is no connection, or none that takes work.
+    Unreachable(sqlx::Error),
     /// The rules of the store said so; the connection is fine.
     Store(StoreError),
     /// No answer within the bound.
@@ -29,6 +31,8 @@ pub enum Class {
     Unavailable,
     /// A digest that is there already.
     Collision,
+    /// What one row holds cannot be written, or not be read.
+    Row,
     /// Anything else: trying again gives the same.
     Broken,
 }
@@ -50,8 +54,14 @@ impl Failure {
     pub fn class(&self) -> Class {
         match self {
             Self::Sql(error) => classify(error),
+            // Whatever the reason, such as a password that was changed or a standby: it may be better the next time.
+            Self::Unreachable(error) => match classify(error) {
+                Class::Lost => Class::Lost,
+                _ => Class::Unavailable,
+            },
             Self::Store(StoreError::Unavailable(_)) | Self::TimedOut => Class::Unavailable,
             Self::Store(StoreError::DigestCollision) => Class::Collision,
+            Self::Store(StoreError::Row(_)) => Class::Row,
             Self::Store(StoreError::Broken(_)) => Class::Broken,
         }
     }
@@ -60,7 +70,7 @@ impl Failure {
     pub fn leaves_connection_sound(&self) -> bool {
         match self {
             Self::Store(_) => true,
-            Self::TimedOut => false,
+            Self::TimedOut | Self::Unreachable(_) => false,
             Self::Sql(error) => {
                 error.as_database_error().is_some() && !matches!(self.class(), Class::Lost | Class::Unavailable)
             }
@@ -74,8 +84,9 @@ impl From<Failure> for StoreError {
         match failure {
             Failure::Store(error) => error,
             Failure::TimedOut => Self::Unavailable("no answer within the bound".to_owned()),
-            Failure::Sql(error) => match class {
+            Failure::Sql(error) | Failure::Unreachable(error) => match class {
                 Class::Collision => Self::DigestCollision,
+                Class::Row => Self::Row(describe(&error)),
                 Class::Broken => Self::Broken(describe(&error)),
                 Class::Lost | Class::Conflict | Class::Unavailable => Self::Unavailable(describe(&error)),
             },
@@ -117,6 +128,10 @@ fn classify_postgres(error: &PgDatabaseError) -> Class {
         code if code.starts_with("53") => Class::Unavailable,
         // unique_violation.
         "23505" if error.constraint() == Some("keyward_keys_digest") => Class::Collision,
+        // The event of a change that was made before, and whose reply was lost: now it shows.
+        "23505" if error.constraint() == Some("keyward_events_pkey") => Class::Conflict,
+        // data_exception, integrity_constraint_violation, program_limit_exceeded.
+        code if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => Class::Row,
         _ => Class::Broken,
     }
 }
@@ -126,10 +141,12 @@ fn classify_sqlite(error: &dyn DatabaseError) -> Class {
     let code: u32 = error.code().and_then(|code| code.parse().ok()).unwrap_or(0);
     // The low byte is the primary code.
     match code & 0xff {
-        // BUSY, LOCKED, INTERRUPT, IOERR, FULL, CANTOPEN.
-        5 | 6 | 9 | 10 | 13 | 14 => Class::Unavailable,
+        // BUSY, LOCKED, NOMEM, INTERRUPT, IOERR, FULL, CANTOPEN.
+        5 | 6 | 7 | 9 | 10 | 13 | 14 => Class::Unavailable,
         // CONSTRAINT.
         19 if error.is_unique_violation() && error.message().ends_with("keyward_keys.digest") => Class::Collision,
+        // CONSTRAINT, TOOBIG, MISMATCH.
+        18..=20 => Class::Row,
         _ => Class::Broken,
     }
 }

@@ -7,7 +7,11 @@ use std::{
 
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{
+        Semaphore,
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
 };
 
 /// How much is gathered.
@@ -64,7 +68,10 @@ impl<Q: Send + 'static, A: Send + 'static> Gather<Q, A> {
     pub async fn ask(&self, question: Q) -> Result<A, Unasked> {
         let (reply, answer) = oneshot::channel();
         let asker = Asker { reply, thread: thread::current().id(), runtime: Handle::current() };
-        self.queue.try_send((question, asker)).map_err(|_| Unasked::Full)?;
+        self.queue.try_send((question, asker)).map_err(|refused| match refused {
+            TrySendError::Full(_) => Unasked::Full,
+            TrySendError::Closed(_) => Unasked::GivenUp,
+        })?;
         answer.await.map_err(|_| Unasked::GivenUp)
     }
 }

@@ -44,7 +44,7 @@ impl From<sqlx::Error> for OpenError {
         let text = describe(&error);
         match Failure::Sql(error).class() {
             Class::Lost | Class::Conflict | Class::Unavailable => Self::Unavailable(text),
-            Class::Collision | Class::Broken => Self::Refused(text),
+            Class::Collision | Class::Row | Class::Broken => Self::Refused(text),
         }
     }
 }
@@ -53,7 +53,9 @@ impl From<StoreError> for OpenError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(text) => Self::Unavailable(text),
-            StoreError::DigestCollision | StoreError::Broken(_) => Self::Refused(error.to_string()),
+            StoreError::DigestCollision | StoreError::Row(_) | StoreError::Broken(_) => {
+                Self::Refused(error.to_string())
+            }
         }
     }
 }

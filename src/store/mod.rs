@@ -43,7 +43,10 @@ pub enum StoreError {
     /// Another key has this digest.
     #[error("digest collision")]
     DigestCollision,
-    /// The database refused, or holds what this program cannot read.
+    /// What one row holds: the database did not take it, or this program cannot read it.
+    #[error("database error in one row: {0}")]
+    Row(String),
+    /// The database refused.
     #[error("database error: {0}")]
     Broken(String),
 }
@@ -55,7 +58,9 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(_) => Self::unavailable(error.to_string()),
-            StoreError::DigestCollision | StoreError::Broken(_) => Self::internal(error.to_string()),
+            StoreError::DigestCollision | StoreError::Row(_) | StoreError::Broken(_) => {
+                Self::internal(error.to_string())
+            }
         }
     }
 }

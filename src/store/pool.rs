@@ -25,6 +25,8 @@ use tokio::{
 
 use super::PoolGauge;
 
+/// How long a server is taken to be just starting.
+const STARTING: Duration = Duration::from_secs(1);
 /// How long a connection is waited for that says goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -54,6 +56,8 @@ pub(super) struct Pool<DB: Database> {
     /// Those that nobody uses; whichever came back last goes first, so that few are in use.
     resting: Mutex<VecDeque<Resting<DB>>>,
     open: AtomicU32,
+    /// Since when no connection can be opened.
+    refused: Mutex<Option<Instant>>,
     /// Connections of an earlier one went to a server that is gone.
     generation: AtomicU64,
 }
@@ -83,6 +87,7 @@ impl<DB: Database> Pool<DB> {
             rules,
             resting: Mutex::default(),
             open: AtomicU32::new(0),
+            refused: Mutex::default(),
             generation: AtomicU64::new(0),
         })
     }
@@ -112,18 +117,23 @@ impl<DB: Database> Pool<DB> {
         Ok(taken(connection, Instant::now(), generation))
     }
 
-    /// Opens a connection. A server that is just starting is waited for.
+    /// Opens a connection. A server that is just starting is waited for; one that is away for longer costs nobody time.
     async fn connect(&self) -> sqlx::Result<DB::Connection> {
         let mut pause = Duration::from_millis(10);
         loop {
-            match DB::Connection::connect_with(&self.options).await {
+            let error = match DB::Connection::connect_with(&self.options).await {
                 Ok(mut connection) => {
                     (self.rules.admit)(&mut connection).await?;
+                    *self.refused.lock() = None;
                     return Ok(connection);
                 }
-                Err(error) if !is_starting(&error) => return Err(error),
-                Err(_) => sleep(pause).await,
+                Err(error) => error,
+            };
+            let since = *self.refused.lock().get_or_insert_with(Instant::now);
+            if !is_starting(&error) || since.elapsed() > STARTING {
+                return Err(error);
             }
+            sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(200));
         }
     }

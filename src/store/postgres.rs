@@ -259,7 +259,7 @@ impl Shared {
 
     /// One attempt on one connection.
     async fn attempt<I: Sync, T: Send>(&self, deadline: Instant, input: &I, job: Job<I, T>) -> Outcome<T> {
-        let conn = self.pool.take().await?;
+        let conn = self.pool.take().await.map_err(Failure::Unreachable)?;
         let bound = Instant::now() + self.options.statement_timeout + GRACE;
         let mut link = Link { conn, persistent: !self.options.pooler };
         let outcome = within(bound.min(deadline), self.transact(&mut link, input, job)).await;
@@ -270,7 +270,8 @@ impl Shared {
     /// which the parts of one statement may reach different servers.
     async fn transact<I: Sync, T: Send>(&self, link: &mut Link<Driver>, input: &I, job: Job<I, T>) -> Outcome<T> {
         let Some(begin) = &self.begin else { return job(link, input).await };
-        link.conn.execute(sqlx::raw_sql(AssertSqlSafe(begin.clone()))).await?;
+        // A server that has become a standby refuses it.
+        link.conn.execute(sqlx::raw_sql(AssertSqlSafe(begin.clone()))).await.map_err(Failure::Unreachable)?;
         let outcome = job(link, input).await;
         let end = if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" };
         link.conn.execute(sqlx::raw_sql(end)).await?;
@@ -278,7 +279,7 @@ impl Shared {
     }
 
     /// Attempts until one gives an answer, or trying again would not help.
-    async fn run<I: Sync, T: Send>(&self, kind: Kind, input: &I, job: Job<I, T>) -> Result<T> {
+    async fn run<I: Sync, T: Send>(&self, input: &I, job: Job<I, T>) -> Result<T> {
         let deadline = Instant::now() + self.options.acquire_timeout + self.options.statement_timeout + GRACE;
         let mut lost = false;
         let mut conflicts = 0;
@@ -293,7 +294,7 @@ impl Shared {
                 self.pool.suspect_all();
             }
             match class {
-                Class::Lost if kind != Kind::Count && !lost => lost = true,
+                Class::Lost if !lost => lost = true,
                 Class::Conflict if conflicts < CONFLICTS => conflicts += 1,
                 _ => return Err(failure.into()),
             }
@@ -306,18 +307,18 @@ impl Shared {
 
 impl Writer for Shared {
     async fn write<I: Send + Sync, T: Send>(&self, input: &I, job: Job<I, T>) -> Result<T> {
-        self.run(Kind::Write, input, job).await
+        self.run(input, job).await
     }
 }
 
 impl Backend for Postgres {
-    async fn run<I, T>(&self, kind: Kind, input: I, job: Job<I, T>) -> Result<T>
+    async fn run<I, T>(&self, _: Kind, input: I, job: Job<I, T>) -> Result<T>
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
         let shared = Arc::clone(&self.shared);
-        in_own_task(&self.shared.options.runtime, async move { shared.run(kind, &input, job).await }).await
+        in_own_task(&self.shared.options.runtime, async move { shared.run(&input, job).await }).await
     }
 
     fn gathered(&self) -> &Gathered {

@@ -312,7 +312,7 @@ struct Readable {
 
 impl Readable {
     fn unreadable(&self, column: &str) -> StoreError {
-        StoreError::Broken(format!("the {column} of {} cannot be read", self.id))
+        StoreError::Row(format!("the {column} of {} cannot be read", self.id))
     }
 
     fn digest(&self, bytes: Vec<u8>) -> Result<Digest, StoreError> {

@@ -25,7 +25,7 @@ use uuid::Uuid;
 use super::{
     PoolGauge, ReplicaRow, Result, Usage,
     event_rows::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
-    failure::Outcome,
+    failure::{Failure, Outcome},
     migrate::{self, OpenError},
     pool::{Pool, Rules},
     session::{Job, Link, Session, Statements, Value, in_own_task, statements, within},
@@ -211,7 +211,7 @@ impl Shared {
 
     async fn run<I: Sync, T: Send>(&self, kind: Kind, input: &I, job: Job<I, T>) -> Outcome<T> {
         let pool = if kind == Kind::Read { &self.readers } else { &self.writer };
-        let conn = pool.take().await?;
+        let conn = pool.take().await.map_err(Failure::Unreachable)?;
         let deadline = Instant::now() + self.options.statement_timeout;
         let mut link = Link { conn, persistent: true };
         let outcome = within(deadline, job(&mut link, input)).await;

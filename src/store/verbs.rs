@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::{
     InstallationRow, ListQuery, PoolGauge, ReplicaRow, Result, Revocation, Store, StoreError, Usage, WebhookChange,
+    event_sql::FIND_EVENT,
     events::{SecretChange, WebhookUpdate},
     failure::Outcome,
     new_key::NewKey,
@@ -28,15 +29,14 @@ use crate::domain::{
     key::{Digest, KeyFacts, KeyId, KeyRecord},
 };
 
-/// What kind of call a verb is: which connection it needs, and whether it may be sent again when its connection broke.
+/// What kind of call a verb is: which connection it needs. Either is sent again when its connection broke: done twice,
+/// each leaves the database as done once, but for counts of uses and of attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Changes nothing.
     Read,
-    /// Done twice is the same as done once.
+    /// May change something.
     Write,
-    /// Done twice counts twice: never sent again when it may have happened.
-    Count,
 }
 
 /// The writes that come many at once.
@@ -128,7 +128,7 @@ impl<B: Backend> Store for B {
         if usage.is_empty() {
             return Ok(());
         }
-        self.run(Kind::Count, usage, |session, usage| Box::pin(async move { Ok(session.add_usage(usage).await?) }))
+        self.run(Kind::Write, usage, |session, usage| Box::pin(async move { Ok(session.add_usage(usage).await?) }))
             .await
     }
 
@@ -209,24 +209,32 @@ async fn first_root_key(session: &mut dyn Session, key: &KeyRecord) -> Outcome<b
 async fn create_keys(session: &mut dyn Session, keys: &[KeyRecord]) -> Outcome<Vec<Result<()>>> {
     let new = keys.iter().map(NewKey::of).collect::<Result<Vec<_>>>()?;
     let written: HashSet<Uuid> = session.create_keys(&new).await?.into_iter().collect();
-    // Of two with one id, `written` does not tell which of them it was.
-    let mut before = HashSet::new();
-    let mut outcomes = Vec::with_capacity(keys.len());
+    let mut places = HashMap::<KeyId, usize>::new();
     for key in keys {
-        let first = before.insert(key.id);
-        outcomes.push(if first && written.contains(&key.id.0) { Ok(()) } else { kept(session, key).await? });
+        *places.entry(key.id).or_default() += 1;
     }
-    Ok(outcomes)
+    // Of two with one id, `written` does not tell which of them it was.
+    let doubtful = |key: &KeyRecord| !written.contains(&key.id.0) || places[&key.id] > 1;
+    let ids: Vec<Uuid> = keys.iter().filter(|key| doubtful(key)).map(|key| key.id.0).collect();
+    let there = keys_of_ids(session, &ids).await?;
+    Ok(keys.iter().map(|key| if doubtful(key) { kept(key, there.get(&key.id.0)) } else { Ok(()) }).collect())
 }
 
-/// What is there instead of a key that was not written.
-async fn kept(session: &mut dyn Session, key: &KeyRecord) -> Outcome<Result<()>> {
-    Ok(match find_by_id(session, key.id).await? {
-        // A retry: the reply to the first attempt was lost.
-        Some(kept) if kept.digest == key.digest => Ok(()),
-        Some(_) => Err(StoreError::Broken(format!("the id {} is another key's", key.id))),
+/// What came of a creation, by what is there now.
+fn kept(key: &KeyRecord, there: Option<&Result<KeyRecord>>) -> Result<()> {
+    match there {
+        // Or a retry: the reply to the first attempt was lost.
+        Some(Ok(kept)) if kept.digest == key.digest => Ok(()),
+        Some(Ok(_)) => Err(StoreError::Row(format!("the id {} is another key's", key.id))),
+        Some(Err(error)) => Err(error.clone()),
         None => Err(StoreError::DigestCollision),
-    })
+    }
+}
+
+/// Keys by their ids; one that cannot be read is alone with that.
+async fn keys_of_ids(session: &mut dyn Session, ids: &[Uuid]) -> Outcome<HashMap<Uuid, Result<KeyRecord>>> {
+    let rows = if ids.is_empty() { Vec::new() } else { session.keys_of_ids(ids).await? };
+    Ok(rows.into_iter().map(|row| (row.id, row.try_into())).collect())
 }
 
 async fn find_by_digests(session: &mut dyn Session, digests: &[Digest]) -> Outcome<Vec<KeyFacts>> {
@@ -266,8 +274,7 @@ async fn revoke_keys(
     // Read back rather than returned by the change: SQLite's RETURNING does not see the revision that its trigger
     // gives. Nothing changes a key that is revoked, so no other change can come between.
     let ids: Vec<Uuid> = revocations.iter().map(|(id, _)| id.0).collect();
-    let rows = session.keys_of_ids(&ids).await?;
-    let keys: HashMap<Uuid, Result<KeyRecord>> = rows.into_iter().map(|row| (row.id, row.try_into())).collect();
+    let keys = keys_of_ids(session, &ids).await?;
     Ok(ids.iter().map(|id| keys.get(id).cloned().transpose()).collect())
 }
 
@@ -281,7 +288,9 @@ async fn set_webhook(session: &mut dyn Session, id: KeyId, update: &WebhookUpdat
         Value::Int(*to),
         Value::Int(*former_until),
     ];
-    let applied = tell(session, EventType::WebhookUpdated, id, &own, (*event, by, *at)).await?;
+    let changed = tell(session, EventType::WebhookUpdated, id, &own, (*event, by, *at)).await?;
+    // Its event is there if it was made before, and the reply was lost.
+    let applied = changed || !session.events(FIND_EVENT, &[Value::Id(event.0)]).await?.is_empty();
     let key = find_by_id(session, id).await?;
     Ok(key.map(|key| WebhookChange { key, applied }))
 }

@@ -63,7 +63,7 @@ where
 {
     match writer.write(&all, job).await {
         // One that the database does not take must not keep the others out.
-        Err(StoreError::Broken(_)) if all.len() > 1 => {
+        Err(StoreError::Row(_)) if all.len() > 1 => {
             let mut each = Vec::with_capacity(all.len());
             for one in all {
                 let alone = writer.write(&vec![one], job).await;

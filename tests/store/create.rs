@@ -46,7 +46,7 @@ pub async fn a_limit_that_is_out_of_bounds_is_not_read(mut f: Fixture) {
     ] {
         f.raw.execute(broken).await.unwrap();
         let read = f.store.find_by_digests(vec![made.digest]).await;
-        assert!(matches!(read, Err(StoreError::Broken(_))), "{broken}: {read:?}");
+        assert!(matches!(read, Err(StoreError::Row(_))), "{broken}: {read:?}");
     }
     f.raw.execute("UPDATE keyward_keys SET rate_limit = 8").await.unwrap();
     let read = f.store.find_by_id(made.id).await.unwrap().unwrap().rate_limit.unwrap();
@@ -75,7 +75,7 @@ pub async fn an_id_is_never_given_to_another_key(f: Fixture) {
     let first = key();
     let second = key_with(|key| key.id = first.id);
     f.store.create_key(first.clone()).await.unwrap();
-    assert!(matches!(f.store.create_key(second.clone()).await, Err(StoreError::Broken(_))));
+    assert!(matches!(f.store.create_key(second.clone()).await, Err(StoreError::Row(_))));
     assert_eq!(f.store.find_by_id(first.id).await.unwrap(), Some(first));
     assert_eq!(f.store.find_by_digests(vec![second.digest]).await.unwrap(), []);
 }

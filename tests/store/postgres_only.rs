@@ -190,6 +190,27 @@ async fn a_server_in_recovery_is_refused() {
     assert!(matches!(refused, OpenError::Unavailable(_)) && refused.to_string().contains("standby"), "{refused}");
 }
 
+/// Behind a pooler nobody asks each connection; the transaction that each call begins is refused there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_has_become_a_standby_is_unavailable() {
+    let database = tokio::task::block_in_place(|| Database::start(""));
+    let options = PostgresOptions::new(database.url(), Handle::current());
+    let direct = open_postgres(options.clone()).await;
+    let pooled = Postgres::open(PostgresOptions { pooler: true, ..options }).await.unwrap();
+    let made = key();
+    direct.create_key(made.clone()).await.unwrap();
+    tokio::task::block_in_place(|| {
+        database.crash();
+        database.restart_as_standby();
+    });
+    for store in [&direct, &pooled] {
+        let found = store.find_by_digests(vec![made.digest]).await;
+        assert!(matches!(found, Err(StoreError::Unavailable(_))), "{found:?}");
+        let created = join_all((0..5).map(|_| store.create_key(key()))).await;
+        assert!(created.iter().all(|one| matches!(one, Err(StoreError::Unavailable(_)))), "{created:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_url_says_what_is_wrong() {
     let open =
@@ -217,7 +238,7 @@ async fn errors_hold_no_digest() {
     for refused in
         [store.create_key(key()).await.unwrap_err(), store.revoke_key(made.id, revocation("")).await.unwrap_err()]
     {
-        assert!(matches!(&refused, StoreError::Broken(text) if text.contains("23514")), "{refused}");
+        assert!(matches!(&refused, StoreError::Row(text) if text.contains("23514")), "{refused}");
         assert!(!refused.to_string().contains("\\x"), "{refused}");
     }
 }

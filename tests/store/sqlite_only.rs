@@ -132,7 +132,7 @@ async fn a_first_root_key_that_fails_leaves_nothing_open() {
     let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON keyward_keys BEGIN SELECT RAISE(ABORT, 'refused'); END";
     raw.execute(refuse).await.unwrap();
     let refused = store.first_root_key(key()).await;
-    assert!(matches!(refused, Err(StoreError::Broken(_))), "{refused:?}");
+    assert!(matches!(refused, Err(StoreError::Row(_))), "{refused:?}");
     raw.execute("DROP TRIGGER refuse").await.unwrap();
     assert!(store.first_root_key(key()).await.unwrap());
 }

@@ -33,6 +33,16 @@ impl Database {
         script("start", self.folder.path(), &self.settings);
     }
 
+    /// Starts it again as a standby: it answers, and takes no writes.
+    pub fn restart_as_standby(&self) {
+        let signal = self.folder.path().join("data/standby.signal");
+        std::fs::write(&signal, "").expect("the folder of the data");
+        // It belongs to another user.
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        std::fs::set_permissions(&signal, everybody).expect("the file is ours");
+        self.restart();
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
