@@ -54,20 +54,20 @@ impl Leases {
     pub fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<Spent> {
         let mut place = self.held.lock(subject);
         let held = place.get_mut()?;
-        // Read under the lock, as late as can be: a lease must not be spent past its end.
-        held.known.spend(limit, self.clock.monotonic(), cost)
+        // Read under the lock, as late as can be: a lease must not be spent past its end, also after a suspension.
+        held.known.spend(limit, self.clock.boottime(), cost)
     }
 
     /// Spends, or begins a request; of those for one subject only the first brings a lease.
     pub fn spend_or_ask(&self, subject: Subject, limit: RateLimit, cost: u32) -> Begun<'_> {
         // Before it is sent, whatever comes between.
-        let sent = self.clock.monotonic();
+        let sent = self.clock.boottime();
         let mut asking = Asking { leases: self, subject, limit, cost, first: false, ask: 0, back: None, sent };
         // What only reads takes nothing.
         if cost > 0 {
             let mut place = self.held.lock(subject);
             let held = place.or_insert_with(Box::default);
-            if let Some(spent) = held.known.spend(limit, self.clock.monotonic(), cost) {
+            if let Some(spent) = held.known.spend(limit, self.clock.boottime(), cost) {
                 return Begun::Spent(spent);
             }
             if !held.asking {
@@ -84,14 +84,17 @@ impl Leases {
 
     /// Forgets what no longer matters.
     pub fn sweep(&self) {
-        self.held.sweep(&*self.clock, |held, now| {
-            held.asking
-                || match &held.known {
-                    Known::Nothing => false,
-                    Known::Lease(lease) => lease.matters(now),
-                    Known::Refusal(refusal) => refusal.matters(now),
-                }
-        });
+        self.held.sweep(
+            || self.clock.boottime(),
+            |held, now| {
+                held.asking
+                    || match &held.known {
+                        Known::Nothing => false,
+                        Known::Lease(lease) => lease.matters(now),
+                        Known::Refusal(refusal) => refusal.matters(now),
+                    }
+            },
+        );
     }
 
     /// Subjects held.
@@ -131,7 +134,7 @@ pub struct Asking<'a> {
 impl Asking<'_> {
     /// What came of it; the same, with the permits that this replica now has told as remaining.
     pub fn settle(self, mut spent: Spent, grant: Option<Grant>) -> Spent {
-        let now = self.leases.clock.monotonic();
+        let now = self.leases.clock.boottime();
         let grant = grant.filter(|grant| self.first && grant.permits > 0);
         let known = match grant {
             Some(grant) => Some(Known::Lease(Lease::new(self.limit, self.sent, spent.state, grant))),

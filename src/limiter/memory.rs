@@ -50,7 +50,7 @@ impl MemoryLimiter {
 
     /// Forgets the subjects that have nothing spent any more.
     pub fn sweep(&self) {
-        self.spendings.sweep(&*self.clock, |spending, now| !spending.window.idle(spending.length, now));
+        self.spendings.sweep(|| self.clock.monotonic(), |spending, now| !spending.window.idle(spending.length, now));
     }
 
     /// Subjects held.

@@ -6,7 +6,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Subject;
-use crate::domain::clock::{Clock, Micros};
+use crate::domain::clock::Micros;
 
 /// Locks that the subjects are spread over.
 const SHARDS: usize = 64;
@@ -43,10 +43,10 @@ impl<V> Shards<V> {
     }
 
     /// Forgets what does not stay at the time of its turn: a shard at a time, each under its own lock.
-    pub fn sweep(&self, clock: &dyn Clock, stays: impl Fn(&V, Micros) -> bool) {
+    pub fn sweep(&self, now: impl Fn() -> Micros, stays: impl Fn(&V, Micros) -> bool) {
         for shard in &self.shards {
             let mut table = shard.lock();
-            let now = clock.monotonic();
+            let now = now();
             table.retain(|(_, value)| stays(value, now));
             if table.capacity() > 4 * table.len() {
                 table.shrink_to_fit(|(subject, _)| self.hasher.hash_one(subject));

@@ -98,7 +98,11 @@ impl Acknowledgements {
                 () = sleep_until(bound) => return,
             }
             told.mark_unchanged();
-            look = self.next_look(&mut looks).await;
+            // While the database is away there is no look, and the leases run out all the same.
+            look = tokio::select! {
+                look = self.next_look(&mut looks) => look,
+                () = sleep_until(bound) => return,
+            };
             let is_behind = |id: Uuid| look.rows.iter().any(|row| row.id == id && row.seen_revision < revision);
             behind.retain(|row| is_behind(row.id));
         }

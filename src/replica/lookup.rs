@@ -78,7 +78,7 @@ impl Reader {
         digests.dedup();
         match self.read(digests).await {
             // One row that cannot be read must not cost the others their answers.
-            Err(StoreError::Broken(_)) if asked.len() > 1 => {
+            Err(StoreError::Row(_)) if asked.len() > 1 => {
                 let mut each = Vec::with_capacity(asked.len());
                 for digest in asked {
                     each.push(self.read(vec![digest]).await.map(|found| found.of(&digest)));

@@ -3,16 +3,28 @@
 //! They are written in small pieces at a steady pace. All at once, a hundred thousand keys in use would take most of a
 //! second of the database's time, every second, away from the statements that somebody waits for.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 
 use super::entry::Entry;
 use crate::{domain::clock::Micros, store::Usage};
 
+/// Entries that wait in either queue, at most. Each is kept alive, also when the cache has dropped it and holds the key
+/// anew: while nothing can be written, that must not grow for ever.
+const MOST: usize = if cfg!(test) { 1_000 } else { 1 << 20 };
+
 /// Entries with uses that are not written down.
 #[derive(Default)]
 pub struct UsageLog {
+    /// Uses that there was no room for.
+    dropped: AtomicU64,
     /// Used since the last [`Self::gather`].
     queued: Mutex<Vec<Arc<Entry>>>,
     /// Next to be written. An entry is queued again only once it was taken from here, so each is here once.
@@ -23,13 +35,33 @@ impl UsageLog {
     /// Counts a use. The entry is kept until it is written, also when the cache drops it.
     pub fn mark(&self, entry: &Arc<Entry>, now: Micros) {
         if entry.uses.mark(now) {
-            self.queued.lock().push(Arc::clone(entry));
+            self.queue(entry);
         }
+    }
+
+    fn queue(&self, entry: &Arc<Entry>) {
+        let mut queued = self.queued.lock();
+        if queued.len() < MOST {
+            queued.push(Arc::clone(entry));
+        } else {
+            drop(queued);
+            let (_, count) = entry.uses.take();
+            self.dropped.fetch_add(u64::try_from(count).unwrap_or(0), Ordering::Relaxed);
+        }
+    }
+
+    /// Uses that are not written down at all, since too many waited for that.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     /// Makes everything due that was used until now; says how many entries are due. How often this is called bounds how
     /// often one key is written.
     pub fn gather(&self) -> usize {
+        let waiting = self.due.lock().len();
+        if waiting >= MOST {
+            return waiting;
+        }
         let queued = {
             let mut queued = self.queued.lock();
             // As many are likely next time; growing step by step would be done on Verify's path.
@@ -59,7 +91,7 @@ impl UsageLog {
     pub fn give_back(&self, taken: Vec<Taken>) {
         for Taken { entry, count, .. } in taken {
             if entry.uses.give_back(count) {
-                self.queued.lock().push(entry);
+                self.queue(&entry);
             }
         }
     }
@@ -109,6 +141,27 @@ mod tests {
         log.mark(&first, 5);
         assert_eq!(log.gather(), 2, "the second one, and the first one's new use");
         assert_eq!(counts(&log.take(9).0), [1, 1]);
+    }
+
+    #[test]
+    fn memory_is_bounded_while_nothing_can_be_written() {
+        let log = UsageLog::default();
+        let keys: Vec<_> = (0..3 * MOST).map(|_| entry()).collect();
+        for round in 1..=3 {
+            for key in &keys {
+                log.mark(key, round);
+            }
+            log.gather();
+        }
+        let kept = log.queued.lock().len() + log.due.lock().len();
+        assert_eq!(kept, 2 * MOST);
+        // Those in the queues are counted on; the others are lost each time.
+        assert_eq!(log.dropped(), (2 * MOST + MOST + MOST) as u64);
+        while log.take(100).1 > 0 {}
+        log.gather();
+        while log.take(100).1 > 0 {}
+        log.mark(&keys[3 * MOST - 1], 9);
+        assert_eq!(log.gather(), 1, "there is room again, also for one that was turned away");
     }
 
     #[test]

@@ -250,7 +250,7 @@ impl Service {
         let (id, version) = (change.key.id, change.key.webhook_version);
         let new = hook.rotate_secret || before.webhook_version == 0 && version > 0;
         let webhook_secret = new.then(|| self.installation.webhook_secret(id, version)).flatten();
-        Ok(Rehooked { key: change.key, webhook_secret })
+        Ok(Rehooked { key: self.with_last_use(change.key), webhook_secret })
     }
 }
 
