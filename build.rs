@@ -10,7 +10,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true);
-    compiler.open_files(["keyward/v1/keys.proto", "keyward/v1/audit.proto"])?;
+    // The details of errors are in no message: a client finds them by reflection.
+    compiler.open_files(["keyward/v1/keys.proto", "keyward/v1/audit.proto", "google/rpc/error_details.proto"])?;
     // Encoded from the compiler itself: a prost round trip would drop custom options.
     fs::write(out.join("keyward.v1.bin"), compiler.encode_file_descriptor_set())?;
     let descriptors = compiler.file_descriptor_set();
@@ -23,7 +24,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "keyward.v1.VerifyStreamRequest",
             "keyward.v1.UpdateWebhookResponse",
         ])
-        .extern_path(".google.rpc.Status", "::tonic_types::pb::Status")
+        .extern_path(".google.rpc", "::tonic_types::pb")
+        .codec_path("crate::transport::grpc::codec::ProtoCodec")
         .compile_fds(descriptors)?;
 
     println!("cargo:rerun-if-env-changed=KEYWARD_COMMIT");

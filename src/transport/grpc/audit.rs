@@ -67,9 +67,8 @@ impl AuditService for Grpc {
 }
 
 fn list_events(message: proto::ListEventsRequest) -> Result<ListEvents> {
-    let time = |field, at: Option<prost_types::Timestamp>| {
-        at.map(|at| convert::micros(field, at.seconds, at.nanos)).transpose()
-    };
+    let time =
+        |field, at: Option<prost_types::Timestamp>| at.map(|at| convert::time(field, at.seconds, at.nanos)).transpose();
     Ok(ListEvents {
         keyspace: message.keyspace,
         binding: Binding {

@@ -25,8 +25,8 @@ use crate::{
 pub fn create(message: proto::CreateRequest) -> Result<CreateKey> {
     let expiry = match message.expiry {
         None => Expiry::Default,
-        Some(create_request::Expiry::ExpireTime(at)) => Expiry::At(micros("expire_time", at.seconds, at.nanos)?),
-        Some(create_request::Expiry::Ttl(ttl)) => Expiry::In(micros("ttl", ttl.seconds, ttl.nanos)?),
+        Some(create_request::Expiry::ExpireTime(at)) => Expiry::At(time("expire_time", at.seconds, at.nanos)?),
+        Some(create_request::Expiry::Ttl(ttl)) => Expiry::In(span("ttl", ttl.seconds, ttl.nanos)?),
     };
     let rate_limit = message.rate_limit.map(own_limit).transpose()?;
     Ok(CreateKey {
@@ -46,16 +46,27 @@ pub fn create(message: proto::CreateRequest) -> Result<CreateKey> {
 /// A key's own limit. What is left out is nothing, which no bound lets pass.
 fn own_limit(message: proto::RateLimit) -> Result<RateLimit> {
     let window = message.window.unwrap_or_default();
-    Ok(RateLimit { limit: message.limit, window: micros("rate_limit.window", window.seconds, window.nanos)? })
+    Ok(RateLimit { limit: message.limit, window: span("rate_limit.window", window.seconds, window.nanos)? })
 }
 
 fn binding(organization: String, instance: String, environment: String) -> Binding {
     Binding { organization, instance, environment }
 }
 
+/// A time. Its fraction counts forwards, also before the epoch.
+pub(super) fn time(field: &'static str, seconds: i64, nanos: i32) -> Result<Micros> {
+    micros(field, seconds, nanos, (0..=999_999_999).contains(&nanos))
+}
+
+/// A length of time. Its fraction has the sign of its seconds.
+fn span(field: &'static str, seconds: i64, nanos: i32) -> Result<Micros> {
+    let agrees = seconds == 0 || nanos == 0 || (nanos < 0) == (seconds < 0);
+    micros(field, seconds, nanos, agrees && (-999_999_999..=999_999_999).contains(&nanos))
+}
+
 /// Fractions below a microsecond are dropped; what is out of range is far out of bounds anyway.
-pub(super) fn micros(field: &'static str, seconds: i64, nanos: i32) -> Result<Micros> {
-    if !(-999_999_999..=999_999_999).contains(&nanos) {
+fn micros(field: &'static str, seconds: i64, nanos: i32, well_formed: bool) -> Result<Micros> {
+    if !well_formed {
         return Err(Error::invalid(field, "is not a well-formed time"));
     }
     Ok(seconds.saturating_mul(SECOND).saturating_add(i64::from(nanos) / 1_000))

@@ -28,8 +28,9 @@ const STREAMS: u32 = 1_024;
 /// Calls that a client gave up before they were begun, for each connection: a replica that was paused finds what its
 /// clients gave up meanwhile, and must not answer that by closing the connection. Past this, it is an attack.
 const RESETS: usize = STREAMS as usize;
-/// What a client may send before it is read, for each stream and for all.
+/// What a client may send before it is read, for each stream and for all: one that is not read must not stop the others.
 const WINDOW: u32 = 1 << 20;
+const WINDOWS: u32 = 8 << 20;
 /// A request's headers, at most.
 const HEADER_BYTES: u32 = 16 << 10;
 /// What is kept of answers that a stream's client does not read.
@@ -81,7 +82,7 @@ where
         .max_concurrent_streams(STREAMS)
         .max_pending_accept_reset_streams(RESETS)
         .initial_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
+        .initial_connection_window_size(WINDOWS)
         .max_header_list_size(HEADER_BYTES)
         .max_send_buffer_size(SEND_BYTES);
     // What is no HTTP/2, or went away, has nobody to be told.

@@ -1,6 +1,7 @@
 //! gRPC: `keyward.v1.KeyService`. Handlers hold no logic: they convert, call the service and convert back.
 
 mod audit;
+pub mod codec;
 mod connection;
 pub mod convert;
 mod encode;
@@ -64,6 +65,18 @@ impl Grpc {
         extensions: &Extensions,
         act: impl AsyncFnOnce(&Caller, Context<'_>, &mut Line<'_>) -> Result<T>,
     ) -> std::result::Result<Response<T>, Status> {
+        self.manage_key(call, None, metadata, extensions, act).await
+    }
+
+    /// The same for a call that revokes a key: its own holder may repeat that.
+    async fn manage_key<T>(
+        &self,
+        call: &'static str,
+        revokes: Option<&str>,
+        metadata: &MetadataMap,
+        extensions: &Extensions,
+        act: impl AsyncFnOnce(&Caller, Context<'_>, &mut Line<'_>) -> Result<T>,
+    ) -> std::result::Result<Response<T>, Status> {
         let start = Instant::now();
         let context = Context { deadline: deadline(metadata, start), host_environment: "", client: None };
         let peer = peer(extensions);
@@ -71,9 +84,10 @@ impl Grpc {
         let mut line = Line { transport: "grpc", client, ..Line::default() };
         let result = async {
             let caller = match presented(metadata, peer)? {
-                Presented::Secret(secret) => {
-                    self.service.authenticate_any(secret, Admission::Free, context).await?.caller
-                }
+                Presented::Secret(secret) => match revokes {
+                    Some(id) => self.service.authenticate_to_revoke(secret, id, Admission::Free, context).await?.caller,
+                    None => self.service.authenticate_any(secret, Admission::Free, context).await?.caller,
+                },
                 Presented::Certificate(caller) => caller.clone(),
             };
             line.caller = caller.kind();
@@ -223,8 +237,9 @@ impl KeyService for Grpc {
         request: Request<proto::RevokeRequest>,
     ) -> std::result::Result<Response<proto::RevokeResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
-        self.manage("revoke", &metadata, &extensions, async |caller, context, line| {
-            let key = self.service.revoke(caller, &message.id, message.reason, context).await?;
+        let proto::RevokeRequest { id, reason } = message;
+        self.manage_key("revoke", Some(&id), &metadata, &extensions, async |caller, context, line| {
+            let key = self.service.revoke(caller, &id, reason, context).await?;
             line.key = key.id.to_string();
             Ok(proto::RevokeResponse { key: Some(convert::key(key, self.service.now())) })
         })

@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// Connections at once; more wait in the listener's queue.
+/// Connections of a thread at once; more are turned away.
 const CONNECTIONS: usize = 10_000;
 /// Connections that a thread has been given and not taken yet.
 const HANDED: usize = 64;
@@ -79,7 +79,9 @@ async fn accept(listener: &TcpListener, workers: &[Worker]) {
             }
             Err(error) => Err(error),
         };
-        let Some(worker) = workers.iter().min_by_key(|worker| worker.load.connections()) else { return };
+        // A thread that has ended has the fewest.
+        let alive = workers.iter().filter(|worker| !worker.connections.is_closed());
+        let Some(worker) = alive.min_by_key(|worker| worker.load.connections()) else { return };
         match accepted {
             Ok((stream, address)) if worker.load.connections() < CONNECTIONS => {
                 let connection = Connection::new(stream, address, &worker.load);

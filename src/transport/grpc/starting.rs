@@ -21,6 +21,8 @@ use super::{
 };
 use crate::transport::{terms::Terms, tls::Port};
 
+/// Connections at once; more are turned away.
+const CONNECTIONS: usize = 10_000;
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
 /// Answers until the terms say to stop; then connections end, and the listener is the caller's again.
@@ -28,6 +30,9 @@ pub async fn run<H: Health>(listener: Arc<TcpListener>, health: HealthServer<H>,
     let starting = Starting { routes: Routes::new(health) };
     let connections = TaskTracker::new();
     while let Some(accepted) = terms.stop.run_until_cancelled(listener.accept()).await {
+        if connections.len() >= CONNECTIONS {
+            continue;
+        }
         let Ok((stream, _)) = accepted else {
             // Out of descriptors, most likely: without a pause this would spin.
             tokio::time::sleep(Duration::from_millis(50)).await;

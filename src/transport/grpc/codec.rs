@@ -1,0 +1,99 @@
+//! Messages on the wire. What cannot be read as one is the caller's mistake, and is told as any other: by its field.
+
+use std::marker::PhantomData;
+
+use prost::Message;
+use tonic::{
+    Status,
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder},
+};
+use tonic_prost::ProstEncoder;
+
+use crate::{domain::error::Error, transport::status};
+
+/// Protobuf, as the generated services use it.
+pub struct ProtoCodec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for ProtoCodec<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T, U> Codec for ProtoCodec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = ProtoDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstEncoder::new(BufferSettings::default())
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProtoDecoder(PhantomData)
+    }
+}
+
+/// Reads messages.
+pub struct ProtoDecoder<U>(PhantomData<U>);
+
+impl<U: Message + Default> Decoder for ProtoDecoder<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        U::decode(bytes).map(Some).map_err(|error| status::grpc(&unreadable(&error)))
+    }
+}
+
+/// The error of a message that cannot be read. The library's own words name the place, as
+/// `Inner.field: Message.field: why`.
+fn unreadable(error: &prost::DecodeError) -> Error {
+    let text = error.to_string();
+    let parts = text.split(": ").filter_map(|part| part.split_once('.'));
+    let is_name = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
+    let mut fields: Vec<&str> =
+        parts.filter(|(message, field)| is_name(message) && is_name(field)).map(|(_, field)| field).collect();
+    // It names the innermost first.
+    fields.reverse();
+    let field = if fields.is_empty() { "request".to_owned() } else { fields.join(".") };
+    let what = if text.contains("UTF-8") { "is not UTF-8" } else { "is not well-formed protobuf" };
+    Error::invalid(field, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{CreateRequest, VerifyStreamRequest};
+
+    fn refusal<M: Message + Default>(bytes: &[u8]) -> (String, String) {
+        let error = unreadable(&M::decode(bytes).err().unwrap());
+        let [bad] = &error.fields[..] else { panic!("{error:?}") };
+        (bad.field.to_string(), bad.description.clone())
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let create = CreateRequest { name: "name".to_owned(), ..CreateRequest::default() };
+        let mut bytes = create.encode_to_vec();
+        let place = bytes.len() - 1;
+        bytes[place] = 0xff;
+        assert_eq!(refusal::<CreateRequest>(&bytes), ("name".to_owned(), "is not UTF-8".to_owned()));
+        let truncated = &bytes[..place];
+        assert_eq!(refusal::<CreateRequest>(truncated).0, "name");
+        assert_eq!(refusal::<CreateRequest>(&[0xff, 0xff]), ("request".into(), "is not well-formed protobuf".into()));
+        let nested = VerifyStreamRequest {
+            id: 1,
+            request: Some(crate::proto::VerifyRequest { secret: "secret".to_owned(), ..Default::default() }),
+        };
+        let mut bytes = nested.encode_to_vec();
+        let place = bytes.len() - 1;
+        bytes[place] = 0xff;
+        assert_eq!(refusal::<VerifyStreamRequest>(&bytes), ("request.secret".into(), "is not UTF-8".into()));
+    }
+}
