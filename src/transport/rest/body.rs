@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Body as _;
 use serde_json::{Map, Value};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Body, answer::Fault};
+use super::{Body, answer::Fault, json};
 use crate::{
     domain::{
         bounds::Violations,
@@ -32,6 +33,10 @@ pub struct Fields {
 impl Fields {
     /// Reads a body. An empty one has no fields, whatever its type says.
     pub async fn read(headers: &HeaderMap, body: &mut Body, deadline: Instant) -> std::result::Result<Self, Fault> {
+        // What is said to be too large need not come: a client that waits for leave to send hears so at once.
+        if body.size_hint().exact().is_some_and(|bytes| bytes > BODY_BYTES as u64) {
+            return Err(Fault::TooLarge);
+        }
         let bytes = match timeout_at(deadline, Limited::new(body, BODY_BYTES).collect()).await {
             Ok(Ok(collected)) => collected.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Fault::TooLarge),
@@ -41,20 +46,20 @@ impl Fields {
         if bytes.is_empty() {
             return Ok(Self::default());
         }
-        let json = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
+        let is_json = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
             let essence = value.split(';').next().unwrap_or_default().trim();
             essence.eq_ignore_ascii_case("application/json")
         });
-        if !json {
+        if !is_json {
             return Err(Fault::NotJson);
         }
-        match serde_json::from_slice(&bytes) {
+        match json::read(&bytes) {
             Ok(Value::Object(fields)) => Ok(Self { fields, violations: Violations::default() }),
             Ok(_) => Err(Error::invalid("body", "must be a JSON object").into()),
             // The parser's own words could repeat what the body holds.
-            Err(error) => {
-                let place = format!("is not JSON, at line {} column {}", error.line(), error.column());
-                Err(Error::invalid("body", place).into())
+            Err(bad) => {
+                let what = if bad.twice { "has a name twice" } else { "is not JSON" };
+                Err(Error::invalid("body", format!("{what}, at line {} column {}", bad.line, bad.column)).into())
             }
         }
     }
@@ -138,7 +143,7 @@ impl Fields {
         bounds: std::ops::RangeInclusive<u64>,
         what: &'static str,
     ) -> Option<u64> {
-        let number = self.take(name)?.as_u64().filter(|number| bounds.contains(number));
+        let number = whole(&self.take(name)?).filter(|number| bounds.contains(number));
         if number.is_none() {
             self.bad(name, what);
         }
@@ -219,6 +224,13 @@ impl Fields {
             (None, None) => Expiry::Default,
         }
     }
+}
+
+/// A whole number, also one that is written with a fraction of nothing.
+fn whole(value: &Value) -> Option<u64> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the bounds of exact floats")]
+    let of_float = |float: f64| (float.fract() == 0.0 && (0.0..=9e15).contains(&float)).then_some(float as u64);
+    value.as_u64().or_else(|| value.as_f64().and_then(of_float))
 }
 
 /// A time in microseconds, rounded down.

@@ -1,6 +1,6 @@
 //! Which client a request comes from. A forwarded address counts only where a trusted proxy wrote it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::HeaderMap;
 use ipnet::IpNet;
@@ -17,13 +17,19 @@ pub fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let lines: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok()).collect();
     for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
         // Whatever cannot be read ends what can be believed.
-        let Ok(address) = hop.trim().parse::<IpAddr>() else { break };
+        let Some(address) = hop_address(hop.trim()) else { break };
         client = address.to_canonical();
         if !believed(&client) {
             break;
         }
     }
     client
+}
+
+/// An address as proxies write it: bare, or with the port that the client came from.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let bracketed = || hop.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::from);
+    hop.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|hop| hop.ip())).or_else(bracketed)
 }
 
 #[cfg(test)]
@@ -54,6 +60,17 @@ mod tests {
         assert_eq!(seen("10.0.0.1", &["1.2.3.4, 198.51.100.1, 10.0.0.2"], &trusted), "198.51.100.1");
         assert_eq!(seen("10.0.0.1", &["1.2.3.4", "198.51.100.1,10.0.0.2"], &trusted), "198.51.100.1");
         assert_eq!(seen("::ffff:10.0.0.1", &["198.51.100.1"], &trusted), "198.51.100.1");
+    }
+
+    #[test]
+    fn an_address_may_come_with_its_port() {
+        let trusted = ["10.0.0.0/8"];
+        for hop in ["198.51.100.1:4711", "198.51.100.1"] {
+            assert_eq!(seen("10.0.0.1", &[hop], &trusted), "198.51.100.1");
+        }
+        for hop in ["[2001:db8::1]:4711", "[2001:db8::1]", "2001:db8::1"] {
+            assert_eq!(seen("10.0.0.1", &[hop], &trusted), "2001:db8::1");
+        }
     }
 
     #[test]

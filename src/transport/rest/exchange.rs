@@ -52,6 +52,7 @@ pub struct Exchange<'a> {
     address: IpAddr,
     call: &'static str,
     sessions: bool,
+    revokes: Option<&'a str>,
     caller: Option<Caller>,
     rate: Option<RateState>,
     request_id: String,
@@ -76,6 +77,7 @@ impl<'a> Exchange<'a> {
             address: client,
             call: "",
             sessions: false,
+            revokes: None,
             caller: None,
             rate: None,
             request_id: request_id(&*service.entropy, &parts.headers),
@@ -86,6 +88,12 @@ impl<'a> Exchange<'a> {
     /// Lets sessions be callers, which no route does that does not say so.
     pub fn take_sessions(&mut self, sessions: bool) {
         self.sessions = sessions;
+    }
+
+    /// Lets the holder of the key that the call revokes repeat it.
+    pub fn revoking(&mut self, id: &'a str) -> &mut Self {
+        self.revokes = Some(id);
+        self
     }
 
     /// Names the call, for the log.
@@ -104,7 +112,10 @@ impl<'a> Exchange<'a> {
         let deadline = self.context.deadline;
         let proved = match credential::find(&self.parts.headers, self.service, self.sessions)? {
             None => Ok(Authenticated { caller: self.certified()?, rate: None }),
-            Some(Presented::Secret(secret)) => self.service.authenticate(&secret, admission, self.context).await,
+            Some(Presented::Secret(secret)) => match self.revokes {
+                Some(id) => self.service.authenticate_to_revoke(&secret, id, admission, self.context).await,
+                None => self.service.authenticate(&secret, admission, self.context).await,
+            },
             Some(Presented::Token(token)) => self.service.authenticate_session(&token, None, deadline).await,
             Some(Presented::Cookie(name, token)) => {
                 origin::same(self.parts)?;
@@ -172,7 +183,8 @@ impl<'a> Exchange<'a> {
             other => other,
         });
         let error = result.as_ref().err().map(|fault| fault.error().into_owned());
-        let rate = self.rate.or(error.as_ref().and_then(|error| error.rate));
+        // Of two limits the one that refused is told.
+        let rate = error.as_ref().and_then(|error| error.rate).or(self.rate);
         let mut response = match result {
             Ok(answer) => answer.into_response(),
             Err(fault) => fault.into_response(),

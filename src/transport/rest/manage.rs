@@ -29,8 +29,15 @@ pub async fn create(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result
     let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
     let mut request = own::create_request(&mut fields, false);
     request.keyspaces = fields.keyspaces();
-    if request.name.is_empty() {
+    if request.name.trim().is_empty() {
         fields.bad("name", "is required");
+    }
+    let named = organization(exchange);
+    if request.binding.organization.is_empty() {
+        request.binding.organization = named;
+    } else if !named.is_empty() && named != request.binding.organization && matches!(caller, Caller::Operator { .. }) {
+        // Whoever is confined to organizations hears so below.
+        fields.bad("orgId", "is not that of the query");
     }
     fields.finish()?;
     let created = exchange.service.create(&caller, request, exchange.context).await.map_err(rest_names)?;
@@ -57,12 +64,14 @@ pub async fn list(exchange: &mut Exchange<'_>) -> std::result::Result<Answer, Fa
 pub async fn read(exchange: &mut Exchange<'_>, id: &str) -> std::result::Result<Answer, Fault> {
     let caller = manager(exchange).await?;
     let key = unknown_if_unreadable(exchange.service.get(&caller, id, exchange.context).await)?;
+    of_organization(&key, &organization(exchange))?;
     Ok(item(exchange, &key))
 }
 
 /// `DELETE` of one key.
 pub async fn revoke(exchange: &mut Exchange<'_>, id: &str) -> std::result::Result<Answer, Fault> {
     let caller = manager(exchange).await?;
+    in_organization(exchange, &caller, id).await?;
     let revoked = exchange.service.revoke(&caller, id, String::new(), exchange.context).await;
     let key = unknown_if_unreadable(revoked)?;
     Ok(item(exchange, &key))
@@ -71,6 +80,7 @@ pub async fn revoke(exchange: &mut Exchange<'_>, id: &str) -> std::result::Resul
 /// `PATCH` of one key.
 pub async fn update(exchange: &mut Exchange<'_>, id: &str, body: &mut Body) -> std::result::Result<Answer, Fault> {
     let caller = manager(exchange).await?;
+    in_organization(exchange, &caller, id).await?;
     let hook = own::webhook(exchange, body).await?;
     let hooked = exchange.service.update_webhook(&caller, id, hook, exchange.context).await;
     let hooked = unknown_if_unreadable(hooked).map_err(rest_names)?;
@@ -83,6 +93,28 @@ pub async fn update(exchange: &mut Exchange<'_>, id: &str, body: &mut Body) -> s
 fn item(exchange: &mut Exchange<'_>, key: &KeyRecord) -> Answer {
     exchange.key = key.id.to_string();
     Answer::json(StatusCode::OK, &record::item(key, exchange.now()))
+}
+
+/// The organization that the query names; empty if none.
+fn organization(exchange: &Exchange<'_>) -> String {
+    let query = exchange.parts.uri.query().unwrap_or_default();
+    let named = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "orgId");
+    named.map(|(_, organization)| organization.into_owned()).unwrap_or_default()
+}
+
+/// In another organization than the one that was named, a key does not exist.
+fn of_organization(key: &KeyRecord, named: &str) -> Result<()> {
+    if named.is_empty() || key.binding.organization == named { Ok(()) } else { Err(Error::no_such_key()) }
+}
+
+/// The same of a key that is yet to be read, where an organization is named.
+async fn in_organization(exchange: &Exchange<'_>, caller: &Caller, id: &str) -> Result<()> {
+    let named = organization(exchange);
+    if named.is_empty() {
+        return Ok(());
+    }
+    let key = unknown_if_unreadable(exchange.service.get(caller, id, exchange.context).await)?;
+    of_organization(&key, &named)
 }
 
 /// The caller, who must be able to manage keys: said before a word of the request is looked at.

@@ -6,6 +6,7 @@ mod client;
 mod credential;
 mod events;
 mod exchange;
+mod json;
 mod manage;
 mod origin;
 mod own;
@@ -204,7 +205,7 @@ async fn dispatch(exchange: &mut Exchange<'_>, body: &mut Body, routes: Routes) 
         (Place::Many, "POST") => manage::create(exchange.named("create"), body).await,
         (Place::Many, "GET") => manage::list(exchange.named("list")).await,
         (Place::One(id), "GET") => manage::read(exchange.named("get"), id).await,
-        (Place::One(id), "DELETE") => manage::revoke(exchange.named("revoke"), id).await,
+        (Place::One(id), "DELETE") => manage::revoke(exchange.named("revoke").revoking(id), id).await,
         (Place::One(id), "PATCH") => manage::update(exchange.named("update_webhook"), id, body).await,
         (Place::Events, "GET") => events::list(exchange.named("list_events")).await,
         (Place::Deliveries(id), "GET") => events::deliveries(exchange.named("list_deliveries"), id).await,

@@ -18,7 +18,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, BufReader},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
@@ -35,7 +35,7 @@ use crate::{
 
 /// Connections at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 10_000;
-/// How long a client may take to send its headers.
+/// How long a client may take to begin, and to send its headers.
 const HEADERS: Duration = Duration::from_secs(10);
 
 /// What answers requests.
@@ -82,6 +82,12 @@ async fn speak<F: Front, I>(io: I, peer: Peer, front: Arc<F>, routes: Routes, te
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    // The server waits for the first bytes to tell which HTTP it is, and for as long as they take.
+    let mut io = BufReader::new(io);
+    let spoke = terms.stop.run_until_cancelled(tokio::time::timeout(HEADERS, io.fill_buf())).await;
+    if !matches!(spoke, Some(Ok(Ok(bytes))) if !bytes.is_empty()) {
+        return;
+    }
     let age = terms.age(front.entropy());
     let peer = Arc::new(peer);
     let answer = service_fn(move |request| respond(Arc::clone(&front), request, Arc::clone(&peer), routes));
