@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{collections::HashMap, ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use keyward::{
@@ -74,9 +74,16 @@ pub fn run() -> Result<(), Problems> {
             Ok(())
         }
         Command::Config(ConfigCommand::Check(settings)) => {
-            app::check(&load(settings)?)?;
-            println!("the configuration is good");
-            Ok(())
+            let environment = environment();
+            let logging = telemetry::Logging::read(&environment).map(drop);
+            let checked = load(settings, &environment).and_then(|config| app::check(&config));
+            match (checked, logging) {
+                (Ok(()), Ok(())) => {
+                    println!("the configuration is good");
+                    Ok(())
+                }
+                (checked, logging) => Err([checked, logging].into_iter().filter_map(Result::err).flatten().collect()),
+            }
         }
         Command::RootKey(settings) => {
             let config = start(settings)?;
@@ -88,15 +95,19 @@ pub fn run() -> Result<(), Problems> {
 }
 
 fn start(settings: Settings) -> Result<Config, Problems> {
-    telemetry::start_logging().map_err(|problem| vec![problem])?;
-    load(settings)
+    let environment = environment();
+    telemetry::Logging::read(&environment)?.start();
+    load(settings, &environment)
 }
 
-fn load(settings: Settings) -> Result<Config, Problems> {
+fn environment() -> HashMap<String, String> {
+    let readable = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    std::env::vars_os().filter_map(readable).collect()
+}
+
+fn load(settings: Settings, environment: &HashMap<String, String>) -> Result<Config, Problems> {
     let Settings { config, database_url, grpc_addr, http_addr, insecure } = settings;
-    let environment =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    config::load(&Flags { config, database_url, grpc_addr, http_addr, insecure }, &environment.collect())
+    config::load(&Flags { config, database_url, grpc_addr, http_addr, insecure }, environment)
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, Problems> {

@@ -2,7 +2,7 @@
 
 pub mod webhooks;
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use metrics::{Counter, Gauge, Histogram, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -32,6 +32,8 @@ pub const POOL: &str = "keyward_database_connections";
 pub const CACHED_KEYS: &str = "keyward_cached_keys";
 /// Bytes that keys in memory take.
 pub const CACHED_BYTES: &str = "keyward_cached_bytes";
+/// Uses of keys that are not written down, since too many waited for that.
+pub const USES_DROPPED: &str = "keyward_uses_dropped_total";
 /// Seconds for which memory may still answer.
 pub const LEASE_SECONDS: &str = "keyward_lease_seconds";
 /// Subjects whose spent limits are in memory.
@@ -47,23 +49,46 @@ pub const ISSUER_KEYS_SECONDS: &str = "keyward_session_keys_age_seconds";
 /// Fetches of issuers' keys that failed.
 pub const ISSUER_FAILURES: &str = "keyward_session_key_fetch_failures_total";
 
+/// Where one process owns the database the lease has no end: shown as a day.
+const MOST_LEASE: i64 = 86_400_000_000;
+
 const BUCKETS: [f64; 12] = [0.000_01, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
 
-/// Starts logging to standard error, as `KEYWARD_LOG` and `KEYWARD_LOG_FORMAT` say.
-///
-/// # Errors
-///
-/// A filter or format that cannot be read.
-pub fn start_logging() -> Result<(), String> {
-    let filter = std::env::var("KEYWARD_LOG").unwrap_or_else(|_| "info,sqlx=warn".to_owned());
-    let filter = EnvFilter::try_new(filter).map_err(|error| format!("KEYWARD_LOG: {error}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match std::env::var("KEYWARD_LOG_FORMAT").as_deref() {
-        Ok("json") => builder.json().flatten_event(true).init(),
-        Ok("text") | Err(_) => builder.with_ansi(false).init(),
-        Ok(_) => return Err("KEYWARD_LOG_FORMAT: must be \"text\" or \"json\"".to_owned()),
+/// How to log, as `KEYWARD_LOG` and `KEYWARD_LOG_FORMAT` say.
+pub struct Logging {
+    filter: EnvFilter,
+    json: bool,
+}
+
+impl Logging {
+    /// Reads the two from the environment.
+    ///
+    /// # Errors
+    ///
+    /// Every one that cannot be read.
+    pub fn read(environment: &HashMap<String, String>) -> Result<Self, Vec<String>> {
+        let filter = environment.get("KEYWARD_LOG").map_or("info,sqlx=warn", String::as_str);
+        let filter = EnvFilter::try_new(filter).map_err(|error| format!("KEYWARD_LOG: {error}"));
+        let json = match environment.get("KEYWARD_LOG_FORMAT").map(String::as_str) {
+            Some("json") => Ok(true),
+            Some("text") | None => Ok(false),
+            Some(_) => Err("KEYWARD_LOG_FORMAT: must be \"text\" or \"json\"".to_owned()),
+        };
+        match (filter, json) {
+            (Ok(filter), Ok(json)) => Ok(Self { filter, json }),
+            (filter, json) => Err(filter.err().into_iter().chain(json.err()).collect()),
+        }
     }
-    Ok(())
+
+    /// Starts logging to standard error.
+    pub fn start(self) {
+        let builder = tracing_subscriber::fmt().with_env_filter(self.filter).with_writer(std::io::stderr);
+        if self.json {
+            builder.json().flatten_event(true).init();
+        } else {
+            builder.with_ansi(false).init();
+        }
+    }
 }
 
 /// Every metric, as handles that are looked up once.
@@ -86,6 +111,7 @@ struct Gauges {
     idle: Gauge,
     cached_keys: Gauge,
     cached_bytes: Gauge,
+    uses_dropped: Counter,
     lease_seconds: Gauge,
     limited_subjects: Gauge,
     limits_shared: Gauge,
@@ -106,6 +132,8 @@ pub struct Levels {
     pub cached_keys: usize,
     /// Bytes that they take.
     pub cached_bytes: u64,
+    /// Uses that are not written down.
+    pub uses_dropped: u64,
     /// Microseconds for which memory may still answer.
     pub lease_micros: i64,
     /// Subjects whose spent limits are in memory.
@@ -147,6 +175,7 @@ impl Metrics {
                     idle: metrics::gauge!(POOL, "state" => "idle"),
                     cached_keys: metrics::gauge!(CACHED_KEYS),
                     cached_bytes: metrics::gauge!(CACHED_BYTES),
+                    uses_dropped: metrics::counter!(USES_DROPPED),
                     lease_seconds: metrics::gauge!(LEASE_SECONDS),
                     limited_subjects: metrics::gauge!(LIMITED_SUBJECTS),
                     limits_shared: metrics::gauge!(LIMITS_SHARED),
@@ -210,7 +239,7 @@ impl Metrics {
             self.gauges.idle.set(f64::from(levels.idle));
             self.gauges.cached_keys.set(levels.cached_keys as f64);
             self.gauges.cached_bytes.set(levels.cached_bytes as f64);
-            self.gauges.lease_seconds.set(levels.lease_micros as f64 / 1e6);
+            self.gauges.lease_seconds.set(levels.lease_micros.min(MOST_LEASE) as f64 / 1e6);
             self.gauges.limited_subjects.set(levels.limited_subjects as f64);
             self.gauges.issuers_without_keys.set(levels.issuers_without_keys.unwrap_or_default() as f64);
             self.gauges.issuer_keys_seconds.set(levels.issuer_keys_micros.unwrap_or_default() as f64 / 1e6);
@@ -218,6 +247,7 @@ impl Metrics {
         }
         self.gauges.limits_fallen_back.absolute(levels.limits_fallen_back);
         self.gauges.issuer_failures.absolute(levels.issuer_failures);
+        self.gauges.uses_dropped.absolute(levels.uses_dropped);
         self.handle.render()
     }
 
@@ -242,6 +272,7 @@ fn describe() {
     metrics::describe_gauge!(POOL, "Database connections by state.");
     metrics::describe_gauge!(CACHED_KEYS, "Keys in memory.");
     metrics::describe_gauge!(CACHED_BYTES, Unit::Bytes, "Bytes that keys in memory take.");
+    metrics::describe_counter!(USES_DROPPED, "Uses that are not written down, since too many waited.");
     metrics::describe_gauge!(LEASE_SECONDS, Unit::Seconds, "How long memory may still answer.");
     metrics::describe_gauge!(LIMITS_SHARED, "Whether limits are shared with other replicas now.");
     metrics::describe_counter!(LIMITS_FALLEN_BACK, "Spendings that should have been shared and were not.");

@@ -134,10 +134,15 @@ pub struct Flags {
 ///
 /// Every problem, each with its line and key.
 pub fn load(flags: &Flags, environment: &HashMap<String, String>) -> Result<Config, Vec<String>> {
-    let file = flags.config.clone().or_else(|| environment.get("KEYWARD_CONFIG").map(PathBuf::from));
+    let file = flags.config.clone().or_else(|| given(environment, "KEYWARD_CONFIG").map(PathBuf::from));
     let Some(file) = file else { return parse("", "", flags, environment) };
     let text = std::fs::read_to_string(&file).map_err(|error| vec![format!("{}: {error}", file.display())])?;
     parse(&file.display().to_string(), &text, flags, environment)
+}
+
+/// A variable that is not empty: what names a file or an environment is as good as unset if it is.
+fn given<'a>(environment: &'a HashMap<String, String>, variable: &str) -> Option<&'a String> {
+    environment.get(variable).filter(|value| !value.is_empty())
 }
 
 /// Reads a configuration from the text of a file.
@@ -235,19 +240,15 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
     let names: Vec<&str> = names.chain(default.as_ref().map(|default| default.name.as_str())).collect();
     let tls = tls::read(&root.section("tls"), source, &names);
     let server = server::read(&root.section("server"), source, tls.is_some());
-    let http = http(&root.section("http"), source, &names);
+    let http_section = root.section("http");
+    let http = http(&http_section, source, &names);
     let issuers = session::read(&root.section("session"), &names);
-    let keyspaces = drafts.into_iter().filter_map(Draft::keyspace).chain(default).collect();
+    let keyspaces: Vec<Keyspace> = drafts.into_iter().filter_map(Draft::keyspace).chain(default).collect();
     let (rate_limit_store, rate_limit_batch) = rate_limit(&root.section("rate_limit"), source);
     let webhooks = webhooks::read(&root.section("webhooks"), source);
     let events = events::read(&root.section("events"));
-    let root_key = source.variable("KEYWARD_ROOT_KEY", |text| {
-        if text.chars().count() < 32 {
-            Err("must be 32 or more characters".to_owned())
-        } else {
-            Ok(Secret::new(text.to_owned()))
-        }
-    });
+    let root_key = source.variable("KEYWARD_ROOT_KEY", root_key);
+    environment_is_known(&http, &keyspaces, &http_section, source);
     let master_keys = source.variable("KEYWARD_MASTER_KEY", master_keys).unwrap_or_default();
     Config {
         database,
@@ -263,6 +264,32 @@ fn read(root: &Section<'_>, source: &Source<'_>) -> Config {
         registry: Arc::new(Registry::new(keyspaces)),
         root_key,
         master_keys,
+    }
+}
+
+/// A root credential that a header can carry: what it could not would start well and never be good.
+fn root_key(text: &str) -> Result<Secret, String> {
+    if text.chars().count() < 32 {
+        return Err("must be 32 or more characters".to_owned());
+    }
+    if text.trim().len() != text.len() {
+        return Err("must not begin or end with white space, such as a line's end".to_owned());
+    }
+    if text.chars().any(char::is_control) {
+        return Err("must hold no control characters: a header carries none".to_owned());
+    }
+    Ok(Secret::new(text.to_owned()))
+}
+
+/// An environment that no keyspace has would refuse every key.
+fn environment_is_known(http: &Http, keyspaces: &[Keyspace], section: &Section<'_>, source: &Source<'_>) {
+    let mut asked = keyspaces.iter().filter(|keyspace| keyspace.require.environment).peekable();
+    if http.environment.is_empty() || asked.peek().is_none() {
+        return;
+    }
+    if asked.all(|keyspace| keyspace.prefixes.of(&http.environment).is_none()) {
+        let what = "is an environment of no keyspace that requires one";
+        source.at_setting(section, "environment", "KEYWARD_HTTP_ENVIRONMENT", None, what);
     }
 }
 

@@ -29,7 +29,10 @@ const AGE_UNDER_TLS: Duration = Duration::from_mins(30);
 pub fn read(section: &Section<'_>, source: &Source<'_>, tls: bool) -> Server {
     let address = |name, variable, flag| {
         source.setting(section, name, variable, flag, |text| {
-            SocketAddr::from_str(text).map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
+            // The one name that needs nobody to be asked.
+            let text =
+                text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
+            SocketAddr::from_str(&text).map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
         })
     };
     let (grpc_flag, http_flag) = (source.flags.grpc_addr.as_ref(), source.flags.http_addr.as_ref());
@@ -63,8 +66,11 @@ pub fn read(section: &Section<'_>, source: &Source<'_>, tls: bool) -> Server {
 /// Whether a plain-text address that other machines reach is meant.
 fn insecure(section: &Section<'_>, source: &Source<'_>) -> bool {
     let in_file = section.flag("insecure");
-    let variable = source
-        .variable("KEYWARD_INSECURE", |text| text.parse::<bool>().map_err(|_| "must be true or false".to_owned()));
+    let variable = source.variable("KEYWARD_INSECURE", |text| match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" | "" => Ok(false),
+        _ => Err("must be true or false".to_owned()),
+    });
     source.flags.insecure || variable.or(in_file).unwrap_or(false)
 }
 

@@ -191,7 +191,7 @@ pub fn may_create_publicly(keyspace: &Keyspace, names_scopes: bool, binding: &Bi
     }
     if names_scopes || *binding != Binding::default() {
         return Err(Error::forbidden(
-            "Creation without a credential cannot choose scopes, an organization, an instance or an environment",
+            "Creation that is open to everybody cannot choose scopes, an organization, an instance or an environment",
         ));
     }
     Ok(())

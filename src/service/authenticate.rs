@@ -15,7 +15,7 @@ use crate::{
         access,
         caller::{Caller, KeyCaller, Proof},
         error::{Error, Kind, Result},
-        key::Digest,
+        key::{Digest, KeyId},
         keyspace::{RESERVED, ROOT_SCOPE, Reach, VERIFY_SCOPE},
         rate::RateState,
         secret,
@@ -97,6 +97,29 @@ impl Service {
         } else {
             self.authenticate(credential, admission, context).await
         }
+    }
+
+    /// The same for a call that revokes the key `id`. Its own holder is not refused by a spent limit, and may repeat what
+    /// is pending although the key is revoked already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::authenticate_any`].
+    pub async fn authenticate_to_revoke(
+        &self,
+        credential: &str,
+        id: &str,
+        admission: Admission,
+        context: Context<'_>,
+    ) -> Result<Authenticated> {
+        if let Ok(id) = id.parse::<KeyId>()
+            && !self.is_session(credential)
+            && let Ok(own) = self.authenticate(credential, Admission::Revoking, context).await
+            && own.caller.key_id() == Some(id)
+        {
+            return Ok(own);
+        }
+        self.authenticate_any(credential, admission, context).await
     }
 
     /// Whether this credential is to be read as a session's token: it has the form of one, and of nothing else.

@@ -74,12 +74,21 @@ impl Service {
         };
         let filters = filters(&query);
         query.before = self.position(&filters, &request.page_token)?.map(KeyId);
-        let mut keys = bounded(context, self.store.list_keys(query)).await?;
-        let fit = fitting(keys.iter()).min(page_size as usize);
-        let more = keys.len() > fit;
-        keys.truncate(fit);
-        let next = keys.last().filter(|_| more).map(|last| self.token(&filters, last.id.0));
-        Ok(Page { keys: keys.into_iter().map(|key| self.with_last_use(key)).collect(), next })
+        loop {
+            let mut keys = bounded(context, self.store.list_keys(query.clone())).await?;
+            let fit = fitting(keys.iter()).min(page_size as usize);
+            let more = keys.len() > fit;
+            keys.truncate(fit);
+            let last = keys.last().filter(|_| more).map(|last| last.id);
+            // A key whose keyspace is gone does not exist, here as anywhere.
+            keys.retain(|key| self.registry.by_name(&key.keyspace).is_some());
+            if keys.is_empty() && last.is_some() {
+                query.before = last;
+                continue;
+            }
+            let next = last.map(|last| self.token(&filters, last.0));
+            return Ok(Page { keys: keys.into_iter().map(|key| self.with_last_use(key)).collect(), next });
+        }
     }
 }
 

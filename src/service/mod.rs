@@ -155,6 +155,7 @@ impl Service {
             idle: pool.idle,
             cached_keys: self.replica.cache.len(),
             cached_bytes: self.replica.cache.bytes(),
+            uses_dropped: self.replica.usage.dropped(),
             lease_micros: self.replica.lease.left(),
             limited_subjects: self.limiter.subjects(),
             limits_shared: self.limiter.is_shared(),

@@ -55,7 +55,8 @@ impl Service {
             if key.is_err() {
                 service.runtime.spawn(Arc::clone(&service).forget_if_written(id));
             }
-            let key = key?;
+            // Before memory forgets the key, and with it a use that is not written down yet.
+            let key = key?.map(|key| service.with_last_use(key));
             if let Some(key) = &key {
                 service.replica.cache.apply(&key.digest);
                 service.told(key);
@@ -64,6 +65,10 @@ impl Service {
         });
         let Ok(joined) = timeout_at(deadline, committed).await else { return Err(Error::deadline_exceeded()) };
         let key = joined.map_err(|error| Error::internal(error.to_string()))??.ok_or_else(Error::no_such_key)?;
+        if key.revoked_at.is_none() {
+            // Whatever brought that about: OK would be a lie.
+            return Err(Error::unavailable("the key was read back unrevoked"));
+        }
         let start = Instant::now();
         let certain = timeout_at(deadline, self.replica.acknowledged(key.revision)).await;
         certain.map_err(|_| Error::revocation_pending())?;
