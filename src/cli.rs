@@ -116,9 +116,12 @@ fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, Probl
     runtime.block_on(work).map_err(|problem| vec![problem])
 }
 
-/// Cancelled by the first SIGTERM or SIGINT; a second one ends the process at once.
+/// Cancelled by the first SIGTERM or SIGINT; a second one ends the process at once. SIGHUP ends nothing: who has TLS reads
+/// its files anew then.
 fn stop_on_signals() -> Result<CancellationToken, String> {
     let stop = CancellationToken::new();
+    // Handled once, a signal no longer ends the process, although nobody listens any more.
+    drop(signal(SignalKind::hangup()).map_err(|error| format!("signals cannot be handled: {error}"))?);
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut signals = signal(kind).map_err(|error| format!("signals cannot be handled: {error}"))?;
         let stop = stop.clone();

@@ -133,6 +133,31 @@ async fn what_is_no_check_is_refused_and_the_connection_goes_on() {
     }
 }
 
+/// A form of a page can send any body that it likes, but not this header.
+#[tokio::test]
+async fn what_does_not_say_that_it_is_grpc_is_not_looked_at() {
+    let server = Setup::new().start();
+    let mut sender = connect(&server).await;
+    for kind in [None, Some("text/plain"), Some("application/json"), Some("application/grpcx"), Some("")] {
+        for path in [VERIFY, "/keyward.v1.KeyService/List", "/grpc.health.v1.Health/Check"] {
+            let mut request = request(&server, path);
+            request.headers_mut().remove("content-type");
+            if let Some(kind) = kind {
+                request.headers_mut().insert("content-type", kind.parse().unwrap());
+            }
+            let (answer, _body) = sender.send_request(request, false).unwrap();
+            assert_eq!(answer.await.unwrap().status(), 415, "{kind:?} {path}");
+        }
+    }
+    for kind in ["application/grpc+proto", "application/grpc;charset=utf-8"] {
+        let mut request = request(&server, VERIFY);
+        request.headers_mut().insert("content-type", kind.parse().unwrap());
+        let frame = framed(&check("x"));
+        let answered = exchange(&mut sender, request, &[&frame], Duration::ZERO, false).await;
+        assert_eq!(answered, ("0".into(), Some(Code::Malformed)), "{kind}");
+    }
+}
+
 #[tokio::test]
 async fn many_calls_at_once_on_one_connection_are_all_answered() {
     let server = Setup::new().start();

@@ -148,6 +148,16 @@ fn both_signals_end_it_with_0_and_let_requests_in_flight_finish() {
 }
 
 /// Two processes on one file would each answer from a memory that the other makes stale.
+/// As it comes when a terminal is closed, or from a tool that asks for settings to be read anew.
+#[tokio::test]
+async fn a_hangup_does_not_end_it() {
+    let server = Setup::new().start();
+    for _ in 0..3 {
+        server.signal("HUP");
+        assert_eq!(reply(server.rest("GET", "/healthz")).await.status, 200);
+    }
+}
+
 #[tokio::test]
 async fn a_second_process_on_the_same_file_is_refused() {
     let first = Setup::new().start();

@@ -106,8 +106,8 @@ fn a_credential_goes_before_the_certificate() {
     assert_eq!(forged.curl(server, "/api/api-keys", None, &[]).status, 401);
 }
 
-#[test]
-fn other_certificates_are_nobody_or_no_connection() {
+#[tokio::test]
+async fn other_certificates_are_nobody_or_no_connection() {
     let World { ca, server, .. } = &world("");
     let stranger = Authority::new(&ca.cert.with_file_name(""), "stranger");
     // Of the right authority, but with no name that means anything here: as without one.
@@ -131,6 +131,8 @@ fn other_certificates_are_nobody_or_no_connection() {
         assert_eq!(refused.curl(server, "/healthz", None, &[]).status, 0, "{identity:?}");
         assert!(!refused.grpcurl(server, "List", &json!({})).0);
     }
+    // An operator finds in the log why.
+    server.logged("a TLS handshake failed client=127.0.0.1 port=Grpc error=invalid peer certificate").await;
 }
 
 #[test]
@@ -155,6 +157,23 @@ fn a_page_cannot_use_a_certificate() {
         let answer = operator.curl(server, "/api/v1/keys", Some(&json!({})), &["-H", header]);
         assert_eq!((answer.status, &answer.json()["code"]), (403, &json!("forbidden")), "{header}");
     }
+    let header = ["-H", "origin: https://evil.example"];
+    let (good, refusal) = operator.grpcurl_with(server, "List", &json!({}), &header);
+    assert!(!good && refusal.contains("PermissionDenied"), "{refusal}");
     let root = As { bearer: Some(ROOT), ..operator };
     assert_eq!(root.curl(server, "/api/api-keys", None, &["-H", "Origin: https://x.example"]).status, 200);
+    assert!(root.grpcurl_with(server, "List", &json!({}), &header).0);
+}
+
+/// Whoever sends a credential means it: where it does not count, the certificate does not stand in for it.
+#[test]
+fn a_credential_that_does_not_count_is_no_certificate() {
+    let World { ca, server, .. } = &world("");
+    let identity = ca.client("ops", &["ops.example.org"]);
+    let operator = known(&ca.cert, &identity);
+    for header in ["Authorization: Basic b3BzOm9wcw==", "Authorization;", "X-API-Key: kw_forged", "X-API-Key;"] {
+        let answer = operator.curl(server, "/api/api-keys", None, &["-H", header]);
+        assert_eq!(answer.status, 401, "{header}");
+    }
+    assert_eq!(operator.curl(server, "/api/api-keys", None, &["-H", "Cookie: a=b"]).status, 200);
 }

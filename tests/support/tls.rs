@@ -138,6 +138,11 @@ impl As<'_> {
 
     /// Calls gRPC by grpcurl; whether that went well, and what it said.
     pub fn grpcurl(&self, server: &Server, call: &str, message: &Value) -> (bool, String) {
+        self.grpcurl_with(server, call, message, &[])
+    }
+
+    /// The same with more options.
+    pub fn grpcurl_with(&self, server: &Server, call: &str, message: &Value, extra: &[&str]) -> (bool, String) {
         let program = std::env::var("KEYWARD_TEST_GRPCURL")
             .expect("KEYWARD_TEST_GRPCURL is not set: run the tests with tests/run, which installs grpcurl");
         let mut command = Command::new(program);
@@ -148,7 +153,7 @@ impl As<'_> {
         if let Some(bearer) = self.bearer {
             command.arg("-H").arg(format!("authorization: Bearer {bearer}"));
         }
-        command.args(["-d", &message.to_string()]).arg(&server.grpc);
+        command.args(extra).args(["-d", &message.to_string()]).arg(&server.grpc);
         let Output { status, stdout, stderr } = command.arg(format!("keyward.v1.KeyService/{call}")).output().unwrap();
         (status.success(), String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr))
     }

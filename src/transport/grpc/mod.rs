@@ -163,9 +163,10 @@ fn peer(extensions: &Extensions) -> Option<&Peer> {
 
 /// What tells who the caller is: a secret goes before a certificate. gRPC has no anonymous caller.
 fn presented<'a>(metadata: &'a MetadataMap, peer: Option<&'a Peer>) -> Result<Presented<'a>> {
-    match peer.and_then(|peer| peer.caller.as_ref()) {
-        Some(caller) if !metadata.contains_key("authorization") => Ok(Presented::Certificate(caller)),
-        _ => Ok(Presented::Secret(credential(metadata.as_ref())?)),
+    let certified = peer.map(|peer| peer.certified(metadata.as_ref())).transpose()?.flatten();
+    match certified {
+        Some(caller) => Ok(Presented::Certificate(caller)),
+        None => Ok(Presented::Secret(credential(metadata.as_ref())?)),
     }
 }
 

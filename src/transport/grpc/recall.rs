@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{CONTENT_TYPE, HeaderName},
     request::Parts,
 };
@@ -61,6 +61,12 @@ enum Came {
 impl Handle for Handler {
     fn handle(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>, cx: &mut Context<'_>) {
         let (head, mut body) = request.into_parts();
+        if !is_grpc(&head.headers) {
+            let mut refusal = Response::new(());
+            *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            // It fails where the client is gone.
+            return drop(respond.send_response(refusal, true));
+        }
         let mut ahead = Bytes::new();
         if is_verify(&head) {
             ahead = read(&mut body, cx);
@@ -114,6 +120,13 @@ async fn check(
         Some(Err(status)) => drop(respond.send_response(status.into_http(), true)),
         None => {}
     }
+}
+
+/// Whether a request says that it is gRPC. A form that a page sends cannot, without its browser asking first.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// Whether this is a plain Verify; anything unusual is left to the services.

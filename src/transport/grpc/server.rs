@@ -130,7 +130,7 @@ async fn serve(service: &Arc<Service>, routes: &Routes, mut connections: mpsc::R
     while let Some(connection) = connections.recv().await {
         let address = connection.address();
         let leaving = terms.stop.child_token();
-        let peer = Arc::new(Peer { address, caller: None, leaving: leaving.clone() });
+        let peer = Arc::new(Peer { address, secure: false, caller: None, leaving: leaving.clone() });
         let plain = Handler { grpc: Grpc::new(Arc::clone(service)), routes: routes.clone(), peer };
         let (terms, age, turns) = (terms.clone(), terms.age(&*service.entropy), Arc::clone(&turns));
         serving.spawn(async move {
@@ -138,9 +138,9 @@ async fn serve(service: &Arc<Service>, routes: &Routes, mut connections: mpsc::R
             let Some(tls) = &terms.tls else {
                 return http2::serve(connection, &plain, lasting).await;
             };
-            let secured = terms.stop.run_until_cancelled(tls.accept(connection, Port::Grpc)).await;
+            let secured = terms.stop.run_until_cancelled(tls.accept(connection, address, Port::Grpc)).await;
             if let Some(Some((stream, caller))) = secured {
-                let peer = Arc::new(Peer { address, caller, leaving: leaving.clone() });
+                let peer = Arc::new(Peer { address, secure: true, caller, leaving: leaving.clone() });
                 let known = Handler { peer, ..plain };
                 http2::serve(stream, &known, lasting).await;
             }

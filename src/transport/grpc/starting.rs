@@ -33,7 +33,7 @@ pub async fn run<H: Health>(listener: Arc<TcpListener>, health: HealthServer<H>,
         if connections.len() >= CONNECTIONS {
             continue;
         }
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, peer)) = accepted else {
             // Out of descriptors, most likely: without a pause this would spin.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
@@ -43,7 +43,7 @@ pub async fn run<H: Health>(listener: Arc<TcpListener>, health: HealthServer<H>,
             match &terms.tls {
                 None => starting.serve(stream, &terms).await,
                 Some(tls) => {
-                    let secured = terms.stop.run_until_cancelled(tls.accept(stream, Port::Grpc)).await;
+                    let secured = terms.stop.run_until_cancelled(tls.accept(stream, peer.ip(), Port::Grpc)).await;
                     if let Some(Some((stream, _))) = secured {
                         starting.serve(stream, &terms).await;
                     }

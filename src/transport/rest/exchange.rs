@@ -111,14 +111,17 @@ impl<'a> Exchange<'a> {
     pub async fn caller(&mut self, admission: Admission) -> Result<Caller> {
         let deadline = self.context.deadline;
         let proved = match credential::find(&self.parts.headers, self.service, self.sessions)? {
-            None => Ok(Authenticated { caller: self.certified()?, rate: None }),
+            None => {
+                let certified = self.peer.certified(&self.parts.headers)?;
+                Ok(Authenticated { caller: certified.cloned().unwrap_or(Caller::Nobody), rate: None })
+            }
             Some(Presented::Secret(secret)) => match self.revokes {
                 Some(id) => self.service.authenticate_to_revoke(&secret, id, admission, self.context).await,
                 None => self.service.authenticate(&secret, admission, self.context).await,
             },
             Some(Presented::Token(token)) => self.service.authenticate_session(&token, None, deadline).await,
             Some(Presented::Cookie(name, token)) => {
-                origin::same(self.parts)?;
+                origin::same(self.parts, self.peer.secure)?;
                 self.service.authenticate_session(&token, Some(name), deadline).await
             }
         };
@@ -133,16 +136,6 @@ impl<'a> Exchange<'a> {
                 Err(error)
             }
         }
-    }
-
-    /// The caller by its certificate, where no credential was sent; nobody if that tells nothing.
-    fn certified(&self) -> Result<Caller> {
-        let Some(caller) = &self.peer.caller else { return Ok(Caller::Nobody) };
-        // A browser sends its certificate with whatever a page of another origin makes it ask.
-        if ["origin", "sec-fetch-site"].iter().any(|name| self.parts.headers.contains_key(*name)) {
-            return Err(Error::forbidden("A client certificate is no credential for what a page asks"));
-        }
-        Ok(caller.clone())
     }
 
     /// The caller, who must have a credential.

@@ -9,14 +9,14 @@ use crate::domain::error::{Error, Result};
 ///
 /// `Sec-Fetch-Site` decides where it is sent: no page can forge it, and it stays right behind a proxy that changes
 /// `Host`. Browsers send it over TLS only, and old ones never: `Origin` decides then. A request with neither is no page's,
-/// and has no business with a cookie.
-pub fn same(parts: &Parts) -> Result<()> {
+/// and has no business with a cookie. `secure`: whether it came over TLS.
+pub fn same(parts: &Parts, secure: bool) -> Result<()> {
     if matches!(parts.method, Method::GET | Method::HEAD) {
         return Ok(());
     }
     let good = match (one(&parts.headers, "sec-fetch-site"), one(&parts.headers, "origin")) {
         (Some(site), _) => site == "same-origin",
-        (None, Some(origin)) => host(parts).is_some_and(|host| is_origin_of(origin, &host)),
+        (None, Some(origin)) => host(parts).is_some_and(|host| is_origin_of(origin, &host, secure)),
         (None, None) => false,
     };
     let sentence =
@@ -37,13 +37,14 @@ fn host(parts: &Parts) -> Option<String> {
     written.or_else(|| one(&parts.headers, header::HOST.as_str())).map(str::to_ascii_lowercase)
 }
 
-/// Whether an origin is of a host. Which of the two schemes the client used is not known behind a proxy that ends TLS.
-fn is_origin_of(origin: &str, host: &str) -> bool {
+/// Whether an origin is of a host. Without TLS here, which of the two schemes the client used is not known: a proxy may
+/// have ended it.
+fn is_origin_of(origin: &str, host: &str, secure: bool) -> bool {
     let origin = origin.to_ascii_lowercase();
     let (named, port) = match (origin.strip_prefix("https://"), origin.strip_prefix("http://")) {
         (Some(named), _) => (named, ":443"),
-        (None, Some(named)) => (named, ":80"),
-        (None, None) => return false,
+        (None, Some(named)) if !secure => (named, ":80"),
+        _ => return false,
     };
     let bare = |text: &str| text.strip_suffix(port).unwrap_or(text).to_owned();
     !named.is_empty() && bare(named) == bare(host)
@@ -94,10 +95,14 @@ mod tests {
             (vec![("origin", "https://keys.example")], false),
         ] {
             for method in ["POST", "DELETE", "PATCH", "PUT"] {
-                assert_eq!(same(&parts(method, "/api/api-keys", &headers)).is_ok(), good, "{method} {headers:?}");
+                assert_eq!(
+                    same(&parts(method, "/api/api-keys", &headers), false).is_ok(),
+                    good,
+                    "{method} {headers:?}"
+                );
             }
             for method in ["GET", "HEAD"] {
-                assert!(same(&parts(method, "/api/api-keys", &headers)).is_ok(), "{method} {headers:?}");
+                assert!(same(&parts(method, "/api/api-keys", &headers), false).is_ok(), "{method} {headers:?}");
             }
         }
     }
@@ -105,7 +110,15 @@ mod tests {
     #[test]
     fn over_http_2_the_host_is_the_authority() {
         let parts = |origin| parts("POST", "http://keys.example/api/api-keys", &[("origin", origin)]);
-        assert!(same(&parts("http://keys.example")).is_ok());
-        assert!(same(&parts("http://evil.example")).is_err());
+        assert!(same(&parts("http://keys.example"), false).is_ok());
+        assert!(same(&parts("http://evil.example"), false).is_err());
+    }
+
+    #[test]
+    fn over_tls_a_page_in_plain_text_is_another_origin() {
+        let parts = |origin| parts("POST", "https://keys.example/api/api-keys", &[("origin", origin)]);
+        assert!(same(&parts("https://keys.example"), true).is_ok());
+        assert!(same(&parts("http://keys.example"), true).is_err());
+        assert!(same(&parts("http://keys.example:443"), true).is_err());
     }
 }

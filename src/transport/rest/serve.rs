@@ -70,10 +70,18 @@ pub async fn run<F: Front>(listener: Arc<TcpListener>, front: Arc<F>, routes: Ro
 
 async fn serve<F: Front>(stream: TcpStream, address: IpAddr, front: Arc<F>, routes: Routes, terms: &Terms) {
     let Some(tls) = &terms.tls else {
-        return speak(stream, Peer { address, caller: None, leaving: terms.stop.clone() }, front, routes, terms).await;
+        return speak(
+            stream,
+            Peer { address, secure: false, caller: None, leaving: terms.stop.clone() },
+            front,
+            routes,
+            terms,
+        )
+        .await;
     };
-    if let Some(Some((stream, caller))) = terms.stop.run_until_cancelled(tls.accept(stream, Port::Rest)).await {
-        speak(stream, Peer { address, caller, leaving: terms.stop.clone() }, front, routes, terms).await;
+    if let Some(Some((stream, caller))) = terms.stop.run_until_cancelled(tls.accept(stream, address, Port::Rest)).await
+    {
+        speak(stream, Peer { address, secure: true, caller, leaving: terms.stop.clone() }, front, routes, terms).await;
     }
 }
 

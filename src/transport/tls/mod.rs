@@ -4,7 +4,7 @@
 mod callers;
 mod files;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -13,7 +13,7 @@ use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{TlsAcceptor, rustls, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 use self::{callers::Callers, files::Stamp};
@@ -73,7 +73,7 @@ impl Tls {
 
     /// Agrees with a client on a secret connection, and says who the client is, if its certificate tells. None if it did
     /// not come to that.
-    pub async fn accept<I>(&self, io: I, port: Port) -> Option<(TlsStream<I>, Option<Caller>)>
+    pub async fn accept<I>(&self, io: I, from: IpAddr, port: Port) -> Option<(TlsStream<I>, Option<Caller>)>
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
@@ -86,8 +86,15 @@ impl Tls {
             };
             match acceptor.accept(io).await {
                 Ok(stream) => Some(stream),
+                // Something was said and refused, such as a certificate, by either side.
+                Err(error)
+                    if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) =>
+                {
+                    tracing::info!(client = %from, ?port, %error, "a TLS handshake failed");
+                    None
+                }
                 Err(error) => {
-                    tracing::debug!(%error, "a TLS handshake failed");
+                    tracing::debug!(client = %from, ?port, %error, "a TLS handshake was broken off");
                     None
                 }
             }
