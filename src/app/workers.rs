@@ -8,7 +8,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     config::Webhooks,
-    courier::{Courier, SystemResolver},
+    courier::{Courier, Places, SystemResolver},
     service::Service,
     worker::webhooks::{Deliverer, Rules},
 };
@@ -52,7 +52,8 @@ pub fn start(
 
 /// Starts telling webhooks, until `stop`.
 pub fn deliver(tasks: &TaskTracker, stop: &CancellationToken, service: &Arc<Service>, settings: &Webhooks) {
-    let courier = Courier::new(settings.egress.clone(), Arc::new(SystemResolver), settings.timeout);
+    let places = Places::new(settings.per_host, settings.concurrency);
+    let courier = Courier::new(settings.egress.clone(), Arc::new(SystemResolver), places, settings.timeout);
     let rules = Rules {
         timeout: settings.timeout,
         retries: settings.retries.clone(),

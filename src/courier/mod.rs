@@ -4,6 +4,7 @@
 //! matter. There is no proxy, no redirect is followed, and nothing waits longer than the time for the whole.
 
 mod connect;
+mod places;
 mod resolve;
 mod roots;
 
@@ -20,7 +21,10 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-pub use self::resolve::{Resolve, SystemResolver};
+pub use self::{
+    places::{Place, Places, SLOW},
+    resolve::{Resolve, SystemResolver},
+};
 use crate::domain::egress::{Egress, Target};
 
 /// Bytes of an answer's body that are kept.
@@ -65,20 +69,24 @@ pub enum Failure {
     /// Not in time.
     #[error("no answer in time")]
     TimedOut,
+    /// Nothing was tried: as many requests as may be are under way to its addresses.
+    #[error("too many requests to its addresses are under way")]
+    Crowded,
 }
 
 /// Sends requests.
 pub struct Courier {
     egress: Egress,
     resolver: Arc<dyn Resolve>,
+    places: Arc<Places>,
     tls: TlsConnector,
     timeout: Duration,
 }
 
 impl Courier {
-    /// A courier that goes where `egress` allows, and takes `timeout` for each request at most.
-    pub fn new(egress: Egress, resolver: Arc<dyn Resolve>, timeout: Duration) -> Self {
-        Self { egress, resolver, tls: roots::connector(), timeout }
+    /// A courier that goes where `egress` allows and `places` are free, and takes `timeout` for each request at most.
+    pub fn new(egress: Egress, resolver: Arc<dyn Resolve>, places: Arc<Places>, timeout: Duration) -> Self {
+        Self { egress, resolver, places, tls: roots::connector(), timeout }
     }
 
     /// Where a URL leads.
@@ -111,7 +119,7 @@ impl Courier {
         body: Bytes,
     ) -> Result<Answer, Failure> {
         let request = request(target, headers, body)?;
-        let tcp = connect::tcp(&self.egress, &*self.resolver, target).await?;
+        let (tcp, _place) = connect::tcp(&self.egress, &*self.resolver, &self.places, target).await?;
         if !target.tls {
             return speak(tcp, request).await;
         }

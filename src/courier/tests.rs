@@ -40,7 +40,7 @@ fn loopback() -> Egress {
 }
 
 async fn post(egress: Egress, resolver: Arc<Script>, url: &str) -> Result<Answer, Failure> {
-    let courier = Courier::new(egress, resolver, Duration::from_millis(700));
+    let courier = Courier::new(egress, resolver, Places::new(4, 32), Duration::from_millis(700));
     courier.post(&courier.target(url)?, &[], Bytes::from_static(b"{}")).await
 }
 
@@ -129,7 +129,7 @@ async fn an_address_in_the_url_never_passes_by_the_check() {
     }
     // A target that was read under other rules is checked once more.
     let target = loopback().target(&format!("http://127.0.0.1:{port}/")).unwrap();
-    let strict = Courier::new(Egress::default(), script(&[]), Duration::from_secs(1));
+    let strict = Courier::new(Egress::default(), script(&[]), Places::new(4, 32), Duration::from_secs(1));
     assert_eq!(strict.post(&target, &[], Bytes::new()).await, Err(Failure::NotPublic));
     assert_eq!(connections.load(Ordering::Relaxed), 0);
 }
@@ -179,4 +179,31 @@ async fn a_body_is_kept_up_to_a_kibibyte_as_text() {
     let answer = post(loopback(), script(&[]), &format!("http://127.0.0.1:{port}/")).await.unwrap();
     assert_eq!(answer.body, "a\u{fffd}\u{fffd}b");
     assert!(text(&[0; 2 * KEPT]).len() <= KEPT);
+}
+
+#[tokio::test]
+async fn one_receiver_with_many_names_leaves_places_to_another() {
+    let (silent, connections) = receiver(None).await;
+    let (good, _) = receiver(Some(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec())).await;
+    let resolver = script(&[&["127.0.0.1"][..]; 40]);
+    let courier = Arc::new(Courier::new(loopback(), resolver, Places::new(4, 8), Duration::from_secs(2)));
+    let send = |name: String, port: u16| {
+        let courier = Arc::clone(&courier);
+        async move {
+            let target = courier.target(&format!("http://{name}:{port}/")).unwrap();
+            courier.post(&target, &[], Bytes::new()).await
+        }
+    };
+    let mut attempts = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        attempts.spawn(send(format!("n{number}.example"), silent));
+    }
+    for _ in 0..16 {
+        assert_eq!(attempts.join_next().await.unwrap().unwrap(), Err(Failure::Crowded));
+    }
+    assert_eq!(send("good.example".to_owned(), good).await.unwrap().status, 200);
+    while let Some(rest) = attempts.join_next().await {
+        assert_eq!(rest.unwrap(), Err(Failure::TimedOut));
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 4, "half of what may run");
 }

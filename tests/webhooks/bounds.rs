@@ -56,6 +56,26 @@ async fn what_waits_for_a_dead_receiver_spends_no_attempt() {
 }
 
 #[tokio::test]
+async fn what_finds_its_address_crowded_spends_no_attempt() {
+    let dead = Receiver::start(|_, _| Reply::Hang).await;
+    let good = Receiver::good().await;
+    // Half of the places is one: the other attempts at the dead receiver find it taken, and come again.
+    let settings = local("[\"1h\"]").replace("2s", "1s") + "concurrency = 2\nper_host = 2\n";
+    let server = Setup::new().config(&settings).delivering().start();
+    for _ in 0..4 {
+        hooked(&server, &dead.url("/")).await;
+    }
+    dead.wait_for(1).await;
+    hooked(&server, &good.url("/")).await;
+    good.wait_for(1).await;
+    let requests = dead.wait_for(4).await;
+    let ids: std::collections::HashSet<_> = requests.iter().map(|request| request.header("webhook-id")).collect();
+    assert_eq!(ids.len(), 4, "each is a first attempt");
+    let errors: Vec<_> = deliveries(&server).await.into_iter().map(|row| row.last_error).collect();
+    assert!(errors.iter().all(|error| ["", "no answer in time"].contains(&error.as_str())), "{errors:?}");
+}
+
+#[tokio::test]
 async fn a_revocation_does_not_wait_for_its_delivery() {
     let gate = Arc::new(Notify::new());
     let held = Arc::clone(&gate);

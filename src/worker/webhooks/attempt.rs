@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Deliverer, message};
+use super::{Deliverer, message, micros};
 use crate::{
-    courier::{Answer, Failure},
+    courier::{Answer, Failure, SLOW},
     domain::{clock::Micros, webhook::retry_after},
     store::{
         StoreError,
@@ -37,7 +37,7 @@ impl From<Answer> for Attempted {
         let (outcome, error) = match answer.status {
             200..=299 => (Outcome::Delivered, String::new()),
             300..=399 => (Outcome::Redirected, "redirects are not followed".to_owned()),
-            410 => (Outcome::Gone, "the receiver is gone: its webhook was taken away".to_owned()),
+            410 => (Outcome::Gone, "answered 410: the receiver is gone".to_owned()),
             status => (Outcome::Rejected, format!("answered {status}")),
         };
         Self { outcome, status: Some(answer.status), error, response: answer.body }
@@ -51,7 +51,7 @@ impl From<Failure> for Attempted {
             Failure::Unresolved | Failure::Unreachable(_) | Failure::Tls(_) | Failure::Broken(_) => {
                 Outcome::Unreachable
             }
-            Failure::TimedOut => Outcome::TimedOut,
+            Failure::TimedOut | Failure::Crowded => Outcome::TimedOut,
         };
         Self::without_answer(outcome, failure.to_string())
     }
@@ -61,8 +61,8 @@ impl Deliverer {
     /// Makes an attempt and writes down what came of it. Says whether the receiver was slow.
     pub(super) async fn attempt(&self, delivery: ClaimedDelivery) -> bool {
         let begun = self.service.clock.monotonic();
-        let attempted = tokio::select! {
-            attempted = self.send(&delivery) => attempted,
+        let sent = tokio::select! {
+            sent = self.send(&delivery) => sent,
             // The program is ending. The receiver may have it by now or not; it will get it again.
             () = self.end.cancelled() => {
                 self.give_back(&delivery, 0).await;
@@ -70,32 +70,45 @@ impl Deliverer {
             }
         };
         let took = self.service.clock.monotonic() - begun;
+        let Some(attempted) = sent else {
+            // Nothing was tried, and a try now would find the same. Its name is taken for a slow one, as its address is.
+            self.give_back(&delivery, self.crowded_wait()).await;
+            return true;
+        };
         self.service.metrics.webhooks.attempt(attempted.outcome);
         tracing::debug!(
             event = %delivery.event.id, attempt = delivery.attempt, outcome = ?attempted.outcome, status = attempted.status,
             error = attempted.error, "webhook attempted"
         );
         self.settle(&delivery, attempted).await;
-        took > SLOW
+        took > micros(SLOW)
     }
 
-    async fn send(&self, delivery: &ClaimedDelivery) -> Attempted {
+    /// None: it has to wait for others that go to the same addresses.
+    async fn send(&self, delivery: &ClaimedDelivery) -> Option<Attempted> {
         if delivery.url.is_empty() {
-            return Attempted::without_answer(Outcome::Abandoned, "the key has no webhook any more");
+            return Some(Attempted::without_answer(Outcome::Abandoned, "the key has no webhook any more"));
         }
         let target = match self.courier.target(&delivery.url) {
             Ok(target) => target,
-            Err(failure) => return failure.into(),
+            Err(failure) => return Some(failure.into()),
         };
         let body = Bytes::from(message::body(&delivery.event).to_string());
         let Some(headers) = message::headers(&self.service.installation, delivery, &body, self.service.now()) else {
             let error = "the signing secret derives from a master key that is not listed";
-            return Attempted::without_answer(Outcome::Abandoned, error);
+            return Some(Attempted::without_answer(Outcome::Abandoned, error));
         };
         match self.courier.post(&target, &headers, body).await {
-            Ok(answer) => answer.into(),
-            Err(failure) => failure.into(),
+            Ok(answer) => Some(answer.into()),
+            Err(Failure::Crowded) => None,
+            Err(failure) => Some(failure.into()),
         }
+    }
+
+    /// Between one and two times what an attempt may take, so that those that wait together do not come back together.
+    fn crowded_wait(&self) -> Micros {
+        let most = micros(self.rules.timeout);
+        most.saturating_add(most / 1_000 * i64::from(self.chance() % 1_000))
     }
 
     async fn settle(&self, delivery: &ClaimedDelivery, attempted: Attempted) {
@@ -189,6 +202,3 @@ impl Deliverer {
         u32::from_ne_bytes(bytes)
     }
 }
-
-/// A receiver that takes longer than this shares its places with others of its kind.
-const SLOW: Micros = 2_000_000;
