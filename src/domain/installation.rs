@@ -6,13 +6,10 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::key::KeyId;
+use super::{key::KeyId, webhook};
 
 /// 32 random bytes that belong to one installation.
 pub type MasterKey = Zeroizing<[u8; 32]>;
-
-/// Bits of a webhook version that count; above them stands the epoch of the master key that its secret derives from.
-const COUNT_BITS: u32 = 32;
 
 /// The master keys of an installation as their subkeys: the first one makes, each one verifies.
 pub struct Installation {
@@ -71,14 +68,13 @@ impl Installation {
     }
 
     fn webhook_key(&self, id: KeyId, version: i64) -> Option<Zeroizing<[u8; 32]>> {
-        let keys = self.each().find(|keys| keys.epoch == Some(version >> COUNT_BITS))?;
+        let keys = self.each().find(|keys| keys.epoch == Some(webhook::epoch(version)))?;
         Some(Zeroizing::new(mac(&keys.webhook, &[id.0.as_bytes(), &version.to_be_bytes()])))
     }
 
     /// The version after this one (0: none yet), under the key that makes now. No version comes twice for one key.
     pub fn next_webhook_version(&self, version: i64) -> i64 {
-        let count = (version & ((1 << COUNT_BITS) - 1)) + 1;
-        self.first.epoch.unwrap_or(0) << COUNT_BITS | count
+        webhook::version(self.first.epoch.unwrap_or(0), webhook::count(version) + 1)
     }
 
     /// HMAC over a new page token's filters and position. Each part is preceded by its length.

@@ -2,7 +2,7 @@
 
 use super::clock::{Micros, SECOND};
 
-/// How long the secret before a rotation signs, too.
+/// How long the secrets before a rotation sign, too.
 pub const OVERLAP: Micros = 86_400 * SECOND;
 
 /// The waits after the first attempt and each further one: about three days in all.
@@ -18,19 +18,46 @@ pub const RETRIES: [Micros; 9] = [
     24 * 3_600 * SECOND,
 ];
 
-/// The secret of a webhook before its last rotation.
+/// Versions between the newest and the oldest that are tried.
+const MOST: usize = 32;
+/// Bits of a version that count the secrets of a key. Those above name the master key that it derives from, see
+/// [`version`].
+const COUNT_BITS: u32 = 32;
+
+/// The secrets of a webhook before its last rotation: those that signed when it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Former {
-    /// Its version.
+    /// The version of the oldest.
     pub version: i64,
-    /// Until when it signs, too.
+    /// Until when they sign, too.
     pub until: Micros,
 }
 
-/// The versions of the signing secret that sign at `now`, the newest first.
-pub fn signing_versions(version: i64, former: Option<Former>, now: Micros) -> impl Iterator<Item = i64> {
-    let overlapping = former.filter(|former| now < former.until).map(|former| former.version);
-    std::iter::once(version).chain(overlapping)
+/// The version of a key's `count`th secret, which derives from the master key of an epoch.
+pub const fn version(epoch: i64, count: i64) -> i64 {
+    epoch << COUNT_BITS | count
+}
+
+/// Which of a key's secrets a version is: 0 is none yet.
+pub const fn count(version: i64) -> i64 {
+    version & ((1 << COUNT_BITS) - 1)
+}
+
+/// The epoch of the master key that a version's secret derives from.
+pub const fn epoch(version: i64) -> i64 {
+    version >> COUNT_BITS
+}
+
+/// The versions of the signing secret that may sign at `now`, the newest first. Of those between the newest and the
+/// oldest it is not known which of their master keys they derive from, so each may.
+pub fn signing_versions(newest: i64, former: Option<Former>, now: Micros) -> impl Iterator<Item = i64> {
+    let oldest = former.filter(|former| now < former.until).map(|former| former.version);
+    let former = oldest.into_iter().flat_map(move |oldest| {
+        let (first, last) = (epoch(oldest).min(epoch(newest)), epoch(oldest).max(epoch(newest)));
+        let of_each = move |count| (first..=last).rev().map(move |epoch| version(epoch, count));
+        (count(oldest) + 1..count(newest)).rev().flat_map(of_each).take(MOST).chain([oldest])
+    });
+    std::iter::once(newest).chain(former)
 }
 
 /// How long to wait after attempt number `attempt` (the first is 1) has failed: what the schedule says, up to a tenth
@@ -69,11 +96,17 @@ mod tests {
     }
 
     #[test]
-    fn the_former_secret_signs_until_its_time_is_over() {
-        let former = Some(Former { version: 7, until: 1_000 });
-        let versions = |former, now| signing_versions(8, former, now).collect::<Vec<_>>();
-        assert_eq!(versions(None, 0), [8]);
-        assert_eq!(versions(former, 999), [8, 7]);
-        assert_eq!(versions(former, 1_000), [8]);
+    fn former_secrets_sign_until_their_time_is_over() {
+        let former = |version| Some(Former { version, until: 1_000 });
+        let versions = |newest, former, now| signing_versions(newest, former, now).collect::<Vec<_>>();
+        assert_eq!(versions(8, None, 0), [8]);
+        assert_eq!(versions(8, former(7), 999), [8, 7]);
+        assert_eq!(versions(8, former(7), 1_000), [8]);
+        assert_eq!(versions(8, former(5), 999), [8, 7, 6, 5]);
+        let (old, new) = (|count| version(1, count), |count| version(2, count));
+        assert_eq!(versions(new(8), former(old(7)), 0), [new(8), old(7)]);
+        assert_eq!(versions(new(8), former(old(6)), 0), [new(8), new(7), old(7), old(6)]);
+        assert_eq!(versions(old(8), former(new(6)), 0), [old(8), new(7), old(7), new(6)], "the first one made again");
+        assert!(versions(version(900, 100), former(1), 0).len() <= 34, "whatever a row says");
     }
 }

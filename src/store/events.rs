@@ -105,7 +105,7 @@ pub struct ClaimedDelivery {
     pub url: String,
     /// The version of the key's signing secret now.
     pub webhook_version: i64,
-    /// The one before its last rotation.
+    /// Those before its last rotation.
     pub former: Option<Former>,
     /// Which attempt this is, from 1 on; a redelivery counts from 1 again.
     pub attempt: i64,
@@ -204,7 +204,7 @@ pub struct SecretChange {
     pub from: i64,
     /// The version that follows.
     pub to: i64,
-    /// Until when `from` signs, too, if it is one.
+    /// Until when `from`, and those that still sign beside it, sign, too.
     pub former_until: Micros,
 }
 

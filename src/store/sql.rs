@@ -118,7 +118,8 @@ pub const FIND_BY_DIGEST: &str = concat!("SELECT ", facts!(), " FROM keyward_key
 /// The key with id `$1`.
 pub const FIND_BY_ID: &str = concat!("SELECT ", shown!(), " WHERE k.id = $1");
 
-/// The changes to keys. Postgres runs each inside a statement that writes its event too, SQLite in a transaction; what
+/// The changes to keys. A rotation keeps the oldest secret that still signs, while there are not eight of them; the lower
+/// half of a version counts. Postgres runs each inside a statement that writes its event too, SQLite in a transaction; what
 /// Postgres takes beforehand comes in between.
 macro_rules! set_webhook {
     ($first:literal) => {
@@ -126,7 +127,9 @@ macro_rules! set_webhook {
             "UPDATE keyward_keys SET webhook_url = $2, \
              webhook_version = CASE WHEN $2 <> '' AND webhook_version = $4 THEN $5 ELSE webhook_version END, \
              webhook_former_version = \
-             CASE WHEN $2 <> '' AND webhook_version = $4 AND $4 <> 0 THEN $4 ELSE webhook_former_version END, \
+             CASE WHEN $2 = '' OR webhook_version <> $4 OR $4 = 0 THEN webhook_former_version \
+             WHEN webhook_former_until > $3 AND $4 % 4294967296 - webhook_former_version % 4294967296 < 8 \
+             THEN webhook_former_version ELSE $4 END, \
              webhook_former_until = \
              CASE WHEN $2 <> '' AND webhook_version = $4 AND $4 <> 0 THEN $6 ELSE webhook_former_until END",
             $first,

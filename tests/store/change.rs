@@ -97,23 +97,35 @@ pub async fn a_rotation_happens_once(f: Fixture) {
         (one.webhook_version, one.former)
     };
     assert_eq!(versions().await, (from, None));
-    let until = now() + 1_000;
+    let until = now() + 60_000_000;
     for (step, shown, former) in [
         ((from, from + 1, until), from + 1, Some(Former { version: from, until })),
         // The same once more, as when the reply to the first was lost, and another one from the same version.
         ((from, from + 1, until + 5), from + 1, Some(Former { version: from, until })),
         ((from, from + 7, until + 5), from + 1, Some(Former { version: from, until })),
-        ((from + 1, from + 2, until + 9), from + 2, Some(Former { version: from + 1, until: until + 9 })),
+        // The one before it still signs, so both go on.
+        ((from + 1, from + 2, 1), from + 2, Some(Former { version: from, until: 1 })),
+        // They do not any more.
+        ((from + 2, from + 3, until), from + 3, Some(Former { version: from + 2, until })),
+        // Another master key's.
+        ((from + 3, from + 4 + (1 << 32), until), from + 4 + (1 << 32), Some(Former { version: from + 2, until })),
     ] {
         let change = rotate(step.0, step.1, step.2).await.unwrap().unwrap();
         assert!(change.applied);
         assert_eq!(change.key.webhook_version, shown);
         assert_eq!(versions().await, (shown, former));
     }
+    let last = from + 4 + (1 << 32);
     // A webhook that is removed keeps its secret, for the next one.
-    let secret = SecretChange { from: from + 2, to: from + 3, former_until: 0 };
+    let secret = SecretChange { from: last, to: last + 1, former_until: 0 };
     let removed = WebhookUpdate { secret, ..webhook("", now()) };
-    assert_eq!(f.store.set_webhook(hooked.id, removed).await.unwrap().unwrap().key.webhook_version, from + 2);
+    assert_eq!(f.store.set_webhook(hooked.id, removed).await.unwrap().unwrap().key.webhook_version, last);
+    // Eight go on, and from the ninth on only the last one.
+    for step in 0..7 {
+        rotate(last + step, last + step + 1, until).await.unwrap().unwrap();
+        let oldest = if step < 6 { from + 2 } else { last + step };
+        assert_eq!(versions().await, (last + step + 1, Some(Former { version: oldest, until })), "{step}");
+    }
 }
 
 pub async fn webhook_of_dead_key(f: Fixture) {
