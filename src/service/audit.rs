@@ -136,7 +136,8 @@ impl Service {
                 let Some(id) = id else { return Err(no_such_event()) };
                 self.visible_event(manager, id, context).await?;
                 let delivery = bounded(context, self.store.find_delivery(id)).await?;
-                return Ok(DeliveryPage { deliveries: delivery.into_iter().collect(), next: None });
+                let deliveries = delivery.map(|delivery| shown(manager, delivery)).into_iter().collect();
+                return Ok(DeliveryPage { deliveries, next: None });
             }
             DeliverySubject::Key(id) => parsed(&mut violations, "key_id", id.parse::<KeyId>()),
         };
@@ -151,6 +152,7 @@ impl Service {
         let more = deliveries.len() > page_size as usize;
         deliveries.truncate(page_size as usize);
         let next = deliveries.last().filter(|_| more).map(|last| self.token(&filters, last.event.0));
+        let deliveries = deliveries.into_iter().map(|delivery| shown(manager, delivery)).collect();
         Ok(DeliveryPage { deliveries, next })
     }
 
@@ -166,15 +168,25 @@ impl Service {
         let none = || Error::new(Kind::FailedPrecondition, "CONFLICT", "The key has no webhook to tell");
         let delivery = delivery.ok_or_else(none)?;
         self.deliveries.notify_one();
-        Ok(delivery)
+        Ok(shown(manager, delivery))
     }
 
     /// An event of a key that the manager may see; for any other one, exactly the answer to an id that does not exist.
     async fn visible_event(&self, manager: Manager<'_>, id: EventId, context: Context<'_>) -> Result<Event> {
         let event = bounded(context, self.store.find_event(id)).await?;
-        let event = event.filter(|event| manager.sees(&event.key)).ok_or_else(no_such_event)?;
+        let is_there = |event: &Event| self.registry.by_name(&event.key.keyspace).is_some() && manager.sees(&event.key);
+        let event = event.filter(is_there).ok_or_else(no_such_event)?;
         manager.may_read(&event.key)?;
         Ok(event)
+    }
+}
+
+/// A delivery as the manager may see it. What a receiver said is for operators alone: whoever chooses the URL could read
+/// by it what answers there to this server, and not to them.
+fn shown(manager: Manager<'_>, delivery: Delivery) -> Delivery {
+    match manager {
+        Manager::Operator => delivery,
+        Manager::Admin(_) | Manager::Session(_) => Delivery { last_response: String::new(), ..delivery },
     }
 }
 

@@ -234,8 +234,12 @@ impl Service {
     }
 
     async fn rehook(&self, before: KeyRecord, hook: Hook, by: String, context: Context<'_>) -> Result<Rehooked> {
-        let from = if hook.rotate_secret { before.webhook_version } else { 0 };
         let at = self.now();
+        if hook.url == before.webhook_url && !hook.rotate_secret && before.status(at) == KeyStatus::Active {
+            // Nothing changes, so there is nothing to tell.
+            return Ok(Rehooked { key: self.with_last_use(before), webhook_secret: None });
+        }
+        let from = if hook.rotate_secret { before.webhook_version } else { 0 };
         let to = self.installation.next_webhook_version(from);
         let secret = SecretChange { from, to, former_until: at.saturating_add(OVERLAP) };
         let update = WebhookUpdate { url: hook.url, secret, at, by, event: self.event_id() };

@@ -138,4 +138,20 @@ async fn a_delivery_is_shown_and_made_again() {
     assert_eq!(shown(&none).await, Vec::<Value>::new());
     let refused = reply(server.rest("POST", &format!("/api/events/{none}/redeliver")).bearer_auth(ROOT)).await;
     refused.refused(409, "conflict");
+    let path = format!("/api/events/{event}/redeliver");
+    reply(server.rest("POST", &path).bearer_auth(ROOT).json(&json!({"force": true}))).await.bad(&["force"]);
+}
+
+#[tokio::test]
+async fn an_event_has_a_keys_own_limits() {
+    let server = Setup::new().ready("noro").start();
+    let limited = json!({"name": "n", "rateLimit": {"limit": 7, "windowMs": 60_000}});
+    let made = server.create(limited.clone()).await;
+    let told = get(&server, ROOT, "/api/events").await["events"][0]["data"].clone();
+    assert_eq!((&told["id"], &told["rateLimit"]), (&made["id"], &limited["rateLimit"]));
+    assert!(told.get("keyspaces").is_none());
+    let service = json!({"keyspace": "keyward", "name": "s", "scopes": ["verify"], "keyspaces": ["noro"]});
+    server.create(service).await;
+    let told = get(&server, ROOT, "/api/events?keyspace=keyward&type=key.created").await["events"][0]["data"].clone();
+    assert_eq!((&told["keyspaces"], &told["rateLimit"]), (&json!(["noro"]), &json!(null)));
 }

@@ -119,6 +119,44 @@ async fn a_revoked_key_stays_with_its_status_and_time() {
 }
 
 #[tokio::test]
+async fn a_revocation_may_give_its_reason_and_nothing_else() {
+    let server = Setup::new().start();
+    let made = server.create(json!({"name": "n"})).await;
+    for (body, field) in [
+        (json!({"Reason": "x"}), "Reason"),
+        (json!({"reason": 5}), "reason"),
+        (json!({"reason": "x".repeat(201)}), "reason"),
+    ] {
+        as_root(&server, "DELETE", &path(&made), body).await.bad(&[field]);
+    }
+    assert_eq!(as_root(&server, "GET", &path(&made), Value::Null).await.good(200)["status"], "active");
+    as_root(&server, "DELETE", &path(&made), json!({"reason": "leaked"})).await.good(200);
+    let told = as_root(&server, "GET", "/api/events?type=key.revoked", Value::Null).await.good(200);
+    assert_eq!(told["events"][0]["data"]["revokeReason"], "leaked");
+}
+
+#[tokio::test]
+async fn a_webhook_that_stays_as_it_is_is_no_change() {
+    let server = Setup::new().start();
+    let made = server.create(json!({"name": "n", "webhook": "https://example.com/"})).await;
+    let bare = server.create(json!({"name": "n"})).await;
+    let changes = async || {
+        let path = "/api/events?type=webhook.updated";
+        as_root(&server, "GET", path, Value::Null).await.good(200)["events"].as_array().unwrap().len()
+    };
+    let same = json!({"webhook": "https://example.com/"});
+    let answer = as_root(&server, "PATCH", &path(&made), same.clone()).await.good(200);
+    assert_eq!((&answer["webhook"], answer.get("webhookSecret")), (&json!("https://example.com/"), None));
+    as_root(&server, "PATCH", &path(&bare), json!({"webhook": ""})).await.good(200);
+    assert_eq!(changes().await, 0);
+    as_root(&server, "PATCH", &path(&made), json!({"webhook": "https://example.com/a"})).await.good(200);
+    assert_eq!(changes().await, 1);
+    // Of a key that has ended, not even that can be said.
+    as_root(&server, "DELETE", &path(&made), Value::Null).await.good(200);
+    as_root(&server, "PATCH", &path(&made), json!({"webhook": "https://example.com/a"})).await.refused(409, "conflict");
+}
+
+#[tokio::test]
 async fn an_expired_key_stays_with_its_status_and_revoked_wins() {
     let server = Setup::new().start();
     let body = json!({"name": "n", "expiresAt": from_now(Duration::from_millis(150))});

@@ -83,3 +83,22 @@ async fn a_response_is_kept_only_at_its_beginning() {
     hooked(&server, &receiver.url("/")).await;
     assert_eq!(settled(&server, "failed").await.last_response, "x".repeat(1_024));
 }
+
+#[tokio::test]
+async fn a_response_is_for_operators_alone() {
+    let receiver = Receiver::start(move |_, _| Reply::Status(500, "what only this server can reach")).await;
+    let norrix = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/norrix.toml")).unwrap();
+    let server = Setup::new().config(&norrix).and(&local("[]")).delivering().start();
+    let admin = server.create(json!({"name": "a", "orgId": "acme", "scopes": ["admin"]})).await;
+    let made = server.create(json!({"name": "n", "orgId": "acme", "webhook": receiver.url("/")})).await;
+    settled(&server, "failed").await;
+    let event = made["id"].as_str().unwrap().replacen("key_", "evt_", 1);
+    let path = format!("/api/events/{event}/deliveries");
+    for (credential, shown) in
+        [(ROOT, json!("what only this server can reach")), (admin["key"].as_str().unwrap(), json!(null))]
+    {
+        let page = reply(server.rest("GET", &path).bearer_auth(credential)).await.good(200);
+        let delivery = &page["deliveries"][0];
+        assert_eq!((&delivery["lastStatus"], &delivery["lastResponse"]), (&json!(500), &shown));
+    }
+}

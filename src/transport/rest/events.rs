@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
+    Body,
     answer::{Answer, Fault, rest_names},
-    body,
+    body::{self, Fields},
     exchange::Exchange,
     manage::{Query, manager},
     record,
@@ -41,9 +42,10 @@ pub async fn deliveries(exchange: &mut Exchange<'_>, id: &str) -> std::result::R
     Ok(Answer::json(StatusCode::OK, &json!({"deliveries": deliveries})))
 }
 
-/// `POST`: tells the webhook again.
-pub async fn redeliver(exchange: &mut Exchange<'_>, id: &str) -> std::result::Result<Answer, Fault> {
+/// `POST`: tells the webhook again. There is nothing to say in a body.
+pub async fn redeliver(exchange: &mut Exchange<'_>, id: &str, body: &mut Body) -> std::result::Result<Answer, Fault> {
     let caller = manager(exchange).await?;
+    Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?.finish()?;
     let due = unknown_if_unreadable(exchange.service.redeliver(&caller, id, exchange.context).await)?;
     exchange.key = due.key.to_string();
     Ok(Answer::json(StatusCode::OK, &delivery(&due)))

@@ -68,11 +68,14 @@ pub async fn read(exchange: &mut Exchange<'_>, id: &str) -> std::result::Result<
     Ok(item(exchange, &key))
 }
 
-/// `DELETE` of one key.
-pub async fn revoke(exchange: &mut Exchange<'_>, id: &str) -> std::result::Result<Answer, Fault> {
+/// `DELETE` of one key. A body is not needed; it may give the reason.
+pub async fn revoke(exchange: &mut Exchange<'_>, id: &str, body: &mut Body) -> std::result::Result<Answer, Fault> {
     let caller = manager(exchange).await?;
     in_organization(exchange, &caller, id).await?;
-    let revoked = exchange.service.revoke(&caller, id, String::new(), exchange.context).await;
+    let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
+    let reason = fields.text_or_empty("reason");
+    fields.finish()?;
+    let revoked = exchange.service.revoke(&caller, id, reason, exchange.context).await;
     let key = unknown_if_unreadable(revoked)?;
     Ok(item(exchange, &key))
 }

@@ -7,6 +7,7 @@ use crate::domain::{
     clock::Micros,
     event::Event,
     key::{KeyRecord, KeyStatus},
+    rate::RateLimit,
 };
 
 /// A time in RFC 3339 with milliseconds, rounded down.
@@ -70,18 +71,27 @@ pub fn item(key: &KeyRecord, now: Micros) -> Value {
         "environment": text(&key.binding.environment),
         "webhook": text(&key.webhook_url),
         "metadata": key.metadata,
-        "rateLimit": key.rate_limit.map(|own| json!({"limit": own.limit, "windowMs": millis(own.window)})),
+        "rateLimit": key.rate_limit.map(rate_limit),
     });
-    if !key.keyspaces.is_empty() {
-        item["keyspaces"] = key.keyspaces.clone().into();
-    }
+    with_keyspaces(&mut item, key);
     item
+}
+
+fn rate_limit(own: RateLimit) -> Value {
+    json!({"limit": own.limit, "windowMs": millis(own.window)})
+}
+
+/// Adds the keyspaces that a service's key is limited to, where it is.
+fn with_keyspaces(record: &mut Value, key: &KeyRecord) {
+    if !key.keyspaces.is_empty() {
+        record["keyspaces"] = key.keyspaces.clone().into();
+    }
 }
 
 /// The key of an event as its webhook is told: as it was right after. Its last use is not of that moment, and left out.
 pub fn told(event: &Event) -> Value {
     let (key, at) = (&event.key, event.id.at());
-    json!({
+    let mut told = json!({
         "id": key.id.to_string(),
         "keyspace": key.keyspace,
         "name": text(&key.name),
@@ -99,5 +109,8 @@ pub fn told(event: &Event) -> Value {
         "environment": text(&key.binding.environment),
         "webhook": text(&key.webhook_url),
         "metadata": key.metadata,
-    })
+        "rateLimit": key.rate_limit.map(rate_limit),
+    });
+    with_keyspaces(&mut told, key);
+    told
 }
