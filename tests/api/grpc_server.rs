@@ -177,7 +177,11 @@ async fn a_call_past_its_callers_deadline_says_so_itself() {
     let blocked = block(&server).await;
     for length in [Duration::from_secs(1), Duration::from_secs(2)] {
         let (start, mut other) = (Instant::now(), client.clone());
-        let hook = UpdateWebhookRequest { id: made.id.clone(), webhook_url: String::new(), ..Default::default() };
+        let hook = UpdateWebhookRequest {
+            id: made.id.clone(),
+            webhook_url: "https://example.com/".into(),
+            ..Default::default()
+        };
         let (hooked, created) = futures::future::join(
             client.update_webhook(hurried(length, hook)),
             other.create(hurried(length, CreateRequest::default())),
