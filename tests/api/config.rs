@@ -263,3 +263,27 @@ fn a_batch_of_permits_has_its_bounds() {
         assert!(good || error(&check).contains("keyward.toml:2: rate_limit.batch: "), "{batch}: {}", error(&check));
     }
 }
+
+#[test]
+fn what_would_start_well_and_refuse_everybody_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let nora = || Setup::new().ready("nora");
+    let long = "0123456789abcdef0123456789abcdef";
+    for (setup, name) in [
+        (nora().env("KEYWARD_HTTP_ENVIRONMENT", "prodution"), "KEYWARD_HTTP_ENVIRONMENT"),
+        (nora().env("KEYWARD_ROOT_KEY", &format!("{long}\n")), "KEYWARD_ROOT_KEY"),
+        (nora().env("KEYWARD_ROOT_KEY", &format!("{long}\u{1}x")), "KEYWARD_ROOT_KEY"),
+        (nora().env("KEYWARD_ROOT_KEY", "short"), "KEYWARD_ROOT_KEY"),
+        (nora().env("KEYWARD_INSECURE", "perhaps"), "KEYWARD_INSECURE"),
+    ] {
+        let output = run(&setup, folder.path(), &["config", "check"]);
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        assert!(error(&output).contains(name), "{}", error(&output));
+    }
+    for (name, value) in
+        [("KEYWARD_HTTP_ENVIRONMENT", "production"), ("KEYWARD_ROOT_KEY", long), ("KEYWARD_CONFIG", "")]
+    {
+        let output = run(&nora().env(name, value), folder.path(), &["config", "check"]);
+        assert!(output.status.success(), "{name}: {}", error(&output));
+    }
+}

@@ -270,6 +270,12 @@ async fn a_key_whose_keyspace_is_no_longer_configured_is_not_found() {
                    secret = { encoding = \"alphanumeric\", length = 32 }\n";
     let after = Setup::new().config(renamed).folder(folder.path()).start();
     let mut client = after.client().await;
+    let left = key(&mut client, "renamed", "", &[]).await;
+    let request = ListRequest { page_size: 1, ..Default::default() };
+    let listed = client.list(with(ROOT, request.clone())).await.unwrap().into_inner();
+    assert_eq!(listed.keys.iter().map(|key| &key.id).collect::<Vec<_>>(), [&left.id]);
+    let rest = client.list(with(ROOT, ListRequest { page_token: listed.next_page_token, ..request })).await.unwrap();
+    assert_eq!(rest.into_inner(), Default::default(), "no page of what is gone, and none after it");
     for made in gone {
         let verdict = crate::support::grpc::verify(&mut client, check(&made.secret)).await;
         assert_eq!((verdict.code(), verdict.key_id.as_str()), (Code::NotFound, ""));

@@ -110,6 +110,10 @@ async fn grpcurl_works_with_no_proto_file() {
     assert!(good && answer.contains("CODE_VALID"), "{answer}");
     let (good, refusal) = grpcurl(&server, &["-d", r#"{"pageSize": -1}"#, "--", "keyward.v1.KeyService/List"]);
     assert!(!good && refusal.contains("InvalidArgument") && refusal.contains("page_size"), "{refusal}");
+    assert!(
+        refusal.contains("ErrorInfo") && refusal.contains("INVALID_ARGUMENT"),
+        "its details are readable: {refusal}"
+    );
     let (good, health) = grpcurl(&server, &["grpc.health.v1.Health/Check"]);
     assert!(good && health.contains("SERVING"), "{health}");
 }

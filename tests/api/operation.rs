@@ -273,8 +273,10 @@ async fn the_log_is_as_loud_as_it_is_asked_to_be() {
     assert_eq!(quiet.log(), "");
     for (name, value) in [("KEYWARD_LOG", "=="), ("KEYWARD_LOG_FORMAT", "xml")] {
         let folder = tempfile::tempdir().unwrap();
-        let ran = run(&Setup::new().env(name, value), folder.path(), &["serve"]);
-        assert_eq!(ran.status.code(), Some(1));
-        assert!(text(&ran.stderr).contains(name), "{ran:?}");
+        for command in [&["serve"][..], &["config", "check"]] {
+            let ran = run(&Setup::new().env(name, value), folder.path(), command);
+            assert_eq!(ran.status.code(), Some(1));
+            assert!(text(&ran.stderr).contains(name), "{ran:?}");
+        }
     }
 }

@@ -153,6 +153,46 @@ async fn a_name_is_required_where_people_manage_keys_and_nowhere_else() {
 }
 
 #[tokio::test]
+async fn a_name_that_comes_twice_is_refused_wherever_it_stands() {
+    let server = Setup::new().start();
+    for body in [
+        r#"{"name": "a", "name": "b"}"#,
+        r#"{"name": "a", "scopes": ["x"], "scopes": ["x", "y"]}"#,
+        r#"{"name": "a", "metadata": {"k": "1", "k": "2"}}"#,
+        r#"{"name": "a", "n\u0061me": "b"}"#,
+    ] {
+        for path in CREATE {
+            let message = raw(&server, "POST", path, Some("application/json"), body).await.bad(&["body"]);
+            assert!(message.contains("twice"), "{message}");
+        }
+    }
+    // The same name in two objects is none that comes twice.
+    let body = r#"{"name": "a", "metadata": {"name": "b"}}"#;
+    raw(&server, "POST", CREATE[1], Some("application/json"), body).await.good(201);
+}
+
+/// A client that asks for leave to send would otherwise send it all, to be refused then.
+#[tokio::test]
+async fn a_body_that_says_it_is_too_large_is_refused_before_it_comes() {
+    let server = Setup::new().start();
+    let mut stream = std::net::TcpStream::connect(&server.http).unwrap();
+    let head = format!(
+        "POST /api/api-keys HTTP/1.1\r\nhost: k\r\nauthorization: Bearer {ROOT}\r\ncontent-type: application/json\r\n\
+         content-length: 2000000\r\nexpect: 100-continue\r\n\r\n"
+    );
+    let answer = tokio::task::spawn_blocking(move || {
+        use std::io::{Read as _, Write as _};
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        let mut answer = [0; 64];
+        let read = stream.read(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..read]).into_owned()
+    });
+    let answer = answer.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
+
+#[tokio::test]
 async fn an_empty_list_of_scopes_is_refused() {
     let server = Setup::new().start();
     for path in CREATE {
@@ -168,7 +208,7 @@ async fn an_expiry_in_days_is_a_whole_number_of_one_to_3650() {
         for days in [json!(0), json!(3_651), json!(1.5), json!("x"), json!("30"), json!(-1), json!(true), json!(1e30)] {
             post(&server, path, json!({ "expiresInDays": days })).await.bad(&["expiresInDays"]);
         }
-        for days in [1, 3_650] {
+        for days in [json!(1), json!(3_650), json!(30.0), json!(3e2)] {
             post(&server, path, json!({ "expiresInDays": days })).await.good(201);
         }
     }

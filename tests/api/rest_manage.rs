@@ -135,6 +135,24 @@ async fn a_revocation_may_give_its_reason_and_nothing_else() {
     assert_eq!(told["events"][0]["data"]["revokeReason"], "leaked");
 }
 
+/// `orgId` says where a key is looked for, whoever asks.
+#[tokio::test]
+async fn a_key_is_not_there_in_another_organization_for_operators_either() {
+    let server = Setup::new().start();
+    let made = server.create(json!({"name": "n", "orgId": "acme"})).await;
+    let hook = json!({"webhook": "https://example.com/"});
+    let foreign = format!("{}?orgId=globex", path(&made));
+    for (method, body) in [("GET", Value::Null), ("PATCH", hook.clone()), ("DELETE", Value::Null)] {
+        as_root(&server, method, &foreign, body).await.refused(404, "not_found");
+    }
+    let own = format!("{}?orgId=acme", path(&made));
+    assert_eq!(as_root(&server, "GET", &own, Value::Null).await.good(200)["webhook"], json!(null));
+    as_root(&server, "PATCH", &own, hook).await.good(200);
+    assert_eq!(as_root(&server, "DELETE", &own, Value::Null).await.good(200)["status"], "revoked");
+    let other = json!({"name": "n", "orgId": "acme"});
+    as_root(&server, "POST", &format!("{MANY}?orgId=globex"), other).await.bad(&["orgId"]);
+}
+
 #[tokio::test]
 async fn a_webhook_that_stays_as_it_is_is_no_change() {
     let server = Setup::new().start();

@@ -1,6 +1,11 @@
 //! What every REST answer has in common, and where there is nothing.
 
-use std::process::Command;
+use std::{
+    io::Write as _,
+    net::TcpStream,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 
@@ -35,6 +40,33 @@ async fn a_path_that_does_not_exist_is_404_whoever_asks() {
             reply(server.rest(method, path)).await.refused(404, "no_such_path");
         }
         reply(server.rest("GET", path).bearer_auth(ROOT)).await.refused(404, "no_such_path");
+    }
+}
+
+/// Nor one that begins what could become either version of HTTP, and says no more.
+#[test]
+fn a_connection_that_asks_nothing_is_closed() {
+    let server = Setup::new().start();
+    let start = Instant::now();
+    let (rest, grpc) = (&server.http, &server.grpc);
+    let said: [(&str, &[u8], u64); 6] = [
+        (rest, b"", 9),
+        (rest, b"P", 9),
+        (rest, b"PRI * HTTP/2.0\r\n\r\nSM", 9),
+        (rest, b"GET / HTTP/1.1\r\nhost", 9),
+        (grpc, b"", 19),
+        (grpc, b"PRI * HTTP/2.0\r\n\r\nSM", 19),
+    ];
+    let streams = said.map(|(address, said, seconds)| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(said).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        (said, seconds, stream)
+    });
+    for (said, seconds, mut stream) in streams {
+        let ended = std::io::copy(&mut stream, &mut std::io::sink());
+        let shown = (String::from_utf8_lossy(said), start.elapsed());
+        assert!(ended.is_ok() && (seconds..seconds + 6).contains(&shown.1.as_secs()), "{shown:?}: {ended:?}");
     }
 }
 

@@ -79,6 +79,30 @@ async fn over_rest_a_pending_revocation_is_503_and_can_be_repeated() {
     }
 }
 
+/// The key is revoked from the first call on, and its holder can still make the call again, until it is certain.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_repeats_its_own_pending_revocation_by_its_id_too() {
+    let url = fresh_database().await;
+    let setup = || Setup::new().ready("norrix").database(&url).env("KEYWARD_REPLICA_LEASE", "20s");
+    let (first, second) = (setup().start(), setup().start());
+    let (mut one, mut two) = (first.client().await, second.client().await);
+    let made = key(&mut one, "norrix", "acme", &["admin"]).await;
+    let other = key(&mut one, "norrix", "acme", &["admin"]).await;
+    assert_eq!(code(&mut two, &made.secret).await, Code::Valid);
+    second.signal("STOP");
+    let path = |id: &str| format!("/api/api-keys/{id}");
+    let (status, body) = first.call("DELETE", &path(&made.id), Some(&made.secret), Value::Null).await;
+    assert_eq!((status, &body["code"]), (503, &json!("revocation_pending")));
+    // For anything else the key is dead already.
+    let (status, body) = first.call("DELETE", &path(&other.id), Some(&made.secret), Value::Null).await;
+    assert_eq!((status, &body["code"]), (401, &json!("revoked")));
+    second.signal("CONT");
+    eventually(Duration::from_secs(10), "the holder hears that it is certain", async || {
+        first.call("DELETE", &path(&made.id), Some(&made.secret), Value::Null).await.0 == 200
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_replica_revokes_no_other_finds_valid_and_what_it_makes_every_other_does() {
     let (_first, one, _second, two) = pair("3s").await;

@@ -4,7 +4,10 @@ use std::{
     convert::Infallible,
     net::{IpAddr, SocketAddr},
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, BufReader},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
@@ -90,15 +93,13 @@ async fn speak<F: Front, I>(io: I, peer: Peer, front: Arc<F>, routes: Routes, te
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    // The server waits for the first bytes to tell which HTTP it is, and for as long as they take.
-    let mut io = BufReader::new(io);
-    let spoke = terms.stop.run_until_cancelled(tokio::time::timeout(HEADERS, io.fill_buf())).await;
-    if !matches!(spoke, Some(Ok(Ok(bytes))) if !bytes.is_empty()) {
-        return;
-    }
     let age = terms.age(front.entropy());
     let peer = Arc::new(peer);
-    let answer = service_fn(move |request| respond(Arc::clone(&front), request, Arc::clone(&peer), routes));
+    let asked = AtomicBool::new(false);
+    let answer = service_fn(|request| {
+        asked.store(true, Ordering::Relaxed);
+        respond(Arc::clone(&front), request, Arc::clone(&peer), routes)
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).half_close(true);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(256).max_header_list_size(32 << 10);
@@ -109,10 +110,18 @@ where
             None => std::future::pending().await,
         }
     };
+    // Until the first bytes have told which HTTP it is, and in HTTP/2 before the first request, no other clock runs.
+    let silent = async {
+        tokio::time::sleep(HEADERS).await;
+        if asked.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     let left = tokio::select! {
         biased;
         // A client that breaks off is its own business.
         _ = connection.as_mut() => return,
+        () = silent => return,
         () = terms.stop.cancelled() => terms.drain,
         () = old => GRACE,
     };
