@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use keyward::proto::{
-    Code, CreateRequest, ListRequest, RevokeRequest, UpdateWebhookRequest, VerifyRequest, VerifyStreamRequest,
+    Code, CreateRequest, ListRequest, ListResponse, RevokeRequest, UpdateWebhookRequest, VerifyRequest,
+    VerifyStreamRequest,
 };
 use tonic::{Request, Response, Status, metadata::MetadataValue};
 
@@ -275,7 +276,7 @@ async fn a_key_whose_keyspace_is_no_longer_configured_is_not_found() {
     let listed = client.list(with(ROOT, request.clone())).await.unwrap().into_inner();
     assert_eq!(listed.keys.iter().map(|key| &key.id).collect::<Vec<_>>(), [&left.id]);
     let rest = client.list(with(ROOT, ListRequest { page_token: listed.next_page_token, ..request })).await.unwrap();
-    assert_eq!(rest.into_inner(), Default::default(), "no page of what is gone, and none after it");
+    assert_eq!(rest.into_inner(), ListResponse::default(), "no page of what is gone, and none after it");
     for made in gone {
         let verdict = crate::support::grpc::verify(&mut client, check(&made.secret)).await;
         assert_eq!((verdict.code(), verdict.key_id.as_str()), (Code::NotFound, ""));
