@@ -5,7 +5,7 @@
 //! no wake-up and no second turn. Everything else is given to the services in a task of its own.
 
 use std::{
-    future::poll_fn,
+    future::{Future as _, poll_fn},
     pin::{Pin, pin},
     task::{Context, Poll},
     time::Duration,
@@ -16,6 +16,7 @@ use h2::{Ping, PingPong, RecvStream, server::SendResponse};
 use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    task::yield_now,
     time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -94,7 +95,7 @@ where
     let mut requests = Vec::new();
     let mut expected = 1;
     let mut pace = Pace::new(std::time::Instant::now());
-    let mut turn = |cx: &mut Context<'_>, most: usize| {
+    let mut turn = |cx: &mut Context<'_>, most: usize, come: &mut usize| {
         while let Some(timer) = &mut age
             && timer.as_mut().poll(cx).is_ready()
         {
@@ -114,14 +115,13 @@ where
         }
         // First requests, then their answers, so that these share a write. That there are no more takes another look at
         // the connection to know: where as many have come as the last time, that look is for writing.
-        let mut come = 0;
         loop {
             let over = loop {
                 match connection.poll_accept(cx) {
                     Poll::Ready(Some(Ok(accepted))) => {
                         requests.push(accepted);
-                        come += 1;
-                        if come == expected || requests.len() >= most {
+                        *come += 1;
+                        if *come == expected || requests.len() >= most {
                             break false;
                         }
                     }
@@ -133,13 +133,13 @@ where
                 return Poll::Ready(());
             }
             if requests.is_empty() {
-                expected = if come > 0 { come } else { expected.max(1) };
+                expected = if *come > 0 { *come } else { expected.max(1) };
                 return Poll::Pending;
             }
             for (request, respond) in requests.drain(..) {
                 handler.handle(request, respond, cx);
             }
-            if come == 1 && expected == 1 {
+            if *come == 1 && expected == 1 {
                 // A lone answer waits while the other connections of this thread have their turn. Then it is written
                 // together with theirs: waking a client's process costs as much as answering it, and one that is
                 // still busy with the first answer needs no waking for the next.
@@ -152,8 +152,14 @@ where
     };
     poll_fn(|cx| {
         let most = pace.begin(turns, std::time::Instant::now());
-        let over = turn(cx, most);
-        pace.end(std::time::Instant::now());
+        let mut come = 0;
+        let over = turn(cx, most, &mut come);
+        let now = std::time::Instant::now();
+        pace.end(now, come);
+        if over.is_pending() && pace.looks_out(now) {
+            // Polled again after the thread has looked for what has come.
+            let _ = pin!(yield_now()).poll(cx);
+        }
         over
     })
     .await;

@@ -18,6 +18,11 @@ const TURNS: u32 = 32;
 /// A pause counts as no more than this: it tells that there is time to spare, not how much.
 const PAUSE: Duration = Duration::from_micros(500);
 
+/// How long the next burst is looked out for, where it comes as soon as that in general.
+const LOOK: Duration = Duration::from_micros(60);
+/// Requests that are a burst.
+const BURST: usize = 2;
+
 /// The turns of all connections of a thread.
 pub type Turns = AtomicU64;
 
@@ -31,30 +36,53 @@ pub struct Pace {
     busy: Duration,
     idle: Duration,
     turns: u32,
+    alone: bool,
+    burst: bool,
+    /// How long this connection has nothing to do between two turns, lately.
+    gap: Duration,
 }
 
 impl Pace {
     /// Of a connection that has had no turn yet.
     pub fn new(now: Instant) -> Self {
-        Self { together: MOST, last: 0, began: now, ended: now, busy: Duration::ZERO, idle: Duration::ZERO, turns: 0 }
+        Self {
+            together: MOST,
+            last: 0,
+            began: now,
+            ended: now,
+            busy: Duration::ZERO,
+            idle: Duration::ZERO,
+            turns: 0,
+            alone: false,
+            burst: false,
+            gap: PAUSE,
+        }
     }
 
     /// Begins a turn; how many answers to make before they are written.
     pub fn begin(&mut self, turns: &Turns, now: Instant) -> usize {
         let turn = turns.fetch_add(1, Ordering::Relaxed) + 1;
-        let alone = turn == self.last + 1;
+        self.alone = turn == self.last + 1;
         (self.last, self.began) = (turn, now);
-        if !alone {
+        if !self.alone {
             // While one client waits, the thread works for another.
             (self.busy, self.idle, self.turns) = (Duration::ZERO, Duration::ZERO, 0);
             return usize::MAX;
         }
-        self.idle += (now - self.ended).min(PAUSE);
         self.together
     }
 
-    /// Ends it.
-    pub fn end(&mut self, now: Instant) {
+    /// Ends it; `come` is how many requests came. One without any was only a look.
+    pub fn end(&mut self, now: Instant, come: usize) {
+        if come == 0 {
+            return;
+        }
+        let gap = (self.began - self.ended).min(PAUSE);
+        self.gap = (self.gap * 7 + gap) / 8;
+        self.burst = come >= BURST;
+        if self.alone {
+            self.idle += gap;
+        }
         self.busy += now - self.began;
         self.ended = now;
         self.turns += 1;
@@ -70,6 +98,13 @@ impl Pace {
             self.together = (self.together * 2).min(MOST);
         }
         (self.busy, self.idle, self.turns) = (Duration::ZERO, Duration::ZERO, 0);
+    }
+
+    /// Whether to look out for the next requests rather than to sleep. To fall asleep and be woken takes as long as several
+    /// answers, and the client pays for the waking. What is spent on looking is bounded, and is spent only where bursts
+    /// follow each other that soon.
+    pub fn looks_out(&self, now: Instant) -> bool {
+        self.alone && self.burst && self.gap < LOOK && now - self.ended < LOOK
     }
 }
 
@@ -88,7 +123,7 @@ mod tests {
         for _ in 0..turns {
             pace.begin(&thread, now);
             now += BUSY;
-            pace.end(now);
+            pace.end(now, 8);
             now += idle;
             if others {
                 thread.fetch_add(1, Ordering::Relaxed);
@@ -101,6 +136,53 @@ mod tests {
     fn where_there_is_time_to_spare_answers_are_written_early() {
         assert_eq!(after(1_000, BUSY, false), LEAST);
         assert_eq!(after(1_000, Duration::from_secs(1), false), LEAST);
+    }
+
+    /// Whether it looks out, a moment after its last turn, for the next burst.
+    fn looks(come: usize, gap: Duration, moment: Duration) -> bool {
+        let thread = Turns::new(0);
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        for _ in 0..100 {
+            now += gap;
+            pace.begin(&thread, now);
+            pace.end(now, come);
+        }
+        // Looks that find nothing are no turns of their own.
+        for _ in 0..3 {
+            pace.begin(&thread, now + moment);
+            pace.end(now + moment, 0);
+        }
+        pace.looks_out(now + moment)
+    }
+
+    #[test]
+    fn a_burst_that_comes_soon_is_looked_out_for_and_not_for_long() {
+        let soon = LOOK / 2;
+        assert!(looks(8, soon, soon));
+        assert!(!looks(8, soon, LOOK), "it did not come");
+        assert!(!looks(1, soon, soon), "no burst");
+        assert!(!looks(8, LOOK * 2, soon), "not soon");
+        assert!(!looks(8, Duration::from_secs(1), Duration::ZERO));
+        let thread = Turns::new(0);
+        let mut pace = Pace::new(Instant::now());
+        pace.begin(&thread, Instant::now());
+        pace.end(Instant::now(), 8);
+        assert!(!pace.looks_out(Instant::now()), "nothing is known yet");
+    }
+
+    #[test]
+    fn where_others_share_the_thread_nobody_looks_out() {
+        let thread = Turns::new(0);
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        for step in 0..100 {
+            let now = now + step * LOOK / 4;
+            pace.begin(&thread, now);
+            thread.fetch_add(1, Ordering::Relaxed);
+            pace.end(now, 8);
+            assert!(!pace.looks_out(now));
+        }
     }
 
     #[test]
@@ -126,7 +208,7 @@ mod tests {
                 sizes.push(size);
             }
             now += BUSY;
-            pace.end(now);
+            pace.end(now, 8);
             now += if turn < 500 { BUSY } else { Duration::ZERO };
         }
         assert_eq!(sizes, [64, 32, 16, 8, 4, 2, 4, 8, 16, 32, 64]);
