@@ -2,7 +2,8 @@
 //!
 //! A receiver may have any number of names, so that a bound by name alone lets one slow receiver take everybody's places.
 //! Here it is the address that counts; but many receivers share one behind the front of a provider, so a name that has
-//! shown to be quick is not held to what its neighbours do.
+//! shown to be quick has places that its neighbours cannot take. These are bounded, too: else a receiver whose names all
+//! answer quickly once could then hang on all of them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,12 +28,15 @@ pub struct Places {
     per_host: usize,
     /// To one port of any address, and to all addresses that were slow together. Half of what may run in all.
     half: usize,
+    /// To one port of any address, beside those, by names that were quick.
+    quarter: usize,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     running: HashMap<SocketAddr, usize>,
+    running_trusted: HashMap<SocketAddr, usize>,
     running_slow: usize,
     /// Networks, and until when they are slow.
     slow: HashMap<IpAddr, Instant>,
@@ -52,7 +56,7 @@ pub struct Place {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// The name was quick: it is not counted.
+    /// Of a name that was quick: one of the places for these.
     Trusted,
     Counted,
     /// Counted, and as one at an address that was slow.
@@ -62,7 +66,8 @@ enum Kind {
 impl Places {
     /// `per_host` and `in_all` requests at the same time, each at least 1.
     pub fn new(per_host: usize, in_all: usize) -> Arc<Self> {
-        Arc::new(Self { per_host: per_host.max(1), half: (in_all / 2).max(1), state: Mutex::default() })
+        let part = |of: usize| (in_all / of).max(1);
+        Arc::new(Self { per_host: per_host.max(1), half: part(2), quarter: part(4), state: Mutex::default() })
     }
 
     /// A place for a request to a name's address. None: it would take what others need.
@@ -70,20 +75,24 @@ impl Places {
         let taken_at = Instant::now();
         let state = &mut *self.state();
         let slow = state.slow.get(&network(address.ip())).is_some_and(|until| taken_at < *until);
-        let kind = match slow {
-            _ if state.quick.contains(name) => Kind::Trusted,
-            true => Kind::Slow,
-            false => Kind::Counted,
+        let at = |running: &HashMap<SocketAddr, usize>| running.get(&address).copied().unwrap_or(0);
+        let kind = if state.quick.contains(name) && at(&state.running_trusted) < self.quarter {
+            Kind::Trusted
+        } else if slow {
+            Kind::Slow
+        } else {
+            Kind::Counted
         };
-        if kind != Kind::Trusted {
-            let running = state.running.get(&address).copied().unwrap_or(0);
-            let bound = if slow { self.per_host.min(self.half) } else { self.half };
-            if running >= bound || (slow && state.running_slow >= self.half) {
-                return None;
-            }
-            state.running.insert(address, running + 1);
-            state.running_slow += usize::from(slow);
+        let has_room = match kind {
+            Kind::Trusted => true,
+            Kind::Counted => at(&state.running) < self.half,
+            Kind::Slow => at(&state.running) < self.per_host.min(self.half) && state.running_slow < self.half,
+        };
+        if !has_room {
+            return None;
         }
+        *state.running_of(kind).entry(address).or_default() += 1;
+        state.running_slow += usize::from(kind == Kind::Slow);
         Some(Place { places: Arc::clone(self), name: name.to_owned(), address, taken_at, kind })
     }
 
@@ -92,16 +101,24 @@ impl Places {
     }
 }
 
+impl State {
+    fn running_of(&mut self, kind: Kind) -> &mut HashMap<SocketAddr, usize> {
+        match kind {
+            Kind::Trusted => &mut self.running_trusted,
+            Kind::Counted | Kind::Slow => &mut self.running,
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let now = Instant::now();
         let state = &mut *self.places.state();
-        if self.kind != Kind::Trusted
-            && let Some(running) = state.running.get_mut(&self.address)
-        {
-            *running -= 1;
-            if *running == 0 {
-                state.running.remove(&self.address);
+        let running = state.running_of(self.kind);
+        if let Some(count) = running.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                running.remove(&self.address);
             }
         }
         state.running_slow -= usize::from(self.kind == Kind::Slow);
@@ -156,7 +173,7 @@ mod tests {
         assert_eq!(taken.len(), 4);
         assert!(places.enter("other.example", at("192.0.2.2:443")).is_some());
         drop(taken);
-        assert_eq!((0..3).filter_map(enter).count(), 3, "given back");
+        assert_eq!((20..24).filter_map(enter).collect::<Vec<_>>().len(), 4, "given back");
     }
 
     #[test]
@@ -179,20 +196,34 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_was_quick_is_not_held_to_its_neighbours() {
-        let places = Places::new(1, 4);
+    fn a_name_that_was_quick_has_places_that_its_neighbours_cannot_take() {
+        let places = Places::new(1, 8);
         let shared = at("192.0.2.1:443");
         drop(places.enter("good.example", shared));
         shown_slow(&places, "bad.example", "192.0.2.1:443");
         let held = places.enter("new.example", shared).unwrap();
         assert!(places.enter("newer.example", shared).is_none());
         let good: Vec<_> = (0..9).filter_map(|_| places.enter("good.example", shared)).collect();
-        assert_eq!(good.len(), 9);
+        assert_eq!(good.len(), 2, "a quarter");
         // And as soon as it is slow itself, it is.
         good.into_iter().for_each(slowly);
         assert!(places.enter("good.example", shared).is_none());
         drop(held);
         assert!(places.enter("good.example", shared).is_some());
+    }
+
+    #[test]
+    fn names_that_were_quick_and_then_hang_leave_a_quarter_to_others() {
+        let places = Places::new(2, 8);
+        let enter = |name: usize| places.enter(&format!("n{name}.example"), at("192.0.2.1:443"));
+        for name in 0..20 {
+            drop(enter(name));
+        }
+        let taken: Vec<_> = (0..20).filter_map(enter).collect();
+        assert_eq!(taken.len(), 6);
+        assert!(places.enter("other.example", at("192.0.2.2:443")).is_some());
+        taken.into_iter().for_each(slowly);
+        assert_eq!((0..6).filter_map(enter).collect::<Vec<_>>().len(), 2, "they have shown what they are");
     }
 
     #[test]

@@ -237,7 +237,7 @@ impl Service {
         let at = self.now();
         if hook.url == before.webhook_url && !hook.rotate_secret && before.status(at) == KeyStatus::Active {
             // Nothing changes, so there is nothing to tell.
-            return Ok(Rehooked { key: self.with_last_use(before), webhook_secret: None });
+            return Ok(Rehooked { key: before, webhook_secret: None });
         }
         let from = if hook.rotate_secret { before.webhook_version } else { 0 };
         let to = self.installation.next_webhook_version(from);

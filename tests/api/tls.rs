@@ -287,13 +287,15 @@ async fn an_open_stream_ends_in_good_order_at_its_connections_age() {
     let server = start(&format!("{}[server]\nmax_connection_age = \"1s\"\n", table(&ca.server("server"), None)));
     let mut client = client(&server, &ca).await;
     for _ in 0..2 {
+        let mut unsent_once = false;
         let (messages, mut answers) = loop {
             let (messages, sent) = tokio::sync::mpsc::channel::<VerifyStreamRequest>(1);
             let sent = tokio_stream::wrappers::ReceiverStream::new(sent);
             match client.verify_stream(with(ROOT, sent)).await {
                 Ok(answers) => break (messages, answers.into_inner()),
                 // It chose the connection that has just ended, and has sent nothing: it comes again on a new one.
-                Err(unsent) => assert_eq!(unsent.code(), tonic::Code::Cancelled, "{unsent}"),
+                Err(unsent) if !unsent_once && unsent.code() == tonic::Code::Cancelled => unsent_once = true,
+                Err(refusal) => panic!("{refusal}"),
             }
         };
         messages.send(VerifyStreamRequest { id: 1, request: None }).await.unwrap();
