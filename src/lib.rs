@@ -7,8 +7,8 @@
 
 pub mod app;
 pub mod config;
-pub mod courier;
 pub mod domain;
+pub mod json;
 pub mod limiter;
 pub mod proto;
 pub mod replica;
@@ -17,4 +17,4 @@ pub mod session;
 pub mod store;
 pub mod telemetry;
 pub mod transport;
-pub mod worker;
+pub mod webhook;

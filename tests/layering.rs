@@ -7,20 +7,22 @@ use std::{
 };
 
 /// What each module may name besides itself. `main` and the command line stand on top and are not among them.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("domain", &[]),
     ("proto", &[]),
     ("config", &["domain"]),
     ("telemetry", &["domain"]),
+    ("json", &["domain"]),
     ("store", &["domain"]),
     ("limiter", &["domain"]),
-    ("courier", &["domain"]),
     ("replica", &["domain", "store"]),
     ("session", &["domain"]),
     ("service", &["domain", "store", "limiter", "replica", "session", "telemetry"]),
-    ("transport", &["domain", "store", "limiter", "replica", "session", "telemetry", "service", "proto", "config"]),
-    // A webhook is told what REST shows.
-    ("worker", &["domain", "store", "telemetry", "courier", "service", "transport"]),
+    (
+        "transport",
+        &["domain", "json", "store", "limiter", "replica", "session", "telemetry", "service", "proto", "config"],
+    ),
+    ("webhook", &["domain", "json", "store", "telemetry", "service"]),
     (
         "app",
         &[
@@ -30,10 +32,9 @@ const MAY_USE: [(&str, &[&str]); 13] = [
             "replica",
             "session",
             "telemetry",
-            "courier",
             "service",
             "transport",
-            "worker",
+            "webhook",
             "proto",
             "config",
         ],
@@ -202,7 +203,7 @@ fn arrows_that_point_down_and_words_that_are_no_arrows_are_let_be() {
         ("domain", "// as crate::service does with tokio::spawn"),
         ("domain", "use my_crate::service::Service; let autotokio = 1;"),
         ("service", "use super::super::store::Store; use super::keys; use super::super::service::list;"),
-        ("service", "use crate::{domain::{error::Error, key}, store::Store, replica::{Held, entry::Entry}};"),
+        ("service", "use crate::{domain::{error::Error, key}, store::Store, replica::{Held, cached_key::Entry}};"),
         ("store", "pub(super) use columns; crate::columns!();"),
         ("transport", "use crate::{config::Http, proto, service::Service};"),
     ] {

@@ -14,7 +14,7 @@ use keyward::{
         key::{Binding, Digest, KeyFacts, KeyId},
         verdict::Facts as _,
     },
-    replica::{cache::KeyCache, entry::Entry, guards},
+    replica::{cache::KeyCache, cached_key::Entry, fault_injection},
 };
 use shuttle::{sync::Mutex, thread};
 use uuid::Uuid;
@@ -136,7 +136,7 @@ fn memory_never_holds_what_a_clear_made_old() {
 #[test]
 fn without_its_fence_it_does() {
     for apply in [one_change as fn(&Arc<World>), a_change_and_many_more, a_clear] {
-        let _back = guards::without("fill_fence");
+        let _back = fault_injection::without("fill_fence");
         let checked = catch_unwind(AssertUnwindSafe(|| every_order(apply)));
         assert!(checked.is_err(), "no order shows that the fence is needed");
     }

@@ -1,7 +1,7 @@
 //! The composition root: what is made in which order at the start, and ended in which order at a stop.
 
+mod banner;
 mod database;
-mod greeting;
 mod workers;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -17,7 +17,7 @@ use crate::{
         clock::{Clock, Entropy, SystemClock, SystemEntropy},
         secret,
     },
-    limiter::{Limiter, failures::Failures, leases::Leases, memory::MemoryLimiter, shared::SharedLimiter},
+    limiter::{Limiter, auth_failures::Failures, memory::MemoryLimiter, permit_leases::Leases, redis::SharedLimiter},
     replica::Replica,
     service::{Essentials, Service, bootstrap},
     session::Sessions,
@@ -87,7 +87,7 @@ impl Listeners {
 /// The machine's clocks, unless a test wants a wall clock that steps.
 fn clock() -> Arc<dyn Clock> {
     #[cfg(feature = "faults")]
-    if crate::replica::guards::off("steady_wall") {
+    if crate::replica::fault_injection::off("steady_wall") {
         return Arc::new(crate::domain::clock::SteppingClock::default());
     }
     Arc::new(SystemClock)
@@ -193,7 +193,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     serving.close();
 
     workers::first_readiness(&service).await;
-    greeting::print(&config, &addresses, made.as_ref());
+    banner::print(&config, &addresses, made.as_ref());
 
     let ended = tokio::select! {
         () = stop.cancelled() => Ok(()),

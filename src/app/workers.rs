@@ -8,9 +8,9 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     config::Webhooks,
-    courier::{Courier, Places, SystemResolver},
     service::Service,
-    worker::webhooks::{Deliverer, Rules},
+    webhook::client::{Courier, Places, SystemResolver},
+    webhook::{Deliverer, Rules},
 };
 
 /// How often uses become due to be written: twice the promise that a use shows within 2 s.

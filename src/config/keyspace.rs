@@ -2,11 +2,11 @@
 
 use super::reader::Section;
 use crate::domain::{
-    bounds::LIFETIME,
     clock::Micros,
     keyspace::{Credential, Keyspace, Prefixes, RESERVED, Require},
-    rate::{MOST, RateLimit},
+    rate_limit::{MOST, RateLimit},
     secret::{Encoding, LONGEST, LONGEST_PREFIX},
+    validation::LIFETIME,
 };
 
 /// Random bits that a secret needs beyond what is shown of it.
@@ -231,7 +231,7 @@ fn credential(section: &Section<'_>) -> Credential {
 
 fn scopes(section: &Section<'_>, name: &'static str) -> Option<Vec<String>> {
     let scopes = section.texts(name)?;
-    let mut violations = crate::domain::bounds::Violations::default();
+    let mut violations = crate::domain::validation::Violations::default();
     violations.scopes(name, &scopes);
     if let Err(error) = violations.finish() {
         section.problem(name, &error.fields[0].description);

@@ -16,11 +16,11 @@ use zeroize::Zeroizing;
 
 pub use self::webhooks::Webhooks;
 use crate::domain::{
-    claims::Issuer,
     event::EventRules,
-    installation::{MasterKey, fingerprint},
     keyspace::{Keyspace, Registry},
-    rate::{PUBLIC_CREATIONS, RateLimit},
+    master_keys::{MasterKey, fingerprint},
+    oidc::Issuer,
+    rate_limit::{PUBLIC_CREATIONS, RateLimit},
     secret::Secret,
 };
 use keyspace::Draft;

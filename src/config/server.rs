@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, str::FromStr, time::Duration};
 
 use super::{Source, keyspace::rate_limit, reader::Section};
-use crate::domain::rate::{FAILED_AUTHENTICATIONS, RateLimit};
+use crate::domain::rate_limit::{FAILED_AUTHENTICATIONS, RateLimit};
 
 /// `[server]`
 #[derive(Debug, Clone)]

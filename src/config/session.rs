@@ -6,13 +6,13 @@ use url::Url;
 
 use super::reader::Section;
 use crate::domain::{
-    claims::{Algorithm, Issuer},
     keyspace::RESERVED,
+    oidc::{Algorithm, Issuer},
 };
 
 /// How old an issuer's keys may get, where nothing is said.
 const REFRESH: Duration = Duration::from_mins(15);
-/// Characters of a subject's prefix; [`crate::domain::bounds::ACTOR`] counts on it.
+/// Characters of a subject's prefix; [`crate::domain::validation::ACTOR`] counts on it.
 const PREFIX: usize = 64;
 
 /// Reads every issuer.

@@ -2,7 +2,7 @@
 
 use super::{
     clock::{Micros, SECOND},
-    rate::RateLimit,
+    rate_limit::RateLimit,
 };
 
 /// The first wait; each further one is twice as long.

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-use super::{key::KeyId, rate::RateState};
+use super::{key::KeyId, rate_limit::RateState};
 
 /// What went wrong, as a caller can act on it. `transport/status.rs` maps each to its codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     clock::{Clock, Entropy, Micros},
-    rate::RateLimit,
+    rate_limit::RateLimit,
 };
 
 /// SHA-256 of a secret: the only form of it that is stored.

@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    installation::Installation,
     key::Binding,
-    rate::RateLimit,
+    master_keys::Installation,
+    rate_limit::RateLimit,
     secret::{self, Encoding},
 };
 

@@ -1,21 +1,21 @@
 //! Pure rules: no async, no I/O, no transport, no store.
 
 pub mod access;
-pub mod address;
 pub mod backoff;
-pub mod bounds;
 pub mod caller;
-pub mod claims;
 pub mod clock;
 pub mod egress;
 pub mod error;
 pub mod event;
-pub mod installation;
+pub mod ip_class;
 pub mod key;
 pub mod keyspace;
-pub mod page;
-pub mod rate;
+pub mod master_keys;
+pub mod oidc;
+pub mod page_token;
+pub mod rate_limit;
 pub mod secret;
 pub mod session;
+pub mod validation;
 pub mod verdict;
 pub mod webhook;

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use super::{clock::Entropy, installation::Installation, key::Digest};
+use super::{clock::Entropy, key::Digest, master_keys::Installation};
 
 /// How many characters of a secret are kept for display.
 pub const SHOWN: usize = 12;
@@ -190,7 +190,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{clock::SystemEntropy, installation::MasterKey};
+    use crate::domain::{clock::SystemEntropy, master_keys::MasterKey};
 
     fn installation(byte: u8) -> Installation {
         Installation::derive(&MasterKey::new([byte; 32]))

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Subject, shards::Shards};
+use super::{Subject, sharded_map::Shards};
 use crate::domain::{
     clock::{Clock, Micros},
-    rate::{RateLimit, Spent, Window},
+    rate_limit::{RateLimit, Spent, Window},
 };
 
 /// Kept in the table itself: one that was spent of long ago is in no cache of the processor, and a box would be another

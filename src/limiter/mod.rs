@@ -1,10 +1,10 @@
 //! Where spent limits are kept. The state is apart from the key cache: no invalidation or eviction resets a limit.
 
-pub mod failures;
-pub mod leases;
+pub mod auth_failures;
 pub mod memory;
-mod shards;
-pub mod shared;
+pub mod permit_leases;
+pub mod redis;
+mod sharded_map;
 
 use std::{
     net::IpAddr,
@@ -14,10 +14,10 @@ use std::{
     },
 };
 
-use self::{memory::MemoryLimiter, shared::SharedLimiter};
+use self::{memory::MemoryLimiter, redis::SharedLimiter};
 use crate::domain::{
     key::KeyId,
-    rate::{RateLimit, Spent},
+    rate_limit::{RateLimit, Spent},
 };
 
 /// Limits in memory, or shared by many replicas with memory to fall back on.

@@ -13,7 +13,7 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle},
 };
 
-use super::{entry::Entry, guards};
+use super::{cached_key::Entry, fault_injection};
 use crate::domain::{clock::Micros, key::Digest};
 
 #[cfg(feature = "shuttle")]
@@ -119,7 +119,7 @@ impl KeyCache {
     pub fn fill<'a>(&self, mark: Mark, found: impl Iterator<Item = (&'a Digest, &'a Arc<Entry>)>) {
         let applied = self.lock();
         for (digest, entry) in found {
-            if guards::off("fill_fence") || !applied.changed_since(mark, digest) {
+            if fault_injection::off("fill_fence") || !applied.changed_since(mark, digest) {
                 self.keys.insert(*digest, Arc::clone(entry));
             }
         }

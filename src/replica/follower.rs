@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Replica, cache::KeyCache, guards, lease::Lease};
+use super::{Replica, cache::KeyCache, fault_injection, lease::Lease};
 use crate::{
     domain::{
         clock::{Clock, Entropy, Micros},
@@ -130,7 +130,7 @@ impl<F: Feed> Follower<F> {
                 }
             };
             let end = self.follow(&mut member).await;
-            if guards::off("leave_order") {
+            if fault_injection::off("leave_order") {
                 let _ = self.feed.remove(member.id, None).await;
             }
             // Whatever ended it: memory answers no more, and only then is the row removed.
@@ -170,7 +170,7 @@ impl<F: Feed> Follower<F> {
         let last = self.feed.read(seen).await?.last_seen;
         // The row is committed, and whatever was changed up to this revision is forgotten, look-ups in flight included:
         // only now may memory answer.
-        if !guards::off("join_clear") {
+        if !fault_injection::off("join_clear") {
             self.cache.clear();
         }
         self.lease.extend(self.deadline(before));
@@ -219,7 +219,7 @@ impl<F: Feed> Follower<F> {
             match self.feed.read(member.seen).await {
                 Ok(news) => match own(&news, member.id) {
                     None => return Some(End::Lost("its row is gone")),
-                    Some(row) if row.step < member.step && !guards::off("lost_history") => {
+                    Some(row) if row.step < member.step && !fault_injection::off("lost_history") => {
                         return Some(End::Lost("the database lost history"));
                     }
                     // The renewal that was under way may have been committed.
@@ -239,7 +239,7 @@ impl<F: Feed> Follower<F> {
     async fn renew(&mut self, member: &mut Membership) -> Result<(), Trouble> {
         // Counted from before it is sent: a reply that is late shortens the lease, never lengthens it.
         let before = self.clock.boottime();
-        if guards::off("renew_before_read") {
+        if fault_injection::off("renew_before_read") {
             // The wrong order: what commits after this read and before the renewal is missed.
             self.catch_up(member).await?;
             let before = self.clock.boottime();
@@ -249,7 +249,7 @@ impl<F: Feed> Follower<F> {
         }
         self.step(member).await?;
         let replicas = self.read_and_apply(member, true).await?;
-        let before = if guards::off("count_from_before") { self.clock.boottime() } else { before };
+        let before = if fault_injection::off("count_from_before") { self.clock.boottime() } else { before };
         self.lease.extend(self.deadline(before));
         self.report(member).await?;
         self.remove_dead(member, &replicas).await?;
@@ -277,7 +277,7 @@ impl<F: Feed> Follower<F> {
             let news = self.feed.read(member.seen).await?;
             let row = own(&news, member.id);
             let Some(row) = row else { return Err(Trouble::End(End::Lost("its row is gone"))) };
-            if (row.step < member.step || news.head < member.seen) && !guards::off("lost_history") {
+            if (row.step < member.step || news.head < member.seen) && !fault_injection::off("lost_history") {
                 // Also when only this renewal does not show: what is not committed extends nothing.
                 return Err(Trouble::End(End::Lost("the database lost history")));
             }
@@ -288,17 +288,17 @@ impl<F: Feed> Follower<F> {
                 // A crash of the database lost the report; without it every Revoke would wait the lease out.
                 member.reported = member.reported.min(row.seen_revision);
             }
-            if renewed && guards::off("extend_after_apply") {
+            if renewed && fault_injection::off("extend_after_apply") {
                 self.lease.extend(self.deadline(self.clock.boottime()));
             }
             if !news.changes.is_empty() {
-                guards::linger("slow_apply").await;
+                fault_injection::linger("slow_apply").await;
             }
-            if !member.recognises(&news) && !guards::off("lost_history") {
+            if !member.recognises(&news) && !fault_injection::off("lost_history") {
                 return Err(Trouble::End(End::Lost("the database lost a change that was applied")));
             }
             for (revision, digest) in &news.changes {
-                if !guards::off("apply") {
+                if !fault_injection::off("apply") {
                     self.cache.apply(digest);
                 }
                 (member.seen, member.last) = (*revision, Some(*digest));
@@ -322,8 +322,8 @@ impl<F: Feed> Follower<F> {
         let now = self.clock.boottime();
         for dead in self.peers.dead(member.id, replicas, now) {
             tracing::info!(replica = %dead.id, "removing a replica that renews no more");
-            guards::linger("slow_remove").await;
-            let step = if guards::off("remove_by_step") { None } else { Some(dead.step) };
+            fault_injection::linger("slow_remove").await;
+            let step = if fault_injection::off("remove_by_step") { None } else { Some(dead.step) };
             self.feed.remove(dead.id, step).await?;
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicI64, Ordering},
 };
 
-use super::guards;
+use super::fault_injection;
 use crate::domain::clock::{Clock, Micros};
 
 /// A deadline on the clock that goes on while the machine sleeps.
@@ -24,7 +24,7 @@ impl Lease {
     /// for later could outlive the lease.
     pub fn holds(&self) -> bool {
         let deadline = self.deadline.load(Ordering::Acquire);
-        if guards::off("lease") {
+        if fault_injection::off("lease") {
             return true;
         }
         self.clock.boottime() < deadline

@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 
 use super::{
     cache::{DigestHasher, KeyCache, Mark},
-    entry::Entry,
+    cached_key::Entry,
 };
 use crate::{
     domain::{

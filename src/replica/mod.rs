@@ -1,13 +1,13 @@
 //! How one replica may answer from memory, and never wrongly.
 
-pub mod acknowledge;
 pub mod cache;
-pub mod entry;
+pub mod cached_key;
+pub mod fault_injection;
 pub mod follower;
-pub mod guards;
 pub mod lease;
-pub mod limited;
 pub mod lookup;
+pub mod rate_limit_events;
+pub mod revocation_wait;
 pub mod usage;
 
 use std::{sync::Arc, time::Duration};
@@ -19,12 +19,12 @@ use tokio::{
 };
 
 use self::{
-    acknowledge::Acknowledgements,
     cache::{KeyCache, Mark},
-    entry::Entry,
+    cached_key::Entry,
     lease::Lease,
-    limited::LimitedLog,
     lookup::Lookups,
+    rate_limit_events::LimitedLog,
+    revocation_wait::Acknowledgements,
     usage::UsageLog,
 };
 use crate::{
@@ -77,7 +77,7 @@ pub struct Memory<'a> {
 impl Memory<'_> {
     /// A key, if memory holds it.
     pub fn recall(&self, digest: &Digest) -> Option<Held> {
-        if guards::off("lease_first") {
+        if fault_injection::off("lease_first") {
             let early = self.replica.cache.get(digest);
             linger();
             return early.filter(|_| self.replica.lease.holds()).map(|entry| Held { entry, mark: self.mark });
@@ -89,8 +89,8 @@ impl Memory<'_> {
 
 /// Makes room for whatever may happen in the middle, where a test wants it.
 fn linger() {
-    if guards::off("slow_recall") {
-        std::thread::sleep(2 * guards::LINGER);
+    if fault_injection::off("slow_recall") {
+        std::thread::sleep(2 * fault_injection::LINGER);
     }
 }
 
@@ -129,7 +129,8 @@ impl Replica {
     /// The right to read from memory, while the lease holds. To be asked for once the message is received, and given up
     /// at the first wait: what is read by it is as old as the moment of asking, at the most.
     pub fn memory(&self) -> Option<Memory<'_>> {
-        (guards::off("lease_first") || self.lease.holds()).then(|| Memory { replica: self, mark: self.cache.mark() })
+        (fault_injection::off("lease_first") || self.lease.holds())
+            .then(|| Memory { replica: self, mark: self.cache.mark() })
     }
 
     /// A key from the store, by a statement sent after this call began.
@@ -143,7 +144,7 @@ impl Replica {
             let found = timeout_at(deadline.min(patience), self.lookups.find(digest)).await;
             let found = found.map_err(|_| self.late(deadline < patience))??;
             // A change that was applied while this waited may be newer than the row.
-            if guards::off("recheck") || self.cache.unchanged(found.mark, &digest) {
+            if fault_injection::off("recheck") || self.cache.unchanged(found.mark, &digest) {
                 return Ok(found.entry.map(|entry| Held { entry, mark: found.mark }));
             }
         }
@@ -184,6 +185,6 @@ impl Replica {
 
     /// Whether nothing was applied to this key since it was read: asked again after each wait.
     pub fn is_current(&self, held: &Held, digest: &Digest) -> bool {
-        guards::off("recheck") || self.cache.unchanged(held.mark, digest)
+        fault_injection::off("recheck") || self.cache.unchanged(held.mark, digest)
     }
 }

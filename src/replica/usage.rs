@@ -13,7 +13,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::entry::Entry;
+use super::cached_key::Entry;
 use crate::{domain::clock::Micros, store::Usage};
 
 /// Entries that wait in either queue, at most. Each is kept alive, also when the cache has dropped it and holds the key
@@ -116,7 +116,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::{domain::key::Binding, replica::entry::tests::facts};
+    use crate::{domain::key::Binding, replica::cached_key::tests::facts};
 
     fn entry() -> Arc<Entry> {
         Arc::new(Entry::new(&facts(Binding::default(), String::new(), Vec::new(), BTreeMap::default()), None))

@@ -8,12 +8,12 @@ use super::{
 use crate::{
     domain::{
         access::{self, Manager},
-        bounds::{PAGE, Violations},
         caller::Caller,
         clock::Micros,
         error::{Error, Kind, Result},
         event::{Event, EventId, EventType},
         key::{Binding, KeyId},
+        validation::{PAGE, Violations},
     },
     store::events::{Delivery, EventQuery},
 };

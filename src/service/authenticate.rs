@@ -17,12 +17,12 @@ use crate::{
         error::{Error, Kind, Result},
         key::{Digest, KeyId},
         keyspace::{RESERVED, ROOT_SCOPE, Reach, VERIFY_SCOPE},
-        rate::RateState,
+        rate_limit::RateState,
         secret,
         verdict::{Assertions, Code, Facts},
     },
     limiter::Subject,
-    replica::{Memory, entry::Entry},
+    replica::{Memory, cached_key::Entry},
 };
 
 /// A caller that has proved who it is.

@@ -6,8 +6,8 @@ use super::{Service, keys::root_key};
 use crate::{
     domain::{
         clock::Entropy,
-        installation::{Installation, MasterKey, fingerprint},
         keyspace::Keyspace,
+        master_keys::{Installation, MasterKey, fingerprint},
         secret::Secret,
     },
     store::{InstallationRow, Store, StoreError},

@@ -9,15 +9,15 @@ use super::{Context, Service, authenticate::rate_limited};
 use crate::{
     domain::{
         access::{self, Manager},
-        bounds::Violations,
         caller::{Caller, KeyCaller},
         clock::Micros,
         egress::Egress,
         error::{Error, Kind, Result},
         key::{Binding, KeyId, KeyRecord, KeyStatus},
         keyspace::{Keyspace, RESERVED, Registry},
-        rate::RateLimit,
+        rate_limit::RateLimit,
         secret::{self, SHOWN, Secret},
+        validation::Violations,
         webhook::OVERLAP,
     },
     limiter::Subject,

@@ -6,11 +6,11 @@ use super::{Context, Service, keys::bounded};
 use crate::{
     domain::{
         access,
-        bounds::{DEFAULT_PAGE, PAGE, Violations},
         caller::Caller,
         error::{Error, Result},
         key::{Binding, KeyId, KeyRecord, KeyStatus},
-        page,
+        page_token,
+        validation::{DEFAULT_PAGE, PAGE, Violations},
     },
     store::ListQuery,
 };
@@ -95,7 +95,7 @@ impl Service {
 impl Service {
     /// Gives the page after `last`, whatever kind of UUID that is: the filters tell.
     pub(super) fn token(&self, filters: &[Vec<u8>], last: Uuid) -> String {
-        page::token(&self.installation, &parts(filters), KeyId(last))
+        page_token::token(&self.installation, &parts(filters), KeyId(last))
     }
 
     /// Where a page begins; none for the first one.
@@ -103,7 +103,7 @@ impl Service {
         if token.is_empty() {
             return Ok(None);
         }
-        let last = page::position(&self.installation, &parts(filters), token);
+        let last = page_token::position(&self.installation, &parts(filters), token);
         let last = last.ok_or_else(|| Error::invalid("page_token", "is not a token of this query"))?;
         Ok(Some(last.0))
     }

@@ -8,10 +8,10 @@ use super::{Context, Service};
 use crate::{
     domain::{
         access,
-        bounds::Violations,
         caller::{Caller, KeyCaller},
         error::{Error, Result},
         key::{KeyId, KeyRecord},
+        validation::Violations,
     },
     store::Revocation,
 };

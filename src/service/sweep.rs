@@ -99,7 +99,7 @@ impl Service {
         let now = self.now();
         let taken = self.replica.limited.take(now);
         for batch in taken.chunks(BATCH as usize) {
-            let event = |refusal: &crate::replica::limited::Refusal| NewEvent {
+            let event = |refusal: &crate::replica::rate_limit_events::Refusal| NewEvent {
                 id: self.event_id(),
                 key: refusal.key,
                 once: refusal.window_start,

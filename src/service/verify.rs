@@ -7,17 +7,17 @@ use tokio::time::Instant;
 use super::Service;
 use crate::{
     domain::{
-        bounds::{BINDING, Violations},
         clock::Micros,
         error::Result,
         key::Digest,
         keyspace::{Keyspace, Reach},
-        rate::{RateLimit, RateState, Spent},
+        rate_limit::{RateLimit, RateState, Spent},
         secret,
+        validation::{BINDING, Violations},
         verdict::{Assertions, Code, judge},
     },
     limiter::Subject,
-    replica::{Held, Memory, entry::Entry},
+    replica::{Held, Memory, cached_key::Entry},
 };
 
 /// What is asked about one secret.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::token::Token;
-use crate::domain::claims::Algorithm;
+use crate::domain::oidc::Algorithm;
 
 /// Keys of one issuer, at most.
 const KEYS: usize = 64;

@@ -16,9 +16,9 @@ use self::{
     token::Token,
 };
 use crate::domain::{
-    claims::{Issuer, malformed},
     clock::{Clock, Micros},
     error::{Error, Result},
+    oidc::{Issuer, malformed},
     session::SessionCaller,
 };
 

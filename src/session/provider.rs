@@ -19,8 +19,8 @@ use super::{
     jwks::{KeySet, VerifyingKey},
 };
 use crate::domain::{
-    claims::{Algorithm, Issuer},
     clock::{Clock, Micros, SECOND},
+    oidc::{Algorithm, Issuer},
 };
 
 /// Bytes of a document, at most.

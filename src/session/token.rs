@@ -4,7 +4,7 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::domain::claims::Algorithm;
+use crate::domain::oidc::Algorithm;
 
 /// Bytes of a token. A browser keeps no larger cookie than 4 KiB.
 const TOKEN_BYTES: usize = 8 << 10;

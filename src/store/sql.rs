@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{ListQuery, StoreError};
 use crate::domain::{
     key::{Binding, Digest, KeyFacts, KeyId, KeyRecord, KeyStatus},
-    rate::RateLimit,
+    rate_limit::RateLimit,
 };
 
 /// What a verification's look-up reads, in the order of [`FactsRow`].

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use keyward::{
     domain::{
         clock::SystemEntropy,
-        installation::{Installation, MasterKey},
+        master_keys::{Installation, MasterKey},
         secret::Encoding,
     },
     proto::{Code, CreateRequest, VerifyRequest, VerifyResponse},

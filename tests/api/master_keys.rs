@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use keyward::domain::{
-    installation::{Installation, MasterKey},
+    master_keys::{Installation, MasterKey},
     secret::made_here,
 };
 use serde_json::{Value, json};

@@ -3,7 +3,7 @@
 use keyward::{
     domain::{
         clock::SystemEntropy,
-        installation::{Installation, MasterKey},
+        master_keys::{Installation, MasterKey},
         secret::Encoding,
     },
     proto::{

@@ -1,7 +1,7 @@
 //! Each guard of the protocol is needed: with it taken away, a scenario finds a revoked key VALID; with it, it does not.
 //!
 //! A scenario answers whether it saw a VALID to a check that started after Revoke had returned OK. What a name in
-//! `faults` takes away is told where `guards::off` names it; a name that begins with `slow_` takes nothing away, but makes
+//! `faults` takes away is told where `fault_injection::off` names it; a name that begins with `slow_` takes nothing away, but makes
 //! a step take long, with the guard as without.
 
 use std::{sync::Arc, time::Duration};

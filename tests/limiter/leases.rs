@@ -11,12 +11,12 @@ use std::{
 use keyward::{
     domain::{
         clock::{Clock as _, Micros, SECOND, SystemClock},
-        rate::{
+        rate_limit::{
             RateLimit, RateState,
             lease::{Grant, Lease, SHARE, Ticket},
         },
     },
-    limiter::{Limiter, leases::Leases, memory::MemoryLimiter, shared::SharedLimiter},
+    limiter::{Limiter, memory::MemoryLimiter, permit_leases::Leases, redis::SharedLimiter},
 };
 use redis::{Script, aio::MultiplexedConnection};
 use tokio::runtime::Handle;

@@ -23,9 +23,9 @@ use keyward::{
     domain::{
         clock::{SECOND, SystemClock},
         key::KeyId,
-        rate::{RateLimit, Window},
+        rate_limit::{RateLimit, Window},
     },
-    limiter::{Limiter, Subject, memory::MemoryLimiter, shared::SharedLimiter},
+    limiter::{Limiter, Subject, memory::MemoryLimiter, redis::SharedLimiter},
 };
 use redis_server::RedisServer;
 use tokio::runtime::Handle;

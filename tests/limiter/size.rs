@@ -5,14 +5,14 @@ use std::sync::Arc;
 use keyward::{
     domain::{
         clock::{SECOND, SystemClock},
-        rate::{
+        rate_limit::{
             RateLimit, RateState, Spent,
             lease::{Grant, Ticket},
         },
     },
     limiter::{
-        leases::{Begun, Leases},
         memory::MemoryLimiter,
+        permit_leases::{Begun, Leases},
     },
 };
 

@@ -7,7 +7,7 @@ use keyward::{
         clock::{Clock as _, Entropy as _, Micros, SECOND, SystemClock, SystemEntropy},
         event::EventId,
         key::{Binding, Digest, KeyFacts, KeyId, KeyIds, KeyRecord},
-        rate::RateLimit,
+        rate_limit::RateLimit,
     },
     store::{
         ListQuery, Store,

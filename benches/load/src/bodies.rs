@@ -12,7 +12,7 @@ use data_encoding::BASE64;
 use keyward::{
     domain::{
         clock::SystemEntropy,
-        installation::{Installation, MasterKey},
+        master_keys::{Installation, MasterKey},
         secret::Encoding,
     },
     proto::{CreateRequest, RevokeRequest, VerifyRequest},

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::super::tests::{good, keyspace, problems};
-use crate::domain::claims::Algorithm;
+use crate::domain::oidc::Algorithm;
 
 /// A keyspace `x` and an issuer of it with more settings.
 fn session(more: &str) -> String {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use url::{Host, Url};
 
-use super::address;
+use super::ip_class;
 
 /// Bytes in a webhook URL.
 pub const LENGTH: usize = 2_048;
@@ -136,7 +136,7 @@ impl Egress {
         if self.allow_cidrs.iter().any(|network| network.contains(&ip)) {
             return Ok(());
         }
-        address::special(ip).map_or(Ok(()), Err)
+        ip_class::special(ip).map_or(Ok(()), Err)
     }
 }
 

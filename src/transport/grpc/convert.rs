@@ -10,7 +10,7 @@ use crate::{
         error::{Error, Result},
         key::{Binding, KeyRecord, KeyStatus},
         keyspace::Registry,
-        rate::{RateLimit, RateState},
+        rate_limit::{RateLimit, RateState},
         verdict::{Assertions, Code},
     },
     proto::{self, create_request},

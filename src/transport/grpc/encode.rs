@@ -5,7 +5,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use super::convert;
-use crate::{domain::keyspace::Registry, replica::entry::Entry, service::verify::Outcome};
+use crate::{domain::keyspace::Registry, replica::cached_key::Entry, service::verify::Outcome};
 
 /// A message's length and whether it is compressed come before it.
 pub const FRAMING: usize = 5;
@@ -112,11 +112,11 @@ mod tests {
     use crate::{
         domain::{
             key::{Binding, KeyFacts, KeyId},
-            rate::RateState,
+            rate_limit::RateState,
             verdict::Code,
         },
         proto,
-        replica::entry::tests::facts,
+        replica::cached_key::tests::facts,
     };
 
     prop_compose! {

@@ -9,13 +9,13 @@ use serde_json::{Map, Value};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Body, answer::Fault, json};
+use super::{Body, answer::Fault, strict_json};
 use crate::{
     domain::{
-        bounds::Violations,
         clock::{Micros, SECOND},
         error::{Error, Result},
-        rate::RateLimit,
+        rate_limit::RateLimit,
+        validation::Violations,
     },
     service::keys::Expiry,
 };
@@ -53,7 +53,7 @@ impl Fields {
         if !is_json {
             return Err(Fault::NotJson);
         }
-        match json::read(&bytes) {
+        match strict_json::read(&bytes) {
             Ok(Value::Object(fields)) => Ok(Self { fields, violations: Violations::default() }),
             Ok(_) => Err(Error::invalid("body", "must be a JSON object").into()),
             // The parser's own words could repeat what the body holds.

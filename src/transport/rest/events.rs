@@ -10,16 +10,16 @@ use super::{
     body::{self, Fields},
     exchange::Exchange,
     manage::{Query, manager},
-    record,
 };
 use crate::{
     domain::{
-        bounds::Violations,
         clock::Micros,
         error::{Error, Kind, Result},
         event::Event,
         key::Binding,
+        validation::Violations,
     },
+    json,
     service::audit::{DeliverySubject, ListEvents},
     store::events::{Delivery, DeliveryState},
 };
@@ -88,10 +88,10 @@ fn event(event: &Event) -> Value {
     json!({
         "id": event.id.to_string(),
         "type": event.kind.name(),
-        "timestamp": record::rfc3339(event.id.at()),
+        "timestamp": json::rfc3339(event.id.at()),
         "actor": event.actor,
         "keyId": event.key.id.to_string(),
-        "data": record::told(event),
+        "data": json::told(event),
     })
 }
 
@@ -103,12 +103,12 @@ fn delivery(delivery: &Delivery) -> Value {
         "host": delivery.host,
         "state": delivery.state.name(),
         "attempts": delivery.attempts,
-        "nextAttemptAt": pending.then(|| record::rfc3339(delivery.next_attempt_at)),
-        "lastAttemptAt": delivery.attempted_at.map(record::rfc3339),
-        "settledAt": delivery.settled_at.map(record::rfc3339),
+        "nextAttemptAt": pending.then(|| json::rfc3339(delivery.next_attempt_at)),
+        "lastAttemptAt": delivery.attempted_at.map(json::rfc3339),
+        "settledAt": delivery.settled_at.map(json::rfc3339),
         "lastStatus": delivery.last_status,
-        "lastError": record::text(&delivery.last_error),
-        "lastResponse": record::text(&delivery.last_response),
+        "lastError": json::text(&delivery.last_error),
+        "lastResponse": json::text(&delivery.last_response),
     })
 }
 

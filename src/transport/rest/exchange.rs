@@ -20,7 +20,7 @@ use crate::{
         clock::{Entropy, Micros},
         error::{Error, Result},
         key::KeyId,
-        rate::RateState,
+        rate_limit::RateState,
     },
     limiter::Subject,
     service::{

@@ -10,16 +10,17 @@ use super::{
     answer::{Answer, Fault, rest_names},
     body::Fields,
     exchange::Exchange,
-    own, record,
+    own,
 };
 use crate::{
     domain::{
         access,
-        bounds::Violations,
         caller::Caller,
         error::{Error, Result},
         key::{Binding, KeyRecord, KeyStatus},
+        validation::Violations,
     },
+    json,
     service::list::ListKeys,
 };
 
@@ -42,7 +43,7 @@ pub async fn create(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result
     fields.finish()?;
     let created = exchange.service.create(&caller, request, exchange.context).await.map_err(rest_names)?;
     exchange.key = created.key.id.to_string();
-    let mut answer = record::item(&created.key, exchange.now());
+    let mut answer = json::item(&created.key, exchange.now());
     answer["key"] = created.secret.expose().into();
     if let Some(secret) = created.webhook_secret {
         answer["webhookSecret"] = secret.as_str().into();
@@ -56,7 +57,7 @@ pub async fn list(exchange: &mut Exchange<'_>) -> std::result::Result<Answer, Fa
     let request = list_request(exchange.parts.uri.query().unwrap_or_default())?;
     let page = exchange.service.list(&caller, request, exchange.context).await.map_err(rest_names)?;
     let now = exchange.now();
-    let keys: Vec<_> = page.keys.iter().map(|key| record::item(key, now)).collect();
+    let keys: Vec<_> = page.keys.iter().map(|key| json::item(key, now)).collect();
     Ok(Answer::json(StatusCode::OK, &json!({"keys": keys, "nextCursor": page.next})))
 }
 
@@ -88,14 +89,14 @@ pub async fn update(exchange: &mut Exchange<'_>, id: &str, body: &mut Body) -> s
     let hooked = exchange.service.update_webhook(&caller, id, hook, exchange.context).await;
     let hooked = unknown_if_unreadable(hooked).map_err(rest_names)?;
     exchange.key = hooked.key.id.to_string();
-    let mut answer = record::item(&hooked.key, exchange.now());
+    let mut answer = json::item(&hooked.key, exchange.now());
     own::with_secret(&mut answer, &hooked);
     Ok(Answer::json(StatusCode::OK, &answer))
 }
 
 fn item(exchange: &mut Exchange<'_>, key: &KeyRecord) -> Answer {
     exchange.key = key.id.to_string();
-    Answer::json(StatusCode::OK, &record::item(key, exchange.now()))
+    Answer::json(StatusCode::OK, &json::item(key, exchange.now()))
 }
 
 /// The organization that the query names; empty if none.

@@ -6,14 +6,13 @@ mod client;
 mod credential;
 mod events;
 mod exchange;
-mod json;
 mod manage;
 mod origin;
 mod own;
 mod probes;
-pub mod record;
 pub mod serve;
 pub mod starting;
+mod strict_json;
 mod verify;
 
 use std::{sync::Arc, time::Duration};

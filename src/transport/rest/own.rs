@@ -8,10 +8,10 @@ use super::{
     answer::{Answer, Fault, rest_names},
     body::Fields,
     exchange::Exchange,
-    record,
 };
 use crate::{
     domain::{access, caller::Caller, key::Binding},
+    json,
     service::{
         authenticate::Admission,
         keys::{CreateKey, Hook, Rehooked},
@@ -34,7 +34,7 @@ pub async fn create(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result
         "key": created.secret.expose(),
         "id": created.key.id.to_string(),
         "prefix": created.key.prefix,
-        "expires": created.key.expires_at.map(record::millis),
+        "expires": created.key.expires_at.map(json::millis),
     });
     if let Some(secret) = created.webhook_secret {
         answer["webhookSecret"] = secret.as_str().into();
@@ -65,7 +65,7 @@ pub fn create_request(fields: &mut Fields, millis: bool) -> CreateKey {
 pub async fn read(exchange: &mut Exchange<'_>) -> std::result::Result<Answer, Fault> {
     let id = exchange.own_id().await?;
     let record = exchange.service.own_record(id, exchange.context).await?;
-    Ok(Answer::json(StatusCode::OK, &record::own(&record, exchange.now())))
+    Ok(Answer::json(StatusCode::OK, &json::own(&record, exchange.now())))
 }
 
 /// `DELETE`: ends the key. A spent limit never refuses this.
@@ -81,7 +81,7 @@ pub async fn update(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result
     access::may_change_itself(&key)?;
     let hook = webhook(exchange, body).await?;
     let hooked = exchange.service.update_own_webhook(&key, hook, exchange.context).await.map_err(rest_names)?;
-    let mut answer = record::own(&hooked.key, exchange.now());
+    let mut answer = json::own(&hooked.key, exchange.now());
     with_secret(&mut answer, &hooked);
     Ok(Answer::json(StatusCode::OK, &answer))
 }

@@ -8,10 +8,10 @@ use super::{
     answer::{Answer, Fault},
     body::Fields,
     exchange::Exchange,
-    record,
 };
 use crate::{
-    domain::{access, clock::SECOND, error::Error, rate::RateState, secret::Secret, verdict::Assertions},
+    domain::{access, clock::SECOND, error::Error, rate_limit::RateState, secret::Secret, verdict::Assertions},
+    json,
     service::{
         Service,
         verify::{Check, Outcome},
@@ -71,13 +71,13 @@ fn verdict(outcome: &Outcome, service: &Service) -> Value {
         "message": outcome.code.message(),
         "keyId": entry.map(|entry| entry.id.to_string()),
         "keyspace": keyspace.map(|keyspace| &keyspace.name),
-        "organization": entry.map(|entry| record::text(entry.organization())),
-        "instance": entry.map(|entry| record::text(entry.instance())),
-        "environment": entry.map(|entry| record::text(entry.environment())),
-        "name": entry.map(|entry| record::text(entry.name())),
+        "organization": entry.map(|entry| json::text(entry.organization())),
+        "instance": entry.map(|entry| json::text(entry.instance())),
+        "environment": entry.map(|entry| json::text(entry.environment())),
+        "name": entry.map(|entry| json::text(entry.name())),
         "scopes": entry.map_or_else(Vec::new, |entry| entry.scopes().collect()),
-        "createTime": entry.map(|entry| record::rfc3339(entry.created_at)),
-        "expireTime": entry.and_then(|entry| entry.expire_time()).map(record::rfc3339),
+        "createTime": entry.map(|entry| json::rfc3339(entry.created_at)),
+        "expireTime": entry.and_then(|entry| entry.expire_time()).map(json::rfc3339),
         "metadata": metadata,
         "rateLimit": outcome.rate.map(rate_limit),
     })
@@ -87,7 +87,7 @@ fn rate_limit(state: RateState) -> Value {
     json!({
         "limit": state.limit,
         "remaining": state.remaining,
-        "resetTime": record::rfc3339(state.reset_at.saturating_add(999)),
+        "resetTime": json::rfc3339(state.reset_at.saturating_add(999)),
         // As the proto's JSON mapping writes a duration.
         "retryAfter": state.retry_after.map(|wait| format!("{}.{:06}s", wait / SECOND, wait % SECOND)),
     })

@@ -6,13 +6,13 @@ use bytes::Bytes;
 
 use super::{Deliverer, message, micros};
 use crate::{
-    courier::{Answer, Failure, SLOW},
     domain::{clock::Micros, webhook::retry_after},
     store::{
         StoreError,
         events::{ClaimedDelivery, DeliveryState, Disabling, Settlement},
     },
     telemetry::webhooks::Outcome,
+    webhook::client::{Answer, Failure, SLOW},
 };
 
 /// Time to write an outcome down in, while the database is away. A claim is held for as long.

@@ -12,7 +12,7 @@ use crate::domain::{
     clock::Micros,
     key::{Binding, KeyFacts, KeyId},
     keyspace::{KeyspaceIndex, Reach},
-    rate::RateLimit,
+    rate_limit::RateLimit,
     verdict::Facts,
 };
 

@@ -7,10 +7,10 @@ use serde_json::{Map, Value};
 use url::{Host, Url};
 
 use super::{
-    bounds::BINDING,
     clock::{Micros, SECOND},
     error::{Error, Kind},
     session::{Membership, Role, SessionCaller},
+    validation::BINDING,
 };
 
 /// How far an issuer's clock may be from ours.

@@ -125,7 +125,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::rate::{BUCKETS, COUNTED, Window, bucket};
+    use crate::domain::rate_limit::{BUCKETS, COUNTED, Window, bucket};
 
     /// The shared side, as `window.lua` does it.
     struct Shared {

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use crate::domain::{
     clock::{Micros, SECOND},
     key::KeyId,
-    rate::RateLimit,
+    rate_limit::RateLimit,
 };
 
 /// Locks that the keys are spread over.

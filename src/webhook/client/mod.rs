@@ -3,10 +3,10 @@
 //! A connection is made for each request and to an address that was checked: what a name resolves to later cannot
 //! matter. There is no proxy, no redirect is followed, and nothing waits longer than the time for the whole.
 
+mod concurrency;
 mod connect;
-mod places;
 mod resolve;
-mod roots;
+mod tls_roots;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 pub use self::{
-    places::{Place, Places, SLOW},
+    concurrency::{Place, Places, SLOW},
     resolve::{Resolve, SystemResolver},
 };
 use crate::domain::egress::{Egress, Target};
@@ -86,7 +86,7 @@ pub struct Courier {
 impl Courier {
     /// A courier that goes where `egress` allows and `places` are free, and takes `timeout` for each request at most.
     pub fn new(egress: Egress, resolver: Arc<dyn Resolve>, places: Arc<Places>, timeout: Duration) -> Self {
-        Self { egress, resolver, places, tls: roots::connector(), timeout }
+        Self { egress, resolver, places, tls: tls_roots::connector(), timeout }
     }
 
     /// Where a URL leads.

@@ -7,7 +7,7 @@ use super::{
     egress::Egress,
     error::{Error, FieldViolation, Result},
     key::Binding,
-    rate::RateLimit,
+    rate_limit::RateLimit,
 };
 
 /// Characters in a name or a revocation reason.

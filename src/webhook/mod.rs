@@ -4,8 +4,9 @@
 //! another one; until then it is nobody else's. Nothing is sent while a database transaction is open.
 
 mod attempt;
-mod hosts;
+pub mod client;
 mod message;
+mod scheduler;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -15,12 +16,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::hosts::{Hosts, Ticket};
+use self::scheduler::{Hosts, Ticket};
 use crate::{
-    courier::Courier,
     domain::clock::Micros,
     service::Service,
     store::events::{Claim, ClaimedDelivery},
+    webhook::client::Courier,
 };
 
 /// How often deliveries are looked for that nobody here has given a hint of: retries, and the work of other replicas.

@@ -7,12 +7,12 @@ use crate::{
     domain::{
         clock::{Micros, SECOND},
         event::Event,
-        installation::Installation,
         key::KeyId,
+        master_keys::Installation,
         webhook::signing_versions,
     },
+    json as record,
     store::events::ClaimedDelivery,
-    transport::rest::record,
 };
 
 const ID: HeaderName = HeaderName::from_static("webhook-id");

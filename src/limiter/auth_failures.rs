@@ -12,7 +12,7 @@ use super::Subject;
 use crate::domain::{
     backoff::Backoff,
     clock::{Clock, Micros},
-    rate::RateLimit,
+    rate_limit::RateLimit,
 };
 
 /// Places: about half a megabyte.

@@ -99,7 +99,7 @@ fn the_subject_is_recorded_and_bounded() {
     issuer.subject_prefix = "staff:".to_owned();
     assert_eq!(issuer.caller(&claims(&json!({})), NOW).unwrap().actor, "user:staff:olga");
     let actor = issuer.caller(&claims(&json!({"sub": "é".repeat(255)})), NOW).unwrap().actor;
-    assert!(actor.chars().count() <= crate::domain::bounds::ACTOR);
+    assert!(actor.chars().count() <= crate::domain::validation::ACTOR);
     for sub in [json!(null), json!(""), json!(7), json!("a\nb"), json!("x".repeat(256))] {
         assert_eq!(issuer.caller(&claims(&json!({"sub": sub})), NOW).unwrap_err().reason, "MALFORMED", "{sub}");
     }

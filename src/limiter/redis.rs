@@ -23,9 +23,9 @@ use tokio::{
 
 use super::{
     Subject,
-    leases::{Asking, Begun, Leases},
+    permit_leases::{Asking, Begun, Leases},
 };
-use crate::domain::rate::{
+use crate::domain::rate_limit::{
     RateLimit, RateState, Spent,
     lease::{Grant, Ticket},
 };

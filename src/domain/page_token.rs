@@ -4,7 +4,7 @@ use data_encoding::BASE64URL_NOPAD;
 use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
 
-use super::{installation::Installation, key::KeyId};
+use super::{key::KeyId, master_keys::Installation};
 
 const MAC_BYTES: usize = 16;
 
@@ -32,7 +32,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::installation::MasterKey;
+    use crate::domain::master_keys::MasterKey;
 
     proptest! {
         #[test]

@@ -7,7 +7,7 @@ use crate::domain::{
     clock::Micros,
     event::Event,
     key::{KeyRecord, KeyStatus},
-    rate::RateLimit,
+    rate_limit::RateLimit,
 };
 
 /// A time in RFC 3339 with milliseconds, rounded down.

@@ -16,7 +16,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{follower::MARGIN, guards};
+use super::{fault_injection, follower::MARGIN};
 use crate::store::{ReplicaRow, Store};
 
 /// Between two looks at the replicas, when no notification comes.
@@ -75,7 +75,7 @@ impl Acknowledgements {
     /// Only the replicas of the first look matter: one that joins later reads a revision that has the change. Only what
     /// passes on this clock since that look matters, so no two clocks are ever compared.
     pub async fn wait(&self, revision: i64) {
-        if guards::off("acknowledge") {
+        if fault_injection::off("acknowledge") {
             return;
         }
         let mut looks = self.looks.subscribe();
@@ -87,7 +87,7 @@ impl Acknowledgements {
         loop {
             let Some(longest) = behind.iter().map(|row| row.lease_ms).max() else { return };
             let lease = Duration::from_millis(u64::try_from(longest).unwrap_or(0));
-            let lease = if guards::off("whole_wait") { lease / 10 } else { lease + MARGIN };
+            let lease = if fault_injection::off("whole_wait") { lease / 10 } else { lease + MARGIN };
             let bound = began + lease;
             if Instant::now() >= bound {
                 return;

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Subject, shards::Shards};
+use super::{Subject, sharded_map::Shards};
 use crate::domain::{
     clock::{Clock, Micros},
-    rate::{
+    rate_limit::{
         RateLimit, Spent,
         lease::{Grant, Lease, Refusal, Ticket},
     },
