@@ -23,8 +23,8 @@ use crate::{
     session::Sessions,
     transport::{
         grpc::{self, server},
-        rest::{Rest, Routes, serve, starting},
-        terms::Terms,
+        listener::ListenerOptions,
+        rest::{Rest, Routes, server as http_server, startup},
         tls::Tls,
     },
 };
@@ -152,8 +152,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let listeners = Listeners::bind(&config).await?;
     let (health, health_service) = tonic_health::server::health_reporter();
     workers::set(&health, false).await;
-    let terms = Terms { tls, max_age: config.server.max_connection_age, stop: stop.clone(), drain: DRAIN };
-    let starting = Starting::begin(&listeners, health_service.clone(), &terms);
+    let options = ListenerOptions { tls, max_age: config.server.max_connection_age, stop: stop.clone(), drain: DRAIN };
+    let starting = Starting::begin(&listeners, health_service.clone(), &options);
     let opened = tokio::select! {
         opened = database::open_patiently(&config) => opened?,
         () = stop.cancelled() => return Ok(()),
@@ -176,19 +176,24 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let rest = Rest::new(Arc::clone(&service), config.http.clone());
     let routes = if listeners.metrics.is_some() { Routes::Api } else { Routes::All };
     starting.end().await;
-    if let Some(tls) = &terms.tls {
+    if let Some(tls) = &options.tls {
         tasks.spawn(Arc::clone(tls).follow(stop.clone()));
     }
-    serving.spawn(serve::run(listeners.http, Arc::clone(&rest), routes, terms.clone()));
+    serving.spawn(http_server::run(listeners.http, Arc::clone(&rest), routes, options.clone()));
     if let Some(listener) = listeners.metrics {
-        serving.spawn(serve::run(listener, rest, Routes::Probes, Terms { tls: None, ..terms.clone() }));
+        serving.spawn(http_server::run(
+            listener,
+            rest,
+            Routes::Probes,
+            ListenerOptions { tls: None, ..options.clone() },
+        ));
     }
     let mut grpc = serving.spawn(server::run(
         listeners.grpc,
         Arc::clone(&service),
         health_service,
         config.server.grpc_threads,
-        terms,
+        options,
     ));
     serving.close();
 
@@ -225,15 +230,15 @@ impl Starting {
     /// How long whoever asks then has for the answer.
     const DRAIN: Duration = Duration::from_secs(1);
 
-    fn begin<H: Health>(listeners: &Listeners, health: HealthServer<H>, terms: &Terms) -> Self {
-        let (tasks, until) = (TaskTracker::new(), terms.stop.child_token());
-        let terms = Terms { stop: until.clone(), drain: Self::DRAIN, ..terms.clone() };
-        let front = Arc::new(starting::Starting::new(Arc::new(SystemEntropy)));
-        tasks.spawn(grpc::starting::run(Arc::clone(&listeners.grpc), health, terms.clone()));
-        tasks.spawn(serve::run(Arc::clone(&listeners.http), Arc::clone(&front), Routes::All, terms.clone()));
+    fn begin<H: Health>(listeners: &Listeners, health: HealthServer<H>, options: &ListenerOptions) -> Self {
+        let (tasks, until) = (TaskTracker::new(), options.stop.child_token());
+        let options = ListenerOptions { stop: until.clone(), drain: Self::DRAIN, ..options.clone() };
+        let front = Arc::new(startup::Startup::new(Arc::new(SystemEntropy)));
+        tasks.spawn(grpc::starting::run(Arc::clone(&listeners.grpc), health, options.clone()));
+        tasks.spawn(http_server::run(Arc::clone(&listeners.http), Arc::clone(&front), Routes::All, options.clone()));
         if let Some(listener) = &listeners.metrics {
-            let plain = Terms { tls: None, ..terms };
-            tasks.spawn(serve::run(Arc::clone(listener), front, Routes::Probes, plain));
+            let plain = ListenerOptions { tls: None, ..options };
+            tasks.spawn(http_server::run(Arc::clone(listener), front, Routes::Probes, plain));
         }
         tasks.close();
         Self { tasks, until }

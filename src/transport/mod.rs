@@ -1,8 +1,11 @@
-//! What faces the network: conversion and wiring only.
+//! The network side: gRPC and REST. Only conversion and wiring; every decision is made by a service.
 
-pub mod calls;
+pub(crate) mod bearer;
+pub(crate) mod call_log;
+pub(crate) mod deadline;
 pub mod grpc;
+pub mod listener;
+pub mod peer;
 pub mod rest;
-pub mod status;
-pub mod terms;
+pub(crate) mod status;
 pub mod tls;

@@ -22,7 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::pace::{Pace, Turns};
-use crate::transport::terms::GRACE;
+use crate::transport::listener::AGE_GRACE;
 
 /// Streams of one connection, at most.
 const STREAMS: u32 = 1_024;
@@ -104,7 +104,7 @@ where
             }
             aged = true;
             leaving.cancel();
-            timer.as_mut().reset(Instant::now() + GRACE);
+            timer.as_mut().reset(Instant::now() + AGE_GRACE);
         }
         if !going && told.as_mut().poll(cx).is_ready() {
             going = true;

@@ -21,9 +21,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
-    calls::{self, Line, bearer},
+    bearer::bearer,
+    call_log::{self, CallRecord},
+    deadline,
+    peer::Peer,
     status,
-    terms::Peer,
 };
 use crate::{
     domain::{
@@ -63,7 +65,7 @@ impl Grpc {
         call: &'static str,
         metadata: &MetadataMap,
         extensions: &Extensions,
-        act: impl AsyncFnOnce(&Caller, Context<'_>, &mut Line<'_>) -> Result<T>,
+        act: impl AsyncFnOnce(&Caller, Context<'_>, &mut CallRecord<'_>) -> Result<T>,
     ) -> std::result::Result<Response<T>, Status> {
         self.manage_key(call, None, metadata, extensions, act).await
     }
@@ -75,13 +77,13 @@ impl Grpc {
         revokes: Option<&str>,
         metadata: &MetadataMap,
         extensions: &Extensions,
-        act: impl AsyncFnOnce(&Caller, Context<'_>, &mut Line<'_>) -> Result<T>,
+        act: impl AsyncFnOnce(&Caller, Context<'_>, &mut CallRecord<'_>) -> Result<T>,
     ) -> std::result::Result<Response<T>, Status> {
         let start = Instant::now();
         let context = Context { deadline: deadline(metadata, start), host_environment: "", client: None };
         let peer = peer(extensions);
         let client = peer.map(|peer| peer.address);
-        let mut line = Line { transport: "grpc", client, ..Line::default() };
+        let mut line = CallRecord { transport: "grpc", client, ..CallRecord::default() };
         let result = async {
             let caller = match presented(metadata, peer)? {
                 Presented::Secret(secret) => match revokes {
@@ -96,7 +98,7 @@ impl Grpc {
         }
         .await;
         let result = result.map_err(|error| self.refused(client, error));
-        calls::record(&self.service, call, &line, result.as_ref().err(), start.elapsed());
+        call_log::record(&self.service, call, &line, result.as_ref().err(), start.elapsed());
         result.map(Response::new).map_err(|error| status::grpc(&error))
     }
 
@@ -141,8 +143,8 @@ impl Grpc {
         let error = self.refused(peer.map(|peer| peer.address), error);
         if matches!(error.kind, Kind::Unauthenticated | Kind::PermissionDenied | Kind::ResourceExhausted) {
             // Only the key whose secret it has is known of who was refused.
-            let line = Line { transport: "grpc", client: peer.map(|peer| peer.address), ..Line::default() };
-            calls::record(&self.service, call, &line, Some(&error), arrived.elapsed());
+            let line = CallRecord { transport: "grpc", client: peer.map(|peer| peer.address), ..CallRecord::default() };
+            call_log::record(&self.service, call, &line, Some(&error), arrived.elapsed());
         }
         status::grpc(&error)
     }
@@ -185,7 +187,7 @@ fn credential(headers: &HeaderMap) -> Result<&str> {
 
 fn deadline(metadata: &MetadataMap, arrived: Instant) -> Instant {
     let timeout = metadata.get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?));
-    calls::deadline_after(arrived, timeout)
+    deadline::deadline_after(arrived, timeout)
 }
 
 /// A `grpc-timeout` value: up to 8 digits and a unit.
@@ -266,7 +268,7 @@ impl KeyService for Grpc {
         let asker = async {
             Ok(match presented(request.metadata(), peer)? {
                 Presented::Secret(secret) => {
-                    self.service.authenticate_verifier(secret, calls::deadline(None)).await?;
+                    self.service.authenticate_verifier(secret, deadline::deadline(None)).await?;
                     stream::Asker::Secret(Arc::new(Secret::new(secret.to_owned())))
                 }
                 Presented::Certificate(caller) => stream::Asker::Certificate(access::may_verify(caller)?),
@@ -274,7 +276,7 @@ impl KeyService for Grpc {
         };
         let refused = |error: Error| self.unchecked("verify_stream", peer, arrived, error);
         let asker = asker.await.map_err(refused)?;
-        let leaving = peer.map_or_else(CancellationToken::new, |peer| peer.leaving.clone());
+        let leaving = peer.map_or_else(CancellationToken::new, |peer| peer.closing.clone());
         Ok(Response::new(stream::Verdicts::new(Arc::clone(&self.service), asker, request.into_inner(), leaving)))
     }
 

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     proto,
     service::verify::{Reached, Waiting},
-    transport::terms::Peer,
+    transport::peer::Peer,
 };
 
 const VERIFY: &str = "/keyward.v1.KeyService/Verify";

@@ -23,10 +23,7 @@ use super::{
 use crate::{
     proto::{DESCRIPTORS, audit_service_server::AuditServiceServer, key_service_server::KeyServiceServer},
     service::Service,
-    transport::{
-        terms::{Peer, Terms},
-        tls::Port,
-    },
+    transport::{listener::ListenerOptions, peer::Peer, tls::Port},
 };
 
 /// Connections of a thread at once; more are turned away.
@@ -41,7 +38,7 @@ struct Worker {
     ended: oneshot::Receiver<()>,
 }
 
-/// Serves on `threads` threads until the listener's terms say to stop, then lets calls in flight end.
+/// Serves on `threads` threads until the listener's options say to stop, then lets calls in flight end.
 ///
 /// # Errors
 ///
@@ -51,13 +48,13 @@ pub async fn run<H: Health>(
     service: Arc<Service>,
     health: HealthServer<H>,
     threads: usize,
-    terms: Terms,
+    options: ListenerOptions,
 ) -> Result<(), String> {
     let workers: Result<Vec<Worker>, String> =
-        (0..threads).map(|_| start(&service, &health, &terms).map_err(|error| error.to_string())).collect();
+        (0..threads).map(|_| start(&service, &health, &options).map_err(|error| error.to_string())).collect();
     let workers = workers?;
     let accepting = accept(&listener, &workers);
-    terms.stop.run_until_cancelled(accepting).await;
+    options.stop.run_until_cancelled(accepting).await;
     drop(listener);
     let ended = async {
         for Worker { connections, ended, .. } in workers {
@@ -66,8 +63,8 @@ pub async fn run<H: Health>(
             let _ = ended.await;
         }
     };
-    let _ = tokio::time::timeout(terms.drain, ended).await;
-    if terms.stop.is_cancelled() { Ok(()) } else { Err("every thread has ended".to_owned()) }
+    let _ = tokio::time::timeout(options.drain, ended).await;
+    if options.stop.is_cancelled() { Ok(()) } else { Err("every thread has ended".to_owned()) }
 }
 
 /// Gives each connection to the thread that has the fewest. Returns only if every thread is gone.
@@ -98,13 +95,13 @@ async fn accept(listener: &TcpListener, workers: &[Worker]) {
     }
 }
 
-fn start<H: Health>(service: &Arc<Service>, health: &HealthServer<H>, terms: &Terms) -> io::Result<Worker> {
+fn start<H: Health>(service: &Arc<Service>, health: &HealthServer<H>, options: &ListenerOptions) -> io::Result<Worker> {
     let (connections, handed) = mpsc::channel(HANDED);
     let (tell, ended) = oneshot::channel();
-    let (service, health, terms) = (Arc::clone(service), health.clone(), terms.clone());
+    let (service, health, options) = (Arc::clone(service), health.clone(), options.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name("grpc".to_owned()).spawn(move || {
-        runtime.block_on(serve(&service, &routes(&service, health), handed, terms));
+        runtime.block_on(serve(&service, &routes(&service, health), handed, options));
         let _ = tell.send(());
     })?;
     Ok(Worker { connections, load: Load::default(), ended })
@@ -124,23 +121,28 @@ fn routes<H: Health>(service: &Arc<Service>, health: HealthServer<H>) -> Routes 
 }
 
 /// Serves connections until there will be no more, and each has ended.
-async fn serve(service: &Arc<Service>, routes: &Routes, mut connections: mpsc::Receiver<Connection>, terms: Terms) {
+async fn serve(
+    service: &Arc<Service>,
+    routes: &Routes,
+    mut connections: mpsc::Receiver<Connection>,
+    options: ListenerOptions,
+) {
     let serving = TaskTracker::new();
     let turns = Arc::new(Turns::default());
     while let Some(connection) = connections.recv().await {
         let address = connection.address();
-        let leaving = terms.stop.child_token();
-        let peer = Arc::new(Peer { address, secure: false, caller: None, leaving: leaving.clone() });
+        let leaving = options.stop.child_token();
+        let peer = Arc::new(Peer { address, secure: false, caller: None, closing: leaving.clone() });
         let plain = Handler { grpc: Grpc::new(Arc::clone(service)), routes: routes.clone(), peer };
-        let (terms, age, turns) = (terms.clone(), terms.age(&*service.entropy), Arc::clone(&turns));
+        let (options, age, turns) = (options.clone(), options.connection_age(&*service.entropy), Arc::clone(&turns));
         serving.spawn(async move {
             let lasting = http2::Terms { patience: Patience::default(), age, leaving: &leaving, turns: &turns };
-            let Some(tls) = &terms.tls else {
+            let Some(tls) = &options.tls else {
                 return http2::serve(connection, &plain, lasting).await;
             };
-            let secured = terms.stop.run_until_cancelled(tls.accept(connection, address, Port::Grpc)).await;
+            let secured = options.stop.run_until_cancelled(tls.accept(connection, address, Port::Grpc)).await;
             if let Some(Some((stream, caller))) = secured {
-                let peer = Arc::new(Peer { address, secure: true, caller, leaving: leaving.clone() });
+                let peer = Arc::new(Peer { address, secure: true, caller, closing: leaving.clone() });
                 let known = Handler { peer, ..plain };
                 http2::serve(stream, &known, lasting).await;
             }

@@ -19,17 +19,17 @@ use super::{
     http2::{self, Handle, Patience},
     pace::Turns,
 };
-use crate::transport::{terms::Terms, tls::Port};
+use crate::transport::{listener::ListenerOptions, tls::Port};
 
 /// Connections at once; more are turned away.
 const CONNECTIONS: usize = 10_000;
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
-/// Answers until the terms say to stop; then connections end, and the listener is the caller's again.
-pub async fn run<H: Health>(listener: Arc<TcpListener>, health: HealthServer<H>, terms: Terms) {
+/// Answers until the options say to stop; then connections end, and the listener is the caller's again.
+pub async fn run<H: Health>(listener: Arc<TcpListener>, health: HealthServer<H>, options: ListenerOptions) {
     let starting = Starting { routes: Routes::new(health) };
     let connections = TaskTracker::new();
-    while let Some(accepted) = terms.stop.run_until_cancelled(listener.accept()).await {
+    while let Some(accepted) = options.stop.run_until_cancelled(listener.accept()).await {
         if connections.len() >= CONNECTIONS {
             continue;
         }
@@ -38,21 +38,21 @@ pub async fn run<H: Health>(listener: Arc<TcpListener>, health: HealthServer<H>,
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let (starting, terms) = (starting.clone(), terms.clone());
+        let (starting, options) = (starting.clone(), options.clone());
         connections.spawn(async move {
-            match &terms.tls {
-                None => starting.serve(stream, &terms).await,
+            match &options.tls {
+                None => starting.serve(stream, &options).await,
                 Some(tls) => {
-                    let secured = terms.stop.run_until_cancelled(tls.accept(stream, peer.ip(), Port::Grpc)).await;
+                    let secured = options.stop.run_until_cancelled(tls.accept(stream, peer.ip(), Port::Grpc)).await;
                     if let Some(Some((stream, _))) = secured {
-                        starting.serve(stream, &terms).await;
+                        starting.serve(stream, &options).await;
                     }
                 }
             }
         });
     }
     connections.close();
-    let _ = tokio::time::timeout(terms.drain, connections.wait()).await;
+    let _ = tokio::time::timeout(options.drain, connections.wait()).await;
 }
 
 #[derive(Clone)]
@@ -61,8 +61,8 @@ struct Starting {
 }
 
 impl Starting {
-    async fn serve(&self, io: impl AsyncRead + AsyncWrite + Unpin, terms: &Terms) {
-        let leaving = terms.stop.child_token();
+    async fn serve(&self, io: impl AsyncRead + AsyncWrite + Unpin, options: &ListenerOptions) {
+        let leaving = options.stop.child_token();
         let lasting =
             http2::Terms { patience: Patience::default(), age: None, leaving: &leaving, turns: &Turns::new(0) };
         http2::serve(io, self, lasting).await;

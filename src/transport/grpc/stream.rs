@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, Streaming};
 
-use super::{super::calls, convert, status};
+use super::{super::deadline, convert, status};
 use crate::{
     domain::{
         error::{Error, Kind, Result},
@@ -97,7 +97,7 @@ impl Verdicts {
     fn later(&self, message: proto::VerifyStreamRequest) -> BoxFuture<'static, Answer> {
         let (service, asker) = (Arc::clone(&self.service), self.asker.clone());
         async move {
-            let deadline = calls::deadline(None);
+            let deadline = deadline::deadline(None);
             let reach = match asker.reach(&service, deadline).await {
                 Ok(reach) => reach,
                 Err(error) => return refusal(&service, message.id, error),

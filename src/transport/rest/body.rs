@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Body, answer::Fault, strict_json};
+use super::{Body, response::RestError, strict_json};
 use crate::{
     domain::{
         clock::{Micros, SECOND},
@@ -32,14 +32,14 @@ pub struct Fields {
 
 impl Fields {
     /// Reads a body. An empty one has no fields, whatever its type says.
-    pub async fn read(headers: &HeaderMap, body: &mut Body, deadline: Instant) -> std::result::Result<Self, Fault> {
+    pub async fn read(headers: &HeaderMap, body: &mut Body, deadline: Instant) -> std::result::Result<Self, RestError> {
         // What is said to be too large need not come: a client that waits for leave to send hears so at once.
         if body.size_hint().exact().is_some_and(|bytes| bytes > BODY_BYTES as u64) {
-            return Err(Fault::TooLarge);
+            return Err(RestError::TooLarge);
         }
         let bytes = match timeout_at(deadline, Limited::new(body, BODY_BYTES).collect()).await {
             Ok(Ok(collected)) => collected.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Fault::TooLarge),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(RestError::TooLarge),
             Ok(Err(_)) => return Err(Error::invalid("body", "could not be read").into()),
             Err(_) => return Err(Error::invalid("body", "did not arrive in time").into()),
         };
@@ -51,7 +51,7 @@ impl Fields {
             essence.eq_ignore_ascii_case("application/json")
         });
         if !is_json {
-            return Err(Fault::NotJson);
+            return Err(RestError::NotJson);
         }
         match strict_json::read(&bytes) {
             Ok(Value::Object(fields)) => Ok(Self { fields, violations: Violations::default() }),

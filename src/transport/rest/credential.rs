@@ -15,7 +15,7 @@ use crate::{
         keyspace::Credential,
     },
     service::Service,
-    transport::calls::bearer,
+    transport::bearer::bearer,
 };
 
 /// What a request presents.

@@ -6,10 +6,10 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
     Body,
-    answer::{Answer, Fault, rest_names},
+    api_keys::{Query, manager},
     body::{self, Fields},
-    exchange::Exchange,
-    manage::{Query, manager},
+    request::RequestContext,
+    response::{RestError, RestResponse, rest_names},
 };
 use crate::{
     domain::{
@@ -25,30 +25,34 @@ use crate::{
 };
 
 /// `GET`: a page of events.
-pub async fn list(exchange: &mut Exchange<'_>) -> std::result::Result<Answer, Fault> {
+pub async fn list(exchange: &mut RequestContext<'_>) -> std::result::Result<RestResponse, RestError> {
     let caller = manager(exchange).await?;
     let request = request(exchange.parts.uri.query().unwrap_or_default())?;
     let page = exchange.service.list_events(&caller, request, exchange.context).await.map_err(names)?;
     let events: Vec<_> = page.events.iter().map(event).collect();
-    Ok(Answer::json(StatusCode::OK, &json!({"events": events, "nextCursor": page.next})))
+    Ok(RestResponse::json(StatusCode::OK, &json!({"events": events, "nextCursor": page.next})))
 }
 
 /// `GET` of an event's deliveries.
-pub async fn deliveries(exchange: &mut Exchange<'_>, id: &str) -> std::result::Result<Answer, Fault> {
+pub async fn deliveries(exchange: &mut RequestContext<'_>, id: &str) -> std::result::Result<RestResponse, RestError> {
     let caller = manager(exchange).await?;
     let subject = DeliverySubject::Event(id.to_owned());
     let listed = exchange.service.list_deliveries(&caller, &subject, 0, "", exchange.context).await;
     let deliveries: Vec<_> = unknown_if_unreadable(listed)?.deliveries.iter().map(delivery).collect();
-    Ok(Answer::json(StatusCode::OK, &json!({"deliveries": deliveries})))
+    Ok(RestResponse::json(StatusCode::OK, &json!({"deliveries": deliveries})))
 }
 
 /// `POST`: tells the webhook again. There is nothing to say in a body.
-pub async fn redeliver(exchange: &mut Exchange<'_>, id: &str, body: &mut Body) -> std::result::Result<Answer, Fault> {
+pub async fn redeliver(
+    exchange: &mut RequestContext<'_>,
+    id: &str,
+    body: &mut Body,
+) -> std::result::Result<RestResponse, RestError> {
     let caller = manager(exchange).await?;
     Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?.finish()?;
     let due = unknown_if_unreadable(exchange.service.redeliver(&caller, id, exchange.context).await)?;
     exchange.key = due.key.to_string();
-    Ok(Answer::json(StatusCode::OK, &delivery(&due)))
+    Ok(RestResponse::json(StatusCode::OK, &delivery(&due)))
 }
 
 fn request(query: &str) -> Result<ListEvents> {

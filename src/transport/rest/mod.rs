@@ -1,17 +1,17 @@
 //! REST: a thin shim over the same use cases, for curl and external clients.
 
-mod answer;
+mod api_keys;
 mod body;
-mod client;
+mod client_ip;
 mod credential;
+mod csrf;
 mod events;
-mod exchange;
-mod manage;
-mod origin;
-mod own;
 mod probes;
-pub mod serve;
-pub mod starting;
+mod request;
+mod response;
+mod self_service;
+pub mod server;
+pub mod startup;
 mod strict_json;
 mod verify;
 
@@ -24,10 +24,10 @@ use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::body::Body as _;
 
 use self::{
-    answer::{Answer, Fault},
-    exchange::Exchange,
+    request::RequestContext,
+    response::{RestError, RestResponse},
 };
-use super::terms::Peer;
+use super::peer::Peer;
 use crate::{config::Http, domain::clock::Entropy, service::Service};
 
 /// Why a body could not be read, for the log.
@@ -68,7 +68,7 @@ pub enum Routes {
 
 /// A place that requests go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place<'a> {
+enum Route<'a> {
     Own,
     Many,
     One(&'a str),
@@ -82,7 +82,7 @@ enum Place<'a> {
     OpenApi,
 }
 
-impl<'a> Place<'a> {
+impl<'a> Route<'a> {
     fn of(path: &'a str, routes: Routes) -> Option<Self> {
         let place = match path {
             "/api/v1/keys" => Self::Own,
@@ -148,7 +148,7 @@ impl Rest {
 
     async fn respond(&self, request: Request<Body>, peer: &Peer, routes: Routes) -> Response<Full<Bytes>> {
         let (parts, mut body) = request.into_parts();
-        let mut exchange = Exchange::new(&self.service, &self.http, &parts, peer);
+        let mut exchange = RequestContext::new(&self.service, &self.http, &parts, peer);
         let result = dispatch(&mut exchange, &mut body, routes).await;
         let mut response = exchange.finish(result);
         // A client that waits for leave to send has none, and gets its answer.
@@ -162,7 +162,7 @@ impl Rest {
     }
 }
 
-impl serve::Front for Rest {
+impl server::HttpHandler for Rest {
     fn answer<'a>(
         &'a self,
         request: Request<Body>,
@@ -190,31 +190,35 @@ async fn discard(mut body: Body) {
     let _ = tokio::time::timeout(PATIENCE, taking).await;
 }
 
-async fn dispatch(exchange: &mut Exchange<'_>, body: &mut Body, routes: Routes) -> Result<Answer, Fault> {
+async fn dispatch(
+    exchange: &mut RequestContext<'_>,
+    body: &mut Body,
+    routes: Routes,
+) -> Result<RestResponse, RestError> {
     let path = exchange.parts.uri.path();
-    let Some(place) = Place::of(path, routes) else { return Err(Fault::NoSuchPath) };
+    let Some(place) = Route::of(path, routes) else { return Err(RestError::NoSuchPath) };
     exchange.take_sessions(place.takes_sessions());
     // A HEAD is a GET whose body is left out at the end.
     let method = if exchange.parts.method == Method::HEAD { &Method::GET } else { &exchange.parts.method };
     match (place, method.as_str()) {
-        (Place::Own, "POST") => own::create(exchange.named("create_own"), body).await,
-        (Place::Own, "GET") => own::read(exchange.named("get_own")).await,
-        (Place::Own, "DELETE") => own::revoke(exchange.named("revoke_own")).await,
-        (Place::Own, "PATCH") => own::update(exchange.named("update_own_webhook"), body).await,
-        (Place::Many, "POST") => manage::create(exchange.named("create"), body).await,
-        (Place::Many, "GET") => manage::list(exchange.named("list")).await,
-        (Place::One(id), "GET") => manage::read(exchange.named("get"), id).await,
-        (Place::One(id), "DELETE") => manage::revoke(exchange.named("revoke").revoking(id), id, body).await,
-        (Place::One(id), "PATCH") => manage::update(exchange.named("update_webhook"), id, body).await,
-        (Place::Events, "GET") => events::list(exchange.named("list_events")).await,
-        (Place::Deliveries(id), "GET") => events::deliveries(exchange.named("list_deliveries"), id).await,
-        (Place::Redeliver(id), "POST") => events::redeliver(exchange.named("redeliver"), id, body).await,
-        (Place::Verify, "POST") => verify::verify(exchange.named("verify"), body).await,
-        (Place::Live, "GET") => Ok(probes::live()),
-        (Place::Ready, "GET") => probes::ready(exchange.service).await,
-        (Place::Metrics, "GET") => Ok(probes::metrics(exchange.service)),
-        (Place::OpenApi, "GET") => Ok(probes::openapi()),
-        (place, _) => Err(Fault::NoSuchMethod(place.methods())),
+        (Route::Own, "POST") => self_service::create(exchange.named("create_own"), body).await,
+        (Route::Own, "GET") => self_service::read(exchange.named("get_own")).await,
+        (Route::Own, "DELETE") => self_service::revoke(exchange.named("revoke_own")).await,
+        (Route::Own, "PATCH") => self_service::update(exchange.named("update_own_webhook"), body).await,
+        (Route::Many, "POST") => api_keys::create(exchange.named("create"), body).await,
+        (Route::Many, "GET") => api_keys::list(exchange.named("list")).await,
+        (Route::One(id), "GET") => api_keys::read(exchange.named("get"), id).await,
+        (Route::One(id), "DELETE") => api_keys::revoke(exchange.named("revoke").revoking(id), id, body).await,
+        (Route::One(id), "PATCH") => api_keys::update(exchange.named("update_webhook"), id, body).await,
+        (Route::Events, "GET") => events::list(exchange.named("list_events")).await,
+        (Route::Deliveries(id), "GET") => events::deliveries(exchange.named("list_deliveries"), id).await,
+        (Route::Redeliver(id), "POST") => events::redeliver(exchange.named("redeliver"), id, body).await,
+        (Route::Verify, "POST") => verify::verify(exchange.named("verify"), body).await,
+        (Route::Live, "GET") => Ok(probes::live()),
+        (Route::Ready, "GET") => probes::ready(exchange.service).await,
+        (Route::Metrics, "GET") => Ok(probes::metrics(exchange.service)),
+        (Route::OpenApi, "GET") => Ok(probes::openapi()),
+        (place, _) => Err(RestError::NoSuchMethod(place.methods())),
     }
 }
 
@@ -230,19 +234,19 @@ mod tests {
         let document: serde_json::Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
         let mut left: BTreeSet<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
         for (path, place) in [
-            ("/api/v1/keys", Place::Own),
-            ("/api/api-keys", Place::Many),
-            ("/api/api-keys/{id}", Place::One("{id}")),
-            ("/api/events", Place::Events),
-            ("/api/events/{id}/deliveries", Place::Deliveries("{id}")),
-            ("/api/events/{id}/redeliver", Place::Redeliver("{id}")),
-            ("/api/v1/verify", Place::Verify),
-            ("/healthz", Place::Live),
-            ("/readyz", Place::Ready),
-            ("/metrics", Place::Metrics),
-            ("/openapi.json", Place::OpenApi),
+            ("/api/v1/keys", Route::Own),
+            ("/api/api-keys", Route::Many),
+            ("/api/api-keys/{id}", Route::One("{id}")),
+            ("/api/events", Route::Events),
+            ("/api/events/{id}/deliveries", Route::Deliveries("{id}")),
+            ("/api/events/{id}/redeliver", Route::Redeliver("{id}")),
+            ("/api/v1/verify", Route::Verify),
+            ("/healthz", Route::Live),
+            ("/readyz", Route::Ready),
+            ("/metrics", Route::Metrics),
+            ("/openapi.json", Route::OpenApi),
         ] {
-            assert_eq!(Place::of(path, Routes::All), Some(place));
+            assert_eq!(Route::of(path, Routes::All), Some(place));
             let item = document["paths"][path].as_object().unwrap();
             let described: BTreeSet<String> =
                 item.keys().filter(|name| *name != "parameters").map(|method| method.to_uppercase()).collect();

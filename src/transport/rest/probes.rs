@@ -5,32 +5,32 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::json;
 
-use super::answer::{Answer, Fault};
+use super::response::{RestError, RestResponse};
 use crate::{domain::error::Error, service::Service};
 
 /// How long readiness waits for the database.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The process runs.
-pub fn live() -> Answer {
-    Answer::json(StatusCode::OK, &json!({"status": "ok"}))
+pub fn live() -> RestResponse {
+    RestResponse::json(StatusCode::OK, &json!({"status": "ok"}))
 }
 
 /// Calls can be served.
-pub async fn ready(service: &Service) -> Result<Answer, Fault> {
+pub async fn ready(service: &Service) -> Result<RestResponse, RestError> {
     match tokio::time::timeout(PATIENCE, service.ready()).await {
-        Ok(Ok(())) => Ok(Answer::json(StatusCode::OK, &json!({"status": "ready"}))),
+        Ok(Ok(())) => Ok(RestResponse::json(StatusCode::OK, &json!({"status": "ready"}))),
         Ok(Err(why)) => Err(Error::unavailable(why).into()),
         Err(_) => Err(Error::unavailable("the database did not answer in time").into()),
     }
 }
 
 /// Prometheus text.
-pub fn metrics(service: &Service) -> Answer {
-    Answer::text("text/plain; version=0.0.4; charset=utf-8", service.metrics.render(service.levels()))
+pub fn metrics(service: &Service) -> RestResponse {
+    RestResponse::text("text/plain; version=0.0.4; charset=utf-8", service.metrics.render(service.levels()))
 }
 
 /// The API, as OpenAPI 3.1.
-pub fn openapi() -> Answer {
-    Answer::text("application/json", include_str!("openapi.json"))
+pub fn openapi() -> RestResponse {
+    RestResponse::text("application/json", include_str!("openapi.json"))
 }

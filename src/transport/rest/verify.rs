@@ -5,9 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Body,
-    answer::{Answer, Fault},
     body::Fields,
-    exchange::Exchange,
+    request::RequestContext,
+    response::{RestError, RestResponse},
 };
 use crate::{
     domain::{access, clock::SECOND, error::Error, rate_limit::RateState, secret::Secret, verdict::Assertions},
@@ -19,7 +19,10 @@ use crate::{
 };
 
 /// `POST`: the verdict on a secret; 200 whatever it is.
-pub async fn verify(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result::Result<Answer, Fault> {
+pub async fn verify(
+    exchange: &mut RequestContext<'_>,
+    body: &mut Body,
+) -> std::result::Result<RestResponse, RestError> {
     let caller = exchange.known_caller().await?;
     let reach = access::may_verify(&caller)?;
     let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
@@ -47,7 +50,7 @@ pub async fn verify(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result
         cost: Some(cost.and_then(|cost| u32::try_from(cost).ok()).unwrap_or(1)),
     };
     let outcome = exchange.service.verify(&check, exchange.context.deadline).await.map_err(json_names)?;
-    Ok(Answer::json(StatusCode::OK, &verdict(&outcome, exchange.service)))
+    Ok(RestResponse::json(StatusCode::OK, &verdict(&outcome, exchange.service)))
 }
 
 /// The request's own names are the proto's, as JSON writes them.

@@ -31,7 +31,8 @@ use super::{Body, BodyError, Routes};
 use crate::{
     domain::clock::Entropy,
     transport::{
-        terms::{GRACE, Peer, Terms},
+        listener::{AGE_GRACE, ListenerOptions},
+        peer::Peer,
         tls::Port,
     },
 };
@@ -42,7 +43,7 @@ const CONNECTIONS: usize = 10_000;
 const HEADERS: Duration = Duration::from_secs(10);
 
 /// What answers requests.
-pub trait Front: Send + Sync + 'static {
+pub trait HttpHandler: Send + Sync + 'static {
     /// Answers one request of a client.
     fn answer<'a>(
         &'a self,
@@ -55,45 +56,53 @@ pub trait Front: Send + Sync + 'static {
     fn entropy(&self) -> &dyn Entropy;
 }
 
-/// Serves until the listener's terms say to stop, then lets requests in flight end.
-pub async fn run<F: Front>(listener: Arc<TcpListener>, front: Arc<F>, routes: Routes, terms: Terms) {
+/// Serves until the listener's options say to stop, then lets requests in flight end.
+pub async fn run<F: HttpHandler>(listener: Arc<TcpListener>, front: Arc<F>, routes: Routes, options: ListenerOptions) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let connections = TaskTracker::new();
-    while let Some((stream, peer, slot)) = terms.stop.run_until_cancelled(accept(&listener, &slots)).await {
-        let (front, terms) = (Arc::clone(&front), terms.clone());
+    while let Some((stream, peer, slot)) = options.stop.run_until_cancelled(accept(&listener, &slots)).await {
+        let (front, options) = (Arc::clone(&front), options.clone());
         connections.spawn(async move {
-            serve(stream, peer.ip(), front, routes, &terms).await;
+            serve(stream, peer.ip(), front, routes, &options).await;
             drop(slot);
         });
     }
     drop(listener);
     connections.close();
-    let _ = tokio::time::timeout(terms.drain, connections.wait()).await;
+    let _ = tokio::time::timeout(options.drain, connections.wait()).await;
 }
 
-async fn serve<F: Front>(stream: TcpStream, address: IpAddr, front: Arc<F>, routes: Routes, terms: &Terms) {
-    let Some(tls) = &terms.tls else {
+async fn serve<F: HttpHandler>(
+    stream: TcpStream,
+    address: IpAddr,
+    front: Arc<F>,
+    routes: Routes,
+    options: &ListenerOptions,
+) {
+    let Some(tls) = &options.tls else {
         return speak(
             stream,
-            Peer { address, secure: false, caller: None, leaving: terms.stop.clone() },
+            Peer { address, secure: false, caller: None, closing: options.stop.clone() },
             front,
             routes,
-            terms,
+            options,
         )
         .await;
     };
-    if let Some(Some((stream, caller))) = terms.stop.run_until_cancelled(tls.accept(stream, address, Port::Rest)).await
+    if let Some(Some((stream, caller))) =
+        options.stop.run_until_cancelled(tls.accept(stream, address, Port::Rest)).await
     {
-        speak(stream, Peer { address, secure: true, caller, leaving: terms.stop.clone() }, front, routes, terms).await;
+        speak(stream, Peer { address, secure: true, caller, closing: options.stop.clone() }, front, routes, options)
+            .await;
     }
 }
 
 /// Speaks HTTP until the client goes, the listener stops or the connection is old.
-async fn speak<F: Front, I>(io: I, peer: Peer, front: Arc<F>, routes: Routes, terms: &Terms)
+async fn speak<F: HttpHandler, I>(io: I, peer: Peer, front: Arc<F>, routes: Routes, options: &ListenerOptions)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let age = terms.age(front.entropy());
+    let age = options.connection_age(front.entropy());
     let peer = Arc::new(peer);
     let asked = AtomicBool::new(false);
     let answer = service_fn(|request| {
@@ -122,15 +131,15 @@ where
         // A client that breaks off is its own business.
         _ = connection.as_mut() => return,
         () = silent => return,
-        () = terms.stop.cancelled() => terms.drain,
-        () = old => GRACE,
+        () = options.stop.cancelled() => options.drain,
+        () = old => AGE_GRACE,
     };
     connection.as_mut().graceful_shutdown();
     let _ = tokio::time::timeout(left, connection).await;
 }
 
 /// Boxed: the type of the whole call tree stays out of the connection's.
-fn respond<F: Front>(
+fn respond<F: HttpHandler>(
     front: Arc<F>,
     request: Request<Incoming>,
     peer: Arc<Peer>,

@@ -10,7 +10,7 @@ use crate::domain::error::{Error, Result};
 /// `Sec-Fetch-Site` decides where it is sent: no page can forge it, and it stays right behind a proxy that changes
 /// `Host`. Browsers send it over TLS only, and old ones never: `Origin` decides then. A request with neither is no page's,
 /// and has no business with a cookie. `secure`: whether it came over TLS.
-pub fn same(parts: &Parts, secure: bool) -> Result<()> {
+pub fn check(parts: &Parts, secure: bool) -> Result<()> {
     if matches!(parts.method, Method::GET | Method::HEAD) {
         return Ok(());
     }
@@ -96,13 +96,13 @@ mod tests {
         ] {
             for method in ["POST", "DELETE", "PATCH", "PUT"] {
                 assert_eq!(
-                    same(&parts(method, "/api/api-keys", &headers), false).is_ok(),
+                    check(&parts(method, "/api/api-keys", &headers), false).is_ok(),
                     good,
                     "{method} {headers:?}"
                 );
             }
             for method in ["GET", "HEAD"] {
-                assert!(same(&parts(method, "/api/api-keys", &headers), false).is_ok(), "{method} {headers:?}");
+                assert!(check(&parts(method, "/api/api-keys", &headers), false).is_ok(), "{method} {headers:?}");
             }
         }
     }
@@ -110,15 +110,15 @@ mod tests {
     #[test]
     fn over_http_2_the_host_is_the_authority() {
         let parts = |origin| parts("POST", "http://keys.example/api/api-keys", &[("origin", origin)]);
-        assert!(same(&parts("http://keys.example"), false).is_ok());
-        assert!(same(&parts("http://evil.example"), false).is_err());
+        assert!(check(&parts("http://keys.example"), false).is_ok());
+        assert!(check(&parts("http://evil.example"), false).is_err());
     }
 
     #[test]
     fn over_tls_a_page_in_plain_text_is_another_origin() {
         let parts = |origin| parts("POST", "https://keys.example/api/api-keys", &[("origin", origin)]);
-        assert!(same(&parts("https://keys.example"), true).is_ok());
-        assert!(same(&parts("http://keys.example"), true).is_err());
-        assert!(same(&parts("http://keys.example:443"), true).is_err());
+        assert!(check(&parts("https://keys.example"), true).is_ok());
+        assert!(check(&parts("http://keys.example"), true).is_err());
+        assert!(check(&parts("http://keys.example:443"), true).is_err());
     }
 }

@@ -7,10 +7,10 @@ use serde_json::json;
 
 use super::{
     Body,
-    answer::{Answer, Fault, rest_names},
     body::Fields,
-    exchange::Exchange,
-    own,
+    request::RequestContext,
+    response::{RestError, RestResponse, rest_names},
+    self_service,
 };
 use crate::{
     domain::{
@@ -25,10 +25,13 @@ use crate::{
 };
 
 /// `POST`: makes a key.
-pub async fn create(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result::Result<Answer, Fault> {
+pub async fn create(
+    exchange: &mut RequestContext<'_>,
+    body: &mut Body,
+) -> std::result::Result<RestResponse, RestError> {
     let caller = manager(exchange).await?;
     let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
-    let mut request = own::create_request(&mut fields, false);
+    let mut request = self_service::create_request(&mut fields, false);
     request.keyspaces = fields.keyspaces();
     if request.name.trim().is_empty() {
         fields.bad("name", "is required");
@@ -48,21 +51,21 @@ pub async fn create(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result
     if let Some(secret) = created.webhook_secret {
         answer["webhookSecret"] = secret.as_str().into();
     }
-    Ok(Answer::json(StatusCode::CREATED, &answer))
+    Ok(RestResponse::json(StatusCode::CREATED, &answer))
 }
 
 /// `GET`: a page of keys.
-pub async fn list(exchange: &mut Exchange<'_>) -> std::result::Result<Answer, Fault> {
+pub async fn list(exchange: &mut RequestContext<'_>) -> std::result::Result<RestResponse, RestError> {
     let caller = manager(exchange).await?;
     let request = list_request(exchange.parts.uri.query().unwrap_or_default())?;
     let page = exchange.service.list(&caller, request, exchange.context).await.map_err(rest_names)?;
     let now = exchange.now();
     let keys: Vec<_> = page.keys.iter().map(|key| json::item(key, now)).collect();
-    Ok(Answer::json(StatusCode::OK, &json!({"keys": keys, "nextCursor": page.next})))
+    Ok(RestResponse::json(StatusCode::OK, &json!({"keys": keys, "nextCursor": page.next})))
 }
 
 /// `GET` of one key.
-pub async fn read(exchange: &mut Exchange<'_>, id: &str) -> std::result::Result<Answer, Fault> {
+pub async fn read(exchange: &mut RequestContext<'_>, id: &str) -> std::result::Result<RestResponse, RestError> {
     let caller = manager(exchange).await?;
     let key = unknown_if_unreadable(exchange.service.get(&caller, id, exchange.context).await)?;
     of_organization(&key, &organization(exchange))?;
@@ -70,7 +73,11 @@ pub async fn read(exchange: &mut Exchange<'_>, id: &str) -> std::result::Result<
 }
 
 /// `DELETE` of one key. A body is not needed; it may give the reason.
-pub async fn revoke(exchange: &mut Exchange<'_>, id: &str, body: &mut Body) -> std::result::Result<Answer, Fault> {
+pub async fn revoke(
+    exchange: &mut RequestContext<'_>,
+    id: &str,
+    body: &mut Body,
+) -> std::result::Result<RestResponse, RestError> {
     let caller = manager(exchange).await?;
     in_organization(exchange, &caller, id).await?;
     let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
@@ -82,25 +89,29 @@ pub async fn revoke(exchange: &mut Exchange<'_>, id: &str, body: &mut Body) -> s
 }
 
 /// `PATCH` of one key.
-pub async fn update(exchange: &mut Exchange<'_>, id: &str, body: &mut Body) -> std::result::Result<Answer, Fault> {
+pub async fn update(
+    exchange: &mut RequestContext<'_>,
+    id: &str,
+    body: &mut Body,
+) -> std::result::Result<RestResponse, RestError> {
     let caller = manager(exchange).await?;
     in_organization(exchange, &caller, id).await?;
-    let hook = own::webhook(exchange, body).await?;
+    let hook = self_service::webhook(exchange, body).await?;
     let hooked = exchange.service.update_webhook(&caller, id, hook, exchange.context).await;
     let hooked = unknown_if_unreadable(hooked).map_err(rest_names)?;
     exchange.key = hooked.key.id.to_string();
     let mut answer = json::item(&hooked.key, exchange.now());
-    own::with_secret(&mut answer, &hooked);
-    Ok(Answer::json(StatusCode::OK, &answer))
+    self_service::with_secret(&mut answer, &hooked);
+    Ok(RestResponse::json(StatusCode::OK, &answer))
 }
 
-fn item(exchange: &mut Exchange<'_>, key: &KeyRecord) -> Answer {
+fn item(exchange: &mut RequestContext<'_>, key: &KeyRecord) -> RestResponse {
     exchange.key = key.id.to_string();
-    Answer::json(StatusCode::OK, &json::item(key, exchange.now()))
+    RestResponse::json(StatusCode::OK, &json::item(key, exchange.now()))
 }
 
 /// The organization that the query names; empty if none.
-fn organization(exchange: &Exchange<'_>) -> String {
+fn organization(exchange: &RequestContext<'_>) -> String {
     let query = exchange.parts.uri.query().unwrap_or_default();
     let named = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "orgId");
     named.map(|(_, organization)| organization.into_owned()).unwrap_or_default()
@@ -112,7 +123,7 @@ fn of_organization(key: &KeyRecord, named: &str) -> Result<()> {
 }
 
 /// The same of a key that is yet to be read, where an organization is named.
-async fn in_organization(exchange: &Exchange<'_>, caller: &Caller, id: &str) -> Result<()> {
+async fn in_organization(exchange: &RequestContext<'_>, caller: &Caller, id: &str) -> Result<()> {
     let named = organization(exchange);
     if named.is_empty() {
         return Ok(());
@@ -122,7 +133,7 @@ async fn in_organization(exchange: &Exchange<'_>, caller: &Caller, id: &str) -> 
 }
 
 /// The caller, who must be able to manage keys: said before a word of the request is looked at.
-pub(super) async fn manager(exchange: &mut Exchange<'_>) -> Result<Caller> {
+pub(super) async fn manager(exchange: &mut RequestContext<'_>) -> Result<Caller> {
     let mut caller = exchange.known_caller().await?;
     access::may_manage(&caller)?;
     // `orgId` may stand on any of these routes; it only ever narrows.

@@ -13,13 +13,13 @@ use crate::{
 };
 
 /// A good answer.
-pub struct Answer {
+pub struct RestResponse {
     status: StatusCode,
     content_type: &'static str,
     body: Bytes,
 }
 
-impl Answer {
+impl RestResponse {
     /// JSON.
     pub fn json(status: StatusCode, value: &Value) -> Self {
         Self { status, content_type: "application/json", body: value.to_string().into() }
@@ -43,7 +43,7 @@ impl Answer {
 
 /// Why there is no good answer.
 #[derive(Debug)]
-pub enum Fault {
+pub enum RestError {
     /// The service's error.
     Error(Error),
     /// No such path.
@@ -56,13 +56,13 @@ pub enum Fault {
     NotJson,
 }
 
-impl From<Error> for Fault {
+impl From<Error> for RestError {
     fn from(error: Error) -> Self {
         Self::Error(error)
     }
 }
 
-impl Fault {
+impl RestError {
     /// The same as an error, which the call's line tells too.
     pub fn error(&self) -> Cow<'_, Error> {
         match self {
@@ -95,7 +95,7 @@ impl Fault {
             _ => status.canonical_reason().unwrap_or("Error"),
         };
         let value = json!({"error": name, "message": message(&error), "code": code(&error)});
-        let mut response = Answer::json(status, &value).into_response();
+        let mut response = RestResponse::json(status, &value).into_response();
         let headers = response.headers_mut();
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"keyward\""));

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 /// The client's address: the peer's own, or, where that is a trusted proxy, the last address in `X-Forwarded-For`
 /// that no trusted proxy has. What stands left of it, the client could have written itself.
-pub fn address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let peer = peer.to_canonical();
     let believed = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     if !believed(&peer) {
@@ -44,7 +44,7 @@ mod tests {
             headers.append("x-forwarded-for", HeaderValue::from_str(line).unwrap());
         }
         let trusted: Vec<IpNet> = trusted.iter().map(|network| network.parse().unwrap()).collect();
-        address(peer.parse().unwrap(), &headers, &trusted).to_string()
+        client_ip(peer.parse().unwrap(), &headers, &trusted).to_string()
     }
 
     #[test]

@@ -8,10 +8,10 @@ use http_body_util::Full;
 use tokio::time::Instant;
 
 use super::{
-    answer::{Answer, Fault},
-    client,
+    client_ip,
     credential::{self, Presented},
-    origin,
+    csrf,
+    response::{RestError, RestResponse},
 };
 use crate::{
     config::Http,
@@ -28,8 +28,9 @@ use crate::{
         authenticate::{Admission, Authenticated},
     },
     transport::{
-        calls::{self, Line},
-        terms::Peer,
+        call_log::{self, CallRecord},
+        deadline,
+        peer::Peer,
     },
 };
 
@@ -37,7 +38,7 @@ use crate::{
 pub const REQUEST_ID: &str = "x-request-id";
 
 /// One request on its way to an answer.
-pub struct Exchange<'a> {
+pub struct RequestContext<'a> {
     /// The use cases.
     pub service: &'a Arc<Service>,
     /// The shim's settings.
@@ -59,17 +60,17 @@ pub struct Exchange<'a> {
     start: Instant,
 }
 
-impl<'a> Exchange<'a> {
+impl<'a> RequestContext<'a> {
     /// A request of a client.
     pub fn new(service: &'a Arc<Service>, http: &'a Http, parts: &'a Parts, peer: &'a Peer) -> Self {
-        let client = client::address(peer.address, &parts.headers, &http.trusted_proxies);
+        let client = client_ip::client_ip(peer.address, &parts.headers, &http.trusted_proxies);
         Self {
             service,
             http,
             parts,
             peer,
             context: Context {
-                deadline: calls::deadline(None),
+                deadline: deadline::deadline(None),
                 host_environment: &http.environment,
                 client: Some(Subject::address(client)),
             },
@@ -121,7 +122,7 @@ impl<'a> Exchange<'a> {
             },
             Some(Presented::Token(token)) => self.service.authenticate_session(&token, None, deadline).await,
             Some(Presented::Cookie(name, token)) => {
-                origin::same(self.parts, self.peer.secure)?;
+                csrf::check(self.parts, self.peer.secure)?;
                 self.service.authenticate_session(&token, Some(name), deadline).await
             }
         };
@@ -170,9 +171,9 @@ impl<'a> Exchange<'a> {
     }
 
     /// Turns the result into a response, and writes the call's line.
-    pub fn finish(self, result: std::result::Result<Answer, Fault>) -> Response<Full<Bytes>> {
+    pub fn finish(self, result: std::result::Result<RestResponse, RestError>) -> Response<Full<Bytes>> {
         let result = result.map_err(|fault| match fault {
-            Fault::Error(error) => Fault::Error(self.service.refused(Subject::address(self.address), error)),
+            RestError::Error(error) => RestError::Error(self.service.refused(Subject::address(self.address), error)),
             other => other,
         });
         let error = result.as_ref().err().map(|fault| fault.error().into_owned());
@@ -196,7 +197,7 @@ impl<'a> Exchange<'a> {
         // Probes come every few seconds and tell nothing.
         if !self.call.is_empty() {
             let caller = self.caller.as_ref();
-            let line = Line {
+            let line = CallRecord {
                 transport: "rest",
                 caller: caller.map(Caller::kind).unwrap_or_default(),
                 actor: caller.map(Caller::actor).unwrap_or_default(),
@@ -204,7 +205,7 @@ impl<'a> Exchange<'a> {
                 client: Some(self.address),
                 request: &self.request_id,
             };
-            calls::record(self.service, self.call, &line, error.as_ref(), self.start.elapsed());
+            call_log::record(self.service, self.call, &line, error.as_ref(), self.start.elapsed());
         }
         response
     }

@@ -5,9 +5,9 @@ use serde_json::json;
 
 use super::{
     Body,
-    answer::{Answer, Fault, rest_names},
     body::Fields,
-    exchange::Exchange,
+    request::RequestContext,
+    response::{RestError, RestResponse, rest_names},
 };
 use crate::{
     domain::{access, caller::Caller, key::Binding},
@@ -19,7 +19,10 @@ use crate::{
 };
 
 /// `POST`: as the keyspace allows, also without a credential.
-pub async fn create(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result::Result<Answer, Fault> {
+pub async fn create(
+    exchange: &mut RequestContext<'_>,
+    body: &mut Body,
+) -> std::result::Result<RestResponse, RestError> {
     let caller = exchange.caller(Admission::Counted).await?;
     let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
     let mut request = create_request(&mut fields, true);
@@ -39,7 +42,7 @@ pub async fn create(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result
     if let Some(secret) = created.webhook_secret {
         answer["webhookSecret"] = secret.as_str().into();
     }
-    Ok(Answer::json(StatusCode::CREATED, &answer))
+    Ok(RestResponse::json(StatusCode::CREATED, &answer))
 }
 
 /// The fields of a key to make, which both routes share.
@@ -62,32 +65,35 @@ pub fn create_request(fields: &mut Fields, millis: bool) -> CreateKey {
 }
 
 /// `GET`: the key's own record.
-pub async fn read(exchange: &mut Exchange<'_>) -> std::result::Result<Answer, Fault> {
+pub async fn read(exchange: &mut RequestContext<'_>) -> std::result::Result<RestResponse, RestError> {
     let id = exchange.own_id().await?;
     let record = exchange.service.own_record(id, exchange.context).await?;
-    Ok(Answer::json(StatusCode::OK, &json::own(&record, exchange.now())))
+    Ok(RestResponse::json(StatusCode::OK, &json::own(&record, exchange.now())))
 }
 
 /// `DELETE`: ends the key. A spent limit never refuses this.
-pub async fn revoke(exchange: &mut Exchange<'_>) -> std::result::Result<Answer, Fault> {
+pub async fn revoke(exchange: &mut RequestContext<'_>) -> std::result::Result<RestResponse, RestError> {
     let key = exchange.key_caller(Admission::Revoking).await?;
     exchange.service.revoke_oneself(&key, exchange.context).await?;
-    Ok(Answer::json(StatusCode::OK, &json!({"revoked": true})))
+    Ok(RestResponse::json(StatusCode::OK, &json!({"revoked": true})))
 }
 
 /// `PATCH`: changes or removes the key's webhook.
-pub async fn update(exchange: &mut Exchange<'_>, body: &mut Body) -> std::result::Result<Answer, Fault> {
+pub async fn update(
+    exchange: &mut RequestContext<'_>,
+    body: &mut Body,
+) -> std::result::Result<RestResponse, RestError> {
     let key = exchange.key_caller(Admission::Counted).await?;
     access::may_change_itself(&key)?;
     let hook = webhook(exchange, body).await?;
     let hooked = exchange.service.update_own_webhook(&key, hook, exchange.context).await.map_err(rest_names)?;
     let mut answer = json::own(&hooked.key, exchange.now());
     with_secret(&mut answer, &hooked);
-    Ok(Answer::json(StatusCode::OK, &answer))
+    Ok(RestResponse::json(StatusCode::OK, &answer))
 }
 
 /// The webhook that a PATCH must name.
-pub async fn webhook(exchange: &Exchange<'_>, body: &mut Body) -> std::result::Result<Hook, Fault> {
+pub async fn webhook(exchange: &RequestContext<'_>, body: &mut Body) -> std::result::Result<Hook, RestError> {
     let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
     if !fields.has("webhook") {
         fields.bad("webhook", "is required; an empty string removes it");

@@ -1,0 +1,35 @@
+//! Options that both listeners share: TLS, the age of connections, and shutdown.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::tls::Tls;
+use crate::domain::clock::Entropy;
+
+/// How long the calls in flight on a connection may go on once the connection has reached its maximum age.
+pub const AGE_GRACE: Duration = Duration::from_secs(30);
+
+/// How a listener serves its connections.
+#[derive(Clone)]
+pub struct ListenerOptions {
+    /// Certificates and keys; `None` serves plain text.
+    pub tls: Option<Arc<Tls>>,
+    /// Age at which a connection is closed gracefully; `None` sets no limit.
+    pub max_age: Option<Duration>,
+    /// Cancelled when the listener stops to accept connections.
+    pub stop: CancellationToken,
+    /// How long calls in flight may go on after `stop`.
+    pub drain: Duration,
+}
+
+impl ListenerOptions {
+    /// Draws the maximum age of one connection: up to a tenth less than `max_age`. Without this spread, connections
+    /// that were opened together would be closed together, and their clients would all reconnect at once.
+    pub fn connection_age(&self, entropy: &dyn Entropy) -> Option<Duration> {
+        let max = self.max_age?;
+        let mut random = [0];
+        entropy.fill(&mut random);
+        Some(max.saturating_sub(max * u32::from(random[0]) / 2_560))
+    }
+}
