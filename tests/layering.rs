@@ -7,7 +7,7 @@ use std::{
 };
 
 /// What each module may name besides itself. `main` and the command line stand on top and are not among them.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("domain", &[]),
     ("proto", &[]),
     ("config", &["domain"]),
