@@ -12,9 +12,9 @@ use std::{
 use keyward::{
     domain::{
         key::{Binding, Digest, KeyFacts, KeyId},
-        verdict::Facts as _,
+        verdict::KeyView as _,
     },
-    replica::{cache::KeyCache, cached_key::Entry, fault_injection},
+    replica::{cache::KeyCache, cached_key::CachedKey, fault_injection},
 };
 use shuttle::{sync::Mutex, thread};
 use uuid::Uuid;
@@ -38,7 +38,7 @@ impl World {
 
     /// A look-up as the gatherer makes it.
     fn look_up(&self) {
-        let mark = self.cache.mark();
+        let mark = self.cache.current_seq();
         let entry = Arc::new(entry(*self.revoked.lock().unwrap()));
         self.cache.fill(mark, std::iter::once((&KEY, &entry)));
     }
@@ -54,7 +54,7 @@ impl World {
     }
 }
 
-fn entry(revoked: bool) -> Entry {
+fn entry(revoked: bool) -> CachedKey {
     let facts = KeyFacts {
         id: KeyId(Uuid::nil()),
         keyspace: "default".into(),
@@ -69,7 +69,7 @@ fn entry(revoked: bool) -> Entry {
         rate_limit: None,
         keyspaces: Vec::new(),
     };
-    Entry::new(&facts, Some(0))
+    CachedKey::new(&facts, Some(0))
 }
 
 /// Two look-ups race the change as it is committed and applied, and a third one follows.
@@ -97,14 +97,14 @@ fn every_order(apply: fn(&Arc<World>)) {
 }
 
 fn one_change(world: &Arc<World>) {
-    world.cache.apply(&KEY);
+    world.cache.invalidate(&KEY);
 }
 
 /// More than the cache remembers by digest.
 fn a_change_and_many_more(world: &Arc<World>) {
-    world.cache.apply(&KEY);
+    world.cache.invalidate(&KEY);
     for other in &OTHERS {
-        world.cache.apply(other);
+        world.cache.invalidate(other);
     }
 }
 
@@ -115,8 +115,8 @@ fn a_clear(world: &Arc<World>) {
 /// The replica's own Revoke and its follower both apply the change.
 fn the_change_twice_at_once(world: &Arc<World>) {
     let follower = Arc::clone(world);
-    let follower = thread::spawn(move || follower.cache.apply(&KEY));
-    world.cache.apply(&KEY);
+    let follower = thread::spawn(move || follower.cache.invalidate(&KEY));
+    world.cache.invalidate(&KEY);
     world.assert_not_old();
     follower.join().unwrap();
 }
@@ -136,7 +136,7 @@ fn memory_never_holds_what_a_clear_made_old() {
 #[test]
 fn without_its_fence_it_does() {
     for apply in [one_change as fn(&Arc<World>), a_change_and_many_more, a_clear] {
-        let _back = fault_injection::without("fill_fence");
+        let _back = fault_injection::disable("fill_fence");
         let checked = catch_unwind(AssertUnwindSafe(|| every_order(apply)));
         assert!(checked.is_err(), "no order shows that the fence is needed");
     }

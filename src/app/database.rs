@@ -10,7 +10,7 @@ use crate::{
     config::{Config, Database, DatabaseUrl},
     domain::clock::Micros,
     replica::{
-        Peers,
+        PeerMode,
         follower::{self, Follower},
     },
     service::Service,
@@ -61,10 +61,10 @@ impl Opened {
     }
 
     /// Whether other processes may use the same database.
-    pub fn peers(&self) -> Peers {
+    pub fn peers(&self) -> PeerMode {
         match &self.kind {
-            Kind::Sqlite(_) => Peers::Never,
-            Kind::Postgres(_) => Peers::Possible,
+            Kind::Sqlite(_) => PeerMode::SingleProcess,
+            Kind::Postgres(_) => PeerMode::Replicated,
         }
     }
 
@@ -90,7 +90,7 @@ impl Opened {
                     // A transaction pooler keeps no LISTEN: the renewals' own reads are enough.
                     std::future::pending::<()>().await;
                 }
-                listen(options, move |hint| told.told(hint)).await;
+                listen(options, move |hint| told.on_notification(hint)).await;
             };
             (follower, listening)
         };

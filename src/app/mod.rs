@@ -17,7 +17,9 @@ use crate::{
         clock::{Clock, Entropy, SystemClock, SystemEntropy},
         secret,
     },
-    limiter::{Limiter, auth_failures::Failures, memory::MemoryLimiter, permit_leases::Leases, redis::SharedLimiter},
+    limiter::{
+        Limiter, auth_failures::AuthFailures, memory::MemoryLimiter, permit_leases::PermitLeases, redis::SharedLimiter,
+    },
     replica::Replica,
     service::{Essentials, Service, bootstrap},
     session::Sessions,
@@ -87,7 +89,7 @@ impl Listeners {
 /// The machine's clocks, unless a test wants a wall clock that steps.
 fn clock() -> Arc<dyn Clock> {
     #[cfg(feature = "faults")]
-    if crate::replica::fault_injection::off("steady_wall") {
+    if crate::replica::fault_injection::disabled("steady_wall") {
         return Arc::new(crate::domain::clock::SteppingClock::default());
     }
     Arc::new(SystemClock)
@@ -98,14 +100,14 @@ async fn service(config: &Config, opened: &database::Opened) -> Result<Arc<Servi
     let clock = clock();
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let store = Arc::clone(&opened.store);
-    let installation = bootstrap::installation(&*store, &*entropy, &config.master_keys).await?;
+    let master_keys = bootstrap::installation(&*store, &*entropy, &config.master_keys).await?;
     let registry = Arc::clone(&config.registry);
     let runtime = Handle::current();
     let shared = match &config.rate_limit_store {
         RateLimitStore::Memory => None,
         RateLimitStore::Redis(url) => {
             let leases =
-                (config.rate_limit_batch > 1).then(|| Leases::new(Arc::clone(&clock), config.rate_limit_batch));
+                (config.rate_limit_batch > 1).then(|| PermitLeases::new(Arc::clone(&clock), config.rate_limit_batch));
             let shared = SharedLimiter::start(url, leases, &runtime);
             Some(shared.map_err(|error| RunError::RateLimitStore(error.to_string()))?)
         }
@@ -120,7 +122,7 @@ async fn service(config: &Config, opened: &database::Opened) -> Result<Arc<Servi
     );
     let sessions = Sessions::new(&config.issuers, &clock, &runtime).map_err(RunError::Sessions)?;
     let limiter = Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), shared);
-    let failures = Failures::new(config.server.failed_authentications, Arc::clone(&clock));
+    let failures = AuthFailures::new(config.server.failed_authentications, Arc::clone(&clock));
     Ok(Arc::new(Service {
         sessions,
         limiter,
@@ -129,7 +131,7 @@ async fn service(config: &Config, opened: &database::Opened) -> Result<Arc<Servi
         egress: config.webhooks.egress.clone(),
         events: config.events.clone(),
         root: config.root_key.as_ref().map(|root| secret::digest(root.expose())),
-        ..Service::plain(Essentials { store, replica, registry, installation, clock, entropy, runtime })
+        ..Service::plain(Essentials { store, replica, registry, master_keys, clock, entropy, runtime })
     }))
 }
 

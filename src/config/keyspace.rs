@@ -3,10 +3,10 @@
 use super::reader::Section;
 use crate::domain::{
     clock::Micros,
-    keyspace::{Credential, Keyspace, Prefixes, RESERVED, Require},
-    rate_limit::{MOST, RateLimit},
-    secret::{Encoding, LONGEST, LONGEST_PREFIX},
-    validation::LIFETIME,
+    keyspace::{CredentialHeader, Keyspace, Prefixes, RESERVED_KEYSPACE, RequiredBinding},
+    rate_limit::{MAX_LIMIT, RateLimit},
+    secret::{Encoding, MAX_PREFIX_LEN, MAX_SECRET_LEN},
+    validation::MAX_LIFETIME,
 };
 
 /// Random bits that a secret needs beyond what is shown of it.
@@ -90,7 +90,7 @@ fn keyspace(section: &Section<'_>, name: Option<String>, prefixes: Option<Prefix
     }
     let require = require(section);
     let public_create = section.flag("public_create").unwrap_or(false);
-    if public_create && require != Require::default() {
+    if public_create && require != RequiredBinding::default() {
         section.problem("public_create", "cannot go with require: nobody may choose a binding");
     }
     if public_create && admin_scope.as_ref().is_some_and(|scope| default_scopes.contains(scope)) {
@@ -126,7 +126,7 @@ fn name(section: &Section<'_>) -> Option<String> {
         section.problem("name", "must be 1 to 64 characters of [A-Za-z0-9._-]");
         return None;
     }
-    if found.value == RESERVED {
+    if found.value == RESERVED_KEYSPACE {
         section.problem("name", "\"keyward\" is reserved and cannot be configured");
     }
     Some(found.value)
@@ -144,7 +144,7 @@ fn prefixes(section: &Section<'_>) -> Option<Prefixes> {
     let mut good = true;
     let mut seen: Vec<&str> = Vec::new();
     for (environment, prefix) in prefixes.each() {
-        let fine = (1..=LONGEST_PREFIX).contains(&prefix.len())
+        let fine = (1..=MAX_PREFIX_LEN).contains(&prefix.len())
             && prefix.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-'));
         if !fine {
             section.problem("prefix", "must be 1 to 32 characters of [A-Za-z0-9._-]");
@@ -210,21 +210,21 @@ fn hidden_bits(section: &Section<'_>, prefixes: &Prefixes, encoding: Encoding) {
             section.problem("secret", what);
             break;
         }
-        if prefix.len() + encoding.chars() > LONGEST {
-            section.problem("secret", format_args!("makes secrets longer than {LONGEST} characters"));
+        if prefix.len() + encoding.chars() > MAX_SECRET_LEN {
+            section.problem("secret", format_args!("makes secrets longer than {MAX_SECRET_LEN} characters"));
             break;
         }
     }
 }
 
-fn credential(section: &Section<'_>) -> Credential {
+fn credential(section: &Section<'_>) -> CredentialHeader {
     match section.text("credential").map(|found| found.value).as_deref() {
-        None | Some("bearer") => Credential::Bearer,
-        Some("x-api-key") => Credential::XApiKey,
-        Some("any") => Credential::Any,
+        None | Some("bearer") => CredentialHeader::Bearer,
+        Some("x-api-key") => CredentialHeader::XApiKey,
+        Some("any") => CredentialHeader::Any,
         Some(_) => {
             section.problem("credential", "must be \"bearer\", \"x-api-key\" or \"any\"");
-            Credential::Bearer
+            CredentialHeader::Bearer
         }
     }
 }
@@ -252,8 +252,8 @@ fn scopes_of_a_new_key(section: &Section<'_>, all: Option<&[String]>, admin: Opt
     defaults
 }
 
-fn require(section: &Section<'_>) -> Require {
-    let mut require = Require::default();
+fn require(section: &Section<'_>) -> RequiredBinding {
+    let mut require = RequiredBinding::default();
     for part in section.texts("require").unwrap_or_default() {
         match part.as_str() {
             "organization" => require.organization = true,
@@ -268,7 +268,7 @@ fn require(section: &Section<'_>) -> Require {
 fn default_ttl(section: &Section<'_>) -> Option<std::time::Duration> {
     let found = section.duration("default_ttl")?;
     let micros = Micros::try_from(found.value.as_micros()).unwrap_or(Micros::MAX);
-    if found.value.is_zero() || micros > LIFETIME {
+    if found.value.is_zero() || micros > MAX_LIFETIME {
         section.problem("default_ttl", "must be more than nothing and at most 10 years");
         return None;
     }
@@ -279,7 +279,7 @@ fn default_ttl(section: &Section<'_>) -> Option<std::time::Duration> {
 pub fn rate_limit(section: &Section<'_>, name: &'static str) -> Option<RateLimit> {
     section.is_table(name)?;
     let table = section.section(name);
-    let limit = table.number("limit", 1..=i64::from(MOST));
+    let limit = table.number("limit", 1..=i64::from(MAX_LIMIT));
     let window = table.duration("window");
     for field in ["limit", "window"] {
         if table.is_table(field).is_none() {

@@ -6,13 +6,13 @@ use url::Url;
 
 use super::reader::Section;
 use crate::domain::{
-    keyspace::RESERVED,
+    keyspace::RESERVED_KEYSPACE,
     oidc::{Algorithm, Issuer},
 };
 
 /// How old an issuer's keys may get, where nothing is said.
 const REFRESH: Duration = Duration::from_mins(15);
-/// Characters of a subject's prefix; [`crate::domain::validation::ACTOR`] counts on it.
+/// Characters of a subject's prefix; [`crate::domain::validation::MAX_ACTOR_LEN`] counts on it.
 const PREFIX: usize = 64;
 
 /// Reads every issuer.
@@ -104,9 +104,9 @@ fn keyspaces(section: &Section<'_>, configured: &[&str]) -> Option<Arc<[String]>
         section.problem("keyspaces", "must name at least one keyspace");
     }
     for name in &keyspaces {
-        if name == RESERVED {
+        if name == RESERVED_KEYSPACE {
             // Whoever logs in could make a root key.
-            section.problem("keyspaces", format_args!("\"{RESERVED}\" is not for sessions"));
+            section.problem("keyspaces", format_args!("\"{RESERVED_KEYSPACE}\" is not for sessions"));
         } else if !configured.contains(&name.as_str()) {
             section.problem("keyspaces", format_args!("there is no keyspace \"{name}\""));
         }

@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::clock::SECOND;
 use crate::domain::{
     egress::Egress,
-    keyspace::{Credential, Prefixes, Require},
+    keyspace::{CredentialHeader, Prefixes, RequiredBinding},
     secret::Encoding,
 };
 
@@ -34,9 +34,9 @@ fn without_a_file_there_is_one_plain_keyspace_and_every_default() {
     let config = good("");
     let [only] = config.registry.configured() else { panic!("one keyspace") };
     assert_eq!((only.name.as_str(), &only.prefixes), ("default", &Prefixes::One("ak_".to_owned())));
-    assert_eq!((only.encoding, only.credential), (Encoding::Alphanumeric { length: 32 }, Credential::Bearer));
+    assert_eq!((only.encoding, only.credential), (Encoding::Alphanumeric { length: 32 }, CredentialHeader::Bearer));
     assert_eq!((&only.scopes, only.default_ttl, only.rate_limit), (&None, None, None));
-    assert!(!only.public_create && !only.self_service && only.require == Require::default());
+    assert!(!only.public_create && !only.self_service && only.require == RequiredBinding::default());
     assert_eq!(config.database.url, DatabaseUrl::Sqlite("keyward.db".into()));
     assert_eq!(config.server.grpc_addr.to_string(), "127.0.0.1:50051");
     assert_eq!(config.server.http_addr.to_string(), "127.0.0.1:8080");
@@ -80,8 +80,8 @@ fn the_ready_configs_are_good_and_say_what_the_products_need() {
     assert!(noro.public_create && noro.self_service);
     let nora = all.registry.by_name("nora").unwrap();
     assert_eq!((nora.prefixes.of("sandbox"), nora.prefixes.of("production")), (Some("sk_test_"), Some("sk_live_")));
-    assert_eq!(nora.credential, Credential::XApiKey);
-    assert_eq!(nora.require, Require { organization: true, instance: true, environment: true });
+    assert_eq!(nora.credential, CredentialHeader::XApiKey);
+    assert_eq!(nora.require, RequiredBinding { organization: true, instance: true, environment: true });
 }
 
 #[test]

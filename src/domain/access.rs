@@ -6,16 +6,16 @@ use super::{
     caller::{Caller, KeyCaller},
     error::{Error, Result},
     key::{Binding, KeyRecord},
-    keyspace::{Keyspace, RESERVED, Reach, VERIFY_SCOPE},
+    keyspace::{AllowedKeyspaces, Keyspace, RESERVED_KEYSPACE, VERIFY_SCOPE},
     session::{self, SessionCaller},
 };
 
 /// Operators and services verify; nobody else does. Answers what a limited one may ask about.
-pub fn may_verify(caller: &Caller) -> Result<Option<Arc<Reach>>> {
+pub fn may_verify(caller: &Caller) -> Result<Option<Arc<AllowedKeyspaces>>> {
     match caller {
         Caller::Operator { .. } => Ok(None),
-        Caller::Service { reach, .. } => Ok(reach.clone()),
-        Caller::Key(_) | Caller::Session(_) | Caller::Nobody => {
+        Caller::Service { allowed_keyspaces, .. } => Ok(allowed_keyspaces.clone()),
+        Caller::Key(_) | Caller::Session(_) | Caller::Anonymous => {
             Err(Error { presented: caller.key_id(), ..Error::forbidden("Only operators and services may verify keys") })
         }
     }
@@ -34,7 +34,7 @@ pub fn may_manage(caller: &Caller) -> Result<Manager<'_>> {
         Caller::Session(session) if session.manages() => Ok(Manager::Session(session)),
         Caller::Session(_) => Err(session::members_may_not()),
         Caller::Service { .. } => Err(Error::forbidden("A service may only verify keys")),
-        Caller::Nobody => Err(Error::missing_credential()),
+        Caller::Anonymous => Err(Error::missing_credential()),
     }
 }
 
@@ -201,7 +201,7 @@ pub fn may_create_publicly(keyspace: &Keyspace, names_scopes: bool, binding: &Bi
 pub fn may_set_rate_limit(caller: &Caller) -> Result<()> {
     match caller {
         Caller::Operator { .. } => Ok(()),
-        Caller::Service { .. } | Caller::Key(_) | Caller::Session(_) | Caller::Nobody => {
+        Caller::Service { .. } | Caller::Key(_) | Caller::Session(_) | Caller::Anonymous => {
             Err(Error::forbidden("Only operators may give a key a rate limit of its own"))
         }
     }
@@ -209,7 +209,7 @@ pub fn may_set_rate_limit(caller: &Caller) -> Result<()> {
 
 /// Whether a new key can be limited to keyspaces: only what verifies, and does nothing else, is.
 pub fn can_be_limited(keyspace: &Keyspace, scopes: &[String]) -> bool {
-    keyspace.name == RESERVED && scopes.iter().all(|scope| scope == VERIFY_SCOPE)
+    keyspace.name == RESERVED_KEYSPACE && scopes.iter().all(|scope| scope == VERIFY_SCOPE)
 }
 
 /// A key's own rights over itself, past reading its record.

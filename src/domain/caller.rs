@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     key::{Binding, KeyId},
-    keyspace::{Keyspace, Reach},
+    keyspace::{AllowedKeyspaces, Keyspace},
     session::SessionCaller,
 };
 
@@ -14,26 +14,26 @@ pub enum Caller {
     /// May do everything.
     Operator {
         /// How it has proved that.
-        proof: Proof,
+        method: AuthMethod,
     },
     /// May verify.
     Service {
         /// How it has proved that.
-        proof: Proof,
+        method: AuthMethod,
         /// What it may ask about; none: everything.
-        reach: Option<Arc<Reach>>,
+        allowed_keyspaces: Option<Arc<AllowedKeyspaces>>,
     },
     /// A product's key: an admin of its organization where it holds the admin scope, and always itself.
     Key(Arc<KeyCaller>),
     /// A person who has logged in at a trusted issuer.
     Session(Arc<SessionCaller>),
     /// No credential; over REST only.
-    Nobody,
+    Anonymous,
 }
 
 /// How an operator or a service has proved who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Proof {
+pub enum AuthMethod {
     /// By the root credential of the environment.
     Root,
     /// By a key of the reserved keyspace.
@@ -42,7 +42,7 @@ pub enum Proof {
     Certificate(Arc<str>),
 }
 
-impl Proof {
+impl AuthMethod {
     fn actor(&self) -> String {
         match self {
             Self::Root => "root".to_owned(),
@@ -69,19 +69,21 @@ impl Caller {
     /// The caller as `created_by` and `revoked_by` record it.
     pub fn actor(&self) -> String {
         match self {
-            Self::Operator { proof } | Self::Service { proof, .. } => proof.actor(),
+            Self::Operator { method } | Self::Service { method, .. } => method.actor(),
             Self::Key(key) => format!("key:{}", key.id),
             Self::Session(session) => session.actor.clone(),
-            Self::Nobody => "public".to_owned(),
+            Self::Anonymous => "public".to_owned(),
         }
     }
 
     /// The caller's own key; none for the environment's root credential, for a certificate, for a session and for nobody.
     pub fn key_id(&self) -> Option<KeyId> {
         match self {
-            Self::Operator { proof: Proof::Key(key) } | Self::Service { proof: Proof::Key(key), .. } => Some(*key),
+            Self::Operator { method: AuthMethod::Key(key) } | Self::Service { method: AuthMethod::Key(key), .. } => {
+                Some(*key)
+            }
             Self::Key(key) => Some(key.id),
-            Self::Operator { .. } | Self::Service { .. } | Self::Session(_) | Self::Nobody => None,
+            Self::Operator { .. } | Self::Service { .. } | Self::Session(_) | Self::Anonymous => None,
         }
     }
 
@@ -93,7 +95,7 @@ impl Caller {
             Self::Key(key) if key.admin => "admin_key",
             Self::Key(_) => "key",
             Self::Session(_) => "session",
-            Self::Nobody => "nobody",
+            Self::Anonymous => "nobody",
         }
     }
 }

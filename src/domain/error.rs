@@ -6,7 +6,7 @@ use super::{key::KeyId, rate_limit::RateState};
 
 /// What went wrong, as a caller can act on it. `transport/status.rs` maps each to its codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ErrorKind {
     /// A field is bad; the request can't succeed as it is.
     InvalidArgument,
     /// No credential, or not a good one.
@@ -40,16 +40,16 @@ pub struct FieldViolation {
 #[derive(Debug, Clone)]
 pub struct Error {
     /// What a caller can act on.
-    pub kind: Kind,
+    pub kind: ErrorKind,
     /// Stable, UPPER_SNAKE; REST shows it in lower case as `code`.
     pub reason: &'static str,
     /// A sentence for the public: never SQL, driver text or a secret.
     pub message: Cow<'static, str>,
-    /// The bad fields, for [`Kind::InvalidArgument`].
+    /// The bad fields, for [`ErrorKind::InvalidArgument`].
     pub fields: Vec<FieldViolation>,
     /// When trying again makes sense.
     pub retry_after: Option<Duration>,
-    /// The limit that was spent, for [`Kind::ResourceExhausted`].
+    /// The limit that was spent, for [`ErrorKind::ResourceExhausted`].
     pub rate: Option<RateState>,
     /// The key whose secret was presented and is not good, for the log only.
     pub presented: Option<KeyId>,
@@ -62,7 +62,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     /// An error with no details.
-    pub fn new(kind: Kind, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+    pub fn new(kind: ErrorKind, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             kind,
             reason,
@@ -83,28 +83,28 @@ impl Error {
     /// Several bad fields; the message names them all.
     pub fn invalid_fields(fields: Vec<FieldViolation>) -> Self {
         let message = fields.iter().map(|f| format!("{}: {}", f.field, f.description)).collect::<Vec<_>>().join("; ");
-        Self { fields, ..Self::new(Kind::InvalidArgument, "INVALID_ARGUMENT", message) }
+        Self { fields, ..Self::new(ErrorKind::InvalidArgument, "INVALID_ARGUMENT", message) }
     }
 
     /// No credential that counts.
     pub fn missing_credential() -> Self {
-        Self::new(Kind::Unauthenticated, "MISSING_CREDENTIAL", "No authentication provided")
+        Self::new(ErrorKind::Unauthenticated, "MISSING_CREDENTIAL", "No authentication provided")
     }
 
     /// A good credential that may not do this.
     pub fn forbidden(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Kind::PermissionDenied, "FORBIDDEN", message)
+        Self::new(ErrorKind::PermissionDenied, "FORBIDDEN", message)
     }
 
     /// A key without a scope that it needs.
     pub fn insufficient_scope(scope: &str) -> Self {
         let message = format!("API key does not have '{scope}' scope");
-        Self::new(Kind::PermissionDenied, "INSUFFICIENT_SCOPE", message)
+        Self::new(ErrorKind::PermissionDenied, "INSUFFICIENT_SCOPE", message)
     }
 
     /// An unknown id, or a foreign one: the two must not differ in any way.
     pub fn no_such_key() -> Self {
-        Self::new(Kind::NotFound, "NOT_FOUND", "No such API key")
+        Self::new(ErrorKind::NotFound, "NOT_FOUND", "No such API key")
     }
 
     /// It could not be decided; `internal` says why, for the log.
@@ -112,18 +112,18 @@ impl Error {
         Self {
             retry_after: Some(Duration::from_secs(1)),
             internal: Some(internal.into()),
-            ..Self::new(Kind::Unavailable, "UNAVAILABLE", "Try again")
+            ..Self::new(ErrorKind::Unavailable, "UNAVAILABLE", "Try again")
         }
     }
 
     /// A defect of ours; `internal` says which, for the log.
     pub fn internal(internal: impl Into<String>) -> Self {
-        Self { internal: Some(internal.into()), ..Self::new(Kind::Internal, "INTERNAL", "Internal error") }
+        Self { internal: Some(internal.into()), ..Self::new(ErrorKind::Internal, "INTERNAL", "Internal error") }
     }
 
     /// The caller's time ran out before there was an answer.
     pub fn deadline_exceeded() -> Self {
-        Self::new(Kind::DeadlineExceeded, "DEADLINE_EXCEEDED", "The deadline passed before there was an answer")
+        Self::new(ErrorKind::DeadlineExceeded, "DEADLINE_EXCEEDED", "The deadline passed before there was an answer")
     }
 
     /// A revocation that is committed, but not yet certain on every replica.
@@ -131,7 +131,7 @@ impl Error {
         Self {
             retry_after: Some(Duration::from_secs(1)),
             ..Self::new(
-                Kind::DeadlineExceeded,
+                ErrorKind::DeadlineExceeded,
                 "REVOCATION_PENDING",
                 "The key is revoked, but not yet certain on every replica; repeat the call",
             )

@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     key::Binding,
-    master_keys::Installation,
+    master_keys::MasterKeys,
     rate_limit::RateLimit,
     secret::{self, Encoding},
 };
 
 /// Name of the keyspace that is always there: operators' and services' own keys.
-pub const RESERVED: &str = "keyward";
+pub const RESERVED_KEYSPACE: &str = "keyward";
 /// Scope of the reserved keyspace that makes an operator.
 pub const ROOT_SCOPE: &str = "root";
 /// Scope of the reserved keyspace that makes a service.
@@ -22,18 +22,18 @@ pub type KeyspaceIndex = u16;
 /// The keyspaces that a limited service may ask about. One that is no longer configured is not among them, so a service
 /// that is left with none may ask about none.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Reach(Box<[KeyspaceIndex]>);
+pub struct AllowedKeyspaces(Box<[KeyspaceIndex]>);
 
-impl Reach {
+impl AllowedKeyspaces {
     /// Whether a keyspace is among them.
-    pub fn holds(&self, index: KeyspaceIndex) -> bool {
+    pub fn contains(&self, index: KeyspaceIndex) -> bool {
         self.0.contains(&index)
     }
 }
 
 /// The header in which a keyspace's secrets count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Credential {
+pub enum CredentialHeader {
     /// `Authorization: Bearer …`
     Bearer,
     /// `X-API-Key: …`
@@ -42,9 +42,9 @@ pub enum Credential {
     Any,
 }
 
-impl Credential {
+impl CredentialHeader {
     /// Whether a secret in `header` counts.
-    pub fn reads(self, header: Credential) -> bool {
+    pub fn reads(self, header: CredentialHeader) -> bool {
         self == Self::Any || self == header
     }
 }
@@ -81,7 +81,7 @@ impl Prefixes {
 
 /// Which parts of a binding every key must have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Require {
+pub struct RequiredBinding {
     /// `organization`
     pub organization: bool,
     /// `instance`
@@ -90,7 +90,7 @@ pub struct Require {
     pub environment: bool,
 }
 
-impl Require {
+impl RequiredBinding {
     /// The required parts that `binding` lacks, by field name.
     pub fn missing(self, binding: &Binding) -> impl Iterator<Item = &'static str> {
         [
@@ -113,7 +113,7 @@ pub struct Keyspace {
     /// What follows.
     pub encoding: Encoding,
     /// Where its secrets count.
-    pub credential: Credential,
+    pub credential: CredentialHeader,
     /// The scopes there are; none is free-form.
     pub scopes: Option<Vec<String>>,
     /// Scopes of a key that names none.
@@ -121,7 +121,7 @@ pub struct Keyspace {
     /// The scope whose holders manage keys of their own organization.
     pub admin_scope: Option<String>,
     /// What each key must be bound to.
-    pub require: Require,
+    pub require: RequiredBinding,
     /// Expiry of a key that names none.
     pub default_ttl: Option<Duration>,
     /// How often each key may be used.
@@ -139,7 +139,7 @@ impl Keyspace {
             scopes: Some(vec![ROOT_SCOPE.to_owned(), VERIFY_SCOPE.to_owned()]),
             // The lesser of the two: nobody becomes an operator by leaving a field out.
             default_scopes: vec![VERIFY_SCOPE.to_owned()],
-            ..Self::plain(RESERVED, "kw_", Encoding::Alphanumeric { length: 40 })
+            ..Self::plain(RESERVED_KEYSPACE, "kw_", Encoding::Alphanumeric { length: 40 })
         }
     }
 
@@ -154,11 +154,11 @@ impl Keyspace {
             name: name.to_owned(),
             prefixes: Prefixes::One(prefix.to_owned()),
             encoding,
-            credential: Credential::Bearer,
+            credential: CredentialHeader::Bearer,
             scopes: None,
             default_scopes: Vec::new(),
             admin_scope: None,
-            require: Require::default(),
+            require: RequiredBinding::default(),
             default_ttl: None,
             rate_limit: None,
             public_create: false,
@@ -191,9 +191,9 @@ impl Registry {
     }
 
     /// What a service that is limited to these names may ask about; none if it is not limited.
-    pub fn reach(&self, names: &[String]) -> Option<Arc<Reach>> {
+    pub fn allowed_keyspaces(&self, names: &[String]) -> Option<Arc<AllowedKeyspaces>> {
         let indices = names.iter().filter_map(|name| self.index(name));
-        (!names.is_empty()).then(|| Arc::new(Reach(indices.collect())))
+        (!names.is_empty()).then(|| Arc::new(AllowedKeyspaces(indices.collect())))
     }
 
     /// The keyspace of a name.
@@ -221,15 +221,15 @@ impl Registry {
     }
 
     /// Whether this installation could have made `text`. No look-up is worth it otherwise.
-    pub fn well_formed(&self, text: &str, installation: &Installation) -> bool {
-        text.len() <= secret::LONGEST
-            && self.by_prefix(text).is_some_and(|(keyspace, prefix)| {
-                keyspace.encoding.accepts(prefix, &text[prefix.len()..], installation)
-            })
+    pub fn well_formed(&self, text: &str, master_keys: &MasterKeys) -> bool {
+        text.len() <= secret::MAX_SECRET_LEN
+            && self
+                .by_prefix(text)
+                .is_some_and(|(keyspace, prefix)| keyspace.encoding.accepts(prefix, &text[prefix.len()..], master_keys))
     }
 
     /// Whether this installation made `text` for a keyspace that is no longer configured.
-    pub fn orphaned(&self, text: &str, installation: &Installation) -> bool {
-        self.by_prefix(text).is_none() && secret::made_here(text, installation)
+    pub fn orphaned(&self, text: &str, master_keys: &MasterKeys) -> bool {
+        self.by_prefix(text).is_none() && secret::issued_by(text, master_keys)
     }
 }

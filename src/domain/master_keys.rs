@@ -12,7 +12,7 @@ use super::{key::KeyId, webhook};
 pub type MasterKey = Zeroizing<[u8; 32]>;
 
 /// The master keys of an installation as their subkeys: the first one makes, each one verifies.
-pub struct Installation {
+pub struct MasterKeys {
     first: Subkeys,
     others: Vec<Subkeys>,
 }
@@ -26,7 +26,7 @@ struct Subkeys {
     epoch: Option<i64>,
 }
 
-impl Installation {
+impl MasterKeys {
     /// An installation that has only ever had this key.
     pub fn derive(master: &MasterKey) -> Self {
         Self { first: Subkeys::derive(master, &[fingerprint(master)]), others: Vec::new() }
@@ -147,43 +147,43 @@ mod tests {
         MasterKey::new([byte; 32])
     }
 
-    fn installation(keys: &[u8], epochs: &[u8]) -> Installation {
+    fn master_keys(keys: &[u8], epochs: &[u8]) -> MasterKeys {
         let keys: Vec<MasterKey> = keys.iter().map(|byte| master(*byte)).collect();
         let epochs: Vec<String> = epochs.iter().map(|byte| fingerprint(&master(*byte))).collect();
-        Installation::new(&keys[0], &keys[1..], &epochs)
+        MasterKeys::new(&keys[0], &keys[1..], &epochs)
     }
 
     #[test]
     fn a_webhook_secret_outlives_a_change_of_the_first_key_and_ends_with_its_own() {
         let id = KeyId(Uuid::from_u128(7));
-        let alone = Installation::derive(&master(1));
+        let alone = MasterKeys::derive(&master(1));
         let version = alone.next_webhook_version(0);
         assert_eq!(version, 1);
         let secret = alone.webhook_secret(id, version).unwrap();
-        assert_eq!(installation(&[2, 1], &[1]).webhook_secret(id, version).unwrap(), secret);
-        let moved = installation(&[2, 1], &[1, 2]);
+        assert_eq!(master_keys(&[2, 1], &[1]).webhook_secret(id, version).unwrap(), secret);
+        let moved = master_keys(&[2, 1], &[1, 2]);
         assert_eq!(moved.webhook_secret(id, version).unwrap(), secret);
         let next = moved.next_webhook_version(version);
         let rotated = moved.webhook_secret(id, next).unwrap();
         assert!(next > version && rotated != secret);
-        let dropped = installation(&[2], &[1, 2]);
+        let dropped = master_keys(&[2], &[1, 2]);
         assert_eq!(dropped.webhook_secret(id, version), None);
         assert_eq!(dropped.webhook_secret(id, next).unwrap(), rotated);
         // Back to the old one: still no version twice.
-        assert_eq!(installation(&[1, 2], &[1, 2]).next_webhook_version(next), 3);
+        assert_eq!(master_keys(&[1, 2], &[1, 2]).next_webhook_version(next), 3);
     }
 
     #[test]
     fn a_delivery_is_signed_as_the_public_library_signs_it() {
-        let installation = Installation::derive(&master(3));
+        let master_keys = MasterKeys::derive(&master(3));
         for (id, body) in [(1, "{}"), (u128::MAX, "{\"type\":\"key.created\",\"é\":\".\"}")] {
             let id = KeyId(Uuid::from_u128(id));
-            let secret = installation.webhook_secret(id, 1).unwrap();
+            let secret = master_keys.webhook_secret(id, 1).unwrap();
             let theirs = standardwebhooks::Webhook::new(&secret).unwrap();
             let theirs = theirs.sign("evt_1", 1_700_000_000, body.as_bytes()).unwrap();
-            let ours = installation.webhook_signature(id, 1, "evt_1", 1_700_000_000, body.as_bytes());
+            let ours = master_keys.webhook_signature(id, 1, "evt_1", 1_700_000_000, body.as_bytes());
             assert_eq!(ours, Some(theirs));
-            assert_ne!(ours, installation.webhook_signature(id, 2, "evt_1", 1_700_000_000, body.as_bytes()));
+            assert_ne!(ours, master_keys.webhook_signature(id, 2, "evt_1", 1_700_000_000, body.as_bytes()));
         }
     }
 }

@@ -8,9 +8,9 @@ use url::{Host, Url};
 
 use super::{
     clock::{Micros, SECOND},
-    error::{Error, Kind},
-    session::{Membership, Role, SessionCaller},
-    validation::BINDING,
+    error::{Error, ErrorKind},
+    session::{OrgMembership, Role, SessionCaller},
+    validation::MAX_BINDING_LEN,
 };
 
 /// How far an issuer's clock may be from ours.
@@ -123,7 +123,7 @@ impl Issuer {
         let time = |name: &str| claims.get(name).map(|value| time(value).ok_or_else(malformed)).transpose();
         let expiry = time("exp")?.ok_or_else(malformed)?;
         if now >= expiry.saturating_add(LEEWAY) {
-            return Err(Error::new(Kind::Unauthenticated, "EXPIRED", BAD));
+            return Err(Error::new(ErrorKind::Unauthenticated, "EXPIRED", BAD));
         }
         if time("nbf")?.is_some_and(|start| now.saturating_add(LEEWAY) < start) {
             return Err(malformed());
@@ -139,7 +139,7 @@ impl Issuer {
         })
     }
 
-    fn memberships(&self, claims: &Map<String, Value>) -> Vec<Membership> {
+    fn memberships(&self, claims: &Map<String, Value>) -> Vec<OrgMembership> {
         let role = self.role.as_deref().and_then(|path| claim(claims, path));
         // A role that is not known gives nothing.
         let role_in = |organization: &str| role_of(role, organization).unwrap_or(Role::Member);
@@ -154,13 +154,13 @@ impl Issuer {
                 .collect(),
             _ => Vec::new(),
         };
-        let mut memberships: Vec<Membership> = Vec::new();
+        let mut memberships: Vec<OrgMembership> = Vec::new();
         for (organization, role) in named {
             // What no key can be bound to is no organization; and an empty name would be every key without one.
-            let good =
-                (1..=BINDING).contains(&organization.chars().count()) && !organization.contains(char::is_control);
+            let good = (1..=MAX_BINDING_LEN).contains(&organization.chars().count())
+                && !organization.contains(char::is_control);
             if good && !memberships.iter().any(|known| known.organization == organization) {
-                memberships.push(Membership { organization: organization.to_owned(), role });
+                memberships.push(OrgMembership { organization: organization.to_owned(), role });
             }
         }
         memberships
@@ -172,7 +172,7 @@ const BAD: &str = "Invalid or expired API key";
 
 /// A token that is no good and never was.
 pub fn malformed() -> Error {
-    Error::new(Kind::Unauthenticated, "MALFORMED", BAD)
+    Error::new(ErrorKind::Unauthenticated, "MALFORMED", BAD)
 }
 
 /// A claim by its name, or by a path of names with dots between them. Names may hold dots themselves, as URLs do: the

@@ -4,23 +4,23 @@ use data_encoding::BASE64URL_NOPAD;
 use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
 
-use super::{key::KeyId, master_keys::Installation};
+use super::{key::KeyId, master_keys::MasterKeys};
 
 const MAC_BYTES: usize = 16;
 
 /// The token that continues a query after `last`. `filters` are the query's, each under its place.
-pub fn token(installation: &Installation, filters: &[&[u8]], last: KeyId) -> String {
+pub fn token(master_keys: &MasterKeys, filters: &[&[u8]], last: KeyId) -> String {
     let mut bytes = last.0.as_bytes().to_vec();
-    bytes.extend_from_slice(&installation.page(&parts(filters, &last))[..MAC_BYTES]);
+    bytes.extend_from_slice(&master_keys.page(&parts(filters, &last))[..MAC_BYTES]);
     BASE64URL_NOPAD.encode(&bytes)
 }
 
 /// The position in a token; none if it was not made for this query by this installation.
-pub fn position(installation: &Installation, filters: &[&[u8]], token: &str) -> Option<KeyId> {
+pub fn position(master_keys: &MasterKeys, filters: &[&[u8]], token: &str) -> Option<KeyId> {
     let bytes = BASE64URL_NOPAD.decode(token.as_bytes()).ok()?;
     let (id, tag) = bytes.split_at_checked(16)?;
     let last = KeyId(Uuid::from_slice(id).ok()?);
-    installation.checks_page(&parts(filters, &last), |mac| mac[..MAC_BYTES].ct_eq(tag).into()).then_some(last)
+    master_keys.checks_page(&parts(filters, &last), |mac| mac[..MAC_BYTES].ct_eq(tag).into()).then_some(last)
 }
 
 fn parts<'a>(filters: &[&'a [u8]], last: &'a KeyId) -> Vec<&'a [u8]> {
@@ -37,30 +37,30 @@ mod tests {
     proptest! {
         #[test]
         fn a_token_serves_its_own_query_and_no_other(id: u128, a: Vec<u8>, b: Vec<u8>, c: Vec<u8>) {
-            let installation = Installation::derive(&MasterKey::new([7; 32]));
+            let master_keys = MasterKeys::derive(&MasterKey::new([7; 32]));
             let last = KeyId(Uuid::from_u128(id));
-            let token = token(&installation, &[&a, &b], last);
-            prop_assert_eq!(position(&installation, &[&a, &b], &token), Some(last));
-            prop_assert_eq!(position(&installation, &[&a, &b, &c], &token), None);
+            let token = token(&master_keys, &[&a, &b], last);
+            prop_assert_eq!(position(&master_keys, &[&a, &b], &token), Some(last));
+            prop_assert_eq!(position(&master_keys, &[&a, &b, &c], &token), None);
             if a != c {
-                prop_assert_eq!(position(&installation, &[&c, &b], &token), None);
+                prop_assert_eq!(position(&master_keys, &[&c, &b], &token), None);
             }
             // Moving the border between two filters makes another query.
             let joined = [a.as_slice(), b.as_slice()].concat();
             if !b.is_empty() {
-                prop_assert_eq!(position(&installation, &[&joined, &[]], &token), None);
+                prop_assert_eq!(position(&master_keys, &[&joined, &[]], &token), None);
             }
-            let other = Installation::derive(&MasterKey::new([8; 32]));
+            let other = MasterKeys::derive(&MasterKey::new([8; 32]));
             prop_assert_eq!(position(&other, &[&a, &b], &token), None);
-            let both = Installation::new(&MasterKey::new([8; 32]), &[MasterKey::new([7; 32])], &[]);
+            let both = MasterKeys::new(&MasterKey::new([8; 32]), &[MasterKey::new([7; 32])], &[]);
             prop_assert_eq!(position(&both, &[&a, &b], &token), Some(last));
         }
 
         #[test]
         fn a_forged_token_is_refused_without_a_panic(token: String, bytes: Vec<u8>) {
-            let installation = Installation::derive(&MasterKey::new([7; 32]));
-            prop_assert_eq!(position(&installation, &[], &token), None);
-            prop_assert_eq!(position(&installation, &[], &BASE64URL_NOPAD.encode(&bytes)), None);
+            let master_keys = MasterKeys::derive(&MasterKey::new([7; 32]));
+            prop_assert_eq!(position(&master_keys, &[], &token), None);
+            prop_assert_eq!(position(&master_keys, &[], &BASE64URL_NOPAD.encode(&bytes)), None);
         }
     }
 }

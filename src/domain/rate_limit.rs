@@ -16,16 +16,16 @@ const COUNTED: usize = 13;
 const SPAN: i64 = 13;
 
 /// The largest limit.
-pub const MOST: u32 = 1_000_000_000;
+pub const MAX_LIMIT: u32 = 1_000_000_000;
 /// The shortest and the longest window.
-pub const WINDOWS: std::ops::RangeInclusive<Micros> = SECOND..=366 * 86_400 * SECOND;
+pub const WINDOW_RANGE: std::ops::RangeInclusive<Micros> = SECOND..=366 * 86_400 * SECOND;
 
 /// At most `limit` in any span of `window`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
-    /// 1 to [`MOST`].
+    /// 1 to [`MAX_LIMIT`].
     pub limit: u32,
-    /// Within [`WINDOWS`], in whole milliseconds.
+    /// Within [`WINDOW_RANGE`], in whole milliseconds.
     pub window: Micros,
 }
 
@@ -37,12 +37,12 @@ pub const PUBLIC_CREATIONS: RateLimit = RateLimit { limit: 10, window: 60 * SECO
 impl RateLimit {
     /// Whether the limit itself is within its bounds.
     pub fn limit_is_sound(&self) -> bool {
-        (1..=MOST).contains(&self.limit)
+        (1..=MAX_LIMIT).contains(&self.limit)
     }
 
     /// Whether the window is within its bounds, and in whole milliseconds: a shared server counts in those.
     pub fn window_is_sound(&self) -> bool {
-        WINDOWS.contains(&self.window) && self.window % 1_000 == 0
+        WINDOW_RANGE.contains(&self.window) && self.window % 1_000 == 0
     }
 }
 
@@ -69,7 +69,7 @@ impl RateState {
 
 /// What came of trying to spend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Spent {
+pub struct SpendResult {
     /// Whether the cost was admitted, and spent.
     pub admitted: bool,
     /// The state afterwards.
@@ -78,14 +78,14 @@ pub struct Spent {
 
 /// What one key has spent lately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
+pub struct SlidingWindow {
     /// Number of the newest bucket, counted from the clock's zero.
     newest: i64,
     /// Spent in the newest bucket, in the one before it, and so on.
     counts: [u32; COUNTED],
 }
 
-impl Window {
+impl SlidingWindow {
     /// Nothing spent, as of `now`.
     pub fn empty(limit: RateLimit, now: Micros) -> Self {
         Self { newest: bucket(limit, now), counts: [0; COUNTED] }
@@ -93,7 +93,7 @@ impl Window {
 
     /// Spends `cost` if it fits; a cost of 0 only reads. `now` is on a clock that goes forward; if it steps back all
     /// the same, nothing is unlocked, and nothing stays locked for longer than a window and two buckets.
-    pub fn spend(&mut self, limit: RateLimit, now: Micros, cost: u32) -> Spent {
+    pub fn spend(&mut self, limit: RateLimit, now: Micros, cost: u32) -> SpendResult {
         self.roll(bucket(limit, now));
         let used = self.used();
         // `used` can pass the limit only if the limit was lowered meanwhile.
@@ -109,7 +109,7 @@ impl Window {
             reset_at: self.oldest().map_or(now, |age| self.leaves_at(limit, age)),
             retry_after: (!admitted).then(|| self.wait(limit, now, cost)).flatten(),
         };
-        Spent { admitted, state }
+        SpendResult { admitted, state }
     }
 
     /// Whether nothing is counted any more at `now`, so that the window may be forgotten.
@@ -193,7 +193,7 @@ mod tests {
         fn no_span_of_one_window_holds_more_than_the_limit(
             limit in limits(), start in 0..1_i64 << 50, schedule in prop::collection::vec((0_i64..2_000, 1_u32..4), 1..400),
         ) {
-            let mut window = Window::empty(limit, start);
+            let mut window = SlidingWindow::empty(limit, start);
             let (mut now, mut log) = (start, Vec::new());
             for (gap, cost) in schedule {
                 now += gap * limit.window / 10_000;
@@ -208,7 +208,7 @@ mod tests {
         #[test]
         fn a_spent_call_returns_at_most_a_twelfth_of_the_window_late(limit in limits(), start in 0..1_i64 << 50, into: i32) {
             let start = start + i64::from(into).rem_euclid(limit.window);
-            let mut window = Window::empty(limit, start);
+            let mut window = SlidingWindow::empty(limit, start);
             prop_assert!(window.spend(limit, start, limit.limit).admitted);
             let late = start + limit.window + (limit.window + 11) / 12;
             prop_assert!(window.spend(limit, late, limit.limit).admitted);
@@ -216,7 +216,7 @@ mod tests {
 
         #[test]
         fn calls_spaced_at_twelve_thirteenths_of_the_rate_always_pass(limit in limits(), start in 0..1_i64 << 50) {
-            let mut window = Window::empty(limit, start);
+            let mut window = SlidingWindow::empty(limit, start);
             for call in 0..i64::from(limit.limit) * 40 {
                 // The exact moment of each call, rounded up: no drift.
                 let at = start + (call * limit.window * 13 + i64::from(limit.limit) * 12 - 1) / (i64::from(limit.limit) * 12);
@@ -228,7 +228,7 @@ mod tests {
         fn reset_and_retry_after_are_exact(
             limit in limits(), start in 0..1_i64 << 50, gaps in prop::collection::vec(0_i64..2_000, 1..200), cost in 1_u32..50,
         ) {
-            let mut window = Window::empty(limit, start);
+            let mut window = SlidingWindow::empty(limit, start);
             let mut now = start;
             for gap in gaps {
                 now += gap * limit.window / 10_000;
@@ -257,7 +257,7 @@ mod tests {
         fn a_clock_that_steps_back_neither_unlocks_nor_locks(
             limit in limits(), start in 1_i64 << 49..1_i64 << 50, back in 0_i64..1 << 48, after in 0_i64..24_000,
         ) {
-            let mut window = Window::empty(limit, start);
+            let mut window = SlidingWindow::empty(limit, start);
             prop_assert!(window.spend(limit, start, limit.limit).admitted);
             // True time goes on by nothing while the clock steps back.
             let stepped = start - back;
@@ -274,10 +274,10 @@ mod tests {
         }
 
         #[test]
-        fn nothing_overflows_at_the_bounds(now: i64, next: i64, cost: u32, limit in 1..=MOST) {
-            for window in [*WINDOWS.start(), *WINDOWS.end()] {
+        fn nothing_overflows_at_the_bounds(now: i64, next: i64, cost: u32, limit in 1..=MAX_LIMIT) {
+            for window in [*WINDOW_RANGE.start(), *WINDOW_RANGE.end()] {
                 let limit = RateLimit { limit, window };
-                let mut state = Window::empty(limit, now);
+                let mut state = SlidingWindow::empty(limit, now);
                 state.spend(limit, now, cost);
                 state.spend(limit, next, cost);
                 state.spend(limit, now, u32::MAX);
@@ -285,7 +285,7 @@ mod tests {
         }
     }
 
-    impl Window {
+    impl SlidingWindow {
         fn clone_at(self, limit: RateLimit, at: Micros) -> u32 {
             { self }.spend(limit, at, 0).state.remaining
         }
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn a_cost_above_the_limit_spends_nothing_and_names_no_time() {
         let limit = RateLimit { limit: 5, window: SECOND };
-        let mut window = Window::empty(limit, 0);
+        let mut window = SlidingWindow::empty(limit, 0);
         let refused = window.spend(limit, 0, 6);
         assert!(!refused.admitted);
         assert_eq!((refused.state.remaining, refused.state.retry_after), (5, None));
@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn windows_roll_under_steady_traffic() {
         let limit = RateLimit { limit: 100, window: 60 * SECOND };
-        let mut window = Window::empty(limit, 0);
+        let mut window = SlidingWindow::empty(limit, 0);
         // Two calls a second for an hour: all the limit's worth and no more in the long run.
         let admitted = (0..7_200_i64).filter(|n| window.spend(limit, n * SECOND / 2, 1).admitted).count();
         assert!((5_400..=6_000).contains(&admitted), "{admitted}");

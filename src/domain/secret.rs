@@ -10,14 +10,14 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use super::{clock::Entropy, key::Digest, master_keys::Installation};
+use super::{clock::Entropy, key::Digest, master_keys::MasterKeys};
 
 /// How many characters of a secret are kept for display.
-pub const SHOWN: usize = 12;
+pub const DISPLAY_PREFIX_LEN: usize = 12;
 /// No secret is longer than this, in bytes; longer text is malformed without being hashed.
-pub const LONGEST: usize = 256;
+pub const MAX_SECRET_LEN: usize = 256;
 /// No prefix is longer than this, in bytes.
-pub const LONGEST_PREFIX: usize = 32;
+pub const MAX_PREFIX_LEN: usize = 32;
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// Characters of checksum in an alphanumeric secret.
@@ -76,9 +76,9 @@ impl Encoding {
         }
     }
 
-    /// Random bits that a display of the first [`SHOWN`] characters leaves hidden, rounded down.
+    /// Random bits that a display of the first [`DISPLAY_PREFIX_LEN`] characters leaves hidden, rounded down.
     pub fn hidden_bits(self, prefix: &str) -> usize {
-        let shown = SHOWN.saturating_sub(prefix.len());
+        let shown = DISPLAY_PREFIX_LEN.saturating_sub(prefix.len());
         match self {
             Self::Base64Url { bytes } => (bytes * 8).saturating_sub(shown * 6),
             // log2(62) is a little over 5.954.
@@ -89,21 +89,21 @@ impl Encoding {
     }
 
     /// Makes a secret.
-    pub fn generate(self, prefix: &str, installation: &Installation, entropy: &dyn Entropy) -> Secret {
+    pub fn generate(self, prefix: &str, master_keys: &MasterKeys, entropy: &dyn Entropy) -> Secret {
         let mut text = Zeroizing::new(String::with_capacity(prefix.len() + self.chars()));
         text.push_str(prefix);
         match self {
             Self::Base64Url { bytes } => {
                 let mut body = Zeroizing::new(vec![0_u8; bytes + CHECKSUM_BYTES]);
                 entropy.fill(&mut body[..bytes]);
-                let mac = installation.checksum(prefix, &body[..bytes]);
+                let mac = master_keys.checksum(prefix, &body[..bytes]);
                 body[bytes..].copy_from_slice(&mac[..CHECKSUM_BYTES]);
                 text.push_str(&Zeroizing::new(BASE64URL_NOPAD.encode(&body)));
             }
             Self::Alphanumeric { length } => {
                 let body = random_base62(length.saturating_sub(CHECKSUM_CHARS), entropy);
                 text.push_str(&body);
-                for c in base62_checksum(&installation.checksum(prefix, body.as_bytes())) {
+                for c in base62_checksum(&master_keys.checksum(prefix, body.as_bytes())) {
                     text.push(char::from(c));
                 }
             }
@@ -112,7 +112,7 @@ impl Encoding {
     }
 
     /// Whether `body`, which followed `prefix`, is one that this installation could have made.
-    pub fn accepts(self, prefix: &str, body: &str, installation: &Installation) -> bool {
+    pub fn accepts(self, prefix: &str, body: &str, master_keys: &MasterKeys) -> bool {
         if body.len() != self.chars() {
             return false;
         }
@@ -122,7 +122,7 @@ impl Encoding {
                 let Ok(decoded) = BASE64URL_NOPAD.decode(body.as_bytes()).map(Zeroizing::new) else {
                     return false;
                 };
-                installation
+                master_keys
                     .checks(prefix, &decoded[..bytes], |mac| mac[..CHECKSUM_BYTES].ct_eq(&decoded[bytes..]).into())
             }
             Self::Alphanumeric { length } => {
@@ -130,7 +130,7 @@ impl Encoding {
                     return false;
                 }
                 let (random, checksum) = body.as_bytes().split_at(length.saturating_sub(CHECKSUM_CHARS));
-                installation.checks(prefix, random, |mac| base62_checksum(mac).ct_eq(checksum).into())
+                master_keys.checks(prefix, random, |mac| base62_checksum(mac).ct_eq(checksum).into())
             }
         }
     }
@@ -138,25 +138,25 @@ impl Encoding {
 
 /// Whether this installation made `text`, under whatever prefix. It asks for no keyspace, and so tells the keys of one that
 /// is no longer configured from what nobody made.
-pub fn made_here(text: &str, installation: &Installation) -> bool {
-    if text.len() > LONGEST {
+pub fn issued_by(text: &str, master_keys: &MasterKeys) -> bool {
+    if text.len() > MAX_SECRET_LEN {
         return false;
     }
     let bytes = text.as_bytes();
     // The checksum of characters covers all before it, wherever the prefix ends.
     let characters = bytes.split_last_chunk::<CHECKSUM_CHARS>().is_some_and(|(covered, checksum)| {
-        installation.checks("", covered, |mac| base62_checksum(mac).ct_eq(checksum).into())
+        master_keys.checks("", covered, |mac| base62_checksum(mac).ct_eq(checksum).into())
     });
     // That of bytes covers them before they are encoded: where the prefix ends makes a difference.
     characters
-        || (1..=LONGEST_PREFIX.min(bytes.len())).any(|end| {
+        || (1..=MAX_PREFIX_LEN.min(bytes.len())).any(|end| {
             let decoded = BASE64URL_NOPAD.decode(&bytes[end..]).map(Zeroizing::new).unwrap_or_default();
             let (Some(prefix), Some((body, checksum))) =
                 (text.get(..end), decoded.split_last_chunk::<CHECKSUM_BYTES>())
             else {
                 return false;
             };
-            !body.is_empty() && installation.checks(prefix, body, |mac| mac[..CHECKSUM_BYTES].ct_eq(checksum).into())
+            !body.is_empty() && master_keys.checks(prefix, body, |mac| mac[..CHECKSUM_BYTES].ct_eq(checksum).into())
         })
 }
 
@@ -192,8 +192,8 @@ mod tests {
     use super::*;
     use crate::domain::{clock::SystemEntropy, master_keys::MasterKey};
 
-    fn installation(byte: u8) -> Installation {
-        Installation::derive(&MasterKey::new([byte; 32]))
+    fn master_keys(byte: u8) -> MasterKeys {
+        MasterKeys::derive(&MasterKey::new([byte; 32]))
     }
 
     fn encodings() -> impl Strategy<Value = Encoding> {
@@ -210,44 +210,44 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_generated_parses_and_another_installation_refuses_it(encoding in encodings()) {
-            let secret = encoding.generate("ak_", &installation(1), &SystemEntropy);
+            let secret = encoding.generate("ak_", &master_keys(1), &SystemEntropy);
             let body = body_of(&secret, "ak_");
             prop_assert_eq!(body.len(), encoding.chars());
-            prop_assert!(encoding.accepts("ak_", &body, &installation(1)));
-            prop_assert!(!encoding.accepts("ak_", &body, &installation(2)));
-            prop_assert!(!encoding.accepts("bk_", &body, &installation(1)));
+            prop_assert!(encoding.accepts("ak_", &body, &master_keys(1)));
+            prop_assert!(!encoding.accepts("ak_", &body, &master_keys(2)));
+            prop_assert!(!encoding.accepts("bk_", &body, &master_keys(1)));
             // In a list, each key verifies.
-            let both = Installation::new(&MasterKey::new([2; 32]), &[MasterKey::new([1; 32])], &[]);
-            prop_assert!(encoding.accepts("ak_", &body, &both) && made_here(secret.expose(), &both));
+            let both = MasterKeys::new(&MasterKey::new([2; 32]), &[MasterKey::new([1; 32])], &[]);
+            prop_assert!(encoding.accepts("ak_", &body, &both) && issued_by(secret.expose(), &both));
         }
 
         #[test]
         fn what_is_generated_is_known_as_made_here_under_any_prefix(encoding in encodings(), prefix in "[a-z_]{1,32}") {
-            let secret = encoding.generate(&prefix, &installation(1), &SystemEntropy);
-            prop_assert!(made_here(secret.expose(), &installation(1)));
-            prop_assert!(!made_here(secret.expose(), &installation(2)));
-            prop_assert!(!made_here(&secret.expose()[1..], &installation(1)));
+            let secret = encoding.generate(&prefix, &master_keys(1), &SystemEntropy);
+            prop_assert!(issued_by(secret.expose(), &master_keys(1)));
+            prop_assert!(!issued_by(secret.expose(), &master_keys(2)));
+            prop_assert!(!issued_by(&secret.expose()[1..], &master_keys(1)));
         }
 
         #[test]
         fn arbitrary_text_was_not_made_here(text: String) {
-            prop_assert!(!made_here(&text, &installation(1)));
+            prop_assert!(!issued_by(&text, &master_keys(1)));
         }
 
         #[test]
         fn one_changed_character_never_parses(encoding in encodings(), place: prop::sample::Index, other in "[0-9A-Za-z_-]") {
-            let secret = encoding.generate("ak_", &installation(1), &SystemEntropy);
+            let secret = encoding.generate("ak_", &master_keys(1), &SystemEntropy);
             let mut body = body_of(&secret, "ak_");
             let at = place.index(body.len());
             prop_assume!(body[at..=at] != *other);
             body.replace_range(at..=at, &other);
             // A keyed checksum of 32 or more bits: a chance hit within this many cases is one in tens of millions.
-            prop_assert!(!encoding.accepts("ak_", &body, &installation(1)));
+            prop_assert!(!encoding.accepts("ak_", &body, &master_keys(1)));
         }
 
         #[test]
         fn arbitrary_text_never_panics(encoding in encodings(), body: String) {
-            prop_assert!(!encoding.accepts("ak_", &body, &installation(1)));
+            prop_assert!(!encoding.accepts("ak_", &body, &master_keys(1)));
         }
     }
 

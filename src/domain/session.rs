@@ -33,7 +33,7 @@ impl Role {
 
 /// A person's place in an organization.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Membership {
+pub struct OrgMembership {
     /// The organization; never empty.
     pub organization: String,
     /// The role in it.
@@ -48,7 +48,7 @@ pub struct SessionCaller {
     /// Names of the keyspaces that its issuer speaks for: organizations mean something in these alone.
     pub keyspaces: Arc<[String]>,
     /// Its organizations, each once.
-    pub organizations: Vec<Membership>,
+    pub organizations: Vec<OrgMembership>,
 }
 
 impl SessionCaller {
@@ -73,7 +73,7 @@ impl SessionCaller {
     ///
     /// INVALID_ARGUMENT if there are several and none is named; PERMISSION_DENIED for one that is not its own, existing
     /// or not, and for one in which its role may nothing.
-    pub fn choose(&self, named: &str) -> Result<&Membership> {
+    pub fn choose(&self, named: &str) -> Result<&OrgMembership> {
         let own = match (named, self.organizations.as_slice()) {
             ("", [only]) => only,
             ("", [_, _, ..]) => {
@@ -129,7 +129,7 @@ impl SessionCaller {
         }
     }
 
-    fn membership(&self, organization: &str) -> Option<&Membership> {
+    fn membership(&self, organization: &str) -> Option<&OrgMembership> {
         self.organizations.iter().find(|own| own.organization == organization)
     }
 }

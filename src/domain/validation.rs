@@ -11,25 +11,25 @@ use super::{
 };
 
 /// Characters in a name or a revocation reason.
-pub const NAME: usize = 200;
+pub const MAX_NAME_LEN: usize = 200;
 /// Characters in an organization, instance or environment.
-pub const BINDING: usize = 128;
+pub const MAX_BINDING_LEN: usize = 128;
 /// Characters in a caller as records name it: `user:`, an issuer's prefix and a subject.
-pub const ACTOR: usize = 5 + 64 + 255;
+pub const MAX_ACTOR_LEN: usize = 5 + 64 + 255;
 /// Scopes of a key, and of one check.
-pub const SCOPES: usize = 64;
+pub const MAX_SCOPES: usize = 64;
 /// Characters in a scope.
-pub const SCOPE: usize = 64;
+pub const MAX_SCOPE_LEN: usize = 64;
 /// Pairs of metadata.
-pub const PAIRS: usize = 32;
+pub const MAX_METADATA_PAIRS: usize = 32;
 /// Bytes of metadata, keys and values together.
-pub const METADATA: usize = 4 * 1024;
+pub const MAX_METADATA_BYTES: usize = 4 * 1024;
 /// The longest a key may live: ten calendar years, however many of them are leap years.
-pub const LIFETIME: Micros = 3_653 * 86_400 * SECOND;
-/// Keys on a page, at most; 0 asks for [`DEFAULT_PAGE`].
-pub const PAGE: u32 = 1_000;
+pub const MAX_LIFETIME: Micros = 3_653 * 86_400 * SECOND;
+/// Keys on a page, at most; 0 asks for [`DEFAULT_PAGE_SIZE`].
+pub const MAX_PAGE_SIZE: u32 = 1_000;
 /// Keys on a page, when none is asked for.
-pub const DEFAULT_PAGE: u32 = 50;
+pub const DEFAULT_PAGE_SIZE: u32 = 50;
 
 /// Gathers every bad field, so that a caller hears of all at once.
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ impl Violations {
 
     /// A line of text for people: a name or a reason.
     pub fn line(&mut self, field: &'static str, text: &str) {
-        self.check(within(text, NAME), field, "must be at most 200 characters");
+        self.check(within(text, MAX_NAME_LEN), field, "must be at most 200 characters");
         self.printable(field, text);
     }
 
@@ -74,13 +74,13 @@ impl Violations {
 
     /// One part of a binding, or another short name.
     pub fn bound(&mut self, field: &'static str, text: &str) {
-        self.check(within(text, BINDING), field, "must be 1 to 128 characters");
+        self.check(within(text, MAX_BINDING_LEN), field, "must be 1 to 128 characters");
         self.printable(field, text);
     }
 
     /// A caller as records name it.
     pub fn actor(&mut self, field: &'static str, text: &str) {
-        self.check(within(text, ACTOR), field, "must be at most 324 characters");
+        self.check(within(text, MAX_ACTOR_LEN), field, "must be at most 324 characters");
         self.printable(field, text);
     }
 
@@ -90,9 +90,9 @@ impl Violations {
 
     /// A list of scopes.
     pub fn scopes(&mut self, field: &'static str, scopes: &[String]) {
-        self.check(scopes.len() <= SCOPES, field, "must be at most 64 scopes");
+        self.check(scopes.len() <= MAX_SCOPES, field, "must be at most 64 scopes");
         let good = scopes.iter().all(|scope| {
-            (1..=SCOPE).contains(&scope.len())
+            (1..=MAX_SCOPE_LEN).contains(&scope.len())
                 && scope.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b':' | b'-'))
         });
         self.check(good, field, "each scope must be 1 to 64 characters of [A-Za-z0-9._:-]");
@@ -100,9 +100,9 @@ impl Violations {
 
     /// Free-form pairs.
     pub fn metadata(&mut self, metadata: &BTreeMap<String, String>) {
-        self.check(metadata.len() <= PAIRS, "metadata", "must be at most 32 pairs");
+        self.check(metadata.len() <= MAX_METADATA_PAIRS, "metadata", "must be at most 32 pairs");
         let bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
-        self.check(bytes <= METADATA, "metadata", "must be at most 4 KiB in all");
+        self.check(bytes <= MAX_METADATA_BYTES, "metadata", "must be at most 4 KiB in all");
         self.check(metadata.keys().all(|key| !key.is_empty()), "metadata", "keys must not be empty");
         let nul = metadata.iter().any(|(key, value)| key.contains('\0') || value.contains('\0'));
         self.check(!nul, "metadata", "must not hold NUL characters");
@@ -128,7 +128,7 @@ impl Violations {
     /// An absolute expiry.
     pub fn expiry(&mut self, field: &'static str, at: Micros, now: Micros) {
         self.check(at > now, field, "must be in the future");
-        self.check(at <= now.saturating_add(LIFETIME), field, "must be at most 10 years away");
+        self.check(at <= now.saturating_add(MAX_LIFETIME), field, "must be at most 10 years away");
     }
 }
 

@@ -4,7 +4,7 @@ use super::{clock::Micros, key::Binding};
 
 /// A verdict. When several reasons hold, the first in this order is the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Code {
+pub enum VerdictCode {
     /// The key is good and may do what was asked.
     Valid,
     /// Not a secret that this installation made.
@@ -27,7 +27,7 @@ pub enum Code {
     RateLimited,
 }
 
-impl Code {
+impl VerdictCode {
     /// Every code, in order.
     pub const ALL: [Self; 10] = [
         Self::Valid,
@@ -76,7 +76,7 @@ impl Code {
 }
 
 /// What a verdict needs to know of a key.
-pub trait Facts {
+pub trait KeyView {
     /// Whether it was revoked.
     fn revoked(&self) -> bool;
     /// When it stops being valid; `Micros::MAX` if never.
@@ -112,30 +112,30 @@ impl<'a> Assertions<'a> {
     }
 }
 
-/// The verdict on a key that exists, but for the rate limit, which only [`Code::Valid`] goes on to spend.
-pub fn judge(key: &impl Facts, asserted: &Assertions<'_>, now: Micros) -> Code {
+/// The verdict on a key that exists, but for the rate limit, which only [`VerdictCode::Valid`] goes on to spend.
+pub fn judge(key: &impl KeyView, asserted: &Assertions<'_>, now: Micros) -> VerdictCode {
     if key.revoked() {
-        return Code::Revoked;
+        return VerdictCode::Revoked;
     }
     if key.expires_at() <= now {
-        return Code::Expired;
+        return VerdictCode::Expired;
     }
     let [environment, organization, instance] = key.bound_to();
     // A key without a binding is a mismatch for whoever names one.
     let mismatch = |asserted: &str, own: &str| !asserted.is_empty() && asserted != own;
     if mismatch(asserted.environment, environment) {
-        return Code::WrongEnvironment;
+        return VerdictCode::WrongEnvironment;
     }
     if mismatch(asserted.organization, organization) {
-        return Code::WrongOrganization;
+        return VerdictCode::WrongOrganization;
     }
     if mismatch(asserted.instance, instance) {
-        return Code::WrongInstance;
+        return VerdictCode::WrongInstance;
     }
     if asserted.scopes.iter().any(|scope| !key.holds(scope)) {
-        return Code::InsufficientScope;
+        return VerdictCode::InsufficientScope;
     }
-    Code::Valid
+    VerdictCode::Valid
 }
 
 #[cfg(test)]
@@ -149,7 +149,7 @@ mod tests {
         expires_at: Micros,
     }
 
-    impl Facts for Fake {
+    impl KeyView for Fake {
         fn revoked(&self) -> bool {
             self.revoked
         }
@@ -165,29 +165,31 @@ mod tests {
     }
 
     /// Every reason that `judge` can see, in their fixed order, as a bit each.
-    const ORDER: [Code; 6] = [
-        Code::Revoked,
-        Code::Expired,
-        Code::WrongEnvironment,
-        Code::WrongOrganization,
-        Code::WrongInstance,
-        Code::InsufficientScope,
+    const ORDER: [VerdictCode; 6] = [
+        VerdictCode::Revoked,
+        VerdictCode::Expired,
+        VerdictCode::WrongEnvironment,
+        VerdictCode::WrongOrganization,
+        VerdictCode::WrongInstance,
+        VerdictCode::InsufficientScope,
     ];
 
     #[test]
     fn of_any_set_of_reasons_the_first_in_order_is_the_verdict() {
         for set in 0_u32..1 << ORDER.len() {
-            let has = |code: Code| ORDER.iter().position(|c| *c == code).is_some_and(|bit| set >> bit & 1 == 1);
-            let key =
-                Fake { revoked: has(Code::Revoked), expires_at: if has(Code::Expired) { 10 } else { Micros::MAX } };
-            let scopes = [if has(Code::InsufficientScope) { "submit" } else { "build" }.to_owned()];
+            let has = |code: VerdictCode| ORDER.iter().position(|c| *c == code).is_some_and(|bit| set >> bit & 1 == 1);
+            let key = Fake {
+                revoked: has(VerdictCode::Revoked),
+                expires_at: if has(VerdictCode::Expired) { 10 } else { Micros::MAX },
+            };
+            let scopes = [if has(VerdictCode::InsufficientScope) { "submit" } else { "build" }.to_owned()];
             let asserted = Assertions {
-                environment: if has(Code::WrongEnvironment) { "sandbox" } else { "production" },
-                organization: if has(Code::WrongOrganization) { "Acme" } else { "acme" },
-                instance: if has(Code::WrongInstance) { "eu-2" } else { "" },
+                environment: if has(VerdictCode::WrongEnvironment) { "sandbox" } else { "production" },
+                organization: if has(VerdictCode::WrongOrganization) { "Acme" } else { "acme" },
+                instance: if has(VerdictCode::WrongInstance) { "eu-2" } else { "" },
                 scopes: &scopes,
             };
-            let expected = ORDER.into_iter().find(|code| has(*code)).unwrap_or(Code::Valid);
+            let expected = ORDER.into_iter().find(|code| has(*code)).unwrap_or(VerdictCode::Valid);
             assert_eq!(judge(&key, &asserted, 10), expected, "reasons {set:#b}");
         }
     }
@@ -195,7 +197,7 @@ mod tests {
     #[test]
     fn a_key_is_expired_from_its_expiry_on_and_not_before() {
         let key = Fake { revoked: false, expires_at: 10 };
-        assert_eq!(judge(&key, &Assertions::default(), 9), Code::Valid);
-        assert_eq!(judge(&key, &Assertions::default(), 10), Code::Expired);
+        assert_eq!(judge(&key, &Assertions::default(), 9), VerdictCode::Valid);
+        assert_eq!(judge(&key, &Assertions::default(), 10), VerdictCode::Expired);
     }
 }

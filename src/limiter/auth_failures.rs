@@ -19,14 +19,14 @@ use crate::domain::{
 const PLACES: usize = 1 << 14;
 
 /// What is known of those who failed.
-pub struct Failures {
+pub struct AuthFailures {
     places: Box<[Mutex<Backoff>]>,
     hasher: RandomState,
     limit: RateLimit,
     clock: Arc<dyn Clock>,
 }
 
-impl Failures {
+impl AuthFailures {
     /// Nobody has failed yet.
     pub fn new(limit: RateLimit, clock: Arc<dyn Clock>) -> Self {
         Self { places: (0..PLACES).map(|_| Mutex::default()).collect(), hasher: RandomState::new(), limit, clock }
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn clients_are_told_apart_and_there_is_room_for_any_number() {
-        let failures = Failures::new(RateLimit { limit: 3, window: 60 * SECOND }, Arc::new(SystemClock));
+        let failures = AuthFailures::new(RateLimit { limit: 3, window: 60 * SECOND }, Arc::new(SystemClock));
         let of = |n: u32| Subject::address(std::net::IpAddr::from(n.to_be_bytes()));
         assert!((0..3).all(|_| failures.fail(of(1)).is_none()));
         assert!(failures.fail(of(1)).is_some_and(|wait| wait <= SECOND));

@@ -2,39 +2,39 @@
 
 use std::sync::Arc;
 
-use super::{Subject, sharded_map::Shards};
+use super::{Subject, sharded_map::ShardedMap};
 use crate::domain::{
     clock::{Clock, Micros},
-    rate_limit::{RateLimit, Spent, Window},
+    rate_limit::{RateLimit, SlidingWindow, SpendResult},
 };
 
 /// Kept in the table itself: one that was spent of long ago is in no cache of the processor, and a box would be another
 /// line to wait for.
 struct Spending {
-    window: Window,
+    window: SlidingWindow,
     length: Micros,
 }
 
 impl Spending {
     fn new(limit: RateLimit, now: Micros) -> Self {
-        Self { window: Window::empty(limit, now), length: limit.window }
+        Self { window: SlidingWindow::empty(limit, now), length: limit.window }
     }
 }
 
 /// Limits in memory.
 pub struct MemoryLimiter {
     clock: Arc<dyn Clock>,
-    spendings: Shards<Spending>,
+    spendings: ShardedMap<Spending>,
 }
 
 impl MemoryLimiter {
     /// Nothing spent yet.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, spendings: Shards::default() }
+        Self { clock, spendings: ShardedMap::default() }
     }
 
     /// Spends `cost` of a subject's limit if it fits; 0 only reads. `reset_at` is on the wall clock.
-    pub fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Spent {
+    pub fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> SpendResult {
         let mut place = self.spendings.lock(subject);
         // Read under the lock, so that a window never sees its calls out of order.
         let now = self.clock.monotonic();
@@ -45,7 +45,7 @@ impl MemoryLimiter {
         }
         let spent = spending.window.spend(limit, now, cost);
         drop(place);
-        Spent { state: spent.state.on_clock(now, self.clock.wall()), ..spent }
+        SpendResult { state: spent.state.on_clock(now, self.clock.wall()), ..spent }
     }
 
     /// Forgets the subjects that have nothing spent any more.

@@ -17,7 +17,7 @@ use std::{
 use self::{memory::MemoryLimiter, redis::SharedLimiter};
 use crate::domain::{
     key::KeyId,
-    rate_limit::{RateLimit, Spent},
+    rate_limit::{RateLimit, SpendResult},
 };
 
 /// Limits in memory, or shared by many replicas with memory to fall back on.
@@ -25,28 +25,28 @@ pub struct Limiter {
     memory: MemoryLimiter,
     shared: Option<Arc<SharedLimiter>>,
     /// Spendings that should have been shared and were not.
-    fallen_back: AtomicU64,
+    fallbacks: AtomicU64,
 }
 
 impl Limiter {
     /// Limits of one replica; with `shared`, of all that share it.
     pub fn new(memory: MemoryLimiter, shared: Option<Arc<SharedLimiter>>) -> Self {
-        Self { memory, shared, fallen_back: AtomicU64::new(0) }
+        Self { memory, shared, fallbacks: AtomicU64::new(0) }
     }
 
     /// Spends at once; none if that takes a round trip.
-    pub fn spend_now(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<Spent> {
+    pub fn spend_local(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<SpendResult> {
         match &self.shared {
             None => Some(self.memory.spend(subject, limit, cost)),
             Some(shared) if !shared.is_up() => Some(self.fall_back(subject, limit, cost)),
-            Some(shared) => shared.spend_now(subject, limit, cost),
+            Some(shared) => shared.spend_local(subject, limit, cost),
         }
     }
 
     /// Spends `cost` of a subject's limit if it fits; 0 only reads. `reset_at` is on the wall clock. A shared server
     /// that is away never refuses: this replica then limits by itself.
-    pub async fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Spent {
-        if let Some(spent) = self.spend_now(subject, limit, cost) {
+    pub async fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> SpendResult {
+        if let Some(spent) = self.spend_local(subject, limit, cost) {
             return spent;
         }
         let spent = match &self.shared {
@@ -56,8 +56,8 @@ impl Limiter {
         spent.unwrap_or_else(|| self.fall_back(subject, limit, cost))
     }
 
-    fn fall_back(&self, subject: Subject, limit: RateLimit, cost: u32) -> Spent {
-        self.fallen_back.fetch_add(1, Ordering::Relaxed);
+    fn fall_back(&self, subject: Subject, limit: RateLimit, cost: u32) -> SpendResult {
+        self.fallbacks.fetch_add(1, Ordering::Relaxed);
         self.memory.spend(subject, limit, cost)
     }
 
@@ -80,8 +80,8 @@ impl Limiter {
     }
 
     /// Spendings that should have been shared and were not.
-    pub fn fallen_back(&self) -> u64 {
-        self.fallen_back.load(Ordering::Relaxed)
+    pub fn fallbacks(&self) -> u64 {
+        self.fallbacks.load(Ordering::Relaxed)
     }
 }
 

@@ -2,56 +2,56 @@
 
 use std::sync::Arc;
 
-use super::{Subject, sharded_map::Shards};
+use super::{Subject, sharded_map::ShardedMap};
 use crate::domain::{
     clock::{Clock, Micros},
     rate_limit::{
-        RateLimit, Spent,
-        lease::{Grant, Lease, Refusal, Ticket},
+        RateLimit, SpendResult,
+        lease::{Grant, GrantOrigin, KnownRefusal, PermitLease},
     },
 };
 
 /// The leases of one replica.
-pub struct Leases {
+pub struct PermitLeases {
     clock: Arc<dyn Clock>,
     batch: u32,
-    held: Shards<Box<Held>>,
+    held: ShardedMap<Box<SubjectState>>,
 }
 
 #[derive(Default)]
-struct Held {
+struct SubjectState {
     /// A request is under way that brings the next lease. Only one is: so a replica holds one lease of a key at most.
     asking: bool,
-    known: Known,
+    known: LocalState,
 }
 
 #[derive(Default)]
-enum Known {
+enum LocalState {
     #[default]
     Nothing,
-    Lease(Lease),
-    Refusal(Refusal),
+    Lease(PermitLease),
+    Refusal(KnownRefusal),
 }
 
-impl Known {
-    fn spend(&mut self, limit: RateLimit, now: Micros, cost: u32) -> Option<Spent> {
+impl LocalState {
+    fn spend(&mut self, limit: RateLimit, now: Micros, cost: u32) -> Option<SpendResult> {
         let (admitted, state) = match self {
             Self::Nothing => return None,
             Self::Lease(lease) => (true, lease.spend(limit, now, cost)),
             Self::Refusal(refusal) => (false, refusal.again(limit, now, cost)),
         };
-        state.map(|state| Spent { admitted, state })
+        state.map(|state| SpendResult { admitted, state })
     }
 }
 
-impl Leases {
+impl PermitLeases {
     /// No lease yet. One request takes at most `batch` permits, that of its own call included.
     pub fn new(clock: Arc<dyn Clock>, batch: u32) -> Self {
-        Self { clock, batch, held: Shards::default() }
+        Self { clock, batch, held: ShardedMap::default() }
     }
 
     /// Spends without asking; none if that takes a request.
-    pub fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<Spent> {
+    pub fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<SpendResult> {
         let mut place = self.held.lock(subject);
         let held = place.get_mut()?;
         // Read under the lock, as late as can be: a lease must not be spent past its end, also after a suspension.
@@ -59,27 +59,27 @@ impl Leases {
     }
 
     /// Spends, or begins a request; of those for one subject only the first brings a lease.
-    pub fn spend_or_ask(&self, subject: Subject, limit: RateLimit, cost: u32) -> Begun<'_> {
+    pub fn spend_or_request(&self, subject: Subject, limit: RateLimit, cost: u32) -> SpendStart<'_> {
         // Before it is sent, whatever comes between.
         let sent = self.clock.boottime();
-        let mut asking = Asking { leases: self, subject, limit, cost, first: false, ask: 0, back: None, sent };
+        let mut asking = PermitRequest { leases: self, subject, limit, cost, first: false, ask: 0, back: None, sent };
         // What only reads takes nothing.
         if cost > 0 {
             let mut place = self.held.lock(subject);
             let held = place.or_insert_with(Box::default);
             if let Some(spent) = held.known.spend(limit, self.clock.boottime(), cost) {
-                return Begun::Spent(spent);
+                return SpendStart::Done(spent);
             }
             if !held.asking {
                 held.asking = true;
                 asking.first = true;
                 asking.ask = self.batch.saturating_sub(cost);
-                if let Known::Lease(lease) = std::mem::take(&mut held.known) {
-                    asking.back = lease.rest();
+                if let LocalState::Lease(lease) = std::mem::take(&mut held.known) {
+                    asking.back = lease.unspent();
                 }
             }
         }
-        Begun::Asking(asking)
+        SpendStart::Request(asking)
     }
 
     /// Forgets what no longer matters.
@@ -89,9 +89,9 @@ impl Leases {
             |held, now| {
                 held.asking
                     || match &held.known {
-                        Known::Nothing => false,
-                        Known::Lease(lease) => lease.matters(now),
-                        Known::Refusal(refusal) => refusal.matters(now),
+                        LocalState::Nothing => false,
+                        LocalState::Lease(lease) => lease.is_live(now),
+                        LocalState::Refusal(refusal) => refusal.is_live(now),
                     }
             },
         );
@@ -109,17 +109,17 @@ impl Leases {
 }
 
 /// What a spending begins with.
-pub enum Begun<'a> {
+pub enum SpendStart<'a> {
     /// It was done without a request.
-    Spent(Spent),
+    Done(SpendResult),
     /// It takes one.
-    Asking(Asking<'a>),
+    Request(PermitRequest<'a>),
 }
 
 /// A request under way. However it ends, the next one may bring a lease: one that was sent and whose answer is lost
 /// costs what it had taken, which the window counts as spent.
-pub struct Asking<'a> {
-    leases: &'a Leases,
+pub struct PermitRequest<'a> {
+    leases: &'a PermitLeases,
     subject: Subject,
     limit: RateLimit,
     cost: u32,
@@ -127,25 +127,25 @@ pub struct Asking<'a> {
     /// How many permits to ask for beyond the cost.
     pub ask: u32,
     /// What goes back.
-    pub back: Option<(u32, Ticket)>,
+    pub back: Option<(u32, GrantOrigin)>,
     sent: Micros,
 }
 
-impl Asking<'_> {
+impl PermitRequest<'_> {
     /// What came of it; the same, with the permits that this replica now has told as remaining.
-    pub fn settle(self, mut spent: Spent, grant: Option<Grant>) -> Spent {
+    pub fn settle(self, mut spent: SpendResult, grant: Option<Grant>) -> SpendResult {
         let now = self.leases.clock.boottime();
         let grant = grant.filter(|grant| self.first && grant.permits > 0);
         let known = match grant {
-            Some(grant) => Some(Known::Lease(Lease::new(self.limit, self.sent, spent.state, grant))),
+            Some(grant) => Some(LocalState::Lease(PermitLease::new(self.limit, self.sent, spent.state, grant))),
             None if spent.admitted => None,
-            None => Refusal::new(self.limit, now, spent.state, self.cost).map(Known::Refusal),
+            None => KnownRefusal::new(self.limit, now, spent.state, self.cost).map(LocalState::Refusal),
         };
         if let Some(known) = known {
             let mut place = self.leases.held.lock(self.subject);
             let held = place.or_insert_with(Box::default);
             // Whoever came second does not put a refusal in a lease's place.
-            if self.first || matches!(held.known, Known::Nothing) {
+            if self.first || matches!(held.known, LocalState::Nothing) {
                 held.known = known;
             }
         }
@@ -154,7 +154,7 @@ impl Asking<'_> {
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for PermitRequest<'_> {
     fn drop(&mut self) {
         if self.first
             && let Some(held) = self.leases.held.lock(self.subject).get_mut()

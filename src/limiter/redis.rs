@@ -23,11 +23,11 @@ use tokio::{
 
 use super::{
     Subject,
-    permit_leases::{Asking, Begun, Leases},
+    permit_leases::{PermitLeases, PermitRequest, SpendStart},
 };
 use crate::domain::rate_limit::{
-    RateLimit, RateState, Spent,
-    lease::{Grant, Ticket},
+    RateLimit, RateState, SpendResult,
+    lease::{Grant, GrantOrigin},
 };
 
 /// How long one call may take.
@@ -53,7 +53,7 @@ pub struct SharedLimiter {
     lost: Notify,
     script: Script,
     /// None: each call asks.
-    leases: Option<Leases>,
+    leases: Option<PermitLeases>,
 }
 
 impl SharedLimiter {
@@ -62,7 +62,7 @@ impl SharedLimiter {
     /// # Errors
     ///
     /// A URL that cannot be read.
-    pub fn start(url: &str, leases: Option<Leases>, runtime: &Handle) -> Result<Arc<Self>, RedisError> {
+    pub fn start(url: &str, leases: Option<PermitLeases>, runtime: &Handle) -> Result<Arc<Self>, RedisError> {
         let client = Client::open(url)?;
         let limiter = Arc::new(Self {
             connection: ArcSwapOption::empty(),
@@ -83,20 +83,20 @@ impl SharedLimiter {
     }
 
     /// Spends without asking the server; none if that cannot be.
-    pub fn spend_now(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<Spent> {
+    pub fn spend_local(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<SpendResult> {
         self.leases.as_ref()?.spend(subject, limit, cost)
     }
 
     /// Spends on the server; none if it is away or does not answer in time.
-    pub async fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<Spent> {
-        let asking = match self.leases.as_ref().map(|leases| leases.spend_or_ask(subject, limit, cost)) {
-            Some(Begun::Spent(spent)) => return Some(spent),
-            Some(Begun::Asking(asking)) => Some(asking),
+    pub async fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<SpendResult> {
+        let asking = match self.leases.as_ref().map(|leases| leases.spend_or_request(subject, limit, cost)) {
+            Some(SpendStart::Done(spent)) => return Some(spent),
+            Some(SpendStart::Request(asking)) => Some(asking),
             None => None,
         };
         let answer = self.request(subject, limit, cost, asking.as_ref()).await?;
         let [admitted, remaining, reset, wait, ..] = answer[..] else { return None };
-        let spent = Spent {
+        let spent = SpendResult {
             admitted: admitted == 1,
             state: RateState {
                 limit: limit.limit,
@@ -120,7 +120,7 @@ impl SharedLimiter {
 
     /// Subjects in this replica's memory.
     pub fn subjects(&self) -> usize {
-        self.leases.as_ref().map_or(0, Leases::len)
+        self.leases.as_ref().map_or(0, PermitLeases::len)
     }
 
     /// One round trip; the script's answer.
@@ -129,14 +129,14 @@ impl SharedLimiter {
         subject: Subject,
         limit: RateLimit,
         cost: u32,
-        asking: Option<&Asking<'_>>,
+        asking: Option<&PermitRequest<'_>>,
     ) -> Option<Vec<i64>> {
         let mut connection = MultiplexedConnection::clone(&*self.connection.load_full()?);
         let mut call = self.script.prepare_invoke();
         call.key(key(subject, limit)).arg(limit.limit).arg(limit.window / 1_000).arg(cost).arg(0);
         if let Some(asking) = asking {
-            let (permits, ticket) = asking.back.unwrap_or((0, Ticket { bucket: 0, window: 0 }));
-            call.arg(asking.ask).arg(permits).arg(ticket.bucket).arg(ticket.window);
+            let (permits, origin) = asking.back.unwrap_or((0, GrantOrigin { bucket: 0, window: 0 }));
+            call.arg(asking.ask).arg(permits).arg(origin.bucket).arg(origin.window);
         }
         match timeout(PATIENCE, call.invoke_async(&mut connection)).await {
             Ok(Ok(answer)) => {
@@ -179,7 +179,7 @@ impl SharedLimiter {
 fn grant(answer: &[i64]) -> Option<Grant> {
     let [permits, left, bucket, window] = *answer.get(4..)? else { return None };
     let permits = u32::try_from(permits).ok()?;
-    Some(Grant { permits, left: left.saturating_mul(1_000), ticket: Ticket { bucket, window } })
+    Some(Grant { permits, left: left.saturating_mul(1_000), origin: GrantOrigin { bucket, window } })
 }
 
 /// The name of a window. Its braces keep it in one slot of a cluster.

@@ -14,32 +14,32 @@ const SHARDS: usize = 64;
 type Table<V> = HashTable<(Subject, V)>;
 
 /// A value for each subject.
-pub struct Shards<V> {
+pub struct ShardedMap<V> {
     shards: Vec<Mutex<Table<V>>>,
     hasher: DefaultHashBuilder,
 }
 
 /// A subject's place, locked together with those beside it.
-pub struct Place<'a, V> {
+pub struct LockedEntry<'a, V> {
     table: MutexGuard<'a, Table<V>>,
     hasher: &'a DefaultHashBuilder,
     hash: u64,
     subject: Subject,
 }
 
-impl<V> Default for Shards<V> {
+impl<V> Default for ShardedMap<V> {
     fn default() -> Self {
         Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: DefaultHashBuilder::default() }
     }
 }
 
-impl<V> Shards<V> {
+impl<V> ShardedMap<V> {
     /// Where a subject's value is, or will be.
-    pub fn lock(&self, subject: Subject) -> Place<'_, V> {
+    pub fn lock(&self, subject: Subject) -> LockedEntry<'_, V> {
         let hash = self.hasher.hash_one(subject);
         // Bits that the table itself makes little use of.
         let shard = usize::try_from(hash >> 32).unwrap_or(0) % SHARDS;
-        Place { table: self.shards[shard].lock(), hasher: &self.hasher, hash, subject }
+        LockedEntry { table: self.shards[shard].lock(), hasher: &self.hasher, hash, subject }
     }
 
     /// Forgets what does not stay at the time of its turn: a shard at a time, each under its own lock.
@@ -60,7 +60,7 @@ impl<V> Shards<V> {
     }
 }
 
-impl<V> Place<'_, V> {
+impl<V> LockedEntry<'_, V> {
     /// The subject's value, if there is one.
     pub fn get_mut(&mut self) -> Option<&mut V> {
         self.table.find_mut(self.hash, |(held, _)| *held == self.subject).map(|(_, value)| value)

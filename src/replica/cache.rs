@@ -1,7 +1,7 @@
 //! The keys that memory holds, and the fence that keeps a stale one out.
 //!
-//! A look-up that was sent before a change was applied must not land after it: [`KeyCache::mark`] before the statement
-//! is sent, [`KeyCache::fill`] with that mark afterwards. Filling and applying exclude each other, so a fill either
+//! A look-up that was sent before a change was applied must not land after it: [`KeyCache::current_seq`] before the statement
+//! is sent, [`KeyCache::fill`] with that number afterwards. Filling and applying exclude each other, so a fill either
 //! lands before the change, which removes it, or sees the change and does not land.
 //!
 //! Nothing here knows of an executor or a database: the same code runs on a controlled scheduler in a test.
@@ -13,7 +13,7 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle},
 };
 
-use super::{cached_key::Entry, fault_injection};
+use super::{cached_key::CachedKey, fault_injection};
 use crate::domain::{clock::Micros, key::Digest};
 
 #[cfg(feature = "shuttle")]
@@ -26,20 +26,20 @@ const REMEMBERED: usize = if cfg!(feature = "shuttle") { 2 } else { 4_096 };
 
 /// A moment in the order of applied changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mark(u64);
+pub struct ChangeSeq(u64);
 
 #[derive(Debug, Clone, Copy)]
 struct Weight;
 
-impl Weighter<Digest, Arc<Entry>> for Weight {
-    fn weight(&self, _: &Digest, entry: &Arc<Entry>) -> u64 {
+impl Weighter<Digest, Arc<CachedKey>> for Weight {
+    fn weight(&self, _: &Digest, entry: &Arc<CachedKey>) -> u64 {
         entry.weight()
     }
 }
 
 /// The keys that memory holds, bounded in bytes.
 pub struct KeyCache {
-    keys: Cache<Digest, Arc<Entry>, Weight, DigestHasher>,
+    keys: Cache<Digest, Arc<CachedKey>, Weight, DigestHasher>,
     /// Number of the latest change that was applied.
     latest: AtomicU64,
     applied: Mutex<Applied>,
@@ -76,10 +76,10 @@ struct Applied {
 }
 
 impl Applied {
-    fn changed_since(&self, mark: Mark, digest: &Digest) -> bool {
-        mark.0 < self.cleared
-            || self.recent.front().is_some_and(|(oldest, _)| mark.0 + 1 < *oldest)
-            || self.recent.iter().rev().take_while(|(number, _)| *number > mark.0).any(|(_, changed)| changed == digest)
+    fn changed_since(&self, seq: ChangeSeq, digest: &Digest) -> bool {
+        seq.0 < self.cleared
+            || self.recent.front().is_some_and(|(oldest, _)| seq.0 + 1 < *oldest)
+            || self.recent.iter().rev().take_while(|(number, _)| *number > seq.0).any(|(_, changed)| changed == digest)
     }
 }
 
@@ -96,7 +96,7 @@ impl KeyCache {
     }
 
     /// A key, if memory holds it. Only good while the lease holds, which must be checked before.
-    pub fn get(&self, digest: &Digest) -> Option<Arc<Entry>> {
+    pub fn get(&self, digest: &Digest) -> Option<Arc<CachedKey>> {
         self.keys.get(digest)
     }
 
@@ -106,27 +106,27 @@ impl KeyCache {
     }
 
     /// Now, in the order of applied changes: to be taken before a statement is sent.
-    pub fn mark(&self) -> Mark {
-        Mark(self.latest.load(Ordering::Acquire))
+    pub fn current_seq(&self) -> ChangeSeq {
+        ChangeSeq(self.latest.load(Ordering::Acquire))
     }
 
-    /// Whether no change to this key was applied since `mark`.
-    pub fn unchanged(&self, mark: Mark, digest: &Digest) -> bool {
-        self.latest.load(Ordering::Acquire) == mark.0 || !self.lock().changed_since(mark, digest)
+    /// Whether no change to this key was applied since `seq`.
+    pub fn unchanged_since(&self, seq: ChangeSeq, digest: &Digest) -> bool {
+        self.latest.load(Ordering::Acquire) == seq.0 || !self.lock().changed_since(seq, digest)
     }
 
-    /// Keeps what a statement sent after `mark` found; not the keys that a change overtook.
-    pub fn fill<'a>(&self, mark: Mark, found: impl Iterator<Item = (&'a Digest, &'a Arc<Entry>)>) {
+    /// Keeps what a statement sent after `seq` found; not the keys that a change overtook.
+    pub fn fill<'a>(&self, seq: ChangeSeq, found: impl Iterator<Item = (&'a Digest, &'a Arc<CachedKey>)>) {
         let applied = self.lock();
         for (digest, entry) in found {
-            if fault_injection::off("fill_fence") || !applied.changed_since(mark, digest) {
+            if fault_injection::disabled("fill_fence") || !applied.changed_since(seq, digest) {
                 self.keys.insert(*digest, Arc::clone(entry));
             }
         }
     }
 
     /// Applies a change to one key: from now on memory does not hold what it held before.
-    pub fn apply(&self, digest: &Digest) {
+    pub fn invalidate(&self, digest: &Digest) {
         let mut applied = self.lock();
         let number = self.latest.load(Ordering::Relaxed) + 1;
         if applied.recent.len() == REMEMBERED {

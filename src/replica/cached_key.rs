@@ -11,9 +11,9 @@ use std::{
 use crate::domain::{
     clock::Micros,
     key::{Binding, KeyFacts, KeyId},
-    keyspace::{KeyspaceIndex, Reach},
+    keyspace::{AllowedKeyspaces, KeyspaceIndex},
     rate_limit::RateLimit,
-    verdict::Facts,
+    verdict::KeyView,
 };
 
 /// Ends of the texts that are packed into one: organization, instance, environment, name, scopes; metadata is the rest.
@@ -23,7 +23,7 @@ const OVERHEAD: usize = 120;
 
 /// A cached key.
 #[derive(Debug)]
-pub struct Entry {
+pub struct CachedKey {
     /// Its id.
     pub id: KeyId,
     /// Its keyspace; none if that is no longer configured.
@@ -36,17 +36,17 @@ pub struct Entry {
     ends: [u16; TEXTS],
     text: Box<str>,
     /// Uses that are not written down yet.
-    pub uses: Uses,
+    pub uses: PendingUses,
 }
 
 /// What few keys have: apart, so that the others do not pay for it.
 #[derive(Debug, Default)]
 struct Rare {
     rate_limit: Option<RateLimit>,
-    reach: Option<Arc<Reach>>,
+    allowed_keyspaces: Option<Arc<AllowedKeyspaces>>,
 }
 
-impl Entry {
+impl CachedKey {
     /// Packs what was read.
     pub fn new(key: &KeyFacts, keyspace: Option<KeyspaceIndex>) -> Self {
         let Binding { organization, instance, environment } = &key.binding;
@@ -71,25 +71,25 @@ impl Entry {
             created_at: key.created_at,
             expires_at: key.expires_at.unwrap_or(Micros::MAX),
             revoked: key.revoked,
-            rare: key.rate_limit.map(|limit| Box::new(Rare { rate_limit: Some(limit), reach: None })),
+            rare: key.rate_limit.map(|limit| Box::new(Rare { rate_limit: Some(limit), allowed_keyspaces: None })),
             ends,
             text: text.into_boxed_str(),
-            uses: Uses::default(),
+            uses: PendingUses::default(),
         }
     }
 
     /// The same key, limited to what it may ask about.
     #[must_use]
-    pub fn reaching(mut self, reach: Option<Arc<Reach>>) -> Self {
-        if reach.is_some() {
-            self.rare.get_or_insert_default().reach = reach;
+    pub fn limited_to(mut self, allowed_keyspaces: Option<Arc<AllowedKeyspaces>>) -> Self {
+        if allowed_keyspaces.is_some() {
+            self.rare.get_or_insert_default().allowed_keyspaces = allowed_keyspaces;
         }
         self
     }
 
     /// What the key may ask about; none if it is not limited.
-    pub fn reach(&self) -> Option<&Arc<Reach>> {
-        self.rare.as_ref()?.reach.as_ref()
+    pub fn allowed_keyspaces(&self) -> Option<&Arc<AllowedKeyspaces>> {
+        self.rare.as_ref()?.allowed_keyspaces.as_ref()
     }
 
     /// Bytes that the entry takes in all.
@@ -155,7 +155,7 @@ impl Entry {
     }
 }
 
-impl Facts for Entry {
+impl KeyView for CachedKey {
     fn revoked(&self) -> bool {
         self.revoked
     }
@@ -175,15 +175,15 @@ impl Facts for Entry {
 
 /// Uses of a key that are not written down yet.
 #[derive(Debug, Default)]
-pub struct Uses {
+pub struct PendingUses {
     last: AtomicI64,
     count: AtomicU32,
     queued: AtomicBool,
 }
 
-impl Uses {
+impl PendingUses {
     /// Counts one use; says whether the entry must be queued for writing.
-    pub fn mark(&self, now: Micros) -> bool {
+    pub fn record(&self, now: Micros) -> bool {
         self.last.fetch_max(now, Ordering::Relaxed);
         // Sequentially consistent with `take`: either it sees this count, or this sees the queue left.
         self.count.fetch_add(1, Ordering::SeqCst);
@@ -196,7 +196,7 @@ impl Uses {
     }
 
     /// Adds uses that were taken and could not be written; says whether the entry must be queued again.
-    pub fn give_back(&self, count: i64) -> bool {
+    pub fn restore(&self, count: i64) -> bool {
         self.count.fetch_add(u32::try_from(count).unwrap_or(u32::MAX), Ordering::SeqCst);
         !self.queued.swap(true, Ordering::SeqCst)
     }
@@ -226,7 +226,7 @@ pub(crate) mod tests {
         ) {
             let binding = Binding { organization, instance: "i".into(), environment: String::new() };
             let facts = facts(binding, name, scopes, metadata);
-            let entry = Entry::new(&facts, Some(1));
+            let entry = CachedKey::new(&facts, Some(1));
             prop_assert_eq!(entry.binding(), facts.binding);
             prop_assert_eq!(entry.name(), facts.name);
             prop_assert_eq!(entry.scopes().map(str::to_owned).collect::<Vec<_>>(), facts.scopes);
@@ -239,8 +239,8 @@ pub(crate) mod tests {
     fn a_limit_of_its_own_is_kept_and_weighed() {
         let limit = RateLimit { limit: 7, window: 1_000_000 };
         let facts = facts(Binding::default(), String::new(), Vec::new(), BTreeMap::new());
-        let without = Entry::new(&facts, Some(1));
-        let with = Entry::new(&KeyFacts { rate_limit: Some(limit), ..facts }, Some(1));
+        let without = CachedKey::new(&facts, Some(1));
+        let with = CachedKey::new(&KeyFacts { rate_limit: Some(limit), ..facts }, Some(1));
         assert_eq!((without.rate_limit(), with.rate_limit()), (None, Some(limit)));
         assert!(with.weight() > without.weight());
     }
@@ -249,7 +249,7 @@ pub(crate) mod tests {
     /// one takes 16 MB more.
     #[test]
     fn an_entry_stays_small() {
-        assert!(size_of::<Entry>() + 2 * size_of::<usize>() <= 112, "{}", size_of::<Entry>());
+        assert!(size_of::<CachedKey>() + 2 * size_of::<usize>() <= 112, "{}", size_of::<CachedKey>());
     }
 
     /// A key that says nothing but this.
@@ -272,11 +272,11 @@ pub(crate) mod tests {
 
     #[test]
     fn uses_are_taken_once_and_queue_again() {
-        let uses = Uses::default();
-        assert!(uses.mark(5));
-        assert!(!uses.mark(3));
+        let uses = PendingUses::default();
+        assert!(uses.record(5));
+        assert!(!uses.record(3));
         assert_eq!(uses.take(), (5, 2));
-        assert!(uses.mark(7));
+        assert!(uses.record(7));
         assert_eq!(uses.take(), (7, 1));
     }
 }

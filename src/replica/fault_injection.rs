@@ -3,9 +3,9 @@
 //! Without the `faults` feature every guard stands and the switches compile to nothing.
 
 /// Whether the guard of this name is taken away: by `KEYWARD_FAULTS` (a comma-separated list) at start, or by
-/// [`without`] on this thread.
+/// [`disable`] on this thread.
 #[cfg(any(feature = "faults", feature = "shuttle"))]
-pub fn off(guard: &str) -> bool {
+pub fn disabled(guard: &str) -> bool {
     use std::sync::LazyLock;
     static OFF: LazyLock<Vec<String>> = LazyLock::new(|| {
         let list = std::env::var("KEYWARD_FAULTS").unwrap_or_default();
@@ -22,7 +22,7 @@ thread_local! {
 /// Takes a guard away on this thread, until the answer is dropped.
 #[cfg(any(feature = "faults", feature = "shuttle"))]
 #[must_use = "the guard is back as soon as this is dropped"]
-pub fn without(guard: &'static str) -> impl Drop {
+pub fn disable(guard: &'static str) -> impl Drop {
     struct Back;
     impl Drop for Back {
         fn drop(&mut self) {
@@ -34,19 +34,19 @@ pub fn without(guard: &'static str) -> impl Drop {
 }
 
 /// Waits where a test wants a step of the protocol to take long, so that what a guard keeps out has time to happen.
-pub async fn linger(place: &str) {
-    if off(place) {
-        tokio::time::sleep(LINGER).await;
+pub async fn inject_delay(place: &str) {
+    if disabled(place) {
+        tokio::time::sleep(INJECTED_DELAY).await;
     }
 }
 
 /// How long a step that lingers takes.
-pub const LINGER: std::time::Duration = std::time::Duration::from_millis(500);
+pub const INJECTED_DELAY: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Every guard stands.
 #[cfg(not(any(feature = "faults", feature = "shuttle")))]
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "must cost nothing on the hot path")]
-pub fn off(_: &str) -> bool {
+pub fn disabled(_: &str) -> bool {
     false
 }

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// What a lease is outlived by before anybody counts on its end: for clocks that run at slightly different rates.
-pub const MARGIN: Duration = Duration::from_millis(500);
+pub const LEASE_MARGIN: Duration = Duration::from_millis(500);
 /// Between two tries to reach the database.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -45,9 +45,9 @@ pub struct Follower<F> {
     entropy: Arc<dyn Entropy>,
     length: Duration,
     /// A change may be there to read.
-    hint: Arc<Notify>,
+    follower_wake: Arc<Notify>,
     stop: CancellationToken,
-    peers: Peers,
+    peers: PeerTracker,
 }
 
 /// One membership: from a join to the next.
@@ -108,8 +108,9 @@ impl<F: Feed> Follower<F> {
         length: Duration,
         stop: CancellationToken,
     ) -> Self {
-        let (cache, lease, hint) = (Arc::clone(&replica.cache), Arc::clone(&replica.lease), Arc::clone(&replica.hint));
-        Self { feed, cache, lease, clock, entropy, length, hint, stop, peers: Peers::default() }
+        let (cache, lease, follower_wake) =
+            (Arc::clone(&replica.cache), Arc::clone(&replica.lease), Arc::clone(&replica.follower_wake));
+        Self { feed, cache, lease, clock, entropy, length, follower_wake, stop, peers: PeerTracker::default() }
     }
 
     /// Follows until it is stopped, and leaves.
@@ -130,7 +131,7 @@ impl<F: Feed> Follower<F> {
                 }
             };
             let end = self.follow(&mut member).await;
-            if fault_injection::off("leave_order") {
+            if fault_injection::disabled("leave_order") {
                 let _ = self.feed.remove(member.id, None).await;
             }
             // Whatever ended it: memory answers no more, and only then is the row removed.
@@ -170,11 +171,11 @@ impl<F: Feed> Follower<F> {
         let last = self.feed.read(seen).await?.last_seen;
         // The row is committed, and whatever was changed up to this revision is forgotten, look-ups in flight included:
         // only now may memory answer.
-        if !fault_injection::off("join_clear") {
+        if !fault_injection::disabled("join_clear") {
             self.cache.clear();
         }
         self.lease.extend(self.deadline(before));
-        self.peers = Peers::default();
+        self.peers = PeerTracker::default();
         tracing::info!(replica = %id, revision = seen, "joined");
         let mut member = Membership { id, step: 0, sent: 0, seen, last, reported: -1 };
         self.report(&mut member).await?;
@@ -187,7 +188,7 @@ impl<F: Feed> Follower<F> {
         loop {
             let renew = tokio::select! {
                 () = self.stop.cancelled() => return End::Stop,
-                () = self.hint.notified() => Instant::now() >= renewal,
+                () = self.follower_wake.notified() => Instant::now() >= renewal,
                 () = tokio::time::sleep_until(renewal) => true,
             };
             let began = Instant::now();
@@ -219,7 +220,7 @@ impl<F: Feed> Follower<F> {
             match self.feed.read(member.seen).await {
                 Ok(news) => match own(&news, member.id) {
                     None => return Some(End::Lost("its row is gone")),
-                    Some(row) if row.step < member.step && !fault_injection::off("lost_history") => {
+                    Some(row) if row.step < member.step && !fault_injection::disabled("lost_history") => {
                         return Some(End::Lost("the database lost history"));
                     }
                     // The renewal that was under way may have been committed.
@@ -239,7 +240,7 @@ impl<F: Feed> Follower<F> {
     async fn renew(&mut self, member: &mut Membership) -> Result<(), Trouble> {
         // Counted from before it is sent: a reply that is late shortens the lease, never lengthens it.
         let before = self.clock.boottime();
-        if fault_injection::off("renew_before_read") {
+        if fault_injection::disabled("renew_before_read") {
             // The wrong order: what commits after this read and before the renewal is missed.
             self.catch_up(member).await?;
             let before = self.clock.boottime();
@@ -249,7 +250,7 @@ impl<F: Feed> Follower<F> {
         }
         self.step(member).await?;
         let replicas = self.read_and_apply(member, true).await?;
-        let before = if fault_injection::off("count_from_before") { self.clock.boottime() } else { before };
+        let before = if fault_injection::disabled("count_from_before") { self.clock.boottime() } else { before };
         self.lease.extend(self.deadline(before));
         self.report(member).await?;
         self.remove_dead(member, &replicas).await?;
@@ -277,7 +278,7 @@ impl<F: Feed> Follower<F> {
             let news = self.feed.read(member.seen).await?;
             let row = own(&news, member.id);
             let Some(row) = row else { return Err(Trouble::End(End::Lost("its row is gone"))) };
-            if (row.step < member.step || news.head < member.seen) && !fault_injection::off("lost_history") {
+            if (row.step < member.step || news.head < member.seen) && !fault_injection::disabled("lost_history") {
                 // Also when only this renewal does not show: what is not committed extends nothing.
                 return Err(Trouble::End(End::Lost("the database lost history")));
             }
@@ -288,18 +289,18 @@ impl<F: Feed> Follower<F> {
                 // A crash of the database lost the report; without it every Revoke would wait the lease out.
                 member.reported = member.reported.min(row.seen_revision);
             }
-            if renewed && fault_injection::off("extend_after_apply") {
+            if renewed && fault_injection::disabled("extend_after_apply") {
                 self.lease.extend(self.deadline(self.clock.boottime()));
             }
             if !news.changes.is_empty() {
-                fault_injection::linger("slow_apply").await;
+                fault_injection::inject_delay("slow_apply").await;
             }
-            if !member.recognises(&news) && !fault_injection::off("lost_history") {
+            if !member.recognises(&news) && !fault_injection::disabled("lost_history") {
                 return Err(Trouble::End(End::Lost("the database lost a change that was applied")));
             }
             for (revision, digest) in &news.changes {
-                if !fault_injection::off("apply") {
-                    self.cache.apply(digest);
+                if !fault_injection::disabled("apply") {
+                    self.cache.invalidate(digest);
                 }
                 (member.seen, member.last) = (*revision, Some(*digest));
             }
@@ -322,8 +323,8 @@ impl<F: Feed> Follower<F> {
         let now = self.clock.boottime();
         for dead in self.peers.dead(member.id, replicas, now) {
             tracing::info!(replica = %dead.id, "removing a replica that renews no more");
-            fault_injection::linger("slow_remove").await;
-            let step = if fault_injection::off("remove_by_step") { None } else { Some(dead.step) };
+            fault_injection::inject_delay("slow_remove").await;
+            let step = if fault_injection::disabled("remove_by_step") { None } else { Some(dead.step) };
             self.feed.remove(dead.id, step).await?;
         }
         Ok(())
@@ -344,9 +345,9 @@ fn own(news: &News, id: Uuid) -> Option<&ReplicaRow> {
 
 /// When each peer was first seen at its present step.
 #[derive(Debug, Default)]
-struct Peers(HashMap<Uuid, (i64, Micros)>);
+struct PeerTracker(HashMap<Uuid, (i64, Micros)>);
 
-impl Peers {
+impl PeerTracker {
     fn dead(&mut self, own: Uuid, replicas: &[ReplicaRow], now: Micros) -> Vec<ReplicaRow> {
         self.0.retain(|id, _| replicas.iter().any(|row| row.id == *id));
         let mut dead = Vec::new();
@@ -354,7 +355,7 @@ impl Peers {
             let (step, since) = self.0.entry(row.id).or_insert((row.step, now));
             if *step != row.step {
                 (*step, *since) = (row.step, now);
-            } else if now - *since > row.lease_ms.saturating_mul(1_000).saturating_add(micros(MARGIN)) {
+            } else if now - *since > row.lease_ms.saturating_mul(1_000).saturating_add(micros(LEASE_MARGIN)) {
                 dead.push(*row);
             }
         }
@@ -363,7 +364,7 @@ impl Peers {
 }
 
 /// How long a follower may take to leave at a stop; past that its lease runs out by itself.
-pub const LEAVING: Duration = Duration::from_secs(3);
+pub const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs followers on a thread of their own, so that no load on the rest delays a renewal. One that panics is followed by
 /// another, which joins anew; `make` makes each, and what goes on beside it.
@@ -394,7 +395,7 @@ async fn until_stopped<F: Feed>(follower: Follower<F>, beside: impl Future<Outpu
     let stop = follower.stop.clone();
     let leave = async {
         stop.cancelled().await;
-        sleep(LEAVING).await;
+        sleep(LEAVE_TIMEOUT).await;
     };
     tokio::select! {
         () = follower.run() => {}
@@ -405,5 +406,5 @@ async fn until_stopped<F: Feed>(follower: Follower<F>, beside: impl Future<Outpu
 
 /// Waits for a follower's thread without blocking the executor.
 pub async fn joined(thread: std::thread::JoinHandle<()>) {
-    let _ = timeout(LEAVING * 2, tokio::task::spawn_blocking(move || thread.join())).await;
+    let _ = timeout(LEAVE_TIMEOUT * 2, tokio::task::spawn_blocking(move || thread.join())).await;
 }

@@ -24,7 +24,7 @@ impl Lease {
     /// for later could outlive the lease.
     pub fn holds(&self) -> bool {
         let deadline = self.deadline.load(Ordering::Acquire);
-        if fault_injection::off("lease") {
+        if fault_injection::disabled("lease") {
             return true;
         }
         self.clock.boottime() < deadline
@@ -35,7 +35,7 @@ impl Lease {
         self.deadline.store(deadline, Ordering::Release);
     }
 
-    /// Memory answers no more.
+    /// Ends the lease at once: memory may no longer answer.
     pub fn end(&self) {
         self.deadline.store(Micros::MIN, Ordering::SeqCst);
     }

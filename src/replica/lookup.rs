@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use tokio::runtime::Handle;
 
 use super::{
-    cache::{DigestHasher, KeyCache, Mark},
-    cached_key::Entry,
+    cache::{ChangeSeq, DigestHasher, KeyCache},
+    cached_key::CachedKey,
 };
 use crate::{
     domain::{
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Look-ups that wait for a statement, at most; more are refused at once.
-pub const IN_FLIGHT: usize = 4_096;
+pub const MAX_IN_FLIGHT: usize = 4_096;
 /// Statements under way at once.
 const STATEMENTS: usize = 2;
 /// Digests in one statement, at most.
@@ -31,9 +31,9 @@ const GATHERED: usize = 512;
 #[derive(Debug, Clone)]
 pub struct Found {
     /// The key; none if there is no such key.
-    pub entry: Option<Arc<Entry>>,
+    pub entry: Option<Arc<CachedKey>>,
     /// Answers whether a change has overtaken the look-up since.
-    pub mark: Mark,
+    pub seq: ChangeSeq,
 }
 
 type Answer = std::result::Result<Found, StoreError>;
@@ -46,7 +46,7 @@ pub struct Lookups {
 impl Lookups {
     /// Starts the gathering task on `runtime`.
     pub fn start(store: Arc<dyn Store>, cache: Arc<KeyCache>, registry: Arc<Registry>, runtime: &Handle) -> Self {
-        let bounds = Bounds { waiting: IN_FLIGHT, statements: STATEMENTS, together: GATHERED };
+        let bounds = Bounds { waiting: MAX_IN_FLIGHT, statements: STATEMENTS, together: GATHERED };
         let reader = Arc::new(Reader { store, cache, registry });
         Self { gather: Gather::start(bounds, runtime, move |digests| Arc::clone(&reader).look_up(digests)) }
     }
@@ -68,8 +68,9 @@ struct Reader {
 }
 
 impl Reader {
-    fn entry(&self, row: &KeyFacts) -> Entry {
-        Entry::new(row, self.registry.index(&row.keyspace)).reaching(self.registry.reach(&row.keyspaces))
+    fn entry(&self, row: &KeyFacts) -> CachedKey {
+        CachedKey::new(row, self.registry.index(&row.keyspace))
+            .limited_to(self.registry.allowed_keyspaces(&row.keyspaces))
     }
 
     async fn look_up(self: Arc<Self>, asked: Vec<Digest>) -> Vec<Answer> {
@@ -91,24 +92,24 @@ impl Reader {
     }
 
     async fn read(&self, digests: Vec<Digest>) -> std::result::Result<Read, StoreError> {
-        let mark = self.cache.mark();
+        let seq = self.cache.current_seq();
         let rows = self.store.find_by_digests(digests).await?;
         let entries: Entries = rows.iter().map(|row| (row.digest, Arc::new(self.entry(row)))).collect();
-        self.cache.fill(mark, entries.iter());
-        Ok(Read { entries, mark })
+        self.cache.fill(seq, entries.iter());
+        Ok(Read { entries, seq })
     }
 }
 
-type Entries = HashMap<Digest, Arc<Entry>, DigestHasher>;
+type Entries = HashMap<Digest, Arc<CachedKey>, DigestHasher>;
 
 /// What one statement found.
 struct Read {
     entries: Entries,
-    mark: Mark,
+    seq: ChangeSeq,
 }
 
 impl Read {
     fn of(&self, digest: &Digest) -> Found {
-        Found { entry: self.entries.get(digest).cloned(), mark: self.mark }
+        Found { entry: self.entries.get(digest).cloned(), seq: self.seq }
     }
 }

@@ -19,12 +19,12 @@ use tokio::{
 };
 
 use self::{
-    cache::{KeyCache, Mark},
-    cached_key::Entry,
+    cache::{ChangeSeq, KeyCache},
+    cached_key::CachedKey,
     lease::Lease,
     lookup::Lookups,
-    rate_limit_events::LimitedLog,
-    revocation_wait::Acknowledgements,
+    rate_limit_events::RateLimitEventLog,
+    revocation_wait::RevocationWait,
     usage::UsageLog,
 };
 use crate::{
@@ -50,57 +50,57 @@ pub struct Replica {
     /// Uses not written down yet.
     pub usage: UsageLog,
     /// Refusals by rate limits, not told of yet.
-    pub limited: LimitedLog,
+    pub rate_limit_events: RateLimitEventLog,
     /// Wakes this replica's own follower.
-    pub hint: Arc<Notify>,
+    pub follower_wake: Arc<Notify>,
     lookups: Lookups,
     /// None where one process owns the database.
-    acknowledgements: Option<Arc<Acknowledgements>>,
+    revocation_wait: Option<Arc<RevocationWait>>,
 }
 
 /// Whether other replicas may answer from the same database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peers {
+pub enum PeerMode {
     /// One process owns it.
-    Never,
+    SingleProcess,
     /// Any number.
-    Possible,
+    Replicated,
 }
 
 /// The right to read from memory at one moment. Who has it has looked at the lease first: the other way round, an entry
 /// could be older than the lease.
-pub struct Memory<'a> {
+pub struct CacheGuard<'a> {
     replica: &'a Replica,
-    mark: Mark,
+    seq: ChangeSeq,
 }
 
-impl Memory<'_> {
+impl CacheGuard<'_> {
     /// A key, if memory holds it.
-    pub fn recall(&self, digest: &Digest) -> Option<Held> {
-        if fault_injection::off("lease_first") {
+    pub fn get(&self, digest: &Digest) -> Option<KeySnapshot> {
+        if fault_injection::disabled("lease_first") {
             let early = self.replica.cache.get(digest);
-            linger();
-            return early.filter(|_| self.replica.lease.holds()).map(|entry| Held { entry, mark: self.mark });
+            inject_delay();
+            return early.filter(|_| self.replica.lease.holds()).map(|entry| KeySnapshot { entry, seq: self.seq });
         }
-        linger();
-        self.replica.cache.get(digest).map(|entry| Held { entry, mark: self.mark })
+        inject_delay();
+        self.replica.cache.get(digest).map(|entry| KeySnapshot { entry, seq: self.seq })
     }
 }
 
 /// Makes room for whatever may happen in the middle, where a test wants it.
-fn linger() {
-    if fault_injection::off("slow_recall") {
-        std::thread::sleep(2 * fault_injection::LINGER);
+fn inject_delay() {
+    if fault_injection::disabled("slow_recall") {
+        std::thread::sleep(2 * fault_injection::INJECTED_DELAY);
     }
 }
 
 /// A key and the moment up to which it is known to be current.
 #[derive(Debug, Clone)]
-pub struct Held {
+pub struct KeySnapshot {
     /// The key.
-    pub entry: Arc<Entry>,
+    pub entry: Arc<CachedKey>,
     /// Taken before the key was read.
-    pub mark: Mark,
+    pub seq: ChangeSeq,
 }
 
 impl Replica {
@@ -110,27 +110,28 @@ impl Replica {
         registry: Arc<Registry>,
         clock: Arc<dyn Clock>,
         cache_bytes: u64,
-        peers: Peers,
+        peers: PeerMode,
         runtime: &Handle,
     ) -> Self {
         let cache = Arc::new(KeyCache::new(cache_bytes));
-        let acknowledgements = (peers == Peers::Possible).then(|| Acknowledgements::start(Arc::clone(&store), runtime));
+        let revocation_wait =
+            (peers == PeerMode::Replicated).then(|| RevocationWait::start(Arc::clone(&store), runtime));
         Self {
             lookups: Lookups::start(store, Arc::clone(&cache), registry, runtime),
             cache,
             lease: Arc::new(Lease::new(clock)),
             usage: UsageLog::default(),
-            limited: LimitedLog::default(),
-            hint: Arc::default(),
-            acknowledgements,
+            rate_limit_events: RateLimitEventLog::default(),
+            follower_wake: Arc::default(),
+            revocation_wait,
         }
     }
 
     /// The right to read from memory, while the lease holds. To be asked for once the message is received, and given up
     /// at the first wait: what is read by it is as old as the moment of asking, at the most.
-    pub fn memory(&self) -> Option<Memory<'_>> {
-        (fault_injection::off("lease_first") || self.lease.holds())
-            .then(|| Memory { replica: self, mark: self.cache.mark() })
+    pub fn cache_guard(&self) -> Option<CacheGuard<'_>> {
+        (fault_injection::disabled("lease_first") || self.lease.holds())
+            .then(|| CacheGuard { replica: self, seq: self.cache.current_seq() })
     }
 
     /// A key from the store, by a statement sent after this call began.
@@ -138,14 +139,14 @@ impl Replica {
     /// # Errors
     ///
     /// UNAVAILABLE; DEADLINE_EXCEEDED where only the caller's own time ran out.
-    pub async fn look_up(&self, digest: Digest, deadline: Instant) -> Result<Option<Held>> {
+    pub async fn look_up(&self, digest: Digest, deadline: Instant) -> Result<Option<KeySnapshot>> {
         let patience = Instant::now() + PATIENCE;
         loop {
             let found = timeout_at(deadline.min(patience), self.lookups.find(digest)).await;
             let found = found.map_err(|_| self.late(deadline < patience))??;
             // A change that was applied while this waited may be newer than the row.
-            if fault_injection::off("recheck") || self.cache.unchanged(found.mark, &digest) {
-                return Ok(found.entry.map(|entry| Held { entry, mark: found.mark }));
+            if fault_injection::disabled("recheck") || self.cache.unchanged_since(found.seq, &digest) {
+                return Ok(found.entry.map(|entry| KeySnapshot { entry, seq: found.seq }));
             }
         }
     }
@@ -160,31 +161,31 @@ impl Replica {
 
     /// Whether other replicas may answer from the same database.
     pub fn has_peers(&self) -> bool {
-        self.acknowledgements.is_some()
+        self.revocation_wait.is_some()
     }
 
     /// Waits until no replica answers from a state before `revision`, whose change is committed.
-    pub async fn acknowledged(&self, revision: i64) {
-        if let Some(acknowledgements) = &self.acknowledgements {
-            self.hint.notify_one();
-            acknowledgements.wait(revision).await;
+    pub async fn wait_for_replicas(&self, revision: i64) {
+        if let Some(revocation_wait) = &self.revocation_wait {
+            self.follower_wake.notify_one();
+            revocation_wait.wait(revision).await;
         }
     }
 
     /// A notification came from the database, or may have been missed.
-    pub fn told(&self, hint: Hint) {
+    pub fn on_notification(&self, hint: Hint) {
         if hint != Hint::Seen {
-            self.hint.notify_one();
+            self.follower_wake.notify_one();
         }
-        if let Some(acknowledgements) = &self.acknowledgements
+        if let Some(revocation_wait) = &self.revocation_wait
             && hint != Hint::Change
         {
-            acknowledgements.tell();
+            revocation_wait.tell();
         }
     }
 
     /// Whether nothing was applied to this key since it was read: asked again after each wait.
-    pub fn is_current(&self, held: &Held, digest: &Digest) -> bool {
-        fault_injection::off("recheck") || self.cache.unchanged(held.mark, digest)
+    pub fn is_current(&self, held: &KeySnapshot, digest: &Digest) -> bool {
+        fault_injection::disabled("recheck") || self.cache.unchanged_since(held.seq, digest)
     }
 }

@@ -18,7 +18,7 @@ const SHORTEST: Micros = 60 * SECOND;
 
 /// A refusal to tell of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RateLimitEvent {
     /// The key.
     pub key: KeyId,
     /// The window that it fell in: windows follow each other from the unix epoch on.
@@ -33,17 +33,17 @@ struct Noted {
 }
 
 /// What was refused in each key's window, noted once.
-pub struct LimitedLog {
+pub struct RateLimitEventLog {
     shards: [Mutex<HashMap<KeyId, Noted>>; SHARDS],
 }
 
-impl Default for LimitedLog {
+impl Default for RateLimitEventLog {
     fn default() -> Self {
         Self { shards: std::array::from_fn(|_| Mutex::default()) }
     }
 }
 
-impl LimitedLog {
+impl RateLimitEventLog {
     /// Notes a refusal.
     pub fn note(&self, key: KeyId, limit: RateLimit, now: Micros) {
         let length = limit.window.max(SHORTEST);
@@ -59,13 +59,13 @@ impl LimitedLog {
     }
 
     /// Takes what was noted since the last time, and forgets windows that are over.
-    pub fn take(&self, now: Micros) -> Vec<Refusal> {
+    pub fn take(&self, now: Micros) -> Vec<RateLimitEvent> {
         let mut taken = Vec::new();
         for shard in &self.shards {
             shard.lock().retain(|key, noted| {
                 if !noted.taken {
                     noted.taken = true;
-                    taken.push(Refusal { key: *key, window_start: noted.start });
+                    taken.push(RateLimitEvent { key: *key, window_start: noted.start });
                 }
                 noted.end > now
             });
@@ -74,7 +74,7 @@ impl LimitedLog {
     }
 
     /// Takes back what could not be written, unless a newer window has begun.
-    pub fn give_back(&self, taken: &[Refusal], now: Micros) {
+    pub fn restore(&self, taken: &[RateLimitEvent], now: Micros) {
         for refusal in taken {
             let mut shard = self.shards[shard_of(refusal.key)].lock();
             let again = Noted { start: refusal.window_start, end: now + SHORTEST, taken: false };
@@ -103,25 +103,25 @@ mod tests {
 
     #[test]
     fn a_key_is_noted_once_a_window() {
-        let log = LimitedLog::default();
+        let log = RateLimitEventLog::default();
         for now in [100, 150, 199] {
             log.note(key(1), LIMIT, now * SECOND);
         }
-        let first = Refusal { key: key(1), window_start: 100 * SECOND };
+        let first = RateLimitEvent { key: key(1), window_start: 100 * SECOND };
         assert_eq!(log.take(199 * SECOND), [first]);
         log.note(key(1), LIMIT, 199 * SECOND);
         // A clock that steps back makes no new window.
         log.note(key(1), LIMIT, 99 * SECOND);
         assert_eq!(log.take(199 * SECOND), []);
         log.note(key(1), LIMIT, 200 * SECOND);
-        assert_eq!(log.take(200 * SECOND), [Refusal { window_start: 200 * SECOND, ..first }]);
+        assert_eq!(log.take(200 * SECOND), [RateLimitEvent { window_start: 200 * SECOND, ..first }]);
         assert_eq!(log.take(300 * SECOND), []);
         assert!(log.shards.iter().all(|shard| shard.lock().is_empty()), "what is over is forgotten");
     }
 
     #[test]
     fn a_short_window_is_told_of_once_a_minute() {
-        let log = LimitedLog::default();
+        let log = RateLimitEventLog::default();
         let limit = RateLimit { limit: 1, window: SECOND };
         (0..60).for_each(|second| log.note(key(1), limit, (120 + second) * SECOND));
         assert_eq!(log.take(179 * SECOND).len(), 1);
@@ -129,19 +129,19 @@ mod tests {
 
     #[test]
     fn what_could_not_be_written_is_taken_again() {
-        let log = LimitedLog::default();
+        let log = RateLimitEventLog::default();
         log.note(key(1), LIMIT, 100 * SECOND);
         let taken = log.take(150 * SECOND);
-        log.give_back(&taken, 150 * SECOND);
+        log.restore(&taken, 150 * SECOND);
         log.note(key(1), LIMIT, 160 * SECOND);
         assert_eq!(log.take(250 * SECOND), taken);
-        log.give_back(&taken, 250 * SECOND);
+        log.restore(&taken, 250 * SECOND);
         assert_eq!(log.take(250 * SECOND), taken, "its window being over does not lose it");
     }
 
     #[test]
     fn memory_is_bounded() {
-        let log = LimitedLog::default();
+        let log = RateLimitEventLog::default();
         (0..200_000).for_each(|n| log.note(key(n), LIMIT, 100 * SECOND));
         assert_eq!(log.take(100 * SECOND).len(), NOTED * SHARDS);
     }

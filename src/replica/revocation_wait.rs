@@ -16,7 +16,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{fault_injection, follower::MARGIN};
+use super::{fault_injection, follower::LEASE_MARGIN};
 use crate::store::{ReplicaRow, Store};
 
 /// Between two looks at the replicas, when no notification comes.
@@ -31,7 +31,7 @@ struct Look {
 }
 
 /// Looks at the replicas for everyone who waits: one statement at a time, however many they are.
-pub struct Acknowledgements {
+pub struct RevocationWait {
     begun: AtomicU64,
     wanted: Notify,
     looks: watch::Sender<Look>,
@@ -39,7 +39,7 @@ pub struct Acknowledgements {
     told: watch::Sender<u64>,
 }
 
-impl Acknowledgements {
+impl RevocationWait {
     /// Starts looking on `runtime`, whenever somebody wants it.
     pub fn start(store: Arc<dyn Store>, runtime: &Handle) -> Arc<Self> {
         let first = Look { number: 0, rows: Arc::default() };
@@ -75,7 +75,7 @@ impl Acknowledgements {
     /// Only the replicas of the first look matter: one that joins later reads a revision that has the change. Only what
     /// passes on this clock since that look matters, so no two clocks are ever compared.
     pub async fn wait(&self, revision: i64) {
-        if fault_injection::off("acknowledge") {
+        if fault_injection::disabled("acknowledge") {
             return;
         }
         let mut looks = self.looks.subscribe();
@@ -87,7 +87,7 @@ impl Acknowledgements {
         loop {
             let Some(longest) = behind.iter().map(|row| row.lease_ms).max() else { return };
             let lease = Duration::from_millis(u64::try_from(longest).unwrap_or(0));
-            let lease = if fault_injection::off("whole_wait") { lease / 10 } else { lease + MARGIN };
+            let lease = if fault_injection::disabled("whole_wait") { lease / 10 } else { lease + LEASE_MARGIN };
             let bound = began + lease;
             if Instant::now() >= bound {
                 return;
@@ -109,7 +109,7 @@ impl Acknowledgements {
     }
 }
 
-async fn look(board: std::sync::Weak<Acknowledgements>, store: Arc<dyn Store>) {
+async fn look(board: std::sync::Weak<RevocationWait>, store: Arc<dyn Store>) {
     loop {
         let Some(this) = board.upgrade() else { return };
         let wanted = tokio::time::timeout(Duration::from_secs(1), this.wanted.notified()).await;

@@ -13,7 +13,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::cached_key::Entry;
+use super::cached_key::CachedKey;
 use crate::{domain::clock::Micros, store::Usage};
 
 /// Entries that wait in either queue, at most. Each is kept alive, also when the cache has dropped it and holds the key
@@ -26,20 +26,20 @@ pub struct UsageLog {
     /// Uses that there was no room for.
     dropped: AtomicU64,
     /// Used since the last [`Self::gather`].
-    queued: Mutex<Vec<Arc<Entry>>>,
+    queued: Mutex<Vec<Arc<CachedKey>>>,
     /// Next to be written. An entry is queued again only once it was taken from here, so each is here once.
-    due: Mutex<VecDeque<Arc<Entry>>>,
+    due: Mutex<VecDeque<Arc<CachedKey>>>,
 }
 
 impl UsageLog {
     /// Counts a use. The entry is kept until it is written, also when the cache drops it.
-    pub fn mark(&self, entry: &Arc<Entry>, now: Micros) {
-        if entry.uses.mark(now) {
+    pub fn record(&self, entry: &Arc<CachedKey>, now: Micros) {
+        if entry.uses.record(now) {
             self.queue(entry);
         }
     }
 
-    fn queue(&self, entry: &Arc<Entry>) {
+    fn queue(&self, entry: &Arc<CachedKey>) {
         let mut queued = self.queued.lock();
         if queued.len() < MOST {
             queued.push(Arc::clone(entry));
@@ -74,7 +74,7 @@ impl UsageLog {
     }
 
     /// Takes the uses of up to `most` entries that are due, those first that waited longest; says how many are left.
-    pub fn take(&self, most: usize) -> (Vec<Taken>, usize) {
+    pub fn take(&self, most: usize) -> (Vec<TakenUsage>, usize) {
         let (entries, left) = {
             let mut due = self.due.lock();
             let most = most.min(due.len());
@@ -82,15 +82,15 @@ impl UsageLog {
         };
         let taken = entries.into_iter().map(|entry| {
             let (last_used_at, count) = entry.uses.take();
-            Taken { entry, last_used_at, count }
+            TakenUsage { entry, last_used_at, count }
         });
         (taken.filter(|taken| taken.count > 0).collect(), left)
     }
 
     /// Takes uses back that could not be written down.
-    pub fn give_back(&self, taken: Vec<Taken>) {
-        for Taken { entry, count, .. } in taken {
-            if entry.uses.give_back(count) {
+    pub fn restore(&self, taken: Vec<TakenUsage>) {
+        for TakenUsage { entry, count, .. } in taken {
+            if entry.uses.restore(count) {
                 self.queue(&entry);
             }
         }
@@ -98,13 +98,13 @@ impl UsageLog {
 }
 
 /// Uses on their way to the store.
-pub struct Taken {
-    entry: Arc<Entry>,
+pub struct TakenUsage {
+    entry: Arc<CachedKey>,
     last_used_at: Micros,
     count: i64,
 }
 
-impl Taken {
+impl TakenUsage {
     /// As the store takes it.
     pub fn usage(&self) -> Usage {
         Usage { id: self.entry.id, last_used_at: self.last_used_at, count: self.count }
@@ -118,27 +118,27 @@ mod tests {
     use super::*;
     use crate::{domain::key::Binding, replica::cached_key::tests::facts};
 
-    fn entry() -> Arc<Entry> {
-        Arc::new(Entry::new(&facts(Binding::default(), String::new(), Vec::new(), BTreeMap::default()), None))
+    fn entry() -> Arc<CachedKey> {
+        Arc::new(CachedKey::new(&facts(Binding::default(), String::new(), Vec::new(), BTreeMap::default()), None))
     }
 
-    fn counts(taken: &[Taken]) -> Vec<i64> {
+    fn counts(taken: &[TakenUsage]) -> Vec<i64> {
         taken.iter().map(|taken| taken.count).collect()
     }
 
     #[test]
     fn a_key_is_due_once_however_often_it_is_used_and_no_use_is_lost() {
         let (log, first, second) = (UsageLog::default(), entry(), entry());
-        log.mark(&first, 1);
+        log.record(&first, 1);
         assert!(log.take(9).0.is_empty(), "not due before it is gathered");
-        log.mark(&first, 2);
-        log.mark(&second, 3);
+        log.record(&first, 2);
+        log.record(&second, 3);
         assert_eq!(log.gather(), 2);
         // Used again while it waits: counted with what is taken, and not queued a second time.
-        log.mark(&first, 4);
+        log.record(&first, 4);
         let (taken, left) = log.take(1);
         assert_eq!((counts(&taken), taken[0].usage().last_used_at, left), (vec![3], 4, 1));
-        log.mark(&first, 5);
+        log.record(&first, 5);
         assert_eq!(log.gather(), 2, "the second one, and the first one's new use");
         assert_eq!(counts(&log.take(9).0), [1, 1]);
     }
@@ -149,7 +149,7 @@ mod tests {
         let keys: Vec<_> = (0..3 * MOST).map(|_| entry()).collect();
         for round in 1..=3 {
             for key in &keys {
-                log.mark(key, round);
+                log.record(key, round);
             }
             log.gather();
         }
@@ -160,18 +160,18 @@ mod tests {
         while log.take(100).1 > 0 {}
         log.gather();
         while log.take(100).1 > 0 {}
-        log.mark(&keys[3 * MOST - 1], 9);
+        log.record(&keys[3 * MOST - 1], 9);
         assert_eq!(log.gather(), 1, "there is room again, also for one that was turned away");
     }
 
     #[test]
     fn what_could_not_be_written_is_due_again_with_the_next_round() {
         let (log, key) = (UsageLog::default(), entry());
-        log.mark(&key, 1);
+        log.record(&key, 1);
         log.gather();
         let (taken, _) = log.take(9);
-        log.mark(&key, 2);
-        log.give_back(taken);
+        log.record(&key, 2);
+        log.restore(taken);
         assert_eq!(log.gather(), 1);
         let (taken, left) = log.take(9);
         assert_eq!((counts(&taken), taken[0].usage().last_used_at, left), (vec![2], 2, 0));

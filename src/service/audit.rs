@@ -10,10 +10,10 @@ use crate::{
         access::{self, Manager},
         caller::Caller,
         clock::Micros,
-        error::{Error, Kind, Result},
+        error::{Error, ErrorKind, Result},
         event::{Event, EventId, EventType},
         key::{Binding, KeyId},
-        validation::{PAGE, Violations},
+        validation::{MAX_PAGE_SIZE, Violations},
     },
     store::events::{Delivery, EventQuery},
 };
@@ -84,7 +84,7 @@ impl Service {
         });
         let backwards = request.start.zip(request.end).is_some_and(|(start, end)| start >= end);
         violations.check(!backwards, "end_time", "must be after the start");
-        violations.check(request.page_size <= PAGE, "page_size", "must be 0 to 1000");
+        violations.check(request.page_size <= MAX_PAGE_SIZE, "page_size", "must be 0 to 1000");
         violations.finish()?;
         let Binding { organization, instance, environment } = request.binding;
         let mut binding = [named(organization), named(instance), named(environment)];
@@ -128,7 +128,7 @@ impl Service {
     ) -> Result<DeliveryPage> {
         let manager = access::may_manage(caller)?;
         let mut violations = Violations::default();
-        violations.check(page_size_asked <= PAGE, "page_size", "must be 0 to 1000");
+        violations.check(page_size_asked <= MAX_PAGE_SIZE, "page_size", "must be 0 to 1000");
         let key = match subject {
             DeliverySubject::Event(id) => {
                 let id = parsed(&mut violations, "event_id", id.parse::<EventId>());
@@ -165,7 +165,7 @@ impl Service {
         let Some(id) = id else { return Err(no_such_event()) };
         manager.may_change(&self.visible_event(manager, id, context).await?.key)?;
         let delivery = bounded(context, self.store.redeliver(id, self.now())).await?;
-        let none = || Error::new(Kind::FailedPrecondition, "CONFLICT", "The key has no webhook to tell");
+        let none = || Error::new(ErrorKind::FailedPrecondition, "CONFLICT", "The key has no webhook to tell");
         let delivery = delivery.ok_or_else(none)?;
         self.deliveries.notify_one();
         Ok(shown(manager, delivery))
@@ -200,7 +200,7 @@ fn parsed<T, E: ToString>(
 }
 
 fn no_such_event() -> Error {
-    Error::new(Kind::NotFound, "NOT_FOUND", "No such event")
+    Error::new(ErrorKind::NotFound, "NOT_FOUND", "No such event")
 }
 
 /// What makes two pages belong to one query: the filters as they are after the caller's own limits.

@@ -13,16 +13,16 @@ use super::{
 use crate::{
     domain::{
         access,
-        caller::{Caller, KeyCaller, Proof},
-        error::{Error, Kind, Result},
+        caller::{AuthMethod, Caller, KeyCaller},
+        error::{Error, ErrorKind, Result},
         key::{Digest, KeyId},
-        keyspace::{RESERVED, ROOT_SCOPE, Reach, VERIFY_SCOPE},
+        keyspace::{AllowedKeyspaces, RESERVED_KEYSPACE, ROOT_SCOPE, VERIFY_SCOPE},
         rate_limit::RateState,
         secret,
-        verdict::{Assertions, Code, Facts},
+        verdict::{Assertions, KeyView, VerdictCode},
     },
     limiter::Subject,
-    replica::{Memory, cached_key::Entry},
+    replica::{CacheGuard, cached_key::CachedKey},
 };
 
 /// A caller that has proved who it is.
@@ -58,12 +58,12 @@ impl Service {
         context: Context<'_>,
     ) -> Result<Authenticated> {
         if self.is_root(credential) {
-            return Ok(Authenticated { caller: Caller::Operator { proof: Proof::Root }, rate: None });
+            return Ok(Authenticated { caller: Caller::Operator { method: AuthMethod::Root }, rate: None });
         }
         let check = Check {
             secret: credential,
             keyspace: "",
-            reach: None,
+            allowed_keyspaces: None,
             asserted: Assertions::default(),
             host_environment: context.host_environment,
             cost: match admission {
@@ -144,30 +144,34 @@ impl Service {
 
     fn admit(&self, outcome: &Outcome, admission: Admission) -> Result<Authenticated> {
         match (&outcome.entry, outcome.code) {
-            (Some(entry), Code::Valid) => Ok(Authenticated { caller: self.caller(entry), rate: outcome.rate }),
-            (Some(entry), Code::Revoked) if admission == Admission::Revoking => {
+            (Some(entry), VerdictCode::Valid) => Ok(Authenticated { caller: self.caller(entry), rate: outcome.rate }),
+            (Some(entry), VerdictCode::Revoked) if admission == Admission::Revoking => {
                 Ok(Authenticated { caller: self.caller(entry), rate: None })
             }
-            (entry, Code::RateLimited) => {
+            (entry, VerdictCode::RateLimited) => {
                 Err(Error { presented: entry.as_ref().map(|entry| entry.id), ..rate_limited(outcome.rate) })
             }
             (entry, code) => Err(Error {
                 presented: entry.as_ref().map(|entry| entry.id),
-                ..Error::new(Kind::Unauthenticated, code.name(), "Invalid or expired API key")
+                ..Error::new(ErrorKind::Unauthenticated, code.name(), "Invalid or expired API key")
             }),
         }
     }
 
     /// [`Self::authenticate_verifier`] as far as memory goes; none if a look-up is needed.
-    pub fn verifier_from_memory(&self, memory: &Memory<'_>, credential: &str) -> Option<Result<Option<Arc<Reach>>>> {
-        if credential.len() > secret::LONGEST {
+    pub fn verifier_from_memory(
+        &self,
+        memory: &CacheGuard<'_>,
+        credential: &str,
+    ) -> Option<Result<Option<Arc<AllowedKeyspaces>>>> {
+        if credential.len() > secret::MAX_SECRET_LEN {
             return None;
         }
         let digest = secret::digest(credential);
         if self.is_root_digest(&digest) {
             return Some(Ok(None));
         }
-        let held = memory.recall(&digest)?;
+        let held = memory.get(&digest)?;
         let outcome = self.free_verdict(credential, &held.entry);
         Some(self.admit(&outcome, Admission::Free).and_then(|admitted| access::may_verify(&admitted.caller)))
     }
@@ -177,7 +181,11 @@ impl Service {
     /// # Errors
     ///
     /// As [`Self::authenticate`], and PERMISSION_DENIED for any other caller.
-    pub async fn authenticate_verifier(&self, credential: &str, deadline: Instant) -> Result<Option<Arc<Reach>>> {
+    pub async fn authenticate_verifier(
+        &self,
+        credential: &str,
+        deadline: Instant,
+    ) -> Result<Option<Arc<AllowedKeyspaces>>> {
         let context = Context { deadline, host_environment: "", client: None };
         let authenticated = self.authenticate_any(credential, Admission::Free, context).await?;
         access::may_verify(&authenticated.caller)
@@ -187,7 +195,7 @@ impl Service {
     /// forgiven answered as a spent limit. The credential was looked at first: whoever shares the address and has a good
     /// one never hears of it. A request without a credential has not tried.
     pub fn refused(&self, client: Subject, error: Error) -> Error {
-        if error.kind != Kind::Unauthenticated || error.reason == "MISSING_CREDENTIAL" {
+        if error.kind != ErrorKind::Unauthenticated || error.reason == "MISSING_CREDENTIAL" {
             return error;
         }
         let wait = self.failures.fail(client);
@@ -206,16 +214,19 @@ impl Service {
         self.root.is_some_and(|root| digest.0.ct_eq(&root.0).into())
     }
 
-    fn caller(&self, entry: &Arc<Entry>) -> Caller {
+    fn caller(&self, entry: &Arc<CachedKey>) -> Caller {
         let keyspace = entry.keyspace.and_then(|index| self.registry.get(index));
         // `decide` answers not-found for a key without a keyspace, so this is only for the type.
-        let Some(keyspace) = keyspace else { return Caller::Nobody };
-        if keyspace.name == RESERVED {
+        let Some(keyspace) = keyspace else { return Caller::Anonymous };
+        if keyspace.name == RESERVED_KEYSPACE {
             if entry.holds(ROOT_SCOPE) {
-                return Caller::Operator { proof: Proof::Key(entry.id) };
+                return Caller::Operator { method: AuthMethod::Key(entry.id) };
             }
             if entry.holds(VERIFY_SCOPE) {
-                return Caller::Service { proof: Proof::Key(entry.id), reach: entry.reach().cloned() };
+                return Caller::Service {
+                    method: AuthMethod::Key(entry.id),
+                    allowed_keyspaces: entry.allowed_keyspaces().cloned(),
+                };
             }
         }
         let admin = keyspace.admin_scope.as_deref().is_some_and(|scope| entry.holds(scope));
@@ -234,6 +245,6 @@ pub fn rate_limited(rate: Option<RateState>) -> Error {
     Error {
         rate,
         retry_after: retry_after.map(std::time::Duration::from_micros),
-        ..Error::new(Kind::ResourceExhausted, "RATE_LIMITED", "Rate limit exceeded")
+        ..Error::new(ErrorKind::ResourceExhausted, "RATE_LIMITED", "Rate limit exceeded")
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     domain::{
         clock::Entropy,
         keyspace::Keyspace,
-        master_keys::{Installation, MasterKey, fingerprint},
+        master_keys::{MasterKey, MasterKeys, fingerprint},
         secret::Secret,
     },
     store::{InstallationRow, Store, StoreError},
@@ -42,7 +42,7 @@ pub async fn installation(
     store: &dyn Store,
     entropy: &dyn Entropy,
     given: &[MasterKey],
-) -> Result<Installation, InstallationError> {
+) -> Result<MasterKeys, InstallationError> {
     let mut made = Vec::new();
     if given.is_empty() {
         let mut key = MasterKey::new([0; 32]);
@@ -70,7 +70,7 @@ pub async fn installation(
         let mut epochs = stored.earlier.clone();
         epochs.push(stored.fingerprint.clone());
         if epochs.contains(&fingerprint(first)) {
-            return Ok(Installation::new(first, others, &epochs));
+            return Ok(MasterKeys::new(first, others, &epochs));
         }
         // A key that the database kept is one of those given by now, and has no business there any more.
         let next = InstallationRow { fingerprint: fingerprint(first), key: None, earlier: epochs };
@@ -113,7 +113,7 @@ impl Service {
     fn new_root_key(&self) -> (Secret, crate::domain::key::KeyRecord) {
         let reserved = Keyspace::reserved();
         let prefix = reserved.prefixes.of("").unwrap_or_default();
-        let secret = reserved.encoding.generate(prefix, &self.installation, &*self.entropy);
+        let secret = reserved.encoding.generate(prefix, &self.master_keys, &*self.entropy);
         let record = root_key(&secret, self.ids.next(&*self.clock, &*self.entropy), self.now());
         (secret, record)
     }

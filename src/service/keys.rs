@@ -12,11 +12,11 @@ use crate::{
         caller::{Caller, KeyCaller},
         clock::Micros,
         egress::Egress,
-        error::{Error, Kind, Result},
+        error::{Error, ErrorKind, Result},
         key::{Binding, KeyId, KeyRecord, KeyStatus},
-        keyspace::{Keyspace, RESERVED, Registry},
+        keyspace::{Keyspace, RESERVED_KEYSPACE, Registry},
         rate_limit::RateLimit,
-        secret::{self, SHOWN, Secret},
+        secret::{self, DISPLAY_PREFIX_LEN, Secret},
         validation::Violations,
         webhook::OVERLAP,
     },
@@ -107,14 +107,14 @@ impl Service {
         let prefix = keyspace.prefixes.of(&request.binding.environment).unwrap_or_default();
         let id = self.ids.next(&*self.clock, &*self.entropy);
         let hooked = !request.webhook_url.is_empty();
-        let webhook_version = if hooked { self.installation.next_webhook_version(0) } else { 0 };
+        let webhook_version = if hooked { self.master_keys.next_webhook_version(0) } else { 0 };
         let scopes = request.scopes.unwrap_or_else(|| keyspace.default_scopes.clone());
-        let secret = keyspace.encoding.generate(prefix, &self.installation, &*self.entropy);
+        let secret = keyspace.encoding.generate(prefix, &self.master_keys, &*self.entropy);
         let key = KeyRecord {
             id,
             keyspace: keyspace.name.clone(),
             digest: secret::digest(secret.expose()),
-            prefix: secret.expose().chars().take(SHOWN).collect(),
+            prefix: secret.expose().chars().take(DISPLAY_PREFIX_LEN).collect(),
             binding: request.binding,
             name: request.name,
             scopes: deduplicated(scopes),
@@ -134,7 +134,7 @@ impl Service {
         };
         bounded(context, self.store.create_key(key.clone())).await?;
         self.told(&key);
-        let webhook_secret = hooked.then(|| self.installation.webhook_secret(id, webhook_version)).flatten();
+        let webhook_secret = hooked.then(|| self.master_keys.webhook_secret(id, webhook_version)).flatten();
         Ok(Created { key, secret, webhook_secret })
     }
 
@@ -240,7 +240,7 @@ impl Service {
             return Ok(Rehooked { key: before, webhook_secret: None });
         }
         let from = if hook.rotate_secret { before.webhook_version } else { 0 };
-        let to = self.installation.next_webhook_version(from);
+        let to = self.master_keys.next_webhook_version(from);
         let secret = SecretChange { from, to, former_until: at.saturating_add(OVERLAP) };
         let update = WebhookUpdate { url: hook.url, secret, at, by, event: self.event_id() };
         let change = bounded(context, self.store.set_webhook(before.id, update)).await?;
@@ -248,12 +248,12 @@ impl Service {
         if !change.applied {
             let state = if change.key.status(self.now()) == KeyStatus::Revoked { "revoked" } else { "expired" };
             let message = format!("The key is {state}; its webhook cannot be changed");
-            return Err(Error::new(Kind::FailedPrecondition, "CONFLICT", message));
+            return Err(Error::new(ErrorKind::FailedPrecondition, "CONFLICT", message));
         }
         self.told(&change.key);
         let (id, version) = (change.key.id, change.key.webhook_version);
         let new = hook.rotate_secret || before.webhook_version == 0 && version > 0;
-        let webhook_secret = new.then(|| self.installation.webhook_secret(id, version)).flatten();
+        let webhook_secret = new.then(|| self.master_keys.webhook_secret(id, version)).flatten();
         Ok(Rehooked { key: self.with_last_use(change.key), webhook_secret })
     }
 }
@@ -334,7 +334,7 @@ fn host_environment(caller: &Caller, binding: &mut Binding, host: &str) -> Resul
 /// Whether the caller has no more rights to create than anybody.
 fn is_public(caller: &Caller) -> bool {
     match caller {
-        Caller::Nobody => true,
+        Caller::Anonymous => true,
         Caller::Key(key) => !key.admin,
         Caller::Operator { .. } | Caller::Service { .. } | Caller::Session(_) => false,
     }
@@ -364,9 +364,9 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn root_key(service_key: &Secret, id: KeyId, now: Micros) -> KeyRecord {
     KeyRecord {
         id,
-        keyspace: RESERVED.to_owned(),
+        keyspace: RESERVED_KEYSPACE.to_owned(),
         digest: secret::digest(service_key.expose()),
-        prefix: service_key.expose().chars().take(SHOWN).collect(),
+        prefix: service_key.expose().chars().take(DISPLAY_PREFIX_LEN).collect(),
         binding: Binding::default(),
         name: "root".to_owned(),
         scopes: vec![crate::domain::keyspace::ROOT_SCOPE.to_owned()],

@@ -10,7 +10,7 @@ use crate::{
         error::{Error, Result},
         key::{Binding, KeyId, KeyRecord, KeyStatus},
         page_token,
-        validation::{DEFAULT_PAGE, PAGE, Violations},
+        validation::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Violations},
     },
     store::ListQuery,
 };
@@ -52,7 +52,7 @@ impl Service {
         violations.binding(&request.binding);
         violations.bound("keyspace", &request.keyspace);
         violations.actor("created_by", &request.created_by);
-        violations.check(request.page_size <= PAGE, "page_size", "must be 0 to 1000");
+        violations.check(request.page_size <= MAX_PAGE_SIZE, "page_size", "must be 0 to 1000");
         violations.finish()?;
         let Binding { organization, instance, environment } = request.binding;
         let mut binding = [named(organization), named(instance), named(environment)];
@@ -95,7 +95,7 @@ impl Service {
 impl Service {
     /// Gives the page after `last`, whatever kind of UUID that is: the filters tell.
     pub(super) fn token(&self, filters: &[Vec<u8>], last: Uuid) -> String {
-        page_token::token(&self.installation, &parts(filters), KeyId(last))
+        page_token::token(&self.master_keys, &parts(filters), KeyId(last))
     }
 
     /// Where a page begins; none for the first one.
@@ -103,7 +103,7 @@ impl Service {
         if token.is_empty() {
             return Ok(None);
         }
-        let last = page_token::position(&self.installation, &parts(filters), token);
+        let last = page_token::position(&self.master_keys, &parts(filters), token);
         let last = last.ok_or_else(|| Error::invalid("page_token", "is not a token of this query"))?;
         Ok(Some(last.0))
     }
@@ -115,7 +115,7 @@ fn parts(filters: &[Vec<u8>]) -> Vec<&[u8]> {
 
 /// 0 asks for the default.
 pub(super) fn page_size(asked: u32) -> u32 {
-    if asked == 0 { DEFAULT_PAGE } else { asked }
+    if asked == 0 { DEFAULT_PAGE_SIZE } else { asked }
 }
 
 /// How many of the keys fit on one page; one always does.

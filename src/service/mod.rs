@@ -20,14 +20,14 @@ use crate::{
         event::{EventId, EventRules},
         key::{Digest, KeyIds, KeyRecord},
         keyspace::Registry,
-        master_keys::Installation,
+        master_keys::MasterKeys,
         rate_limit::{FAILED_AUTHENTICATIONS, PUBLIC_CREATIONS, RateLimit},
     },
-    limiter::{Limiter, Subject, auth_failures::Failures, memory::MemoryLimiter},
-    replica::{Replica, usage::Taken},
+    limiter::{Limiter, Subject, auth_failures::AuthFailures, memory::MemoryLimiter},
+    replica::{Replica, usage::TakenUsage},
     session::Sessions,
     store::Store,
-    telemetry::{Levels, Metrics},
+    telemetry::{GaugeSnapshot, Metrics},
 };
 
 /// Everything that use cases need.
@@ -39,13 +39,13 @@ pub struct Service {
     /// The keyspaces.
     pub registry: Arc<Registry>,
     /// The installation's subkeys.
-    pub installation: Installation,
+    pub master_keys: MasterKeys,
     /// The issuers whose tokens are sessions.
     pub sessions: Sessions,
     /// Spent limits of keys and of client addresses.
     pub limiter: Limiter,
     /// Failed authentications by client address.
-    pub failures: Failures,
+    pub failures: AuthFailures,
     /// Creations without a credential, for each client address.
     pub public_create_limit: RateLimit,
     /// Where webhooks may be.
@@ -77,7 +77,7 @@ pub struct Essentials {
     /// The keyspaces.
     pub registry: Arc<Registry>,
     /// The installation's subkeys.
-    pub installation: Installation,
+    pub master_keys: MasterKeys,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Chance.
@@ -101,16 +101,16 @@ impl Service {
     /// A service that trusts no issuer and has no root credential of the environment, with every other rule as it is
     /// where nothing is configured.
     pub fn plain(essentials: Essentials) -> Self {
-        let Essentials { store, replica, registry, installation, clock, entropy, runtime } = essentials;
+        let Essentials { store, replica, registry, master_keys, clock, entropy, runtime } = essentials;
         Self {
             store,
             replica: Arc::new(replica),
             metrics: Metrics::new(&registry),
             registry,
-            installation,
+            master_keys,
             sessions: Sessions::none(Arc::clone(&clock)),
             limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), None),
-            failures: Failures::new(FAILED_AUTHENTICATIONS, Arc::clone(&clock)),
+            failures: AuthFailures::new(FAILED_AUTHENTICATIONS, Arc::clone(&clock)),
             public_create_limit: PUBLIC_CREATIONS,
             egress: Egress::default(),
             deliveries: Notify::new(),
@@ -147,10 +147,10 @@ impl Service {
     }
 
     /// What the gauges show.
-    pub fn levels(&self) -> Levels {
+    pub fn levels(&self) -> GaugeSnapshot {
         let pool = self.store.pool();
         let sessions = self.sessions.level();
-        Levels {
+        GaugeSnapshot {
             open: pool.open,
             idle: pool.idle,
             cached_keys: self.replica.cache.len(),
@@ -159,7 +159,7 @@ impl Service {
             lease_micros: self.replica.lease.left(),
             limited_subjects: self.limiter.subjects(),
             limits_shared: self.limiter.is_shared(),
-            limits_fallen_back: self.limiter.fallen_back(),
+            limits_fallen_back: self.limiter.fallbacks(),
             issuers_without_keys: sessions.map(|level| level.without),
             issuer_keys_micros: sessions.map(|level| level.oldest),
             issuer_failures: sessions.map_or(0, |level| level.failures),
@@ -173,10 +173,10 @@ impl Service {
         if taken.is_empty() {
             return left;
         }
-        let usage = taken.iter().map(Taken::usage).collect();
+        let usage = taken.iter().map(TakenUsage::usage).collect();
         if let Err(error) = self.store.record_usage(usage).await {
             tracing::warn!(%error, keys = taken.len(), "uses could not be written down; they are kept");
-            self.replica.usage.give_back(taken);
+            self.replica.usage.restore(taken);
             return 0;
         }
         left

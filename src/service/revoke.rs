@@ -58,7 +58,7 @@ impl Service {
             // Before memory forgets the key, and with it a use that is not written down yet.
             let key = key?.map(|key| service.with_last_use(key));
             if let Some(key) = &key {
-                service.replica.cache.apply(&key.digest);
+                service.replica.cache.invalidate(&key.digest);
                 service.told(key);
             }
             Ok::<_, Error>(key)
@@ -70,7 +70,7 @@ impl Service {
             return Err(Error::unavailable("the key was read back unrevoked"));
         }
         let start = Instant::now();
-        let certain = timeout_at(deadline, self.replica.acknowledged(key.revision)).await;
+        let certain = timeout_at(deadline, self.replica.wait_for_replicas(key.revision)).await;
         certain.map_err(|_| Error::revocation_pending())?;
         self.metrics.revoke_wait_seconds.record(start.elapsed());
         Ok(key)
@@ -85,7 +85,7 @@ impl Service {
             && self.store.ping().await.is_ok()
             && let Ok(Some(key)) = self.store.find_by_id(id).await
         {
-            self.replica.cache.apply(&key.digest);
+            self.replica.cache.invalidate(&key.digest);
         }
     }
 }

@@ -97,9 +97,9 @@ impl Service {
     /// Tells of the keys that their limit has refused. What cannot be written is kept for the next time.
     pub async fn write_refusals_down(&self) {
         let now = self.now();
-        let taken = self.replica.limited.take(now);
+        let taken = self.replica.rate_limit_events.take(now);
         for batch in taken.chunks(BATCH as usize) {
-            let event = |refusal: &crate::replica::rate_limit_events::Refusal| NewEvent {
+            let event = |refusal: &crate::replica::rate_limit_events::RateLimitEvent| NewEvent {
                 id: self.event_id(),
                 key: refusal.key,
                 once: refusal.window_start,
@@ -110,7 +110,7 @@ impl Service {
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(%error, keys = batch.len(), "refusals could not be written down; they are kept");
-                    self.replica.limited.give_back(batch, now);
+                    self.replica.rate_limit_events.restore(batch, now);
                 }
             }
         }

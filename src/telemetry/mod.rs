@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 use self::webhooks::WebhookMetrics;
 use crate::domain::{
     keyspace::{KeyspaceIndex, Registry},
-    verdict::Code,
+    verdict::VerdictCode,
 };
 
 /// Verdicts by `keyspace` and `code`.
@@ -95,7 +95,7 @@ impl Logging {
 pub struct Metrics {
     handle: PrometheusHandle,
     recorder: metrics_exporter_prometheus::PrometheusRecorder,
-    verdicts: Vec<[Counter; Code::ALL.len()]>,
+    verdicts: Vec<[Counter; VerdictCode::ALL.len()]>,
     undecided: Counter,
     failed_authentications: [Counter; 2],
     verify_seconds: Histogram,
@@ -123,7 +123,7 @@ struct Gauges {
 
 /// What the gauges show.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Levels {
+pub struct GaugeSnapshot {
     /// Open database connections.
     pub open: u32,
     /// Idle database connections.
@@ -165,7 +165,7 @@ impl Metrics {
                 let names = registry.all().iter().map(|keyspace| keyspace.name.as_str()).chain([""]);
                 let verdicts = names
                     .map(|name| {
-                        Code::ALL.map(
+                        VerdictCode::ALL.map(
                             |code| metrics::counter!(VERDICTS, "keyspace" => name.to_owned(), "code" => code.name()),
                         )
                     })
@@ -211,7 +211,7 @@ impl Metrics {
     }
 
     /// Counts a verdict and how long it took.
-    pub fn verdict(&self, keyspace: Option<KeyspaceIndex>, code: Code, took: Duration) {
+    pub fn verdict(&self, keyspace: Option<KeyspaceIndex>, code: VerdictCode, took: Duration) {
         let row = keyspace.map_or(self.verdicts.len() - 1, usize::from);
         if let Some(counters) = self.verdicts.get(row) {
             counters[code as usize].increment(1);
@@ -232,7 +232,7 @@ impl Metrics {
     }
 
     /// The Prometheus text, with the gauges as they are now.
-    pub fn render(&self, levels: Levels) -> String {
+    pub fn render(&self, levels: GaugeSnapshot) -> String {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; the levels stay far below 2^53")]
         {
             self.gauges.open.set(f64::from(levels.open));

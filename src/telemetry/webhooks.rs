@@ -17,7 +17,7 @@ pub const DELIVERY_BUCKETS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15
 
 /// What came of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum DeliveryOutcome {
     /// 2xx.
     Delivered,
     /// 410: the webhook is disabled.
@@ -36,7 +36,7 @@ pub enum Outcome {
     Abandoned,
 }
 
-impl Outcome {
+impl DeliveryOutcome {
     /// All of them, in their order.
     pub const ALL: [Self; 8] = [
         Self::Delivered,
@@ -65,7 +65,7 @@ impl Outcome {
 
 /// Handles of webhooks' metrics.
 pub struct WebhookMetrics {
-    attempts: [Counter; Outcome::ALL.len()],
+    attempts: [Counter; DeliveryOutcome::ALL.len()],
     delivery_seconds: Histogram,
     pending: Gauge,
     overdue_seconds: Gauge,
@@ -79,7 +79,7 @@ impl WebhookMetrics {
         metrics::describe_counter!(ATTEMPTS, "Attempts to deliver a webhook by outcome.");
         metrics::describe_histogram!(DELIVERY_SECONDS, Unit::Seconds, "From an event to its delivery.");
         Self {
-            attempts: Outcome::ALL.map(|outcome| metrics::counter!(ATTEMPTS, "outcome" => outcome.name())),
+            attempts: DeliveryOutcome::ALL.map(|outcome| metrics::counter!(ATTEMPTS, "outcome" => outcome.name())),
             delivery_seconds: metrics::histogram!(DELIVERY_SECONDS),
             pending: metrics::gauge!(PENDING),
             overdue_seconds: metrics::gauge!(OVERDUE_SECONDS),
@@ -87,7 +87,7 @@ impl WebhookMetrics {
     }
 
     /// Counts an attempt.
-    pub fn attempt(&self, outcome: Outcome) {
+    pub fn attempt(&self, outcome: DeliveryOutcome) {
         self.attempts[outcome as usize].increment(1);
     }
 

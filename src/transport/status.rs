@@ -4,24 +4,24 @@ use http::StatusCode;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use crate::domain::error::{Error, Kind};
+use crate::domain::error::{Error, ErrorKind};
 
 /// Domain of every ErrorInfo.
 const DOMAIN: &str = "keyward";
 
 /// What a kind of error is on the wire.
-fn table(kind: Kind) -> (Code, StatusCode) {
+fn table(kind: ErrorKind) -> (Code, StatusCode) {
     match kind {
-        Kind::InvalidArgument => (Code::InvalidArgument, StatusCode::BAD_REQUEST),
-        Kind::Unauthenticated => (Code::Unauthenticated, StatusCode::UNAUTHORIZED),
-        Kind::PermissionDenied => (Code::PermissionDenied, StatusCode::FORBIDDEN),
-        Kind::NotFound => (Code::NotFound, StatusCode::NOT_FOUND),
-        Kind::FailedPrecondition => (Code::FailedPrecondition, StatusCode::CONFLICT),
-        Kind::ResourceExhausted => (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS),
-        Kind::Unavailable => (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
+        ErrorKind::InvalidArgument => (Code::InvalidArgument, StatusCode::BAD_REQUEST),
+        ErrorKind::Unauthenticated => (Code::Unauthenticated, StatusCode::UNAUTHORIZED),
+        ErrorKind::PermissionDenied => (Code::PermissionDenied, StatusCode::FORBIDDEN),
+        ErrorKind::NotFound => (Code::NotFound, StatusCode::NOT_FOUND),
+        ErrorKind::FailedPrecondition => (Code::FailedPrecondition, StatusCode::CONFLICT),
+        ErrorKind::ResourceExhausted => (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS),
+        ErrorKind::Unavailable => (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
         // Over REST the server, not the caller, set the time: to be tried again.
-        Kind::DeadlineExceeded => (Code::DeadlineExceeded, StatusCode::SERVICE_UNAVAILABLE),
-        Kind::Internal => (Code::Internal, StatusCode::INTERNAL_SERVER_ERROR),
+        ErrorKind::DeadlineExceeded => (Code::DeadlineExceeded, StatusCode::SERVICE_UNAVAILABLE),
+        ErrorKind::Internal => (Code::Internal, StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
         StoreError,
         events::{ClaimedDelivery, DeliveryState, Disabling, Settlement},
     },
-    telemetry::webhooks::Outcome,
+    telemetry::webhooks::DeliveryOutcome,
     webhook::client::{Answer, Failure, SLOW},
 };
 
@@ -20,14 +20,14 @@ pub const SETTLING: Duration = Duration::from_secs(5);
 
 /// What came of an attempt.
 struct Attempted {
-    outcome: Outcome,
+    outcome: DeliveryOutcome,
     status: Option<u16>,
     error: String,
     response: String,
 }
 
 impl Attempted {
-    fn without_answer(outcome: Outcome, error: impl Into<String>) -> Self {
+    fn without_answer(outcome: DeliveryOutcome, error: impl Into<String>) -> Self {
         Self { outcome, status: None, error: error.into(), response: String::new() }
     }
 }
@@ -35,10 +35,10 @@ impl Attempted {
 impl From<Answer> for Attempted {
     fn from(answer: Answer) -> Self {
         let (outcome, error) = match answer.status {
-            200..=299 => (Outcome::Delivered, String::new()),
-            300..=399 => (Outcome::Redirected, "redirects are not followed".to_owned()),
-            410 => (Outcome::Gone, "answered 410: the receiver is gone".to_owned()),
-            status => (Outcome::Rejected, format!("answered {status}")),
+            200..=299 => (DeliveryOutcome::Delivered, String::new()),
+            300..=399 => (DeliveryOutcome::Redirected, "redirects are not followed".to_owned()),
+            410 => (DeliveryOutcome::Gone, "answered 410: the receiver is gone".to_owned()),
+            status => (DeliveryOutcome::Rejected, format!("answered {status}")),
         };
         Self { outcome, status: Some(answer.status), error, response: answer.body }
     }
@@ -47,11 +47,11 @@ impl From<Answer> for Attempted {
 impl From<Failure> for Attempted {
     fn from(failure: Failure) -> Self {
         let outcome = match failure {
-            Failure::Refused(_) | Failure::NotPublic => Outcome::Refused,
+            Failure::Refused(_) | Failure::NotPublic => DeliveryOutcome::Refused,
             Failure::Unresolved | Failure::Unreachable(_) | Failure::Tls(_) | Failure::Broken(_) => {
-                Outcome::Unreachable
+                DeliveryOutcome::Unreachable
             }
-            Failure::TimedOut | Failure::Crowded => Outcome::TimedOut,
+            Failure::TimedOut | Failure::Crowded => DeliveryOutcome::TimedOut,
         };
         Self::without_answer(outcome, failure.to_string())
     }
@@ -87,16 +87,16 @@ impl Deliverer {
     /// None: it has to wait for others that go to the same addresses.
     async fn send(&self, delivery: &ClaimedDelivery) -> Option<Attempted> {
         if delivery.url.is_empty() {
-            return Some(Attempted::without_answer(Outcome::Abandoned, "the key has no webhook any more"));
+            return Some(Attempted::without_answer(DeliveryOutcome::Abandoned, "the key has no webhook any more"));
         }
         let target = match self.courier.target(&delivery.url) {
             Ok(target) => target,
             Err(failure) => return Some(failure.into()),
         };
         let body = Bytes::from(message::body(&delivery.event).to_string());
-        let Some(headers) = message::headers(&self.service.installation, delivery, &body, self.service.now()) else {
+        let Some(headers) = message::headers(&self.service.master_keys, delivery, &body, self.service.now()) else {
             let error = "the signing secret derives from a master key that is not listed";
-            return Some(Attempted::without_answer(Outcome::Abandoned, error));
+            return Some(Attempted::without_answer(DeliveryOutcome::Abandoned, error));
         };
         match self.courier.post(&target, &headers, body).await {
             Ok(answer) => Some(answer.into()),
@@ -114,16 +114,16 @@ impl Deliverer {
     async fn settle(&self, delivery: &ClaimedDelivery, attempted: Attempted) {
         let now = self.service.now();
         let again = match attempted.outcome {
-            Outcome::Delivered | Outcome::Gone => None,
-            Outcome::Abandoned if delivery.url.is_empty() => None,
+            DeliveryOutcome::Delivered | DeliveryOutcome::Gone => None,
+            DeliveryOutcome::Abandoned if delivery.url.is_empty() => None,
             _ => retry_after(&self.rules.retries, u32::try_from(delivery.attempt).unwrap_or(u32::MAX), self.chance()),
         };
         let state = match attempted.outcome {
-            Outcome::Delivered => DeliveryState::Delivered,
+            DeliveryOutcome::Delivered => DeliveryState::Delivered,
             _ if again.is_some() => DeliveryState::Pending,
             _ => DeliveryState::Failed,
         };
-        if attempted.outcome == Outcome::Gone {
+        if attempted.outcome == DeliveryOutcome::Gone {
             // First: a program that ends between the two will hear of it again.
             self.disable(delivery, now).await;
         }

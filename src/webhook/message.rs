@@ -8,7 +8,7 @@ use crate::{
         clock::{Micros, SECOND},
         event::Event,
         key::KeyId,
-        master_keys::Installation,
+        master_keys::MasterKeys,
         webhook::signing_versions,
     },
     json as record,
@@ -31,7 +31,7 @@ pub fn body(event: &Event) -> Value {
 /// The headers of an attempt at `now`. The id is the event's and the same for every attempt; the time and the signatures
 /// are the attempt's own. None if the newest secret derives from a master key that is not listed any more.
 pub fn headers(
-    installation: &Installation,
+    master_keys: &MasterKeys,
     delivery: &ClaimedDelivery,
     body: &[u8],
     now: Micros,
@@ -39,7 +39,7 @@ pub fn headers(
     let id = delivery.event.id.to_string();
     let timestamp = now.div_euclid(SECOND);
     let key: KeyId = delivery.event.key.id;
-    let sign = |version| installation.webhook_signature(key, version, &id, timestamp, body);
+    let sign = |version| master_keys.webhook_signature(key, version, &id, timestamp, body);
     let mut versions = signing_versions(delivery.webhook_version, delivery.former, now);
     let newest = versions.next().and_then(sign)?;
     // The former one may derive from a key that is gone; the newest is what counts.

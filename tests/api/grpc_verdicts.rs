@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use keyward::{
     domain::{
         clock::SystemEntropy,
-        master_keys::{Installation, MasterKey},
+        master_keys::{MasterKey, MasterKeys},
         secret::Encoding,
     },
     proto::{Code, CreateRequest, VerifyRequest, VerifyResponse},
@@ -199,7 +199,7 @@ async fn a_well_formed_secret_that_nobody_has_is_not_found() {
         Setup::new().config(KEYSPACE).env("KEYWARD_MASTER_KEY", "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=").start();
     let mut client = server.client().await;
     let encoding = Encoding::Alphanumeric { length: 32 };
-    let secret = encoding.generate("pr_", &Installation::derive(&master), &SystemEntropy);
+    let secret = encoding.generate("pr_", &MasterKeys::derive(&master), &SystemEntropy);
     let verdict = verify(&mut client, check(secret.expose())).await;
     assert_eq!(verdict.code(), Code::NotFound);
     assert_anonymous(&verdict);

@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use keyward::domain::{
-    master_keys::{Installation, MasterKey},
-    secret::made_here,
+    master_keys::{MasterKey, MasterKeys},
+    secret::issued_by,
 };
 use serde_json::{Value, json};
 use sqlx::{Connection as _, SqliteConnection};
@@ -44,7 +44,7 @@ async fn page(server: &Server, cursor: &str) -> Reply {
 }
 
 fn made_by(secret: &str, key: u8) -> bool {
-    made_here(secret, &Installation::derive(&MasterKey::new([key; 32])))
+    issued_by(secret, &MasterKeys::derive(&MasterKey::new([key; 32])))
 }
 
 #[tokio::test]

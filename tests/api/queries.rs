@@ -7,9 +7,9 @@ use keyward::{
     domain::{
         clock::{Clock, Micros, SystemClock, SystemEntropy},
         keyspace::{Keyspace, Registry},
-        verdict::{Assertions, Code},
+        verdict::{Assertions, VerdictCode},
     },
-    replica::{Peers, Replica},
+    replica::{PeerMode, Replica},
     service::{Essentials, Service, bootstrap, verify::Check},
     store::{
         Store,
@@ -25,22 +25,28 @@ async fn service(folder: &std::path::Path) -> (Arc<Service>, Arc<Sqlite>) {
     let sqlite = Sqlite::open(SqliteOptions::new(url, runtime.clone())).await.unwrap();
     sqlite.migrate().await.unwrap();
     let store = Arc::clone(&sqlite) as Arc<dyn Store>;
-    let installation = bootstrap::installation(&*store, &SystemEntropy, &[]).await.unwrap();
+    let master_keys = bootstrap::installation(&*store, &SystemEntropy, &[]).await.unwrap();
     let registry = Arc::new(Registry::new(vec![Keyspace::default_keyspace()]));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let replica =
-        Replica::new(Arc::clone(&store), Arc::clone(&registry), Arc::clone(&clock), 1 << 24, Peers::Never, &runtime);
+    let replica = Replica::new(
+        Arc::clone(&store),
+        Arc::clone(&registry),
+        Arc::clone(&clock),
+        1 << 24,
+        PeerMode::SingleProcess,
+        &runtime,
+    );
     replica.lease.extend(Micros::MAX);
     let entropy = Arc::new(SystemEntropy);
-    let service = Service::plain(Essentials { store, replica, registry, installation, clock, entropy, runtime });
+    let service = Service::plain(Essentials { store, replica, registry, master_keys, clock, entropy, runtime });
     (Arc::new(service), sqlite)
 }
 
-async fn verdict(service: &Service, secret: &str) -> Code {
+async fn verdict(service: &Service, secret: &str) -> VerdictCode {
     let check = Check {
         secret,
         keyspace: "",
-        reach: None,
+        allowed_keyspaces: None,
         asserted: Assertions::default(),
         host_environment: "",
         cost: Some(1),
@@ -60,14 +66,14 @@ async fn a_forged_checksum_costs_no_query_and_a_miss_costs_one() {
         let mut forged = secret.expose().to_owned();
         let other = if forged.as_bytes()[place] == b'a' { "b" } else { "a" };
         forged.replace_range(place..=place, other);
-        assert_eq!(verdict(&service, &forged).await, Code::Malformed, "changed at {place}");
+        assert_eq!(verdict(&service, &forged).await, VerdictCode::Malformed, "changed at {place}");
     }
     assert_eq!(store.queries(), before, "a forged secret reached the database");
 
-    assert_eq!(verdict(&service, secret.expose()).await, Code::Valid);
+    assert_eq!(verdict(&service, secret.expose()).await, VerdictCode::Valid);
     assert_eq!(store.queries(), before + 1, "a lone miss is one query");
     for _ in 0..100 {
-        assert_eq!(verdict(&service, secret.expose()).await, Code::Valid);
+        assert_eq!(verdict(&service, secret.expose()).await, VerdictCode::Valid);
     }
     assert_eq!(store.queries(), before + 1, "what memory holds costs none");
 }

@@ -3,7 +3,7 @@
 use keyward::{
     domain::{
         clock::SystemEntropy,
-        master_keys::{Installation, MasterKey},
+        master_keys::{MasterKey, MasterKeys},
         secret::Encoding,
     },
     proto::{
@@ -28,8 +28,8 @@ fn start() -> Server {
 
 /// A secret that this installation could have made and never did.
 fn unknown(prefix: &str, encoding: Encoding) -> String {
-    let installation = Installation::derive(&MasterKey::new(MASTER));
-    encoding.generate(prefix, &installation, &SystemEntropy).expose().to_owned()
+    let master_keys = MasterKeys::derive(&MasterKey::new(MASTER));
+    encoding.generate(prefix, &master_keys, &SystemEntropy).expose().to_owned()
 }
 
 fn noro() -> String {

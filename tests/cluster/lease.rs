@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Who counts on the end of a lease waits so much longer.
-const MARGIN: Duration = Duration::from_millis(500);
+const LEASE_MARGIN: Duration = Duration::from_millis(500);
 /// What a busy machine may add.
 const SLACK: Duration = Duration::from_millis(700);
 
@@ -87,7 +87,7 @@ async fn a_killed_replica_delays_revokes_by_its_lease_until_it_is_removed() {
     let keys = [cluster.warm_key().await, cluster.warm_key().await];
     second.kill();
     let took = time_of_revoke(&first, &keys[0].id).await;
-    assert!(took <= LEASE + MARGIN + SLACK, "Revoke took {took:?}");
+    assert!(took <= LEASE + LEASE_MARGIN + SLACK, "Revoke took {took:?}");
     first.logs("removing a replica that renews no more").await;
     let mut database = cluster.database.connect().await;
     eventually(Duration::from_secs(5), "one row is left", async || {

@@ -115,7 +115,7 @@ async fn a_replica_that_leaves_answers_no_more_before_its_row_is_removed() {
     let joined = async |_: &Notes, lease: &Lease| lease.holds();
     let held = async |notes: Arc<Notes>| notes.held_at_removal.lock().await.clone();
     assert_eq!(held(follow(0, joined).await).await, [false]);
-    let _back = fault_injection::without("leave_order");
+    let _back = fault_injection::disable("leave_order");
     let without = held(follow(0, joined).await).await;
     assert!(without.contains(&true), "the test does not show that the order is needed");
 }

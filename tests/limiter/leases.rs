@@ -13,10 +13,10 @@ use keyward::{
         clock::{Clock as _, Micros, SECOND, SystemClock},
         rate_limit::{
             RateLimit, RateState,
-            lease::{Grant, Lease, SHARE, Ticket},
+            lease::{Grant, GrantOrigin, PermitLease, SHARE},
         },
     },
-    limiter::{Limiter, memory::MemoryLimiter, permit_leases::Leases, redis::SharedLimiter},
+    limiter::{Limiter, memory::MemoryLimiter, permit_leases::PermitLeases, redis::SharedLimiter},
 };
 use redis::{Script, aio::MultiplexedConnection};
 use tokio::runtime::Handle;
@@ -42,7 +42,7 @@ struct Answer {
     free: i64,
     given: i64,
     left: i64,
-    ticket: Ticket,
+    origin: GrantOrigin,
 }
 
 impl Window {
@@ -51,14 +51,14 @@ impl Window {
         Self { connection: redis.connection().await, script, name, limit, length }
     }
 
-    async fn call(&mut self, now: i64, cost: u32, ask: i64, back: Option<(i64, Ticket)>) -> Answer {
-        let (back, ticket) = back.unwrap_or((0, Ticket { bucket: 0, window: 0 }));
+    async fn call(&mut self, now: i64, cost: u32, ask: i64, back: Option<(i64, GrantOrigin)>) -> Answer {
+        let (back, origin) = back.unwrap_or((0, GrantOrigin { bucket: 0, window: 0 }));
         let mut call = self.script.prepare_invoke();
         call.key(self.name).arg(self.limit).arg(self.length).arg(cost).arg(now);
-        call.arg(ask).arg(back).arg(ticket.bucket).arg(ticket.window);
+        call.arg(ask).arg(back).arg(origin.bucket).arg(origin.window);
         let answer: [i64; 8] = call.invoke_async(&mut self.connection).await.unwrap();
-        let ticket = Ticket { bucket: answer[6], window: answer[7] };
-        Answer { admitted: answer[0] == 1, free: answer[1], given: answer[4], left: answer[5], ticket }
+        let origin = GrantOrigin { bucket: answer[6], window: answer[7] };
+        Answer { admitted: answer[0] == 1, free: answer[1], given: answer[4], left: answer[5], origin }
     }
 }
 
@@ -73,7 +73,7 @@ async fn the_script_gives_a_share_of_what_is_free_until_the_end_of_the_bucket() 
     assert_eq!(first.left, BUCKET - 1, "the server's clock may be up to a millisecond further");
     let second = window.call(start + BUCKET - 2, 1, 3, None).await;
     assert_eq!((second.given, second.left, second.free), (3, 1, 146));
-    assert_eq!(second.ticket, first.ticket);
+    assert_eq!(second.origin, first.origin);
     // No time is left in the bucket, nothing is wanted, or nothing is spent: nothing is given.
     for (at, cost, ask) in [(BUCKET - 1, 1, 5), (BUCKET, 1, 0), (BUCKET, 0, 5), (BUCKET, 200, 5)] {
         assert_eq!(window.call(start + at, cost, ask, None).await.given, 0, "{at} {cost} {ask}");
@@ -91,25 +91,25 @@ async fn what_comes_back_is_free_again_but_only_where_it_came_from() {
     let start = 30_000_000 * WINDOW;
     let given = window.call(start, 16, 100, None).await;
     assert_eq!((given.given, given.free), (9, 135));
-    let other = |bucket: i64, window: i64| Ticket {
-        bucket: given.ticket.bucket + bucket,
-        window: given.ticket.window + window,
+    let other = |bucket: i64, window: i64| GrantOrigin {
+        bucket: given.origin.bucket + bucket,
+        window: given.origin.window + window,
     };
-    for (what, back, ticket) in [
+    for (what, back, origin) in [
         ("of another window", 9, other(0, 1)),
         ("of a bucket that has not begun", 9, other(3, 0)),
         ("of a bucket that was never counted", 9, other(-13, 0)),
         ("of a bucket that is empty", 9, other(-1, 0)),
         ("nothing", 0, other(0, 0)),
     ] {
-        assert_eq!(window.call(start + BUCKET, 0, 0, Some((back, ticket))).await.free, 135, "{what}");
+        assert_eq!(window.call(start + BUCKET, 0, 0, Some((back, origin))).await.free, 135, "{what}");
     }
-    assert_eq!(window.call(start + BUCKET, 0, 0, Some((9, given.ticket))).await.free, 144);
+    assert_eq!(window.call(start + BUCKET, 0, 0, Some((9, given.origin))).await.free, 144);
     // It is kept, and what comes back twice frees no more than was counted.
     assert_eq!(window.call(start + BUCKET, 0, 0, None).await.free, 144);
-    assert_eq!(window.call(start + BUCKET, 0, 0, Some((99, given.ticket))).await.free, 160);
+    assert_eq!(window.call(start + BUCKET, 0, 0, Some((99, given.origin))).await.free, 160);
     // After its bucket has left the window it comes too late, and others' permits are not touched.
-    let late = window.call(start + 13 * BUCKET, 16, 0, Some((9, given.ticket))).await;
+    let late = window.call(start + 13 * BUCKET, 16, 0, Some((9, given.origin))).await;
     assert_eq!(late.free, 144);
 }
 
@@ -123,17 +123,17 @@ async fn a_window_that_was_lost_takes_nothing_back() {
     let before = window.call(start, 16, 100, None).await;
     redis::cmd("FLUSHALL").query_async::<()>(&mut window.connection).await.unwrap();
     assert_eq!(window.call(start + 1, 20, 0, None).await.free, 140);
-    assert_eq!(window.call(start + 2, 0, 0, Some((9, before.ticket))).await.free, 140);
+    assert_eq!(window.call(start + 2, 0, 0, Some((9, before.origin))).await.free, 140);
     let before = window.call(start + 3, 4, 100, None).await;
     assert_eq!((before.given, before.free), (8, 128));
     // The clock steps back by a minute and comes to the same bucket again.
-    assert_eq!(window.call(start - WINDOW, 0, 0, Some((8, before.ticket))).await.free, 128);
-    assert_eq!(window.call(start + 4, 0, 0, Some((8, before.ticket))).await.free, 128);
+    assert_eq!(window.call(start - WINDOW, 0, 0, Some((8, before.origin))).await.free, 128);
+    assert_eq!(window.call(start + 4, 0, 0, Some((8, before.origin))).await.free, 128);
 }
 
 struct Replica {
     offset: Micros,
-    held: Option<Lease>,
+    held: Option<PermitLease>,
 }
 
 /// Three replicas whose clocks show anything, on the real script: never more than the limit in any span of a window, and
@@ -167,9 +167,9 @@ async fn on_any_schedule_the_limit_is_kept_and_what_is_lost_is_what_replicas_hol
             } else {
                 by_request += 1;
                 now += random(5);
-                let back = replica.held.take().and_then(|lease| lease.rest());
+                let back = replica.held.take().and_then(|lease| lease.unspent());
                 let answer =
-                    window.call(now, cost, batch, back.map(|(permits, ticket)| (i64::from(permits), ticket))).await;
+                    window.call(now, cost, batch, back.map(|(permits, origin)| (i64::from(permits), origin))).await;
                 if answer.admitted {
                     log.push((now, cost));
                 }
@@ -180,8 +180,8 @@ async fn on_any_schedule_the_limit_is_kept_and_what_is_lost_is_what_replicas_hol
                     retry_after: None,
                 };
                 let permits = u32::try_from(answer.given).unwrap();
-                let grant = Grant { permits, left: answer.left * 1_000, ticket: answer.ticket };
-                replica.held = (permits > 0).then(|| Lease::new(limit, own, told, grant));
+                let grant = Grant { permits, left: answer.left * 1_000, origin: answer.origin };
+                replica.held = (permits > 0).then(|| PermitLease::new(limit, own, told, grant));
                 now += random(5);
             }
             let within: u32 = log.iter().filter(|(at, _)| now - at < length).map(|(_, cost)| cost).sum();
@@ -189,8 +189,8 @@ async fn on_any_schedule_the_limit_is_kept_and_what_is_lost_is_what_replicas_hol
             let bucket = |at: i64| (12 * at).div_euclid(length);
             let counted = |then: i64| (0..=12).contains(&(bucket(now) - then));
             let spent: u32 = log.iter().filter(|(at, _)| counted(bucket(*at))).map(|(_, cost)| cost).sum();
-            let rests = replicas.iter().filter_map(|replica| replica.held?.rest());
-            let rests: u32 = rests.filter(|(_, ticket)| counted(ticket.bucket)).map(|(permits, _)| permits).sum();
+            let rests = replicas.iter().filter_map(|replica| replica.held?.unspent());
+            let rests: u32 = rests.filter(|(_, origin)| counted(origin.bucket)).map(|(permits, _)| permits).sum();
             let free = window.call(now, 0, 0, None).await.free;
             assert_eq!(free, i64::from(limit.limit - spent - rests), "round {round}: {limit:?}");
         }
@@ -199,15 +199,15 @@ async fn on_any_schedule_the_limit_is_kept_and_what_is_lost_is_what_replicas_hol
 }
 
 async fn replica(redis: &RedisServer, batch: u32) -> Arc<Limiter> {
-    let leases = Leases::new(Arc::new(SystemClock), batch);
+    let leases = PermitLeases::new(Arc::new(SystemClock), batch);
     let shared = SharedLimiter::start(&redis.url(), Some(leases), &Handle::current()).unwrap();
     let limiter = Limiter::new(MemoryLimiter::new(Arc::new(SystemClock)), Some(shared));
     until(|| limiter.is_shared() == Some(true)).await;
     Arc::new(limiter)
 }
 
-fn fallen_back(replicas: &[Arc<Limiter>]) -> u64 {
-    replicas.iter().map(|replica| replica.fallen_back()).sum()
+fn fallbacks(replicas: &[Arc<Limiter>]) -> u64 {
+    replicas.iter().map(|replica| replica.fallbacks()).sum()
 }
 
 /// Once more with another key, until no call was counted locally: a busy machine may miss a call's few milliseconds.
@@ -220,7 +220,7 @@ async fn three_replicas_let_no_more_through_and_hardly_fewer() {
     let redis = RedisServer::start();
     let replicas = [replica(&redis, BATCH).await, replica(&redis, BATCH).await, replica(&redis, BATCH).await];
     for attempt in 0..ATTEMPTS {
-        let before = fallen_back(&replicas);
+        let before = fallbacks(&replicas);
         let admitted = Arc::new(AtomicU32::new(0));
         let mut callers = Vec::new();
         for caller in 0..9 {
@@ -235,7 +235,7 @@ async fn three_replicas_let_no_more_through_and_hardly_fewer() {
         for caller in callers {
             caller.await.unwrap();
         }
-        if fallen_back(&replicas) == before {
+        if fallbacks(&replicas) == before {
             let admitted = admitted.load(Ordering::Relaxed);
             let fewest = limit.limit - 3 * (BATCH - 1);
             assert!((fewest..=limit.limit).contains(&admitted), "{admitted} of {limit:?}");
@@ -274,7 +274,7 @@ async fn no_span_of_one_window_holds_more_than_the_limit() {
     let redis = RedisServer::start();
     let replicas = [replica(&redis, 20).await, replica(&redis, 20).await, replica(&redis, 20).await];
     for attempt in 0..ATTEMPTS {
-        let before = fallen_back(&replicas);
+        let before = fallbacks(&replicas);
         let start = Instant::now();
         let mut callers = Vec::new();
         for limiter in replicas.iter().cycle().take(6) {
@@ -296,7 +296,7 @@ async fn no_span_of_one_window_holds_more_than_the_limit() {
         for caller in callers {
             admitted.extend(caller.await.unwrap());
         }
-        if fallen_back(&replicas) > before {
+        if fallbacks(&replicas) > before {
             continue;
         }
         // Decided somewhere between question and answer: so many within less than a window, whatever the moments were,
@@ -321,7 +321,7 @@ async fn a_refusal_is_remembered_until_its_time() {
     let limiter = replica(&redis, 100).await;
     let limit = RateLimit { limit: 3, window: SECOND };
     for attempt in 0..ATTEMPTS {
-        let before = limiter.fallen_back();
+        let before = limiter.fallbacks();
         let mut admitted = 0;
         let wait = loop {
             let spent = limiter.spend(subject(attempt), limit, 1).await;
@@ -332,12 +332,12 @@ async fn a_refusal_is_remembered_until_its_time() {
         };
         // It would be of the server's state, were it asked.
         for _ in 0..1_000 {
-            let again = limiter.spend_now(subject(attempt), limit, 1).expect("no round trip");
+            let again = limiter.spend_local(subject(attempt), limit, 1).expect("no round trip");
             assert!(!again.admitted && again.state.retry_after.unwrap() <= wait);
         }
         tokio::time::sleep(Duration::from_micros(u64::try_from(wait).unwrap())).await;
         let good = limiter.spend(subject(attempt), limit, 1).await.admitted;
-        if limiter.fallen_back() == before {
+        if limiter.fallbacks() == before {
             assert_eq!((admitted, good), (3, true));
             return;
         }

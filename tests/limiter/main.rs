@@ -23,7 +23,7 @@ use keyward::{
     domain::{
         clock::{SECOND, SystemClock},
         key::KeyId,
-        rate_limit::{RateLimit, Window},
+        rate_limit::{RateLimit, SlidingWindow},
     },
     limiter::{Limiter, Subject, memory::MemoryLimiter, redis::SharedLimiter},
 };
@@ -54,9 +54,9 @@ async fn until(mut holds: impl FnMut() -> bool) {
 
 /// Spends until the limiter answers from the shared server: a busy machine may miss a call's few milliseconds.
 async fn spend_shared(limiter: &Limiter, number: u128, cost: u32) -> Option<bool> {
-    let before = limiter.fallen_back();
+    let before = limiter.fallbacks();
     let spent = limiter.spend(subject(number), LIMIT, cost).await;
-    (limiter.fallen_back() == before).then_some(spent.admitted)
+    (limiter.fallbacks() == before).then_some(spent.admitted)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,7 +74,7 @@ async fn the_script_and_the_arithmetic_agree_on_any_schedule() {
         let window = if round % 2 == 0 { 60_000 } else { 1_000 + random(100_000) };
         let limit = RateLimit { limit: u32::try_from(1 + random(20)).unwrap(), window: window * 1_000 };
         let mut now = 1_700_000_000_000 + random(1_000_000);
-        let mut model = Window::empty(limit, now * 1_000);
+        let mut model = SlidingWindow::empty(limit, now * 1_000);
         for call in 0..60 {
             now += random(window / 6);
             let cost = u32::try_from(random(4)).unwrap() * u32::from(call % 7 != 0) + 25 * u32::from(call % 29 == 28);
@@ -144,9 +144,9 @@ async fn three_replicas_together_let_exactly_the_limit_through() {
         caller.await.unwrap();
     }
     let state = loop {
-        let before = replicas[0].fallen_back();
+        let before = replicas[0].fallbacks();
         let state = replicas[0].spend(subject(1), LIMIT, 0).await.state;
-        if replicas[0].fallen_back() == before {
+        if replicas[0].fallbacks() == before {
             break state;
         }
     };
@@ -171,7 +171,7 @@ async fn while_the_server_is_away_each_replica_limits_by_itself_and_returns_to_i
     assert_eq!(admitted, small.limit, "the local limit is the whole limit, and no call was refused for Redis's sake");
     assert!(start.elapsed() < Duration::from_secs(5), "no call waits for a server that is away");
     until(|| limiter.is_shared() == Some(false)).await;
-    assert!(limiter.fallen_back() >= 100);
+    assert!(limiter.fallbacks() >= 100);
     redis.restart();
     until(|| limiter.is_shared() == Some(true)).await;
     let mut shared = 0;
@@ -204,7 +204,7 @@ async fn a_stall_fails_the_calls_in_flight_and_no_more() {
     for attempt in 0..20 {
         until(|| limiter.is_shared() == Some(true)).await;
         let _ = spend_shared(&limiter, 7, 1).await;
-        let before = limiter.fallen_back();
+        let before = limiter.fallbacks();
         let start = Instant::now();
         redis.signal("STOP");
         let calls: Vec<_> = (0..50)
@@ -218,7 +218,7 @@ async fn a_stall_fails_the_calls_in_flight_and_no_more() {
         }
         let away = limiter.is_shared() == Some(false);
         redis.signal("CONT");
-        if start.elapsed() < Duration::from_millis(60) && limiter.fallen_back() >= before + 50 {
+        if start.elapsed() < Duration::from_millis(60) && limiter.fallbacks() >= before + 50 {
             assert!(!away, "attempt {attempt}: 50 calls failed within {:?}", start.elapsed());
             return;
         }

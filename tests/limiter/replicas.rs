@@ -76,7 +76,7 @@ impl Replicas {
         line.parse().unwrap()
     }
 
-    async fn fallen_back(&self) -> u64 {
+    async fn fallbacks(&self) -> u64 {
         let mut sum = 0;
         for replica in 0..self.servers.len() {
             sum += self.metric(replica, "keyward_rate_limit_fallbacks_total").await;
@@ -124,9 +124,9 @@ impl Replicas {
         let most = local;
         for _ in 0..ATTEMPTS {
             let secret = self.key(limit).await;
-            let before = self.fallen_back().await;
+            let before = self.fallbacks().await;
             let admitted = self.burst(&secret, 3, limit / 6).await;
-            let local = u32::try_from(self.fallen_back().await - before).unwrap();
+            let local = u32::try_from(self.fallbacks().await - before).unwrap();
             // A call that was given up was counted locally; the server may have counted it, too.
             let good = limit.saturating_sub(held + local)..=limit + local;
             assert!(good.contains(&admitted), "{admitted} of {limit}, with {local} calls counted locally");
@@ -267,7 +267,7 @@ async fn creations_of_one_address_are_counted_by_all_replicas_together() {
     let replicas = Replicas::start(2, setup).await;
     for attempt in 0..ATTEMPTS {
         let client = format!("192.0.2.{attempt}");
-        let before = replicas.fallen_back().await;
+        let before = replicas.fallbacks().await;
         let mut made = 0;
         let mut refusals = Vec::new();
         for call in 0..24 {
@@ -279,7 +279,7 @@ async fn creations_of_one_address_are_counted_by_all_replicas_together() {
                 refusals.push(answer);
             }
         }
-        if replicas.fallen_back().await > before {
+        if replicas.fallbacks().await > before {
             continue;
         }
         assert_eq!((made, refusals.len()), (10, 14));
@@ -290,7 +290,7 @@ async fn creations_of_one_address_are_counted_by_all_replicas_together() {
             assert!((1..=65).contains(&wait) && reset > now_ms() && reset <= now_ms() + wait * 1_000, "{refusal:?}");
         }
         let another = create_from(&replicas.servers[0], "198.51.100.7").await;
-        assert!(another.status == 201 || replicas.fallen_back().await > before, "{another:?}");
+        assert!(another.status == 201 || replicas.fallbacks().await > before, "{another:?}");
         return;
     }
     panic!("no attempt of {ATTEMPTS} was answered by the server alone");

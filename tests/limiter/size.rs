@@ -6,13 +6,13 @@ use keyward::{
     domain::{
         clock::{SECOND, SystemClock},
         rate_limit::{
-            RateLimit, RateState, Spent,
-            lease::{Grant, Ticket},
+            RateLimit, RateState, SpendResult,
+            lease::{Grant, GrantOrigin},
         },
     },
     limiter::{
         memory::MemoryLimiter,
-        permit_leases::{Begun, Leases},
+        permit_leases::{PermitLeases, SpendStart},
     },
 };
 
@@ -49,12 +49,14 @@ fn a_million_limited_keys_fit_in_200_megabytes() {
 #[test]
 fn a_million_leases_fit_in_200_megabytes() {
     let before = resident_megabytes();
-    let leases = Leases::new(Arc::new(SystemClock), 100);
+    let leases = PermitLeases::new(Arc::new(SystemClock), 100);
     for number in 0..KEYS {
-        let Begun::Asking(asking) = leases.spend_or_ask(key(number), LIMIT, 1) else { panic!("nothing is held") };
+        let SpendStart::Request(asking) = leases.spend_or_request(key(number), LIMIT, 1) else {
+            panic!("nothing is held")
+        };
         let state = RateState { limit: LIMIT.limit, remaining: 900, reset_at: 0, retry_after: None };
-        let grant = Grant { permits: 62, left: 300 * SECOND, ticket: Ticket { bucket: 1, window: 1 } };
-        asking.settle(Spent { admitted: true, state }, Some(grant));
+        let grant = Grant { permits: 62, left: 300 * SECOND, origin: GrantOrigin { bucket: 1, window: 1 } };
+        asking.settle(SpendResult { admitted: true, state }, Some(grant));
     }
     let taken = resident_megabytes() - before;
     assert_eq!(leases.len(), 1_000_000);

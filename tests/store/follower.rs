@@ -15,7 +15,7 @@ use keyward::{
         keyspace::Registry,
     },
     replica::{
-        Peers, Replica,
+        PeerMode, Replica,
         follower::{self, Follower},
     },
     store::{
@@ -64,7 +64,8 @@ async fn a_follower_that_panics_is_followed_by_another_one() {
     let store = open_postgres(postgres_options().await).await;
     let keys = Arc::clone(&store) as Arc<dyn Store>;
     let registry = Arc::new(Registry::new(Vec::new()));
-    let replica = Replica::new(keys, registry, Arc::new(SystemClock), 1 << 20, Peers::Possible, &Handle::current());
+    let replica =
+        Replica::new(keys, registry, Arc::new(SystemClock), 1 << 20, PeerMode::Replicated, &Handle::current());
     let (lease, breaks, stop) =
         (Arc::clone(&replica.lease), Arc::new(AtomicBool::new(false)), CancellationToken::new());
     let (breaking, stopping, options) = (Arc::clone(&breaks), stop.clone(), store.connect_options());
@@ -82,7 +83,7 @@ async fn a_follower_that_panics_is_followed_by_another_one() {
     for _ in 0..2 {
         let before = store.replicas().await.unwrap();
         breaks.store(true, Ordering::SeqCst);
-        replica.hint.notify_one();
+        replica.follower_wake.notify_one();
         eventually("it has panicked", async || !breaks.load(Ordering::SeqCst)).await;
         eventually("another one has joined", async || {
             lease.holds() && store.replicas().await.unwrap().iter().any(|row| before.iter().all(|old| old.id != row.id))

@@ -20,7 +20,7 @@ use keyward::{
         rate_limit::RateLimit,
     },
     limiter::{Limiter, auth_failures::Failures, memory::MemoryLimiter},
-    replica::{Peers, Replica},
+    replica::{PeerMode, Replica},
     service::{Service, bootstrap},
     session::Sessions,
     store::{Store, events::EventQuery},
@@ -66,8 +66,14 @@ async fn service(store: &Arc<dyn Store>, clock: &Arc<Stand>) -> Arc<Service> {
     let (session_clock, session_runtime) = (Arc::clone(&clock), runtime.clone());
     let installation = bootstrap::installation(&**store, &SystemEntropy, &[]).await.unwrap();
     let registry = Arc::new(Registry::new(vec![Keyspace::default_keyspace()]));
-    let replica =
-        Replica::new(Arc::clone(store), Arc::clone(&registry), Arc::clone(&clock), 1 << 20, Peers::Never, &runtime);
+    let replica = Replica::new(
+        Arc::clone(store),
+        Arc::clone(&registry),
+        Arc::clone(&clock),
+        1 << 20,
+        PeerMode::SingleProcess,
+        &runtime,
+    );
     Arc::new(Service {
         store: Arc::clone(store),
         replica: Arc::new(replica),
@@ -216,7 +222,7 @@ pub async fn refusals_are_told_once_a_window(f: Fixture) {
     for second in [0, 1, 50, 99, 100, 150, 350] {
         clock.put(start + second * SECOND);
         for replica in &replicas {
-            replica.replica.limited.note(made.id, limit, clock.wall());
+            replica.replica.rate_limit_events.note(made.id, limit, clock.wall());
         }
         join_all(replicas.iter().map(|replica| replica.write_refusals_down())).await;
     }

@@ -12,7 +12,7 @@ use data_encoding::BASE64;
 use keyward::{
     domain::{
         clock::SystemEntropy,
-        master_keys::{Installation, MasterKey},
+        master_keys::{MasterKeys, MasterKey},
         secret::Encoding,
     },
     proto::{CreateRequest, RevokeRequest, VerifyRequest},
@@ -35,14 +35,14 @@ pub fn metadata() -> BTreeMap<String, String> {
 }
 
 /// The installation's subkeys, from the text of its master key.
-pub fn installation(text: &str) -> Result<Installation, Failure> {
+pub fn installation(text: &str) -> Result<MasterKeys, Failure> {
     let mut key = MasterKey::new([0; 32]);
     let bytes = BASE64.decode(text.as_bytes())?;
     if bytes.len() != key.len() {
         return Err("the master key must be 32 bytes in base64".into());
     }
     key.copy_from_slice(&bytes);
-    Ok(Installation::derive(&key))
+    Ok(MasterKeys::derive(&key))
 }
 
 /// What is asked about a secret.
@@ -118,7 +118,7 @@ pub struct Forge {
 impl Forge {
     /// Secrets of another installation: all of them are well-formed, and none of their checksums fits.
     pub fn run(self) -> Result<(), Failure> {
-        let other = Installation::derive(&MasterKey::new([7; 32]));
+        let other = MasterKeys::derive(&MasterKey::new([7; 32]));
         let mut frames = Frames::create(&self.out)?;
         for _ in 0..self.count {
             let secret = ENCODING.generate(PREFIX, &other, &SystemEntropy);

@@ -6,14 +6,14 @@ use clap::Args;
 use keyward::domain::{
     clock::{Clock as _, SystemClock, SystemEntropy},
     key::KeyIds,
-    keyspace::{Keyspace, RESERVED, VERIFY_SCOPE},
-    secret::{self, SHOWN, Secret},
+    keyspace::{Keyspace, RESERVED_KEYSPACE, VERIFY_SCOPE},
+    secret::{self, DISPLAY_PREFIX_LEN, Secret},
 };
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, postgres::PgConnectOptions};
 
 use crate::{
     Failure,
-    bodies::{ENCODING, Frames, KEYSPACE, ORGANIZATION, PREFIX, SCOPES, installation, metadata, verify},
+    bodies::{ENCODING, Frames, KEYSPACE, ORGANIZATION, PREFIX, SCOPES, master_keys, metadata, verify},
 };
 
 #[derive(Args)]
@@ -41,7 +41,7 @@ const CHUNK: usize = 10_000;
 impl Seed {
     /// Prints the secret of a service key, which may verify.
     pub async fn run(self) -> Result<(), Failure> {
-        let installation = installation(&self.master_key)?;
+        let master_keys = installation(&self.master_key)?;
         let options: PgConnectOptions = self.database_url.parse()?;
         let mut conn = options.connect().await?;
         let mut frames = Frames::create(&self.out)?;
@@ -52,7 +52,7 @@ impl Seed {
             let text = secret.expose();
             let id = ids.next(&SystemClock, &SystemEntropy);
             let digest = data_encoding::HEXLOWER.encode(&secret::digest(text).0);
-            let (prefix, now) = (&text[..SHOWN], SystemClock.wall());
+            let (prefix, now) = (&text[..DISPLAY_PREFIX_LEN], SystemClock.wall());
             format!(
                 "{}\t{keyspace}\t\\\\x{digest}\t{prefix}\t{organization}\tseeded\t{scopes}\t{now}\troot\t{metadata}\n",
                 id.0
@@ -60,13 +60,13 @@ impl Seed {
         };
 
         let mut copy = conn.copy_in_raw(COPY).await?;
-        let service = Keyspace::reserved().encoding.generate("kw_", &installation, &SystemEntropy);
-        copy.send(row(RESERVED, "", &format!("[\"{VERIFY_SCOPE}\"]"), "{}", &service).into_bytes()).await?;
+        let service = Keyspace::reserved().encoding.generate("kw_", &master_keys, &SystemEntropy);
+        copy.send(row(RESERVED_KEYSPACE, "", &format!("[\"{VERIFY_SCOPE}\"]"), "{}", &service).into_bytes()).await?;
         let mut left = self.count;
         while left > 0 {
             let mut rows = String::new();
             for _ in 0..left.min(CHUNK) {
-                let secret = ENCODING.generate(PREFIX, &installation, &SystemEntropy);
+                let secret = ENCODING.generate(PREFIX, &master_keys, &SystemEntropy);
                 rows.push_str(&row(KEYSPACE, ORGANIZATION, &scopes, &metadata, &secret));
                 frames.push(&verify(secret.expose().to_owned()))?;
             }

@@ -14,11 +14,11 @@ use keyward::{
         keyspace::{Keyspace, Registry},
         rate_limit::RateLimit,
         secret::{self, Encoding},
-        verdict::{Assertions, Code},
+        verdict::{Assertions, VerdictCode},
     },
     limiter::{Subject, memory::MemoryLimiter},
     proto,
-    replica::{Peers, Replica, cached_key::Entry},
+    replica::{PeerMode, Replica, cached_key::CachedKey},
     service::{Essentials, Service, bootstrap, verify::Check},
     store::{
         Store,
@@ -71,14 +71,14 @@ async fn service(rate_limit: Option<RateLimit>, folder: &std::path::Path) -> Res
     let sqlite = Sqlite::open(SqliteOptions::new(url, runtime.clone())).await?;
     sqlite.migrate().await?;
     let store: Arc<dyn Store> = sqlite;
-    let installation = bootstrap::installation(&*store, &SystemEntropy, &[]).await?;
+    let master_keys = bootstrap::installation(&*store, &SystemEntropy, &[]).await?;
     let registry = Arc::new(Registry::new(vec![keyspace(rate_limit)]));
     let clock: Arc<dyn keyward::domain::clock::Clock> = Arc::new(SystemClock);
     let replica =
-        Replica::new(Arc::clone(&store), Arc::clone(&registry), Arc::clone(&clock), 1 << 30, Peers::Never, &runtime);
+        Replica::new(Arc::clone(&store), Arc::clone(&registry), Arc::clone(&clock), 1 << 30, PeerMode::SingleProcess, &runtime);
     replica.lease.extend(Micros::MAX);
     let entropy = Arc::new(SystemEntropy);
-    let service = Service::plain(Essentials { store, replica, registry, installation, clock, entropy, runtime });
+    let service = Service::plain(Essentials { store, replica, registry, master_keys, clock, entropy, runtime });
     Ok(Arc::new(service))
 }
 
@@ -101,18 +101,18 @@ fn facts(id: keyward::domain::key::KeyId, keyspace: &str, digest: Digest, scopes
 
 /// Puts a key into memory; its secret.
 fn remember(service: &Service, keyspace: &str, prefix: &str, encoding: Encoding, scopes: &[&str]) -> String {
-    let secret = encoding.generate(prefix, &service.installation, &SystemEntropy);
+    let secret = encoding.generate(prefix, &service.master_keys, &SystemEntropy);
     let digest = secret::digest(secret.expose());
     let id = service.ids.next(&SystemClock, &SystemEntropy);
     let facts = facts(id, keyspace, digest, scopes);
-    let entry = Arc::new(Entry::new(&facts, service.registry.index(keyspace)));
+    let entry = Arc::new(CachedKey::new(&facts, service.registry.index(keyspace)));
     let cache = &service.replica.cache;
-    cache.fill(cache.mark(), std::iter::once((&digest, &entry)));
+    cache.fill(cache.current_seq(), std::iter::once((&digest, &entry)));
     secret.expose().to_owned()
 }
 
 fn check(secret: &str) -> Check<'_> {
-    Check { secret, keyspace: "norrix", reach: None, asserted: Assertions::default(), host_environment: "", cost: Some(1) }
+    Check { secret, keyspace: "norrix", allowed_keyspaces: None, asserted: Assertions::default(), host_environment: "", cost: Some(1) }
 }
 
 fn parts(service: &Service, limited: &Service) -> Result<(), Failure> {
@@ -124,7 +124,7 @@ fn parts(service: &Service, limited: &Service) -> Result<(), Failure> {
     let caller = remember(service, "keyward", "kw_", Encoding::Alphanumeric { length: 40 }, &["verify"]);
     let digests: Vec<Digest> = secrets.iter().map(|secret| secret::digest(secret)).collect();
     let get = |digest: &Digest| service.replica.cache.get(digest).ok_or("a key is not in memory");
-    let entries = digests.iter().map(get).collect::<Result<Vec<Arc<Entry>>, _>>()?;
+    let entries = digests.iter().map(get).collect::<Result<Vec<Arc<CachedKey>>, _>>()?;
     let asked: Vec<Vec<u8>> = secrets
         .iter()
         .map(|secret| proto::VerifyRequest {
@@ -135,8 +135,8 @@ fn parts(service: &Service, limited: &Service) -> Result<(), Failure> {
         .map(|request| request.encode_to_vec())
         .collect();
 
-    let memory = service.replica.memory().ok_or("memory may not answer")?;
-    let limited_memory = limited.replica.memory().ok_or("memory may not answer")?;
+    let memory = service.replica.cache_guard().ok_or("memory may not answer")?;
+    let limited_memory = limited.replica.cache_guard().ok_or("memory may not answer")?;
     println!("| part | ns |\n| --- | --- |");
     time("read the wall clock", |_| {
         black_box(service.clock.wall());
@@ -148,21 +148,21 @@ fn parts(service: &Service, limited: &Service) -> Result<(), Failure> {
         black_box(service.verifier_from_memory(&memory, &caller).is_some());
     });
     time("look at the lease", |_| {
-        black_box(service.replica.memory().is_some());
+        black_box(service.replica.cache_guard().is_some());
     });
     time("digest", |at| {
         black_box(secret::digest(&secrets[at]));
     });
     time("check the checksum", |at| {
-        black_box(service.registry.well_formed(&secrets[at], &service.installation));
+        black_box(service.registry.well_formed(&secrets[at], &service.master_keys));
     });
     time("find in the cache", |at| {
         black_box(service.replica.cache.get(&digests[at]));
     });
     time("find while the lease holds", |at| {
-        black_box(service.replica.memory().and_then(|memory| memory.recall(&digests[at])));
+        black_box(service.replica.cache_guard().and_then(|memory| memory.get(&digests[at])));
     });
-    time("mark the use", |at| service.replica.usage.mark(&entries[at], 1));
+    time("mark the use", |at| service.replica.usage.record(&entries[at], 1));
     service.replica.usage.gather();
     drop(service.replica.usage.take(usize::MAX));
     let spending = MemoryLimiter::new(Arc::new(SystemClock));
@@ -173,7 +173,7 @@ fn parts(service: &Service, limited: &Service) -> Result<(), Failure> {
         black_box(subjects.next().map(|subject| spending.spend(subject, limit, 1)));
     });
     time("count the verdict", |_| {
-        service.metrics.verdict(Some(1), Code::Valid, Duration::from_micros(1));
+        service.metrics.verdict(Some(1), VerdictCode::Valid, Duration::from_micros(1));
     });
     service.metrics.upkeep();
     time("the whole verdict", |at| {

@@ -85,7 +85,7 @@ fn a_token_is_good_between_its_times_with_a_minutes_leeway() {
         (json!({"nbf": "now"}), Err("MALFORMED")),
     ] {
         let seen = issuer.caller(&claims(&more), NOW).map(drop).map_err(|error| {
-            assert_eq!((error.kind, &*error.message), (Kind::Unauthenticated, "Invalid or expired API key"));
+            assert_eq!((error.kind, &*error.message), (ErrorKind::Unauthenticated, "Invalid or expired API key"));
             error.reason
         });
         assert_eq!(seen, outcome, "{more}");
@@ -99,7 +99,7 @@ fn the_subject_is_recorded_and_bounded() {
     issuer.subject_prefix = "staff:".to_owned();
     assert_eq!(issuer.caller(&claims(&json!({})), NOW).unwrap().actor, "user:staff:olga");
     let actor = issuer.caller(&claims(&json!({"sub": "é".repeat(255)})), NOW).unwrap().actor;
-    assert!(actor.chars().count() <= crate::domain::validation::ACTOR);
+    assert!(actor.chars().count() <= crate::domain::validation::MAX_ACTOR_LEN);
     for sub in [json!(null), json!(""), json!(7), json!("a\nb"), json!("x".repeat(256))] {
         assert_eq!(issuer.caller(&claims(&json!({"sub": sub})), NOW).unwrap_err().reason, "MALFORMED", "{sub}");
     }

@@ -17,7 +17,7 @@ const DRIFT: Micros = 1_000;
 
 /// Says where permits came from, so that they go back to there and nowhere else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket {
+pub struct GrantOrigin {
     /// The bucket that they are counted in.
     pub bucket: i64,
     /// Number of the window: one that was lost and made anew has another.
@@ -32,23 +32,23 @@ pub struct Grant {
     /// For how long after the giving their bucket lasts.
     pub left: Micros,
     /// Where they came from.
-    pub ticket: Ticket,
+    pub origin: GrantOrigin,
 }
 
 /// Permits to spend without asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lease {
+pub struct PermitLease {
     limit: RateLimit,
     /// When the permits end, on the replica's own clock.
     until: Micros,
     permits: u32,
     /// What was free besides them when they were given.
-    beyond: u32,
+    shared_remaining: u32,
     reset_at: Micros,
-    ticket: Ticket,
+    origin: GrantOrigin,
 }
 
-impl Lease {
+impl PermitLease {
     /// What came of a request that was sent at `sent` by the replica's own clock. `told` is the window's state
     /// afterwards, its `reset_at` on the wall clock.
     pub fn new(limit: RateLimit, sent: Micros, told: RateState, grant: Grant) -> Self {
@@ -58,9 +58,9 @@ impl Lease {
             limit,
             until: sent.saturating_add(good - good / DRIFT - 1),
             permits: grant.permits,
-            beyond: told.remaining,
+            shared_remaining: told.remaining,
             reset_at: told.reset_at,
-            ticket: grant.ticket,
+            origin: grant.origin,
         }
     }
 
@@ -70,24 +70,24 @@ impl Lease {
             return None;
         }
         self.permits = self.permits.checked_sub(cost)?;
-        let remaining = self.beyond.saturating_add(self.permits);
+        let remaining = self.shared_remaining.saturating_add(self.permits);
         Some(RateState { limit: limit.limit, remaining, reset_at: self.reset_at, retry_after: None })
     }
 
     /// What was not spent, to be given back; none if there is nothing.
-    pub fn rest(&self) -> Option<(u32, Ticket)> {
-        (self.permits > 0).then_some((self.permits, self.ticket))
+    pub fn unspent(&self) -> Option<(u32, GrantOrigin)> {
+        (self.permits > 0).then_some((self.permits, self.origin))
     }
 
     /// Whether there is something to give back that still counts.
-    pub fn matters(&self, now: Micros) -> bool {
+    pub fn is_live(&self, now: Micros) -> bool {
         self.permits > 0 && now < self.until.saturating_add(self.limit.window)
     }
 }
 
 /// A refusal that holds until its time is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
+pub struct KnownRefusal {
     limit: RateLimit,
     cost: u32,
     /// When the cost will be admitted, on the replica's own clock.
@@ -96,7 +96,7 @@ pub struct Refusal {
     reset_at: Micros,
 }
 
-impl Refusal {
+impl KnownRefusal {
     /// A refusal of `cost` that arrived at `now` by the replica's own clock; none if no time was told.
     pub fn new(limit: RateLimit, now: Micros, told: RateState, cost: u32) -> Option<Self> {
         let until = now.saturating_add(told.retry_after?);
@@ -115,7 +115,7 @@ impl Refusal {
     }
 
     /// Whether it still holds for somebody.
-    pub fn matters(&self, now: Micros) -> bool {
+    pub fn is_live(&self, now: Micros) -> bool {
         now < self.until
     }
 }
@@ -125,11 +125,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::rate_limit::{BUCKETS, COUNTED, Window, bucket};
+    use crate::domain::rate_limit::{BUCKETS, COUNTED, SlidingWindow, bucket};
 
     /// The shared side, as `window.lua` does it.
     struct Shared {
-        window: Window,
+        window: SlidingWindow,
         limit: RateLimit,
     }
 
@@ -139,11 +139,11 @@ mod tests {
             now: Micros,
             cost: u32,
             ask: u32,
-            back: Option<(u32, Ticket)>,
+            back: Option<(u32, GrantOrigin)>,
         ) -> (bool, RateState, Grant) {
             self.window.roll(bucket(self.limit, now));
-            if let Some((permits, ticket)) = back
-                && let Ok(age) = usize::try_from(self.window.newest - ticket.bucket)
+            if let Some((permits, origin)) = back
+                && let Ok(age) = usize::try_from(self.window.newest - origin.bucket)
                 && age < COUNTED
             {
                 self.window.counts[age] -= permits;
@@ -154,8 +154,8 @@ mod tests {
             let permits = if spent.admitted && left > 0 { ask.min(spent.state.remaining / SHARE) } else { 0 };
             self.window.counts[0] += permits;
             spent.state.remaining -= permits;
-            let ticket = Ticket { bucket: self.window.newest, window: 0 };
-            (spent.admitted, spent.state, Grant { permits, left, ticket })
+            let origin = GrantOrigin { bucket: self.window.newest, window: 0 };
+            (spent.admitted, spent.state, Grant { permits, left, origin })
         }
     }
 
@@ -189,8 +189,8 @@ mod tests {
             limit in limits(), start in 1_i64 << 49..1_i64 << 50, batch in 1_u32..40,
             offsets in [0_i64..1 << 40, 0_i64..1 << 40, 0_i64..1 << 40], steps in steps(),
         ) {
-            let mut shared = Shared { window: Window::empty(limit, start), limit };
-            let mut held: [Option<Lease>; 3] = [None; 3];
+            let mut shared = Shared { window: SlidingWindow::empty(limit, start), limit };
+            let mut held: [Option<PermitLease>; 3] = [None; 3];
             let (mut now, mut log) = (start, Vec::<(Micros, u32)>::new());
             for Step { gap, replica, cost, on_the_way } in steps {
                 now += gap * limit.window / 10_000;
@@ -201,13 +201,13 @@ mod tests {
                 } else {
                     let sent = own(now);
                     now += on_the_way.0;
-                    let back = held[replica].take().and_then(|lease| lease.rest());
+                    let back = held[replica].take().and_then(|lease| lease.unspent());
                     let (admitted, told, grant) = shared.request(now, cost, batch, back);
                     if admitted {
                         log.push((now, cost));
                     }
                     now += on_the_way.1;
-                    held[replica] = (grant.permits > 0).then(|| Lease::new(limit, sent, told, grant));
+                    held[replica] = (grant.permits > 0).then(|| PermitLease::new(limit, sent, told, grant));
                 }
                 let within: u32 = log.iter().filter(|(at, _)| now - at < limit.window).map(|(_, cost)| cost).sum();
                 prop_assert!(within <= limit.limit, "{within} within one window");
@@ -215,7 +215,7 @@ mod tests {
                 shared.window.roll(bucket(limit, now));
                 let counts = |bucket: i64| (0..=BUCKETS).contains(&(shared.window.newest - bucket));
                 let spent: u32 = log.iter().filter(|(at, _)| counts(bucket(limit, *at))).map(|(_, cost)| cost).sum();
-                let rests = held.iter().flatten().filter_map(Lease::rest).filter(|(_, ticket)| counts(ticket.bucket));
+                let rests = held.iter().flatten().filter_map(PermitLease::unspent).filter(|(_, origin)| counts(origin.bucket));
                 let rests: u32 = rests.map(|(permits, _)| permits).sum();
                 prop_assert_eq!(shared.window.used(), u64::from(spent + rests));
                 prop_assert!(rests <= 3 * batch.min(limit.limit / SHARE));
@@ -226,8 +226,8 @@ mod tests {
     const LIMIT: RateLimit = RateLimit { limit: 1_000, window: 60 * SECOND };
     const TOLD: RateState = RateState { limit: 1_000, remaining: 900, reset_at: 7, retry_after: None };
 
-    fn lease(left: Micros) -> Lease {
-        Lease::new(LIMIT, 100, TOLD, Grant { permits: 5, left, ticket: Ticket { bucket: 3, window: 4 } })
+    fn lease(left: Micros) -> PermitLease {
+        PermitLease::new(LIMIT, 100, TOLD, Grant { permits: 5, left, origin: GrantOrigin { bucket: 3, window: 4 } })
     }
 
     #[test]
@@ -240,8 +240,8 @@ mod tests {
         assert_eq!(lease.spend(RateLimit { limit: 999, ..LIMIT }, 200, 1), None, "another limit");
         assert_eq!(lease.spend(LIMIT, SECOND - SECOND / DRIFT + 99, 1), None, "its bucket may be over");
         assert_eq!(lease.spend(LIMIT, SECOND - SECOND / DRIFT + 98, 1), told(902));
-        assert_eq!(lease.rest(), Some((2, Ticket { bucket: 3, window: 4 })));
-        assert!(lease.matters(60 * SECOND) && !lease.matters(62 * SECOND));
+        assert_eq!(lease.unspent(), Some((2, GrantOrigin { bucket: 3, window: 4 })));
+        assert!(lease.is_live(60 * SECOND) && !lease.is_live(62 * SECOND));
     }
 
     #[test]
@@ -254,10 +254,10 @@ mod tests {
     #[test]
     fn a_refusal_holds_for_its_cost_until_its_time() {
         let told = RateState { remaining: 1, retry_after: Some(SECOND), ..TOLD };
-        let refusal = Refusal::new(LIMIT, 50, told, 2).unwrap();
+        let refusal = KnownRefusal::new(LIMIT, 50, told, 2).unwrap();
         assert_eq!(refusal.again(LIMIT, 60, 2).unwrap().retry_after, Some(SECOND - 10));
         assert_eq!(refusal.again(LIMIT, 60, 1), None);
         assert_eq!(refusal.again(LIMIT, SECOND + 50, 2), None);
-        assert_eq!(Refusal::new(LIMIT, 50, RateState { retry_after: None, ..told }, 2_000), None);
+        assert_eq!(KnownRefusal::new(LIMIT, 50, RateState { retry_after: None, ..told }, 2_000), None);
     }
 }

@@ -11,7 +11,7 @@ use crate::{
         key::{Binding, KeyRecord, KeyStatus},
         keyspace::Registry,
         rate_limit::{RateLimit, RateState},
-        verdict::{Assertions, Code},
+        verdict::{Assertions, VerdictCode},
     },
     proto::{self, create_request},
     service::{
@@ -163,7 +163,7 @@ pub fn check(message: &proto::VerifyRequest) -> Check<'_> {
     Check {
         secret: &message.secret,
         keyspace: &message.keyspace,
-        reach: None,
+        allowed_keyspaces: None,
         asserted: Assertions {
             environment: &message.environment,
             organization: &message.organization,
@@ -176,18 +176,18 @@ pub fn check(message: &proto::VerifyRequest) -> Check<'_> {
 }
 
 /// The proto's code of a verdict.
-pub fn code(code: Code) -> proto::Code {
+pub fn code(code: VerdictCode) -> proto::Code {
     match code {
-        Code::Valid => proto::Code::Valid,
-        Code::Malformed => proto::Code::Malformed,
-        Code::NotFound => proto::Code::NotFound,
-        Code::Revoked => proto::Code::Revoked,
-        Code::Expired => proto::Code::Expired,
-        Code::WrongEnvironment => proto::Code::WrongEnvironment,
-        Code::WrongOrganization => proto::Code::WrongOrganization,
-        Code::WrongInstance => proto::Code::WrongInstance,
-        Code::InsufficientScope => proto::Code::InsufficientScope,
-        Code::RateLimited => proto::Code::RateLimited,
+        VerdictCode::Valid => proto::Code::Valid,
+        VerdictCode::Malformed => proto::Code::Malformed,
+        VerdictCode::NotFound => proto::Code::NotFound,
+        VerdictCode::Revoked => proto::Code::Revoked,
+        VerdictCode::Expired => proto::Code::Expired,
+        VerdictCode::WrongEnvironment => proto::Code::WrongEnvironment,
+        VerdictCode::WrongOrganization => proto::Code::WrongOrganization,
+        VerdictCode::WrongInstance => proto::Code::WrongInstance,
+        VerdictCode::InsufficientScope => proto::Code::InsufficientScope,
+        VerdictCode::RateLimited => proto::Code::RateLimited,
     }
 }
 

@@ -5,7 +5,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use super::convert;
-use crate::{domain::keyspace::Registry, replica::cached_key::Entry, service::verify::Outcome};
+use crate::{domain::keyspace::Registry, replica::cached_key::CachedKey, service::verify::Outcome};
 
 /// A message's length and whether it is compressed come before it.
 pub const FRAMING: usize = 5;
@@ -55,7 +55,7 @@ fn write(outcome: &Outcome, registry: &Registry, out: &mut BytesMut) {
     }
 }
 
-fn key(entry: &Entry, registry: &Registry, out: &mut BytesMut) {
+fn key(entry: &CachedKey, registry: &Registry, out: &mut BytesMut) {
     bytes(field::KEY_ID, &entry.id.ascii(), out);
     let keyspace = entry.keyspace.and_then(|index| registry.get(index));
     text(field::KEYSPACE, keyspace.map_or("", |keyspace| keyspace.name.as_str()), out);
@@ -113,7 +113,7 @@ mod tests {
         domain::{
             key::{Binding, KeyFacts, KeyId},
             rate_limit::RateState,
-            verdict::Code,
+            verdict::VerdictCode,
         },
         proto,
         replica::cached_key::tests::facts,
@@ -125,11 +125,11 @@ mod tests {
             scopes in prop::collection::vec("[a-z:.]{1,64}", 0..6),
             metadata in prop::collection::btree_map("[^\0]{0,10}", "[^\0]{0,200}", 0..5),
             created_at in 0..=i64::MAX, expires_at in prop::option::of(0..i64::MAX), configured: bool,
-        ) -> Arc<Entry> {
+        ) -> Arc<CachedKey> {
             let binding = Binding { organization, instance, environment };
             let blank = facts(binding, name, scopes, metadata);
             let facts = KeyFacts { id: KeyId(Uuid::from_u128(id)), created_at, expires_at, ..blank };
-            Arc::new(Entry::new(&facts, configured.then_some(0)))
+            Arc::new(CachedKey::new(&facts, configured.then_some(0)))
         }
     }
 
@@ -146,7 +146,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_the_message(
-            code in prop::sample::select(Code::ALL.to_vec()), entry in prop::option::of(entries()),
+            code in prop::sample::select(VerdictCode::ALL.to_vec()), entry in prop::option::of(entries()),
             rate in prop::option::of(rates()),
         ) {
             let registry = registry();

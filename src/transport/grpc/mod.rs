@@ -31,7 +31,7 @@ use crate::{
     domain::{
         access,
         caller::Caller,
-        error::{Error, Kind, Result},
+        error::{Error, ErrorKind, Result},
         secret::Secret,
     },
     limiter::Subject,
@@ -129,8 +129,8 @@ impl Grpc {
             match presented(metadata, peer)? {
                 Presented::Secret(secret) => self.service.verify_for(secret, &check, deadline).await,
                 Presented::Certificate(caller) => {
-                    let reach = access::may_verify(caller)?;
-                    self.service.verify(&check.within(reach.as_deref()), deadline).await
+                    let allowed_keyspaces = access::may_verify(caller)?;
+                    self.service.verify(&check.within(allowed_keyspaces.as_deref()), deadline).await
                 }
             }
         }
@@ -141,7 +141,8 @@ impl Grpc {
     /// What a client hears of a check that was not made. A caller that may not check leaves a line, though checks do not.
     fn unchecked(&self, call: &'static str, peer: Option<&Peer>, arrived: Instant, error: Error) -> Status {
         let error = self.refused(peer.map(|peer| peer.address), error);
-        if matches!(error.kind, Kind::Unauthenticated | Kind::PermissionDenied | Kind::ResourceExhausted) {
+        if matches!(error.kind, ErrorKind::Unauthenticated | ErrorKind::PermissionDenied | ErrorKind::ResourceExhausted)
+        {
             // Only the key whose secret it has is known of who was refused.
             let line = CallRecord { transport: "grpc", client: peer.map(|peer| peer.address), ..CallRecord::default() };
             call_log::record(&self.service, call, &line, Some(&error), arrived.elapsed());
@@ -181,7 +182,7 @@ fn credential(headers: &HeaderMap) -> Result<&str> {
     }
     match value.to_str() {
         Ok(text) => bearer(text).ok_or_else(Error::missing_credential),
-        Err(_) => Err(Error::new(Kind::Unauthenticated, "MALFORMED", "Invalid or expired API key")),
+        Err(_) => Err(Error::new(ErrorKind::Unauthenticated, "MALFORMED", "Invalid or expired API key")),
     }
 }
 

@@ -15,12 +15,12 @@ use tonic::{Status, Streaming};
 use super::{super::deadline, convert, status};
 use crate::{
     domain::{
-        error::{Error, Kind, Result},
-        keyspace::Reach,
+        error::{Error, ErrorKind, Result},
+        keyspace::AllowedKeyspaces,
         secret::Secret,
     },
     proto::{self, verify_stream_response},
-    replica::Memory,
+    replica::CacheGuard,
     service::{Service, verify::Outcome},
 };
 
@@ -35,22 +35,22 @@ pub enum Asker {
     /// Verified anew for each message: a caller that is no longer good ends its stream.
     Secret(Arc<Secret>),
     /// By its certificate, which is good for as long as its connection; and what it may ask about.
-    Certificate(Option<Arc<Reach>>),
+    Certificate(Option<Arc<AllowedKeyspaces>>),
 }
 
 impl Asker {
     /// What it may ask about, as far as memory knows; none if that takes a look-up.
-    fn at_once(&self, service: &Service, memory: &Memory<'_>) -> Option<Result<Option<Arc<Reach>>>> {
+    fn at_once(&self, service: &Service, memory: &CacheGuard<'_>) -> Option<Result<Option<Arc<AllowedKeyspaces>>>> {
         match self {
             Self::Secret(secret) => service.verifier_from_memory(memory, secret.expose()),
-            Self::Certificate(reach) => Some(Ok(reach.clone())),
+            Self::Certificate(allowed_keyspaces) => Some(Ok(allowed_keyspaces.clone())),
         }
     }
 
-    async fn reach(&self, service: &Service, deadline: Instant) -> Result<Option<Arc<Reach>>> {
+    async fn allowed_keyspaces(&self, service: &Service, deadline: Instant) -> Result<Option<Arc<AllowedKeyspaces>>> {
         match self {
             Self::Secret(secret) => service.authenticate_verifier(secret.expose(), deadline).await,
-            Self::Certificate(reach) => Ok(reach.clone()),
+            Self::Certificate(allowed_keyspaces) => Ok(allowed_keyspaces.clone()),
         }
     }
 }
@@ -82,15 +82,16 @@ impl Verdicts {
 
     /// The answer, if memory can give it.
     fn at_once(&self, message: &proto::VerifyStreamRequest) -> Option<Answer> {
-        let memory = self.service.replica.memory()?;
-        let reach = match self.asker.at_once(&self.service, &memory)? {
-            Ok(reach) => reach,
+        let memory = self.service.replica.cache_guard()?;
+        let allowed_keyspaces = match self.asker.at_once(&self.service, &memory)? {
+            Ok(allowed_keyspaces) => allowed_keyspaces,
             Err(error) => return Some(refusal(&self.service, message.id, error)),
         };
         let Some(request) = &message.request else {
             return Some(Ok(answer(&self.service, message.id, Err(missing()))));
         };
-        let outcome = self.service.verify_from_memory(&memory, &convert::check(request).within(reach.as_deref()))?;
+        let outcome =
+            self.service.verify_from_memory(&memory, &convert::check(request).within(allowed_keyspaces.as_deref()))?;
         Some(Ok(answer(&self.service, message.id, outcome)))
     }
 
@@ -98,12 +99,14 @@ impl Verdicts {
         let (service, asker) = (Arc::clone(&self.service), self.asker.clone());
         async move {
             let deadline = deadline::deadline(None);
-            let reach = match asker.reach(&service, deadline).await {
-                Ok(reach) => reach,
+            let allowed_keyspaces = match asker.allowed_keyspaces(&service, deadline).await {
+                Ok(allowed_keyspaces) => allowed_keyspaces,
                 Err(error) => return refusal(&service, message.id, error),
             };
             let outcome = match &message.request {
-                Some(request) => service.verify(&convert::check(request).within(reach.as_deref()), deadline).await,
+                Some(request) => {
+                    service.verify(&convert::check(request).within(allowed_keyspaces.as_deref()), deadline).await
+                }
                 None => Err(missing()),
             };
             Ok(answer(&service, message.id, outcome))
@@ -124,7 +127,7 @@ impl Verdicts {
 /// decided, as with the database away, only this check has no answer.
 fn refusal(service: &Service, id: u64, error: Error) -> Answer {
     match error.kind {
-        Kind::Unauthenticated | Kind::PermissionDenied => Err(status::grpc(&error)),
+        ErrorKind::Unauthenticated | ErrorKind::PermissionDenied => Err(status::grpc(&error)),
         _ => Ok(answer(service, id, Err(error))),
     }
 }

@@ -12,7 +12,7 @@ use http::{HeaderMap, header};
 use crate::{
     domain::{
         error::{Error, Result},
-        keyspace::Credential,
+        keyspace::CredentialHeader,
     },
     service::Service,
     transport::bearer::bearer,
@@ -42,14 +42,15 @@ pub fn find<'a>(headers: &'a HeaderMap, service: &'a Service, sessions: bool) ->
         }
     });
     let keys = headers.get_all("x-api-key").iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
-    let presented = bearers.map(|text| (Credential::Bearer, text)).chain(keys.map(|text| (Credential::XApiKey, text)));
+    let presented =
+        bearers.map(|text| (CredentialHeader::Bearer, text)).chain(keys.map(|text| (CredentialHeader::XApiKey, text)));
 
     let (mut known, mut unknown) = (None, None);
     for (place, text) in presented.filter(|(_, text)| !text.is_empty()) {
-        let session = sessions && place == Credential::Bearer && service.is_session(&text);
+        let session = sessions && place == CredentialHeader::Bearer && service.is_session(&text);
         let counts = match service.registry.by_prefix(&text) {
             // Operators use bearer, whatever their credential begins with.
-            _ if service.is_root(&text) => Some(place == Credential::Bearer),
+            _ if service.is_root(&text) => Some(place == CredentialHeader::Bearer),
             Some((keyspace, _)) => Some(keyspace.credential.reads(place)),
             None => session.then_some(true),
         };

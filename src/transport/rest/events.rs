@@ -14,7 +14,7 @@ use super::{
 use crate::{
     domain::{
         clock::Micros,
-        error::{Error, Kind, Result},
+        error::{Error, ErrorKind, Result},
         event::Event,
         key::Binding,
         validation::Violations,
@@ -119,7 +119,7 @@ fn delivery(delivery: &Delivery) -> Value {
 /// A path segment that is no id at all names no event either.
 fn unknown_if_unreadable<T>(result: Result<T>) -> Result<T> {
     result.map_err(|error| match error.fields.as_slice() {
-        [only] if only.field == "event_id" => Error::new(Kind::NotFound, "NOT_FOUND", "No such event"),
+        [only] if only.field == "event_id" => Error::new(ErrorKind::NotFound, "NOT_FOUND", "No such event"),
         _ => error,
     })
 }

@@ -114,7 +114,7 @@ impl<'a> RequestContext<'a> {
         let proved = match credential::find(&self.parts.headers, self.service, self.sessions)? {
             None => {
                 let certified = self.peer.certified(&self.parts.headers)?;
-                Ok(Authenticated { caller: certified.cloned().unwrap_or(Caller::Nobody), rate: None })
+                Ok(Authenticated { caller: certified.cloned().unwrap_or(Caller::Anonymous), rate: None })
             }
             Some(Presented::Secret(secret)) => match self.revokes {
                 Some(id) => self.service.authenticate_to_revoke(&secret, id, admission, self.context).await,
@@ -142,7 +142,7 @@ impl<'a> RequestContext<'a> {
     /// The caller, who must have a credential.
     pub async fn known_caller(&mut self) -> Result<Caller> {
         match self.caller(Admission::Counted).await? {
-            Caller::Nobody => Err(Error::missing_credential()),
+            Caller::Anonymous => Err(Error::missing_credential()),
             caller => Ok(caller),
         }
     }
@@ -162,7 +162,7 @@ impl<'a> RequestContext<'a> {
                 self.key = key.id.to_string();
                 Ok(key)
             }
-            Caller::Nobody => Err(Error::missing_credential()),
+            Caller::Anonymous => Err(Error::missing_credential()),
             Caller::Session(_) => Err(Error::forbidden("A session is no key")),
             Caller::Operator { .. } | Caller::Service { .. } => {
                 Err(Error::forbidden("Keys of operators and services cannot change themselves"))

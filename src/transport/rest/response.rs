@@ -8,7 +8,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 
 use crate::{
-    domain::error::{Error, Kind},
+    domain::error::{Error, ErrorKind},
     transport::status,
 };
 
@@ -67,9 +67,9 @@ impl RestError {
     pub fn error(&self) -> Cow<'_, Error> {
         match self {
             Self::Error(error) => Cow::Borrowed(error),
-            Self::NoSuchPath => Cow::Owned(Error::new(Kind::NotFound, "NO_SUCH_PATH", "There is no such path")),
+            Self::NoSuchPath => Cow::Owned(Error::new(ErrorKind::NotFound, "NO_SUCH_PATH", "There is no such path")),
             Self::NoSuchMethod(_) => {
-                Cow::Owned(Error::new(Kind::NotFound, "METHOD_NOT_ALLOWED", "There is no such method here"))
+                Cow::Owned(Error::new(ErrorKind::NotFound, "METHOD_NOT_ALLOWED", "There is no such method here"))
             }
             Self::TooLarge => Cow::Owned(Error::invalid("body", "must be at most 1 MiB")),
             Self::NotJson => Cow::Owned(Error::invalid("body", "Content-Type must be application/json")),
@@ -117,7 +117,7 @@ impl RestError {
 fn code(error: &Error) -> Cow<'static, str> {
     match error.kind {
         // The server set the time: for the caller it is a matter of trying again.
-        Kind::DeadlineExceeded if error.reason != "REVOCATION_PENDING" => "unavailable".into(),
+        ErrorKind::DeadlineExceeded if error.reason != "REVOCATION_PENDING" => "unavailable".into(),
         _ => error.reason.to_ascii_lowercase().into(),
     }
 }
@@ -125,11 +125,11 @@ fn code(error: &Error) -> Cow<'static, str> {
 /// The public sentence.
 fn message(error: &Error) -> Cow<'static, str> {
     match error.kind {
-        Kind::InvalidArgument => {
+        ErrorKind::InvalidArgument => {
             let fields = error.fields.iter().map(|bad| format!("{}: {}", bad.field, bad.description));
             fields.collect::<Vec<_>>().join("; ").into()
         }
-        Kind::DeadlineExceeded | Kind::Unavailable => "Try again".into(),
+        ErrorKind::DeadlineExceeded | ErrorKind::Unavailable => "Try again".into(),
         _ => error.message.clone(),
     }
 }

@@ -24,7 +24,7 @@ pub async fn verify(
     body: &mut Body,
 ) -> std::result::Result<RestResponse, RestError> {
     let caller = exchange.known_caller().await?;
-    let reach = access::may_verify(&caller)?;
+    let allowed_keyspaces = access::may_verify(&caller)?;
     let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
     if !fields.has("secret") {
         fields.bad("secret", "is required");
@@ -39,7 +39,7 @@ pub async fn verify(
     let check = Check {
         secret: secret.expose(),
         keyspace: &keyspace,
-        reach: reach.as_deref(),
+        allowed_keyspaces: allowed_keyspaces.as_deref(),
         asserted: Assertions {
             environment: &environment,
             organization: &organization,

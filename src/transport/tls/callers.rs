@@ -8,7 +8,7 @@ use webpki::EndEntityCert;
 use crate::{
     config::{TlsClient, TlsRole},
     domain::{
-        caller::{Caller, Proof},
+        caller::{AuthMethod, Caller},
         keyspace::Registry,
     },
 };
@@ -21,10 +21,12 @@ impl Callers {
     pub fn new(clients: &[TlsClient], registry: &Registry) -> Self {
         let caller = |client: &TlsClient| {
             let san: Arc<str> = client.san.as_str().into();
-            let proof = Proof::Certificate(Arc::clone(&san));
+            let method = AuthMethod::Certificate(Arc::clone(&san));
             let caller = match client.role {
-                TlsRole::Root => Caller::Operator { proof },
-                TlsRole::Verify => Caller::Service { proof, reach: registry.reach(&client.keyspaces) },
+                TlsRole::Root => Caller::Operator { method },
+                TlsRole::Verify => {
+                    Caller::Service { method, allowed_keyspaces: registry.allowed_keyspaces(&client.keyspaces) }
+                }
             };
             (san, caller)
         };
