@@ -14,7 +14,7 @@ use keyward::{
         clock::{SystemClock, SystemEntropy},
         keyspace::{Keyspace, Registry},
     },
-    replica::{Peers, Replica, fault_injection, follower::Follower, lease::Lease},
+    replica::{PeerMode, Replica, fault_injection, follower::Follower, lease::Lease},
     store::{
         ReplicaRow, Result, Store,
         feed::{Feed, News},
@@ -96,7 +96,7 @@ async fn follow(hollow: i64, enough: impl AsyncFn(&Notes, &Lease) -> bool) -> Ar
     let registry = Arc::new(Registry::new(vec![Keyspace::default_keyspace()]));
     let clock = Arc::new(SystemClock);
     let store: Arc<dyn Store> = store;
-    let replica = Replica::new(store, registry, clock.clone(), 1 << 20, Peers::Never, &Handle::current());
+    let replica = Replica::new(store, registry, clock.clone(), 1 << 20, PeerMode::SingleProcess, &Handle::current());
     let notes = Arc::new(Notes { hollow: AtomicI64::new(hollow), ..Notes::default() });
     let paper = Paper { notes: Arc::clone(&notes), lease: Arc::clone(&replica.lease) };
     let stop = CancellationToken::new();

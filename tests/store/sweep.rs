@@ -19,7 +19,7 @@ use keyward::{
         keyspace::{Keyspace, Registry},
         rate_limit::RateLimit,
     },
-    limiter::{Limiter, auth_failures::Failures, memory::MemoryLimiter},
+    limiter::{Limiter, auth_failures::AuthFailures, memory::MemoryLimiter},
     replica::{PeerMode, Replica},
     service::{Service, bootstrap},
     session::Sessions,
@@ -64,7 +64,7 @@ impl Clock for Stand {
 async fn service(store: &Arc<dyn Store>, clock: &Arc<Stand>) -> Arc<Service> {
     let (runtime, clock) = (Handle::current(), Arc::clone(clock) as Arc<dyn Clock>);
     let (session_clock, session_runtime) = (Arc::clone(&clock), runtime.clone());
-    let installation = bootstrap::installation(&**store, &SystemEntropy, &[]).await.unwrap();
+    let master_keys = bootstrap::installation(&**store, &SystemEntropy, &[]).await.unwrap();
     let registry = Arc::new(Registry::new(vec![Keyspace::default_keyspace()]));
     let replica = Replica::new(
         Arc::clone(store),
@@ -79,9 +79,9 @@ async fn service(store: &Arc<dyn Store>, clock: &Arc<Stand>) -> Arc<Service> {
         replica: Arc::new(replica),
         metrics: Metrics::new(&registry),
         registry,
-        installation,
+        master_keys,
         limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), None),
-        failures: Failures::new(RateLimit { limit: 300, window: 60 * SECOND }, Arc::clone(&clock)),
+        failures: AuthFailures::new(RateLimit { limit: 300, window: 60 * SECOND }, Arc::clone(&clock)),
         public_create_limit: RateLimit { limit: 10, window: 60 * SECOND },
         egress: Egress::default(),
         deliveries: tokio::sync::Notify::new(),
