@@ -236,7 +236,7 @@ impl Starting {
         let (tasks, until) = (TaskTracker::new(), options.stop.child_token());
         let options = ListenerOptions { stop: until.clone(), drain: Self::DRAIN, ..options.clone() };
         let front = Arc::new(startup::Startup::new(Arc::new(SystemEntropy)));
-        tasks.spawn(grpc::starting::run(Arc::clone(&listeners.grpc), health, options.clone()));
+        tasks.spawn(grpc::startup::run(Arc::clone(&listeners.grpc), health, options.clone()));
         tasks.spawn(http_server::run(Arc::clone(&listeners.http), Arc::clone(&front), Routes::All, options.clone()));
         if let Some(listener) = &listeners.metrics {
             let plain = ListenerOptions { tls: None, ..options };

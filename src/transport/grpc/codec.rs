@@ -1,4 +1,5 @@
-//! Messages on the wire. What cannot be read as one is the caller's mistake, and is told as any other: by its field.
+//! The protobuf codec of the generated services. A message that cannot be decoded is the caller's mistake: it is answered
+//! INVALID_ARGUMENT with the name of the field, like any other invalid request.
 
 use std::marker::PhantomData;
 
@@ -11,8 +12,11 @@ use tonic_prost::ProstEncoder;
 
 use crate::{domain::error::Error, transport::status};
 
-/// Protobuf, as the generated services use it.
-pub struct ProtoCodec<T, U>(PhantomData<(T, U)>);
+/// The largest message that is accepted.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 1 << 20;
+
+/// Encodes with prost; decodes with [`ProtoDecoder`].
+pub(crate) struct ProtoCodec<T, U>(PhantomData<(T, U)>);
 
 impl<T, U> Default for ProtoCodec<T, U> {
     fn default() -> Self {
@@ -39,8 +43,8 @@ where
     }
 }
 
-/// Reads messages.
-pub struct ProtoDecoder<U>(PhantomData<U>);
+/// Decodes with prost, and names the field that is wrong.
+pub(crate) struct ProtoDecoder<U>(PhantomData<U>);
 
 impl<U: Message + Default> Decoder for ProtoDecoder<U> {
     type Item = U;
@@ -51,15 +55,15 @@ impl<U: Message + Default> Decoder for ProtoDecoder<U> {
     }
 }
 
-/// The error of a message that cannot be read. The library's own words name the place, as
-/// `Inner.field: Message.field: why`.
+/// The error of a message that cannot be decoded. Prost names the field in the text of its error, as
+/// `Inner.field: Message.field: reason`.
 fn unreadable(error: &prost::DecodeError) -> Error {
     let text = error.to_string();
     let parts = text.split(": ").filter_map(|part| part.split_once('.'));
     let is_name = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
     let mut fields: Vec<&str> =
         parts.filter(|(message, field)| is_name(message) && is_name(field)).map(|(_, field)| field).collect();
-    // It names the innermost first.
+    // Prost names the innermost field first.
     fields.reverse();
     let field = if fields.is_empty() { "request".to_owned() } else { fields.join(".") };
     let what = if text.contains("UTF-8") { "is not UTF-8" } else { "is not well-formed protobuf" };
@@ -78,13 +82,13 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn the_field_that_cannot_be_decoded_is_named() {
         let create = CreateRequest { name: "name".to_owned(), ..CreateRequest::default() };
         let mut bytes = create.encode_to_vec();
-        let place = bytes.len() - 1;
-        bytes[place] = 0xff;
+        let last = bytes.len() - 1;
+        bytes[last] = 0xff;
         assert_eq!(refusal::<CreateRequest>(&bytes), ("name".to_owned(), "is not UTF-8".to_owned()));
-        let truncated = &bytes[..place];
+        let truncated = &bytes[..last];
         assert_eq!(refusal::<CreateRequest>(truncated).0, "name");
         assert_eq!(refusal::<CreateRequest>(&[0xff, 0xff]), ("request".into(), "is not well-formed protobuf".into()));
         let nested = VerifyStreamRequest {
@@ -92,8 +96,8 @@ mod tests {
             request: Some(crate::proto::VerifyRequest { secret: "secret".to_owned(), ..Default::default() }),
         };
         let mut bytes = nested.encode_to_vec();
-        let place = bytes.len() - 1;
-        bytes[place] = 0xff;
+        let last = bytes.len() - 1;
+        bytes[last] = 0xff;
         assert_eq!(refusal::<VerifyStreamRequest>(&bytes), ("request.secret".into(), "is not UTF-8".into()));
     }
 }

@@ -1,6 +1,4 @@
-//! Messages to the service's types and back.
-
-use std::collections::HashMap;
+//! Converts messages to the application's types and back.
 
 use prost_types::{Duration, Timestamp};
 
@@ -9,7 +7,6 @@ use crate::{
         clock::{Micros, SECOND},
         error::{Error, Result},
         key::{Binding, KeyRecord, KeyStatus},
-        keyspace::Registry,
         rate_limit::{RateLimit, RateState},
         verdict::{Assertions, VerdictCode},
     },
@@ -17,16 +14,16 @@ use crate::{
     service::{
         keys::{CreateKey, Created, Expiry},
         list::{ListKeys, Page},
-        verify::{Check, Outcome},
+        verify::Check,
     },
 };
 
-/// A key to make.
-pub fn create(message: proto::CreateRequest) -> Result<CreateKey> {
+/// The key to create.
+pub(crate) fn create(message: proto::CreateRequest) -> Result<CreateKey> {
     let expiry = match message.expiry {
         None => Expiry::Default,
         Some(create_request::Expiry::ExpireTime(at)) => Expiry::At(time("expire_time", at.seconds, at.nanos)?),
-        Some(create_request::Expiry::Ttl(ttl)) => Expiry::In(span("ttl", ttl.seconds, ttl.nanos)?),
+        Some(create_request::Expiry::Ttl(ttl)) => Expiry::In(micros_of_duration("ttl", ttl.seconds, ttl.nanos)?),
     };
     let rate_limit = message.rate_limit.map(own_limit).transpose()?;
     Ok(CreateKey {
@@ -34,7 +31,7 @@ pub fn create(message: proto::CreateRequest) -> Result<CreateKey> {
         keyspace: message.keyspace,
         binding: binding(message.organization, message.instance, message.environment),
         name: message.name,
-        // An empty list cannot be told from an absent one.
+        // In a message an empty list and an absent one are the same.
         scopes: Some(message.scopes).filter(|scopes| !scopes.is_empty()),
         expiry,
         webhook_url: message.webhook_url,
@@ -43,28 +40,31 @@ pub fn create(message: proto::CreateRequest) -> Result<CreateKey> {
     })
 }
 
-/// A key's own limit. What is left out is nothing, which no bound lets pass.
+/// A key's own rate limit. An absent limit or window is read as zero, which validation refuses.
 fn own_limit(message: proto::RateLimit) -> Result<RateLimit> {
     let window = message.window.unwrap_or_default();
-    Ok(RateLimit { limit: message.limit, window: span("rate_limit.window", window.seconds, window.nanos)? })
+    Ok(RateLimit {
+        limit: message.limit,
+        window: micros_of_duration("rate_limit.window", window.seconds, window.nanos)?,
+    })
 }
 
 fn binding(organization: String, instance: String, environment: String) -> Binding {
     Binding { organization, instance, environment }
 }
 
-/// A time. Its fraction counts forwards, also before the epoch.
-pub(super) fn time(field: &'static str, seconds: i64, nanos: i32) -> Result<Micros> {
+/// A timestamp. Its nanoseconds count forwards, also before the epoch.
+pub(crate) fn time(field: &'static str, seconds: i64, nanos: i32) -> Result<Micros> {
     micros(field, seconds, nanos, (0..=999_999_999).contains(&nanos))
 }
 
-/// A length of time. Its fraction has the sign of its seconds.
-fn span(field: &'static str, seconds: i64, nanos: i32) -> Result<Micros> {
+/// A duration. Its nanoseconds have the sign of its seconds.
+fn micros_of_duration(field: &'static str, seconds: i64, nanos: i32) -> Result<Micros> {
     let agrees = seconds == 0 || nanos == 0 || (nanos < 0) == (seconds < 0);
     micros(field, seconds, nanos, agrees && (-999_999_999..=999_999_999).contains(&nanos))
 }
 
-/// Fractions below a microsecond are dropped; what is out of range is far out of bounds anyway.
+/// Fractions of a microsecond are dropped. A value that overflows saturates: validation refuses it.
 fn micros(field: &'static str, seconds: i64, nanos: i32, well_formed: bool) -> Result<Micros> {
     if !well_formed {
         return Err(Error::invalid(field, "is not a well-formed time"));
@@ -72,8 +72,8 @@ fn micros(field: &'static str, seconds: i64, nanos: i32, well_formed: bool) -> R
     Ok(seconds.saturating_mul(SECOND).saturating_add(i64::from(nanos) / 1_000))
 }
 
-/// A time as the proto has it.
-pub fn timestamp(at: Micros) -> Timestamp {
+/// A time as a message.
+pub(crate) fn timestamp(at: Micros) -> Timestamp {
     Timestamp { seconds: at.div_euclid(SECOND), nanos: nanos(at) }
 }
 
@@ -81,13 +81,13 @@ fn nanos(at: Micros) -> i32 {
     i32::try_from(at.rem_euclid(SECOND) * 1_000).unwrap_or(0)
 }
 
-/// A length of time, which is never negative.
+/// A duration as a message. It is not negative.
 fn duration(length: Micros) -> Duration {
     Duration { seconds: length / SECOND, nanos: nanos(length) }
 }
 
-/// A key that was made.
-pub fn created(created: Created, now: Micros) -> proto::CreateResponse {
+/// A key that was created.
+pub(crate) fn created(created: Created, now: Micros) -> proto::CreateResponse {
     proto::CreateResponse {
         secret: created.secret.expose().to_owned(),
         webhook_secret: created.webhook_secret.map(|secret| secret.to_string()).unwrap_or_default(),
@@ -95,8 +95,8 @@ pub fn created(created: Created, now: Micros) -> proto::CreateResponse {
     }
 }
 
-/// A key's public record.
-pub fn key(key: KeyRecord, now: Micros) -> proto::Key {
+/// A key's record.
+pub(crate) fn key(key: KeyRecord, now: Micros) -> proto::Key {
     let status = match key.status(now) {
         KeyStatus::Active => proto::KeyStatus::Active,
         KeyStatus::Revoked => proto::KeyStatus::Revoked,
@@ -126,8 +126,8 @@ pub fn key(key: KeyRecord, now: Micros) -> proto::Key {
     }
 }
 
-/// What to list.
-pub fn list(message: proto::ListRequest) -> Result<ListKeys> {
+/// Which keys to list.
+pub(crate) fn list(message: proto::ListRequest) -> Result<ListKeys> {
     let status = match proto::KeyStatus::try_from(message.status) {
         Ok(proto::KeyStatus::Unspecified) => None,
         Ok(proto::KeyStatus::Active) => Some(KeyStatus::Active),
@@ -145,21 +145,21 @@ pub fn list(message: proto::ListRequest) -> Result<ListKeys> {
     })
 }
 
-/// A negative size is as far out of bounds as one that is too large, and is named together with what else is wrong.
-pub(super) fn page_size(asked: i32) -> u32 {
-    u32::try_from(asked).unwrap_or(u32::MAX)
+/// A negative size is read as one that is too large: validation then reports it together with all other problems.
+pub(crate) fn page_size(requested: i32) -> u32 {
+    u32::try_from(requested).unwrap_or(u32::MAX)
 }
 
 /// A page of keys.
-pub fn page(page: Page, now: Micros) -> proto::ListResponse {
+pub(crate) fn page(page: Page, now: Micros) -> proto::ListResponse {
     proto::ListResponse {
         keys: page.keys.into_iter().map(|record| key(record, now)).collect(),
         next_page_token: page.next.unwrap_or_default(),
     }
 }
 
-/// What is asked about one secret.
-pub fn check(message: &proto::VerifyRequest) -> Check<'_> {
+/// The check that a Verify requests.
+pub(crate) fn check(message: &proto::VerifyRequest) -> Check<'_> {
     Check {
         secret: &message.secret,
         keyspace: &message.keyspace,
@@ -175,8 +175,8 @@ pub fn check(message: &proto::VerifyRequest) -> Check<'_> {
     }
 }
 
-/// The proto's code of a verdict.
-pub fn code(code: VerdictCode) -> proto::Code {
+/// The code of a verdict.
+pub(crate) fn code(code: VerdictCode) -> proto::Code {
     match code {
         VerdictCode::Valid => proto::Code::Valid,
         VerdictCode::Malformed => proto::Code::Malformed,
@@ -191,43 +191,15 @@ pub fn code(code: VerdictCode) -> proto::Code {
     }
 }
 
-/// A verdict.
-pub fn verdict(outcome: &Outcome, registry: &Registry) -> proto::VerifyResponse {
-    let mut response = proto::VerifyResponse {
-        code: code(outcome.code).into(),
-        message: outcome.code.message().to_owned(),
-        rate_limit: outcome.rate.map(rate_limit),
-        ..proto::VerifyResponse::default()
-    };
-    if let Some(entry) = &outcome.entry {
-        let keyspace = entry.keyspace.and_then(|index| registry.get(index));
-        response.key_id = entry.id.text();
-        response.keyspace = keyspace.map(|keyspace| keyspace.name.clone()).unwrap_or_default();
-        entry.organization().clone_into(&mut response.organization);
-        entry.instance().clone_into(&mut response.instance);
-        entry.environment().clone_into(&mut response.environment);
-        entry.name().clone_into(&mut response.name);
-        response.scopes = entry.scopes().map(str::to_owned).collect();
-        response.create_time = Some(timestamp(entry.created_at));
-        response.expire_time = entry.expire_time().map(timestamp);
-        response.metadata = owned(entry.metadata());
-    }
-    response
-}
-
-fn owned<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> HashMap<String, String> {
-    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
-}
-
-/// An error as data.
-pub fn status(error: &Error) -> tonic_types::pb::Status {
+/// An error inside a message.
+pub(crate) fn status(error: &Error) -> tonic_types::pb::Status {
     let status = crate::transport::status::grpc(error);
-    // The details are this very message, encoded.
+    // tonic keeps the details as an encoded Status message.
     prost::Message::decode(status.details()).unwrap_or_default()
 }
 
-/// Where a rate limit stands.
-pub fn rate_limit(state: RateState) -> proto::RateLimitState {
+/// The state of a rate limit.
+pub(crate) fn rate_limit(state: RateState) -> proto::RateLimitState {
     proto::RateLimitState {
         limit: state.limit,
         remaining: state.remaining,

@@ -1,7 +1,7 @@
-//! The gRPC listener: the service, health and reflection.
+//! Accepts connections and serves them.
 //!
-//! Connections are spread over threads that each run an executor of their own: a check that memory can answer never
-//! leaves its thread, and nothing else runs there. Database work runs elsewhere.
+//! Connections are spread over threads. Each thread runs an executor of its own that serves connections and nothing else,
+//! so a Verify that memory can decide never leaves its thread. Database work runs on the main runtime.
 
 use std::{io, sync::Arc, thread, time::Duration};
 
@@ -14,11 +14,11 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use super::{
-    Grpc, MESSAGE_BYTES,
-    connection::{Connection, Load},
-    http2::{self, Patience},
-    pace::Turns,
-    recall::Handler,
+    api::GrpcApi,
+    codec::MAX_MESSAGE_BYTES,
+    handoff::{ConnectionCount, HandedConnection},
+    http2::{self, ConnectionOptions, Timeouts},
+    verify::fast_path::RequestHandler,
 };
 use crate::{
     proto::{DESCRIPTORS, audit_service_server::AuditServiceServer, key_service_server::KeyServiceServer},
@@ -26,23 +26,26 @@ use crate::{
     transport::{listener::ListenerOptions, peer::Peer, tls::Port},
 };
 
-/// Connections of a thread at once; more are turned away.
-const CONNECTIONS: usize = 10_000;
-/// Connections that a thread has been given and not taken yet.
-const HANDED: usize = 64;
+/// Connections of one thread. Further ones are closed at once.
+const MAX_CONNECTIONS: usize = 10_000;
+/// Connections that were handed to a thread and not taken yet.
+const MAX_HANDED: usize = 64;
+/// Pause after an accept that failed. The usual reason is that the process has no file descriptor left; without a pause
+/// the accept loop would spin.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// A thread that serves connections.
 struct Worker {
-    connections: mpsc::Sender<Connection>,
-    load: Load,
+    connections: mpsc::Sender<HandedConnection>,
+    count: ConnectionCount,
     ended: oneshot::Receiver<()>,
 }
 
-/// Serves on `threads` threads until the listener's options say to stop, then lets calls in flight end.
+/// Serves on `threads` threads until `options.stop` is cancelled, then waits for the calls in flight.
 ///
 /// # Errors
 ///
-/// What ended a thread before that.
+/// Why the threads could not be started, or that all of them ended before the stop.
 pub async fn run<H: Health>(
     listener: Arc<TcpListener>,
     service: Arc<Service>,
@@ -59,7 +62,7 @@ pub async fn run<H: Health>(
     let ended = async {
         for Worker { connections, ended, .. } in workers {
             drop(connections);
-            // A thread that panicked has ended too.
+            // An error means that the thread panicked: it has ended, too.
             let _ = ended.await;
         }
     };
@@ -67,49 +70,46 @@ pub async fn run<H: Health>(
     if options.stop.is_cancelled() { Ok(()) } else { Err("every thread has ended".to_owned()) }
 }
 
-/// Gives each connection to the thread that has the fewest. Returns only if every thread is gone.
+/// Hands each connection to the thread that has the fewest. Returns only if every thread has ended.
 async fn accept(listener: &TcpListener, workers: &[Worker]) {
     while !workers.iter().all(|worker| worker.connections.is_closed()) {
-        let accepted = match listener.accept().await {
-            Ok((stream, peer)) => {
-                stream.set_nodelay(true).and_then(|()| stream.into_std()).map(|stream| (stream, peer.ip()))
-            }
-            Err(error) => Err(error),
-        };
-        // A thread that has ended has the fewest.
+        let accepted = listener.accept().await;
+        // A thread that has ended has no connections, but must get none.
         let alive = workers.iter().filter(|worker| !worker.connections.is_closed());
-        let Some(worker) = alive.min_by_key(|worker| worker.load.connections()) else { return };
-        match accepted {
-            Ok((stream, address)) if worker.load.connections() < CONNECTIONS => {
-                let connection = Connection::new(stream, address, &worker.load);
-                // A thread that is slow to take it delays the listener, not the process.
-                let _ = worker.connections.send(connection).await;
-            }
-            Ok((stream, _)) => drop(stream),
+        let Some(worker) = alive.min_by_key(|worker| worker.count.get()) else { return };
+        let handed = accepted.and_then(|(stream, peer)| {
+            let admitted = worker.count.get() < MAX_CONNECTIONS;
+            admitted.then(|| HandedConnection::new(stream, peer.ip(), &worker.count)).transpose()
+        });
+        match handed {
+            // A thread that is slow to take its connections delays the accept loop.
+            Ok(Some(connection)) => drop(worker.connections.send(connection).await),
+            Ok(None) => {}
             Err(error) => {
-                // Out of descriptors, most likely: without a pause this would spin.
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tracing::warn!(%error, "accepting a connection failed, retrying");
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
     }
 }
 
 fn start<H: Health>(service: &Arc<Service>, health: &HealthServer<H>, options: &ListenerOptions) -> io::Result<Worker> {
-    let (connections, handed) = mpsc::channel(HANDED);
-    let (tell, ended) = oneshot::channel();
+    let (connections, handed) = mpsc::channel(MAX_HANDED);
+    let (ending, ended) = oneshot::channel();
     let (service, health, options) = (Arc::clone(service), health.clone(), options.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name("grpc".to_owned()).spawn(move || {
-        runtime.block_on(serve(&service, &routes(&service, health), handed, options));
-        let _ = tell.send(());
+        let api = GrpcApi::new(service);
+        let routes = routes(&api, health);
+        runtime.block_on(serve(api, routes, handed, options));
+        let _ = ending.send(());
     })?;
-    Ok(Worker { connections, load: Load::default(), ended })
+    Ok(Worker { connections, count: ConnectionCount::default(), ended })
 }
 
-fn routes<H: Health>(service: &Arc<Service>, health: HealthServer<H>) -> Routes {
-    let keys = KeyServiceServer::new(Grpc::new(Arc::clone(service))).max_decoding_message_size(MESSAGE_BYTES);
-    let audit = AuditServiceServer::new(Grpc::new(Arc::clone(service))).max_decoding_message_size(MESSAGE_BYTES);
+fn routes<H: Health>(api: &GrpcApi, health: HealthServer<H>) -> Routes {
+    let keys = KeyServiceServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let audit = AuditServiceServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -120,34 +120,48 @@ fn routes<H: Health>(service: &Arc<Service>, health: HealthServer<H>) -> Routes 
     Routes::new(keys).add_service(audit).add_service(health).add_service(v1).add_service(v1alpha).prepare()
 }
 
-/// Serves connections until there will be no more, and each has ended.
+/// Serves the connections of one thread until the accept loop has stopped and each connection has ended.
 async fn serve(
-    service: &Arc<Service>,
-    routes: &Routes,
-    mut connections: mpsc::Receiver<Connection>,
+    api: GrpcApi,
+    routes: Routes,
+    mut connections: mpsc::Receiver<HandedConnection>,
     options: ListenerOptions,
 ) {
     let serving = TaskTracker::new();
-    let turns = Arc::new(Turns::default());
+    let polls = Arc::default();
     while let Some(connection) = connections.recv().await {
-        let address = connection.address();
-        let leaving = options.stop.child_token();
-        let peer = Arc::new(Peer { address, secure: false, caller: None, closing: leaving.clone() });
-        let plain = Handler { grpc: Grpc::new(Arc::clone(service)), routes: routes.clone(), peer };
-        let (options, age, turns) = (options.clone(), options.connection_age(&*service.entropy), Arc::clone(&turns));
-        serving.spawn(async move {
-            let lasting = http2::Terms { patience: Patience::default(), age, leaving: &leaving, turns: &turns };
-            let Some(tls) = &options.tls else {
-                return http2::serve(connection, &plain, lasting).await;
-            };
-            let secured = options.stop.run_until_cancelled(tls.accept(connection, address, Port::Grpc)).await;
-            if let Some(Some((stream, caller))) = secured {
-                let peer = Arc::new(Peer { address, secure: true, caller, closing: leaving.clone() });
-                let known = Handler { peer, ..plain };
-                http2::serve(stream, &known, lasting).await;
-            }
-        });
+        let connection_options = ConnectionOptions {
+            timeouts: Timeouts::default(),
+            max_age: options.connection_age(&*api.service.entropy),
+            shutdown: options.stop.child_token(),
+            polls: Arc::clone(&polls),
+        };
+        serving.spawn(serve_connection(connection, api.clone(), routes.clone(), options.clone(), connection_options));
     }
     serving.close();
     serving.wait().await;
+}
+
+async fn serve_connection(
+    connection: HandedConnection,
+    api: GrpcApi,
+    routes: Routes,
+    listener: ListenerOptions,
+    options: ConnectionOptions,
+) {
+    let address = connection.address();
+    let Ok((stream, _guard)) = connection.open() else { return };
+    let handler = |secure, caller| {
+        let peer = Arc::new(Peer { address, secure, caller, closing: options.shutdown.clone() });
+        RequestHandler { api, routes, peer }
+    };
+    let Some(tls) = &listener.tls else {
+        let handler = handler(false, None);
+        return http2::serve(stream, &handler, options).await;
+    };
+    let handshake = listener.stop.run_until_cancelled(tls.accept(stream, address, Port::Grpc)).await;
+    if let Some(Some((stream, caller))) = handshake {
+        let handler = handler(true, caller);
+        http2::serve(stream, &handler, options).await;
+    }
 }

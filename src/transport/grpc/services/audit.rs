@@ -1,8 +1,7 @@
-//! `keyward.v1.AuditService`: converts, calls the service and converts back.
+//! `keyward.v1.AuditService`.
 
 use tonic::{Request, Response, Status};
 
-use super::{Grpc, convert};
 use crate::{
     domain::{
         error::{Error, Result},
@@ -12,10 +11,11 @@ use crate::{
     proto::{self, audit_service_server::AuditService, list_deliveries_request::Subject},
     service::audit::{DeliverySubject, ListEvents},
     store::events::{Delivery, DeliveryState},
+    transport::grpc::{api::GrpcApi, convert},
 };
 
 #[tonic::async_trait]
-impl AuditService for Grpc {
+impl AuditService for GrpcApi {
     async fn list_events(
         &self,
         request: Request<proto::ListEventsRequest>,
@@ -57,10 +57,10 @@ impl AuditService for Grpc {
         request: Request<proto::RedeliverRequest>,
     ) -> std::result::Result<Response<proto::RedeliverResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
-        self.manage("redeliver", &metadata, &extensions, async |caller, context, line| {
-            let due = self.service.redeliver(caller, &message.event_id, context).await?;
-            line.key = due.key.to_string();
-            Ok(proto::RedeliverResponse { delivery: Some(delivery(due)) })
+        self.manage("redeliver", &metadata, &extensions, async |caller, context, record| {
+            let delivery = self.service.redeliver(caller, &message.event_id, context).await?;
+            record.key = delivery.key.to_string();
+            Ok(proto::RedeliverResponse { delivery: Some(self::delivery(delivery)) })
         })
         .await
     }

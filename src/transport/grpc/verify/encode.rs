@@ -1,16 +1,18 @@
-//! A verdict as it goes over the wire, written straight from the cached key: no message is built only to be read once.
-//! `convert::verdict` builds the same message for where one is needed; a test holds the two together.
+//! Renders a verdict as a `VerifyResponse`: [`frame`] as bytes, straight from the cached key, for a single Verify;
+//! [`message`] as a message, for a stream and for calls that tonic handles. A test compares the two.
+
+use std::collections::HashMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
-use super::convert;
-use crate::{domain::keyspace::Registry, replica::cached_key::CachedKey, service::verify::Outcome};
+use super::super::convert;
+use crate::{domain::keyspace::Registry, proto, replica::cached_key::CachedKey, service::verify::Outcome};
 
-/// A message's length and whether it is compressed come before it.
-pub const FRAMING: usize = 5;
-/// Most verdicts fit; others make room.
-const ROOM: usize = 256;
+/// Length of the prefix of a gRPC message: whether it is compressed, and its length.
+pub(crate) const PREFIX_BYTES: usize = 5;
+/// Initial capacity for a message. Most responses fit; for others the buffer grows.
+const MESSAGE_CAPACITY: usize = 256;
 
 /// Numbers of the fields of `VerifyResponse`.
 mod field {
@@ -27,19 +29,51 @@ mod field {
     pub const EXPIRE_TIME: u32 = 11;
     pub const METADATA: u32 = 12;
     pub const RATE_LIMIT: u32 = 13;
-    /// Of each pair of a map.
+    /// Of each entry of the map.
     pub const PAIR_KEY: u32 = 1;
     pub const PAIR_VALUE: u32 = 2;
 }
 
-/// A `VerifyResponse` as one gRPC message.
-pub fn verdict(outcome: &Outcome, registry: &Registry) -> Bytes {
-    let mut frame = BytesMut::with_capacity(FRAMING + ROOM);
-    frame.put_bytes(0, FRAMING);
+/// The verdict as a message.
+pub(crate) fn message(outcome: &Outcome, registry: &Registry) -> proto::VerifyResponse {
+    let mut response = proto::VerifyResponse {
+        code: convert::code(outcome.code).into(),
+        message: outcome.code.message().to_owned(),
+        rate_limit: outcome.rate.map(convert::rate_limit),
+        ..proto::VerifyResponse::default()
+    };
+    if let Some(entry) = &outcome.entry {
+        response.key_id = entry.id.text();
+        keyspace_name(entry, registry).clone_into(&mut response.keyspace);
+        entry.organization().clone_into(&mut response.organization);
+        entry.instance().clone_into(&mut response.instance);
+        entry.environment().clone_into(&mut response.environment);
+        entry.name().clone_into(&mut response.name);
+        response.scopes = entry.scopes().map(str::to_owned).collect();
+        response.create_time = Some(convert::timestamp(entry.created_at));
+        response.expire_time = entry.expire_time().map(convert::timestamp);
+        response.metadata = owned(entry.metadata());
+    }
+    response
+}
+
+fn owned<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> HashMap<String, String> {
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+fn keyspace_name<'a>(entry: &CachedKey, registry: &'a Registry) -> &'a str {
+    let keyspace = entry.keyspace.and_then(|index| registry.get(index));
+    keyspace.map_or("", |keyspace| keyspace.name.as_str())
+}
+
+/// The verdict as one gRPC message with its prefix.
+pub(crate) fn frame(outcome: &Outcome, registry: &Registry) -> Bytes {
+    let mut frame = BytesMut::with_capacity(PREFIX_BYTES + MESSAGE_CAPACITY);
+    frame.put_bytes(0, PREFIX_BYTES);
     write(outcome, registry, &mut frame);
-    // A key's fields are bounded far below 4 GiB.
-    let length = u32::try_from(frame.len() - FRAMING).unwrap_or(u32::MAX);
-    frame[1..FRAMING].copy_from_slice(&length.to_be_bytes());
+    // The fields of a key are bounded far below 4 GiB.
+    let length = u32::try_from(frame.len() - PREFIX_BYTES).unwrap_or(u32::MAX);
+    frame[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
     frame.freeze()
 }
 
@@ -51,14 +85,13 @@ fn write(outcome: &Outcome, registry: &Registry, out: &mut BytesMut) {
         key(entry, registry, out);
     }
     if let Some(rate) = outcome.rate {
-        message(field::RATE_LIMIT, &convert::rate_limit(rate), out);
+        nested(field::RATE_LIMIT, &convert::rate_limit(rate), out);
     }
 }
 
 fn key(entry: &CachedKey, registry: &Registry, out: &mut BytesMut) {
     bytes(field::KEY_ID, &entry.id.ascii(), out);
-    let keyspace = entry.keyspace.and_then(|index| registry.get(index));
-    text(field::KEYSPACE, keyspace.map_or("", |keyspace| keyspace.name.as_str()), out);
+    text(field::KEYSPACE, keyspace_name(entry, registry), out);
     text(field::ORGANIZATION, entry.organization(), out);
     text(field::INSTANCE, entry.instance(), out);
     text(field::ENVIRONMENT, entry.environment(), out);
@@ -66,9 +99,9 @@ fn key(entry: &CachedKey, registry: &Registry, out: &mut BytesMut) {
     for scope in entry.scopes() {
         bytes(field::SCOPES, scope.as_bytes(), out);
     }
-    message(field::CREATE_TIME, &convert::timestamp(entry.created_at), out);
+    nested(field::CREATE_TIME, &convert::timestamp(entry.created_at), out);
     if let Some(at) = entry.expire_time() {
-        message(field::EXPIRE_TIME, &convert::timestamp(at), out);
+        nested(field::EXPIRE_TIME, &convert::timestamp(at), out);
     }
     for (name, value) in entry.metadata() {
         let length = text_length(field::PAIR_KEY, name) + text_length(field::PAIR_VALUE, value);
@@ -79,7 +112,7 @@ fn key(entry: &CachedKey, registry: &Registry, out: &mut BytesMut) {
     }
 }
 
-/// A text; an empty one is left out, as the format has it.
+/// A string field. Protobuf leaves an empty one out.
 fn text(field: u32, value: &str, out: &mut BytesMut) {
     if !value.is_empty() {
         bytes(field, value.as_bytes(), out);
@@ -96,7 +129,7 @@ fn bytes(field: u32, value: &[u8], out: &mut BytesMut) {
     out.put_slice(value);
 }
 
-fn message(field: u32, value: &impl prost::Message, out: &mut BytesMut) {
+fn nested(field: u32, value: &impl prost::Message, out: &mut BytesMut) {
     prost::encoding::message::encode(field, value, out);
 }
 
@@ -115,7 +148,6 @@ mod tests {
             rate_limit::RateState,
             verdict::VerdictCode,
         },
-        proto,
         replica::cached_key::tests::facts,
     };
 
@@ -145,17 +177,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_the_message(
+        fn the_frame_holds_the_same_message(
             code in prop::sample::select(VerdictCode::ALL.to_vec()), entry in prop::option::of(entries()),
             rate in prop::option::of(rates()),
         ) {
             let registry = registry();
             let outcome = Outcome { code, entry, rate };
-            let frame = verdict(&outcome, &registry);
+            let frame = frame(&outcome, &registry);
             prop_assert_eq!(frame[0], 0);
-            prop_assert_eq!(u32::from_be_bytes(frame[1..FRAMING].try_into().unwrap()) as usize, frame.len() - FRAMING);
-            let read = proto::VerifyResponse::decode(&frame[FRAMING..]).unwrap();
-            prop_assert_eq!(read, convert::verdict(&outcome, &registry));
+            prop_assert_eq!(u32::from_be_bytes(frame[1..PREFIX_BYTES].try_into().unwrap()) as usize, frame.len() - PREFIX_BYTES);
+            let decoded = proto::VerifyResponse::decode(&frame[PREFIX_BYTES..]).unwrap();
+            prop_assert_eq!(decoded, message(&outcome, &registry));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A request that is given to the services, and their answer on its way back.
+//! Passes a request on to tonic, and sends tonic's response to the client.
 
 use std::{
     future::poll_fn,
@@ -13,70 +13,71 @@ use http_body::{Body, Frame};
 use tonic::service::Routes;
 use tower_service::Service as _;
 
-/// What a client sends after the headers.
-pub struct Incoming {
-    /// Read already.
-    ahead: Option<Bytes>,
+/// The body of a request.
+pub(crate) struct RequestBody {
+    /// The beginning of the body, if it was read already.
+    prefix: Option<Bytes>,
     body: RecvStream,
 }
 
-impl Incoming {
-    /// A body of which `ahead` was read already; empty if nothing was.
-    pub fn new(ahead: Bytes, body: RecvStream) -> Self {
-        Self { ahead: Some(ahead).filter(|ahead| !ahead.is_empty()), body }
+impl RequestBody {
+    /// A body of which `prefix` was read already; empty if nothing was.
+    pub(crate) fn new(prefix: Bytes, body: RecvStream) -> Self {
+        Self { prefix: Some(prefix).filter(|prefix| !prefix.is_empty()), body }
     }
 }
 
-/// Reads the next piece of a body, and lets the client send as much more.
-pub fn poll_data(body: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+/// Reads the next piece of a body, and opens the client's flow-control window by its length.
+pub(crate) fn poll_data(body: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
     let data = ready!(body.poll_data(cx));
     if let Some(Ok(data)) = &data {
-        // Only fails for more than was received.
+        // This fails only for more than was received.
         let _ = body.flow_control().release_capacity(data.len());
     }
     Poll::Ready(data)
 }
 
-impl Body for Incoming {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = h2::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        if let Some(ahead) = self.ahead.take() {
-            return Poll::Ready(Some(Ok(Frame::data(ahead))));
+        if let Some(prefix) = self.prefix.take() {
+            return Poll::Ready(Some(Ok(Frame::data(prefix))));
         }
         match ready!(poll_data(&mut self.body, cx)) {
             Some(data) => Poll::Ready(Some(data.map(Frame::data))),
             None => {
-                Poll::Ready(ready!(self.body.poll_trailers(cx)).transpose().map(|found| found.map(Frame::trailers)))
+                let trailers = ready!(self.body.poll_trailers(cx));
+                Poll::Ready(trailers.transpose().map(|trailers| trailers.map(Frame::trailers)))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ahead.is_none() && self.body.is_end_stream()
+        self.prefix.is_none() && self.body.is_end_stream()
     }
 }
 
-/// Waits for an answer; none if the client gives up before.
-pub async fn unless_reset<T>(
-    mut answer: Pin<&mut impl Future<Output = T>>,
+/// Waits for `response`. None if the client resets the stream before.
+pub(crate) async fn unless_reset<T>(
+    mut response: Pin<&mut impl Future<Output = T>>,
     respond: &mut SendResponse<Bytes>,
 ) -> Option<T> {
-    poll_fn(|cx| match answer.as_mut().poll(cx) {
-        Poll::Ready(answered) => Poll::Ready(Some(answered)),
+    poll_fn(|cx| match response.as_mut().poll(cx) {
+        Poll::Ready(response) => Poll::Ready(Some(response)),
         Poll::Pending => respond.poll_reset(cx).map(|_| None),
     })
     .await
 }
 
-/// Answers a request by the services. A client that gives up stops the waiting.
-pub async fn forward(mut routes: Routes, request: Request<Incoming>, mut respond: SendResponse<Bytes>) {
-    let answer = pin!(routes.call(request));
-    let Some(Ok(answer)) = unless_reset(answer, &mut respond).await else { return };
-    let (head, body) = answer.into_parts();
+/// Calls the tonic service for `request` and sends its response. If the client resets the stream, the call is dropped.
+pub(crate) async fn forward(mut routes: Routes, request: Request<RequestBody>, mut respond: SendResponse<Bytes>) {
+    let response = pin!(routes.call(request));
+    let Some(Ok(response)) = unless_reset(response, &mut respond).await else { return };
+    let (head, body) = response.into_parts();
     let ended = body.is_end_stream();
-    // It fails where the client is gone.
+    // Sending fails only if the client has reset the stream or closed the connection.
     if let Ok(stream) = respond.send_response(Response::from_parts(head, ()), ended)
         && !ended
     {
@@ -88,9 +89,9 @@ pub async fn forward(mut routes: Routes, request: Request<Incoming>, mut respond
 async fn send(mut stream: SendStream<Bytes>, body: tonic::body::Body) {
     let mut body = pin!(body);
     loop {
-        // Room first: what is produced and cannot be sent would gather here.
+        // Wait for the window first: a frame that is produced but cannot be sent would be buffered without a bound.
         stream.reserve_capacity(1);
-        if poll_fn(|cx| poll_room(&mut stream, cx)).await.is_none() {
+        if poll_fn(|cx| poll_window(&mut stream, cx)).await.is_none() {
             return;
         }
         let frame = poll_fn(|cx| match body.as_mut().poll_frame(cx) {
@@ -109,7 +110,7 @@ async fn send(mut stream: SendStream<Bytes>, body: tonic::body::Body) {
                 }
                 sent
             }
-            Some(Ok(Err(rest))) => match rest.into_trailers() {
+            Some(Ok(Err(frame))) => match frame.into_trailers() {
                 Ok(trailers) => return drop(stream.send_trailers(trailers)),
                 Err(_) => Ok(()),
             },
@@ -120,8 +121,8 @@ async fn send(mut stream: SendStream<Bytes>, body: tonic::body::Body) {
     }
 }
 
-/// Waits until something can be sent; none if nothing ever can.
-fn poll_room(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Option<()>> {
+/// Waits until the client's window has room. None if the stream is closed.
+fn poll_window(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Option<()>> {
     if stream.capacity() > 0 {
         return Poll::Ready(Some(()));
     }

@@ -1,0 +1,107 @@
+//! The application behind the gRPC services, and what every call has in common: authentication, the log line, and how an
+//! error is answered.
+
+use std::{net::IpAddr, sync::Arc};
+
+use tokio::time::Instant;
+use tonic::{Extensions, Response, Status, metadata::MetadataMap};
+
+use super::metadata::{self, Credential};
+use crate::{
+    domain::{
+        caller::Caller,
+        error::{Error, ErrorKind, Result},
+    },
+    limiter::Subject,
+    service::{Context, Service, authenticate::Admission},
+    transport::{
+        call_log::{self, CallRecord},
+        peer::Peer,
+        status,
+    },
+};
+
+/// Implements every gRPC service of Keyward. Handlers hold no logic: they convert, call the application and convert back.
+#[derive(Clone)]
+pub(crate) struct GrpcApi {
+    pub(crate) service: Arc<Service>,
+}
+
+impl GrpcApi {
+    /// Serves the use cases of `service`.
+    pub(crate) fn new(service: Arc<Service>) -> Self {
+        Self { service }
+    }
+
+    /// Authenticates a management call, runs it, and writes its log line.
+    pub(crate) async fn manage<T>(
+        &self,
+        call: &'static str,
+        metadata: &MetadataMap,
+        extensions: &Extensions,
+        act: impl AsyncFnOnce(&Caller, Context<'_>, &mut CallRecord<'_>) -> Result<T>,
+    ) -> std::result::Result<Response<T>, Status> {
+        self.manage_key(call, None, metadata, extensions, act).await
+    }
+
+    /// Like [`Self::manage`]. `revoked_key` is the id of the key that the call revokes, if it revokes one: the key itself
+    /// may repeat its own revocation although it is revoked already.
+    pub(crate) async fn manage_key<T>(
+        &self,
+        call: &'static str,
+        revoked_key: Option<&str>,
+        metadata: &MetadataMap,
+        extensions: &Extensions,
+        act: impl AsyncFnOnce(&Caller, Context<'_>, &mut CallRecord<'_>) -> Result<T>,
+    ) -> std::result::Result<Response<T>, Status> {
+        let start = Instant::now();
+        let context = Context { deadline: metadata::deadline(metadata, start), host_environment: "", client: None };
+        let peer = metadata::peer(extensions);
+        let client = peer.map(|peer| peer.address);
+        let mut record = CallRecord { transport: "grpc", client, ..CallRecord::default() };
+        let result = async {
+            let caller = match Credential::of(metadata, peer)? {
+                Credential::Secret(secret) => match revoked_key {
+                    Some(id) => self.service.authenticate_to_revoke(secret, id, Admission::Free, context).await?.caller,
+                    None => self.service.authenticate_any(secret, Admission::Free, context).await?.caller,
+                },
+                Credential::Certificate(caller) => caller.clone(),
+            };
+            record.caller = caller.kind();
+            record.actor = caller.actor();
+            act(&caller, context, &mut record).await
+        }
+        .await;
+        let result = result.map_err(|error| self.count_failure(client, error));
+        call_log::record(&self.service, call, &record, result.as_ref().err(), start.elapsed());
+        result.map(Response::new).map_err(|error| status::grpc(&error))
+    }
+
+    /// The status of a Verify or VerifyStream call that has no verdict. Verify calls are not logged, except those of a
+    /// caller that was refused.
+    pub(crate) fn verify_error(
+        &self,
+        call: &'static str,
+        peer: Option<&Peer>,
+        arrived: Instant,
+        error: Error,
+    ) -> Status {
+        let client = peer.map(|peer| peer.address);
+        let error = self.count_failure(client, error);
+        if matches!(error.kind, ErrorKind::Unauthenticated | ErrorKind::PermissionDenied | ErrorKind::ResourceExhausted)
+        {
+            // The caller's name is unknown here; the log line has only the id of the key whose secret was presented.
+            let record = CallRecord { transport: "grpc", client, ..CallRecord::default() };
+            call_log::record(&self.service, call, &record, Some(&error), arrived.elapsed());
+        }
+        status::grpc(&error)
+    }
+
+    /// Counts a failed authentication against the client's address, and returns the error that the client sees.
+    fn count_failure(&self, client: Option<IpAddr>, error: Error) -> Error {
+        match client {
+            Some(client) => self.service.refused(Subject::address(client), error),
+            None => error,
+        }
+    }
+}

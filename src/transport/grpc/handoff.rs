@@ -1,0 +1,71 @@
+//! Handing an accepted connection to the thread that serves it.
+
+use std::{
+    io,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::net::TcpStream;
+
+/// The number of connections of one thread.
+#[derive(Debug, Default)]
+pub(crate) struct ConnectionCount(Arc<AtomicUsize>);
+
+impl ConnectionCount {
+    /// Connections that the thread serves or has been handed.
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more connection until the guard is dropped.
+    fn add(&self) -> CountGuard {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        CountGuard(Arc::clone(&self.0))
+    }
+}
+
+/// Keeps one connection counted.
+pub(crate) struct CountGuard(Arc<AtomicUsize>);
+
+impl Drop for CountGuard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection that one thread accepted and another one serves.
+pub(crate) struct HandedConnection {
+    stream: std::net::TcpStream,
+    address: IpAddr,
+    guard: CountGuard,
+}
+
+impl HandedConnection {
+    /// Takes the socket off the reactor of the accepting thread and counts the connection.
+    ///
+    /// # Errors
+    ///
+    /// What the socket fails with.
+    pub(crate) fn new(stream: TcpStream, address: IpAddr, count: &ConnectionCount) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        Ok(Self { stream: stream.into_std()?, address, guard: count.add() })
+    }
+
+    /// The client's address.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Registers the socket with the reactor of the calling thread. The connection is counted until the guard is dropped.
+    ///
+    /// # Errors
+    ///
+    /// What the reactor fails with.
+    pub(crate) fn open(self) -> io::Result<(TcpStream, CountGuard)> {
+        Ok((TcpStream::from_std(self.stream)?, self.guard))
+    }
+}

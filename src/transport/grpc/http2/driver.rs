@@ -1,0 +1,301 @@
+//! Drives one connection.
+
+use std::{
+    future::{Future as _, poll_fn},
+    pin::{Pin, pin},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use h2::{
+    RecvStream,
+    server::{Connection, SendResponse},
+};
+use http::Request;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::yield_now,
+    time::{Instant, Sleep, sleep, timeout},
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::{
+    batching::ResponseBatcher,
+    keepalive::Keepalive,
+    options::{ConnectionOptions, h2_builder},
+};
+use crate::transport::listener::AGE_GRACE;
+
+/// Handles the requests of a connection.
+pub(crate) trait StreamHandler {
+    /// Answers a request, at once or in a task that it spawns.
+    fn handle(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>, cx: &mut Context<'_>);
+}
+
+/// Serves a connection until one of these happens:
+///
+/// - The client does not complete the HTTP/2 handshake in time, or does not speak HTTP/2.
+/// - The client closes the connection, or reading or writing fails.
+/// - The client does not answer a keepalive ping in time.
+/// - All requests are answered after `shutdown` was cancelled, or after the connection reached its maximum age. From then
+///   on the client is told (GOAWAY) to send new requests elsewhere.
+/// - The grace period that follows the maximum age is over.
+///
+/// How long a drain may take after `shutdown` is bounded by the caller.
+pub(crate) async fn serve<I>(io: I, handler: &impl StreamHandler, options: ConnectionOptions)
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let handshake = h2_builder().handshake(io);
+    // Without HTTP/2 there is no way to tell the client what is wrong.
+    let Ok(Ok(connection)) = timeout(options.timeouts.preface, handshake).await else { return };
+    let mut driver = Driver::new(connection, handler, options);
+    poll_fn(|cx| driver.poll(cx)).await;
+}
+
+/// The state of one connection. Each poll is one turn: [`Self::poll`] has its steps.
+struct Driver<'a, I, H> {
+    connection: Connection<I, Bytes>,
+    handler: &'a H,
+    keepalive: Option<Keepalive>,
+    /// Until the maximum age; in the grace period, until its end.
+    age_timer: Option<Pin<Box<Sleep>>>,
+    in_grace: bool,
+    shutdown: CancellationToken,
+    shutdown_requested: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// The client was told that the connection is closing.
+    draining: bool,
+    /// Requests of this turn that are not given to the handler yet.
+    accepted: Vec<(Request<RecvStream>, SendResponse<Bytes>)>,
+    /// Requests of this turn.
+    arrived: usize,
+    /// Requests of the previous turn that had any. Zero: accept until none is left.
+    expected: usize,
+    batcher: ResponseBatcher,
+}
+
+impl<'a, I, H> Driver<'a, I, H>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    H: StreamHandler,
+{
+    fn new(mut connection: Connection<I, Bytes>, handler: &'a H, options: ConnectionOptions) -> Self {
+        let ConnectionOptions { timeouts, max_age, shutdown, polls } = options;
+        Self {
+            keepalive: connection.ping_pong().map(|pings| Keepalive::new(pings, timeouts)),
+            connection,
+            handler,
+            age_timer: max_age.map(|age| Box::pin(sleep(age))),
+            in_grace: false,
+            shutdown_requested: Box::pin(shutdown.clone().cancelled_owned()),
+            shutdown,
+            draining: false,
+            accepted: Vec::new(),
+            arrived: 0,
+            expected: 1,
+            batcher: ResponseBatcher::new(polls, std::time::Instant::now()),
+        }
+    }
+
+    /// One turn. Ready when the connection is to be dropped.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let batch_size = self.batcher.begin(std::time::Instant::now());
+        self.arrived = 0;
+        let result = self.poll_steps(cx, batch_size);
+        let now = std::time::Instant::now();
+        self.batcher.end(now, self.arrived);
+        if result.is_pending() && self.batcher.should_spin(now) {
+            // Wakes this task after the thread has polled its sockets once.
+            let _ = pin!(yield_now()).poll(cx);
+        }
+        result
+    }
+
+    fn poll_steps(&mut self, cx: &mut Context<'_>, batch_size: usize) -> Poll<()> {
+        if self.poll_grace_over(cx) {
+            return Poll::Ready(());
+        }
+        self.drain_if_requested(cx);
+        if self.keepalive.as_mut().is_some_and(|keepalive| keepalive.poll_lost(cx)) {
+            return Poll::Ready(());
+        }
+        loop {
+            // Accept all pending requests before answering any, so that the responses share one write.
+            if self.poll_accept(cx, batch_size).is_ready() {
+                return Poll::Ready(());
+            }
+            if self.accepted.is_empty() {
+                self.expected = if self.arrived > 0 { self.arrived } else { self.expected.max(1) };
+                return Poll::Pending;
+            }
+            for (request, respond) in self.accepted.drain(..) {
+                self.handler.handle(request, respond, cx);
+            }
+            if self.defer_lone_response(cx) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Starts a graceful shutdown at the maximum age. Returns whether the grace period after it is over.
+    fn poll_grace_over(&mut self, cx: &mut Context<'_>) -> bool {
+        while let Some(timer) = &mut self.age_timer
+            && timer.as_mut().poll(cx).is_ready()
+        {
+            if self.in_grace {
+                return true;
+            }
+            self.in_grace = true;
+            self.shutdown.cancel();
+            timer.as_mut().reset(Instant::now() + AGE_GRACE);
+        }
+        false
+    }
+
+    /// Tells the client once that no new request is accepted.
+    fn drain_if_requested(&mut self, cx: &mut Context<'_>) {
+        if !self.draining && self.shutdown_requested.as_mut().poll(cx).is_ready() {
+            self.draining = true;
+            self.connection.graceful_shutdown();
+        }
+    }
+
+    /// Accepts requests until none is pending, the batch is full, or as many have arrived as in the previous turn. Polling
+    /// once more to learn that none is left costs a system call; with that many, the next poll flushes the responses
+    /// instead. Ready: the connection is closed.
+    fn poll_accept(&mut self, cx: &mut Context<'_>, batch_size: usize) -> Poll<()> {
+        loop {
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok(request))) => {
+                    self.accepted.push(request);
+                    self.arrived += 1;
+                    if self.arrived == self.expected || self.accepted.len() >= batch_size {
+                        return Poll::Pending;
+                    }
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Leaves the response to a lone request unsent until the other connections of this thread had their turn: the writes
+    /// then follow each other directly. To wake a client's process costs as much as to answer it, and a process that is
+    /// still busy with the first response needs no waking for the next.
+    fn defer_lone_response(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.arrived != 1 || self.expected != 1 {
+            return false;
+        }
+        cx.waker().wake_by_ref();
+        // The next turn accepts until none is left: otherwise a burst would be accepted one request at a time.
+        self.expected = 0;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        time::Duration,
+    };
+
+    use http::Response;
+    use tokio::io::{AsyncReadExt as _, duplex};
+
+    use super::{super::options::Timeouts, *};
+
+    /// Answers each request at once, and counts them.
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl StreamHandler for Counting {
+        fn handle(&self, _: Request<RecvStream>, mut respond: SendResponse<Bytes>, _: &mut Context<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            respond.send_response(Response::new(()), true).unwrap();
+        }
+    }
+
+    const SHORT: Duration = Duration::from_millis(50);
+    /// Far longer than any of these tests takes.
+    const LONG: Duration = Duration::from_secs(10);
+    const LONG_TIMEOUTS: Timeouts = Timeouts { preface: LONG, keepalive: LONG, pong: LONG };
+
+    fn options(timeouts: Timeouts) -> ConnectionOptions {
+        ConnectionOptions { timeouts, max_age: None, shutdown: CancellationToken::new(), polls: Arc::default() }
+    }
+
+    #[tokio::test]
+    async fn a_client_without_a_preface_is_disconnected() {
+        let (_silent, io) = duplex(1 << 16);
+        let timeouts = Timeouts { preface: SHORT, ..LONG_TIMEOUTS };
+        timeout(LONG / 2, serve(io, &Counting::default(), options(timeouts))).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_answers_no_ping_is_disconnected() {
+        let (near, io) = duplex(1 << 16);
+        let timeouts = Timeouts { keepalive: SHORT, pong: SHORT, ..LONG_TIMEOUTS };
+        let serving = tokio::spawn(async move {
+            serve(io, &Counting::default(), options(timeouts)).await;
+        });
+        let (_sender, mut connection) = h2::client::handshake(near).await.unwrap();
+        // The client exchanges settings; from then on it reads and answers nothing, and keeps its end open.
+        let _ = timeout(SHORT / 2, &mut connection).await;
+        timeout(LONG / 2, serving).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_answers_pings_stays_connected_and_is_served() {
+        let (near, io) = duplex(1 << 16);
+        let handler = Counting::default();
+        let options = options(Timeouts { keepalive: SHORT, ..LONG_TIMEOUTS });
+        let shutdown = options.shutdown.clone();
+        let client = async {
+            let (mut sender, connection) = h2::client::handshake(near).await.unwrap();
+            tokio::spawn(connection);
+            // Idle for many keepalive intervals, then single calls and bursts.
+            sleep(SHORT * 10).await;
+            for burst in [1, 20, 1, 1, 3] {
+                let call = |sender: &mut h2::client::SendRequest<Bytes>| {
+                    sender.send_request(Request::post("http://x/").body(()).unwrap(), true).unwrap().0
+                };
+                let responses: Vec<_> = (0..burst).map(|_| call(&mut sender)).collect();
+                for response in responses {
+                    timeout(LONG, response).await.unwrap().unwrap();
+                }
+            }
+            shutdown.cancel();
+        };
+        tokio::join!(serve(io, &handler, options), client);
+        assert_eq!(handler.0.into_inner(), 26);
+    }
+
+    #[tokio::test]
+    async fn a_connection_sends_goaway_at_its_maximum_age() {
+        let (mut near, io) = duplex(1 << 16);
+        let serving = tokio::spawn(async move {
+            serve(io, &Counting::default(), ConnectionOptions { max_age: Some(SHORT), ..options(LONG_TIMEOUTS) }).await;
+        });
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        tokio::io::AsyncWriteExt::write_all(&mut near, preface).await.unwrap();
+        // Reads frames until one of type GOAWAY.
+        let goaway = async {
+            loop {
+                let mut head = [0; 9];
+                near.read_exact(&mut head).await.unwrap();
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+                near.read_exact(&mut vec![0; length]).await.unwrap();
+                if head[3] == 7 {
+                    break;
+                }
+            }
+        };
+        timeout(LONG, goaway).await.unwrap();
+        drop(near);
+        timeout(LONG, serving).await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,105 @@
+//! `keyward.v1.KeyService`.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    domain::{access, error::Error, secret::Secret},
+    proto::{self, key_service_server::KeyService},
+    service::keys::Hook,
+    transport::{
+        deadline,
+        grpc::{
+            api::GrpcApi,
+            convert,
+            metadata::{self, Credential},
+            verify::{
+                encode,
+                stream::{StreamCaller, VerdictStream},
+                unary,
+            },
+        },
+    },
+};
+
+#[tonic::async_trait]
+impl KeyService for GrpcApi {
+    async fn create(&self, request: Request<proto::CreateRequest>) -> Result<Response<proto::CreateResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        self.manage("create", &metadata, &extensions, async |caller, context, record| {
+            let created = self.service.create(caller, convert::create(message)?, context).await?;
+            record.key = created.key.id.to_string();
+            Ok(convert::created(created, self.service.now()))
+        })
+        .await
+    }
+
+    async fn list(&self, request: Request<proto::ListRequest>) -> Result<Response<proto::ListResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        self.manage("list", &metadata, &extensions, async |caller, context, _| {
+            let page = self.service.list(caller, convert::list(message)?, context).await?;
+            Ok(convert::page(page, self.service.now()))
+        })
+        .await
+    }
+
+    async fn revoke(&self, request: Request<proto::RevokeRequest>) -> Result<Response<proto::RevokeResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let proto::RevokeRequest { id, reason } = message;
+        self.manage_key("revoke", Some(&id), &metadata, &extensions, async |caller, context, record| {
+            let key = self.service.revoke(caller, &id, reason, context).await?;
+            record.key = key.id.to_string();
+            Ok(proto::RevokeResponse { key: Some(convert::key(key, self.service.now())) })
+        })
+        .await
+    }
+
+    /// A Verify that the fast path did not take, such as a compressed one.
+    async fn verify(&self, request: Request<proto::VerifyRequest>) -> Result<Response<proto::VerifyResponse>, Status> {
+        let peer = metadata::peer(request.extensions());
+        let outcome = unary::verify(self, request.metadata(), peer, request.get_ref(), None).await?;
+        Ok(Response::new(encode::message(&outcome, &self.service.registry)))
+    }
+
+    type VerifyStreamStream = VerdictStream;
+
+    async fn verify_stream(
+        &self,
+        request: Request<Streaming<proto::VerifyStreamRequest>>,
+    ) -> Result<Response<VerdictStream>, Status> {
+        let arrived = Instant::now();
+        let peer = metadata::peer(request.extensions());
+        let caller = async {
+            Ok(match Credential::of(request.metadata(), peer)? {
+                Credential::Secret(secret) => {
+                    self.service.authenticate_verifier(secret, deadline::deadline(None)).await?;
+                    StreamCaller::Secret(Arc::new(Secret::new(secret.to_owned())))
+                }
+                Credential::Certificate(caller) => StreamCaller::Certificate(access::may_verify(caller)?),
+            })
+        };
+        let caller = caller.await.map_err(|error: Error| self.verify_error("verify_stream", peer, arrived, error))?;
+        let closing = peer.map_or_else(CancellationToken::new, |peer| peer.closing.clone());
+        Ok(Response::new(VerdictStream::new(Arc::clone(&self.service), caller, request.into_inner(), closing)))
+    }
+
+    async fn update_webhook(
+        &self,
+        request: Request<proto::UpdateWebhookRequest>,
+    ) -> Result<Response<proto::UpdateWebhookResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        self.manage("update_webhook", &metadata, &extensions, async |caller, context, record| {
+            let hook = Hook { url: message.webhook_url, rotate_secret: message.rotate_secret };
+            let hooked = self.service.update_webhook(caller, &message.id, hook, context).await?;
+            record.key = hooked.key.id.to_string();
+            Ok(proto::UpdateWebhookResponse {
+                webhook_secret: hooked.webhook_secret.map(|secret| secret.to_string()).unwrap_or_default(),
+                key: Some(convert::key(hooked.key, self.service.now())),
+            })
+        })
+        .await
+    }
+}

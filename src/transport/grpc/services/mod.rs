@@ -1,0 +1,4 @@
+//! The generated service traits, implemented for [`super::api::GrpcApi`].
+
+mod audit;
+mod key;
