@@ -179,7 +179,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let routes = if listeners.metrics.is_some() { Routes::Api } else { Routes::All };
     starting.end().await;
     if let Some(tls) = &options.tls {
-        tasks.spawn(Arc::clone(tls).follow(stop.clone()));
+        tasks.spawn(Arc::clone(tls).reload_on_change(stop.clone()));
     }
     serving.spawn(http_server::run(listeners.http, Arc::clone(&rest), routes, options.clone()));
     if let Some(listener) = listeners.metrics {

@@ -216,7 +216,7 @@ async fn a_new_pair_is_taken_up_and_one_that_is_not_good_is_not() {
     // Half of a pair: the last good one stays, and the log says why. SIGHUP asks for it at once.
     std::fs::copy(&second.cert, &used.cert).unwrap();
     server.signal("HUP");
-    server.logged("TLS files are not good").await;
+    server.logged("TLS files are invalid").await;
     assert!(server.log().contains("is not of the private key"), "{}", server.log());
     for (address, protocol) in [(&server.http, &b"http/1.1"[..]), (&server.grpc, b"h2")] {
         assert_eq!(shown(address, protocol, cas).await, [true, false]);

@@ -132,7 +132,7 @@ async fn other_certificates_are_nobody_or_no_connection() {
         assert!(!refused.grpcurl(server, "List", &json!({})).0);
     }
     // An operator finds in the log why.
-    server.logged("a TLS handshake failed client=127.0.0.1 port=Grpc error=invalid peer certificate").await;
+    server.logged("TLS handshake failed client=127.0.0.1 port=Grpc error=invalid peer certificate").await;
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Which client certificate is which caller.
+//! Maps client certificates to callers.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use crate::{
     },
 };
 
-/// The callers that are known by their certificate.
-pub struct Callers(Vec<(Arc<str>, Caller)>);
+/// The callers that are configured by a name in their certificate.
+pub(crate) struct CertificateCallers(Vec<(Arc<str>, Caller)>);
 
-impl Callers {
-    /// As the configuration says.
-    pub fn new(clients: &[TlsClient], registry: &Registry) -> Self {
+impl CertificateCallers {
+    /// The callers of the configuration.
+    pub(crate) fn new(clients: &[TlsClient], registry: &Registry) -> Self {
         let caller = |client: &TlsClient| {
             let san: Arc<str> = client.san.as_str().into();
             let method = AuthMethod::Certificate(Arc::clone(&san));
@@ -33,15 +33,15 @@ impl Callers {
         Self(clients.iter().map(caller).collect())
     }
 
-    /// The caller that a certificate makes of its holder, whose right to it the handshake has shown. Of several that fit,
-    /// the first one in the configuration.
-    pub fn of(&self, certificate: &CertificateDer<'_>) -> Option<Caller> {
+    /// The caller that a certificate identifies. The handshake has verified the certificate. If several callers match, the
+    /// first one in the configuration is returned.
+    pub(crate) fn find(&self, certificate: &CertificateDer<'_>) -> Option<Caller> {
         let certificate = EndEntityCert::try_from(certificate).ok()?;
-        let named = |san: &str| {
-            // A URI is compared as it is written, as SPIFFE has it; a DNS name has no case.
+        let has_name = |san: &str| {
+            // URIs are compared exactly, as SPIFFE requires. DNS names are case-insensitive.
             certificate.valid_uri_names().any(|uri| uri == san)
                 || certificate.valid_dns_names().any(|dns| dns.eq_ignore_ascii_case(san))
         };
-        self.0.iter().find(|(san, _)| named(san)).map(|(_, caller)| caller.clone())
+        self.0.iter().find(|(san, _)| has_name(san)).map(|(_, caller)| caller.clone())
     }
 }

@@ -1,5 +1,5 @@
-//! TLS of both listeners: handshakes that are bounded in number and time, files that are read anew when they change, and
-//! callers that are known by their certificate.
+//! TLS of both listeners: bounded handshakes, certificates that are reloaded when their files change, and callers that
+//! are identified by a client certificate.
 
 mod callers;
 mod files;
@@ -16,42 +16,42 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, rustls, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
-use self::{callers::Callers, files::Stamp};
+use self::{callers::CertificateCallers, files::FileStamp};
 use crate::{
     config,
     domain::{caller::Caller, keyspace::Registry},
 };
 
-/// Handshakes at once: each is a signature, and past this they only slow each other down.
-const HANDSHAKES: usize = 1_024;
-/// How long a client may take until it is through, its turn included.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
+/// Concurrent handshakes. Each computes a signature, so more of them would only slow each other down.
+const MAX_HANDSHAKES: usize = 1_024;
+/// Timeout of a handshake, including the wait for one of [`MAX_HANDSHAKES`] permits.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Interval between two checks whether the files have changed.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Which listener a client has come to.
+/// The listener that a client connected to. It decides which protocols are offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Port {
-    /// HTTP/2 alone.
+    /// HTTP/2 only.
     Grpc,
     /// HTTP/2 or HTTP/1.1.
     Rest,
 }
 
-/// What the files gave when they were last read well.
-struct Current {
+/// The acceptors made from the last valid files.
+struct Acceptors {
     grpc: TlsAcceptor,
     rest: TlsAcceptor,
 }
 
-/// The TLS of an installation.
+/// The TLS configuration of this process.
 pub struct Tls {
     config: config::Tls,
-    callers: Callers,
-    current: ArcSwap<Current>,
-    /// The files as they were just before they were first read.
-    first: Vec<Stamp>,
-    handshakes: Semaphore,
+    callers: CertificateCallers,
+    acceptors: ArcSwap<Acceptors>,
+    /// The stamps of the files, taken just before they were first read.
+    initial_stamps: Vec<FileStamp>,
+    handshake_permits: Semaphore,
 }
 
 impl Tls {
@@ -59,89 +59,89 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// Every problem, each with its setting.
+    /// Every problem, with the setting that names the file.
     pub fn load(config: &config::Tls, registry: &Registry) -> Result<Arc<Self>, Vec<String>> {
-        let first = files::stamps(config);
+        let initial_stamps = files::stamps(config);
         Ok(Arc::new(Self {
-            current: ArcSwap::from_pointee(Current::read(config)?),
-            callers: Callers::new(&config.clients, registry),
+            acceptors: ArcSwap::from_pointee(Acceptors::read(config)?),
+            callers: CertificateCallers::new(&config.clients, registry),
             config: config.clone(),
-            first,
-            handshakes: Semaphore::new(HANDSHAKES),
+            initial_stamps,
+            handshake_permits: Semaphore::new(MAX_HANDSHAKES),
         }))
     }
 
-    /// Agrees with a client on a secret connection, and says who the client is, if its certificate tells. None if it did
-    /// not come to that.
-    pub async fn accept<I>(&self, io: I, from: IpAddr, port: Port) -> Option<(TlsStream<I>, Option<Caller>)>
+    /// Performs the handshake. Returns the encrypted stream and the caller that the client's certificate identifies, if it
+    /// identifies one. None if the handshake failed or timed out.
+    pub async fn accept<I>(&self, io: I, client: IpAddr, port: Port) -> Option<(TlsStream<I>, Option<Caller>)>
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
         let handshake = async {
-            let _turn = self.handshakes.acquire().await.ok()?;
-            let current = self.current.load_full();
+            let _permit = self.handshake_permits.acquire().await.ok()?;
+            let acceptors = self.acceptors.load_full();
             let acceptor = match port {
-                Port::Grpc => &current.grpc,
-                Port::Rest => &current.rest,
+                Port::Grpc => &acceptors.grpc,
+                Port::Rest => &acceptors.rest,
             };
             match acceptor.accept(io).await {
                 Ok(stream) => Some(stream),
-                // Something was said and refused, such as a certificate, by either side.
+                // One side rejected something of the other, such as its certificate.
                 Err(error)
                     if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) =>
                 {
-                    tracing::info!(client = %from, ?port, %error, "a TLS handshake failed");
+                    tracing::info!(%client, ?port, %error, "TLS handshake failed");
                     None
                 }
                 Err(error) => {
-                    tracing::debug!(client = %from, ?port, %error, "a TLS handshake was broken off");
+                    tracing::debug!(%client, ?port, %error, "TLS handshake aborted");
                     None
                 }
             }
         };
-        let stream = timeout(HANDSHAKE, handshake).await.ok()??;
+        let stream = timeout(HANDSHAKE_TIMEOUT, handshake).await.ok()??;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let caller = certificate.and_then(|certificate| self.callers.of(certificate));
+        let caller = certificate.and_then(|certificate| self.callers.find(certificate));
         Some((stream, caller))
     }
 
-    /// Reads the files anew when they change and at each SIGHUP. Where they are not good, the last good ones stay.
-    pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
+    /// Reloads the files when they change and on SIGHUP. If they are invalid, the last valid ones stay in use.
+    pub async fn reload_on_change(self: Arc<Self>, stop: CancellationToken) {
         let mut hangups = match signal(SignalKind::hangup()) {
             Ok(hangups) => hangups,
-            Err(error) => return tracing::error!(%error, "SIGHUP cannot be handled: TLS files are not read anew"),
+            Err(error) => return tracing::error!(%error, "SIGHUP handler failed: TLS files are not reloaded"),
         };
-        let mut seen = self.first.clone();
+        let mut last_stamps = self.initial_stamps.clone();
         let mut problems = Vec::new();
         loop {
-            let asked = tokio::select! {
+            let requested = tokio::select! {
                 () = stop.cancelled() => return,
                 _ = hangups.recv() => true,
-                () = sleep(LOOK) => false,
+                () = sleep(RELOAD_INTERVAL) => false,
             };
             let tls = Arc::clone(&self);
-            let last = seen.clone();
-            let again = asked || !problems.is_empty();
-            // Files may lie on a disk that does not answer.
-            let looked = tokio::task::spawn_blocking(move || {
-                // Before they are read: what changes after that is seen the next time.
-                let now = files::stamps(&tls.config);
-                let read = (again || now != last).then(|| Current::read(&tls.config));
-                (now, read)
+            let last = last_stamps.clone();
+            let reload = requested || !problems.is_empty();
+            // Reading a file may block, for example on a network disk.
+            let checked = tokio::task::spawn_blocking(move || {
+                // Take the stamps before reading: a change during the read is then seen at the next check.
+                let stamps = files::stamps(&tls.config);
+                let reloaded = (reload || stamps != last).then(|| Acceptors::read(&tls.config));
+                (stamps, reloaded)
             });
-            let Ok((now, read)) = looked.await else { continue };
-            seen = now;
-            match read {
+            let Ok((stamps, reloaded)) = checked.await else { continue };
+            last_stamps = stamps;
+            match reloaded {
                 None => {}
-                Some(Ok(current)) => {
-                    self.current.store(Arc::new(current));
+                Some(Ok(acceptors)) => {
+                    self.acceptors.store(Arc::new(acceptors));
                     problems = Vec::new();
-                    tracing::info!("TLS files were read anew; connections made from now on have them");
+                    tracing::info!("TLS files reloaded; new connections use them");
                 }
                 Some(Err(found)) => {
-                    if asked || found != problems {
+                    if requested || found != problems {
                         let found = found.join("; ");
-                        tracing::error!(problems = found, "TLS files are not good; the last good ones stay");
+                        tracing::error!(problems = found, "TLS files are invalid; the last valid ones stay in use");
                     }
                     problems = found;
                 }
@@ -150,9 +150,9 @@ impl Tls {
     }
 }
 
-impl Current {
+impl Acceptors {
     fn read(config: &config::Tls) -> Result<Self, Vec<String>> {
-        let server = files::server(config)?;
+        let server = files::server_config(config)?;
         let acceptor = |protocols: &[&[u8]]| {
             let mut server = server.clone();
             server.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
