@@ -90,7 +90,10 @@ fn verifier(
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let bytes = read(path)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    certificates.ok().filter(|certificates| !certificates.is_empty()).ok_or_else(|| "holds no certificate in PEM".to_owned())
+    certificates
+        .ok()
+        .filter(|certificates| !certificates.is_empty())
+        .ok_or_else(|| "holds no certificate in PEM".to_owned())
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
