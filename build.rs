@@ -1,12 +1,20 @@
-//! Compiles `proto/` with protox (no `protoc` needed) and emits the descriptor set that reflection serves.
+//! Compiles `proto/` with protox (no `protoc` needed), emits the descriptor set that reflection serves, and embeds the
+//! migrations.
 
-use std::{env, fs, path::PathBuf, process::Command};
+use std::{
+    env,
+    error::Error,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    // The macro that embeds them sees changed files, but not new ones.
     println!("cargo:rerun-if-changed=migrations");
     let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("migrations.rs"), embed_migrations(Path::new(&env::var("CARGO_MANIFEST_DIR")?))?)?;
 
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true);
@@ -39,4 +47,26 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
     println!("cargo:rustc-env=KEYWARD_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
     Ok(())
+}
+
+/// Writes Rust source with one table for each database: version, description and SQL of each migration, in their order.
+/// sqlx has a macro for this; it would build both database drivers a second time for the compiler.
+fn embed_migrations(root: &Path) -> Result<String, Box<dyn Error>> {
+    let mut source = String::new();
+    for (table, folder) in [("POSTGRES", "migrations/postgres"), ("SQLITE", "migrations/sqlite")] {
+        let mut files = fs::read_dir(root.join(folder))?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<Result<Vec<_>, std::io::Error>>()?;
+        files.sort();
+        writeln!(source, "/// The migrations in `{folder}`: version, description, SQL.")?;
+        writeln!(source, "pub(crate) const {table}: &[(i64, &str, &str)] = &[")?;
+        for file in files {
+            let name = file.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+            let (version, description) = name.split_once('_').ok_or("a migration is named NUMBER_DESCRIPTION.sql")?;
+            let (version, description) = (version.parse::<i64>()?, description.replace('_', " "));
+            writeln!(source, "    ({version}, {description:?}, include_str!({file:?})),")?;
+        }
+        writeln!(source, "];")?;
+    }
+    Ok(source)
 }

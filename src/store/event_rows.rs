@@ -1,13 +1,12 @@
 //! The rows that the SQL about events and deliveries gives.
 
 use serde::Deserialize;
-use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{
     StoreError,
     events::{ClaimedDelivery, Delivery, DeliveryState, ExpiringKey, ExpiryPosition},
-    sql::KeyRow,
+    sql::{KeyRow, from_row},
 };
 use crate::domain::{
     event::{Event, EventId, EventType},
@@ -16,10 +15,8 @@ use crate::domain::{
 };
 
 /// A row of `keyward_events`.
-#[derive(FromRow)]
 pub struct EventRow {
     id: Uuid,
-    #[sqlx(rename = "type")]
     kind: String,
     actor: String,
     key_id: Uuid,
@@ -30,6 +27,8 @@ pub struct EventRow {
     once: Option<i64>,
     record: String,
 }
+
+from_row!(EventRow { id, kind = "type", actor, key_id, keyspace, organization, instance, environment, once, record });
 
 /// What `event_of_key!` writes. Lists and pairs are JSON within JSON, as the key's own columns are.
 #[derive(Deserialize)]
@@ -88,7 +87,6 @@ impl TryFrom<EventRow> for Event {
 }
 
 /// A row of `keyward_deliveries`.
-#[derive(FromRow)]
 pub struct DeliveryRow {
     event_id: Uuid,
     key_id: Uuid,
@@ -102,6 +100,8 @@ pub struct DeliveryRow {
     last_error: String,
     last_response: String,
 }
+
+from_row!(DeliveryRow { event_id, key_id, host, state, attempts, next_attempt_at, attempted_at, settled_at, last_status, last_error, last_response });
 
 impl TryFrom<DeliveryRow> for Delivery {
     type Error = StoreError;
@@ -127,9 +127,7 @@ impl TryFrom<DeliveryRow> for Delivery {
 }
 
 /// A claimed delivery with its event.
-#[derive(FromRow)]
 pub struct ClaimRow {
-    #[sqlx(flatten)]
     event: EventRow,
     host: String,
     webhook_url: String,
@@ -139,6 +137,17 @@ pub struct ClaimRow {
     attempts: i64,
     attempts_before: i64,
 }
+
+from_row!(ClaimRow {
+    host,
+    webhook_url,
+    webhook_version,
+    webhook_former_version,
+    webhook_former_until,
+    attempts,
+    attempts_before;
+    event
+});
 
 impl ClaimRow {
     /// The event's id.
@@ -165,13 +174,14 @@ impl TryFrom<ClaimRow> for ClaimedDelivery {
 }
 
 /// A row of `EXPIRING_KEYS`.
-#[derive(FromRow)]
 pub struct ExpiringRow {
     id: Uuid,
     expires_at: i64,
     created_at: i64,
     written: i64,
 }
+
+from_row!(ExpiringRow { id, expires_at, created_at, written });
 
 impl From<ExpiringRow> for ExpiringKey {
     fn from(row: ExpiringRow) -> Self {

@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use sqlx::migrate::{Migrate, MigrateError, Migrator};
+use sqlx::{
+    SqlSafeStr as _,
+    migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator},
+};
 
 use super::{
     StoreError,
@@ -74,8 +77,19 @@ impl From<MigrateError> for OpenError {
     }
 }
 
-/// Sets the rules that every migrator here follows.
-pub(super) fn prepared(mut migrator: Migrator) -> Migrator {
+/// The migrations of both databases, as `build.rs` embeds them.
+mod embedded {
+    include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
+}
+pub(super) use embedded::{POSTGRES, SQLITE};
+
+/// Makes the migrator of one database. Version, description and checksum (SHA-384 of the file) are recorded in
+/// [`TABLE`] and compared with the files at each start, so an applied migration must never be edited.
+pub(super) fn migrator(migrations: &[(i64, &'static str, &'static str)]) -> Migrator {
+    let migration = |&(version, description, sql): &(i64, &'static str, &'static str)| {
+        Migration::new(version, Cow::Borrowed(description), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    let mut migrator = Migrator::with_migrations(migrations.iter().map(migration).collect());
     migrator.dangerous_set_table_name(Cow::Borrowed(TABLE));
     migrator
 }

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::domain::key::{Digest, KeyRecord};
 
-static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| migrate::prepared(sqlx::migrate!("migrations/postgres")));
+static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| migrate::migrator(migrate::POSTGRES));
 
 /// An array parameter: SQLite has none.
 const FIND_BY_DIGESTS: &str = concat!("SELECT ", facts!(), " FROM keyward_keys k WHERE k.digest = ANY($1)");

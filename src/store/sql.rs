@@ -3,7 +3,6 @@
 //! Parameters are `$N` on both. Statements that only one database understands live in its backend, with the reason.
 
 use serde::de::DeserializeOwned;
-use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{ListQuery, StoreError};
@@ -11,6 +10,30 @@ use crate::domain::{
     key::{Binding, Digest, KeyFacts, KeyId, KeyRecord, KeyStatus},
     rate_limit::RateLimit,
 };
+
+/// Implements `FromRow` for the rows of both databases. Each field is read from the column of its name or, after `=`, of
+/// another name; after `;`, one that is a row itself is read from the same columns. sqlx's derive is not used: it would
+/// build both database drivers a second time for the compiler.
+macro_rules! from_row {
+    ($name:ident { $($fields:tt)+ }) => {
+        from_row!(@for sqlx::postgres::PgRow, $name, $($fields)+);
+        from_row!(@for sqlx::sqlite::SqliteRow, $name, $($fields)+);
+    };
+    (@for $row:ty, $name:ident, $($field:ident $(= $column:literal)?),+ $(; $nested:ident)?) => {
+        impl sqlx::FromRow<'_, $row> for $name {
+            fn from_row(row: &$row) -> sqlx::Result<Self> {
+                use sqlx::Row as _;
+                Ok(Self {
+                    $($field: row.try_get(from_row!(@column $field $($column)?))?,)+
+                    $($nested: sqlx::FromRow::from_row(row)?,)?
+                })
+            }
+        }
+    };
+    (@column $field:ident) => { stringify!($field) };
+    (@column $field:ident $column:literal) => { $column };
+}
+pub(super) use from_row;
 
 /// What a verification's look-up reads, in the order of [`FactsRow`].
 macro_rules! facts {
@@ -202,8 +225,7 @@ pub fn status_number(status: KeyStatus) -> i64 {
     }
 }
 
-/// A row of `keyward_keys`, with or without its last use.
-#[derive(FromRow)]
+/// A row of `shown!`: a key with its last use.
 pub struct KeyRow {
     pub(super) id: Uuid,
     pub(super) keyspace: String,
@@ -227,9 +249,34 @@ pub struct KeyRow {
     pub(super) rate_limit: Option<i64>,
     pub(super) rate_window: Option<i64>,
     pub(super) keyspaces: String,
-    #[sqlx(default)]
     pub(super) last_used_at: Option<i64>,
 }
+
+from_row!(KeyRow {
+    id,
+    keyspace,
+    digest,
+    prefix,
+    organization,
+    instance,
+    environment,
+    name,
+    scopes,
+    created_at,
+    expires_at,
+    revoked_at,
+    revoke_reason,
+    created_by,
+    revoked_by,
+    webhook_url,
+    webhook_version,
+    metadata,
+    revision,
+    rate_limit,
+    rate_window,
+    keyspaces,
+    last_used_at
+});
 
 impl TryFrom<KeyRow> for KeyRecord {
     type Error = StoreError;

@@ -38,7 +38,7 @@ use crate::domain::{
     key::{Digest, KeyRecord},
 };
 
-static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| migrate::prepared(sqlx::migrate!("migrations/sqlite")));
+static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| migrate::migrator(migrate::SQLITE));
 
 /// A JSON array: SQLite has no array parameters.
 const FIND_BY_DIGESTS: &str =

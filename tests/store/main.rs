@@ -13,6 +13,7 @@ mod fixture;
 mod follower;
 mod gathered;
 mod list;
+mod migrations;
 mod outage;
 mod plans;
 mod postgres_only;

@@ -1,7 +1,7 @@
 //! Servers that may tell receivers on this machine, keys with a webhook, and what the outbox says of their deliveries.
 
 use serde_json::{Value, json};
-use sqlx::{Connection as _, FromRow, SqliteConnection, sqlite::SqliteConnectOptions};
+use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::support::{Server, Setup, server::ROOT};
 
@@ -47,7 +47,7 @@ pub async fn revoke(server: &Server, id: &str) -> Value {
 }
 
 /// A delivery as the database has it.
-#[derive(Debug, FromRow)]
+#[derive(Debug)]
 pub struct Row {
     /// The event's type.
     pub kind: String,
@@ -67,11 +67,20 @@ pub struct Row {
 pub async fn deliveries(server: &Server) -> Vec<Row> {
     let options = SqliteConnectOptions::new().filename(server.folder().join("keyward.db")).read_only(true);
     let mut conn = SqliteConnection::connect_with(&options).await.unwrap();
-    let rows = sqlx::query_as(
+    let rows = sqlx::query(
         "SELECT e.type AS kind, d.state, d.attempts, d.last_status, d.last_error, d.last_response \
          FROM keyward_deliveries d JOIN keyward_events e ON e.id = d.event_id ORDER BY e.id",
     );
     let rows = rows.fetch_all(&mut conn).await.unwrap();
+    let rows = rows.iter().map(|row| Row {
+        kind: row.get("kind"),
+        state: row.get("state"),
+        attempts: row.get("attempts"),
+        last_status: row.get("last_status"),
+        last_error: row.get("last_error"),
+        last_response: row.get("last_response"),
+    });
+    let rows = rows.collect();
     conn.close().await.unwrap();
     rows
 }
