@@ -101,7 +101,19 @@ pub struct DeliveryRow {
     last_response: String,
 }
 
-from_row!(DeliveryRow { event_id, key_id, host, state, attempts, next_attempt_at, attempted_at, settled_at, last_status, last_error, last_response });
+from_row!(DeliveryRow {
+    event_id,
+    key_id,
+    host,
+    state,
+    attempts,
+    next_attempt_at,
+    attempted_at,
+    settled_at,
+    last_status,
+    last_error,
+    last_response
+});
 
 impl TryFrom<DeliveryRow> for Delivery {
     type Error = StoreError;

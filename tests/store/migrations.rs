@@ -13,21 +13,9 @@ use crate::fixture::{postgres_options, raw_postgres, raw_sqlite, sqlite_options}
 /// What was released: version, description, SHA-384 of the file. Add a line for a new migration; never change one, since
 /// databases in use have recorded it.
 const POSTGRES: &[(i64, &str, &str)] = &[
-    (
-        1,
-        "keys",
-        "7dcac83ad5335bef5d1ae0b78082ad87c1805188d2e92b59179b2616aba030c767e3e812e2ee44cc8c5597e13ebb52fc",
-    ),
-    (
-        2,
-        "limits",
-        "c867efabca6bd60ea7fee210453d5f520b6b063715f638afc6fb4578dab059d8e2d04b052af5587bc7ef16680c9f21a9",
-    ),
-    (
-        3,
-        "events",
-        "c516ff598d30ea91950e89a33364df75b1a1c664e32f963d94f8ba01ec57d8af0fa578661f7eb377927bf552347ff957",
-    ),
+    (1, "keys", "7dcac83ad5335bef5d1ae0b78082ad87c1805188d2e92b59179b2616aba030c767e3e812e2ee44cc8c5597e13ebb52fc"),
+    (2, "limits", "c867efabca6bd60ea7fee210453d5f520b6b063715f638afc6fb4578dab059d8e2d04b052af5587bc7ef16680c9f21a9"),
+    (3, "events", "c516ff598d30ea91950e89a33364df75b1a1c664e32f963d94f8ba01ec57d8af0fa578661f7eb377927bf552347ff957"),
     (
         4,
         "service keyspaces",
@@ -40,21 +28,9 @@ const POSTGRES: &[(i64, &str, &str)] = &[
     ),
 ];
 const SQLITE: &[(i64, &str, &str)] = &[
-    (
-        1,
-        "keys",
-        "560091685d77494ae5a34934946e46d7895f4e28a19fcad8e814c29ced7cd559b04c86fb4acea8ee8e8991c8dd0830a4",
-    ),
-    (
-        2,
-        "limits",
-        "01f52ebe9fa9cb4c292a8b4c52abc209340148bf1bf7d3ca9d7535a4a6e6d0b07c6e787c9d3300e6cc19a7f2aa928df0",
-    ),
-    (
-        3,
-        "events",
-        "3782585c0296dceda0e9fd2feb4d6304be0dbe9f1ff1d6f989bd9580bb7b9969add7b029e5abc85242231c76cce0428e",
-    ),
+    (1, "keys", "560091685d77494ae5a34934946e46d7895f4e28a19fcad8e814c29ced7cd559b04c86fb4acea8ee8e8991c8dd0830a4"),
+    (2, "limits", "01f52ebe9fa9cb4c292a8b4c52abc209340148bf1bf7d3ca9d7535a4a6e6d0b07c6e787c9d3300e6cc19a7f2aa928df0"),
+    (3, "events", "3782585c0296dceda0e9fd2feb4d6304be0dbe9f1ff1d6f989bd9580bb7b9969add7b029e5abc85242231c76cce0428e"),
     (
         4,
         "service keyspaces",
