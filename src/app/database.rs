@@ -9,10 +9,7 @@ use super::RunError;
 use crate::{
     config::{Config, Database, DatabaseUrl},
     domain::clock::Micros,
-    replica::{
-        PeerMode,
-        follower::{self, Follower},
-    },
+    replica::{PeerMode, follower::Follower, follower_thread},
     service::Service,
     store::{
         Store,
@@ -94,7 +91,7 @@ impl Opened {
             };
             (follower, listening)
         };
-        Ok(Following { stop, thread: Some(follower::spawn(make)?) })
+        Ok(Following { stop, thread: Some(follower_thread::spawn(make)?) })
     }
 
     /// Applies pending migrations.
@@ -118,7 +115,7 @@ impl Following {
     pub async fn leave(self) {
         self.stop.cancel();
         if let Some(thread) = self.thread {
-            follower::joined(thread).await;
+            follower_thread::wait_for_exit(thread).await;
         }
     }
 }

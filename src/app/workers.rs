@@ -87,7 +87,7 @@ async fn write_uses_down(service: Arc<Service>, end: CancellationToken) {
     let mut ticks = interval(GATHER);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while end.run_until_cancelled(ticks.tick()).await.is_some() {
-        let due = service.replica.usage.gather();
+        let due = service.replica.usage.schedule();
         let piece = piece.max(due / ROUND);
         let pieces = (GATHER.as_millis() / pause.as_millis()).max(1);
         for _ in 0..pieces {
@@ -97,7 +97,7 @@ async fn write_uses_down(service: Arc<Service>, end: CancellationToken) {
             }
         }
     }
-    service.replica.usage.gather();
+    service.replica.usage.schedule();
     while service.write_uses_down(PIECE * 40).await > 0 {}
 }
 

@@ -1,30 +1,36 @@
-//! Time and chance as arguments, so that every test is exact.
+//! Time and randomness, passed as arguments so that tests control both.
+
+use std::time::Duration;
 
 use rand::TryRng as _;
 use rustix::time::{ClockId, clock_gettime};
 
-/// A time or a span in microseconds; wall times count from the unix epoch.
+/// A point in time or a duration in microseconds. Wall-clock times count from the Unix epoch.
 pub type Micros = i64;
 
 /// One second in [`Micros`].
 pub const SECOND: Micros = 1_000_000;
 
-/// Where time comes from.
+/// A duration in [`Micros`], saturating.
+pub fn micros(duration: Duration) -> Micros {
+    Micros::try_from(duration.as_micros()).unwrap_or(Micros::MAX)
+}
+
+/// A source of time.
 pub trait Clock: Send + Sync + 'static {
-    /// The wall clock, in microseconds since the unix epoch. It may step.
+    /// Wall clock, in microseconds since the Unix epoch. It may step.
     fn wall(&self) -> Micros;
 
-    /// A clock that never steps, in microseconds. It may stand still while the machine is suspended; reading it is
-    /// cheap.
+    /// A clock that never steps, in microseconds. It may stop while the machine is suspended. Cheap to read.
     fn monotonic(&self) -> Micros {
         self.boottime()
     }
 
-    /// A clock that never steps and goes on while the machine is suspended (CLOCK_BOOTTIME), in microseconds.
+    /// A clock that never steps and keeps running while the machine is suspended (`CLOCK_BOOTTIME`), in microseconds.
     fn boottime(&self) -> Micros;
 }
 
-/// The machine's own clocks.
+/// The operating system's clocks.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemClock;
 
@@ -47,7 +53,8 @@ fn read(id: ClockId) -> Micros {
     now.tv_sec * SECOND + now.tv_nsec / 1_000
 }
 
-/// The machine's clocks, but the wall clock steps by up to a day, forwards and backwards, four times a second.
+/// The operating system's clocks, except that the wall clock steps by up to a day in either direction four times a
+/// second.
 #[cfg(feature = "faults")]
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SteppingClock(SystemClock);
@@ -56,7 +63,7 @@ pub struct SteppingClock(SystemClock);
 impl Clock for SteppingClock {
     fn wall(&self) -> Micros {
         let quarter = self.0.boottime() / (SECOND / 4);
-        // Any mixing of bits will do.
+        // Any mixing of the bits will do: the steps only have to look random.
         let step = quarter.wrapping_mul(0x1e37_79b9_7f4a_7c15) >> 16;
         self.0.wall() + step % (86_400 * SECOND)
     }
@@ -70,13 +77,13 @@ impl Clock for SteppingClock {
     }
 }
 
-/// Where chance comes from.
+/// A source of random bytes.
 pub trait Entropy: Send + Sync + 'static {
-    /// Fills `out` with random bytes fit for secrets.
+    /// Fills `out` with cryptographically secure random bytes.
     fn fill(&self, out: &mut [u8]);
 }
 
-/// The operating system's random source.
+/// The operating system's random number generator.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemEntropy;
 
@@ -84,6 +91,6 @@ impl Entropy for SystemEntropy {
     fn fill(&self, out: &mut [u8]) {
         rand::rngs::SysRng
             .try_fill_bytes(out)
-            .expect("the operating system gives random bytes; without them no secret can be made");
+            .expect("the operating system provides random bytes; without them no secret can be generated");
     }
 }

@@ -1,10 +1,12 @@
-//! The keys that memory holds, and the fence that keeps a stale one out.
+//! The cache of keys, and the fence that keeps stale keys out of it.
 //!
-//! A look-up that was sent before a change was applied must not land after it: [`KeyCache::current_seq`] before the statement
-//! is sent, [`KeyCache::fill`] with that number afterwards. Filling and applying exclude each other, so a fill either
-//! lands before the change, which removes it, or sees the change and does not land.
+//! A look-up that was sent before a change must not fill the cache after the change was applied. The look-up therefore
+//! takes [`KeyCache::current_seq`] before its statement is sent and passes it to [`KeyCache::fill`] afterwards. `fill`
+//! and [`KeyCache::invalidate`] exclude each other: either the fill comes first and the invalidation removes it, or the
+//! fill sees that its key has changed and drops the row.
 //!
-//! Nothing here knows of an executor or a database: the same code runs on a controlled scheduler in a test.
+//! This file uses no async runtime and no database, so that the same code runs under the shuttle scheduler in
+//! `tests/shuttle_cache.rs`.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -21,10 +23,11 @@ use shuttle::sync::{Mutex, atomic::AtomicU64, atomic::Ordering};
 #[cfg(not(feature = "shuttle"))]
 use std::sync::{Mutex, atomic::AtomicU64, atomic::Ordering};
 
-/// Changes that are remembered by digest. A look-up that more than so many changes overtook counts as fenced.
-const REMEMBERED: usize = if cfg!(feature = "shuttle") { 2 } else { 4_096 };
+/// Number of recent changes that are kept by digest. A look-up that is older than all of them is fenced, whatever its
+/// key: the cache can no longer tell whether its key has changed.
+const MAX_RECENT_CHANGES: usize = if cfg!(feature = "shuttle") { 2 } else { 4_096 };
 
-/// A moment in the order of applied changes.
+/// A position in the sequence of applied changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ChangeSeq(u64);
 
@@ -37,18 +40,18 @@ impl Weighter<Digest, Arc<CachedKey>> for Weight {
     }
 }
 
-/// The keys that memory holds, bounded in bytes.
+/// Keys by digest, bounded in bytes.
 pub struct KeyCache {
     keys: Cache<Digest, Arc<CachedKey>, Weight, DigestHasher>,
-    /// Number of the latest change that was applied.
+    /// Sequence number of the last applied change.
     latest: AtomicU64,
-    applied: Mutex<Applied>,
+    changes: Mutex<RecentChanges>,
 }
 
-/// Hashes digests, which need none.
+/// Builds the hasher for digests. They are uniform already, so their first word serves as the hash.
 pub type DigestHasher = std::hash::BuildHasherDefault<FirstWord>;
 
-/// Takes the first word of a digest as its hash.
+/// Uses the first word of a digest as its hash.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct FirstWord(u64);
 
@@ -58,7 +61,7 @@ impl std::hash::Hasher for FirstWord {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // Digests only write a word; anything else still hashes, if poorly.
+        // `Digest` only calls `write_u64`; other input still hashes, though poorly.
         self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
     }
 
@@ -68,14 +71,14 @@ impl std::hash::Hasher for FirstWord {
 }
 
 #[derive(Default)]
-struct Applied {
-    /// The last changes, oldest first, without gaps in their numbers.
+struct RecentChanges {
+    /// The last changes by sequence number, oldest first, without gaps.
     recent: VecDeque<(u64, Digest)>,
-    /// A look-up marked before this number is fenced whatever its digest.
+    /// Sequence number of the last clear. A look-up from before it is fenced, whatever its key.
     cleared: u64,
 }
 
-impl Applied {
+impl RecentChanges {
     fn changed_since(&self, seq: ChangeSeq, digest: &Digest) -> bool {
         seq.0 < self.cleared
             || self.recent.front().is_some_and(|(oldest, _)| seq.0 + 1 < *oldest)
@@ -86,85 +89,86 @@ impl Applied {
 impl KeyCache {
     /// An empty cache of at most `bytes`.
     pub fn new(bytes: u64) -> Self {
-        // Room for short entries; the cache grows its tables as it fills.
+        // Sized for short entries; the cache grows its tables as it fills.
         let expected = usize::try_from(bytes / 300).unwrap_or(usize::MAX).clamp(64, 1 << 24);
         Self {
             keys: Cache::with(expected, bytes, Weight, DigestHasher::default(), DefaultLifecycle::default()),
             latest: AtomicU64::new(0),
-            applied: Mutex::default(),
+            changes: Mutex::default(),
         }
     }
 
-    /// A key, if memory holds it. Only good while the lease holds, which must be checked before.
+    /// The cached key of a digest. Valid only under the lease, which the caller must have checked before.
     pub fn get(&self, digest: &Digest) -> Option<Arc<CachedKey>> {
         self.keys.get(digest)
     }
 
-    /// The last use of a key that memory holds, if it was used since memory holds it. Needs no lease: a use stays true.
+    /// The last use of a cached key since it was cached. Needs no lease: a past use does not become false.
     pub fn last_use(&self, digest: &Digest) -> Option<Micros> {
         self.keys.peek(digest)?.uses.last()
     }
 
-    /// Now, in the order of applied changes: to be taken before a statement is sent.
+    /// The current position in the sequence of changes. Take it before sending a look-up.
     pub fn current_seq(&self) -> ChangeSeq {
         ChangeSeq(self.latest.load(Ordering::Acquire))
     }
 
-    /// Whether no change to this key was applied since `seq`.
+    /// Whether no change to this key has been applied since `seq`.
     pub fn unchanged_since(&self, seq: ChangeSeq, digest: &Digest) -> bool {
         self.latest.load(Ordering::Acquire) == seq.0 || !self.lock().changed_since(seq, digest)
     }
 
-    /// Keeps what a statement sent after `seq` found; not the keys that a change overtook.
+    /// Caches the rows of a statement that was sent after `seq`, except for keys that have changed since.
     pub fn fill<'a>(&self, seq: ChangeSeq, found: impl Iterator<Item = (&'a Digest, &'a Arc<CachedKey>)>) {
-        let applied = self.lock();
+        let changes = self.lock();
         for (digest, entry) in found {
-            if fault_injection::disabled("fill_fence") || !applied.changed_since(seq, digest) {
+            if fault_injection::disabled("fill_fence") || !changes.changed_since(seq, digest) {
                 self.keys.insert(*digest, Arc::clone(entry));
             }
         }
     }
 
-    /// Applies a change to one key: from now on memory does not hold what it held before.
+    /// Applies a change to one key: removes it, and fences the look-ups of it that are in flight.
     pub fn invalidate(&self, digest: &Digest) {
-        let mut applied = self.lock();
+        let mut changes = self.lock();
         let number = self.latest.load(Ordering::Relaxed) + 1;
-        if applied.recent.len() == REMEMBERED {
-            applied.recent.pop_front();
+        if changes.recent.len() == MAX_RECENT_CHANGES {
+            changes.recent.pop_front();
         }
-        applied.recent.push_back((number, *digest));
-        // First the number, then the removal: whoever finds the key gone or unchanged has it right.
+        changes.recent.push_back((number, *digest));
+        // Publish the number before the removal: a reader that finds the number unchanged then knows that its entry has
+        // not been removed either.
         self.latest.store(number, Ordering::Release);
         self.keys.remove(digest);
     }
 
-    /// Forgets everything, and fences every look-up in flight.
+    /// Removes every key, and fences every look-up in flight.
     pub fn clear(&self) {
-        let mut applied = self.lock();
+        let mut changes = self.lock();
         let number = self.latest.load(Ordering::Relaxed) + 1;
-        applied.recent.clear();
-        applied.cleared = number;
+        changes.recent.clear();
+        changes.cleared = number;
         self.latest.store(number, Ordering::Release);
         self.keys.clear();
     }
 
-    /// Keys held.
+    /// Number of cached keys.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether no key is held.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes held.
+    /// Bytes used by cached keys.
     pub fn bytes(&self) -> u64 {
         self.keys.weight()
     }
 
-    fn lock(&self) -> impl std::ops::DerefMut<Target = Applied> + '_ {
-        // A panic while it was held leaves a list that is still right: every step keeps it so.
-        self.applied.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> impl std::ops::DerefMut<Target = RecentChanges> + '_ {
+        // Ignoring poison is safe: every step of an update leaves the list consistent.
+        self.changes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

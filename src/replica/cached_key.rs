@@ -1,4 +1,4 @@
-//! A key as memory keeps it: only what Verify needs, packed so that a million of them fit.
+//! A key in the cache: only what Verify needs, packed into few bytes so that millions of keys fit in memory.
 
 use std::{
     mem::size_of,
@@ -16,30 +16,31 @@ use crate::domain::{
     verdict::KeyView,
 };
 
-/// Ends of the texts that are packed into one: organization, instance, environment, name, scopes; metadata is the rest.
+/// Number of fields at the start of `text`: organization, instance, environment, name and scopes. Metadata follows.
 const TEXTS: usize = 5;
-/// What the cache itself and the allocator add to each entry, measured at a million entries.
+/// Bytes that the cache and the allocator add to each entry, measured with a million entries.
 const OVERHEAD: usize = 120;
 
 /// A cached key.
 #[derive(Debug)]
 pub struct CachedKey {
-    /// Its id.
+    /// The key's id.
     pub id: KeyId,
-    /// Its keyspace; none if that is no longer configured.
+    /// The key's keyspace; `None` if it is no longer configured.
     pub keyspace: Option<KeyspaceIndex>,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Micros,
     expires_at: Micros,
     revoked: bool,
     rare: Option<Box<Rare>>,
+    /// End of each packed field in `text`.
     ends: [u16; TEXTS],
     text: Box<str>,
-    /// Uses that are not written down yet.
+    /// Uses that are not in the database yet.
     pub uses: PendingUses,
 }
 
-/// What few keys have: apart, so that the others do not pay for it.
+/// Fields that few keys have. They are boxed, so that other keys do not pay for them.
 #[derive(Debug, Default)]
 struct Rare {
     rate_limit: Option<RateLimit>,
@@ -47,16 +48,16 @@ struct Rare {
 }
 
 impl CachedKey {
-    /// Packs what was read.
+    /// Packs a row.
     pub fn new(key: &KeyFacts, keyspace: Option<KeyspaceIndex>) -> Self {
         let Binding { organization, instance, environment } = &key.binding;
         let mut text = String::new();
         let mut ends = [0; TEXTS];
-        // Scopes hold no spaces and metadata no NUL: both are refused at creation.
+        // Validation at creation refuses spaces in scopes and NUL in metadata, so both can serve as separators.
         let scopes = key.scopes.join(" ");
         for (end, part) in ends.iter_mut().zip([organization, instance, environment, &key.name, &scopes]) {
             text.push_str(part);
-            // The bounds of every field together stay far below 64 KiB.
+            // The maximum lengths of these fields add up to far less than 64 KiB.
             *end = u16::try_from(text.len()).unwrap_or(u16::MAX);
         }
         for (key, value) in &key.metadata {
@@ -78,7 +79,7 @@ impl CachedKey {
         }
     }
 
-    /// The same key, limited to what it may ask about.
+    /// Limits the key to these keyspaces when it acts as a verifying service.
     #[must_use]
     pub fn limited_to(mut self, allowed_keyspaces: Option<Arc<AllowedKeyspaces>>) -> Self {
         if allowed_keyspaces.is_some() {
@@ -87,65 +88,65 @@ impl CachedKey {
         self
     }
 
-    /// What the key may ask about; none if it is not limited.
+    /// The keyspaces that the key may verify; `None` if it is not limited.
     pub fn allowed_keyspaces(&self) -> Option<&Arc<AllowedKeyspaces>> {
         self.rare.as_ref()?.allowed_keyspaces.as_ref()
     }
 
-    /// Bytes that the entry takes in all.
+    /// Bytes that the entry occupies, overhead included.
     pub fn weight(&self) -> u64 {
         let rare = self.rare.as_deref().map_or(0, size_of_val);
         (size_of::<Self>() + self.text.len() + rare + OVERHEAD) as u64
     }
 
-    fn part(&self, place: usize) -> &str {
-        let start = place.checked_sub(1).map_or(0, |before| usize::from(self.ends[before]));
-        self.text.get(start..usize::from(self.ends[place])).unwrap_or_default()
+    fn field(&self, index: usize) -> &str {
+        let start = index.checked_sub(1).map_or(0, |before| usize::from(self.ends[before]));
+        self.text.get(start..usize::from(self.ends[index])).unwrap_or_default()
     }
 
-    /// Empty if none.
+    /// The organization; empty if the key is not bound to one.
     pub fn organization(&self) -> &str {
-        self.part(0)
+        self.field(0)
     }
 
-    /// Empty if none.
+    /// The instance; empty if the key is not bound to one.
     pub fn instance(&self) -> &str {
-        self.part(1)
+        self.field(1)
     }
 
-    /// Empty if none.
+    /// The environment; empty if the key is not bound to one.
     pub fn environment(&self) -> &str {
-        self.part(2)
+        self.field(2)
     }
 
-    /// May be empty.
+    /// Display name; may be empty.
     pub fn name(&self) -> &str {
-        self.part(3)
+        self.field(3)
     }
 
-    /// What the key may do.
+    /// Scopes that the key holds.
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
-        self.part(4).split(' ').filter(|scope| !scope.is_empty())
+        self.field(4).split(' ').filter(|scope| !scope.is_empty())
     }
 
-    /// Free-form pairs.
+    /// Metadata pairs.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
         let rest = self.text.get(usize::from(self.ends[TEXTS - 1])..).unwrap_or_default();
         let mut parts = rest.split_terminator('\0');
         std::iter::from_fn(move || Some((parts.next()?, parts.next()?)))
     }
 
-    /// When the key stops being valid; none if never.
+    /// Expiry time; `None` if the key does not expire.
     pub fn expire_time(&self) -> Option<Micros> {
         (self.expires_at != Micros::MAX).then_some(self.expires_at)
     }
 
-    /// The key's own rate limit; none if its keyspace's holds.
+    /// The key's own rate limit; `None` if the keyspace's limit applies.
     pub fn rate_limit(&self) -> Option<RateLimit> {
         self.rare.as_ref()?.rate_limit
     }
 
-    /// What the key is bound to.
+    /// The organization, instance and environment that the key is bound to.
     pub fn binding(&self) -> Binding {
         Binding {
             organization: self.organization().to_owned(),
@@ -173,7 +174,7 @@ impl KeyView for CachedKey {
     }
 }
 
-/// Uses of a key that are not written down yet.
+/// Uses of a key that are not in the database yet.
 #[derive(Debug, Default)]
 pub struct PendingUses {
     last: AtomicI64,
@@ -182,26 +183,28 @@ pub struct PendingUses {
 }
 
 impl PendingUses {
-    /// Counts one use; says whether the entry must be queued for writing.
+    /// Counts one use. Returns whether the caller must queue the entry for the next flush.
     pub fn record(&self, now: Micros) -> bool {
         self.last.fetch_max(now, Ordering::Relaxed);
-        // Sequentially consistent with `take`: either it sees this count, or this sees the queue left.
+        // Sequentially consistent with `take`: either `take` sees this count, or this call sees that the entry has left
+        // the queue and queues it again.
         self.count.fetch_add(1, Ordering::SeqCst);
         !self.queued.load(Ordering::SeqCst) && !self.queued.swap(true, Ordering::SeqCst)
     }
 
-    /// The last use that was counted here, written down or not.
+    /// The last use counted here, flushed or not.
     pub fn last(&self) -> Option<Micros> {
         Some(self.last.load(Ordering::Relaxed)).filter(|last| *last > 0)
     }
 
-    /// Adds uses that were taken and could not be written; says whether the entry must be queued again.
+    /// Adds back uses whose flush failed. Returns whether the caller must queue the entry again.
     pub fn restore(&self, count: i64) -> bool {
         self.count.fetch_add(u32::try_from(count).unwrap_or(u32::MAX), Ordering::SeqCst);
         !self.queued.swap(true, Ordering::SeqCst)
     }
 
-    /// Takes what is not written down. A use that is marked meanwhile is taken now or queues the entry again.
+    /// Takes the uses that are not flushed: the time of the last one, and their number. A use recorded at the same time
+    /// is either taken by this call or queues the entry again.
     pub fn take(&self) -> (Micros, i64) {
         self.queued.store(false, Ordering::SeqCst);
         (self.last.load(Ordering::SeqCst), i64::from(self.count.swap(0, Ordering::SeqCst)))
@@ -220,7 +223,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn an_entry_gives_back_what_was_packed(
+        fn packing_preserves_every_field(
             organization in ".{0,128}", name in "[^\0]{0,200}", scopes in prop::collection::vec("[a-z:.]{1,64}", 0..64),
             metadata in prop::collection::btree_map("[^\0]{1,10}", "[^\0]{0,20}", 0..32),
         ) {
@@ -236,7 +239,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_limit_of_its_own_is_kept_and_weighed() {
+    fn a_keys_own_rate_limit_is_kept_and_counted_in_its_weight() {
         let limit = RateLimit { limit: 7, window: 1_000_000 };
         let facts = facts(Binding::default(), String::new(), Vec::new(), BTreeMap::new());
         let without = CachedKey::new(&facts, Some(1));
@@ -245,14 +248,14 @@ pub(crate) mod tests {
         assert!(with.weight() > without.weight());
     }
 
-    /// With its two counters an entry of 112 bytes is the allocator's last size before 128: at a million keys the next
-    /// one takes 16 MB more.
+    /// With the two counters of its `Arc`, an entry must fit the allocator's size class of 112 bytes. The next class is
+    /// 128 bytes, which costs 16 MB more at a million keys.
     #[test]
-    fn an_entry_stays_small() {
+    fn a_cached_key_fits_the_allocators_112_byte_size_class() {
         assert!(size_of::<CachedKey>() + 2 * size_of::<usize>() <= 112, "{}", size_of::<CachedKey>());
     }
 
-    /// A key that says nothing but this.
+    /// A key with these fields, and defaults for all others.
     pub fn facts(binding: Binding, name: String, scopes: Vec<String>, metadata: BTreeMap<String, String>) -> KeyFacts {
         KeyFacts {
             id: KeyId(Uuid::nil()),
@@ -271,7 +274,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn uses_are_taken_once_and_queue_again() {
+    fn uses_are_taken_once_and_the_next_use_queues_the_key_again() {
         let uses = PendingUses::default();
         assert!(uses.record(5));
         assert!(!uses.record(3));

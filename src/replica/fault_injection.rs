@@ -1,49 +1,50 @@
-//! Switches that take one guard of the protocol away, so that a test can show that the guard is needed.
+//! Fault switches: each one disables one guard of the protocol, so that a test can show that the guard is needed.
 //!
-//! Without the `faults` feature every guard stands and the switches compile to nothing.
+//! Without the `faults` feature the switches compile to nothing and every guard is active.
 
-/// Whether the guard of this name is taken away: by `KEYWARD_FAULTS` (a comma-separated list) at start, or by
+/// Returns whether the named guard is disabled, either by `KEYWARD_FAULTS` (a comma-separated list, read once) or by
 /// [`disable`] on this thread.
 #[cfg(any(feature = "faults", feature = "shuttle"))]
 pub fn disabled(guard: &str) -> bool {
     use std::sync::LazyLock;
-    static OFF: LazyLock<Vec<String>> = LazyLock::new(|| {
+    static BY_ENVIRONMENT: LazyLock<Vec<String>> = LazyLock::new(|| {
         let list = std::env::var("KEYWARD_FAULTS").unwrap_or_default();
         list.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
     });
-    OFF.iter().any(|name| name == guard) || HERE.with_borrow(|here| here.contains(&guard))
+    BY_ENVIRONMENT.iter().any(|name| name == guard) || ON_THIS_THREAD.with_borrow(|guards| guards.contains(&guard))
 }
 
 #[cfg(any(feature = "faults", feature = "shuttle"))]
 thread_local! {
-    static HERE: std::cell::RefCell<Vec<&'static str>> = const { std::cell::RefCell::new(Vec::new()) };
+    static ON_THIS_THREAD: std::cell::RefCell<Vec<&'static str>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
-/// Takes a guard away on this thread, until the answer is dropped.
+/// Disables a guard on this thread until the returned value is dropped.
 #[cfg(any(feature = "faults", feature = "shuttle"))]
-#[must_use = "the guard is back as soon as this is dropped"]
+#[must_use = "the guard is enabled again as soon as this is dropped"]
 pub fn disable(guard: &'static str) -> impl Drop {
-    struct Back;
-    impl Drop for Back {
+    struct Enable;
+    impl Drop for Enable {
         fn drop(&mut self) {
-            HERE.with_borrow_mut(Vec::pop);
+            ON_THIS_THREAD.with_borrow_mut(Vec::pop);
         }
     }
-    HERE.with_borrow_mut(|here| here.push(guard));
-    Back
+    ON_THIS_THREAD.with_borrow_mut(|guards| guards.push(guard));
+    Enable
 }
 
-/// Waits where a test wants a step of the protocol to take long, so that what a guard keeps out has time to happen.
-pub async fn inject_delay(place: &str) {
-    if disabled(place) {
+/// Delays a step of the protocol if the named switch is set. The delay leaves time for the interleaving that a guard
+/// prevents.
+pub async fn inject_delay(switch: &str) {
+    if disabled(switch) {
         tokio::time::sleep(INJECTED_DELAY).await;
     }
 }
 
-/// How long a step that lingers takes.
+/// Length of one injected delay.
 pub const INJECTED_DELAY: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// Every guard stands.
+/// Without the features no guard is ever disabled.
 #[cfg(not(any(feature = "faults", feature = "shuttle")))]
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "must cost nothing on the hot path")]

@@ -1,4 +1,4 @@
-//! Look-ups of keys that memory does not hold: bounded, and gathered into few statements.
+//! Look-ups of keys that are not in the cache: bounded in number, and batched into few statements.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -20,43 +20,43 @@ use crate::{
     },
 };
 
-/// Look-ups that wait for a statement, at most; more are refused at once.
+/// Maximum number of look-ups waiting for a statement. More are refused at once.
 pub const MAX_IN_FLIGHT: usize = 4_096;
-/// Statements under way at once.
-const STATEMENTS: usize = 2;
-/// Digests in one statement, at most.
-const GATHERED: usize = 512;
+/// Maximum number of statements in flight.
+const MAX_STATEMENTS: usize = 2;
+/// Maximum number of digests in one statement.
+const MAX_DIGESTS: usize = 512;
 
-/// What a look-up found, and the moment before its statement was sent.
+/// The result of a look-up.
 #[derive(Debug, Clone)]
-pub struct Found {
-    /// The key; none if there is no such key.
+pub struct LookupResult {
+    /// The key; `None` if there is no such key.
     pub entry: Option<Arc<CachedKey>>,
-    /// Answers whether a change has overtaken the look-up since.
+    /// The position in the sequence of changes before the statement was sent.
     pub seq: ChangeSeq,
 }
 
-type Answer = std::result::Result<Found, StoreError>;
+type LookupReply = std::result::Result<LookupResult, StoreError>;
 
-/// Gathers look-ups. Each takes its row only from a statement that is sent after it asked.
+/// Batches look-ups. Each one takes its row from a statement that is sent after the look-up began.
 pub struct Lookups {
-    gather: Gather<Digest, Answer>,
+    gather: Gather<Digest, LookupReply>,
 }
 
 impl Lookups {
-    /// Starts the gathering task on `runtime`.
+    /// Starts the batching task on `runtime`.
     pub fn start(store: Arc<dyn Store>, cache: Arc<KeyCache>, registry: Arc<Registry>, runtime: &Handle) -> Self {
-        let bounds = Bounds { waiting: MAX_IN_FLIGHT, statements: STATEMENTS, together: GATHERED };
+        let bounds = Bounds { waiting: MAX_IN_FLIGHT, statements: MAX_STATEMENTS, together: MAX_DIGESTS };
         let reader = Arc::new(Reader { store, cache, registry });
-        Self { gather: Gather::start(bounds, runtime, move |digests| Arc::clone(&reader).look_up(digests)) }
+        Self { gather: Gather::start(bounds, runtime, move |digests| Arc::clone(&reader).look_up_all(digests)) }
     }
 
-    /// Reads one key from the store. Whoever stops waiting does not stop the statement.
-    pub async fn find(&self, digest: Digest) -> Result<Found> {
+    /// Reads one key from the store. Dropping the future does not cancel the statement.
+    pub async fn find(&self, digest: Digest) -> Result<LookupResult> {
         match self.gather.ask(digest).await {
             Ok(answer) => Ok(answer?),
             Err(Unasked::Full) => Err(Error::unavailable("too many look-ups in flight")),
-            Err(Unasked::GivenUp) => Err(Error::unavailable("the look-up was given up")),
+            Err(Unasked::GivenUp) => Err(Error::unavailable("the look-up ended without an answer")),
         }
     }
 }
@@ -73,43 +73,43 @@ impl Reader {
             .limited_to(self.registry.allowed_keyspaces(&row.keyspaces))
     }
 
-    async fn look_up(self: Arc<Self>, asked: Vec<Digest>) -> Vec<Answer> {
+    async fn look_up_all(self: Arc<Self>, asked: Vec<Digest>) -> Vec<LookupReply> {
         let mut digests = asked.clone();
         digests.sort_unstable();
         digests.dedup();
         match self.read(digests).await {
-            // One row that cannot be read must not cost the others their answers.
+            // One unreadable row must not fail the other look-ups of the batch: read each key on its own.
             Err(StoreError::Row(_)) if asked.len() > 1 => {
                 let mut each = Vec::with_capacity(asked.len());
                 for digest in asked {
-                    each.push(self.read(vec![digest]).await.map(|found| found.of(&digest)));
+                    each.push(self.read(vec![digest]).await.map(|found| found.result_for(&digest)));
                 }
                 each
             }
             Err(error) => vec![Err(error); asked.len()],
-            Ok(found) => asked.iter().map(|digest| Ok(found.of(digest))).collect(),
+            Ok(found) => asked.iter().map(|digest| Ok(found.result_for(digest))).collect(),
         }
     }
 
-    async fn read(&self, digests: Vec<Digest>) -> std::result::Result<Read, StoreError> {
+    async fn read(&self, digests: Vec<Digest>) -> std::result::Result<ReadRows, StoreError> {
         let seq = self.cache.current_seq();
         let rows = self.store.find_by_digests(digests).await?;
         let entries: Entries = rows.iter().map(|row| (row.digest, Arc::new(self.entry(row)))).collect();
         self.cache.fill(seq, entries.iter());
-        Ok(Read { entries, seq })
+        Ok(ReadRows { entries, seq })
     }
 }
 
 type Entries = HashMap<Digest, Arc<CachedKey>, DigestHasher>;
 
-/// What one statement found.
-struct Read {
+/// The rows of one statement.
+struct ReadRows {
     entries: Entries,
     seq: ChangeSeq,
 }
 
-impl Read {
-    fn of(&self, digest: &Digest) -> Found {
-        Found { entry: self.entries.get(digest).cloned(), seq: self.seq }
+impl ReadRows {
+    fn result_for(&self, digest: &Digest) -> LookupResult {
+        LookupResult { entry: self.entries.get(digest).cloned(), seq: self.seq }
     }
 }

@@ -1,11 +1,18 @@
-//! How one replica may answer from memory, and never wrongly.
+//! How one replica answers Verify from its cache without ever answering VALID for a revoked key.
+//!
+//! The protocol is described in `docs/consistency.md`. In short: the [`follower`] renews the [`lease`] and applies
+//! changes to the [`cache`]; Verify reads the cache only while the lease holds; Revoke waits ([`revocation_wait`]) until
+//! no replica can answer from an older state.
 
 pub mod cache;
 pub mod cached_key;
 pub mod fault_injection;
 pub mod follower;
+pub mod follower_thread;
 pub mod lease;
 pub mod lookup;
+mod membership;
+mod peers;
 pub mod rate_limit_events;
 pub mod revocation_wait;
 pub mod usage;
@@ -37,45 +44,45 @@ use crate::{
     store::{Store, feed::Hint},
 };
 
-/// How long a look-up may take, its turn included. The store itself waits longer, but whoever asks for a verdict has a
-/// request of its own to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Timeout of one look-up, including the wait for its statement. It is shorter than the store's own timeout, because the
+/// caller has a request to answer.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The memory of one replica, and its right to answer from it.
+/// The state of one replica: its cache, and the lease under which the cache may answer.
 pub struct Replica {
-    /// Keys held.
+    /// Cached keys.
     pub cache: Arc<KeyCache>,
-    /// Until when they may be used.
+    /// Until when the cache may answer.
     pub lease: Arc<Lease>,
-    /// Uses not written down yet.
+    /// Uses of keys that are not flushed to the database yet.
     pub usage: UsageLog,
-    /// Refusals by rate limits, not told of yet.
+    /// Refusals by rate limits that are not in the audit log yet.
     pub rate_limit_events: RateLimitEventLog,
-    /// Wakes this replica's own follower.
+    /// Wakes this replica's follower, because there may be changes to read.
     pub follower_wake: Arc<Notify>,
     lookups: Lookups,
-    /// None where one process owns the database.
+    /// `None` if a single process owns the database.
     revocation_wait: Option<Arc<RevocationWait>>,
 }
 
 /// Whether other replicas may answer from the same database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerMode {
-    /// One process owns it.
+    /// No: a single process owns it.
     SingleProcess,
-    /// Any number.
+    /// Yes: any number of replicas.
     Replicated,
 }
 
-/// The right to read from memory at one moment. Who has it has looked at the lease first: the other way round, an entry
-/// could be older than the lease.
+/// Permission to read the cache at one moment. It can only be obtained by checking the lease, so that the lease is
+/// always checked before the cache is read. In the other order, an entry could be older than the lease.
 pub struct CacheGuard<'a> {
     replica: &'a Replica,
     seq: ChangeSeq,
 }
 
 impl CacheGuard<'_> {
-    /// A key, if memory holds it.
+    /// The cached key of a digest.
     pub fn get(&self, digest: &Digest) -> Option<KeySnapshot> {
         if fault_injection::disabled("lease_first") {
             let early = self.replica.cache.get(digest);
@@ -87,24 +94,24 @@ impl CacheGuard<'_> {
     }
 }
 
-/// Makes room for whatever may happen in the middle, where a test wants it.
+/// Delays a cache read if a test wants something to happen between the lease check and the read.
 fn inject_delay() {
     if fault_injection::disabled("slow_recall") {
         std::thread::sleep(2 * fault_injection::INJECTED_DELAY);
     }
 }
 
-/// A key and the moment up to which it is known to be current.
+/// A key, and the position in the sequence of changes at which it was known to be current.
 #[derive(Debug, Clone)]
 pub struct KeySnapshot {
     /// The key.
     pub entry: Arc<CachedKey>,
-    /// Taken before the key was read.
+    /// The position before the key was read.
     pub seq: ChangeSeq,
 }
 
 impl Replica {
-    /// A replica whose lease does not hold yet.
+    /// A replica whose lease has not started.
     pub fn new(
         store: Arc<dyn Store>,
         registry: Arc<Registry>,
@@ -127,33 +134,34 @@ impl Replica {
         }
     }
 
-    /// The right to read from memory, while the lease holds. To be asked for once the message is received, and given up
-    /// at the first wait: what is read by it is as old as the moment of asking, at the most.
+    /// Permission to read the cache, if the lease holds. Call this after the request was received, and drop the guard
+    /// before the first `await`: what it reads is valid for the moment of this call.
     pub fn cache_guard(&self) -> Option<CacheGuard<'_>> {
         (fault_injection::disabled("lease_first") || self.lease.holds())
             .then(|| CacheGuard { replica: self, seq: self.cache.current_seq() })
     }
 
-    /// A key from the store, by a statement sent after this call began.
+    /// Reads a key from the store, by a statement that is sent after this call began.
     ///
     /// # Errors
     ///
-    /// UNAVAILABLE; DEADLINE_EXCEEDED where only the caller's own time ran out.
+    /// UNAVAILABLE if the store does not answer in time; DEADLINE_EXCEEDED if the caller's deadline was the earlier one
+    /// and the lease holds.
     pub async fn look_up(&self, digest: Digest, deadline: Instant) -> Result<Option<KeySnapshot>> {
-        let patience = Instant::now() + PATIENCE;
+        let timeout = Instant::now() + LOOKUP_TIMEOUT;
         loop {
-            let found = timeout_at(deadline.min(patience), self.lookups.find(digest)).await;
-            let found = found.map_err(|_| self.late(deadline < patience))??;
-            // A change that was applied while this waited may be newer than the row.
+            let found = timeout_at(deadline.min(timeout), self.lookups.find(digest)).await;
+            let found = found.map_err(|_| self.lookup_timed_out(deadline < timeout))??;
+            // A change that was applied during the look-up may be newer than the row: look up again.
             if fault_injection::disabled("recheck") || self.cache.unchanged_since(found.seq, &digest) {
                 return Ok(found.entry.map(|entry| KeySnapshot { entry, seq: found.seq }));
             }
         }
     }
 
-    /// What a caller hears whose look-up had no answer in time; `hasty` if its own time was the shorter one.
-    fn late(&self, hasty: bool) -> Error {
-        if hasty && self.lease.holds() {
+    /// The error of a look-up that timed out; `by_caller` if the caller's deadline was the earlier one.
+    fn lookup_timed_out(&self, by_caller: bool) -> Error {
+        if by_caller && self.lease.holds() {
             return Error::deadline_exceeded();
         }
         Error::unavailable("the database did not answer in time")
@@ -164,7 +172,7 @@ impl Replica {
         self.revocation_wait.is_some()
     }
 
-    /// Waits until no replica answers from a state before `revision`, whose change is committed.
+    /// Waits until no replica can answer from a state before `revision`. Call this after the change was committed.
     pub async fn wait_for_replicas(&self, revision: i64) {
         if let Some(revocation_wait) = &self.revocation_wait {
             self.follower_wake.notify_one();
@@ -172,7 +180,7 @@ impl Replica {
         }
     }
 
-    /// A notification came from the database, or may have been missed.
+    /// Handles a notification from the database, or the possibility that one was missed.
     pub fn on_notification(&self, hint: Hint) {
         if hint != Hint::Seen {
             self.follower_wake.notify_one();
@@ -180,12 +188,12 @@ impl Replica {
         if let Some(revocation_wait) = &self.revocation_wait
             && hint != Hint::Change
         {
-            revocation_wait.tell();
+            revocation_wait.on_progress();
         }
     }
 
-    /// Whether nothing was applied to this key since it was read: asked again after each wait.
-    pub fn is_current(&self, held: &KeySnapshot, digest: &Digest) -> bool {
-        fault_injection::disabled("recheck") || self.cache.unchanged_since(held.seq, digest)
+    /// Whether no change to this key has been applied since the snapshot. Check again after each `await`.
+    pub fn is_current(&self, snapshot: &KeySnapshot, digest: &Digest) -> bool {
+        fault_injection::disabled("recheck") || self.cache.unchanged_since(snapshot.seq, digest)
     }
 }

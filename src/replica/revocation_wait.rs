@@ -1,5 +1,5 @@
-//! Revoke's wait: until every replica that may answer from memory has applied the change, is gone, or can only hold a
-//! lease that has run out.
+//! Revoke's wait: until every replica that may answer from its cache has applied the change, has left, or can only hold
+//! an expired lease.
 
 use std::{
     sync::{
@@ -16,117 +16,120 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{fault_injection, follower::LEASE_MARGIN};
+use super::{fault_injection, lease::LEASE_MARGIN};
 use crate::store::{ReplicaRow, Store};
 
-/// Between two looks at the replicas, when no notification comes.
-const POLL: Duration = Duration::from_millis(15);
+/// Delay between two reads of the replicas' rows when no notification arrives.
+const POLL_INTERVAL: Duration = Duration::from_millis(15);
+/// Delay after a failed read.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+/// How often the idle reader checks whether it is still needed.
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The replicas as one look found them.
+/// The replicas' rows, as one statement read them.
 #[derive(Debug, Clone)]
-struct Look {
-    /// Looks that began before it.
+struct ReplicasRead {
+    /// Number of reads that began up to and including this one.
     number: u64,
     rows: Arc<Vec<ReplicaRow>>,
 }
 
-/// Looks at the replicas for everyone who waits: one statement at a time, however many they are.
+/// Reads the replicas' rows on behalf of all waiting Revokes: one statement at a time, however many wait.
 pub struct RevocationWait {
-    begun: AtomicU64,
-    wanted: Notify,
-    looks: watch::Sender<Look>,
-    /// A replica may have told of its progress.
-    told: watch::Sender<u64>,
+    reads_begun: AtomicU64,
+    read_wanted: Notify,
+    reads: watch::Sender<ReplicasRead>,
+    /// Changes whenever a replica may have reported progress.
+    progress: watch::Sender<u64>,
 }
 
 impl RevocationWait {
-    /// Starts looking on `runtime`, whenever somebody wants it.
+    /// Starts the reader on `runtime`. It reads only while a Revoke waits.
     pub fn start(store: Arc<dyn Store>, runtime: &Handle) -> Arc<Self> {
-        let first = Look { number: 0, rows: Arc::default() };
-        let board = Arc::new(Self {
-            begun: AtomicU64::new(0),
-            wanted: Notify::new(),
-            looks: watch::Sender::new(first),
-            told: watch::Sender::new(0),
+        let none = ReplicasRead { number: 0, rows: Arc::default() };
+        let this = Arc::new(Self {
+            reads_begun: AtomicU64::new(0),
+            read_wanted: Notify::new(),
+            reads: watch::Sender::new(none),
+            progress: watch::Sender::new(0),
         });
-        runtime.spawn(look(Arc::downgrade(&board), store));
-        board
+        runtime.spawn(read_on_demand(Arc::downgrade(&this), store));
+        this
     }
 
-    /// A notification came, or may have been missed.
-    pub fn tell(&self) {
-        self.told.send_modify(|count| *count += 1);
+    /// Tells the waiting Revokes that a replica may have reported progress.
+    pub fn on_progress(&self) {
+        self.progress.send_modify(|count| *count += 1);
     }
 
-    /// A look that began after this call.
-    async fn next_look(&self, looks: &mut watch::Receiver<Look>) -> Look {
-        let wanted = self.begun.load(Ordering::SeqCst) + 1;
-        self.wanted.notify_one();
-        let found = looks.wait_for(|look| look.number >= wanted).await.map(|look| look.clone()).ok();
+    /// The result of a read that begins after this call.
+    async fn next_read(&self, reads: &mut watch::Receiver<ReplicasRead>) -> ReplicasRead {
+        let wanted = self.reads_begun.load(Ordering::SeqCst) + 1;
+        self.read_wanted.notify_one();
+        let found = reads.wait_for(|read| read.number >= wanted).await.map(|read| read.clone()).ok();
         match found {
-            Some(look) => look,
-            // The board is gone with its service: nobody waits for this answer.
+            Some(read) => read,
+            // The sender is gone, so the service is shutting down. Never return: returning would acknowledge the Revoke.
             None => std::future::pending().await,
         }
     }
 
-    /// Returns once no replica answers from a state before `revision`. To be called after its change was committed.
+    /// Returns once no replica can answer from a state before `revision`. Call this after the change was committed.
     ///
-    /// Only the replicas of the first look matter: one that joins later reads a revision that has the change. Only what
-    /// passes on this clock since that look matters, so no two clocks are ever compared.
+    /// Only the replicas of the first read count: a replica that joins later starts from a revision that includes the
+    /// change. Only the time since that read counts, on this process's own clock, so clocks are never compared.
     pub async fn wait(&self, revision: i64) {
         if fault_injection::disabled("acknowledge") {
             return;
         }
-        let mut looks = self.looks.subscribe();
-        let mut told = self.told.subscribe();
-        let mut look = self.next_look(&mut looks).await;
+        let mut reads = self.reads.subscribe();
+        let mut progress = self.progress.subscribe();
+        let mut read = self.next_read(&mut reads).await;
         let began = Instant::now();
         let mut behind: Vec<ReplicaRow> =
-            look.rows.iter().filter(|row| row.seen_revision < revision).copied().collect();
+            read.rows.iter().filter(|row| row.seen_revision < revision).copied().collect();
         loop {
             let Some(longest) = behind.iter().map(|row| row.lease_ms).max() else { return };
             let lease = Duration::from_millis(u64::try_from(longest).unwrap_or(0));
             let lease = if fault_injection::disabled("whole_wait") { lease / 10 } else { lease + LEASE_MARGIN };
-            let bound = began + lease;
-            if Instant::now() >= bound {
+            let expiry = began + lease;
+            if Instant::now() >= expiry {
                 return;
             }
             tokio::select! {
-                _ = told.changed() => {}
-                () = sleep(POLL) => {}
-                () = sleep_until(bound) => return,
+                _ = progress.changed() => {}
+                () = sleep(POLL_INTERVAL) => {}
+                () = sleep_until(expiry) => return,
             }
-            told.mark_unchanged();
-            // While the database is away there is no look, and the leases run out all the same.
-            look = tokio::select! {
-                look = self.next_look(&mut looks) => look,
-                () = sleep_until(bound) => return,
+            progress.mark_unchanged();
+            // While the database is unavailable no read succeeds, but the leases expire all the same.
+            read = tokio::select! {
+                read = self.next_read(&mut reads) => read,
+                () = sleep_until(expiry) => return,
             };
-            let is_behind = |id: Uuid| look.rows.iter().any(|row| row.id == id && row.seen_revision < revision);
+            let is_behind = |id: Uuid| read.rows.iter().any(|row| row.id == id && row.seen_revision < revision);
             behind.retain(|row| is_behind(row.id));
         }
     }
 }
 
-async fn look(board: std::sync::Weak<RevocationWait>, store: Arc<dyn Store>) {
+async fn read_on_demand(waits: std::sync::Weak<RevocationWait>, store: Arc<dyn Store>) {
     loop {
-        let Some(this) = board.upgrade() else { return };
-        let wanted = tokio::time::timeout(Duration::from_secs(1), this.wanted.notified()).await;
-        if wanted.is_err() {
+        let Some(this) = waits.upgrade() else { return };
+        if tokio::time::timeout(IDLE_CHECK_INTERVAL, this.read_wanted.notified()).await.is_err() {
             continue;
         }
         loop {
-            let number = this.begun.fetch_add(1, Ordering::SeqCst) + 1;
+            let number = this.reads_begun.fetch_add(1, Ordering::SeqCst) + 1;
             match store.replicas().await {
                 Ok(rows) => {
-                    this.looks.send_replace(Look { number, rows: Arc::new(rows) });
+                    this.reads.send_replace(ReplicasRead { number, rows: Arc::new(rows) });
                     break;
                 }
                 Err(error) => {
-                    // Whoever waits goes on waiting, within its own deadline.
-                    tracing::debug!(%error, "the replicas cannot be read");
-                    sleep(Duration::from_millis(50)).await;
+                    // The Revokes keep waiting, each until its own deadline.
+                    tracing::debug!(%error, "replicas cannot be read, retrying");
+                    sleep(RETRY_DELAY).await;
                 }
             }
         }

@@ -1,7 +1,7 @@
-//! Uses of keys, on their way to the store: marked in memory, written about every second, never on Verify's path.
+//! Uses of keys: recorded in memory by Verify, and flushed to the store about once a second by a worker.
 //!
-//! They are written in small pieces at a steady pace. All at once, a hundred thousand keys in use would take most of a
-//! second of the database's time, every second, away from the statements that somebody waits for.
+//! They are flushed in small batches, evenly over the second. Writing the uses of a hundred thousand keys at once would
+//! occupy the database for most of each second, and delay the statements that callers wait for.
 
 use std::{
     collections::VecDeque,
@@ -16,23 +16,23 @@ use parking_lot::Mutex;
 use super::cached_key::CachedKey;
 use crate::{domain::clock::Micros, store::Usage};
 
-/// Entries that wait in either queue, at most. Each is kept alive, also when the cache has dropped it and holds the key
-/// anew: while nothing can be written, that must not grow for ever.
-const MOST: usize = if cfg!(test) { 1_000 } else { 1 << 20 };
+/// Maximum length of each queue. A queued entry stays alive even after the cache has evicted it, so without a bound
+/// memory would grow for as long as the flush fails.
+const MAX_QUEUED: usize = if cfg!(test) { 1_000 } else { 1 << 20 };
 
-/// Entries with uses that are not written down.
+/// Keys with uses that are not flushed yet.
 #[derive(Default)]
 pub struct UsageLog {
-    /// Uses that there was no room for.
+    /// Number of uses that were lost because the queue was full.
     dropped: AtomicU64,
-    /// Used since the last [`Self::gather`].
+    /// Keys used since the last [`Self::schedule`].
     queued: Mutex<Vec<Arc<CachedKey>>>,
-    /// Next to be written. An entry is queued again only once it was taken from here, so each is here once.
+    /// Keys to be flushed next. An entry is queued again only after it was taken from here, so each is here once.
     due: Mutex<VecDeque<Arc<CachedKey>>>,
 }
 
 impl UsageLog {
-    /// Counts a use. The entry is kept until it is written, also when the cache drops it.
+    /// Records a use. The entry is kept until it is flushed, even if the cache evicts it.
     pub fn record(&self, entry: &Arc<CachedKey>, now: Micros) {
         if entry.uses.record(now) {
             self.queue(entry);
@@ -41,7 +41,7 @@ impl UsageLog {
 
     fn queue(&self, entry: &Arc<CachedKey>) {
         let mut queued = self.queued.lock();
-        if queued.len() < MOST {
+        if queued.len() < MAX_QUEUED {
             queued.push(Arc::clone(entry));
         } else {
             drop(queued);
@@ -50,21 +50,21 @@ impl UsageLog {
         }
     }
 
-    /// Uses that are not written down at all, since too many waited for that.
+    /// Number of uses that were lost because too many keys waited for a flush.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Makes everything due that was used until now; says how many entries are due. How often this is called bounds how
-    /// often one key is written.
-    pub fn gather(&self) -> usize {
+    /// Schedules every key that was used until now for flushing; returns how many keys are scheduled. One key is flushed
+    /// at most once per call of this.
+    pub fn schedule(&self) -> usize {
         let waiting = self.due.lock().len();
-        if waiting >= MOST {
+        if waiting >= MAX_QUEUED {
             return waiting;
         }
         let queued = {
             let mut queued = self.queued.lock();
-            // As many are likely next time; growing step by step would be done on Verify's path.
+            // Allocate for as many keys as this time, since growing the queue would happen on Verify's path.
             let capacity = queued.len();
             std::mem::replace(&mut *queued, Vec::with_capacity(capacity))
         };
@@ -73,12 +73,12 @@ impl UsageLog {
         due.len()
     }
 
-    /// Takes the uses of up to `most` entries that are due, those first that waited longest; says how many are left.
-    pub fn take(&self, most: usize) -> (Vec<TakenUsage>, usize) {
+    /// Takes the uses of up to `max` scheduled keys, oldest first; also returns how many keys are left.
+    pub fn take(&self, max: usize) -> (Vec<TakenUsage>, usize) {
         let (entries, left) = {
             let mut due = self.due.lock();
-            let most = most.min(due.len());
-            (due.drain(..most).collect::<Vec<_>>(), due.len())
+            let max = max.min(due.len());
+            (due.drain(..max).collect::<Vec<_>>(), due.len())
         };
         let taken = entries.into_iter().map(|entry| {
             let (last_used_at, count) = entry.uses.take();
@@ -87,7 +87,7 @@ impl UsageLog {
         (taken.filter(|taken| taken.count > 0).collect(), left)
     }
 
-    /// Takes uses back that could not be written down.
+    /// Puts back uses whose flush failed.
     pub fn restore(&self, taken: Vec<TakenUsage>) {
         for TakenUsage { entry, count, .. } in taken {
             if entry.uses.restore(count) {
@@ -97,7 +97,7 @@ impl UsageLog {
     }
 }
 
-/// Uses on their way to the store.
+/// Uses of one key that were taken for flushing.
 pub struct TakenUsage {
     entry: Arc<CachedKey>,
     last_used_at: Micros,
@@ -105,7 +105,7 @@ pub struct TakenUsage {
 }
 
 impl TakenUsage {
-    /// As the store takes it.
+    /// The uses in the form that the store takes.
     pub fn usage(&self) -> Usage {
         Usage { id: self.entry.id, last_used_at: self.last_used_at, count: self.count }
     }
@@ -127,52 +127,52 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_due_once_however_often_it_is_used_and_no_use_is_lost() {
+    fn a_key_is_scheduled_once_however_often_it_is_used_and_no_use_is_lost() {
         let (log, first, second) = (UsageLog::default(), entry(), entry());
         log.record(&first, 1);
-        assert!(log.take(9).0.is_empty(), "not due before it is gathered");
+        assert!(log.take(9).0.is_empty(), "not due before it is scheduled");
         log.record(&first, 2);
         log.record(&second, 3);
-        assert_eq!(log.gather(), 2);
-        // Used again while it waits: counted with what is taken, and not queued a second time.
+        assert_eq!(log.schedule(), 2);
+        // A use of a scheduled key is counted with the others, and does not queue the key a second time.
         log.record(&first, 4);
         let (taken, left) = log.take(1);
         assert_eq!((counts(&taken), taken[0].usage().last_used_at, left), (vec![3], 4, 1));
         log.record(&first, 5);
-        assert_eq!(log.gather(), 2, "the second one, and the first one's new use");
+        assert_eq!(log.schedule(), 2, "the second key, and the new use of the first one");
         assert_eq!(counts(&log.take(9).0), [1, 1]);
     }
 
     #[test]
-    fn memory_is_bounded_while_nothing_can_be_written() {
+    fn memory_is_bounded_while_the_flush_fails() {
         let log = UsageLog::default();
-        let keys: Vec<_> = (0..3 * MOST).map(|_| entry()).collect();
+        let keys: Vec<_> = (0..3 * MAX_QUEUED).map(|_| entry()).collect();
         for round in 1..=3 {
             for key in &keys {
                 log.record(key, round);
             }
-            log.gather();
+            log.schedule();
         }
         let kept = log.queued.lock().len() + log.due.lock().len();
-        assert_eq!(kept, 2 * MOST);
-        // Those in the queues are counted on; the others are lost each time.
-        assert_eq!(log.dropped(), (2 * MOST + MOST + MOST) as u64);
+        assert_eq!(kept, 2 * MAX_QUEUED);
+        // Keys in the queues go on counting; the uses of all other keys are lost in each round.
+        assert_eq!(log.dropped(), (2 * MAX_QUEUED + MAX_QUEUED + MAX_QUEUED) as u64);
         while log.take(100).1 > 0 {}
-        log.gather();
+        log.schedule();
         while log.take(100).1 > 0 {}
-        log.record(&keys[3 * MOST - 1], 9);
-        assert_eq!(log.gather(), 1, "there is room again, also for one that was turned away");
+        log.record(&keys[3 * MAX_QUEUED - 1], 9);
+        assert_eq!(log.schedule(), 1, "the queue has room again, also for a key that was turned away");
     }
 
     #[test]
-    fn what_could_not_be_written_is_due_again_with_the_next_round() {
+    fn uses_whose_flush_failed_are_taken_again_after_the_next_schedule() {
         let (log, key) = (UsageLog::default(), entry());
         log.record(&key, 1);
-        log.gather();
+        log.schedule();
         let (taken, _) = log.take(9);
         log.record(&key, 2);
         log.restore(taken);
-        assert_eq!(log.gather(), 1);
+        assert_eq!(log.schedule(), 1);
         let (taken, left) = log.take(9);
         assert_eq!((counts(&taken), taken[0].usage().last_used_at, left), (vec![2], 2, 0));
     }

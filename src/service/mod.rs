@@ -156,7 +156,7 @@ impl Service {
             cached_keys: self.replica.cache.len(),
             cached_bytes: self.replica.cache.bytes(),
             uses_dropped: self.replica.usage.dropped(),
-            lease_micros: self.replica.lease.left(),
+            lease_micros: self.replica.lease.remaining(),
             limited_subjects: self.limiter.subjects(),
             limits_shared: self.limiter.is_shared(),
             limits_fallen_back: self.limiter.fallbacks(),

@@ -300,7 +300,7 @@ impl Service {
     fn note_refusal(&self, entry: &CachedKey, now: Micros) {
         let keyspace = entry.keyspace.and_then(|index| self.registry.get(index));
         if let Some(limit) = keyspace.and_then(|keyspace| limit_of(entry, keyspace)) {
-            self.replica.rate_limit_events.note(entry.id, limit, now);
+            self.replica.rate_limit_events.record(entry.id, limit, now);
         }
     }
 

@@ -109,7 +109,7 @@ async fn back_from_the_dead(faults: &str) -> bool {
     let (cluster, first, second) = Cluster::pair(Start::without(faults)).await;
     let key = cluster.warm_key().await;
     second.proxy.silence(true);
-    first.logs("removing a replica that renews no more").await;
+    first.logs("removing a replica whose lease expired").await;
     first.revoke(&key.id).await;
     second.reconnect();
     // Not asked before: without a lease it would look the key up, and keep what it found.
@@ -153,7 +153,7 @@ async fn removed_late(faults: &str) -> bool {
     let key = cluster.warm_key().await;
     let mut database = cluster.database.connect().await;
     second.signal("STOP");
-    first.logs("removing a replica that renews no more").await;
+    first.logs("removing a replica whose lease expired").await;
     let before = second.step(&mut database).await;
     second.signal("CONT");
     let bound = Duration::from_secs(5);

@@ -88,7 +88,7 @@ async fn a_killed_replica_delays_revokes_by_its_lease_until_it_is_removed() {
     second.kill();
     let took = time_of_revoke(&first, &keys[0].id).await;
     assert!(took <= LEASE + LEASE_MARGIN + SLACK, "Revoke took {took:?}");
-    first.logs("removing a replica that renews no more").await;
+    first.logs("removing a replica whose lease expired").await;
     let mut database = cluster.database.connect().await;
     eventually(Duration::from_secs(5), "one row is left", async || {
         let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM keyward_replicas")

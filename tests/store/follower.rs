@@ -14,10 +14,7 @@ use keyward::{
         clock::{SystemClock, SystemEntropy},
         keyspace::Registry,
     },
-    replica::{
-        PeerMode, Replica,
-        follower::{self, Follower},
-    },
+    replica::{PeerMode, Replica, follower::Follower, follower_thread},
     store::{
         Result, Store,
         feed::{Feed, News},
@@ -78,7 +75,7 @@ async fn a_follower_that_panics_is_followed_by_another_one() {
         let follower = Follower::new(feed, &memory, clock, entropy, length, stopping.clone());
         (follower, std::future::pending())
     };
-    let thread = follower::spawn(make).unwrap();
+    let thread = follower_thread::spawn(make).unwrap();
     eventually("memory may answer", async || lease.holds()).await;
     for _ in 0..2 {
         let before = store.replicas().await.unwrap();
@@ -91,6 +88,6 @@ async fn a_follower_that_panics_is_followed_by_another_one() {
         .await;
     }
     stop.cancel();
-    follower::joined(thread).await;
+    follower_thread::wait_for_exit(thread).await;
     assert!(!lease.holds());
 }

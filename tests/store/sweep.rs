@@ -222,7 +222,7 @@ pub async fn refusals_are_told_once_a_window(f: Fixture) {
     for second in [0, 1, 50, 99, 100, 150, 350] {
         clock.put(start + second * SECOND);
         for replica in &replicas {
-            replica.replica.rate_limit_events.note(made.id, limit, clock.wall());
+            replica.replica.rate_limit_events.record(made.id, limit, clock.wall());
         }
         join_all(replicas.iter().map(|replica| replica.write_refusals_down())).await;
     }

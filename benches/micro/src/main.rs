@@ -163,7 +163,7 @@ fn parts(service: &Service, limited: &Service) -> Result<(), Failure> {
         black_box(service.replica.cache_guard().and_then(|memory| memory.get(&digests[at])));
     });
     time("mark the use", |at| service.replica.usage.record(&entries[at], 1));
-    service.replica.usage.gather();
+    service.replica.usage.schedule();
     drop(service.replica.usage.take(usize::MAX));
     let spending = MemoryLimiter::new(Arc::new(SystemClock));
     let limit = RateLimit { limit: 1_000_000_000, window: 60_000_000 };
