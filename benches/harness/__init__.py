@@ -1,1 +1,1 @@
-"""What `benches/run` is made of."""
+"""The modules of `benches/run`."""

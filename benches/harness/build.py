@@ -1,4 +1,4 @@
-"""Builds everything that is measured, each as it is meant to be built."""
+"""Builds the servers and the load, each with its own profile."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ TARGET = ROOT / "target" / "benches"
 @dataclass
 class Binaries:
     keyward: Path
-    # The bare twin with Cargo's own release profile and the system's allocator ...
+    # The bare twin with Cargo's default release profile and the system's allocator ...
     twin_default: Path = TARGET / "release/keyward-twin"
     # ... and with the service's profile and allocator.
     twin_ours: Path = TARGET / "ours/keyward-twin"
@@ -23,7 +23,7 @@ class Binaries:
 
 
 def build(keyward, jobs, parts):
-    """Builds the parts, one command each: Cargo would give packages of one command each other's features."""
+    """Builds the parts with one command each: in one command, Cargo would unify the features of all packages."""
     commands = {
         "keyward": (ROOT, ["--release", "--bin", "keyward"]),
         "load": (BENCHES, ["--release", "-p", "keyward-load"]),

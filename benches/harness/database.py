@@ -1,4 +1,4 @@
-"""What needs the database: misses, a flood of forged keys, creations and revocations."""
+"""The parts that need the database: cache misses, a flood of forged keys, creations and revocations."""
 
 import subprocess
 from pathlib import Path
@@ -8,37 +8,37 @@ from .servers import Keyward, Naive, Postgres, ROOT_KEY, seeded, settle
 
 CREATE = "/keyward.v1.KeyService/Create"
 REVOKE = "/keyward.v1.KeyService/Revoke"
-# A message whose first field is a Key.
+# The first bytes of a response whose first field is a Key.
 KEY = "0a"
-# The verdict on a forged secret.
+# The first bytes of a MALFORMED verdict.
 MALFORMED = "0802"
 
 
-def forgeries(place, binaries, count):
-    """Requests with well-formed secrets whose checksums are wrong."""
-    out = place.new("forged")
+def forgeries(workspace, binaries, count):
+    """Writes requests with secrets whose checksum is wrong."""
+    out = workspace.new("forged")
     subprocess.run([binaries.load, "forge", "--count", str(count), "--out", str(out)], check=True)
     return out
 
 
-def cold(place, driver, binaries, arguments, report):
-    """Every call a miss, beside a service that asks the database each time."""
-    postgres = Postgres(place)
-    name, bodies, bearer = seeded(place, postgres, binaries, arguments.many)
+def cold(workspace, driver, binaries, arguments, report):
+    """Calls that all miss the cache, beside a service that queries the database each time."""
+    postgres = Postgres(workspace)
+    name, bodies, bearer = seeded(workspace, postgres, binaries, arguments.many)
     url = f"{postgres.url}/{name}"
-    naive = Naive(place, binaries.naive, url)
+    naive = Naive(workspace, binaries.naive, url)
     naive.bearer = bearer
     rows = []
     found = {}
-    stranger = forgeries(place, binaries, 1)
+    stranger = forgeries(workspace, binaries, 1)
 
     def fresh():
-        """A server that holds no key but its caller's."""
-        server = Keyward(place, binaries.keyward, url, bearer=bearer)
+        """A server whose cache holds only the caller's key."""
+        server = Keyward(workspace, binaries.keyward, url, bearer=bearer)
         driver.unary(server, stranger, (1, 1), once=True, expect=MALFORMED, seconds=5, warmup=0)
         return server
 
-    # No key is asked for twice in the life of a server: each round gets a new one.
+    # Each round gets a new server, so that every key is verified once in its life.
     for shape in ((8, 16), (32, 1), (1, 1)):
         def ours():
             server = fresh()
@@ -56,7 +56,7 @@ def cold(place, driver, binaries, arguments, report):
         for label, result in results.items():
             fields = ("rate", "server_cpu_us", "p50_us", "p99_us")
             rows.append([f"{shape[0]} x {shape[1]}", label, *(median(result, field) for field in fields)])
-    report.text(f"{arguments.many:,} keys in the database; every call another one, none of them in memory.")
+    report.text(f"{arguments.many:,} keys in the database; every call verifies another one that is not in memory.")
     report.table(["shape", "server", "calls/s", "CPU µs/call", "p50 µs", "p99 µs"], rows)
     for shape in ((8, 16), (32, 1)):
         times = ratio(found[shape]["ours"], found[shape]["naive"], "rate")
@@ -81,19 +81,19 @@ def cold(place, driver, binaries, arguments, report):
     naive.stop()
 
 
-def forged(place, driver, binaries, arguments, report):
-    """Honest callers beside a flood of keys with wrong checksums, and beside as many honest calls."""
-    postgres = Postgres(place)
-    name, bodies, bearer = seeded(place, postgres, binaries, arguments.keys)
-    flood = forgeries(place, binaries, 100_000)
-    server = Keyward(place, binaries.keyward, f"{postgres.url}/{name}", bearer=bearer)
+def forged(workspace, driver, binaries, arguments, report):
+    """Honest callers beside a flood of forged keys, and beside as many honest calls."""
+    postgres = Postgres(workspace)
+    name, bodies, bearer = seeded(workspace, postgres, binaries, arguments.keys)
+    flood = forgeries(workspace, binaries, 100_000)
+    server = Keyward(workspace, binaries.keyward, f"{postgres.url}/{name}", bearer=bearer)
     driver.warm(server, bodies)
     settle()
-    # The best of three: on a busy machine one of them may be far too low.
+    # The best of three: on a busy machine a single run may be far too low.
     most = max(driver.unary(server, bodies, (8, 16))["rate"] for _ in range(3))
     report.log({"part": "forged", "capacity": most})
     honest, beside = most * 0.2, most * 0.4
-    # Both run for the same time, the flood from a little before to a little after.
+    # The flood starts a little before the honest calls and ends a little after.
     calls = lambda: driver.unary(server, bodies, (32, 1), rate=honest)
     around = {"rate": beside, "warmup": 0.3, "seconds": driver.seconds + 0.4}
     runs = {
@@ -117,19 +117,19 @@ def forged(place, driver, binaries, arguments, report):
     report.target(f"look-ups for {malformed:,} forged keys", statements, statements == 0 and malformed > 0, "0")
 
 
-def writes(place, driver, binaries, arguments, report):
+def writes(workspace, driver, binaries, arguments, report):
     """Creations beside the naive twin on a durable Postgres, and revocations with three replicas."""
-    postgres = Postgres(place, durable=True)
-    name, _, _ = seeded(place, postgres, binaries, 1_000)
+    postgres = Postgres(workspace, durable=True)
+    name, _, _ = seeded(workspace, postgres, binaries, 1_000)
     url = f"{postgres.url}/{name}"
-    creates = place.new("creates")
+    creates = workspace.new("creates")
     subprocess.run([binaries.load, "creates", "--count", "1000", "--out", str(creates)], check=True)
-    server = Keyward(place, binaries.keyward, url, bearer=ROOT_KEY)
+    server = Keyward(workspace, binaries.keyward, url, bearer=ROOT_KEY)
     twins = {
-        "naive": Naive(place, binaries.naive, url),
-        "naive, a table of its own": Naive(place, binaries.naive, url, own_table=True),
+        "naive": Naive(workspace, binaries.naive, url),
+        "naive, own table": Naive(workspace, binaries.naive, url, own_table=True),
     }
-    ids = place.new("ids")
+    ids = workspace.new("ids")
     create = {"path": CREATE, "expect": KEY}
     runs = {"ours": lambda: driver.unary(server, creates, (8, 4), ids=ids, **create)}
     for label, twin in twins.items():
@@ -145,14 +145,14 @@ def writes(place, driver, binaries, arguments, report):
     for twin in twins.values():
         twin.stop()
 
-    replicas = [server] + [Keyward(place, binaries.keyward, url, bearer=ROOT_KEY) for _ in range(2)]
+    replicas = [server] + [Keyward(workspace, binaries.keyward, url, bearer=ROOT_KEY) for _ in range(2)]
     settle()
     rows = []
     for clients in (1, 8, 32):
         results = []
         for number in range(arguments.rounds):
             driver.unary(server, creates, (8, 4), ids=ids, warmup=0, **create)
-            revokes = revocations(place, binaries, ids)
+            revokes = revocations(workspace, binaries, ids)
             shape = (clients, 1)
             result = driver.unary(server, revokes, shape, path=REVOKE, expect=KEY, once=True, warmup=0)
             results.append(result)
@@ -164,8 +164,8 @@ def writes(place, driver, binaries, arguments, report):
     report.target("Revoke's p99 in ms, one at a time", p99, p99 <= 10.0, "10")
 
 
-def revocations(place, binaries, ids: Path):
-    """Requests that revoke these keys."""
-    out = place.new("revokes")
+def revocations(workspace, binaries, ids: Path):
+    """Writes requests that revoke these keys."""
+    out = workspace.new("revokes")
     subprocess.run([binaries.load, "revokes", "--ids", str(ids), "--out", str(out)], check=True)
     return out

@@ -1,25 +1,25 @@
-"""Verify of limited keys: counted in memory, in Redis by each call, and in Redis by batches of permits."""
+"""Verify of rate-limited keys: counted in memory, in Redis with each call, and in Redis in batches of permits."""
 
 from .measure import SHAPES, counted, in_turns, median, ratio
 from .servers import Keyward, Postgres, Redis, seeded, settle
 from .warm import LIMIT, first
 
 BATCH = 100
-# A key that is used often is what a batch is for; of very many keys each is used less than once a bucket.
+# Batches help with keys that are used often. With very many keys, each is used less than once per bucket of its window.
 USES = [("every key", None), ("1,000 keys", 1_000)]
 
 
-def limits(place, driver, binaries, arguments, report):
-    """Throughput, CPU and p99 by where spent limits are counted."""
-    postgres = Postgres(place)
-    name, bodies, bearer = seeded(place, postgres, binaries, arguments.keys)
+def limits(workspace, driver, binaries, arguments, report):
+    """Throughput, CPU and p99 by the place where limits are counted."""
+    postgres = Postgres(workspace)
+    name, bodies, bearer = seeded(workspace, postgres, binaries, arguments.keys)
     url = f"{postgres.url}/{name}"
-    redis = {label: Redis(place) for label in ("Redis, each call", f"Redis, batch {BATCH}")}
+    redis = {label: Redis(workspace) for label in ("Redis, each call", f"Redis, batch {BATCH}")}
     stores = {"memory": {}}
     for (label, server), batch in zip(redis.items(), (1, BATCH)):
         stores[label] = {"store": server.url, "batch": batch}
     servers = {
-        label: Keyward(place, binaries.keyward, url, rate_limit=LIMIT, bearer=bearer, **store)
+        label: Keyward(workspace, binaries.keyward, url, rate_limit=LIMIT, bearer=bearer, **store)
         for label, store in stores.items()
     }
     for server in servers.values():
@@ -52,10 +52,10 @@ def limits(place, driver, binaries, arguments, report):
 
 
 def turn(driver, server, redis, bodies, shape):
-    """One run; and how many round trips it took, and how many calls Redis did not answer in time."""
+    """One run, with its round trips to Redis and the calls that Redis did not answer in time."""
     fallbacks = lambda: server.metrics()["keyward_rate_limit_fallbacks_total"]
-    trips, local = redis.scripts() if redis else 0, fallbacks()
+    round_trips, local = redis.scripts() if redis else 0, fallbacks()
     found = counted(server, lambda: driver.unary(server, bodies, shape))
-    found["trips"] = (redis.scripts() - trips) / found["sent"] if redis else 0.0
+    found["trips"] = (redis.scripts() - round_trips) / found["sent"] if redis else 0.0
     found["local"] = (fallbacks() - local) / found["sent"]
     return found

@@ -1,4 +1,4 @@
-"""Drives servers in turns and compares what was found."""
+"""Drives servers in turns and compares the results."""
 
 import json
 import re
@@ -9,33 +9,33 @@ from concurrent.futures import ThreadPoolExecutor
 
 from .servers import Keyward, settle
 
-# Connections x streams in flight on each.
+# Connections x calls in flight on each.
 SHAPES = [(8, 16), (32, 1), (1, 8), (1, 64)]
 
-# A prime: requests are taken in another order than their keys were made in, so that neighbours in a table or in memory
-# are no neighbours in time.
+# A prime, so that keys are used in another order than they were created in: keys that are neighbours in a table or in
+# memory are then not used one after the other.
 STRIDE = 61_967
 
 
 class Driver:
-    """The load, on its own cores."""
+    """Runs the load on its own cores."""
 
-    def __init__(self, place, binaries, seconds):
-        self.place = place
+    def __init__(self, workspace, binaries, seconds):
+        self.workspace = workspace
         self.binaries = binaries
         self.seconds = seconds
         self.rates = {}
 
     def command(self, arguments):
-        return ["taskset", "-c", self.place.load_cores, *map(str, arguments)]
+        return ["taskset", "-c", self.workspace.load_cores, *map(str, arguments)]
 
     def load(self, server, kind, bodies, **options):
-        """Runs the project's own load; what it found. Options are its flags."""
+        """Runs the project's own load and returns its results. Options are its flags."""
         options = {"seconds": self.seconds, "pid": server.pid, "bearer": server.bearer, "stride": STRIDE, **options}
         flags = []
         for name, value in options.items():
             if value is not None and value is not False:
-                flags += [f"--{name}"] + ([] if value is True else [str(value)])
+                flags += ["--" + name.replace("_", "-")] + ([] if value is True else [str(value)])
         arguments = [self.binaries.load, kind, "--addr", server.grpc, "--bodies", bodies, *flags]
         done = subprocess.run(self.command(arguments), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         if done.returncode != 0:
@@ -47,13 +47,13 @@ class Driver:
         return self.load(server, "unary", bodies, connections=connections, streams=streams, **options)
 
     def h2load(self, server, bodies, shape):
-        """Runs h2load, one process for each body: it takes only one. So many requests as take about `seconds`."""
+        """Runs h2load for about `seconds`. It sends only one body, so one process runs for each of several bodies."""
         connections, streams = shape
-        files = split(self.place, bodies, min(4, connections))
+        files = split(self.workspace, bodies, min(4, connections))
         key = (server.pid, shape)
         sent = 0
         if key not in self.rates:
-            # A short try tells how many calls a better one needs.
+            # Short runs estimate how many calls take that long.
             calls = 1_000
             for _ in range(2):
                 tried = self.h2load_once(server, files, shape, calls)
@@ -72,7 +72,7 @@ class Driver:
         cpu, began = server.cpu(), time.monotonic()
         runs = []
         for file in files:
-            log = self.place.new("log")
+            log = self.workspace.new("log")
             arguments = ["h2load", "-n", each, "-c", connections // len(files), "-m", streams, "-t", 1, "-d", file]
             arguments += ["-H", "content-type: application/grpc", "-H", "te: trailers", *bearer]
             arguments += [f"--log-file={log}", f"http://{server.grpc}/keyward.v1.KeyService/Verify"]
@@ -101,8 +101,8 @@ class Driver:
         return self.unary(server, bodies, (8, 16), once=True, warmup=0, seconds=600, **options)
 
 
-def split(place, bodies, count):
-    """The first frames of a file, each in a file of its own."""
+def split(workspace, bodies, count):
+    """Writes the first frames of a file into files of their own."""
     files = [bodies.with_name(f"{bodies.name}.{number}") for number in range(count)]
     with open(bodies, "rb") as source:
         for file in files:
@@ -113,7 +113,7 @@ def split(place, bodies, count):
 
 
 def counted(server, act):
-    """Runs a load; every call that it made must have been counted as VALID by the service."""
+    """Runs a load. Keyward must have counted each of its calls as VALID."""
     if not isinstance(server, Keyward):
         return act()
     before = server.verdicts("VALID")
@@ -126,7 +126,7 @@ def counted(server, act):
 
 
 def in_turns(rounds, runs, log):
-    """Runs each of the named runs once a round, in an order that turns around; every result by name."""
+    """Runs each of the named runs once per round, in an order that is reversed each time; returns all results by name."""
     results = {name: [] for name in runs}
     for number in range(rounds):
         names = list(runs) if number % 2 == 0 else list(reversed(runs))
@@ -144,12 +144,12 @@ def median(results, field):
 
 
 def ratio(ours, others, field):
-    """The median of the ratios of runs of the same round."""
+    """The median of the ratios within each round."""
     ratios = [a[field] / b[field] for a, b in zip(ours, others) if a.get(field) and b.get(field)]
     return statistics.median(ratios) if ratios else float("nan")
 
 
 def together(*acts):
-    """Runs several loads at once; what each found."""
+    """Runs several loads at once and returns their results."""
     with ThreadPoolExecutor(len(acts)) as pool:
         return [future.result() for future in [pool.submit(act) for act in acts]]

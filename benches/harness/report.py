@@ -1,4 +1,4 @@
-"""Tables for people, and every raw figure beside them."""
+"""Writes tables, and the raw figures beside them."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from .build import ROOT, TARGET
 
 
 def machine():
-    """The machine in one line each."""
+    """Describes the machine, the compiler and the commit."""
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     memory = int(open("/proc/meminfo").readline().split()[1]) // (1 << 20)
     commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, text=True, stdout=subprocess.PIPE)
@@ -23,13 +23,13 @@ def machine():
 
 
 def stolen():
-    """Ticks that the machine's cores were used by something else than this machine, and all ticks."""
+    """Ticks that the hypervisor gave to other machines (steal), and all ticks."""
     ticks = [int(field) for field in open("/proc/stat").readline().split()[1:9]]
     return ticks[7], sum(ticks)
 
 
 class Report:
-    """What one command found."""
+    """The report of one part."""
 
     def __init__(self, name, arguments):
         self.folder = Path(arguments.out)
@@ -43,12 +43,12 @@ class Report:
         self.before = stolen()
 
     def log(self, entry):
-        """Keeps a raw figure."""
+        """Writes a raw figure."""
         self.raw.write(json.dumps(entry) + "\n")
         self.raw.flush()
 
     def about(self, **labels):
-        """A log that adds labels."""
+        """A log function that adds labels."""
         return lambda entry: self.log({**labels, **entry})
 
     def text(self, line):
@@ -59,7 +59,7 @@ class Report:
         self.lines += ["| " + " | ".join(show(cell) for cell in row) + " |" for row in cells] + [""]
 
     def target(self, what, value, holds, wanted):
-        """A figure that has a target."""
+        """Adds a figure that has a target."""
         self.lines.append(f"- {what}: **{show(value)}** (target: {wanted}): {'met' if holds else 'NOT MET'}")
         if not holds:
             self.missed.append(what)
@@ -67,7 +67,7 @@ class Report:
     def close(self):
         (steal, whole), after = self.before, stolen()
         share = (after[0] - steal) / max(1, after[1] - whole)
-        self.text(f"Of the machine's time {share:.1%} was stolen meanwhile.")
+        self.text(f"{share:.1%} of the CPU time was stolen by the hypervisor.")
         text = "\n".join(self.lines) + "\n"
         (self.folder / f"{self.name}.md").write_text(text)
         self.raw.close()

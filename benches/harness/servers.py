@@ -1,4 +1,4 @@
-"""Postgres and the servers under test: started on given cores and ports of the system's choice, stopped by their own id."""
+"""Starts and stops Postgres, Redis and the servers under test, on given cores and free ports."""
 
 import base64
 import json
@@ -15,51 +15,51 @@ from pathlib import Path
 from .build import ROOT
 
 ROOT_KEY = "root-credential-of-the-benches-0123456789"
-# Fixed, so that keys can be written straight into a database.
+# Fixed, so that keys can be written directly into a database.
 MASTER_KEY = base64.b64encode(bytes(range(32))).decode()
 NORRIX = (ROOT / "config/norrix.toml").read_text()
 
 
-class Place:
-    """A folder for a run, and the cores that its processes get."""
+class Workspace:
+    """The folder of a run, the cores of its processes, and the processes to stop at its end."""
 
     def __init__(self, server_cores, load_cores, postgres_cores):
         self.server_cores = server_cores
         self.load_cores = load_cores
         self.postgres_cores = postgres_cores
         self.folder = Path(tempfile.mkdtemp(prefix="keyward-bench-"))
-        # Postgres runs as a user of its own.
+        # Postgres runs as another user, who must be able to enter the folder.
         self.folder.chmod(0o755)
-        self.open = []
+        self.running = []
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for thing in reversed(self.open):
-            thing.stop()
+        for process in reversed(self.running):
+            process.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def new(self, name):
-        """A path that nothing else uses."""
+        """A path that is not used yet."""
         return Path(tempfile.mkdtemp(dir=self.folder)) / name
 
 
 class Postgres:
-    """A cluster of its own."""
+    """A Postgres cluster."""
 
-    # Room for a million keys, and statements that can be counted.
+    # Enough memory for a million keys, and statements that can be counted.
     SETTINGS = (
         "-c shared_buffers=1GB -c max_wal_size=8GB -c shared_preload_libraries=pg_stat_statements "
     )
     DURABLE = "-c fsync=on -c synchronous_commit=on -c full_page_writes=on "
 
-    def __init__(self, place, durable=False):
-        self.folder = place.folder / ("durable" if durable else "fast")
+    def __init__(self, workspace, durable=False):
+        self.folder = workspace.folder / ("durable" if durable else "fast")
         settings = self.SETTINGS + (self.DURABLE if durable else "")
         self.script = str(ROOT / "tests/support/postgres.sh")
         started = subprocess.run(
-            ["taskset", "-c", place.postgres_cores, self.script, "start", str(self.folder)],
+            ["taskset", "-c", workspace.postgres_cores, self.script, "start", str(self.folder)],
             env={**os.environ, "KEYWARD_POSTGRES_SETTINGS": settings},
             check=True,
             text=True,
@@ -67,7 +67,7 @@ class Postgres:
         )
         self.url = started.stdout.strip().splitlines()[-1]
         self.count = 0
-        place.open.append(self)
+        workspace.running.append(self)
         self.psql("CREATE EXTENSION pg_stat_statements")
         self.count_statements(False)
 
@@ -75,7 +75,7 @@ class Postgres:
         subprocess.run([self.script, "stop", str(self.folder)], check=False)
 
     def psql(self, sql, database="postgres"):
-        """Runs statements, each in a transaction of its own; the rows of the last one, fields apart by |."""
+        """Runs statements, each in its own transaction; returns the rows of the last one, with `|` between fields."""
         found = shutil.which("psql") or str(sorted(Path("/usr/lib/postgresql").glob("*/bin/psql"))[-1])
         commands = [part for statement in ([sql] if isinstance(sql, str) else sql) for part in ("-c", statement)]
         done = subprocess.run(
@@ -87,21 +87,21 @@ class Postgres:
         return done.stdout.strip()
 
     def database(self, like=None):
-        """A new database, perhaps a copy of another one; its name."""
+        """Creates a database, optionally as a copy of another one; returns its name."""
         self.count += 1
         name = f"keyward_{self.count}"
         self.psql(f"CREATE DATABASE {name} TEMPLATE {like or 'template0'}")
         return name
 
     def count_statements(self, on=True):
-        """From now on statements are counted, or no more."""
+        """Starts or stops counting statements."""
         track = "top" if on else "none"
         self.psql([f"ALTER SYSTEM SET pg_stat_statements.track = '{track}'", "SELECT pg_reload_conf()"])
         time.sleep(0.5)
         self.psql("SELECT pg_stat_statements_reset()")
 
     def lookups(self):
-        """How often statements that look digests up were run, and how many rows they gave."""
+        """The number of look-up statements that ran, and of the rows that they returned."""
         row = self.psql(
             "SELECT coalesce(sum(calls), 0), coalesce(sum(rows), 0) FROM pg_stat_statements "
             "WHERE query LIKE '%FROM keyward_keys%digest = %'"
@@ -110,19 +110,19 @@ class Postgres:
 
 
 class Redis:
-    """A Redis of its own, with the load."""
+    """A Redis server on the cores of Postgres."""
 
-    def __init__(self, place):
+    def __init__(self, workspace):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        folder = place.new("x").parent
+        folder = workspace.new("x").parent
         command = ["redis-server", "--bind", "127.0.0.1", "--port", self.port, "--save", "", "--dir", folder]
         self.process = subprocess.Popen(
-            ["taskset", "-c", place.postgres_cores, *map(str, command)], stdout=subprocess.DEVNULL
+            ["taskset", "-c", workspace.postgres_cores, *map(str, command)], stdout=subprocess.DEVNULL
         )
         self.pid = self.process.pid
-        place.open.append(self)
+        workspace.running.append(self)
         for _ in range(200):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
@@ -135,7 +135,7 @@ class Redis:
         return f"redis://127.0.0.1:{self.port}"
 
     def scripts(self):
-        """Scripts run so far."""
+        """The number of scripts run so far."""
         with socket.create_connection(("127.0.0.1", self.port)) as wire:
             wire.sendall(b"INFO commandstats\r\nQUIT\r\n")
             text = b"".join(iter(lambda: wire.recv(1 << 16), b"")).decode()
@@ -149,13 +149,13 @@ class Redis:
 
 
 class Server:
-    """A process that prints where it listens."""
+    """A server process. It prints the addresses that it listens on."""
 
-    def __init__(self, place, command, environment=None, folder=None):
-        self.folder = folder or place.new("x").parent
+    def __init__(self, workspace, command, environment=None, folder=None):
+        self.folder = folder or workspace.new("x").parent
         self.log = open(self.folder / "log", "a")
         self.process = subprocess.Popen(
-            ["taskset", "-c", place.server_cores, *map(str, command)],
+            ["taskset", "-c", workspace.server_cores, *map(str, command)],
             cwd=self.folder,
             env={"PATH": os.environ["PATH"], **(environment or {})},
             stdout=subprocess.PIPE,
@@ -164,11 +164,11 @@ class Server:
         )
         self.pid = self.process.pid
         self.addresses = {}
-        place.open.append(self)
-        self.place = place
+        workspace.running.append(self)
+        self.workspace = workspace
 
     def wait_for(self, *names):
-        """Reads standard output until these addresses are there."""
+        """Reads standard output until it names these addresses."""
         while not all(name in self.addresses for name in names):
             line = self.process.stdout.readline()
             if not line:
@@ -193,8 +193,8 @@ class Server:
                 self.process.wait()
         self.process.stdout.close()
         self.log.close()
-        if self in self.place.open:
-            self.place.open.remove(self)
+        if self in self.workspace.running:
+            self.workspace.running.remove(self)
 
     def rss(self):
         """Resident bytes."""
@@ -208,12 +208,12 @@ class Server:
 
 
 class Twin(Server):
-    """The bare twin, answering what was recorded."""
+    """The bare twin. It answers with a recorded response."""
 
     bearer = None
 
-    def __init__(self, place, binary, answer=None):
-        super().__init__(place, [binary, *(["--answer", answer] if answer else [])])
+    def __init__(self, workspace, binary, response=None):
+        super().__init__(workspace, [binary, *(["--response", response] if response else [])])
         self.wait_for("grpc")
 
 
@@ -222,33 +222,33 @@ class Naive(Server):
 
     bearer = None
 
-    def __init__(self, place, binary, url, own_table=False):
-        super().__init__(place, [binary, "--database-url", url, *(["--own-table"] if own_table else [])])
+    def __init__(self, workspace, binary, url, own_table=False):
+        super().__init__(workspace, [binary, "--database-url", url, *(["--own-table"] if own_table else [])])
         self.wait_for("grpc")
 
 
 class Keyward(Server):
-    """The service."""
+    """Keyward."""
 
-    def __init__(self, place, binary, url, rate_limit=None, cache="1GiB", bearer=None, store=None, batch=1):
-        folder = place.new("x").parent
+    def __init__(self, workspace, binary, url, rate_limit=None, cache="1GiB", bearer=None, store=None, batch=1):
+        folder = workspace.new("x").parent
         config = NORRIX + (f"rate_limit = {rate_limit}\n" if rate_limit else "") + f'[replica]\ncache = "{cache}"\n'
         if store:
             config += f'[rate_limit]\nstore = "{store}"\nbatch = {batch}\n'
         (folder / "keyward.toml").write_text(config)
-        super().__init__(place, [binary, "serve"], environment(url, folder / "keyward.toml"), folder)
+        super().__init__(workspace, [binary, "serve"], environment(url, folder / "keyward.toml"), folder)
         self.bearer = bearer
         self.wait_for("grpc", "http")
 
     def metrics(self):
-        """Every sample by its name and labels."""
+        """All metrics by name and labels."""
         with urllib.request.urlopen(f"http://{self.addresses['http']}/metrics", timeout=10) as answer:
             text = answer.read().decode()
         pairs = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
 
     def verdicts(self, code):
-        """Verdicts of this code so far."""
+        """The number of verdicts with this code so far."""
         return int(sum(
             value
             for name, value in self.metrics().items()
@@ -257,29 +257,29 @@ class Keyward(Server):
 
 
 def environment(url, config=None):
-    """What a server is started with."""
-    given = {
+    """The environment of a server."""
+    variables = {
         "DATABASE_URL": url,
         "KEYWARD_ROOT_KEY": ROOT_KEY,
         "KEYWARD_MASTER_KEY": MASTER_KEY,
         "KEYWARD_GRPC_ADDR": "127.0.0.1:0",
         "KEYWARD_HTTP_ADDR": "127.0.0.1:0",
     }
-    return {**given, **({"KEYWARD_CONFIG": str(config)} if config else {})}
+    return {**variables, **({"KEYWARD_CONFIG": str(config)} if config else {})}
 
 
-def seeded(place, postgres, binaries, keys):
-    """A database with so many keys; its name, the file of their requests, and the secret of a service key."""
+def seeded(workspace, postgres, binaries, keys):
+    """Creates a database with this many keys. Returns its name, the file of their requests, and the secret of a service key."""
     name = postgres.database()
     url = f"{postgres.url}/{name}"
     given = {"PATH": os.environ["PATH"], **environment(url)}
     subprocess.run([binaries.keyward, "migrate"], env=given, check=True, stdout=subprocess.DEVNULL)
-    bodies = place.new("verify")
+    bodies = workspace.new("verify")
     seed = ["seed", "--database-url", url, "--master-key", MASTER_KEY, "--count", str(keys), "--out", str(bodies)]
     done = subprocess.run([binaries.load, *seed], check=True, text=True, stdout=subprocess.PIPE)
     return name, bodies, json.loads(done.stdout)["service_key"]
 
 
 def settle():
-    """Lets a server write down what it has gathered, so that it does not run into the next one's turn."""
+    """Waits until a server has flushed its usage, so that the flush does not fall into the next turn."""
     time.sleep(1.2)

@@ -1,4 +1,6 @@
-"""What is answered from memory: unary and over a stream, beside the bare twin; and memory itself."""
+"""Verify from memory, unary and over a stream, beside the bare twin; and the memory that it takes."""
+
+from pathlib import Path
 
 from .measure import counted, in_turns, median, ratio
 from .servers import Keyward, Postgres, Twin, seeded, settle
@@ -6,33 +8,33 @@ from .servers import Keyward, Postgres, Twin, seeded, settle
 LIMIT = '{ limit = 1000000000, window = "60s" }'
 
 
-def record(driver, place, server, bodies):
-    """The service's answer, for the twins to repeat."""
-    answer = place.new("answer")
-    driver.unary(server, bodies, (1, 1), warmup=0, seconds=0.05, answer=answer)
-    return answer
+def record(driver, workspace, server, bodies):
+    """Records a response of Keyward, for the twins to repeat."""
+    response = workspace.new("response")
+    driver.unary(server, bodies, (1, 1), warmup=0, seconds=0.05, response=response)
+    return response
 
 
-def trio(place, driver, binaries, url, bodies, bearer, **options):
-    """The service, warm, and the two twins that answer what it answers."""
-    ours = Keyward(place, binaries.keyward, url, bearer=bearer, **options)
+def trio(workspace, driver, binaries, url, bodies, bearer, **options):
+    """Keyward with a warm cache, and the two twins that send the same response."""
+    ours = Keyward(workspace, binaries.keyward, url, bearer=bearer, **options)
     driver.warm(ours, bodies)
-    answer = record(driver, place, ours, bodies)
-    twins = [Twin(place, binary, answer) for binary in (binaries.twin_default, binaries.twin_ours)]
+    response = record(driver, workspace, ours, bodies)
+    twins = [Twin(workspace, binary, response) for binary in (binaries.twin_default, binaries.twin_ours)]
     for twin in twins:
-        # The same headers: a caller's credential is on the wire whether it is looked at or not.
+        # The same request headers, although the twins ignore the credential.
         twin.bearer = bearer
     settle()
     return {"ours": ours, "default twin": twins[0], "twin built as ours": twins[1]}
 
 
-def verify(place, driver, binaries, arguments, report):
+def verify(workspace, driver, binaries, arguments, report):
     """Throughput, CPU and p99 of Verify beside the bare twin."""
-    postgres = Postgres(place)
-    name, bodies, bearer = seeded(place, postgres, binaries, arguments.keys)
+    postgres = Postgres(workspace)
+    name, bodies, bearer = seeded(workspace, postgres, binaries, arguments.keys)
     setups = {"plain": ("no limit", {}), "limited": ("rate limit", {"rate_limit": LIMIT})}
     for setup, options in (setups[name] for name in arguments.setups):
-        servers = trio(place, driver, binaries, f"{postgres.url}/{name}", bodies, bearer, **options)
+        servers = trio(workspace, driver, binaries, f"{postgres.url}/{name}", bodies, bearer, **options)
         for tool in arguments.tools:
             rows = []
             targets = []
@@ -52,7 +54,7 @@ def verify(place, driver, binaries, arguments, report):
                         *(ratio(ours, others, field) for field in ("rate", "server_cpu_us", "p99_us")),
                     ])
                 targets += wanted(shape, results)
-            drives = "h2load, 4 bodies (1 with one connection)" if tool == "h2load" else "own load, every call another key"
+            drives = "h2load, 4 bodies (1 with one connection)" if tool == "h2load" else "own load, another key in every call"
             report.text(f"### {setup}, {drives}, {arguments.keys:,} keys in memory")
             report.table(
                 ["shape", "server", "calls/s", "CPU µs/call", "p50 µs", "p99 µs",
@@ -67,7 +69,7 @@ def verify(place, driver, binaries, arguments, report):
 
 
 def wanted(shape, results):
-    """The targets of a shape."""
+    """The figures of a shape that have a target."""
     name = f"{shape[0]} x {shape[1]}"
     ours, default, same = results["ours"], results["default twin"], results["twin built as ours"]
     faster, equal = ratio(ours, default, "rate"), ratio(ours, same, "rate")
@@ -78,25 +80,25 @@ def wanted(shape, results):
     yield f"{name}: p99 to that of the twin built as ours", late, late <= 1.2, "at most 1.2"
 
 
-def stream(place, driver, binaries, arguments, report):
+def stream(workspace, driver, binaries, arguments, report):
     """VerifyStream beside unary calls and the twin's stream."""
-    postgres = Postgres(place)
-    name, bodies, bearer = seeded(place, postgres, binaries, arguments.keys)
-    servers = trio(place, driver, binaries, f"{postgres.url}/{name}", bodies, bearer)
+    postgres = Postgres(workspace)
+    name, bodies, bearer = seeded(workspace, postgres, binaries, arguments.keys)
+    servers = trio(workspace, driver, binaries, f"{postgres.url}/{name}", bodies, bearer)
     ours = servers["ours"]
     rows = []
     found = {}
-    for flying in (1, 8, 64, 256):
+    for in_flight in (1, 8, 64, 256):
         runs = {
-            label: lambda server=server: counted(server, lambda: driver.load(server, "stream", bodies, flying=flying))
+            label: lambda server=server: counted(server, lambda: driver.load(server, "stream", bodies, in_flight=in_flight))
             for label, server in servers.items()
         }
-        runs["ours, unary"] = lambda: counted(ours, lambda: driver.unary(ours, bodies, (1, flying)))
-        results = in_turns(arguments.rounds, runs, report.about(part="stream", flying=flying))
-        found[flying] = results
+        runs["ours, unary"] = lambda: counted(ours, lambda: driver.unary(ours, bodies, (1, in_flight)))
+        results = in_turns(arguments.rounds, runs, report.about(part="stream", in_flight=in_flight))
+        found[in_flight] = results
         for label, result in results.items():
             fields = ("rate", "server_cpu_us", "load_cpu_us", "p50_us", "p99_us")
-            rows.append([flying, label, *(median(result, field) for field in fields)])
+            rows.append([in_flight, label, *(median(result, field) for field in fields)])
     report.table(["in flight", "server", "checks/s", "CPU µs", "CPU µs of the load", "p50 µs", "p99 µs"], rows)
     checks = median(found[64]["ours"], "rate")
     report.target("checks a second at 64 in flight", checks, checks >= 200_000, "at least 200,000")
@@ -104,14 +106,46 @@ def stream(place, driver, binaries, arguments, report):
     report.target("checks a second to unary calls at 1 in flight", alone, alone >= 1.0, "at least 1.0")
 
 
-def scale(place, driver, binaries, arguments, report):
-    """Warm CPU with many keys beside few."""
-    postgres = Postgres(place)
+def compare(workspace, driver, binaries, arguments, report):
+    """Throughput, CPU and p99 of Verify beside other builds of Keyward, with the shapes of `verify`."""
+    postgres = Postgres(workspace)
+    name, bodies, bearer = seeded(workspace, postgres, binaries, arguments.keys)
+    builds = {"this build": binaries.keyward}
+    for other in arguments.other:
+        label, _, path = other.rpartition("=")
+        builds[label] = Path(path).resolve()
+    servers = {label: Keyward(workspace, path, f"{postgres.url}/{name}", bearer=bearer) for label, path in builds.items()}
+    for server in servers.values():
+        driver.warm(server, bodies)
+    settle()
+    rows = []
+    for shape in (tuple(map(int, shape.split("x"))) for shape in arguments.shapes):
+        runs = {
+            label: lambda server=server: counted(server, lambda: driver.unary(server, bodies, shape))
+            for label, server in servers.items()
+        }
+        labels = {"part": "compare", "shape": f"{shape[0]}x{shape[1]}"}
+        results = in_turns(arguments.rounds, runs, report.about(**labels))
+        for label, others in results.items():
+            rows.append([
+                f"{shape[0]} x {shape[1]}", label,
+                *(median(others, field) for field in ("rate", "server_cpu_us", "p50_us", "p99_us")),
+                *(ratio(results["this build"], others, field) for field in ("rate", "server_cpu_us", "p99_us")),
+            ])
+    report.table(
+        ["shape", "build", "calls/s", "CPU µs/call", "p50 µs", "p99 µs", "this/it: calls/s", "CPU", "p99"],
+        rows,
+    )
+
+
+def scale(workspace, driver, binaries, arguments, report):
+    """CPU of warm calls with many keys and with few."""
+    postgres = Postgres(workspace)
     servers = {}
     for label, keys, used in (("many", arguments.many, arguments.keys), ("few", 1_000, 1_000)):
-        name, bodies, bearer = seeded(place, postgres, binaries, keys)
+        name, bodies, bearer = seeded(workspace, postgres, binaries, keys)
         bodies = first(bodies, used)
-        server = Keyward(place, binaries.keyward, f"{postgres.url}/{name}", bearer=bearer)
+        server = Keyward(workspace, binaries.keyward, f"{postgres.url}/{name}", bearer=bearer)
         driver.warm(server, bodies)
         servers[label] = (server, bodies)
     settle()
@@ -129,7 +163,7 @@ def scale(place, driver, binaries, arguments, report):
 
 
 def first(bodies, count):
-    """A file of the first frames of another one."""
+    """Writes the first frames of a file into another one."""
     data = bodies.read_bytes()
     at = 0
     for _ in range(count):
@@ -141,11 +175,11 @@ def first(bodies, count):
     return out
 
 
-def memory(place, driver, binaries, arguments, report):
-    """Resident bytes with many cached keys."""
-    postgres = Postgres(place)
-    name, bodies, bearer = seeded(place, postgres, binaries, arguments.many)
-    server = Keyward(place, binaries.keyward, f"{postgres.url}/{name}", bearer=bearer, cache="2GiB")
+def memory(workspace, driver, binaries, arguments, report):
+    """Resident memory with many cached keys."""
+    postgres = Postgres(workspace)
+    name, bodies, bearer = seeded(workspace, postgres, binaries, arguments.many)
+    server = Keyward(workspace, binaries.keyward, f"{postgres.url}/{name}", bearer=bearer, cache="2GiB")
     settle()
     before = server.rss()
     filled = driver.warm(server, bodies)
@@ -157,10 +191,10 @@ def memory(place, driver, binaries, arguments, report):
     mega = lambda amount: amount / 1e6
     cached = int(metrics["keyward_cached_keys"])
     report.table(
-        ["keys in memory", "weight MB", "RSS MB empty", "RSS MB right after", "RSS MB after use is written down"],
+        ["keys in memory", "weight MB", "RSS MB empty", "RSS MB right after", "RSS MB after usage is flushed"],
         [[cached, mega(metrics["keyward_cached_bytes"]), mega(before), mega(peak), mega(after)]],
     )
-    # The service key of the caller is in memory, too.
+    # The cache also holds the caller's service key.
     whole = cached == arguments.many + 1
     report.target("keys in memory", cached, whole, f"all of {arguments.many:,}, and the caller's")
     report.target("resident MB", mega(after), mega(after) <= 400,

@@ -1,4 +1,4 @@
-//! Compiles the service's own `proto/`, without its libraries.
+//! Compiles Keyward's `proto/`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=../../proto");

@@ -1,4 +1,4 @@
-//! Files of requests: gRPC frames one after the other, each with its length.
+//! Files of requests: a sequence of gRPC frames.
 
 use std::{
     collections::BTreeMap,
@@ -19,23 +19,23 @@ use keyward::{
 };
 use prost::Message;
 
-use crate::Failure;
+use crate::BoxError;
 
-/// The keyspace that keys are seeded in, as `config/norrix.toml` has it.
+/// The keyspace of the seeded keys, as in `config/norrix.toml`.
 pub const KEYSPACE: &str = "norrix";
 pub const PREFIX: &str = "nrx_";
 pub const ENCODING: Encoding = Encoding::Base64Url { bytes: 32 };
-/// The organization that they belong to, and what they carry.
+/// The organization and the scopes of the seeded keys.
 pub const ORGANIZATION: &str = "acme";
 pub const SCOPES: [&str; 3] = ["build", "submit", "update"];
 
-/// Short metadata, as a caller would keep.
+/// Short metadata, as a typical caller attaches.
 pub fn metadata() -> BTreeMap<String, String> {
     [("tier".to_owned(), "gold".to_owned()), ("region".to_owned(), "eu".to_owned())].into()
 }
 
-/// The installation's subkeys, from the text of its master key.
-pub fn installation(text: &str) -> Result<MasterKeys, Failure> {
+/// The keys that are derived from a master key in base64.
+pub fn master_keys(text: &str) -> Result<MasterKeys, BoxError> {
     let mut key = MasterKey::new([0; 32]);
     let bytes = BASE64.decode(text.as_bytes())?;
     if bytes.len() != key.len() {
@@ -45,20 +45,20 @@ pub fn installation(text: &str) -> Result<MasterKeys, Failure> {
     Ok(MasterKeys::derive(&key))
 }
 
-/// What is asked about a secret.
+/// The request for a secret.
 pub fn verify(secret: String) -> VerifyRequest {
     VerifyRequest { secret, keyspace: KEYSPACE.to_owned(), ..VerifyRequest::default() }
 }
 
-/// A file of frames that is being written.
+/// Writes a file of frames.
 pub struct Frames(BufWriter<File>);
 
 impl Frames {
-    pub fn create(path: &Path) -> Result<Self, Failure> {
+    pub fn create(path: &Path) -> Result<Self, BoxError> {
         Ok(Self(BufWriter::new(File::create(path)?)))
     }
 
-    pub fn push(&mut self, message: &impl Message) -> Result<(), Failure> {
+    pub fn push(&mut self, message: &impl Message) -> Result<(), BoxError> {
         let mut frame = vec![0; 5];
         message.encode(&mut frame)?;
         let length = u32::try_from(frame.len() - 5)?;
@@ -66,20 +66,20 @@ impl Frames {
         Ok(self.0.write_all(&frame)?)
     }
 
-    pub fn finish(mut self) -> Result<(), Failure> {
+    pub fn finish(mut self) -> Result<(), BoxError> {
         Ok(self.0.flush()?)
     }
 }
 
-/// Every frame of a file.
+/// The frames of a file.
 pub struct Bodies {
     data: Vec<u8>,
-    /// Where each begins; and the end.
+    /// Where each frame begins, and where the last one ends.
     starts: Vec<usize>,
 }
 
 impl Bodies {
-    pub fn read(path: &Path) -> Result<Self, Failure> {
+    pub fn read(path: &Path) -> Result<Self, BoxError> {
         let data = std::fs::read(path)?;
         let (mut starts, mut at) = (vec![0], 0);
         while let Some(header) = data.get(at + 1..at + 5) {
@@ -97,13 +97,13 @@ impl Bodies {
     }
 
     /// A frame with its header.
-    pub fn frame(&self, place: usize) -> &[u8] {
-        &self.data[self.starts[place]..self.starts[place + 1]]
+    pub fn frame(&self, index: usize) -> &[u8] {
+        &self.data[self.starts[index]..self.starts[index + 1]]
     }
 
-    /// Its message alone.
-    pub fn message(&self, place: usize) -> &[u8] {
-        &self.frame(place)[5..]
+    /// The message of a frame.
+    pub fn message(&self, index: usize) -> &[u8] {
+        &self.frame(index)[5..]
     }
 }
 
@@ -116,8 +116,8 @@ pub struct Forge {
 }
 
 impl Forge {
-    /// Secrets of another installation: all of them are well-formed, and none of their checksums fits.
-    pub fn run(self) -> Result<(), Failure> {
+    /// Makes secrets with another master key: they are well-formed, but their checksum is wrong.
+    pub fn run(self) -> Result<(), BoxError> {
         let other = MasterKeys::derive(&MasterKey::new([7; 32]));
         let mut frames = Frames::create(&self.out)?;
         for _ in 0..self.count {
@@ -137,7 +137,7 @@ pub struct Creates {
 }
 
 impl Creates {
-    pub fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), BoxError> {
         let mut frames = Frames::create(&self.out)?;
         for number in 0..self.count {
             frames.push(&CreateRequest {
@@ -162,7 +162,7 @@ pub struct Revokes {
 }
 
 impl Revokes {
-    pub fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), BoxError> {
         let mut frames = Frames::create(&self.out)?;
         for id in std::fs::read_to_string(&self.ids)?.lines() {
             frames.push(&RevokeRequest { id: id.to_owned(), reason: "measured".to_owned() })?;

@@ -1,4 +1,4 @@
-//! Seeds databases, writes request bodies and drives servers. Every command prints one line of JSON, or nothing.
+//! Seeds databases, writes request bodies and drives servers. A command prints one line of JSON or nothing.
 
 mod bodies;
 mod measure;
@@ -11,8 +11,8 @@ use std::error::Error;
 
 use clap::{Parser, Subcommand};
 
-/// Whatever went wrong: the harness prints it and stops.
-type Failure = Box<dyn Error>;
+/// Any error. The harness prints it and stops.
+type BoxError = Box<dyn Error>;
 
 #[derive(Parser)]
 struct Arguments {
@@ -24,19 +24,19 @@ struct Arguments {
 enum Command {
     /// Writes keys straight into a database, and a VerifyRequest for each into a file.
     Seed(seed::Seed),
-    /// Writes VerifyRequests whose secrets are well-formed but for their checksum.
+    /// Writes VerifyRequests with secrets whose checksum is wrong and that are well-formed otherwise.
     Forge(bodies::Forge),
     /// Writes CreateRequests.
     Creates(bodies::Creates),
-    /// Writes RevokeRequests for ids, one on each line.
+    /// Writes a RevokeRequest for each line of a file of key ids.
     Revokes(bodies::Revokes),
     /// Makes unary calls.
     Unary(unary::Unary),
-    /// Makes checks over one VerifyStream for each connection.
+    /// Makes checks over one VerifyStream.
     Stream(stream::Stream),
 }
 
-fn main() -> Result<(), Failure> {
+fn main() -> Result<(), BoxError> {
     let command = Arguments::parse().command;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(tokio::task::LocalSet::new().run_until(async {

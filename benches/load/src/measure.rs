@@ -1,28 +1,28 @@
-//! What a run found: calls, answers, latencies, and the CPU that server and load took.
+//! The results of a run: calls, responses, latencies, and the CPU time of server and load.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::Failure;
+use crate::BoxError;
 
-/// Ticks of `/proc/PID/stat` in a second: Linux shows 100 on every platform.
-const TICKS: f64 = 100.0;
+/// Clock ticks per second in `/proc/PID/stat`. Linux shows 100 on every platform.
+const TICKS_PER_SECOND: f64 = 100.0;
 
 /// User and system time of a process in seconds, and its resident bytes.
 fn process(pid: &str) -> Option<(f64, u64)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may hold anything; what follows it does not.
+    // The process name may contain spaces and brackets: the other fields follow its last bracket.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
-    let ticks = |place: usize| fields.get(place)?.parse::<f64>().ok();
+    let ticks = |index: usize| fields.get(index)?.parse::<f64>().ok();
     let pages: u64 = fields.get(21)?.parse().ok()?;
-    Some(((ticks(11)? + ticks(12)?) / TICKS, pages * 4_096))
+    Some(((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND, pages * 4_096))
 }
 
-/// The answers of a run.
+/// Counts the responses of a run.
 pub struct Tally {
     began: Instant,
-    /// What lies between is measured.
+    /// Begin and end of the measured time.
     from: Instant,
     until: Instant,
     pid: String,
@@ -38,14 +38,14 @@ pub struct Tally {
     rss: u64,
 }
 
-/// What came of a call.
+/// The outcome of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
-    /// It begins as it should.
+pub enum Response {
+    /// A response that begins as expected.
     Expected,
-    /// An answer, but another one.
+    /// Another response.
     Unexpected,
-    /// None.
+    /// No response.
     Failed,
 }
 
@@ -77,7 +77,7 @@ impl Tally {
         self.from
     }
 
-    /// Notes the CPU times at one end of what is measured.
+    /// Reads the CPU times at the begin (0) or the end (1) of the measured time.
     pub fn sample(&mut self, end: usize) {
         if let Some((cpu, rss)) = process(&self.pid) {
             self.server[end] = cpu;
@@ -88,20 +88,20 @@ impl Tally {
         }
     }
 
-    /// All calls were made before the time was up.
-    pub fn ends_early(&mut self, now: Instant) {
+    /// Ends the measured time early: all calls were made.
+    pub fn end_early(&mut self, now: Instant) {
         self.until = self.until.min(now);
     }
 
-    pub fn sends(&mut self) {
+    pub fn sent(&mut self) {
         self.sent += 1;
     }
 
-    pub fn answered(&mut self, answer: Answer, start: Instant, now: Instant) {
-        match answer {
-            Answer::Expected => self.expected += 1,
-            Answer::Unexpected => self.unexpected += 1,
-            Answer::Failed => self.failed += 1,
+    pub fn received(&mut self, response: Response, start: Instant, now: Instant) {
+        match response {
+            Response::Expected => self.expected += 1,
+            Response::Unexpected => self.unexpected += 1,
+            Response::Failed => self.failed += 1,
         }
         if now >= self.from && now < self.until {
             let took = now.saturating_duration_since(start).as_nanos();
@@ -109,8 +109,8 @@ impl Tally {
         }
     }
 
-    /// One line of JSON; a failure if any answer was not the expected one and that is not allowed.
-    pub fn print(mut self, lenient: bool) -> Result<(), Failure> {
+    /// Prints one line of JSON. Fails if a response was unexpected, unless the run is lenient.
+    pub fn print(mut self, lenient: bool) -> Result<(), BoxError> {
         self.latencies.sort_unstable();
         let calls = self.latencies.len();
         let micros = |share: f64| -> Value {
@@ -118,10 +118,10 @@ impl Tally {
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
                 clippy::cast_precision_loss,
-                reason = "a place in a list"
+                reason = "an index of a list"
             )]
-            let place = ((calls as f64 * share).ceil() as usize).clamp(1, calls.max(1)) - 1;
-            self.latencies.get(place).map_or(Value::Null, |nanos| json!(f64::from(*nanos) / 1e3))
+            let index = ((calls as f64 * share).ceil() as usize).clamp(1, calls.max(1)) - 1;
+            self.latencies.get(index).map_or(Value::Null, |nanos| json!(f64::from(*nanos) / 1e3))
         };
         let seconds = self.until.saturating_duration_since(self.from).as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
@@ -148,7 +148,7 @@ impl Tally {
         if lenient || (self.expected == self.sent && self.sent > 0) {
             Ok(())
         } else {
-            Err(format!("of {} calls only {} had the expected answer", self.sent, self.expected).into())
+            Err(format!("of {} calls only {} had the expected response", self.sent, self.expected).into())
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Keys written straight into Postgres: a million take seconds, where a million calls would take minutes.
+//! Writes keys directly into Postgres: a million take seconds; a million calls would take minutes.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use keyward::domain::{
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, postgres::PgConnectOptions};
 
 use crate::{
-    Failure,
+    BoxError,
     bodies::{ENCODING, Frames, KEYSPACE, ORGANIZATION, PREFIX, SCOPES, master_keys, metadata, verify},
 };
 
@@ -24,10 +24,10 @@ pub struct Seed {
     /// The installation's master key, in base64.
     #[arg(long)]
     master_key: String,
-    /// How many keys.
+    /// Number of keys.
     #[arg(long)]
     count: usize,
-    /// Where the requests go.
+    /// File for the requests.
     #[arg(long)]
     out: PathBuf,
 }
@@ -35,13 +35,13 @@ pub struct Seed {
 const COPY: &str = "COPY keyward_keys (id, keyspace, digest, prefix, organization, name, scopes, created_at, \
     created_by, metadata) FROM STDIN";
 
-/// Rows that are sent at once.
-const CHUNK: usize = 10_000;
+/// Rows in one COPY message.
+const ROWS_PER_MESSAGE: usize = 10_000;
 
 impl Seed {
-    /// Prints the secret of a service key, which may verify.
-    pub async fn run(self) -> Result<(), Failure> {
-        let master_keys = installation(&self.master_key)?;
+    /// Seeds, and prints the secret of a service key with the scope `verify`.
+    pub async fn run(self) -> Result<(), BoxError> {
+        let master_keys = master_keys(&self.master_key)?;
         let options: PgConnectOptions = self.database_url.parse()?;
         let mut conn = options.connect().await?;
         let mut frames = Frames::create(&self.out)?;
@@ -62,16 +62,16 @@ impl Seed {
         let mut copy = conn.copy_in_raw(COPY).await?;
         let service = Keyspace::reserved().encoding.generate("kw_", &master_keys, &SystemEntropy);
         copy.send(row(RESERVED_KEYSPACE, "", &format!("[\"{VERIFY_SCOPE}\"]"), "{}", &service).into_bytes()).await?;
-        let mut left = self.count;
-        while left > 0 {
+        let mut remaining = self.count;
+        while remaining > 0 {
             let mut rows = String::new();
-            for _ in 0..left.min(CHUNK) {
+            for _ in 0..remaining.min(ROWS_PER_MESSAGE) {
                 let secret = ENCODING.generate(PREFIX, &master_keys, &SystemEntropy);
                 rows.push_str(&row(KEYSPACE, ORGANIZATION, &scopes, &metadata, &secret));
                 frames.push(&verify(secret.expose().to_owned()))?;
             }
             copy.send(rows.into_bytes()).await?;
-            left -= left.min(CHUNK);
+            remaining -= remaining.min(ROWS_PER_MESSAGE);
         }
         copy.finish().await?;
         frames.finish()?;

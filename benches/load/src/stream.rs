@@ -1,4 +1,4 @@
-//! VerifyStream: so many checks in flight on each stream.
+//! VerifyStream with a number of checks in flight.
 
 use std::{
     path::PathBuf,
@@ -9,9 +9,9 @@ use clap::Args;
 use tokio::time::timeout_at;
 
 use crate::{
-    Failure,
+    BoxError,
     bodies::Bodies,
-    measure::{Answer, Tally},
+    measure::{Response, Tally},
     wire::{Blocks, Connection, DATA, END_STREAM, FRAME, HEADERS, Head, RST_STREAM, is_window_update},
 };
 
@@ -20,10 +20,10 @@ pub struct Stream {
     /// Address of the server.
     #[arg(long)]
     addr: String,
-    /// VerifyRequests, taken in their order.
+    /// A file of VerifyRequests.
     #[arg(long)]
     bodies: PathBuf,
-    /// How far the next request is from the one before.
+    /// Distance from one request of the file to the next.
     #[arg(long, default_value_t = 1)]
     stride: usize,
     /// The caller's credential.
@@ -31,22 +31,22 @@ pub struct Stream {
     bearer: Option<String>,
     /// Checks in flight.
     #[arg(long, default_value_t = 64)]
-    flying: usize,
+    in_flight: usize,
     #[arg(long, default_value_t = 4.0)]
     seconds: f64,
     #[arg(long, default_value_t = 0.5)]
     warmup: f64,
-    /// The server's process, for its CPU time.
+    /// Process id of the server, to read its CPU time.
     #[arg(long)]
     pid: Option<u32>,
-    /// Answers other than VALID are no failure.
+    /// Count verdicts other than VALID instead of failing.
     #[arg(long)]
     lenient: bool,
 }
 
 const PATH: &str = "/keyward.v1.KeyService/VerifyStream";
 
-/// The parts of the messages that matter here.
+/// Tags of field 1 (a varint) and of field 2 (a message).
 const ID: u8 = 1 << 3;
 const SECOND: u8 = 2 << 3 | 2;
 /// `code: VALID` at the beginning of a VerifyResponse.
@@ -88,7 +88,7 @@ fn read(mut message: &[u8]) -> Option<(u64, bool)> {
     None
 }
 
-/// One stream at work.
+/// The state of the stream.
 struct Checks {
     connection: Connection,
     stream: u32,
@@ -96,15 +96,16 @@ struct Checks {
     bodies: Bodies,
     tally: Tally,
     starts: Vec<Instant>,
-    /// Place of the next request.
-    place: usize,
+    /// Index of the next request.
+    index: usize,
     stride: usize,
     /// Checks that were sent.
     next: u64,
-    flying: usize,
-    most: usize,
-    /// Messages on their way out, and what came in without a message's end.
+    in_flight: usize,
+    max_in_flight: usize,
+    /// Messages that are not sent yet.
     out: Vec<u8>,
+    /// Received bytes without the end of their message.
     partial: Vec<u8>,
     /// The server has ended the stream.
     ended: bool,
@@ -112,9 +113,9 @@ struct Checks {
 
 impl Checks {
     fn send(&mut self, now: Instant) {
-        while self.flying < self.most {
-            let request = self.bodies.message(self.place);
-            self.place = (self.place + self.stride) % self.bodies.len();
+        while self.in_flight < self.max_in_flight {
+            let request = self.bodies.message(self.index);
+            self.index = (self.index + self.stride) % self.bodies.len();
             let begin = self.out.len();
             self.out.extend_from_slice(&[0; 5]);
             self.out.push(ID);
@@ -127,12 +128,12 @@ impl Checks {
             let slots = self.starts.len();
             self.starts[usize::try_from(self.next).unwrap_or(0) & (slots - 1)] = now;
             self.next += 1;
-            self.flying += 1;
-            self.tally.sends();
+            self.in_flight += 1;
+            self.tally.sent();
         }
     }
 
-    /// Moves what the windows let through.
+    /// Sends as much as the flow-control windows allow.
     fn push_out(&mut self) {
         while !self.out.is_empty() {
             let room = usize::try_from(self.window.min(self.connection.window())).unwrap_or(0);
@@ -146,11 +147,11 @@ impl Checks {
         }
     }
 
-    fn see(&mut self, head: Head, payload: std::ops::Range<usize>, now: Instant) {
+    fn receive(&mut self, head: Head, payload: std::ops::Range<usize>, now: Instant) {
         match head.kind {
             DATA => {
                 self.partial.extend_from_slice(self.connection.payload(payload));
-                self.answers(now);
+                self.read_responses(now);
             }
             HEADERS | RST_STREAM => self.ended |= head.kind == RST_STREAM || head.flags & END_STREAM != 0,
             _ if is_window_update(head) && head.stream == self.stream => {
@@ -160,21 +161,21 @@ impl Checks {
         }
     }
 
-    fn answers(&mut self, now: Instant) {
+    fn read_responses(&mut self, now: Instant) {
         let mut at = 0;
         while let Some(length) = self.partial.get(at + 1..at + 5) {
             let length = u32::from_be_bytes(length.try_into().unwrap_or_default()) as usize;
             let Some(message) = self.partial.get(at + 5..at + 5 + length) else { break };
             at += 5 + length;
-            self.flying = self.flying.saturating_sub(1);
+            self.in_flight = self.in_flight.saturating_sub(1);
             let (id, valid) = read(message).unwrap_or((0, false));
             let start = self.starts[usize::try_from(id).unwrap_or(0) & (self.starts.len() - 1)];
-            self.tally.answered(if valid { Answer::Expected } else { Answer::Unexpected }, start, now);
+            self.tally.received(if valid { Response::Expected } else { Response::Unexpected }, start, now);
         }
         self.partial.drain(..at);
     }
 
-    async fn run(mut self, lenient: bool) -> Result<(), Failure> {
+    async fn run(mut self, lenient: bool) -> Result<(), BoxError> {
         let (from, until) = (self.tally.from(), self.tally.until());
         let mut sampled = false;
         loop {
@@ -188,13 +189,13 @@ impl Checks {
             }
             self.push_out();
             self.connection.flush().await?;
-            if now >= until && self.flying == 0 || self.ended {
+            if now >= until && self.in_flight == 0 || self.ended {
                 break;
             }
             timeout_at((until + Duration::from_secs(15)).into(), self.connection.fill()).await??;
             let now = Instant::now();
             while let Some((head, payload)) = self.connection.next_frame()? {
-                self.see(head, payload, now);
+                self.receive(head, payload, now);
             }
         }
         self.tally.sample(1);
@@ -203,7 +204,7 @@ impl Checks {
 }
 
 impl Stream {
-    pub async fn run(self) -> Result<(), Failure> {
+    pub async fn run(self) -> Result<(), BoxError> {
         let blocks = Blocks::record(&self.addr, PATH, self.bearer.as_deref()).await?;
         let bodies = Bodies::read(&self.bodies)?;
         let mut connection = Connection::open(&self.addr, blocks).await?;
@@ -215,13 +216,13 @@ impl Stream {
             connection,
             stream,
             bodies,
-            starts: vec![tally.from(); self.flying.next_power_of_two() * 4],
-            place: 0,
+            starts: vec![tally.from(); self.in_flight.next_power_of_two() * 4],
+            index: 0,
             stride: self.stride,
             tally,
             next: 0,
-            flying: 0,
-            most: self.flying,
+            in_flight: 0,
+            max_in_flight: self.in_flight,
             out: Vec::new(),
             partial: Vec::new(),
             ended: false,

@@ -1,4 +1,4 @@
-//! As much HTTP/2 as a load needs: header blocks that are made once, frames that are copied, and windows.
+//! The parts of HTTP/2 that the load needs: header blocks that are encoded once, frames, and flow control.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::Failure;
+use crate::BoxError;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub const DATA: u8 = 0;
@@ -22,12 +22,13 @@ const ACK: u8 = 1;
 pub const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const INITIAL_WINDOW_SIZE: u16 = 4;
-/// Bytes of a frame, at most, without asking for more.
+/// The default maximum of a frame's payload.
 pub const FRAME: usize = 16_384;
-/// What the server may send before it hears of more.
-const ROOM: u32 = 1 << 30;
+/// The windows that the server gets.
+const WINDOW: u32 = 1 << 30;
 
-/// Encoded request headers. They differ by what the connection has learned already.
+/// Encoded request headers: those of the first request, which fill the header table of the connection, and those of
+/// later ones, which refer to it.
 #[derive(Clone)]
 pub struct Blocks {
     first: Vec<u8>,
@@ -35,8 +36,8 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// The headers of a gRPC call, encoded as the `h2` crate (and so a tonic client) does: recorded from it.
-    pub async fn record(authority: &str, path: &str, bearer: Option<&str>) -> Result<Self, Failure> {
+    /// Records the headers of a gRPC call from the `h2` crate, which a tonic client uses, too.
+    pub async fn record(authority: &str, path: &str, bearer: Option<&str>) -> Result<Self, BoxError> {
         let (near, mut far) = tokio::io::duplex(1 << 16);
         let (sender, connection) = h2::client::handshake(near).await?;
         let driver = tokio::task::spawn_local(connection);
@@ -50,7 +51,7 @@ impl Blocks {
                 request = request.header("authorization", format!("Bearer {bearer}"));
             }
             let request = request.header("user-agent", "tonic/0.14.9").body(())?;
-            let (_answer, mut body) = sender.send_request(request, false)?;
+            let (_response, mut body) = sender.send_request(request, false)?;
             body.send_data(Bytes::new(), true)?;
             sender = sender.ready().await?;
         }
@@ -75,7 +76,7 @@ impl Blocks {
     }
 }
 
-/// A frame's first nine bytes.
+/// The header of a frame.
 #[derive(Debug, Clone, Copy)]
 pub struct Head {
     pub length: usize,
@@ -101,14 +102,14 @@ pub struct Connection {
     socket: TcpStream,
     blocks: Blocks,
     inbound: Vec<u8>,
-    /// Bytes of `inbound` that are read already.
+    /// Bytes of `inbound` that were read already.
     consumed: usize,
     outbound: Vec<u8>,
     next: u32,
-    /// What the server lets us send: on the connection, and on a new stream.
+    /// Send windows: of the connection, and of a new stream.
     window: i64,
     initial: i64,
-    /// What was received since the server heard of more room.
+    /// Bytes received since the last WINDOW_UPDATE.
     received: u32,
     settled: bool,
 }
@@ -132,8 +133,8 @@ impl Connection {
         };
         this.head(6, SETTINGS, 0, 0);
         this.outbound.extend_from_slice(&INITIAL_WINDOW_SIZE.to_be_bytes());
-        this.outbound.extend_from_slice(&ROOM.to_be_bytes());
-        this.room(0, ROOM);
+        this.outbound.extend_from_slice(&WINDOW.to_be_bytes());
+        this.window_update(0, WINDOW);
         while !this.settled {
             this.flush().await?;
             this.fill().await?;
@@ -149,22 +150,22 @@ impl Connection {
         self.outbound.extend_from_slice(&stream.to_be_bytes());
     }
 
-    fn room(&mut self, stream: u32, more: u32) {
+    fn window_update(&mut self, stream: u32, more: u32) {
         self.head(4, WINDOW_UPDATE, 0, stream);
         self.outbound.extend_from_slice(&more.to_be_bytes());
     }
 
-    /// What may be sent now on the connection.
+    /// The send window of the connection.
     pub fn window(&self) -> i64 {
         self.window
     }
 
-    /// What may be sent on a new stream.
+    /// The send window of a new stream.
     pub fn initial_window(&self) -> i64 {
         self.initial
     }
 
-    /// Begins a stream.
+    /// Opens a stream.
     pub fn begin(&mut self) -> u32 {
         let id = self.next;
         self.next += 2;
@@ -184,7 +185,7 @@ impl Connection {
         self.outbound.extend_from_slice(bytes);
     }
 
-    /// Sends what has gathered.
+    /// Sends the buffered frames.
     pub async fn flush(&mut self) -> io::Result<()> {
         if !self.outbound.is_empty() {
             self.socket.write_all(&self.outbound).await?;
@@ -193,7 +194,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads what has come, at least a byte. Safe to drop.
+    /// Reads at least one byte. Safe to cancel.
     pub async fn fill(&mut self) -> io::Result<()> {
         self.inbound.drain(..self.consumed);
         self.consumed = 0;
@@ -203,7 +204,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The next whole frame that the caller has to look at, and where its payload is.
+    /// The next complete frame that the caller must handle, and the range of its payload.
     pub fn next_frame(&mut self) -> io::Result<Option<(Head, std::ops::Range<usize>)>> {
         loop {
             let rest = &self.inbound[self.consumed..];
@@ -227,14 +228,14 @@ impl Connection {
                     self.outbound.extend_from_slice(&echo);
                 }
                 WINDOW_UPDATE if head.stream == 0 => self.window += self.increment(&payload),
-                GOAWAY => return Err(io::Error::other("the server said goodbye")),
+                GOAWAY => return Err(io::Error::other("the server sent GOAWAY")),
                 DATA => {
                     self.received += u32::try_from(head.length).unwrap_or(u32::MAX);
-                    if self.received > ROOM / 2 {
+                    if self.received > WINDOW / 2 {
                         let more = std::mem::take(&mut self.received);
-                        self.room(0, more);
-                        // Only a long stream needs it; on one that has ended it is ignored.
-                        self.room(head.stream, more);
+                        self.window_update(0, more);
+                        // Only a long stream needs this; the server ignores it for one that has ended.
+                        self.window_update(head.stream, more);
                     }
                     return Ok(Some((head, payload)));
                 }
@@ -248,7 +249,7 @@ impl Connection {
         &self.inbound[range]
     }
 
-    /// What a WINDOW_UPDATE adds.
+    /// The increment of a WINDOW_UPDATE.
     pub fn increment(&self, payload: &std::ops::Range<usize>) -> i64 {
         let bytes = self.inbound[payload.clone()].first_chunk::<4>().copied().unwrap_or_default();
         i64::from(u32::from_be_bytes(bytes) & 0x7fff_ffff)
@@ -264,7 +265,7 @@ impl Connection {
     }
 }
 
-/// Whether a frame is news of a stream's window.
+/// Whether a frame is a WINDOW_UPDATE.
 pub fn is_window_update(head: Head) -> bool {
     head.kind == WINDOW_UPDATE
 }

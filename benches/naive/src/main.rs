@@ -1,5 +1,5 @@
-//! The naive twin: Verify is a digest and one prepared SELECT, Create is one INSERT. It answers from the service's own
-//! tables, so that both ask the database the same thing; `--table` gives Create a table with two indexes instead.
+//! The naive twin: Verify is a digest and one prepared SELECT, Create is one INSERT. It uses Keyward's tables, so that both
+//! send the database the same queries; with `--own-table`, Create uses a table with only two indexes.
 
 use std::{net::SocketAddr, pin::Pin};
 
@@ -24,16 +24,16 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 struct Arguments {
-    /// Where to listen.
+    /// The address to listen on.
     #[arg(long, default_value = "127.0.0.1:0")]
     addr: SocketAddr,
-    /// The database.
+    /// URL of the database.
     #[arg(long)]
     database_url: String,
-    /// Connections of the pool, at most.
+    /// Maximum size of the connection pool.
     #[arg(long, default_value_t = 16)]
     connections: u32,
-    /// Create writes a table with a primary key and a unique digest instead of the service's.
+    /// Create inserts into a table of its own, with a primary key and a unique digest.
     #[arg(long)]
     own_table: bool,
 }

@@ -1,4 +1,4 @@
-//! Keyward's messages and service as generated, and nothing of Keyward.
+//! Keyward's messages and service, generated without Keyward's code.
 
 pub mod proto {
     //! Package `keyward.v1`.
@@ -8,11 +8,11 @@ pub mod proto {
 
 use std::future::Future;
 
-/// Runs a server on tokio's default runtime, as `#[tokio::main]` would, or on one thread.
+/// Runs a server on tokio's default runtime, like `#[tokio::main]`, or on one thread.
 ///
 /// # Errors
 ///
-/// What ended the server.
+/// Why the server ended.
 pub fn block_on<F: Future>(one_thread: bool, work: F) -> std::io::Result<F::Output> {
     let mut builder = if one_thread {
         tokio::runtime::Builder::new_current_thread()

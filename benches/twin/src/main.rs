@@ -1,4 +1,4 @@
-//! The bare twin: decodes each request, answers a constant, encodes it.
+//! The bare twin: decodes each request and sends a constant response.
 
 use std::{net::SocketAddr, path::PathBuf, pin::Pin};
 
@@ -23,19 +23,19 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 struct Arguments {
-    /// Where to listen.
+    /// The address to listen on.
     #[arg(long, default_value = "127.0.0.1:0")]
     addr: SocketAddr,
-    /// An encoded VerifyResponse to answer with; without it, only a code.
+    /// A file with the encoded VerifyResponse to send; without it, a response has only a code.
     #[arg(long)]
-    answer: Option<PathBuf>,
+    response: Option<PathBuf>,
     /// One thread instead of tokio's default runtime.
     #[arg(long)]
     one_thread: bool,
 }
 
 struct Twin {
-    answer: VerifyResponse,
+    response: VerifyResponse,
 }
 
 type Result<T> = std::result::Result<T, Status>;
@@ -43,7 +43,7 @@ type Result<T> = std::result::Result<T, Status>;
 #[tonic::async_trait]
 impl KeyService for Twin {
     async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<VerifyResponse>> {
-        Ok(Response::new(self.answer.clone()))
+        Ok(Response::new(self.response.clone()))
     }
 
     type VerifyStreamStream = Pin<Box<dyn Stream<Item = Result<VerifyStreamResponse>> + Send>>;
@@ -52,14 +52,14 @@ impl KeyService for Twin {
         &self,
         request: Request<Streaming<VerifyStreamRequest>>,
     ) -> Result<Response<Self::VerifyStreamStream>> {
-        let answer = self.answer.clone();
-        let answers = request.into_inner().map(move |message| {
+        let response = self.response.clone();
+        let responses = request.into_inner().map(move |message| {
             message.map(|message| VerifyStreamResponse {
                 id: message.id,
-                outcome: Some(Outcome::Response(answer.clone())),
+                outcome: Some(Outcome::Response(response.clone())),
             })
         });
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Response::new(Box::pin(responses)))
     }
 
     async fn create(&self, _: Request<CreateRequest>) -> Result<Response<CreateResponse>> {
@@ -80,15 +80,15 @@ impl KeyService for Twin {
 }
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let Arguments { addr, answer, one_thread } = Arguments::parse();
-    let answer = match answer {
+    let Arguments { addr, response, one_thread } = Arguments::parse();
+    let response = match response {
         Some(file) => VerifyResponse::decode(std::fs::read(file)?.as_slice())?,
         None => VerifyResponse { code: Code::Valid.into(), ..VerifyResponse::default() },
     };
     keyward_twin::block_on(one_thread, async move {
         let incoming = TcpIncoming::bind(addr)?.with_nodelay(Some(true));
         println!("grpc listening on {}", incoming.local_addr()?);
-        Server::builder().add_service(KeyServiceServer::new(Twin { answer })).serve_with_incoming(incoming).await?;
+        Server::builder().add_service(KeyServiceServer::new(Twin { response })).serve_with_incoming(incoming).await?;
         Ok(())
     })?
 }
