@@ -11,7 +11,7 @@ use crate::support::{
     server::{ROOT, with},
 };
 
-/// Two keyspaces with admins; in the first a key may do without an organization.
+/// Two keyspaces with admin scopes; the first does not require an organization.
 const KEYSPACES: &str = r#"
 [[keyspace]]
 name = "product"
@@ -28,7 +28,7 @@ scopes = ["read", "admin"]
 admin_scope = "admin"
 "#;
 
-/// A well-formed id that nobody has.
+/// A well-formed id of no key.
 const UNKNOWN: &str = "key_01h455vb4pex5vsknk084sn02q";
 
 async fn start() -> (Server, Client) {
@@ -63,7 +63,7 @@ async fn an_admin_manages_the_keys_of_its_own_keyspace_and_organization() {
     let (_server, mut client) = start().await;
     let admin = bound(&mut client, "acme", "", "", &["admin"]).await;
     let by = format!("key:{}", admin.id);
-    // It takes its own keyspace and organization where it names none, and chooses what it is not bound to.
+    // Keyspace and organization default to the admin's own; it may choose an instance, which it is not bound to.
     let own = CreateRequest { instance: "eu".into(), scopes: texts(&["read"]), ..CreateRequest::default() };
     let created = made(create(&mut client, &admin.secret, own).await);
     let binding = (created.key.keyspace.as_str(), created.key.organization.as_str(), created.key.instance.as_str());
@@ -78,7 +78,7 @@ async fn an_admin_manages_the_keys_of_its_own_keyspace_and_organization() {
     let end = RevokeRequest { id: older.id.clone(), reason: "left".into() };
     let revoked = client.revoke(with(&admin.secret, end)).await.unwrap().into_inner().key.unwrap();
     assert_eq!((revoked.revoked_by, revoked.revoke_reason), (by, "left".to_owned()));
-    // Also itself.
+    // An admin may revoke itself, too.
     let end = RevokeRequest { id: admin.id.clone(), reason: String::new() };
     client.revoke(with(&admin.secret, end)).await.unwrap();
     assert_refused(
@@ -89,7 +89,7 @@ async fn an_admin_manages_the_keys_of_its_own_keyspace_and_organization() {
 }
 
 #[tokio::test]
-async fn an_admin_may_make_another_admin_of_its_own_binding() {
+async fn an_admin_may_create_another_admin_with_its_own_binding() {
     let (_server, mut client) = start().await;
     let first = bound(&mut client, "acme", "eu", "", &["admin"]).await;
     let second = CreateRequest { scopes: texts(&["admin", "write"]), ..CreateRequest::default() };
@@ -124,9 +124,9 @@ async fn an_admin_creates_nothing_outside_its_binding() {
     assert_eq!(list(&mut client, ROOT, ListRequest::default()).await.len(), 2, "nothing was made");
 }
 
-/// A name that is taken must not show: the refusal is the same whether the organization exists or not.
+/// The refusal must not reveal whether an organization exists.
 #[tokio::test]
-async fn a_foreign_organization_is_refused_alike_whether_it_exists_or_not() {
+async fn a_foreign_organization_gets_the_same_refusal_whether_it_exists_or_not() {
     let (_server, mut client) = start().await;
     bound(&mut client, "globex", "eu", "production", &[]).await;
     let admin = bound(&mut client, "acme", "", "", &["admin"]).await;
@@ -152,10 +152,10 @@ async fn a_foreign_organization_is_refused_alike_whether_it_exists_or_not() {
     assert_eq!(taken, free);
 }
 
-/// Ids can be guessed or overheard: to a foreign admin they must look exactly like ids that nobody has, down to the
-/// details, whatever state the key is in.
+/// Ids can be guessed or overheard: to a foreign admin, the id of an existing key in any state must look exactly like an
+/// unknown id, including the error details.
 #[tokio::test]
-async fn a_foreign_id_is_not_found_exactly_as_an_unknown_one() {
+async fn a_foreign_id_gets_exactly_the_refusal_of_an_unknown_id() {
     let (_server, mut client) = start().await;
     let foreign_revoked = bound(&mut client, "globex", "", "", &[]).await;
     revoke(&mut client, &foreign_revoked.id).await;
@@ -185,7 +185,7 @@ async fn a_foreign_id_is_not_found_exactly_as_an_unknown_one() {
         let raw = client.revoke(with(&admin.secret, end(id))).await.unwrap_err();
         let raw_unknown = client.revoke(with(&admin.secret, end(UNKNOWN))).await.unwrap_err();
         assert_eq!((raw.details(), raw.message()), (raw_unknown.details(), raw_unknown.message()));
-        // Bad fields are told alike, too.
+        // Invalid fields get the same refusal, too.
         let bad = refused(client.update_webhook(with(&admin.secret, hook(id, "x"))).await);
         assert_eq!(bad, refused(client.update_webhook(with(&admin.secret, hook(UNKNOWN, "x"))).await));
     }
@@ -195,9 +195,9 @@ async fn a_foreign_id_is_not_found_exactly_as_an_unknown_one() {
     }
 }
 
-/// A filter must not widen what an admin sees, nor empty text stand for everybody's.
+/// A filter must not show an admin more than its binding, and an empty filter must not match all organizations.
 #[tokio::test]
-async fn a_list_shows_an_admin_no_more_than_its_binding_and_a_foreign_filter_is_refused() {
+async fn an_admin_lists_only_keys_of_its_binding_and_a_foreign_filter_is_refused() {
     let (_server, mut client) = start().await;
     let admin = bound(&mut client, "acme", "eu", "sandbox", &["admin"]).await;
     let own = bound(&mut client, "acme", "eu", "sandbox", &[]).await;
@@ -223,7 +223,7 @@ async fn a_list_shows_an_admin_no_more_than_its_binding_and_a_foreign_filter_is_
 }
 
 #[tokio::test]
-async fn an_admin_that_is_bound_to_no_instance_filters_by_any() {
+async fn an_admin_without_an_instance_may_filter_by_any_instance() {
     let (_server, mut client) = start().await;
     let admin = bound(&mut client, "acme", "", "", &["admin"]).await;
     let eu = bound(&mut client, "acme", "eu", "sandbox", &[]).await;
@@ -238,9 +238,9 @@ async fn an_admin_that_is_bound_to_no_instance_filters_by_any() {
     }
 }
 
-/// An admin key that was made without an organization must not be everybody's admin.
+/// An admin key without an organization must not manage the keys of all organizations.
 #[tokio::test]
-async fn an_admin_of_no_organization_manages_only_keys_of_none() {
+async fn an_admin_without_an_organization_manages_only_keys_without_one() {
     let (_server, mut client) = start().await;
     let admin = bound(&mut client, "", "", "", &["admin"]).await;
     let own = bound(&mut client, "", "eu", "", &[]).await;
@@ -257,9 +257,9 @@ async fn an_admin_of_no_organization_manages_only_keys_of_none() {
     assert_eq!(made.key.organization, "");
 }
 
-/// An admin must not raise a key above what its product knows.
+/// An admin must not grant scopes that its product does not define.
 #[tokio::test]
-async fn an_admin_grants_no_scope_outside_the_keyspaces_list() {
+async fn an_admin_cannot_grant_a_scope_that_the_keyspace_does_not_define() {
     let (_server, mut client) = start().await;
     let admin = bound(&mut client, "acme", "", "", &["admin"]).await;
     for scopes in [&["root"][..], &["verify"], &["read", "delete"], &["Admin"]] {
@@ -270,7 +270,7 @@ async fn an_admin_grants_no_scope_outside_the_keyspaces_list() {
 }
 
 #[tokio::test]
-async fn a_norrix_admin_gives_its_own_organization_where_it_names_none() {
+async fn a_required_organization_defaults_to_the_admins_own() {
     let server = Setup::new().ready("norrix").start();
     let mut client = server.client().await;
     let admin = key(&mut client, "", "acme", &["admin"]).await;
@@ -280,9 +280,9 @@ async fn a_norrix_admin_gives_its_own_organization_where_it_names_none() {
     assert_eq!(code(&mut client, &made.secret).await, keyward::proto::Code::Valid);
 }
 
-/// The caller's own key is looked at anew for each call: a stolen admin key is out as soon as it is dead.
+/// The caller's key is verified for each call: a stolen admin key is useless as soon as it is revoked.
 #[tokio::test]
-async fn an_admin_that_was_revoked_or_has_expired_manages_nothing() {
+async fn a_revoked_or_expired_admin_manages_nothing() {
     let (_server, mut client) = start().await;
     let revoked = bound(&mut client, "acme", "", "", &["admin"]).await;
     let short = CreateRequest { expiry: ttl(Duration::from_millis(600)), ..request("acme", "", "", &["admin"]) };

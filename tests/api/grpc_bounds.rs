@@ -1,4 +1,4 @@
-//! Every field of every message past its bound, of the wrong kind, or empty where it is required.
+//! Every field of every message beyond its bound, malformed, or missing where it is required.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use crate::support::{
     server::{ROOT, with},
 };
 
-/// Text of exactly so many characters, none of them one byte.
+/// Text of this many characters, each longer than one byte.
 fn wide(characters: usize) -> String {
     "é".repeat(characters)
 }
@@ -117,7 +117,7 @@ fn webhooks() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_create_past_a_bound_is_refused_and_names_the_field() {
+async fn a_create_beyond_a_bound_is_refused_with_the_name_of_the_field() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     for (request, field) in creates() {
@@ -129,7 +129,7 @@ async fn a_create_past_a_bound_is_refused_and_names_the_field() {
 }
 
 #[tokio::test]
-async fn a_create_at_its_bounds_is_taken() {
+async fn a_create_at_its_bounds_is_accepted() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let long_url = format!("https://example.com/{}", "a".repeat(2_028));
@@ -151,7 +151,7 @@ async fn a_create_at_its_bounds_is_taken() {
 }
 
 #[tokio::test]
-async fn every_bad_field_is_named_at_once() {
+async fn every_invalid_field_of_a_create_is_named_at_once() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let request = CreateRequest {
@@ -172,7 +172,7 @@ async fn every_bad_field_is_named_at_once() {
 }
 
 #[tokio::test]
-async fn a_refusal_does_not_repeat_what_was_sent() {
+async fn a_refusal_does_not_repeat_the_request() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     for mut request in [CreateRequest::default(), CreateRequest::default()] {
@@ -186,7 +186,7 @@ async fn a_refusal_does_not_repeat_what_was_sent() {
 }
 
 #[tokio::test]
-async fn a_list_past_a_bound_is_refused_and_names_the_field() {
+async fn a_list_beyond_a_bound_is_refused_with_the_name_of_the_field() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let mut cases = Vec::new();
@@ -215,7 +215,7 @@ async fn a_list_past_a_bound_is_refused_and_names_the_field() {
 }
 
 #[tokio::test]
-async fn every_bad_field_of_a_list_is_named_at_once() {
+async fn every_invalid_field_of_a_list_is_named_at_once() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let request = ListRequest { organization: wide(129), page_size: -1, ..ListRequest::default() };
@@ -225,7 +225,7 @@ async fn every_bad_field_of_a_list_is_named_at_once() {
 }
 
 #[tokio::test]
-async fn a_revoke_past_a_bound_is_refused_and_names_the_field() {
+async fn a_revoke_beyond_a_bound_is_refused_with_the_name_of_the_field() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let made = key(&mut client, "", "", &[]).await;
@@ -240,7 +240,7 @@ async fn a_revoke_past_a_bound_is_refused_and_names_the_field() {
     client.revoke(with(ROOT, request(&made.id, &wide(200)))).await.unwrap();
 }
 
-/// Texts that are no key id, beside one that is.
+/// Malformed variants of a key id.
 fn ids(good: &str) -> Vec<String> {
     let mut ids = texts(&["", "key_", "nonsense", "\0", "key_zzzzzzzzzzzzzzzzzzzzzzzzzz", "' OR 1=1 --"]);
     ids.push(good.to_uppercase());
@@ -253,7 +253,7 @@ fn ids(good: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_update_of_a_webhook_past_a_bound_is_refused_and_names_the_field() {
+async fn an_update_webhook_beyond_a_bound_is_refused_with_the_name_of_the_field() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let made = key(&mut client, "", "", &[]).await;
@@ -269,7 +269,7 @@ async fn an_update_of_a_webhook_past_a_bound_is_refused_and_names_the_field() {
 }
 
 #[tokio::test]
-async fn a_verify_past_a_bound_is_refused_and_names_the_field_whatever_the_secret() {
+async fn a_verify_beyond_a_bound_is_refused_with_the_name_of_the_field_whatever_the_secret() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let made = key(&mut client, "", "", &[]).await;
@@ -291,7 +291,7 @@ async fn a_verify_past_a_bound_is_refused_and_names_the_field_whatever_the_secre
 }
 
 #[tokio::test]
-async fn a_message_past_a_mebibyte_is_out_of_range_on_every_call() {
+async fn a_message_larger_than_a_mebibyte_is_out_of_range_on_every_call() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let long = "a".repeat(1 << 20);

@@ -1,4 +1,4 @@
-//! Who may call what: credentials, operators, services and keys that may nothing.
+//! Which caller may make which call: operators, services and keys without rights.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::support::{
     server::{ROOT, with},
 };
 
-/// Puts metadata on a message.
+/// Adds metadata to a request.
 type Dress<'a> = &'a dyn Fn(&mut tonic::metadata::MetadataMap);
 
-/// Calls every RPC with well-formed messages under some metadata; what each answered.
+/// Calls every RPC with a valid message and some metadata, and returns the results.
 async fn every_call(client: &mut Client, id: &str, dress: Dress<'_>) -> Vec<(&'static str, Result<(), Status>)> {
     fn dressed<T>(message: T, dress: Dress<'_>) -> Request<T> {
         let mut request = Request::new(message);
@@ -51,7 +51,7 @@ fn bearer(credential: &str) -> impl Fn(&mut tonic::metadata::MetadataMap) {
     }
 }
 
-/// Whoever reaches the port must not reach a key: no call but health and reflection answers without a credential.
+/// Access to the port must not give access to a key: only health and reflection answer without a credential.
 #[tokio::test]
 async fn every_call_needs_a_credential() {
     let server = Setup::new().start();
@@ -64,7 +64,7 @@ async fn every_call_needs_a_credential() {
         &|metadata| drop(metadata.insert("authorization", "Bearer".parse().unwrap())),
         &|metadata| drop(metadata.insert("authorization", "Bearer  ".parse().unwrap())),
         &|metadata| drop(metadata.insert("authorization", format!("Basic {ROOT}").parse().unwrap())),
-        // gRPC reads one header only, whatever the keyspace.
+        // gRPC reads only the authorization header, whatever header the keyspace uses over REST.
         &|metadata| drop(metadata.insert("x-api-key", other_header.parse().unwrap())),
     ];
     for dress in dresses {
@@ -79,7 +79,7 @@ async fn every_call_needs_a_credential() {
 }
 
 #[tokio::test]
-async fn a_credential_that_is_no_good_is_unauthenticated_with_its_verdict_as_the_reason() {
+async fn an_invalid_credential_is_unauthenticated_with_its_verdict_as_the_reason() {
     let server = Setup::new().start();
     let elsewhere = Setup::new().start();
     let mut client = server.client().await;
@@ -101,7 +101,7 @@ async fn a_credential_that_is_no_good_is_unauthenticated_with_its_verdict_as_the
         (&format!("{ROOT}x"), "MALFORMED"),
         (&ROOT[1..], "MALFORMED"),
         (&forged(&operator.secret), "MALFORMED"),
-        // Another installation's key: its checksum is keyed with what we do not have.
+        // A key of another installation: its checksum depends on that installation's master key.
         (&foreign.secret, "MALFORMED"),
         (&expired.secret, "EXPIRED"),
         (&revoked.secret, "REVOKED"),
@@ -130,7 +130,7 @@ async fn two_credentials_are_refused() {
 }
 
 #[tokio::test]
-async fn the_scheme_is_read_in_any_case() {
+async fn the_authorization_scheme_is_case_insensitive() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     for scheme in ["bearer", "BEARER", "Bearer "] {
@@ -141,7 +141,7 @@ async fn the_scheme_is_read_in_any_case() {
 }
 
 #[tokio::test]
-async fn an_operators_key_may_do_everything_and_is_recorded_by_its_id() {
+async fn a_root_key_may_do_everything_and_is_recorded_by_its_id() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let operator = key(&mut client, "keyward", "", &["root"]).await;
@@ -166,7 +166,7 @@ async fn the_first_start_without_a_root_credential_prints_a_root_key_once() {
     let mut client = server.client().await;
     let created = created_by(&mut client, &root).await;
     assert!(created.starts_with("key:key_"), "{created}");
-    // The root credential of other installations is nothing here.
+    // The root credential of another installation is not valid here.
     assert_refused(client.list(with(ROOT, ListRequest::default())).await, tonic::Code::Unauthenticated, "MALFORMED");
     server.stop();
     let again = Setup::new().without_root().folder(folder.path()).start();
@@ -178,7 +178,7 @@ async fn created_by(client: &mut Client, credential: &str) -> String {
     made(create(client, credential, CreateRequest::default()).await).key.created_by
 }
 
-/// A service's credential is spread over many machines: who steals it must be able to make, read or end no key.
+/// A service's credential is on many machines: with a stolen one nobody must create, read or revoke a key.
 #[tokio::test]
 async fn a_service_key_may_verify_and_nothing_else() {
     let server = Setup::new().start();
@@ -201,9 +201,9 @@ async fn a_service_key_may_verify_and_nothing_else() {
     );
 }
 
-/// A product's own key is in its customers' hands: it must manage nothing, itself included, and ask about no secret.
+/// Customers hold the keys of a product: such a key must manage nothing, not even itself, and verify no secret.
 #[tokio::test]
-async fn a_key_without_the_admin_scope_may_nothing_over_grpc() {
+async fn a_key_without_the_admin_scope_may_call_nothing_over_grpc() {
     let server = Setup::new().ready("all").start();
     let mut client = server.client().await;
     let norrix = key(&mut client, "norrix", "acme", &["build"]).await;
@@ -213,7 +213,7 @@ async fn a_key_without_the_admin_scope_may_nothing_over_grpc() {
         organization: "acme".into(),
         instance: "main".into(),
         environment: "sandbox".into(),
-        // Free-form scopes: the name alone gives no right.
+        // With free-form scopes, the name of a scope alone gives no right.
         scopes: texts(&["admin", "root", "verify"]),
         ..CreateRequest::default()
     };
@@ -229,10 +229,10 @@ async fn a_key_without_the_admin_scope_may_nothing_over_grpc() {
     }
 }
 
-/// A keyspace where anybody creates over REST must not let anybody create over gRPC, where no client address is
-/// counted.
+/// A keyspace with public creation over REST must not allow it over gRPC, where creations are not counted per client
+/// address.
 #[tokio::test]
-async fn public_creation_is_not_to_be_had_over_grpc() {
+async fn public_creation_is_not_available_over_grpc() {
     let server = Setup::new().ready("noro").start();
     let mut client = server.client().await;
     let request = || CreateRequest { keyspace: "noro".into(), ..CreateRequest::default() };
@@ -240,14 +240,14 @@ async fn public_creation_is_not_to_be_had_over_grpc() {
     let own = made(create(&mut client, ROOT, request()).await);
     let refusal = refused(client.create(with(&own.secret, request())).await);
     assert_eq!((refusal.code, refusal.reason.as_str()), (tonic::Code::PermissionDenied, "FORBIDDEN"));
-    // Also with fields that would be bad: what a caller may comes before what he asks.
+    // The caller's rights are checked before the fields.
     let bad = CreateRequest { name: "\0".into(), ..request() };
     assert_refused(client.create(with(&own.secret, bad)).await, tonic::Code::PermissionDenied, "FORBIDDEN");
 }
 
-/// Another keyspace's `root` scope is only a word: operators are of the reserved keyspace alone.
+/// Only a key of the reserved keyspace is an operator, whatever the scopes of other keyspaces are called.
 #[tokio::test]
-async fn a_scope_named_root_elsewhere_makes_no_operator() {
+async fn a_root_scope_of_another_keyspace_does_not_make_an_operator() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let pretender = key(&mut client, "", "", &["root", "verify", "admin"]).await;

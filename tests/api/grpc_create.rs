@@ -1,4 +1,4 @@
-//! Create: what a new key is.
+//! Create.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_new_key_is_answered_whole_and_listed_as_it_was_answered() {
+async fn create_returns_the_whole_record_and_list_returns_the_same() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let before = now();
@@ -65,7 +65,7 @@ async fn a_new_key_is_answered_whole_and_listed_as_it_was_answered() {
 }
 
 #[tokio::test]
-async fn a_key_with_nothing_named_has_nothing_but_its_id_secret_and_times() {
+async fn an_empty_create_makes_a_key_with_only_id_secret_and_times() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let CreateResponse { key, secret, webhook_secret } = create(&mut client, ROOT, CreateRequest::default()).await;
@@ -111,17 +111,17 @@ async fn secrets_have_their_keyspaces_format() {
 }
 
 #[tokio::test]
-async fn a_key_that_names_no_scopes_gets_its_keyspaces_defaults() {
+async fn a_key_without_scopes_gets_the_defaults_of_its_keyspace() {
     let server = Setup::new().ready("norrix").start();
     let mut client = server.client().await;
     assert_eq!(key(&mut client, "", "acme", &[]).await.key.scopes, ["build", "submit", "update"]);
     assert_eq!(key(&mut client, "", "acme", &["admin", "build"]).await.key.scopes, ["admin", "build"]);
-    // The lesser right of the two there are: an operator must be asked for.
+    // The default of the reserved keyspace is the lesser of its two scopes: `root` must be requested.
     assert_eq!(key(&mut client, "keyward", "", &[]).await.key.scopes, ["verify"]);
 }
 
 #[tokio::test]
-async fn ids_are_typeids_that_strictly_increase() {
+async fn ids_are_strictly_increasing_typeids() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let mut ids = Vec::new();
@@ -144,7 +144,7 @@ async fn ids_are_typeids_that_strictly_increase() {
 }
 
 #[tokio::test]
-async fn keys_created_at_once_are_all_different_and_all_valid() {
+async fn keys_created_concurrently_are_distinct_and_valid() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let calls = (0..40).map(|_| {
@@ -168,7 +168,7 @@ async fn keys_created_at_once_are_all_different_and_all_valid() {
 }
 
 #[tokio::test]
-async fn an_expiry_is_a_time_or_a_length_of_time_and_then_the_key_is_expired() {
+async fn a_key_expires_at_its_expire_time_or_after_its_ttl() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let at = now() + 500_000;
@@ -196,7 +196,7 @@ async fn the_longest_expiry_is_ten_years() {
 }
 
 #[tokio::test]
-async fn an_operator_may_choose_a_longer_life_than_the_keyspaces_default() {
+async fn an_operator_may_choose_a_longer_ttl_than_the_keyspaces_default() {
     let server = Setup::new().ready("noro").start();
     let mut client = server.client().await;
     let request = CreateRequest { expiry: ttl(Duration::from_hours(365 * 24)), ..CreateRequest::default() };
@@ -208,7 +208,7 @@ async fn an_operator_may_choose_a_longer_life_than_the_keyspaces_default() {
 }
 
 #[tokio::test]
-async fn a_keyspace_must_be_named_where_there_are_several_and_must_exist() {
+async fn the_keyspace_must_exist_and_must_be_named_if_there_are_several() {
     let server = Setup::new().ready("all").start();
     let mut client = server.client().await;
     for (keyspace, case) in [("", "none named"), ("default", "not configured"), ("Norrix", "another case")] {
@@ -218,7 +218,7 @@ async fn a_keyspace_must_be_named_where_there_are_several_and_must_exist() {
 }
 
 #[tokio::test]
-async fn what_a_keyspace_requires_is_required() {
+async fn the_parts_of_the_binding_that_a_keyspace_requires_are_required() {
     let server = Setup::new().ready("all").start();
     let mut client = server.client().await;
     let nora = |organization: &str, instance: &str, environment: &str| CreateRequest {
@@ -233,7 +233,7 @@ async fn what_a_keyspace_requires_is_required() {
         (nora("acme", "", "sandbox"), &["instance"]),
         (nora("acme", "main", ""), &["environment"]),
         (nora("", "", ""), &["organization", "instance", "environment"]),
-        // Not in the keyspace's prefix table.
+        // Not an environment of the keyspace.
         (nora("acme", "main", "staging"), &["environment"]),
         (nora("acme", "main", "Sandbox"), &["environment"]),
         (CreateRequest { keyspace: "norrix".into(), ..CreateRequest::default() }, &["organization"]),
@@ -244,7 +244,7 @@ async fn what_a_keyspace_requires_is_required() {
 }
 
 #[tokio::test]
-async fn a_scope_outside_the_keyspaces_list_is_refused_to_an_operator_too() {
+async fn an_operator_cannot_grant_a_scope_that_the_keyspace_does_not_define() {
     let server = Setup::new().ready("all").start();
     let mut client = server.client().await;
     for (keyspace, scopes) in [("norrix", &["build", "delete"][..]), ("norrix", &["Build"]), ("keyward", &["admin"])] {
@@ -283,7 +283,7 @@ async fn a_secret_is_never_stored_or_logged() {
 }
 
 #[test]
-fn messages_that_carry_a_secret_do_not_print_it() {
+fn debug_output_of_messages_hides_their_secrets() {
     let verify = VerifyRequest { secret: "ak_hidden".into(), ..VerifyRequest::default() };
     let stream = keyward::proto::VerifyStreamRequest { id: 1, request: Some(verify.clone()) };
     let created = CreateResponse { secret: "ak_hidden".into(), webhook_secret: "whsec_hidden".into(), key: None };

@@ -1,4 +1,4 @@
-//! `keyward.v1.AuditService` over gRPC: what is told, to whom, and in which pages.
+//! `keyward.v1.AuditService`: events, who may see them, filters, pages and deliveries.
 
 use std::time::Duration;
 
@@ -35,13 +35,13 @@ fn deliveries_of(id: &str) -> ListDeliveriesRequest {
     ListDeliveriesRequest { subject: Some(subject), ..ListDeliveriesRequest::default() }
 }
 
-async fn rehook(client: &mut Client, credential: &str, id: &str, url: &str) {
+async fn change_webhook(client: &mut Client, credential: &str, id: &str, url: &str) {
     let request = UpdateWebhookRequest { id: id.into(), webhook_url: url.into(), ..UpdateWebhookRequest::default() };
     client.update_webhook(with(credential, request)).await.unwrap();
 }
 
 #[tokio::test]
-async fn every_change_is_told_with_its_actor_and_the_record_right_after() {
+async fn every_change_makes_an_event_with_its_actor_and_the_record_after_it() {
     let server = Setup::new().ready("norrix").start();
     let (mut client, mut audit) = (server.client().await, audit(&server).await);
     let admin = key(&mut client, "norrix", "acme", &["admin"]).await;
@@ -50,10 +50,10 @@ async fn every_change_is_told_with_its_actor_and_the_record_right_after() {
     let request =
         CreateRequest { name: "ci".into(), webhook_url: "https://a.invalid/x".into(), ..CreateRequest::default() };
     let target = made(create(&mut client, &admin.secret, request).await);
-    rehook(&mut client, ROOT, &target.id, "https://b.invalid/y").await;
+    change_webhook(&mut client, ROOT, &target.id, "https://b.invalid/y").await;
     let request = RevokeRequest { id: target.id.clone(), reason: "left".into() };
     client.revoke(with(&admin.secret, request.clone())).await.unwrap();
-    // Neither is a change.
+    // Neither changes anything, so neither makes an event.
     client.revoke(with(ROOT, request)).await.unwrap();
     client.list(with(ROOT, ListRequest::default())).await.unwrap();
 
@@ -75,7 +75,7 @@ async fn every_change_is_told_with_its_actor_and_the_record_right_after() {
 }
 
 #[tokio::test]
-async fn an_admin_sees_what_it_may_list_and_nothing_else_exists() {
+async fn an_admin_sees_the_events_of_keys_that_it_may_list_and_no_others() {
     let server = Setup::new().ready("all").start();
     let (mut client, mut audit) = (server.client().await, audit(&server).await);
     let admin = key(&mut client, "norrix", "acme", &["admin"]).await;
@@ -99,7 +99,7 @@ async fn an_admin_sees_what_it_may_list_and_nothing_else_exists() {
         let refused = audit.list_events(with(&admin.secret, filter)).await;
         assert_refused(refused, Code::PermissionDenied, "FORBIDDEN");
     }
-    // A foreign id is answered exactly as one that does not exist.
+    // A foreign id gets exactly the response of an unknown one.
     let event = |id: &str| id.replacen("key_", "evt_", 1);
     let none = "evt_01h455vb4pex5vsknk084sn02q";
     for id in [event(&foreign.id), event(&noro.id), none.to_owned()] {
@@ -122,14 +122,14 @@ async fn an_admin_sees_what_it_may_list_and_nothing_else_exists() {
 }
 
 #[tokio::test]
-async fn filters_narrow_and_pages_hold_together() {
+async fn filters_narrow_the_events_and_pages_continue_the_same_query() {
     let server = Setup::new().start();
     let (mut client, mut audit) = (server.client().await, audit(&server).await);
     for n in 0..12 {
         let organization = ["a", "b"][n % 2];
         let made = key(&mut client, "", organization, &[]).await;
         if n == 5 {
-            rehook(&mut client, ROOT, &made.id, "https://x.invalid/").await;
+            change_webhook(&mut client, ROOT, &made.id, "https://x.invalid/").await;
         }
     }
     let none = ListEventsRequest::default();
@@ -165,7 +165,7 @@ async fn filters_narrow_and_pages_hold_together() {
     let within = |event: &Event| (micros(start)..micros(end)).contains(&micros(event.create_time.unwrap()));
     assert_eq!(find(&mut audit, asked).await, expected(&within));
 
-    // A token belongs to its query, and one of List's to none of these.
+    // A page token is valid for its own query only; a token of List for none of these.
     let page = ListEventsRequest { page_size: 4, ..none.clone() };
     let token = audit.list_events(with(ROOT, page.clone())).await.unwrap().into_inner().next_page_token;
     let listing = ListRequest { page_size: 4, ..ListRequest::default() };
@@ -180,7 +180,7 @@ async fn filters_narrow_and_pages_hold_together() {
 }
 
 #[tokio::test]
-async fn bad_fields_are_named() {
+async fn invalid_fields_are_named() {
     let server = Setup::new().start();
     let mut audit = audit(&server).await;
     let none = ListEventsRequest::default();
@@ -210,7 +210,7 @@ async fn bad_fields_are_named() {
 }
 
 #[tokio::test]
-async fn deliveries_are_shown_and_made_again() {
+async fn deliveries_are_listed_and_can_be_repeated() {
     let server = Setup::new()
         .and("[webhooks]\nretries = []\nallow_cidrs = [\"127.0.0.0/8\"]\ndeny_ports = []")
         .delivering()
@@ -247,9 +247,9 @@ async fn deliveries_are_shown_and_made_again() {
     assert_refused(none, Code::FailedPrecondition, "CONFLICT");
 }
 
-/// The sweep and the refusals of a running server, end to end.
+/// The background jobs of a running server, end to end.
 #[tokio::test]
-async fn an_expiry_and_a_refusal_are_told_of_without_a_call() {
+async fn an_expiry_and_a_spent_rate_limit_make_events_without_a_management_call() {
     let server = Setup::new()
         .and(
             "[[keyspace]]\nname = \"k\"\nprefix = \"limit_\"\nsecret = { encoding = \"alphanumeric\", length = 32 }\n\

@@ -32,7 +32,7 @@ async fn ids(client: &mut Client, request: ListRequest) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn each_filter_finds_its_own_and_they_narrow_together() {
+async fn each_filter_matches_and_filters_combine() {
     let (_server, mut client) = start().await;
     let a = nora(&mut client, "acme", "eu", "sandbox").await.id;
     let b = nora(&mut client, "acme", "us", "production").await.id;
@@ -108,7 +108,7 @@ async fn revoked_and_expired_keys_stay_listed_under_their_status() {
 }
 
 #[tokio::test]
-async fn pages_hold_every_key_once_also_while_keys_are_added() {
+async fn pages_hold_every_key_once_even_while_keys_are_added() {
     let (_server, mut client) = start().await;
     let mut expected = Vec::new();
     for _ in 0..7 {
@@ -143,10 +143,10 @@ async fn a_page_size_of_zero_is_fifty_and_a_last_page_has_no_token() {
     }
 }
 
-/// A page token is a position in one query: with the filters of another, an attacker could read on past what his own
-/// query would give.
+/// A page token is a position in one query. With other filters, it would give an attacker a page that his own query does
+/// not contain.
 #[tokio::test]
-async fn a_page_token_serves_no_other_query() {
+async fn a_page_token_is_refused_for_another_query() {
     let (_server, mut client) = start().await;
     for _ in 0..3 {
         key(&mut client, "norrix", "acme", &[]).await;
@@ -155,7 +155,7 @@ async fn a_page_token_serves_no_other_query() {
     let token = client.list(with(ROOT, own.clone())).await.unwrap().into_inner().next_page_token;
     let own = ListRequest { page_token: token.clone(), ..own };
     client.list(with(ROOT, own.clone())).await.unwrap();
-    // The size of a page is no filter.
+    // The page size is not a filter and may change.
     client.list(with(ROOT, ListRequest { page_size: 2, ..own.clone() })).await.unwrap();
     for request in [
         ListRequest { organization: "Acme".into(), ..own.clone() },
@@ -171,7 +171,7 @@ async fn a_page_token_serves_no_other_query() {
     }
 }
 
-/// A token that is not our own, or that was changed, must not be taken for a position.
+/// A token that this installation did not make, or that was changed, is not a position.
 #[tokio::test]
 async fn a_forged_page_token_is_refused() {
     let (_server, mut client) = start().await;
@@ -202,9 +202,9 @@ async fn a_forged_page_token_is_refused() {
     client.list(with(ROOT, ListRequest { page_token: token, ..one })).await.unwrap();
 }
 
-/// An administrator's token must not carry an operator's filters, nor the other way round.
+/// The token of an admin must not be accepted with the filters of an operator, nor the other way round.
 #[tokio::test]
-async fn a_page_token_of_one_organization_does_not_serve_another() {
+async fn a_page_token_of_one_organization_is_refused_for_another() {
     let (_server, mut client) = start().await;
     let mut admins = Vec::new();
     for organization in ["acme", "globex"] {
@@ -227,7 +227,7 @@ async fn a_page_token_of_one_organization_does_not_serve_another() {
 }
 
 #[tokio::test]
-async fn a_page_of_a_thousand_large_keys_reaches_an_ordinary_client() {
+async fn a_page_of_a_thousand_large_keys_fits_into_a_clients_default_limit() {
     let (_server, mut client) = start().await;
     let request = CreateRequest {
         keyspace: "nora".into(),
@@ -245,7 +245,7 @@ async fn a_page_of_a_thousand_large_keys_reaches_an_ordinary_client() {
     for _ in 0..count {
         last = Some(made(create(&mut client, ROOT, request.clone()).await));
     }
-    // Clients take 4 MiB unless they are told otherwise.
+    // By default, clients accept messages of up to 4 MiB.
     let keys = list(&mut client, ROOT, ListRequest { page_size: 1_000, ..ListRequest::default() }).await;
     assert_eq!(keys.len(), count);
     assert_eq!(code(&mut client, &last.unwrap().secret).await, Code::Valid);

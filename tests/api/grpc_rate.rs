@@ -1,4 +1,4 @@
-//! Verify spends a key's rate limit, and says where it stands.
+//! Verify and rate limits: what a check spends, and the state in the response.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ fn wait(state: RateLimitState) -> Option<Duration> {
 }
 
 #[tokio::test]
-async fn a_cost_is_one_when_absent_and_nothing_when_zero() {
+async fn an_absent_cost_is_one_and_a_cost_of_zero_spends_nothing() {
     let server = start_with(10, "1h");
     let mut client = server.client().await;
     let secret = key(&mut client, "limited", "", &[]).await.secret;
@@ -50,7 +50,7 @@ async fn a_cost_is_one_when_absent_and_nothing_when_zero() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_spends_nothing() {
+async fn a_cost_that_exceeds_the_remaining_limit_spends_nothing() {
     let server = start_with(10, "1h");
     let mut client = server.client().await;
     let secret = key(&mut client, "limited", "", &[]).await.secret;
@@ -58,7 +58,7 @@ async fn what_does_not_fit_spends_nothing() {
     let (code, state) = spend(&mut client, &secret, Some(3)).await;
     assert_eq!((code, state.remaining), (Code::RateLimited, 2));
     assert!(wait(state).is_some());
-    // More than the limit never fits: there is nothing to wait for.
+    // A cost above the limit is never admitted: there is no time to wait for.
     for cost in [11, 1_000_000, u32::MAX] {
         let (code, state) = spend(&mut client, &secret, Some(cost)).await;
         assert_eq!((code, state.remaining, wait(state)), (Code::RateLimited, 2, None), "{cost}");
@@ -68,7 +68,7 @@ async fn what_does_not_fit_spends_nothing() {
 }
 
 #[tokio::test]
-async fn the_limit_is_spent_by_valid_answers_alone() {
+async fn only_valid_verdicts_spend_the_limit() {
     let server = start_with(2, "1h");
     let mut client = server.client().await;
     let secret = key(&mut client, "limited", "acme", &["read"]).await.secret;
@@ -107,7 +107,7 @@ async fn a_key_without_a_limit_has_no_rate_limit_state() {
 }
 
 #[tokio::test]
-async fn many_callers_at_once_get_exactly_the_limit() {
+async fn concurrent_callers_get_exactly_the_limit() {
     let server = start_with(100, "1h");
     let mut client = server.client().await;
     let secret = key(&mut client, "limited", "", &[]).await.secret;
@@ -121,7 +121,7 @@ async fn many_callers_at_once_get_exactly_the_limit() {
 }
 
 #[tokio::test]
-async fn after_retry_after_the_same_cost_is_admitted_and_not_more_than_the_limit_in_any_window() {
+async fn after_retry_after_the_cost_is_admitted_and_no_window_exceeds_the_limit() {
     let server = start_with(3, "1s");
     let mut client = server.client().await;
     let secret = key(&mut client, "limited", "", &[]).await.secret;
@@ -144,14 +144,15 @@ async fn after_retry_after_the_same_cost_is_admitted_and_not_more_than_the_limit
     }
     assert!(admitted.len() > 3, "{}", admitted.len());
     for four in admitted.windows(4) {
-        // From before the first was sent until the fourth was answered: the span between the two decisions is shorter.
+        // The measured time, from sending the first call to the response of the fourth, is longer than the time between
+        // the two decisions.
         let span = four[3].1 - four[0].0;
         assert!(span >= Duration::from_secs(1), "4 were admitted within {span:?}");
     }
 }
 
 #[tokio::test]
-async fn a_ready_config_limits_noro_to_a_hundred_a_minute() {
+async fn the_ready_configuration_limits_noro_to_a_hundred_calls_a_minute() {
     let server = Setup::new().ready("noro").start();
     let mut client = server.client().await;
     let noro = made(create(&mut client, ROOT, CreateRequest::default()).await);

@@ -1,4 +1,4 @@
-//! Revoke and UpdateWebhook: what a change leaves behind.
+//! Revoke and UpdateWebhook.
 
 use std::time::Duration;
 
@@ -12,22 +12,23 @@ use crate::support::{
     server::{ROOT, with},
 };
 
-fn end(id: &str, reason: &str) -> RevokeRequest {
+fn revoke_request(id: &str, reason: &str) -> RevokeRequest {
     RevokeRequest { id: id.into(), reason: reason.into() }
 }
 
-async fn hook(client: &mut Client, id: &str, url: &str) -> UpdateWebhookResponse {
+async fn set_webhook(client: &mut Client, id: &str, url: &str) -> UpdateWebhookResponse {
     let request = UpdateWebhookRequest { id: id.into(), webhook_url: url.into(), ..Default::default() };
     client.update_webhook(with(ROOT, request)).await.unwrap().into_inner()
 }
 
 #[tokio::test]
-async fn a_revoked_key_says_when_why_and_by_whom_and_keeps_everything_else() {
+async fn a_revoked_key_records_when_why_and_by_whom_and_keeps_its_other_fields() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let made = key(&mut client, "", "acme", &["read"]).await;
     let before = now();
-    let revoked = client.revoke(with(ROOT, end(&made.id, "stolen"))).await.unwrap().into_inner().key.unwrap();
+    let revoked =
+        client.revoke(with(ROOT, revoke_request(&made.id, "stolen"))).await.unwrap().into_inner().key.unwrap();
     assert!((before..=now()).contains(&micros(revoked.revoke_time.unwrap())));
     let expected = keyward::proto::Key {
         status: KeyStatus::Revoked.into(),
@@ -47,29 +48,33 @@ async fn revoking_again_returns_the_key_unchanged() {
     let mut client = server.client().await;
     let operator = key(&mut client, "keyward", "", &["root"]).await;
     let made = key(&mut client, "", "", &[]).await;
-    let first = client.revoke(with(ROOT, end(&made.id, "first"))).await.unwrap().into_inner().key;
+    let first = client.revoke(with(ROOT, revoke_request(&made.id, "first"))).await.unwrap().into_inner().key;
     for reason in ["second", ""] {
-        let again = client.revoke(with(&operator.secret, end(&made.id, reason))).await.unwrap().into_inner().key;
+        let again =
+            client.revoke(with(&operator.secret, revoke_request(&made.id, reason))).await.unwrap().into_inner().key;
         assert_eq!(again, first);
     }
 }
 
 #[tokio::test]
-async fn of_many_revokes_at_once_one_counts_and_all_answer_the_same() {
+async fn one_of_many_concurrent_revokes_takes_effect_and_all_return_the_same_record() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let made = key(&mut client, "", "", &[]).await;
-    let calls = (0..20).map(|number| {
-        let (mut client, id) = (client.clone(), made.id.clone());
-        async move { client.revoke(with(ROOT, end(&id, &number.to_string()))).await.unwrap().into_inner().key }
-    });
+    let calls =
+        (0..20).map(|number| {
+            let (mut client, id) = (client.clone(), made.id.clone());
+            async move {
+                client.revoke(with(ROOT, revoke_request(&id, &number.to_string()))).await.unwrap().into_inner().key
+            }
+        });
     let mut answers = join_all(calls).await;
     answers.dedup();
     assert_eq!(answers.len(), 1, "{answers:?}");
     assert_eq!(code(&mut client, &made.secret).await, Code::Revoked);
 }
 
-/// No Verify that starts after Revoke has returned may answer VALID, however many were under way.
+/// No Verify that starts after Revoke has returned may answer VALID, even while many are in flight.
 #[tokio::test]
 async fn no_verify_that_starts_after_revoke_returned_is_valid() {
     let server = Setup::new().start();
@@ -91,7 +96,7 @@ async fn no_verify_that_starts_after_revoke_returned_is_valid() {
 }
 
 #[tokio::test]
-async fn an_expired_key_can_be_revoked_and_is_revoked_then() {
+async fn an_expired_key_can_be_revoked_and_then_verifies_as_revoked() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let request = CreateRequest { expiry: ttl(Duration::from_millis(200)), ..CreateRequest::default() };
@@ -102,16 +107,16 @@ async fn an_expired_key_can_be_revoked_and_is_revoked_then() {
 }
 
 #[tokio::test]
-async fn a_webhook_secret_is_shown_when_a_url_is_set_for_the_first_time_and_never_again() {
+async fn the_webhook_secret_is_returned_only_when_a_url_is_first_set() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let made = key(&mut client, "", "", &[]).await;
-    assert_eq!(hook(&mut client, &made.id, "").await.webhook_secret, "", "there was none to remove");
-    let first = hook(&mut client, &made.id, "https://example.com/a").await;
+    assert_eq!(set_webhook(&mut client, &made.id, "").await.webhook_secret, "", "there was none to remove");
+    let first = set_webhook(&mut client, &made.id, "https://example.com/a").await;
     assert!(first.webhook_secret.starts_with("whsec_") && first.webhook_secret.len() > 30);
     assert_eq!(first.key.unwrap().webhook_url, "https://example.com/a");
     for url in ["https://example.com/b", "", "https://example.com/c"] {
-        let again = hook(&mut client, &made.id, url).await;
+        let again = set_webhook(&mut client, &made.id, url).await;
         assert_eq!((again.webhook_secret.as_str(), again.key.unwrap().webhook_url.as_str()), ("", url));
         assert_eq!(record(&mut client, &made.id).await.webhook_url, url);
     }
@@ -119,11 +124,11 @@ async fn a_webhook_secret_is_shown_when_a_url_is_set_for_the_first_time_and_neve
     let created = create(&mut client, ROOT, with_hook).await;
     assert!(created.webhook_secret.starts_with("whsec_"));
     assert_ne!(created.webhook_secret, first.webhook_secret, "each key has its own");
-    assert_eq!(hook(&mut client, &created.key.unwrap().id, "https://example.com/e").await.webhook_secret, "");
+    assert_eq!(set_webhook(&mut client, &created.key.unwrap().id, "https://example.com/e").await.webhook_secret, "");
 }
 
 #[tokio::test]
-async fn a_dead_keys_webhook_cannot_be_changed() {
+async fn the_webhook_of_a_revoked_or_expired_key_cannot_be_changed() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let revoked = key(&mut client, "", "", &[]).await;

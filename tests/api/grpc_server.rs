@@ -1,4 +1,4 @@
-//! What stands on the gRPC port beside the service: reflection and health; and how long a call may take.
+//! The gRPC listener: reflection, health and deadlines.
 
 use std::{
     collections::BTreeSet,
@@ -22,7 +22,7 @@ use crate::support::{
 
 const SERVICE: &str = "keyward.v1.KeyService";
 
-/// Writes a client of one version of reflection: the versions differ in nothing but their package.
+/// Defines a client for one version of reflection. The versions differ only in their package.
 macro_rules! reflection {
     ($name:ident, $version:ident) => {
         async fn $name(channel: Channel, ask: &str, symbol: bool) -> (Vec<String>, Vec<Vec<u8>>) {
@@ -36,7 +36,7 @@ macro_rules! reflection {
                 MessageRequest::ListServices(String::new())
             };
             let request = ServerReflectionRequest { host: String::new(), message_request: Some(asked) };
-            // No credential.
+            // Without a credential.
             let mut client = ServerReflectionClient::new(channel);
             let stream = client.server_reflection_info(tokio_stream::once(request)).await.unwrap();
             match stream.into_inner().next().await.unwrap().unwrap().message_response.unwrap() {
@@ -88,7 +88,7 @@ fn grpcurl(server: &Server, arguments: &[&str]) -> (bool, String) {
 }
 
 #[tokio::test]
-async fn grpcurl_works_with_no_proto_file() {
+async fn grpcurl_works_without_proto_files() {
     let server = Setup::new().start();
     let (good, services) = grpcurl(&server, &["list"]);
     assert!(good && services.contains(SERVICE) && services.contains("grpc.health.v1.Health"), "{services}");
@@ -124,7 +124,7 @@ async fn health(channel: &Channel, service: &str) -> ServingStatus {
 }
 
 #[tokio::test]
-async fn health_is_serving_once_ready_for_the_server_and_the_service_without_a_credential() {
+async fn health_is_serving_for_the_server_and_its_service_without_a_credential() {
     let server = Setup::new().start();
     let channel = server.channel().await;
     for service in ["", SERVICE] {
@@ -136,7 +136,7 @@ async fn health_is_serving_once_ready_for_the_server_and_the_service_without_a_c
     assert_eq!(unknown.code(), tonic::Code::NotFound);
 }
 
-/// An open transaction of somebody else on the embedded database: no write gets through.
+/// Opens a transaction on the embedded database that blocks all other writers.
 async fn block(server: &Server) -> SqliteConnection {
     let options = SqliteConnectOptions::new().filename(server.folder().join("keyward.db"));
     let mut conn = options.connect().await.unwrap();
@@ -145,7 +145,7 @@ async fn block(server: &Server) -> SqliteConnection {
 }
 
 #[tokio::test]
-async fn health_follows_a_database_that_takes_no_writes_and_recovers() {
+async fn health_follows_a_database_that_blocks_writes_and_recovers() {
     let server = Setup::new().start();
     let channel = server.channel().await;
     let mut watch = HealthClient::new(channel.clone());
@@ -166,15 +166,15 @@ async fn health_follows_a_database_that_takes_no_writes_and_recovers() {
     assert_eq!(ready, 200);
 }
 
-fn hurried<T>(length: Duration, message: T) -> Request<T> {
+fn with_timeout<T>(length: Duration, message: T) -> Request<T> {
     let mut request = with(ROOT, message);
     request.set_timeout(length);
     request
 }
 
-/// A caller that stops waiting must hear why from the server, not from its own clock.
+/// The server must answer before the caller's deadline, so that the caller learns the reason.
 #[tokio::test]
-async fn a_call_past_its_callers_deadline_says_so_itself() {
+async fn the_server_answers_deadline_exceeded_before_the_callers_timeout() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let made = key(&mut client, "", "", &[]).await;
@@ -187,29 +187,29 @@ async fn a_call_past_its_callers_deadline_says_so_itself() {
             ..Default::default()
         };
         let (hooked, created) = futures::future::join(
-            client.update_webhook(hurried(length, hook)),
-            other.create(hurried(length, CreateRequest::default())),
+            client.update_webhook(with_timeout(length, hook)),
+            other.create(with_timeout(length, CreateRequest::default())),
         )
         .await;
         assert_refused(hooked, tonic::Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
         assert_refused(created, tonic::Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
         assert!(start.elapsed() < length, "{:?}", start.elapsed());
     }
-    // What memory and the readers can answer needs no writer.
+    // Memory and read connections still answer: they need no writer.
     assert_eq!(code(&mut client, &made.secret).await, Code::Valid);
-    client.list(hurried(Duration::from_secs(2), ListRequest::default())).await.unwrap();
+    client.list(with_timeout(Duration::from_secs(2), ListRequest::default())).await.unwrap();
     blocked.close().await.unwrap();
     create(&mut client, ROOT, CreateRequest::default()).await;
 }
 
 #[tokio::test]
-async fn a_revoke_that_lost_its_caller_is_finished_and_can_be_repeated() {
+async fn a_revoke_whose_caller_is_gone_completes_and_can_be_repeated() {
     let server = Setup::new().start();
     let mut client = server.client().await;
     let made = key(&mut client, "", "", &[]).await;
     let blocked = block(&server).await;
     let end = RevokeRequest { id: made.id.clone(), reason: "late".into() };
-    let refusal = client.revoke(hurried(Duration::from_secs(1), end.clone())).await;
+    let refusal = client.revoke(with_timeout(Duration::from_secs(1), end.clone())).await;
     assert_refused(refusal, tonic::Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
     blocked.close().await.unwrap();
     eventually(Duration::from_secs(5), "the revocation lands", async || {
@@ -221,7 +221,7 @@ async fn a_revoke_that_lost_its_caller_is_finished_and_can_be_repeated() {
 }
 
 #[tokio::test]
-async fn an_unknown_method_is_unimplemented_and_a_damaged_message_is_no_crash() {
+async fn an_unknown_method_is_unimplemented_and_a_damaged_message_is_invalid() {
     let server = Setup::new().start();
     let channel = server.channel().await;
     let mut raw = tonic::client::Grpc::new(channel);
@@ -245,7 +245,7 @@ async fn an_unknown_method_is_unimplemented_and_a_damaged_message_is_no_crash() 
     assert_eq!(client.verify(with(ROOT, check("x"))).await.unwrap().into_inner().code(), Code::Malformed);
 }
 
-/// Messages as they are on the wire.
+/// A codec that passes the bytes of messages through.
 mod bytes_codec {
     use prost::bytes::{Buf as _, BufMut as _, Bytes};
     use tonic::{

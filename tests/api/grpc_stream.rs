@@ -66,7 +66,7 @@ async fn service(client: &mut Client) -> Made {
 }
 
 #[tokio::test]
-async fn every_check_is_answered_under_its_id_in_any_order() {
+async fn every_check_gets_one_response_with_its_id() {
     let (_server, mut client, made) = start().await;
     let mut stream = Open::open(&mut client, ROOT).await;
     let forged = forged(&made.secret);
@@ -92,7 +92,7 @@ async fn every_check_is_answered_under_its_id_in_any_order() {
 }
 
 #[tokio::test]
-async fn ids_may_repeat_and_each_check_still_gets_its_answer() {
+async fn ids_may_repeat_and_every_check_gets_a_response() {
     let (_server, mut client, made) = start().await;
     let mut stream = Open::open(&mut client, ROOT).await;
     for _ in 0..5 {
@@ -110,7 +110,7 @@ async fn ids_may_repeat_and_each_check_still_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn the_stream_ends_when_the_caller_is_done_and_every_check_is_answered() {
+async fn the_stream_ends_after_the_last_response_once_the_caller_has_finished() {
     let (_server, mut client, made) = start().await;
     let Open { checks, mut answers } = Open::open(&mut client, ROOT).await;
     for id in 0..100 {
@@ -126,7 +126,7 @@ async fn the_stream_ends_when_the_caller_is_done_and_every_check_is_answered() {
 }
 
 #[tokio::test]
-async fn a_bad_check_is_an_error_as_data_and_the_stream_goes_on() {
+async fn an_invalid_check_gets_an_error_message_and_the_stream_continues() {
     let (_server, mut client, made) = start().await;
     let mut stream = Open::open(&mut client, ROOT).await;
     let long = "o".repeat(129);
@@ -150,7 +150,7 @@ async fn a_bad_check_is_an_error_as_data_and_the_stream_goes_on() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_revoked_while_the_stream_is_open_answers_revoked_in_it() {
+async fn a_key_that_is_revoked_while_the_stream_is_open_verifies_as_revoked() {
     let (_server, mut client, made) = start().await;
     let mut stream = Open::open(&mut client, ROOT).await;
     assert_eq!(stream.code(1, check(&made.secret)).await, Code::Valid);
@@ -158,7 +158,7 @@ async fn a_key_that_is_revoked_while_the_stream_is_open_answers_revoked_in_it() 
     assert_eq!(stream.code(2, check(&made.secret)).await, Code::Revoked);
 }
 
-/// A stolen service credential must not go on checking secrets through a stream that was opened before it was revoked.
+/// A stolen service credential must not verify secrets on a stream that was opened before the revocation.
 #[tokio::test]
 async fn a_caller_that_is_revoked_has_its_stream_ended_as_unauthenticated() {
     let (_server, mut client, made) = start().await;
@@ -172,7 +172,7 @@ async fn a_caller_that_is_revoked_has_its_stream_ended_as_unauthenticated() {
     assert!(stream.answers.next().await.is_none(), "nothing follows");
 }
 
-/// As above, for a credential that runs out by itself.
+/// The same for a credential that expires.
 #[tokio::test]
 async fn a_caller_that_expires_has_its_stream_ended_as_unauthenticated() {
     let (_server, mut client, made) = start().await;
@@ -188,7 +188,7 @@ async fn a_caller_that_expires_has_its_stream_ended_as_unauthenticated() {
 }
 
 #[tokio::test]
-async fn a_message_past_a_mebibyte_ends_the_stream_as_out_of_range() {
+async fn a_message_larger_than_a_mebibyte_ends_the_stream_as_out_of_range() {
     let (_server, mut client, made) = start().await;
     let mut stream = Open::open(&mut client, ROOT).await;
     assert_eq!(stream.code(1, check(&"a".repeat(900_000))).await, Code::Malformed);
@@ -197,7 +197,7 @@ async fn a_message_past_a_mebibyte_ends_the_stream_as_out_of_range() {
     assert_eq!(stream.next().await.unwrap_err().code(), tonic::Code::OutOfRange);
 }
 
-/// A stream is no way round the credential that Verify asks for.
+/// VerifyStream requires the same credential as Verify.
 #[tokio::test]
 async fn a_stream_needs_the_right_to_verify() {
     let server = Setup::new().ready("norrix").start();
@@ -215,14 +215,14 @@ async fn a_stream_needs_the_right_to_verify() {
 }
 
 #[tokio::test]
-async fn more_checks_than_a_stream_holds_in_waiting_are_all_answered() {
+async fn more_checks_than_may_be_pending_are_all_answered() {
     let (_server, mut client, _) = start().await;
     let mut secrets = Vec::new();
     for _ in 0..20 {
         secrets.push(key(&mut client, "", "", &[]).await.secret);
     }
     let mut stream = Open::open(&mut client, ROOT).await;
-    // None of them is in memory yet: each waits for a look-up of its own.
+    // None of the keys is in memory yet, so the checks wait for look-ups.
     for id in 0..900 {
         stream.send(id, check(&secrets[usize::try_from(id).unwrap() % secrets.len()])).await;
     }

@@ -1,4 +1,4 @@
-//! Verify's verdicts: each one, and of any two reasons the one that comes first.
+//! Verify's verdicts: each one alone, and the order of precedence.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::support::{
     server::{ROOT, with},
 };
 
-/// One keyspace with scopes and a limit, so that one key can fail in every way.
+/// One keyspace with scopes and a rate limit, so that one key can get every verdict.
 const KEYSPACE: &str = r#"
 [[keyspace]]
 name = "product"
@@ -51,7 +51,7 @@ fn bound() -> CreateRequest {
     }
 }
 
-/// A check that fits the key of [`bound`].
+/// A check that the key of [`bound`] passes.
 fn fitting(secret: &str) -> VerifyRequest {
     VerifyRequest {
         keyspace: "product".into(),
@@ -64,7 +64,7 @@ fn fitting(secret: &str) -> VerifyRequest {
     }
 }
 
-/// The reasons that a check of a real key can fail for, in their fixed order.
+/// The verdicts on an existing key other than VALID, in their order of precedence.
 const REASONS: [Code; 7] = [
     Code::Revoked,
     Code::Expired,
@@ -75,7 +75,7 @@ const REASONS: [Code; 7] = [
     Code::RateLimited,
 ];
 
-/// Makes keys that are revoked or expired, as a reason asks for.
+/// Creates a key in the state that the verdicts require: revoked, expired, or without remaining limit.
 async fn prepare(client: &mut Client, reasons: &[Code]) -> String {
     let mut request = bound();
     if reasons.contains(&Code::Expired) {
@@ -96,7 +96,7 @@ async fn prepare(client: &mut Client, reasons: &[Code]) -> String {
     key.secret
 }
 
-/// A check that fails for the reasons that lie in the check itself.
+/// A check that gets the verdicts that depend on the check itself.
 fn failing(secret: &str, reasons: &[Code]) -> VerifyRequest {
     let mut request = fitting(secret);
     for reason in reasons {
@@ -113,7 +113,7 @@ fn failing(secret: &str, reasons: &[Code]) -> VerifyRequest {
 }
 
 #[tokio::test]
-async fn each_reason_alone_gives_its_verdict() {
+async fn each_single_reason_gives_its_verdict() {
     let (_server, mut client) = start().await;
     assert_eq!(verify(&mut client, check("")).await.code(), Code::Malformed);
     let key = made(create(&mut client, ROOT, bound()).await);
@@ -127,7 +127,7 @@ async fn each_reason_alone_gives_its_verdict() {
 }
 
 #[tokio::test]
-async fn of_two_reasons_the_first_in_the_contracts_order_is_the_verdict() {
+async fn of_two_reasons_the_first_in_the_order_of_precedence_is_the_verdict() {
     let (_server, mut client) = start().await;
     for (place, first) in REASONS.into_iter().enumerate() {
         for second in &REASONS[place + 1..] {
@@ -193,7 +193,7 @@ async fn a_secret_of_900_kilobytes_is_malformed_like_any_other() {
 }
 
 #[tokio::test]
-async fn a_well_formed_secret_that_nobody_has_is_not_found() {
+async fn a_well_formed_secret_of_no_key_is_not_found() {
     let master = MasterKey::new([7; 32]);
     let server =
         Setup::new().config(KEYSPACE).env("KEYWARD_MASTER_KEY", "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=").start();
@@ -205,12 +205,12 @@ async fn a_well_formed_secret_that_nobody_has_is_not_found() {
     assert_anonymous(&verdict);
     let answer = client.verify(with(secret.expose(), check("x"))).await;
     assert_refused(answer, tonic::Code::Unauthenticated, "NOT_FOUND");
-    // Not for ever: a key that is made later is found, whatever was asked before.
+    // A key that is created later is found: NOT_FOUND is not cached.
     let key = made(create(&mut client, ROOT, bound()).await);
     assert_eq!(code(&mut client, &key.secret).await, Code::Valid);
 }
 
-/// A stranger who guesses at secrets must learn nothing of anybody: neither malformed nor not found names a key.
+/// Guessing secrets must reveal nothing: neither MALFORMED nor NOT_FOUND names a key.
 fn assert_anonymous(verdict: &VerifyResponse) {
     let bare = VerifyResponse { code: verdict.code, message: verdict.message.clone(), ..VerifyResponse::default() };
     assert_eq!(verdict, &bare);
@@ -218,7 +218,7 @@ fn assert_anonymous(verdict: &VerifyResponse) {
 }
 
 #[tokio::test]
-async fn a_real_keys_holder_hears_whose_it_is_whatever_the_verdict() {
+async fn every_verdict_on_an_existing_key_describes_the_key() {
     let (_server, mut client) = start().await;
     for reasons in [&[][..]].into_iter().chain(REASONS.chunks(1)) {
         let secret = prepare(&mut client, reasons).await;
@@ -236,7 +236,7 @@ async fn a_real_keys_holder_hears_whose_it_is_whatever_the_verdict() {
 }
 
 #[tokio::test]
-async fn an_empty_field_asserts_nothing_and_a_named_one_must_be_the_keys_own() {
+async fn an_empty_field_asserts_nothing_and_any_other_must_equal_the_keys_own() {
     let (_server, mut client) = start().await;
     let bare =
         made(create(&mut client, ROOT, CreateRequest { keyspace: "product".into(), ..Default::default() }).await);
@@ -259,7 +259,7 @@ async fn an_empty_field_asserts_nothing_and_a_named_one_must_be_the_keys_own() {
         ("organization", "acme", Code::WrongOrganization),
         ("instance", "eu-1", Code::WrongInstance),
     ] {
-        // A key that is bound to nothing is not everybody's.
+        // A key without a binding does not match an asserted one.
         assert_eq!(verify(&mut client, asserting(name, own, &bare.secret)).await.code(), wrong);
         assert_eq!(verify(&mut client, asserting(name, own, &full.secret)).await.code(), Code::Valid);
         for near in [own.to_uppercase(), format!("{own} "), own[..1].to_owned()] {
@@ -280,7 +280,7 @@ async fn every_required_scope_must_be_held() {
         (&["read", "write"], Code::InsufficientScope),
         (&["rea"], Code::InsufficientScope),
         (&["READ"], Code::InsufficientScope),
-        // Not one of the keyspace's: nobody can hold it.
+        // Not a scope of the keyspace.
         (&["read", "delete"], Code::InsufficientScope),
     ] {
         let request = VerifyRequest { required_scopes: texts(scopes), cost: Some(0), ..check(&key.secret) };
@@ -289,7 +289,7 @@ async fn every_required_scope_must_be_held() {
 }
 
 #[tokio::test]
-async fn the_record_and_not_the_prefix_says_the_environment() {
+async fn the_environment_is_the_records_and_not_that_of_the_prefix() {
     let server = Setup::new().ready("nora").start();
     let mut client = server.client().await;
     for (environment, prefix) in [("sandbox", "sk_test_"), ("production", "sk_live_")] {
@@ -310,7 +310,7 @@ async fn the_record_and_not_the_prefix_says_the_environment() {
 }
 
 #[tokio::test]
-async fn a_valid_answer_shows_as_the_last_use_within_two_seconds_and_no_other_answer_does() {
+async fn only_a_valid_verdict_updates_the_last_use_and_within_two_seconds() {
     let (_server, mut client) = start().await;
     let (used, unused) =
         (made(create(&mut client, ROOT, bound()).await), made(create(&mut client, ROOT, bound()).await));

@@ -1,4 +1,4 @@
-//! The wire itself: a check is the same however a client cuts it into frames, and what is no check is refused as ever.
+//! Verify at the level of HTTP/2 frames: the fast path and tonic give the same responses.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ fn framed(message: &VerifyRequest) -> Vec<u8> {
     [&[0][..], &u32::try_from(body.len()).unwrap().to_be_bytes(), &body].concat()
 }
 
-/// What came of a request whose body is sent in these pieces: gRPC status, and the verdict if there is one.
+/// Sends a request whose body is in these pieces, and returns the gRPC status and the verdict, if there is one.
 async fn exchange(
     sender: &mut SendRequest<Bytes>,
     request: Request<()>,
@@ -52,7 +52,7 @@ async fn exchange(
     for (number, piece) in pieces.iter().enumerate() {
         sleep(pause).await;
         let last = number + 1 == pieces.len() && !end_apart;
-        // A request may be refused before all of it is sent.
+        // The server may refuse the request before it has all of it.
         let _ = body.send_data(Bytes::copy_from_slice(piece), last);
     }
     if end_apart {
@@ -72,13 +72,13 @@ async fn exchange(
 }
 
 #[tokio::test]
-async fn a_check_is_answered_however_it_is_cut_into_frames() {
+async fn a_verify_is_answered_however_it_is_split_into_frames() {
     let server = Setup::new().start();
     let made = key(&mut server.client().await, "", "acme", &[]).await;
     let frame = framed(&check(&made.secret));
     let (start, end) = frame.split_at(7);
     let mut sender = connect(&server).await;
-    // The first look-up fills memory; from then on memory may answer.
+    // The first call fills the cache; later ones may be answered from it.
     for _ in 0..2 {
         for pause in [Duration::ZERO, Duration::from_millis(20)] {
             for pieces in [vec![&frame[..]], vec![start, end], vec![start, b"", end]] {
@@ -93,7 +93,7 @@ async fn a_check_is_answered_however_it_is_cut_into_frames() {
 }
 
 #[tokio::test]
-async fn what_is_no_check_is_refused_and_the_connection_goes_on() {
+async fn an_invalid_verify_is_refused_and_the_connection_stays_usable() {
     let server = Setup::new().start();
     let made = key(&mut server.client().await, "", "acme", &[]).await;
     let frame = framed(&check(&made.secret));
@@ -123,7 +123,7 @@ async fn what_is_no_check_is_refused_and_the_connection_goes_on() {
     ] {
         let (found, _) = exchange(&mut sender, request, &[body], Duration::ZERO, false).await;
         if case == "more than a message" {
-            // What follows the only message may be read or not; it never counts as a check of its own.
+            // The rest after the message may be ignored or refused, but is never a second check.
             assert!(["0", "13"].contains(&found.as_str()), "{case}: {found}");
         } else {
             assert_eq!(found, status, "{case}");
@@ -133,9 +133,9 @@ async fn what_is_no_check_is_refused_and_the_connection_goes_on() {
     }
 }
 
-/// A form of a page can send any body that it likes, but not this header.
+/// A form of a web page can send any body, but not this content type.
 #[tokio::test]
-async fn what_does_not_say_that_it_is_grpc_is_not_looked_at() {
+async fn a_request_without_a_grpc_content_type_is_refused_unread() {
     let server = Setup::new().start();
     let mut sender = connect(&server).await;
     for kind in [None, Some("text/plain"), Some("application/json"), Some("application/grpcx"), Some("")] {
@@ -159,14 +159,14 @@ async fn what_does_not_say_that_it_is_grpc_is_not_looked_at() {
 }
 
 #[tokio::test]
-async fn many_calls_at_once_on_one_connection_are_all_answered() {
+async fn many_concurrent_calls_on_one_connection_are_all_answered() {
     let server = Setup::new().start();
     let client = server.client().await;
     let mut known = Vec::new();
     for _ in 0..20 {
         known.push(key(&mut client.clone(), "", "acme", &[]).await.secret);
     }
-    // Some from memory, some by a look-up, some refused without one.
+    // Some are answered from memory, some after a look-up, some without one.
     let calls = (0..400).map(|number| {
         let mut client = client.clone();
         let (secret, expected) = match number % 4 {
@@ -183,7 +183,7 @@ async fn many_calls_at_once_on_one_connection_are_all_answered() {
 }
 
 #[tokio::test]
-async fn a_client_that_gives_calls_up_keeps_its_connection() {
+async fn a_client_that_resets_many_streams_keeps_its_connection() {
     let server = Setup::new().start();
     let made = key(&mut server.client().await, "", "acme", &[]).await;
     let frame = framed(&check(&made.secret));

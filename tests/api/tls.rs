@@ -1,4 +1,4 @@
-//! TLS on both listeners: what speaks it and what does not, files that change, and connections that get old.
+//! TLS on both listeners: handshakes, certificate files that change, and the maximum age of connections.
 
 use std::{
     io::Read as _,
@@ -36,7 +36,7 @@ fn root(ca: &Path) -> As<'_> {
 }
 
 #[test]
-fn curl_and_grpcurl_speak_tls_and_nothing_else_gets_through() {
+fn curl_and_grpcurl_connect_with_tls_and_plain_text_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Authority::new(folder.path(), "ca");
     let server = start(&table(&ca.server("server"), None));
@@ -52,7 +52,7 @@ fn curl_and_grpcurl_speak_tls_and_nothing_else_gets_through() {
     let made = client.call(&server, "Create", &json!({"name": "first"}));
     let verdict = client.call(&server, "Verify", &json!({"secret": made["secret"]}));
     assert_eq!(verdict["code"], "CODE_VALID");
-    // The lines to paste say so too.
+    // The commands that the server prints at its start use TLS, too.
     assert!(server.output().contains("https://") && !server.output().contains("-plaintext"), "{}", server.output());
 
     let stranger = Authority::new(folder.path(), "stranger");
@@ -63,7 +63,7 @@ fn curl_and_grpcurl_speak_tls_and_nothing_else_gets_through() {
         .output()
         .unwrap();
     assert_eq!(plain.stdout, b"000");
-    // A client of the gRPC port that agrees on HTTP/1.1 alone has nothing to say there.
+    // The gRPC listener does not accept HTTP/1.1.
     let mut output = std::process::Command::new("curl");
     output.args(["-s", "--http1.1", "-w", "%{http_code}", "--cacert"]).arg(&ca.cert);
     assert_eq!(output.arg(format!("https://{}/", server.grpc)).output().unwrap().stdout, b"000");
@@ -87,7 +87,7 @@ fn problems(text: &str, expected: &[&str]) {
 }
 
 #[test]
-fn every_problem_of_the_settings_and_of_the_files_is_told() {
+fn config_check_reports_every_problem_of_the_tls_settings_and_files() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Authority::new(folder.path(), "ca");
     let (one, other) = (ca.server("one"), ca.server("other"));
@@ -119,17 +119,17 @@ fn every_problem_of_the_settings_and_of_the_files_is_told() {
         &table(&swapped, Some(nowhere)),
         &["holds no certificate in PEM", "holds no private key in PEM", "tls.client_ca: /nowhere/ca.pem: No such file"],
     );
-    // A start says the same, and has nothing open by then.
+    // `serve` reports the same before it opens a listener.
     let Err(log) = Setup::new().config(&table(&mixed, None)).try_start() else { panic!("it started") };
     assert!(log.contains("is not of the private key"), "{log}");
 }
 
 #[test]
-fn plain_text_for_other_machines_has_to_be_meant() {
+fn plain_text_on_a_public_address_requires_the_insecure_setting() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Authority::new(folder.path(), "ca");
     let open = "[server]\ngrpc_addr = \"0.0.0.0:0\"\nhttp_addr = \"[::]:0\"\n";
-    // The addresses of the tests' own environment would go before those of the file.
+    // The test environment sets the addresses, which would override those of the file.
     let run = |text: &str, environment: &[(&str, &str)], arguments: &[&str]| {
         let mut command = Setup::new().config(text).command(folder.path(), arguments);
         command.env_remove("KEYWARD_GRPC_ADDR").env_remove("KEYWARD_HTTP_ADDR");
@@ -148,7 +148,7 @@ fn plain_text_for_other_machines_has_to_be_meant() {
     let (good, log) = run("", &[("KEYWARD_HTTP_ADDR", "192.0.2.1:80")], &check);
     assert!(!good && log.contains("KEYWARD_HTTP_ADDR: 192.0.2.1:80"), "{log}");
     assert!(!run("", &[], &["config", "check", "--grpc-addr", "0.0.0.0:1"]).0);
-    // `serve` says the same.
+    // `serve` reports the same.
     assert!(run(open, &[], &["serve"]).1.contains("--insecure"));
 
     assert!(run(&format!("{open}insecure = true"), &[], &check).0);
@@ -159,11 +159,11 @@ fn plain_text_for_other_machines_has_to_be_meant() {
     for loopback in ["127.0.0.1:0", "127.1.2.3:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
         assert!(run("", &[("KEYWARD_HTTP_ADDR", loopback)], &check).0, "{loopback}");
     }
-    // Probes and metrics ask for no credential.
+    // The metrics listener needs no credential, so it may be plain text.
     assert!(run("", &[("KEYWARD_METRICS_ADDR", "0.0.0.0:0")], &check).0);
 }
 
-/// A connection of one's own.
+/// Opens a TLS connection.
 async fn connect(address: &str, ca: &Path, protocol: &[u8]) -> std::io::Result<TlsStream<tokio::net::TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(&std::fs::read(ca).unwrap()).unwrap()).unwrap();
@@ -178,7 +178,7 @@ async fn connect(address: &str, ca: &Path, protocol: &[u8]) -> std::io::Result<T
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
-/// A gRPC client that makes a new connection when the last one has ended.
+/// A gRPC client that reconnects when its connection has ended.
 async fn client(server: &Server, ca: &Authority) -> KeyServiceClient<Channel> {
     let (address, ca) = (server.grpc.clone(), ca.cert.clone());
     let connector = tower::service_fn(move |_| {
@@ -189,58 +189,58 @@ async fn client(server: &Server, ca: &Authority) -> KeyServiceClient<Channel> {
     KeyServiceClient::new(channel)
 }
 
-/// Which of these certificates a listener shows.
-async fn shown(address: &str, protocol: &[u8], cas: [&Authority; 2]) -> [bool; 2] {
+/// Which of these authorities has issued the certificate that a listener presents.
+async fn presented(address: &str, protocol: &[u8], cas: [&Authority; 2]) -> [bool; 2] {
     let [one, other] = cas;
     [connect(address, &one.cert, protocol).await.is_ok(), connect(address, &other.cert, protocol).await.is_ok()]
 }
 
-fn exchange(from: &Identity, to: &Identity) {
+fn copy_pair(from: &Identity, to: &Identity) {
     std::fs::copy(&from.cert, &to.cert).unwrap();
     std::fs::copy(&from.key, &to.key).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_pair_is_taken_up_and_one_that_is_not_good_is_not() {
+async fn a_new_pair_of_certificate_and_key_is_loaded_and_a_mismatched_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let (old, new) = (Authority::new(folder.path(), "old"), Authority::new(folder.path(), "new"));
     let (first, second) = (old.server("first"), new.server("second"));
     let used = old.server("used");
-    exchange(&first, &used);
+    copy_pair(&first, &used);
     let server = start(&table(&used, None));
     let cas = [&old, &new];
-    assert_eq!(shown(&server.http, b"http/1.1", cas).await, [true, false]);
+    assert_eq!(presented(&server.http, b"http/1.1", cas).await, [true, false]);
     let mut kept = client(&server, &old).await;
     kept.list(with(ROOT, ListRequest::default())).await.unwrap();
 
-    // Half of a pair: the last good one stays, and the log says why. SIGHUP asks for it at once.
+    // Only the certificate is new: the last valid pair stays in use, and the log has the reason. SIGHUP reloads at once.
     std::fs::copy(&second.cert, &used.cert).unwrap();
     server.signal("HUP");
     server.logged("TLS files are invalid").await;
     assert!(server.log().contains("is not of the private key"), "{}", server.log());
     for (address, protocol) in [(&server.http, &b"http/1.1"[..]), (&server.grpc, b"h2")] {
-        assert_eq!(shown(address, protocol, cas).await, [true, false]);
+        assert_eq!(presented(address, protocol, cas).await, [true, false]);
     }
-    // The other half: nobody has to say so.
+    // The key is new, too: the change is found without a signal.
     std::fs::copy(&second.key, &used.key).unwrap();
     let start = Instant::now();
-    until("the new pair", async || (shown(&server.http, b"http/1.1", cas).await == [false, true]).then_some(())).await;
+    until("the new pair", async || (presented(&server.http, b"http/1.1", cas).await == [false, true]).then_some(()))
+        .await;
     assert!(start.elapsed() < Duration::from_secs(5));
-    assert_eq!(shown(&server.grpc, b"h2", cas).await, [false, true]);
-    // A connection that was there goes on.
+    assert_eq!(presented(&server.grpc, b"h2", cas).await, [false, true]);
+    // An established connection continues.
     kept.list(with(ROOT, ListRequest::default())).await.unwrap();
-    // A link that points elsewhere is a change too, as orchestrators make it.
+    // Replacing the files by links is a change, too: orchestrators do this.
     std::fs::remove_file(&used.cert).unwrap();
     std::fs::remove_file(&used.key).unwrap();
     std::os::unix::fs::symlink(&first.cert, &used.cert).unwrap();
     std::os::unix::fs::symlink(&first.key, &used.key).unwrap();
-    until("the old pair", async || (shown(&server.grpc, b"h2", cas).await == [true, false]).then_some(())).await;
+    until("the old pair", async || (presented(&server.grpc, b"h2", cas).await == [true, false]).then_some(())).await;
 }
 
-// On one thread: from another one, this client may hand a call to a connection that is just being closed, however
-// gracefully, and does not try it again.
+// On one thread: with several, this client may give a call to a connection that is closing, and does not retry it.
 #[tokio::test]
-async fn a_connection_ends_at_its_age_and_no_call_notices() {
+async fn a_connection_closes_at_its_maximum_age_without_a_failed_call() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Authority::new(folder.path(), "ca");
     let text = format!("{}[server]\nmax_connection_age = \"1s\"\n", table(&ca.server("server"), None));
@@ -248,16 +248,16 @@ async fn a_connection_ends_at_its_age_and_no_call_notices() {
         let server = start(text);
         let mut calls = if tls { client(&server, &ca).await } else { server.client().await };
         let start = Instant::now();
-        // More than two lives of a connection, of which each ends gracefully.
+        // Longer than the maximum age of two connections.
         while start.elapsed() < Duration::from_millis(2_500) {
             match calls.list(with(ROOT, ListRequest::default())).await {
                 Ok(_) => {}
-                // The client had it ready for the connection that ended at this very moment, and sent nothing of it.
+                // The client had given the call to a connection that closed at this moment, and sent nothing of it.
                 Err(status) => assert_eq!(status.code(), tonic::Code::Cancelled, "{status:?}"),
             }
         }
         calls.list(with(ROOT, ListRequest::default())).await.unwrap();
-        // A connection of HTTP/1.1 that nobody uses is closed.
+        // An idle HTTP/1.1 connection is closed, too.
         let mut rest: Box<dyn Conversation> = if tls {
             Box::new(connect(&server.http, &ca.cert, b"http/1.1").await.unwrap())
         } else {
@@ -279,9 +279,9 @@ async fn a_connection_ends_at_its_age_and_no_call_notices() {
 trait Conversation: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send {}
 impl<I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Conversation for I {}
 
-/// A stream that goes on does not keep a connection for ever, and is told that it ends.
+/// An open stream does not keep its connection open; it ends with a status.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_open_stream_ends_in_good_order_at_its_connections_age() {
+async fn an_open_stream_ends_with_a_status_at_the_maximum_age_of_its_connection() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Authority::new(folder.path(), "ca");
     let server = start(&format!("{}[server]\nmax_connection_age = \"1s\"\n", table(&ca.server("server"), None)));
@@ -293,7 +293,7 @@ async fn an_open_stream_ends_in_good_order_at_its_connections_age() {
             let sent = tokio_stream::wrappers::ReceiverStream::new(sent);
             match client.verify_stream(with(ROOT, sent)).await {
                 Ok(answers) => break (messages, answers.into_inner()),
-                // It chose the connection that has just ended, and has sent nothing: it comes again on a new one.
+                // The client chose a connection that had just closed, and sent nothing: try again on a new one.
                 Err(unsent) if !unsent_once && unsent.code() == tonic::Code::Cancelled => unsent_once = true,
                 Err(refusal) => panic!("{refusal}"),
             }
@@ -305,9 +305,9 @@ async fn an_open_stream_ends_in_good_order_at_its_connections_age() {
     }
 }
 
-/// Whoever connects and says nothing is waited for, but not for long, and nobody waits behind it.
+/// Clients that connect and send nothing are disconnected after a timeout, and do not delay other clients.
 #[test]
-fn clients_that_say_nothing_are_turned_away_and_hold_nobody_up() {
+fn silent_clients_are_disconnected_and_delay_no_others() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Authority::new(folder.path(), "ca");
     let server = start(&table(&ca.server("server"), None));

@@ -1,4 +1,4 @@
-//! Mutual TLS: callers that are known by a name in their certificate.
+//! Mutual TLS: callers that are identified by a name in their certificate.
 
 use std::path::Path;
 
@@ -51,9 +51,9 @@ fn check(secret: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_name_in_a_certificate_makes_its_holder_a_caller_on_both_ports() {
+async fn a_configured_name_in_a_certificate_identifies_a_caller_on_both_listeners() {
     let World { ca, server, .. } = &world("");
-    // No case in DNS names, and other names beside.
+    // DNS names are case-insensitive, and a certificate may have other names, too.
     let ops = ca.client("ops", &["other.example.org", "OPS.example.org"]);
     let operator = known(&ca.cert, &ops);
     let made = operator.call(server, "Create", &json!({"keyspace": "norrix", "organization": "acme"}));
@@ -79,7 +79,7 @@ async fn a_name_in_a_certificate_makes_its_holder_a_caller_on_both_ports() {
     assert_eq!(service.curl(server, "/api/api-keys", None, &[]).status, 403);
     server.logged("caller=\"service\" actor=\"san:spiffe://example.org/gateway\"").await;
 
-    // One that is limited to a keyspace.
+    // A caller that is limited to one keyspace.
     let norrix = ca.client("norrix", &[LIMITED]);
     let limited = known(&ca.cert, &norrix);
     assert_eq!(limited.call(server, "Verify", &check(&made["secret"]))["code"], "CODE_VALID");
@@ -91,13 +91,13 @@ async fn a_name_in_a_certificate_makes_its_holder_a_caller_on_both_ports() {
 }
 
 #[test]
-fn a_credential_goes_before_the_certificate() {
+fn a_secret_takes_precedence_over_the_certificate() {
     let World { ca, server, .. } = &world("");
     let (gateway, ops) = (ca.client("gateway", &[GATEWAY]), ca.client("ops", &["ops.example.org"]));
     let root = As { bearer: Some(ROOT), ..known(&ca.cert, &gateway) };
     assert_eq!(root.call(server, "Create", &json!({"keyspace": "noro"}))["key"]["createdBy"], "root");
     assert_eq!(root.curl(server, "/api/api-keys", None, &[]).status, 200);
-    // Also one that is not good: it does not fall back on the certificate.
+    // An invalid secret is rejected: the certificate does not replace it.
     let forged = As { bearer: Some("kw_forged"), ..known(&ca.cert, &ops) };
     for call in ["List", "Verify"] {
         let (good, refusal) = forged.grpcurl(server, call, &json!({}));
@@ -107,10 +107,10 @@ fn a_credential_goes_before_the_certificate() {
 }
 
 #[tokio::test]
-async fn other_certificates_are_nobody_or_no_connection() {
+async fn a_certificate_without_a_configured_name_identifies_nobody_and_an_untrusted_one_is_refused() {
     let World { ca, server, .. } = &world("");
     let stranger = Authority::new(&ca.cert.with_file_name(""), "stranger");
-    // Of the right authority, but with no name that means anything here: as without one.
+    // A certificate of the right authority without a configured name is treated like none.
     for sans in [&[][..], &["spiffe://example.org/gateway2"], &["SPIFFE://EXAMPLE.ORG/GATEWAY"], &["*.example.org"]] {
         let identity = ca.client("nobody", sans);
         let nobody = known(&ca.cert, &identity);
@@ -124,19 +124,19 @@ async fn other_certificates_are_nobody_or_no_connection() {
     for identity in [
         stranger.client("forged", &["ops.example.org"]),
         ca.expired_client("expired", &["ops.example.org"]),
-        // A server's certificate is not a client's.
+        // A server certificate is not valid for a client.
         ca.server("server"),
     ] {
         let refused = known(&ca.cert, &identity);
         assert_eq!(refused.curl(server, "/healthz", None, &[]).status, 0, "{identity:?}");
         assert!(!refused.grpcurl(server, "List", &json!({})).0);
     }
-    // An operator finds in the log why.
+    // The log has the reason.
     server.logged("TLS handshake failed client=127.0.0.1 port=Grpc error=invalid peer certificate").await;
 }
 
 #[test]
-fn certificates_can_be_required_of_everybody() {
+fn client_certificates_can_be_required() {
     let World { ca, server, .. } = &world("require_client = true");
     let bearer = As { ca: &ca.cert, identity: None, bearer: Some(ROOT) };
     assert_eq!(bearer.curl(server, "/healthz", None, &[]).status, 0);
@@ -147,9 +147,9 @@ fn certificates_can_be_required_of_everybody() {
     assert!(bearer.grpcurl(server, "List", &json!({})).0);
 }
 
-/// A browser shows its certificate whichever page made it ask.
+/// A browser presents its certificate for the requests of any page.
 #[test]
-fn a_page_cannot_use_a_certificate() {
+fn a_web_page_cannot_use_the_browsers_certificate() {
     let World { ca, server, .. } = &world("");
     let identity = ca.client("ops", &["ops.example.org"]);
     let operator = known(&ca.cert, &identity);
@@ -165,9 +165,9 @@ fn a_page_cannot_use_a_certificate() {
     assert!(root.grpcurl_with(server, "List", &json!({}), &header).0);
 }
 
-/// Whoever sends a credential means it: where it does not count, the certificate does not stand in for it.
+/// An invalid credential must be rejected, not replaced by the certificate.
 #[test]
-fn a_credential_that_does_not_count_is_no_certificate() {
+fn a_secret_that_is_not_accepted_is_not_replaced_by_the_certificate() {
     let World { ca, server, .. } = &world("");
     let identity = ca.client("ops", &["ops.example.org"]);
     let operator = known(&ca.cert, &identity);
