@@ -9,8 +9,10 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     config::Webhooks,
     service::Service,
-    webhook::client::{Courier, Places, SystemResolver},
-    webhook::{Deliverer, Rules},
+    webhook::{
+        DeliveryRules, OutboxWorker,
+        client::{SystemResolver, WebhookClient},
+    },
 };
 
 /// How often uses become due to be written: twice the promise that a use shows within 2 s.
@@ -50,17 +52,16 @@ pub fn start(
     tasks.spawn(follow_readiness(Arc::clone(service), health, stop.clone()));
 }
 
-/// Starts telling webhooks, until `stop`.
+/// Starts the delivery of webhooks, until `stop`.
 pub fn deliver(tasks: &TaskTracker, stop: &CancellationToken, service: &Arc<Service>, settings: &Webhooks) {
-    let places = Places::new(settings.per_host, settings.concurrency);
-    let courier = Courier::new(settings.egress.clone(), Arc::new(SystemResolver), places, settings.timeout);
-    let rules = Rules {
+    let client = WebhookClient::new(settings.egress.clone(), Arc::new(SystemResolver), settings.timeout);
+    let rules = DeliveryRules {
         timeout: settings.timeout,
         retries: settings.retries.clone(),
         concurrency: settings.concurrency,
         per_host: settings.per_host,
     };
-    tasks.spawn(Deliverer::new(Arc::clone(service), courier, rules).run(stop.clone()));
+    tasks.spawn(OutboxWorker::new(Arc::clone(service), client, rules).run(stop.clone()));
 }
 
 /// Runs `work` again and again, and a last time at the end.

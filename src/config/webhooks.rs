@@ -8,7 +8,7 @@ use super::{Source, reader::Section};
 use crate::domain::{
     clock::Micros,
     egress::{DENIED_PORTS, Egress},
-    webhook::RETRIES,
+    webhook::DEFAULT_RETRIES,
 };
 
 /// `[webhooks]`
@@ -34,7 +34,7 @@ impl Default for Webhooks {
             deliver: true,
             egress: Egress::default(),
             timeout: Duration::from_secs(15),
-            retries: RETRIES.to_vec(),
+            retries: DEFAULT_RETRIES.to_vec(),
             concurrency: 64,
             per_host: 4,
         }

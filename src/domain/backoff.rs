@@ -1,4 +1,4 @@
-//! How often somebody may fail, and how long then not even that.
+//! Backoff after failed authentications: some are free, then each further one is followed by a longer wait.
 
 use super::{
     clock::{Micros, SECOND},
@@ -6,29 +6,29 @@ use super::{
 };
 
 /// The first wait; each further one is twice as long.
-const FIRST: Micros = SECOND;
-/// The longest wait.
-const LONGEST: Micros = 300 * SECOND;
+const FIRST_WAIT: Micros = SECOND;
+const MAX_WAIT: Micros = 300 * SECOND;
 
-/// What is known of somebody's failures. It starts with none.
+/// The failures of one client. The default has none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backoff {
-    /// Failures that are not forgiven yet, in millionths.
+    /// Failures that are not forgiven yet, in units of [`FAILURE`].
     level: i64,
-    /// When the level was right.
+    /// When `level` was computed.
     at: Micros,
-    /// Failures before this moment are too many.
+    /// The end of the current wait.
     until: Micros,
-    /// Waits since it was last quiet.
+    /// Waits since the last window without failures.
     waits: u32,
 }
 
-/// A failure, in the level's own measure.
-const ONE: i64 = 1_000_000;
+/// One failure, as `level` counts it.
+const FAILURE: i64 = 1_000_000;
 
 impl Backoff {
-    /// Counts a failure; how long to wait, if it is one too many. `limit.limit` failures are forgiven in each
-    /// `limit.window`. Who goes on past that waits, each time for twice as long, until it has been quiet for a window.
+    /// Counts a failure, and returns how long the client must wait if it has failed too often. `limit.limit` failures are
+    /// forgiven in each `limit.window`. Each further failure doubles the wait, until a window has passed without one. A
+    /// failure within a wait does not prolong it.
     pub fn fail(&mut self, limit: RateLimit, now: Micros) -> Option<Micros> {
         if now < self.until {
             return Some(self.until - now);
@@ -37,14 +37,16 @@ impl Backoff {
         if quiet >= limit.window {
             self.waits = 0;
         }
-        let forgiven = i128::from(now.saturating_sub(self.at).max(0)) * i128::from(limit.limit) * i128::from(ONE)
+        let forgiven = i128::from(now.saturating_sub(self.at).max(0)) * i128::from(limit.limit) * i128::from(FAILURE)
             / i128::from(limit.window.max(1));
-        self.level = self.level.saturating_sub(i64::try_from(forgiven).unwrap_or(i64::MAX)).max(0).saturating_add(ONE);
+        self.level =
+            self.level.saturating_sub(i64::try_from(forgiven).unwrap_or(i64::MAX)).max(0).saturating_add(FAILURE);
         self.at = now;
-        if self.level <= i64::from(limit.limit) * ONE {
+        if self.level <= i64::from(limit.limit) * FAILURE {
             return None;
         }
-        let wait = FIRST.checked_shl(self.waits).filter(|wait| (FIRST..LONGEST).contains(wait)).unwrap_or(LONGEST);
+        let wait =
+            FIRST_WAIT.checked_shl(self.waits).filter(|wait| (FIRST_WAIT..MAX_WAIT).contains(wait)).unwrap_or(MAX_WAIT);
         self.waits = self.waits.saturating_add(1).min(32);
         self.until = now.saturating_add(wait);
         Some(wait)
@@ -60,15 +62,15 @@ mod tests {
     const LIMIT: RateLimit = RateLimit { limit: 10, window: 60 * SECOND };
 
     #[test]
-    fn waits_double_while_failures_go_on_and_end_with_a_quiet_window() {
+    fn waits_double_until_a_window_passes_without_failures() {
         let mut backoff = Backoff::default();
         let mut now = 1_000 * SECOND;
         assert!((0..10).all(|_| backoff.fail(LIMIT, now).is_none()));
         let mut waits = Vec::new();
         for _ in 0..12 {
-            // As soon as it may, until it may not.
+            // Fails until it has to wait.
             let wait = std::iter::repeat_with(|| backoff.fail(LIMIT, now)).flatten().next().unwrap();
-            assert_eq!(backoff.fail(LIMIT, now), Some(wait), "a failure meanwhile makes no wait longer");
+            assert_eq!(backoff.fail(LIMIT, now), Some(wait), "a failure within a wait does not prolong it");
             waits.push(wait / SECOND);
             now += wait;
         }
@@ -80,15 +82,15 @@ mod tests {
     }
 
     #[test]
-    fn who_fails_now_and_then_is_forgiven_for_ever() {
+    fn failures_below_the_limit_are_always_forgiven() {
         let mut backoff = Backoff::default();
         assert!((0..10_000).all(|n| backoff.fail(LIMIT, n * 6 * SECOND).is_none()));
     }
 
     proptest! {
-        /// However failures are spread, there are no more than the limit in a window and what is forgiven meanwhile.
+        /// Within a window pass at most the limit, and what is forgiven meanwhile.
         #[test]
-        fn failures_that_pass_are_bounded(gaps in prop::collection::vec(0_i64..20_000_000, 1..400)) {
+        fn failures_without_a_wait_are_bounded(gaps in prop::collection::vec(0_i64..20_000_000, 1..400)) {
             let mut backoff = Backoff::default();
             let (mut now, mut passed) = (0, Vec::new());
             for gap in gaps {

@@ -1,4 +1,4 @@
-//! What happened to keys: the audit log's entries, which are also what webhooks are told.
+//! Events: the entries of the audit log, which are also what webhooks receive.
 
 use std::{fmt, str::FromStr};
 
@@ -17,13 +17,13 @@ const TYPE_PREFIX: &str = "evt_";
 pub struct EventId(pub Uuid);
 
 impl EventId {
-    /// When the event happened: the id's own time, to the millisecond.
+    /// When the event happened: the time within the id, in whole milliseconds.
     pub fn at(self) -> Micros {
         let millis = i64::try_from(self.0.as_u128() >> 80).unwrap_or(i64::MAX);
         millis.saturating_mul(1_000)
     }
 
-    /// The bound below which are the ids of all events before `at`, and no other.
+    /// The lowest id of events at or after `at`: the ids below it are those of events before `at`.
     pub fn lowest(at: Micros) -> Self {
         let millis = at.max(0).saturating_add(999) / 1_000;
         let millis = u128::try_from(millis).unwrap_or(0).min((1 << 48) - 1);
@@ -50,10 +50,10 @@ impl FromStr for EventId {
     }
 }
 
-/// What happened.
+/// The type of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventType {
-    /// A key was made.
+    /// A key was created.
     KeyCreated,
     /// A key was revoked.
     KeyRevoked,
@@ -61,11 +61,11 @@ pub enum EventType {
     KeyExpiring,
     /// A key has expired.
     KeyExpired,
-    /// A check of a key was refused by its rate limit; at most once a window.
+    /// The rate limit of a key refused a check; at most once a window.
     KeyRateLimited,
-    /// A key's webhook was set, changed or removed, or its signing secret was.
+    /// A key's webhook or its signing secret was set, changed or removed.
     WebhookUpdated,
-    /// A key's webhook was taken away, because its receiver asked for that.
+    /// A key's webhook was removed because its receiver answered 410 Gone.
     WebhookDisabled,
 }
 
@@ -94,19 +94,19 @@ impl EventType {
         }
     }
 
-    /// The type of this name.
+    /// The type with this name.
     pub fn of_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
-/// The actor of what Keyward does by itself.
+/// The actor of events that no call caused.
 pub const SYSTEM: &str = "keyward";
 
-/// What is told of without a call, and for how long it is kept.
+/// When events of expiring keys are written, and how long events are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventRules {
-    /// How long before its expiry a key is told of; whole seconds, each once, the shortest first.
+    /// How long before its expiry a key has a `key.expiring` event: whole seconds, ascending, without duplicates.
     pub expiring_before: Vec<Micros>,
     /// How long events are kept.
     pub retention: Micros,
@@ -122,17 +122,17 @@ impl Default for EventRules {
 /// One entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// The id, which also gives its time and its place in the order of events.
+    /// The id, which also gives the event's time and its position in the order of events.
     pub id: EventId,
-    /// What happened.
+    /// The type.
     pub kind: EventType,
-    /// Who did it: `root`, `key:<id>`, `user:<subject>`, `public`, or [`SYSTEM`].
+    /// Who caused it: `root`, `key:<id>`, `user:<subject>`, `public`, or [`SYSTEM`].
     pub actor: String,
-    /// For an event that happens only once: the seconds before the expiry (0 at the expiry itself), or the start of the
-    /// window in unix microseconds.
+    /// What identifies an event that is written only once: the seconds before the expiry (0 at the expiry itself), or the
+    /// start of the rate limit's window in unix microseconds.
     pub once: Option<i64>,
-    /// The key's public record as it was right after. What is not public is blank in it: the digest is zeros, the
-    /// revision and the version of the webhook secret are 0, and the last use is none.
+    /// The key's public record right after the change. What is not public is blank: the digest is zeros, the revision and
+    /// the version of the webhook secret are 0, and the last use is none.
     pub key: KeyRecord,
 }
 
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_has_the_time_at_which_it_was_made() {
+    fn an_id_holds_its_time() {
         let before = SystemClock.wall();
         let id = EventId(KeyIds::default().next(&SystemClock, &SystemEntropy).0);
         assert!((before - 1_000..=SystemClock.wall()).contains(&id.at()), "{} {before}", id.at());
@@ -166,7 +166,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_bound_of_a_time_parts_what_was_before_from_the_rest(
+        fn the_lowest_id_of_a_time_separates_earlier_events_from_later_ones(
             millis in 0_i64..1 << 47, tail in 0_u128..1 << 80, at in 0_i64..1_000 << 47,
         ) {
             let id = EventId(Uuid::from_u128(u128::try_from(millis).unwrap() << 80 | tail));

@@ -18,7 +18,7 @@ use crate::{
         rate_limit::RateLimit,
         secret::{self, DISPLAY_PREFIX_LEN, Secret},
         validation::Violations,
-        webhook::OVERLAP,
+        webhook::SECRET_OVERLAP,
     },
     limiter::Subject,
     store::{
@@ -241,7 +241,7 @@ impl Service {
         }
         let from = if hook.rotate_secret { before.webhook_version } else { 0 };
         let to = self.master_keys.next_webhook_version(from);
-        let secret = SecretChange { from, to, former_until: at.saturating_add(OVERLAP) };
+        let secret = SecretChange { from, to, former_until: at.saturating_add(SECRET_OVERLAP) };
         let update = WebhookUpdate { url: hook.url, secret, at, by, event: self.event_id() };
         let change = bounded(context, self.store.set_webhook(before.id, update)).await?;
         let change = change.ok_or_else(Error::no_such_key)?;

@@ -11,7 +11,7 @@ use super::{
 use crate::domain::{
     event::{Event, EventId, EventType},
     key::KeyId,
-    webhook::Former,
+    webhook::FormerSecrets,
 };
 
 /// A row of `keyward_events`.
@@ -178,7 +178,7 @@ impl TryFrom<ClaimRow> for ClaimedDelivery {
             url: row.webhook_url,
             webhook_version: row.webhook_version,
             former: (row.webhook_former_version != 0)
-                .then_some(Former { version: row.webhook_former_version, until: row.webhook_former_until }),
+                .then_some(FormerSecrets { version: row.webhook_former_version, until: row.webhook_former_until }),
             attempt: row.attempts - row.attempts_before,
             claim: row.attempts,
         })

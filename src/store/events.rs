@@ -7,7 +7,7 @@ use crate::domain::{
     clock::Micros,
     event::{Event, EventId, EventType},
     key::KeyId,
-    webhook::Former,
+    webhook::FormerSecrets,
 };
 
 /// Filters and a position. `None` does not filter; `Some("")` finds events of keys without.
@@ -106,7 +106,7 @@ pub struct ClaimedDelivery {
     /// The version of the key's signing secret now.
     pub webhook_version: i64,
     /// Those before its last rotation.
-    pub former: Option<Former>,
+    pub former: Option<FormerSecrets>,
     /// Which attempt this is, from 1 on; a redelivery counts from 1 again.
     pub attempt: i64,
     /// Names this claim when it is settled: a claim that another worker has taken over settles nothing.

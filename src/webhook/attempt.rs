@@ -1,204 +1,257 @@
-//! One attempt to deliver an event, and what becomes of the delivery after it.
+//! One attempt to deliver an event, and how its result is recorded.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
-use super::{Deliverer, message, micros};
+use super::{
+    client::{ReceiverResponse, SendError, WebhookClient},
+    message,
+    scheduler::Slot,
+};
 use crate::{
-    domain::{clock::Micros, webhook::retry_after},
+    domain::{clock::Micros, egress::Target, webhook::retry_after},
+    service::Service,
     store::{
         StoreError,
         events::{ClaimedDelivery, DeliveryState, Disabling, Settlement},
     },
     telemetry::webhooks::DeliveryOutcome,
-    webhook::client::{Answer, Failure, SLOW},
 };
 
-/// Time to write an outcome down in, while the database is away. A claim is held for as long.
-pub const SETTLING: Duration = Duration::from_secs(5);
+/// How long the database may be unavailable before a result is lost. A claim is held long enough for it.
+pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The wait between two tries to record a result.
+const SETTLE_RETRY_DELAY: Duration = Duration::from_millis(250);
 
-/// What came of an attempt.
-struct Attempted {
+/// How deliveries are made.
+#[derive(Debug, Clone)]
+pub struct DeliveryRules {
+    /// Timeout of an attempt.
+    pub timeout: Duration,
+    /// The waits after the first attempt and each further one.
+    pub retries: Vec<Micros>,
+    /// Attempts at the same time.
+    pub concurrency: usize,
+    /// Attempts at the same time to one host.
+    pub per_host: usize,
+}
+
+/// Makes attempts and records their results.
+pub struct AttemptRunner {
+    pub(super) service: Arc<Service>,
+    client: WebhookClient,
+    rules: DeliveryRules,
+    cancelled: CancellationToken,
+}
+
+/// The result of an attempt.
+struct AttemptResult {
     outcome: DeliveryOutcome,
     status: Option<u16>,
     error: String,
     response: String,
 }
 
-impl Attempted {
-    fn without_answer(outcome: DeliveryOutcome, error: impl Into<String>) -> Self {
+impl AttemptResult {
+    fn without_response(outcome: DeliveryOutcome, error: impl Into<String>) -> Self {
         Self { outcome, status: None, error: error.into(), response: String::new() }
     }
 }
 
-impl From<Answer> for Attempted {
-    fn from(answer: Answer) -> Self {
-        let (outcome, error) = match answer.status {
+impl From<ReceiverResponse> for AttemptResult {
+    fn from(response: ReceiverResponse) -> Self {
+        let (outcome, error) = match response.status {
             200..=299 => (DeliveryOutcome::Delivered, String::new()),
             300..=399 => (DeliveryOutcome::Redirected, "redirects are not followed".to_owned()),
             410 => (DeliveryOutcome::Gone, "answered 410: the receiver is gone".to_owned()),
             status => (DeliveryOutcome::Rejected, format!("answered {status}")),
         };
-        Self { outcome, status: Some(answer.status), error, response: answer.body }
+        Self { outcome, status: Some(response.status), error, response: response.body }
     }
 }
 
-impl From<Failure> for Attempted {
-    fn from(failure: Failure) -> Self {
-        let outcome = match failure {
-            Failure::Refused(_) | Failure::NotPublic => DeliveryOutcome::Refused,
-            Failure::Unresolved | Failure::Unreachable(_) | Failure::Tls(_) | Failure::Broken(_) => {
+impl From<SendError> for AttemptResult {
+    fn from(error: SendError) -> Self {
+        let outcome = match error {
+            SendError::Refused(_) | SendError::NotPublic => DeliveryOutcome::Refused,
+            SendError::Unresolved | SendError::Unreachable(_) | SendError::Tls(_) | SendError::InvalidResponse(_) => {
                 DeliveryOutcome::Unreachable
             }
-            Failure::TimedOut | Failure::Crowded => DeliveryOutcome::TimedOut,
+            SendError::TimedOut | SendError::ConcurrencyLimited => DeliveryOutcome::TimedOut,
         };
-        Self::without_answer(outcome, failure.to_string())
+        Self::without_response(outcome, error.to_string())
     }
 }
 
-impl Deliverer {
-    /// Makes an attempt and writes down what came of it. Says whether the receiver was slow.
-    pub(super) async fn attempt(&self, delivery: ClaimedDelivery) -> bool {
-        let begun = self.service.clock.monotonic();
-        let sent = tokio::select! {
-            sent = self.send(&delivery) => sent,
-            // The program is ending. The receiver may have it by now or not; it will get it again.
-            () = self.end.cancelled() => {
-                self.give_back(&delivery, 0).await;
-                return false;
-            }
-        };
-        let took = self.service.clock.monotonic() - begun;
-        let Some(attempted) = sent else {
-            // Nothing was tried, and a try now would find the same. Its name is taken for a slow one, as its address is.
-            self.give_back(&delivery, self.crowded_wait()).await;
-            return true;
-        };
-        self.service.metrics.webhooks.attempt(attempted.outcome);
-        tracing::debug!(
-            event = %delivery.event.id, attempt = delivery.attempt, outcome = ?attempted.outcome, status = attempted.status,
-            error = attempted.error, "webhook attempted"
-        );
-        self.settle(&delivery, attempted).await;
-        took > micros(SLOW)
+impl AttemptRunner {
+    /// A runner of attempts by these rules.
+    pub fn new(service: Arc<Service>, client: WebhookClient, rules: DeliveryRules) -> Self {
+        Self { service, client, rules, cancelled: CancellationToken::new() }
     }
 
-    /// None: it has to wait for others that go to the same addresses.
-    async fn send(&self, delivery: &ClaimedDelivery) -> Option<Attempted> {
+    /// Ends every running attempt and releases its delivery.
+    pub fn cancel(&self) {
+        self.cancelled.cancel();
+    }
+
+    /// Where a delivery goes, by the rules of today: they may have changed since the webhook was set.
+    pub fn target(&self, delivery: &ClaimedDelivery) -> Result<Target, SendError> {
+        self.client.target(&delivery.url)
+    }
+
+    /// Makes an attempt and records its result.
+    pub async fn run(&self, delivery: ClaimedDelivery, target: Result<Target, SendError>, mut slot: Slot) {
+        let result = tokio::select! {
+            result = self.send(&delivery, target, &mut slot) => result,
+            // The receiver may have the event or not, so it is sent again.
+            () = self.cancelled.cancelled() => {
+                self.release(&delivery, 0).await;
+                return;
+            }
+        };
+        slot.finished();
+        let Some(result) = result else {
+            self.release(&delivery, self.limited_wait()).await;
+            return;
+        };
+        self.service.metrics.webhooks.attempt(result.outcome);
+        tracing::debug!(
+            event = %delivery.event.id, attempt = delivery.attempt, outcome = ?result.outcome, status = result.status,
+            error = result.error, "webhook attempted"
+        );
+        self.settle(&delivery, result).await;
+    }
+
+    /// None: nothing was sent, because the addresses have as many attempts as they may have.
+    async fn send(
+        &self,
+        delivery: &ClaimedDelivery,
+        target: Result<Target, SendError>,
+        slot: &mut Slot,
+    ) -> Option<AttemptResult> {
         if delivery.url.is_empty() {
-            return Some(Attempted::without_answer(DeliveryOutcome::Abandoned, "the key has no webhook any more"));
+            let error = "the key has no webhook any more";
+            return Some(AttemptResult::without_response(DeliveryOutcome::Abandoned, error));
         }
-        let target = match self.courier.target(&delivery.url) {
+        let target = match target {
             Ok(target) => target,
-            Err(failure) => return Some(failure.into()),
+            Err(error) => return Some(error.into()),
         };
         let body = Bytes::from(message::body(&delivery.event).to_string());
         let Some(headers) = message::headers(&self.service.master_keys, delivery, &body, self.service.now()) else {
             let error = "the signing secret derives from a master key that is not listed";
-            return Some(Attempted::without_answer(DeliveryOutcome::Abandoned, error));
+            return Some(AttemptResult::without_response(DeliveryOutcome::Abandoned, error));
         };
-        match self.courier.post(&target, &headers, body).await {
-            Ok(answer) => Some(answer.into()),
-            Err(Failure::Crowded) => None,
-            Err(failure) => Some(failure.into()),
+        match self.client.post(&target, &headers, body, slot).await {
+            Ok(response) => Some(response.into()),
+            Err(SendError::ConcurrencyLimited) => None,
+            Err(error) => Some(error.into()),
         }
     }
 
-    /// Between one and two times what an attempt may take, so that those that wait together do not come back together.
-    fn crowded_wait(&self) -> Micros {
-        let most = micros(self.rules.timeout);
-        most.saturating_add(most / 1_000 * i64::from(self.chance() % 1_000))
+    /// Between one and two timeouts of an attempt, at random, so that deliveries that found the same addresses full do not
+    /// all return at the same time.
+    fn limited_wait(&self) -> Micros {
+        let timeout = micros(self.rules.timeout);
+        timeout.saturating_add(timeout / 1_000 * i64::from(self.random() % 1_000))
     }
 
-    async fn settle(&self, delivery: &ClaimedDelivery, attempted: Attempted) {
+    async fn settle(&self, delivery: &ClaimedDelivery, result: AttemptResult) {
         let now = self.service.now();
-        let again = match attempted.outcome {
+        let attempt = u32::try_from(delivery.attempt).unwrap_or(u32::MAX);
+        let retry = match result.outcome {
             DeliveryOutcome::Delivered | DeliveryOutcome::Gone => None,
             DeliveryOutcome::Abandoned if delivery.url.is_empty() => None,
-            _ => retry_after(&self.rules.retries, u32::try_from(delivery.attempt).unwrap_or(u32::MAX), self.chance()),
+            _ => retry_after(&self.rules.retries, attempt, self.random()),
         };
-        let state = match attempted.outcome {
+        let state = match result.outcome {
             DeliveryOutcome::Delivered => DeliveryState::Delivered,
-            _ if again.is_some() => DeliveryState::Pending,
+            _ if retry.is_some() => DeliveryState::Pending,
             _ => DeliveryState::Failed,
         };
-        if attempted.outcome == DeliveryOutcome::Gone {
-            // First: a program that ends between the two will hear of it again.
-            self.disable(delivery, now).await;
+        if result.outcome == DeliveryOutcome::Gone {
+            // Before the delivery is settled: if the process ends in between, the receiver answers 410 once more.
+            self.disable_webhook(delivery, now).await;
         }
-        let kept = self
-            .write(|| {
+        let settled = self
+            .record(|| {
                 self.service.store.settle_delivery(Settlement {
                     event: delivery.event.id,
                     claim: delivery.claim,
                     at: now,
                     state,
-                    next_attempt_at: now.saturating_add(again.unwrap_or(0)),
-                    status: attempted.status,
-                    error: attempted.error.clone(),
-                    response: attempted.response.clone(),
+                    next_attempt_at: now.saturating_add(retry.unwrap_or(0)),
+                    status: result.status,
+                    error: result.error.clone(),
+                    response: result.response.clone(),
                 })
             })
             .await;
-        if kept == Some(true) && state == DeliveryState::Failed {
-            tracing::info!(event = %delivery.event.id, key = %delivery.event.key.id, "a webhook delivery was given up");
+        if settled == Some(true) && state == DeliveryState::Failed {
+            tracing::info!(event = %delivery.event.id, key = %delivery.event.key.id, "webhook delivery failed, no retries left");
         }
-        if kept == Some(true) && state == DeliveryState::Delivered {
-            let after = u64::try_from(now - delivery.event.id.at()).unwrap_or(0);
-            self.service.metrics.webhooks.delivered(Duration::from_micros(after));
+        if settled == Some(true) && state == DeliveryState::Delivered {
+            let latency = u64::try_from(now - delivery.event.id.at()).unwrap_or(0);
+            self.service.metrics.webhooks.delivered(Duration::from_micros(latency));
         }
     }
 
-    /// Takes the webhook away, unless it has become another one meanwhile.
-    async fn disable(&self, delivery: &ClaimedDelivery, now: Micros) {
+    /// Removes the webhook, unless it has another URL by now.
+    async fn disable_webhook(&self, delivery: &ClaimedDelivery, now: Micros) {
         let event = self.service.event_id();
         let disabled = self
-            .write(|| {
+            .record(|| {
                 let disabling = Disabling { url: delivery.url.clone(), at: now, event };
                 self.service.store.disable_webhook(delivery.event.key.id, disabling)
             })
             .await;
         if disabled == Some(true) {
-            tracing::info!(key = %delivery.event.key.id, "a receiver is gone: its webhook is disabled");
+            tracing::info!(key = %delivery.event.key.id, "webhook disabled: receiver answered 410 Gone");
         }
     }
 
-    /// Ends a claim without an attempt: the delivery is due again after `wait`, as if it had not been taken. Says whether
-    /// the database has it; if not, the claim ends by itself.
-    pub(super) async fn give_back(&self, delivery: &ClaimedDelivery, wait: Micros) -> bool {
+    /// Ends a claim without an attempt: the delivery is due again after `wait`, as if it had not been claimed. Returns
+    /// whether the database has done so; if not, the claim expires by itself.
+    pub async fn release(&self, delivery: &ClaimedDelivery, wait: Micros) -> bool {
         let due_at = self.service.now().saturating_add(wait);
         let released = self.service.store.release_delivery(delivery.event.id, delivery.claim, due_at).await;
         if let Err(error) = &released {
-            tracing::debug!(%error, event = %delivery.event.id, "a webhook delivery could not be given back");
+            tracing::debug!(%error, event = %delivery.event.id, "webhook delivery could not be released");
         }
         released.is_ok()
     }
 
-    /// Writes until the database has taken it, or for as long as the claim is held. None: it was not written, or nobody
-    /// knows.
-    async fn write<F, T>(&self, call: impl Fn() -> F) -> Option<T>
+    /// Repeats a write while the database is unavailable, for [`SETTLE_TIMEOUT`]. None: it failed, or its result is
+    /// unknown.
+    async fn record<F, T>(&self, write: impl Fn() -> F) -> Option<T>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let until = tokio::time::Instant::now() + SETTLING;
+        let deadline = tokio::time::Instant::now() + SETTLE_TIMEOUT;
         loop {
-            match call().await {
+            match write().await {
                 Ok(written) => return Some(written),
-                Err(StoreError::Unavailable(_)) if tokio::time::Instant::now() < until => {
-                    tokio::time::sleep(Duration::from_millis(250)).await;
+                Err(StoreError::Unavailable(_)) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(SETTLE_RETRY_DELAY).await;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the outcome of a webhook delivery could not be written down");
+                    tracing::warn!(%error, "the result of a webhook attempt could not be recorded");
                     return None;
                 }
             }
         }
     }
 
-    fn chance(&self) -> u32 {
+    fn random(&self) -> u32 {
         let mut bytes = [0; 4];
         self.service.entropy.fill(&mut bytes);
         u32::from_ne_bytes(bytes)
     }
+}
+
+/// A duration in microseconds.
+pub fn micros(duration: Duration) -> Micros {
+    Micros::try_from(duration.as_micros()).unwrap_or(Micros::MAX)
 }

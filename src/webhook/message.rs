@@ -1,4 +1,4 @@
-//! An event as its receiver gets it: the body, and the headers of Standard Webhooks.
+//! An event as its receiver gets it: a JSON body, and the headers of the Standard Webhooks specification.
 
 use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
@@ -28,8 +28,8 @@ pub fn body(event: &Event) -> Value {
     })
 }
 
-/// The headers of an attempt at `now`. The id is the event's and the same for every attempt; the time and the signatures
-/// are the attempt's own. None if the newest secret derives from a master key that is not listed any more.
+/// The headers of an attempt at `now`. Every attempt has the event's id, and a time and signatures of its own. None: the
+/// newest secret derives from a master key that is no longer listed.
 pub fn headers(
     master_keys: &MasterKeys,
     delivery: &ClaimedDelivery,
@@ -42,7 +42,7 @@ pub fn headers(
     let sign = |version| master_keys.webhook_signature(key, version, &id, timestamp, body);
     let mut versions = signing_versions(delivery.webhook_version, delivery.former, now);
     let newest = versions.next().and_then(sign)?;
-    // The former one may derive from a key that is gone; the newest is what counts.
+    // A former secret whose master key is no longer listed signs no more.
     let signatures: Vec<String> = std::iter::once(newest).chain(versions.filter_map(sign)).collect();
     Some([
         (ID, HeaderValue::try_from(id.as_str()).ok()?),

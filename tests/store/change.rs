@@ -7,7 +7,7 @@ use keyward::{
     domain::{
         clock::Micros,
         key::{KeyId, KeyRecord, KeyStatus},
-        webhook::Former,
+        webhook::FormerSecrets,
     },
     store::{
         Revocation, Store, Usage,
@@ -99,16 +99,20 @@ pub async fn a_rotation_happens_once(f: Fixture) {
     assert_eq!(versions().await, (from, None));
     let until = now() + 60_000_000;
     for (step, shown, former) in [
-        ((from, from + 1, until), from + 1, Some(Former { version: from, until })),
+        ((from, from + 1, until), from + 1, Some(FormerSecrets { version: from, until })),
         // The same once more, as when the reply to the first was lost, and another one from the same version.
-        ((from, from + 1, until + 5), from + 1, Some(Former { version: from, until })),
-        ((from, from + 7, until + 5), from + 1, Some(Former { version: from, until })),
+        ((from, from + 1, until + 5), from + 1, Some(FormerSecrets { version: from, until })),
+        ((from, from + 7, until + 5), from + 1, Some(FormerSecrets { version: from, until })),
         // The one before it still signs, so both go on.
-        ((from + 1, from + 2, 1), from + 2, Some(Former { version: from, until: 1 })),
+        ((from + 1, from + 2, 1), from + 2, Some(FormerSecrets { version: from, until: 1 })),
         // They do not any more.
-        ((from + 2, from + 3, until), from + 3, Some(Former { version: from + 2, until })),
+        ((from + 2, from + 3, until), from + 3, Some(FormerSecrets { version: from + 2, until })),
         // Another master key's.
-        ((from + 3, from + 4 + (1 << 32), until), from + 4 + (1 << 32), Some(Former { version: from + 2, until })),
+        (
+            (from + 3, from + 4 + (1 << 32), until),
+            from + 4 + (1 << 32),
+            Some(FormerSecrets { version: from + 2, until }),
+        ),
     ] {
         let change = rotate(step.0, step.1, step.2).await.unwrap().unwrap();
         assert!(change.applied);
@@ -124,7 +128,7 @@ pub async fn a_rotation_happens_once(f: Fixture) {
     for step in 0..7 {
         rotate(last + step, last + step + 1, until).await.unwrap().unwrap();
         let oldest = if step < 6 { from + 2 } else { last + step };
-        assert_eq!(versions().await, (last + step + 1, Some(Former { version: oldest, until })), "{step}");
+        assert_eq!(versions().await, (last + step + 1, Some(FormerSecrets { version: oldest, until })), "{step}");
     }
 }
 

@@ -1,7 +1,7 @@
-//! Where a webhook may be sent: a URL that can be judged by itself, and the addresses that its host turns out to have.
+//! Where webhooks may be sent: checks of a URL by itself, and of the addresses that its host resolves to.
 //!
-//! Whoever may set a webhook chooses where this server connects to. What only this server's own network reaches is
-//! therefore out of bounds, unless the operator says otherwise.
+//! A caller that sets a webhook chooses where this server connects. Addresses that only this server's own network can
+//! reach are therefore refused, unless the operator allows them.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -11,9 +11,9 @@ use url::{Host, Url};
 use super::ip_class;
 
 /// Bytes in a webhook URL.
-pub const LENGTH: usize = 2_048;
+pub const MAX_URL_BYTES: usize = 2_048;
 
-/// Ports of protocols that a request of HTTP could be mistaken for, and of databases.
+/// Ports of databases, and of protocols that could take an HTTP request for one of their own.
 pub const DENIED_PORTS: &[u16] = &[
     1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110,
     111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 445, 465, 512, 513, 514, 515, 526, 530, 531,
@@ -25,11 +25,11 @@ pub const DENIED_PORTS: &[u16] = &[
 /// What the operator allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Egress {
-    /// Whether `http://` is good, too.
+    /// Allows `http://` beside `https://`.
     pub allow_http: bool,
-    /// Networks that are good whatever they are otherwise.
+    /// Networks that are allowed although they are not public.
     pub allow_cidrs: Vec<IpNet>,
-    /// Ports that are not.
+    /// Ports that are refused.
     pub deny_ports: Vec<u16>,
 }
 
@@ -39,37 +39,38 @@ impl Default for Egress {
     }
 }
 
-/// A URL that was found good, as far as it can be seen without resolving its host.
+/// A URL that is allowed, as far as that can be decided without resolving its host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Whether TLS is spoken.
+    /// The scheme is `https`.
     pub tls: bool,
-    /// The host: an address, or a name in lower case without a dot at its end.
+    /// An address, or a name in lower case without a trailing dot.
     pub host: Host,
-    /// The port.
+    /// The port, which the scheme gives if the URL does not.
     pub port: u16,
-    /// `Host` as HTTP has it: with the port, where that is not the scheme's own.
+    /// The host, with the port if it is not the scheme's own: the `Host` header, and the name by which attempts are bounded.
+    /// All spellings of a host and port have the same one.
     pub authority: String,
     /// Path and query.
     pub path: String,
 }
 
 impl Egress {
-    /// Reads a webhook's URL.
+    /// Parses and checks a webhook's URL.
     ///
     /// # Errors
     ///
-    /// What is wrong with it, as a sentence without a subject that does not repeat it.
+    /// The rest of a sentence that begins with the field's name. It does not repeat the URL.
     pub fn target(&self, text: &str) -> Result<Target, &'static str> {
-        let tls = self.written(text)?;
+        let tls = self.check_text(text)?;
         let url = Url::parse(text).map_err(|_| "must be an absolute URL with a host")?;
-        // The URL standard skips extra slashes and drops an empty user: what was written is looked at too.
-        if !url.username().is_empty() || url.password().is_some() || authority(text).contains('@') {
+        // The URL parser skips extra slashes and drops an empty user, so the text is checked, too.
+        if !url.username().is_empty() || url.password().is_some() || written_authority(text).contains('@') {
             return Err("must not hold user information");
         }
-        // Decimal, octal, hexadecimal, short and full-width spellings of an address are addresses from here on.
+        // The URL parser turns decimal, octal, hexadecimal, short and full-width spellings of an address into an address.
         let host = match url.host() {
-            Some(Host::Domain(name)) if !authority(text).is_empty() => Host::Domain(self.name(name)?),
+            Some(Host::Domain(name)) if !written_authority(text).is_empty() => Host::Domain(self.normalize_name(name)?),
             Some(Host::Ipv4(v4)) => Host::Ipv4(v4),
             Some(Host::Ipv6(v6)) => Host::Ipv6(v6),
             _ => return Err("must have a host"),
@@ -88,19 +89,19 @@ impl Egress {
         Ok(Target { tls, host, port, authority, path })
     }
 
-    /// Looks at a URL before it is parsed: the parser repairs too much. Says whether it is of TLS.
-    fn written(&self, text: &str) -> Result<bool, &'static str> {
-        if text.len() > LENGTH {
+    /// Checks the text of a URL, because the URL parser repairs what is malformed. Returns whether the scheme is `https`.
+    fn check_text(&self, text: &str) -> Result<bool, &'static str> {
+        if text.len() > MAX_URL_BYTES {
             return Err("must be at most 2,048 bytes");
         }
         if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
             return Err("must not hold white space or control characters");
         }
-        // To some readers it ends the host, to others it does not.
+        // Parsers disagree on whether a backslash ends the host.
         if text.contains('\\') {
             return Err("must not hold a backslash");
         }
-        // The URL standard would also read "https:example.com" as absolute.
+        // The URL parser takes "https:example.com" for absolute, too.
         let begins = |scheme: &str| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
         match (begins("https://"), begins("http://"), self.allow_http) {
             (true, ..) => Ok(true),
@@ -110,8 +111,8 @@ impl Egress {
         }
     }
 
-    /// A host's name as it will be asked for.
-    fn name(&self, name: &str) -> Result<String, &'static str> {
+    /// A host's name as it is resolved.
+    fn normalize_name(&self, name: &str) -> Result<String, &'static str> {
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         let label = |label: &str| {
             (1..=63).contains(&label.len())
@@ -120,7 +121,7 @@ impl Egress {
         if name.len() > 253 || !name.split('.').all(label) {
             return Err("must have a host that is a name of DNS or an address");
         }
-        // These mean this machine wherever they are asked for.
+        // Resolvers answer these with loopback.
         if name.rsplit('.').next() == Some("localhost") {
             self.address(Ipv4Addr::LOCALHOST.into()).map_err(|_| NOT_PUBLIC)?;
         }
@@ -131,7 +132,7 @@ impl Egress {
     ///
     /// # Errors
     ///
-    /// The kind of network that it is in.
+    /// The kind of network that the address is in.
     pub fn address(&self, ip: IpAddr) -> Result<(), &'static str> {
         if self.allow_cidrs.iter().any(|network| network.contains(&ip)) {
             return Ok(());
@@ -142,8 +143,8 @@ impl Egress {
 
 const NOT_PUBLIC: &str = "must not name an address that is not public";
 
-/// What stands between `://` and the path.
-fn authority(text: &str) -> &str {
+/// The text between `://` and the path.
+fn written_authority(text: &str) -> &str {
     let rest = text.split_once("://").map_or("", |(_, rest)| rest);
     &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())]
 }

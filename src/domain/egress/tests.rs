@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Refused by what can be seen of them.
+/// Refused before anything is resolved.
 const HOSTILE: &[&str] = &[
     // Loopback, in the spellings that inet_aton reads.
     "https://127.0.0.1/",
@@ -27,7 +27,7 @@ const HOSTILE: &[&str] = &[
     "https://①②⑦.⓪.⓪.①/",
     "https://𝟏𝟐𝟕.𝟎.𝟎.𝟏/",
     "https://0xⓐ9fe/",
-    // Names that always mean this machine.
+    // Names that resolve to loopback.
     "https://localhost/",
     "https://LOCALHOST/",
     "https://localhost./",
@@ -86,7 +86,7 @@ const HOSTILE: &[&str] = &[
     "https://[ff02::1]/",
     "https://[5f00::1]/",
     "https://[1::1]/",
-    // A zone names an interface of this machine.
+    // A zone selects a network interface of this machine.
     "https://[fe80::1%25eth0]/",
     "https://[fe80::1%eth0]/",
     "https://[2606:4700::1%25lo]/",
@@ -132,7 +132,7 @@ const HOSTILE: &[&str] = &[
     "https://:@example.com/",
     "https://example.com@127.0.0.1/",
     "https://example.com:443@127.0.0.1/",
-    // What one reader takes for the host and another for the path.
+    // Parsers disagree on where the host of these ends.
     "https:\\\\example.com",
     "https://example.com\\@127.0.0.1/",
     "https://127.0.0.1\\@example.com/",
@@ -157,14 +157,14 @@ fn every_hostile_url_is_refused() {
     assert!(HOSTILE.len() >= 60);
     let passed: Vec<_> = HOSTILE.iter().filter(|url| egress.target(url).is_ok()).collect();
     assert!(passed.is_empty(), "{passed:#?}");
-    let long = format!("https://example.com/{}", "a".repeat(LENGTH));
+    let long = format!("https://example.com/{}", "a".repeat(MAX_URL_BYTES));
     assert_eq!(egress.target(&long), Err("must be at most 2,048 bytes"));
     let name = format!("https://{}.example/", "a".repeat(64));
     assert_eq!(egress.target(&name), Err("must have a host that is a name of DNS or an address"));
 }
 
 #[test]
-fn what_anybody_may_reach_is_let_be_and_read_as_it_will_be_asked_for() {
+fn public_urls_are_allowed_and_normalized() {
     for (url, host, port, authority, path) in [
         ("https://example.com", "example.com", 443, "example.com", "/"),
         ("HTTPS://Example.COM./x?y=1#z", "example.com", 443, "example.com", "/x?y=1"),
@@ -182,6 +182,49 @@ fn what_anybody_may_reach_is_let_be_and_read_as_it_will_be_asked_for() {
         let target = Egress::default().target(url).unwrap_or_else(|why| panic!("{url}: {why}"));
         let read = (target.host.to_string(), target.port, target.authority, target.path, target.tls);
         assert_eq!(read, (host.to_owned(), port, authority.to_owned(), path.to_owned(), true), "{url}");
+    }
+}
+
+#[test]
+fn every_spelling_of_a_host_and_port_has_the_same_authority() {
+    for (authority, spellings) in [
+        (
+            "hooks.example",
+            &[
+                "https://hooks.example",
+                "https://hooks.example/",
+                "https://hooks.example?1",
+                "https://hooks.example/?2",
+                "https://hooks.example#3",
+                "https://hooks.example/a/b",
+                "https://hooks.example.",
+                "https://hooks.example./x",
+                "https://hooks.example:443",
+                "https://hooks.example:0443/",
+                "https://hooks.example:/",
+                "https://hooks.example.:443?4",
+                "HTTPS://HOOKS.EXAMPLE",
+                "https://Hooks.Example/x",
+                "https://ｈｏｏｋｓ.example/",
+                "https://hooks。example/",
+                "https://h%6Foks.example/",
+            ][..],
+        ),
+        (
+            "hooks.example:8443",
+            &["https://hooks.example:8443", "https://HOOKS.example.:08443?x", "https://hooks.example:8443#x"],
+        ),
+        (
+            "xn--bcher-kva.example",
+            &["https://bücher.example", "https://BÜCHER.example", "https://xn--bcher-kva.example."],
+        ),
+        ("8.8.8.8", &["https://8.8.8.8", "https://8.8.8.8.", "https://0x8.8.2056", "https://134744072:443?x"]),
+        ("[2606:4700:4700::1111]", &["https://[2606:4700:4700::1111]", "https://[2606:4700:4700:0:0:0:0:1111]:443"]),
+    ] {
+        for url in spellings {
+            let target = Egress::default().target(url).unwrap_or_else(|why| panic!("{url}: {why}"));
+            assert_eq!(target.authority, authority, "{url}");
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
     time::Duration,
 };
 
@@ -10,57 +9,58 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::rustls::pki_types::ServerName;
 use url::Host;
 
-use super::{Failure, Place, Places, Resolve};
+use super::{Resolve, SendError, Slot};
 use crate::domain::egress::{Egress, Target};
 
 /// Addresses of one name that are tried.
-const ADDRESSES: usize = 4;
-/// How long one of them may take, so that the next is tried in time.
-const CONNECT: Duration = Duration::from_secs(4);
-/// How long a name may take: it has no place yet that would bound it.
-const RESOLVE: Duration = Duration::from_secs(4);
+const MAX_ADDRESSES: usize = 4;
+/// Timeout of one address, so that there is time for the next.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// Timeout of a name: while it is resolved, no bound by address applies yet.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Resolves the host once, checks every address, and connects to one of just these that has a place free.
+/// Resolves the host once, checks every address, and connects to one of these that is not full.
 pub async fn tcp(
     egress: &Egress,
     resolver: &dyn Resolve,
-    places: &Arc<Places>,
     target: &Target,
-) -> Result<(TcpStream, Place), Failure> {
+    slot: &mut Slot,
+) -> Result<TcpStream, SendError> {
     let addresses: Vec<IpAddr> = match &target.host {
         Host::Ipv4(v4) => vec![(*v4).into()],
         Host::Ipv6(v6) => vec![(*v6).into()],
-        Host::Domain(name) => match timeout(RESOLVE, resolver.resolve(name)).await {
+        Host::Domain(name) => match timeout(RESOLVE_TIMEOUT, resolver.resolve(name)).await {
             Ok(Ok(addresses)) => addresses,
-            Ok(Err(_)) | Err(_) => return Err(Failure::Unresolved),
+            Ok(Err(_)) | Err(_) => return Err(SendError::Unresolved),
         },
     };
-    // A name of which one address is out of bounds is not to be trusted with the others either.
+    // A name with one address that is not allowed is not trusted with its other addresses either.
     if addresses.iter().any(|address| egress.address(*address).is_err()) {
-        return Err(Failure::NotPublic);
+        return Err(SendError::NotPublic);
     }
-    let name = target.host.to_string();
-    let mut failure = if addresses.is_empty() { Failure::Unresolved } else { Failure::Crowded };
-    for address in addresses.into_iter().take(ADDRESSES).map(|address| SocketAddr::new(address, target.port)) {
-        let Some(place) = places.enter(&name, address) else { continue };
-        match timeout(CONNECT, TcpStream::connect(address)).await {
+    let mut error = if addresses.is_empty() { SendError::Unresolved } else { SendError::ConcurrencyLimited };
+    for address in addresses.into_iter().take(MAX_ADDRESSES).map(|address| SocketAddr::new(address, target.port)) {
+        if !slot.connect(address) {
+            continue;
+        }
+        match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 let _ = stream.set_nodelay(true);
-                return Ok((stream, place));
+                return Ok(stream);
             }
-            Ok(Err(error)) => failure = Failure::Unreachable(error.kind().to_string()),
-            Err(_) => failure = Failure::Unreachable("no answer".to_owned()),
+            Ok(Err(failed)) => error = SendError::Unreachable(failed.kind().to_string()),
+            Err(_) => error = SendError::Unreachable("no answer".to_owned()),
         }
     }
-    Err(failure)
+    Err(error)
 }
 
-/// Whose certificate is expected.
-pub fn server_name(target: &Target) -> Result<ServerName<'static>, Failure> {
+/// The name that the receiver's certificate must be for.
+pub fn server_name(target: &Target) -> Result<ServerName<'static>, SendError> {
     match &target.host {
         Host::Ipv4(v4) => Ok(ServerName::from(IpAddr::from(*v4))),
         Host::Ipv6(v6) => Ok(ServerName::from(IpAddr::from(*v6))),
         Host::Domain(name) => ServerName::try_from(name.clone())
-            .map_err(|_| Failure::Tls("no certificate can be for the host's name".to_owned())),
+            .map_err(|_| SendError::Tls("no certificate can be for the host's name".to_owned())),
     }
 }

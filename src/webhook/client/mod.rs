@@ -1,11 +1,12 @@
-//! The way out: sends one request to a receiver that somebody else has chosen.
+//! An HTTP client for URLs that others choose: sends one request to a webhook's receiver.
 //!
-//! A connection is made for each request and to an address that was checked: what a name resolves to later cannot
-//! matter. There is no proxy, no redirect is followed, and nothing waits longer than the time for the whole.
+//! Each request has a connection of its own, to an address that was checked, so it does not matter what a name resolves
+//! to later. No proxy is used, no redirect is followed, and one timeout bounds the whole request.
 
-mod concurrency;
 mod connect;
 mod resolve;
+#[cfg(test)]
+mod tests;
 mod tls_roots;
 
 use std::{sync::Arc, time::Duration};
@@ -21,95 +22,94 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-pub use self::{
-    concurrency::{Place, Places, SLOW},
-    resolve::{Resolve, SystemResolver},
-};
+pub use self::resolve::{Resolve, SystemResolver};
+use super::scheduler::Slot;
 use crate::domain::egress::{Egress, Target};
 
-/// Bytes of an answer's body that are kept.
-pub const KEPT: usize = 1_024;
-/// How long an answer whose status is known may take to show what it says.
-const BODY: Duration = Duration::from_secs(2);
-/// Bytes of an answer's head.
-const HEAD: usize = 16 * 1_024;
+/// Bytes of a response's body that are kept.
+const MAX_BODY_BYTES: usize = 1_024;
+/// Time to read the body of a response whose status is known.
+const BODY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of a response's status line and headers.
+const MAX_HEADER_BYTES: usize = 16 * 1_024;
 
 const USER_AGENT: &str = concat!("Keyward/", env!("CARGO_PKG_VERSION"));
 
 /// What a receiver answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct ReceiverResponse {
     /// The HTTP status.
     pub status: u16,
-    /// The first [`KEPT`] bytes of the body, as text.
+    /// The first [`MAX_BODY_BYTES`] of the body, as text.
     pub body: String,
 }
 
-/// Why there was no answer. The texts are for whoever set the URL: they do not say what a name resolved to.
+/// Why there is no response. The texts are shown to those who set the URL, so they do not say what a name resolved to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// The URL is not good, or not any more.
+pub enum SendError {
+    /// The URL is not allowed, or no longer.
     #[error("the URL {0}")]
     Refused(&'static str),
     /// The name has no address.
     #[error("the host's name could not be resolved")]
     Unresolved,
-    /// The name has an address that may not be connected to.
+    /// One of the host's addresses may not be connected to.
     #[error("the host has an address that is not public")]
     NotPublic,
-    /// No connection.
+    /// No TCP connection could be made.
     #[error("could not connect: {0}")]
     Unreachable(String),
-    /// No TLS.
+    /// The TLS handshake failed.
     #[error("TLS failed: {0}")]
     Tls(String),
-    /// Not HTTP, or cut off.
+    /// The response is not HTTP, or the connection ended within it.
     #[error("the receiver's answer could not be read: {0}")]
-    Broken(String),
-    /// Not in time.
+    InvalidResponse(String),
+    /// The timeout passed.
     #[error("no answer in time")]
     TimedOut,
-    /// Nothing was tried: as many requests as may be are under way to its addresses.
+    /// Nothing was sent: every endpoint of the host has as many attempts as it may have.
     #[error("too many requests to its addresses are under way")]
-    Crowded,
+    ConcurrencyLimited,
 }
 
-/// Sends requests.
-pub struct Courier {
+/// Sends requests to receivers.
+pub struct WebhookClient {
     egress: Egress,
     resolver: Arc<dyn Resolve>,
-    places: Arc<Places>,
     tls: TlsConnector,
     timeout: Duration,
 }
 
-impl Courier {
-    /// A courier that goes where `egress` allows and `places` are free, and takes `timeout` for each request at most.
-    pub fn new(egress: Egress, resolver: Arc<dyn Resolve>, places: Arc<Places>, timeout: Duration) -> Self {
-        Self { egress, resolver, places, tls: tls_roots::connector(), timeout }
+impl WebhookClient {
+    /// A client that connects where `egress` allows, and spends at most `timeout` on a request.
+    pub fn new(egress: Egress, resolver: Arc<dyn Resolve>, timeout: Duration) -> Self {
+        Self { egress, resolver, tls: tls_roots::connector(), timeout }
     }
 
-    /// Where a URL leads.
+    /// Parses and checks a URL.
     ///
     /// # Errors
     ///
-    /// [`Failure::Refused`].
-    pub fn target(&self, url: &str) -> Result<Target, Failure> {
-        self.egress.target(url).map_err(Failure::Refused)
+    /// [`SendError::Refused`].
+    pub fn target(&self, url: &str) -> Result<Target, SendError> {
+        self.egress.target(url).map_err(SendError::Refused)
     }
 
-    /// Posts a JSON body. Any status is an answer.
+    /// Posts a JSON body; `slot` bounds how many connections its addresses have. Any status is a response.
     ///
     /// # Errors
     ///
-    /// Why there was none.
-    pub async fn post(
+    /// Why there is no response.
+    pub(super) async fn post(
         &self,
         target: &Target,
         headers: &[(HeaderName, HeaderValue)],
         body: Bytes,
-    ) -> Result<Answer, Failure> {
-        timeout(self.timeout, self.exchange(target, headers, body)).await.unwrap_or(Err(Failure::TimedOut))
+        slot: &mut Slot,
+    ) -> Result<ReceiverResponse, SendError> {
+        let exchange = self.exchange(target, headers, body, slot);
+        timeout(self.timeout, exchange).await.unwrap_or(Err(SendError::TimedOut))
     }
 
     async fn exchange(
@@ -117,15 +117,16 @@ impl Courier {
         target: &Target,
         headers: &[(HeaderName, HeaderValue)],
         body: Bytes,
-    ) -> Result<Answer, Failure> {
+        slot: &mut Slot,
+    ) -> Result<ReceiverResponse, SendError> {
         let request = request(target, headers, body)?;
-        let (tcp, _place) = connect::tcp(&self.egress, &*self.resolver, &self.places, target).await?;
+        let tcp = connect::tcp(&self.egress, &*self.resolver, target, slot).await?;
         if !target.tls {
-            return speak(tcp, request).await;
+            return send(tcp, request).await;
         }
         let name = connect::server_name(target)?;
-        let tls = self.tls.connect(name, tcp).await.map_err(|error| Failure::Tls(error.to_string()))?;
-        speak(tls, request).await
+        let tls = self.tls.connect(name, tcp).await.map_err(|error| SendError::Tls(error.to_string()))?;
+        send(tls, request).await
     }
 }
 
@@ -133,7 +134,7 @@ fn request(
     target: &Target,
     headers: &[(HeaderName, HeaderValue)],
     body: Bytes,
-) -> Result<Request<Full<Bytes>>, Failure> {
+) -> Result<Request<Full<Bytes>>, SendError> {
     let mut request = Request::builder()
         .method(Method::POST)
         .uri(target.path.as_str())
@@ -142,56 +143,53 @@ fn request(
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::CONNECTION, "close")
         .body(Full::new(body))
-        .map_err(|_| Failure::Refused("cannot be asked for over HTTP"))?;
+        .map_err(|_| SendError::Refused("cannot be asked for over HTTP"))?;
     request.headers_mut().extend(headers.iter().cloned());
     Ok(request)
 }
 
-/// One request and its answer on a connection.
-async fn speak<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Answer, Failure>
+/// Sends one request on a connection, and reads its response.
+async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Result<ReceiverResponse, SendError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let broken = |error: hyper::Error| Failure::Broken(error.to_string());
+    let invalid = |error: hyper::Error| SendError::InvalidResponse(error.to_string());
     let (mut sender, connection) =
-        http1::Builder::new().max_buf_size(HEAD).handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let exchange = async { Ok(read(sender.send_request(request).await.map_err(broken)?).await) };
+        http1::Builder::new().max_buf_size(MAX_HEADER_BYTES).handshake(TokioIo::new(stream)).await.map_err(invalid)?;
+    let exchange = async { Ok(read(sender.send_request(request).await.map_err(invalid)?).await) };
     tokio::pin!(exchange, connection);
     tokio::select! {
-        answer = &mut exchange => answer,
-        // The connection may end before the answer that came on it was looked at.
+        response = &mut exchange => response,
+        // The connection may end before the response that arrived on it is read.
         _ = &mut connection => exchange.await,
     }
 }
 
-async fn read(response: Response<Incoming>) -> Answer {
+async fn read(response: Response<Incoming>) -> ReceiverResponse {
     let status = response.status().as_u16();
     let mut body = response.into_body();
     let mut kept = Vec::new();
-    let all = async {
-        while kept.len() < KEPT
+    let read_body = async {
+        while kept.len() < MAX_BODY_BYTES
             && let Some(Ok(frame)) = body.frame().await
         {
             kept.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
         }
     };
-    // The status has decided; how the rest goes does not matter.
-    let _ = timeout(BODY, all).await;
-    Answer { status, body: text(&kept) }
+    // The status alone decides, so a body that fails or is late is cut off.
+    let _ = timeout(BODY_TIMEOUT, read_body).await;
+    ReceiverResponse { status, body: text(&kept) }
 }
 
-/// At most [`KEPT`] bytes as a text that any database takes.
+/// At most [`MAX_BODY_BYTES`] as text. Postgres takes no NUL in text.
 fn text(bytes: &[u8]) -> String {
     let mut text = String::new();
-    for c in String::from_utf8_lossy(&bytes[..bytes.len().min(KEPT)]).chars() {
+    for c in String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_BODY_BYTES)]).chars() {
         let c = if c == '\0' { char::REPLACEMENT_CHARACTER } else { c };
-        if text.len() + c.len_utf8() > KEPT {
+        if text.len() + c.len_utf8() > MAX_BODY_BYTES {
             break;
         }
         text.push(c);
     }
     text
 }
-
-#[cfg(test)]
-mod tests;

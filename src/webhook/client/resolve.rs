@@ -1,17 +1,17 @@
-//! Names to addresses.
+//! Name resolution.
 
 use std::{io, net::IpAddr};
 
 use async_trait::async_trait;
 
-/// Who is asked for the addresses of a name.
+/// Resolves names to addresses. Tests use their own, to decide what a name resolves to.
 #[async_trait]
 pub trait Resolve: Send + Sync + 'static {
-    /// The addresses of a name, the one to try first in front.
+    /// The addresses of a name, in the order in which to try them.
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// The machine's own resolver, with its hosts file.
+/// The operating system's resolver, which reads its hosts file, too.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemResolver;
 

@@ -11,9 +11,10 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::*;
+use super::{super::scheduler::HostScheduler, *};
+use crate::domain::clock::SystemClock;
 
-/// Answers each question with the next of its lists.
+/// Resolves each name to the next list of addresses.
 #[derive(Default)]
 struct Script {
     answers: Mutex<VecDeque<Vec<IpAddr>>>,
@@ -34,18 +35,38 @@ fn script(answers: &[&[&str]]) -> Arc<Script> {
     Arc::new(Script { answers: Mutex::new(answers.iter().map(parse).collect()), asked: AtomicUsize::new(0) })
 }
 
-/// Loopback is good, nothing else that is not public.
+/// Allows loopback, and nothing else that is not public.
 fn loopback() -> Egress {
     Egress { allow_http: true, allow_cidrs: vec!["127.0.0.1/32".parse().unwrap()], ..Egress::default() }
 }
 
-async fn post(egress: Egress, resolver: Arc<Script>, url: &str) -> Result<Answer, Failure> {
-    let courier = Courier::new(egress, resolver, Places::new(4, 32), Duration::from_millis(700));
-    courier.post(&courier.target(url)?, &[], Bytes::from_static(b"{}")).await
+async fn post(egress: Egress, resolver: Arc<Script>, url: &str) -> Result<ReceiverResponse, SendError> {
+    post_within(Duration::from_secs(30), egress, resolver, url).await
 }
 
-/// A receiver that answers every connection with these bytes and then closes it, or, without any, never answers; and how
-/// many connections it has had.
+async fn post_within(
+    timeout: Duration,
+    egress: Egress,
+    resolver: Arc<Script>,
+    url: &str,
+) -> Result<ReceiverResponse, SendError> {
+    let client = WebhookClient::new(egress, resolver, timeout);
+    let target = client.target(url)?;
+    let mut slot = slot(&mut scheduler(32), &target);
+    client.post(&target, &[], Bytes::from_static(b"{}"), &mut slot).await
+}
+
+fn scheduler(total: usize) -> HostScheduler<()> {
+    HostScheduler::new(4, total, Arc::new(SystemClock))
+}
+
+fn slot(scheduler: &mut HostScheduler<()>, target: &Target) -> Slot {
+    scheduler.enqueue(target.authority.clone(), ());
+    scheduler.start_next().expect("there is room").0
+}
+
+/// A receiver that answers every connection with these bytes and then closes it, or never answers if there are none.
+/// Returns its port and its count of connections.
 async fn receiver(answer: Option<Vec<u8>>) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -69,7 +90,7 @@ async fn receiver(answer: Option<Vec<u8>>) -> (u16, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn a_name_with_any_address_that_is_not_public_is_not_connected_to() {
+async fn a_name_with_any_address_that_is_not_public_is_refused() {
     let (port, connections) = receiver(Some(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec())).await;
     let url = format!("http://hook.example:{port}/");
     for hostile in [
@@ -93,49 +114,50 @@ async fn a_name_with_any_address_that_is_not_public_is_not_connected_to() {
         &["fd00::1"],
         &["fe80::1"],
         &["ff02::1"],
-        // The first one is good.
+        // The first address alone would be allowed.
         &["127.0.0.1", "127.0.0.2"],
         &["127.0.0.1", "fd00::1"],
         &["127.0.0.1", "::1"],
     ] {
-        assert_eq!(post(loopback(), script(&[hostile]), &url).await, Err(Failure::NotPublic), "{hostile:?}");
+        assert_eq!(post(loopback(), script(&[hostile]), &url).await, Err(SendError::NotPublic), "{hostile:?}");
     }
     assert_eq!(connections.load(Ordering::Relaxed), 0);
     assert_eq!(post(loopback(), script(&[&["127.0.0.1"]]), &url).await.unwrap().status, 200);
     assert_eq!(connections.load(Ordering::Relaxed), 1);
-    assert_eq!(post(loopback(), script(&[]), &url).await, Err(Failure::Unresolved));
-    assert_eq!(post(loopback(), script(&[&[]]), &url).await, Err(Failure::Unresolved));
+    assert_eq!(post(loopback(), script(&[]), &url).await, Err(SendError::Unresolved));
+    assert_eq!(post(loopback(), script(&[&[]]), &url).await, Err(SendError::Unresolved));
 }
 
 #[tokio::test]
-async fn a_name_is_asked_for_once_and_what_it_answers_next_cannot_matter() {
+async fn a_name_is_resolved_once_for_each_request() {
     let (port, connections) = receiver(Some(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec())).await;
-    // Good when it is checked, and the address of something else when it is asked for again.
+    // Public when it is checked, another address if it were resolved again.
     let resolver = script(&[&["127.0.0.1"], &["127.0.0.2"]]);
     let url = format!("http://rebinding.example:{port}/");
     assert_eq!(post(loopback(), Arc::clone(&resolver), &url).await.unwrap().status, 204);
     assert_eq!((resolver.asked.load(Ordering::Relaxed), connections.load(Ordering::Relaxed)), (1, 1));
-    // A connection is not kept either: the next request asks anew, and is refused.
-    assert_eq!(post(loopback(), resolver, &url).await, Err(Failure::NotPublic));
+    // No connection is kept: the next request resolves the name again, and is refused.
+    assert_eq!(post(loopback(), resolver, &url).await, Err(SendError::NotPublic));
 }
 
 #[tokio::test]
-async fn an_address_in_the_url_never_passes_by_the_check() {
+async fn an_address_in_the_url_is_checked_too() {
     let (port, connections) = receiver(Some(b"HTTP/1.1 200 OK\r\n\r\n".to_vec())).await;
     for host in ["127.0.0.1", "2130706433", "0x7f.1", "localhost", "[::ffff:127.0.0.1]"] {
         let egress = Egress { allow_http: true, ..Egress::default() };
         let refused = post(egress, script(&[&["127.0.0.1"]]), &format!("http://{host}:{port}/")).await;
-        assert_eq!(refused, Err(Failure::Refused("must not name an address that is not public")), "{host}");
+        assert_eq!(refused, Err(SendError::Refused("must not name an address that is not public")), "{host}");
     }
-    // A target that was read under other rules is checked once more.
+    // A target that was allowed under other rules is checked again before connecting.
     let target = loopback().target(&format!("http://127.0.0.1:{port}/")).unwrap();
-    let strict = Courier::new(Egress::default(), script(&[]), Places::new(4, 32), Duration::from_secs(1));
-    assert_eq!(strict.post(&target, &[], Bytes::new()).await, Err(Failure::NotPublic));
+    let strict = WebhookClient::new(Egress::default(), script(&[]), Duration::from_secs(1));
+    let mut slot = slot(&mut scheduler(32), &target);
+    assert_eq!(strict.post(&target, &[], Bytes::new(), &mut slot).await, Err(SendError::NotPublic));
     assert_eq!(connections.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
-async fn redirects_are_answers_and_nothing_follows_them() {
+async fn redirects_are_not_followed() {
     let (there, followed) = receiver(Some(b"HTTP/1.1 200 OK\r\n\r\n".to_vec())).await;
     for status in [301, 302, 303, 307, 308] {
         let answer =
@@ -148,62 +170,66 @@ async fn redirects_are_answers_and_nothing_follows_them() {
 }
 
 #[tokio::test]
-async fn whatever_a_receiver_does_ends_in_time() {
+async fn a_request_ends_in_time_whatever_the_receiver_does() {
     let (silent, _) = receiver(None).await;
-    let begun = tokio::time::Instant::now();
     let url = |port| format!("http://127.0.0.1:{port}/");
-    assert_eq!(post(loopback(), script(&[]), &url(silent)).await, Err(Failure::TimedOut));
-    assert!(begun.elapsed() < Duration::from_secs(3));
+    let timed_out = post_within(Duration::from_millis(300), loopback(), script(&[]), &url(silent)).await;
+    assert_eq!(timed_out, Err(SendError::TimedOut));
     let (garbage, _) = receiver(Some(b"\x16\x03\x01 this is not HTTP\r\n\r\n".to_vec())).await;
-    assert!(matches!(post(loopback(), script(&[]), &url(garbage)).await, Err(Failure::Broken(_))));
+    assert!(matches!(post(loopback(), script(&[]), &url(garbage)).await, Err(SendError::InvalidResponse(_))));
     let (closes, _) = receiver(Some(Vec::new())).await;
-    assert!(matches!(post(loopback(), script(&[]), &url(closes)).await, Err(Failure::Broken(_))));
+    assert!(matches!(post(loopback(), script(&[]), &url(closes)).await, Err(SendError::InvalidResponse(_))));
     let endless = format!("HTTP/1.1 200 OK\r\nx: {}", "a".repeat(1 << 20));
     let (endless, _) = receiver(Some(endless.into_bytes())).await;
-    assert!(matches!(post(loopback(), script(&[]), &url(endless)).await, Err(Failure::Broken(_))));
+    assert!(matches!(post(loopback(), script(&[]), &url(endless)).await, Err(SendError::InvalidResponse(_))));
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-    assert!(matches!(post(loopback(), script(&[]), &url(nobody)).await, Err(Failure::Unreachable(_))));
+    assert!(matches!(post(loopback(), script(&[]), &url(nobody)).await, Err(SendError::Unreachable(_))));
     // TLS to a port that speaks something else.
     let (plain, _) = receiver(Some(b"HTTP/1.1 200 OK\r\n\r\n".to_vec())).await;
     let tls = format!("https://127.0.0.1:{plain}/");
-    assert!(matches!(post(loopback(), script(&[]), &tls).await, Err(Failure::Tls(_))));
+    assert!(matches!(post(loopback(), script(&[]), &tls).await, Err(SendError::Tls(_))));
 }
 
 #[tokio::test]
-async fn a_body_is_kept_up_to_a_kibibyte_as_text() {
+async fn the_first_kibibyte_of_a_body_is_kept_as_text() {
     let long = [&b"HTTP/1.1 500 Oops\r\n\r\n"[..], &vec![b'x'; 100_000]].concat();
     let (port, _) = receiver(Some(long)).await;
     let answer = post(loopback(), script(&[]), &format!("http://127.0.0.1:{port}/")).await.unwrap();
-    assert_eq!((answer.status, answer.body), (500, "x".repeat(KEPT)));
+    assert_eq!((answer.status, answer.body), (500, "x".repeat(MAX_BODY_BYTES)));
     let (port, _) = receiver(Some(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\na\0\xffb".to_vec())).await;
     let answer = post(loopback(), script(&[]), &format!("http://127.0.0.1:{port}/")).await.unwrap();
     assert_eq!(answer.body, "a\u{fffd}\u{fffd}b");
-    assert!(text(&[0; 2 * KEPT]).len() <= KEPT);
+    assert!(text(&[0; 2 * MAX_BODY_BYTES]).len() <= MAX_BODY_BYTES);
 }
 
 #[tokio::test]
-async fn one_receiver_with_many_names_leaves_places_to_another() {
+async fn one_receiver_with_many_names_leaves_attempts_to_others() {
     let (silent, connections) = receiver(None).await;
     let (good, _) = receiver(Some(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec())).await;
     let resolver = script(&[&["127.0.0.1"][..]; 40]);
-    let courier = Arc::new(Courier::new(loopback(), resolver, Places::new(4, 8), Duration::from_secs(2)));
-    let send = |name: String, port: u16| {
-        let courier = Arc::clone(&courier);
-        async move {
-            let target = courier.target(&format!("http://{name}:{port}/")).unwrap();
-            courier.post(&target, &[], Bytes::new()).await
-        }
+    let client = Arc::new(WebhookClient::new(loopback(), resolver, Duration::from_secs(60)));
+    let mut scheduler = scheduler(20);
+    let mut send = |name: String, port: u16| {
+        let client = Arc::clone(&client);
+        let target = client.target(&format!("http://{name}:{port}/")).unwrap();
+        let mut slot = slot(&mut scheduler, &target);
+        async move { client.post(&target, &[], Bytes::new(), &mut slot).await }
     };
     let mut attempts = tokio::task::JoinSet::new();
     for number in 0..20 {
         attempts.spawn(send(format!("n{number}.example"), silent));
     }
-    for _ in 0..16 {
-        assert_eq!(attempts.join_next().await.unwrap().unwrap(), Err(Failure::Crowded));
+    for _ in 0..10 {
+        assert_eq!(attempts.join_next().await.unwrap().unwrap(), Err(SendError::ConcurrencyLimited));
     }
     assert_eq!(send("good.example".to_owned(), good).await.unwrap().status, 200);
-    while let Some(rest) = attempts.join_next().await {
-        assert_eq!(rest.unwrap(), Err(Failure::TimedOut));
-    }
-    assert_eq!(connections.load(Ordering::Relaxed), 4, "half of what may run");
+    // Half of all attempts hold a connection to the silent receiver, and none of them has ended.
+    tokio::time::timeout(Duration::from_secs(30), async {
+        while connections.load(Ordering::Relaxed) < 10 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!((connections.load(Ordering::Relaxed), attempts.len()), (10, 10));
 }

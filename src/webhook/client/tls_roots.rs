@@ -1,4 +1,4 @@
-//! Whose certificates are believed.
+//! The certificate authorities that a receiver's certificate may come from.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use tokio_rustls::{
     rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs},
 };
 
-/// TLS as the machine trusts it: an operator's own authority counts (`SSL_CERT_FILE` names another file). A machine that
-/// trusts nobody, such as a container with nothing but the program, gets Mozilla's list as it was built in.
+/// Trusts the operating system's authorities, with those that the operator added (`SSL_CERT_FILE` names another file).
+/// Where there are none, as in a container that holds only the program, the built-in list of Mozilla is trusted.
 pub fn connector() -> TlsConnector {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
