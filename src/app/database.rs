@@ -12,9 +12,8 @@ use crate::{
     replica::{PeerMode, follower::Follower, follower_thread},
     service::Service,
     store::{
-        Store,
-        feed_postgres::{PostgresFeed, listen},
-        migrate::OpenError,
+        OpenError, Store,
+        postgres::change_feed::{PostgresChangeFeed, listen},
         postgres::{Postgres, PostgresOptions},
         sqlite::{Sqlite, SqliteOptions},
     },
@@ -78,7 +77,7 @@ impl Opened {
         let (replica, options) = (Arc::clone(&service.replica), postgres.connect_options());
         let (pooled, stopped) = (config.database.pooler, stop.clone());
         let make = move || {
-            let feed = PostgresFeed::new(options.clone(), bound);
+            let feed = PostgresChangeFeed::new(options.clone(), bound);
             let (clock, entropy) = (Arc::clone(&clock), Arc::clone(&entropy));
             let follower = Follower::new(feed, &replica, clock, entropy, length, stopped.clone());
             let (told, options) = (Arc::clone(&replica), options.clone());

@@ -42,7 +42,7 @@ pub enum RunError {
     Listen(SocketAddr, std::io::Error),
     /// The database cannot be used.
     #[error(transparent)]
-    Database(#[from] crate::store::migrate::OpenError),
+    Database(#[from] crate::store::OpenError),
     /// The store failed at the start.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     domain::clock::{Clock, Entropy, Micros, micros},
-    store::{ReplicaRow, StoreError, feed::Feed},
+    store::{ReplicaRow, StoreError, change_feed::ChangeFeed},
 };
 
 /// Delay between two attempts to reach the database.
@@ -68,7 +68,7 @@ fn lost<T>(why: &'static str) -> Result<T, StepError> {
     Err(StepError::Ended(MembershipEnd::Lost(why)))
 }
 
-impl<F: Feed> Follower<F> {
+impl<F: ChangeFeed> Follower<F> {
     /// A follower of `replica` that has not joined yet.
     pub fn new(
         feed: F,

@@ -9,7 +9,7 @@ use std::{
 use tokio::time::{sleep, timeout};
 
 use super::follower::{Follower, RETRY_DELAY};
-use crate::store::feed::Feed;
+use crate::store::change_feed::ChangeFeed;
 
 /// How long a follower may take to leave when the service stops. After that, its lease expires by itself.
 pub const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -20,7 +20,7 @@ pub const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// # Errors
 ///
 /// The operating system's error if the thread cannot be started.
-pub fn spawn<F: Feed + 'static, B: Future<Output = ()>>(
+pub fn spawn<F: ChangeFeed + 'static, B: Future<Output = ()>>(
     make: impl Fn() -> (Follower<F>, B) + Send + 'static,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -39,7 +39,7 @@ pub fn spawn<F: Feed + 'static, B: Future<Output = ()>>(
 }
 
 /// Runs a follower until it is stopped, and then for at most [`LEAVE_TIMEOUT`].
-async fn run_until_stopped<F: Feed>(follower: Follower<F>, beside: impl Future<Output = ()>) {
+async fn run_until_stopped<F: ChangeFeed>(follower: Follower<F>, beside: impl Future<Output = ()>) {
     let stop = follower.stop.clone();
     let leave_timeout = async {
         stop.cancelled().await;

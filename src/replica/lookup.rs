@@ -16,7 +16,7 @@ use crate::{
     },
     store::{
         Store, StoreError,
-        gather::{Bounds, Gather, Unasked},
+        batch::{BatchError, BatchLimits, Batcher},
     },
 };
 
@@ -40,23 +40,23 @@ type LookupReply = std::result::Result<LookupResult, StoreError>;
 
 /// Batches look-ups. Each one takes its row from a statement that is sent after the look-up began.
 pub struct Lookups {
-    gather: Gather<Digest, LookupReply>,
+    batcher: Batcher<Digest, LookupReply>,
 }
 
 impl Lookups {
     /// Starts the batching task on `runtime`.
     pub fn start(store: Arc<dyn Store>, cache: Arc<KeyCache>, registry: Arc<Registry>, runtime: &Handle) -> Self {
-        let bounds = Bounds { waiting: MAX_IN_FLIGHT, statements: MAX_STATEMENTS, together: MAX_DIGESTS };
+        let limits = BatchLimits { max_waiting: MAX_IN_FLIGHT, max_concurrent: MAX_STATEMENTS, max_batch: MAX_DIGESTS };
         let reader = Arc::new(Reader { store, cache, registry });
-        Self { gather: Gather::start(bounds, runtime, move |digests| Arc::clone(&reader).look_up_all(digests)) }
+        Self { batcher: Batcher::start(limits, runtime, move |digests| Arc::clone(&reader).look_up_all(digests)) }
     }
 
     /// Reads one key from the store. Dropping the future does not cancel the statement.
     pub async fn find(&self, digest: Digest) -> Result<LookupResult> {
-        match self.gather.ask(digest).await {
+        match self.batcher.submit(digest).await {
             Ok(answer) => Ok(answer?),
-            Err(Unasked::Full) => Err(Error::unavailable("too many look-ups in flight")),
-            Err(Unasked::GivenUp) => Err(Error::unavailable("the look-up ended without an answer")),
+            Err(BatchError::Full) => Err(Error::unavailable("too many look-ups in flight")),
+            Err(BatchError::Abandoned) => Err(Error::unavailable("the look-up ended without an answer")),
         }
     }
 }

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::key::Digest,
-    store::{ReplicaRow, feed::News},
+    store::{ReplicaRow, change_feed::ChangeBatch},
 };
 
 /// The state of one membership.
@@ -32,7 +32,7 @@ impl Membership {
     /// Whether the database still has the last applied change: at its revision, or, if its key was changed again, among
     /// the later changes. A database that lost this change assigns its revision to another change, which this replica
     /// would never read.
-    pub fn recognizes(&self, batch: &News) -> bool {
+    pub fn recognizes(&self, batch: &ChangeBatch) -> bool {
         match (self.last_change, batch.last_seen) {
             (None, found) => found.is_none(),
             (Some(last), Some(found)) => last == found,
@@ -41,7 +41,7 @@ impl Membership {
     }
 
     /// This replica's own row, if the database still has it.
-    pub fn own_row<'a>(&self, batch: &'a News) -> Option<&'a ReplicaRow> {
+    pub fn own_row<'a>(&self, batch: &'a ChangeBatch) -> Option<&'a ReplicaRow> {
         batch.replicas.iter().find(|row| row.id == self.id)
     }
 }

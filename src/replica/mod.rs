@@ -41,7 +41,7 @@ use crate::{
         key::Digest,
         keyspace::Registry,
     },
-    store::{Store, feed::Hint},
+    store::{Store, change_feed::Notification},
 };
 
 /// Timeout of one look-up, including the wait for its statement. It is shorter than the store's own timeout, because the
@@ -181,12 +181,12 @@ impl Replica {
     }
 
     /// Handles a notification from the database, or the possibility that one was missed.
-    pub fn on_notification(&self, hint: Hint) {
-        if hint != Hint::Seen {
+    pub fn on_notification(&self, hint: Notification) {
+        if hint != Notification::Seen {
             self.follower_wake.notify_one();
         }
         if let Some(revocation_wait) = &self.revocation_wait
-            && hint != Hint::Change
+            && hint != Notification::Change
         {
             revocation_wait.on_progress();
         }

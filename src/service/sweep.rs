@@ -32,7 +32,7 @@ impl Service {
     /// does it for all.
     pub async fn sweep_events(&self) {
         let now = self.now();
-        let swept = match self.store.take_turn("event_sweep", now, now + TURN).await {
+        let swept = match self.store.try_acquire_job_lease("event_sweep", now, now + TURN).await {
             Ok(false) => return,
             Ok(true) => self.sweep(Instant::now() + BUDGET).await,
             Err(error) => Err(error),
@@ -67,9 +67,9 @@ impl Service {
         let now = self.now();
         let until = now.saturating_add(before);
         // The first sweep ever tells of nothing that was past before.
-        let reached = match self.store.find_mark(mark.clone()).await? {
+        let reached = match self.store.watermark(mark.clone()).await? {
             Some(reached) => reached,
-            None => self.store.raise_mark(mark.clone(), until).await?,
+            None => self.store.advance_watermark(mark.clone(), until).await?,
         };
         let mut after = ExpiryPosition { at: reached.saturating_sub(OVERLAP), key: KeyId(Uuid::nil()) };
         let once = before / SECOND;
@@ -85,12 +85,12 @@ impl Service {
             }
             let Some(last) = page.last().filter(|_| page.len() == BATCH as usize) else { break };
             after = last.position;
-            self.store.raise_mark(mark.clone(), after.at).await?;
+            self.store.advance_watermark(mark.clone(), after.at).await?;
             if Instant::now() >= deadline {
                 return Ok(());
             }
         }
-        self.store.raise_mark(mark, until).await?;
+        self.store.advance_watermark(mark, until).await?;
         Ok(())
     }
 

@@ -97,17 +97,17 @@ impl<B: Backend> EventStore for B {
         self.run(Kind::Read, (), |session, ()| Box::pin(outbox(session))).await
     }
 
-    async fn raise_mark(&self, name: String, to: i64) -> Result<i64> {
-        self.run(Kind::Write, (name, to), |session, (name, to)| Box::pin(raise_mark(session, name, *to))).await
+    async fn advance_watermark(&self, name: String, to: i64) -> Result<i64> {
+        self.run(Kind::Write, (name, to), |session, (name, to)| Box::pin(advance_watermark(session, name, *to))).await
     }
 
-    async fn find_mark(&self, name: String) -> Result<Option<i64>> {
-        self.run(Kind::Read, name, |session, name| Box::pin(find_mark(session, name))).await
+    async fn watermark(&self, name: String) -> Result<Option<i64>> {
+        self.run(Kind::Read, name, |session, name| Box::pin(watermark(session, name))).await
     }
 
-    async fn take_turn(&self, name: &'static str, now: Micros, until: Micros) -> Result<bool> {
+    async fn try_acquire_job_lease(&self, name: &'static str, now: Micros, until: Micros) -> Result<bool> {
         self.run(Kind::Write, (name, now, until), |session, (name, now, until)| {
-            Box::pin(take_turn(session, name, *now, *until))
+            Box::pin(try_acquire_job_lease(session, name, *now, *until))
         })
         .await
     }
@@ -214,16 +214,16 @@ async fn outbox(session: &mut dyn Session) -> Outcome<Outbox> {
     Ok(Outbox { pending, first_due })
 }
 
-async fn raise_mark(session: &mut dyn Session, name: &str, to: i64) -> Outcome<i64> {
+async fn advance_watermark(session: &mut dyn Session, name: &str, to: i64) -> Outcome<i64> {
     let text = to.to_string();
     let values = [Value::Text(name), Value::Text(&text)];
     if session.execute(PROPOSE_SETTING, &values).await? == 0 {
         session.execute(sql::RAISE_SETTING, &values).await?;
     }
-    find_mark(session, name).await?.ok_or_else(|| unreadable(name).into())
+    watermark(session, name).await?.ok_or_else(|| unreadable(name).into())
 }
 
-async fn find_mark(session: &mut dyn Session, name: &str) -> Outcome<Option<i64>> {
+async fn watermark(session: &mut dyn Session, name: &str) -> Outcome<Option<i64>> {
     let Some(text) = session.text(FIND_SETTING, &[Value::Text(name)]).await? else { return Ok(None) };
     Ok(Some(text.parse().map_err(|_| unreadable(name))?))
 }
@@ -232,7 +232,7 @@ fn unreadable(name: &str) -> StoreError {
     StoreError::Broken(format!("the setting {name} cannot be read"))
 }
 
-async fn take_turn(session: &mut dyn Session, name: &str, now: Micros, until: Micros) -> Outcome<bool> {
+async fn try_acquire_job_lease(session: &mut dyn Session, name: &str, now: Micros, until: Micros) -> Outcome<bool> {
     let text = until.to_string();
     if session.execute(PROPOSE_SETTING, &[Value::Text(name), Value::Text(&text)]).await? == 1 {
         return Ok(true);

@@ -288,12 +288,12 @@ pub trait EventStore {
     async fn outbox(&self) -> Result<Outbox>;
 
     /// Raises a number that replicas share, and never lowers it (case `a_mark_only_rises`); answers the one that holds.
-    async fn raise_mark(&self, name: String, to: i64) -> Result<i64>;
+    async fn advance_watermark(&self, name: String, to: i64) -> Result<i64>;
 
     /// A number that replicas share; none if it was never raised.
-    async fn find_mark(&self, name: String) -> Result<Option<i64>>;
+    async fn watermark(&self, name: String) -> Result<Option<i64>>;
 
     /// Takes a turn, until `until`, at what one replica is enough for; says whether it is the caller's. It only saves
     /// work: nothing may depend on turns being taken by one alone (case `turns_are_taken_one_at_a_time`).
-    async fn take_turn(&self, name: &'static str, now: Micros, until: Micros) -> Result<bool>;
+    async fn try_acquire_job_lease(&self, name: &'static str, now: Micros, until: Micros) -> Result<bool>;
 }

@@ -15,8 +15,8 @@ use uuid::Uuid;
 
 use super::{
     ReplicaRow, Result, StoreError,
+    change_feed::{ChangeBatch, ChangeFeed, MAX_CHANGES, Notification},
     failure::describe,
-    feed::{CHANGES, Feed, Hint, News},
 };
 use crate::domain::key::Digest;
 
@@ -26,7 +26,7 @@ use crate::domain::key::Digest;
 const DURABLY: &str = "SET LOCAL synchronous_commit = on; ";
 
 /// Two connections: what is written on one is read on the other.
-pub struct PostgresFeed {
+pub struct PostgresChangeFeed {
     options: PgConnectOptions,
     /// How long a statement may take; past that its connection is closed.
     bound: Duration,
@@ -34,7 +34,7 @@ pub struct PostgresFeed {
     reader: Option<PgConnection>,
 }
 
-impl PostgresFeed {
+impl PostgresChangeFeed {
     /// Not connected yet.
     pub fn new(options: PgConnectOptions, bound: Duration) -> Self {
         Self { options, bound, writer: None, reader: None }
@@ -90,12 +90,12 @@ fn unreadable(error: &sqlx::Error) -> StoreError {
 pub fn changes(from: i64) -> String {
     format!(
         "SELECT NULL::uuid, revision, NULL::bigint, NULL::bigint, digest, 2 FROM keyward_keys \
-         WHERE revision >= {from} ORDER BY revision LIMIT {CHANGES}"
+         WHERE revision >= {from} ORDER BY revision LIMIT {MAX_CHANGES}"
     )
 }
 
 #[async_trait]
-impl Feed for PostgresFeed {
+impl ChangeFeed for PostgresChangeFeed {
     async fn connect(&mut self) -> Result<()> {
         for connection in [self.writer.take(), self.reader.take()].into_iter().flatten() {
             let _ = connection.close_hard().await;
@@ -120,7 +120,7 @@ impl Feed for PostgresFeed {
         Ok(self.write(renew).await? == 1)
     }
 
-    async fn read(&mut self, seen: i64) -> Result<News> {
+    async fn read(&mut self, seen: i64) -> Result<ChangeBatch> {
         // A revision of 0 is that of every key that was never changed.
         let from = seen.max(1);
         // Changes last: a change that the head or a row tells of is then among them.
@@ -131,11 +131,11 @@ impl Feed for PostgresFeed {
                 changes(from)
             ))
             .await?;
-        let mut news = News::default();
+        let mut news = ChangeBatch::default();
         for row in &rows {
             take(row, &mut news).map_err(|error| unreadable(&error))?;
         }
-        news.complete = news.changes.len() < CHANGES;
+        news.complete = news.changes.len() < MAX_CHANGES;
         if news.changes.first().is_some_and(|(revision, _)| *revision == seen) {
             news.last_seen = Some(news.changes.remove(0).1);
         }
@@ -159,7 +159,7 @@ impl Feed for PostgresFeed {
     }
 }
 
-fn take(row: &PgRow, news: &mut News) -> sqlx::Result<()> {
+fn take(row: &PgRow, news: &mut ChangeBatch) -> sqlx::Result<()> {
     match row.try_get::<i32, _>(5)? {
         0 => news.replicas.push(ReplicaRow {
             id: row.try_get(0)?,
@@ -183,17 +183,17 @@ const QUIET: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// Calls `told` for each notification, for ever: a hint that saves waiting, never the guarantee.
-pub async fn listen(options: PgConnectOptions, told: impl Fn(Hint)) {
+pub async fn listen(options: PgConnectOptions, told: impl Fn(Notification)) {
     loop {
         if let Err(error) = listen_once(&options, &told).await {
             tracing::debug!(error = describe(&error), "the listener lost its connection");
         }
-        told(Hint::Lost);
+        told(Notification::Lost);
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
 }
 
-async fn listen_once(options: &PgConnectOptions, told: &impl Fn(Hint)) -> sqlx::Result<()> {
+async fn listen_once(options: &PgConnectOptions, told: &impl Fn(Notification)) -> sqlx::Result<()> {
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .max_lifetime(None)
@@ -202,7 +202,7 @@ async fn listen_once(options: &PgConnectOptions, told: &impl Fn(Hint)) -> sqlx::
         .connect_lazy_with(options.clone());
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.listen_all(["keyward_changes", "keyward_seen"]).await?;
-    told(Hint::Lost);
+    told(Notification::Lost);
     loop {
         let Ok(received) = timeout(QUIET, listener.try_recv()).await else {
             // Nothing happens, or the connection is gone without a word: then every Revoke would wait for a poll.
@@ -211,8 +211,8 @@ async fn listen_once(options: &PgConnectOptions, told: &impl Fn(Hint)) -> sqlx::
             continue;
         };
         match received? {
-            Some(notification) if notification.channel() == "keyward_seen" => told(Hint::Seen),
-            Some(_) => told(Hint::Change),
+            Some(notification) if notification.channel() == "keyward_seen" => told(Notification::Seen),
+            Some(_) => told(Notification::Change),
             None => return Ok(()),
         }
     }

@@ -3,6 +3,8 @@
 //!
 //! The conformance suite (`tests/store/`) runs on every backend; each MUST below names its case.
 
+pub mod batch;
+pub mod change_feed;
 pub mod event_postgres;
 mod event_rows;
 pub mod event_sql;
@@ -10,9 +12,7 @@ pub mod event_sqlite;
 mod event_verbs;
 pub mod events;
 mod failure;
-pub mod feed;
 pub mod feed_postgres;
-pub mod gather;
 pub mod migrate;
 mod new_key;
 mod pool;
@@ -27,6 +27,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use self::events::{EventStore, WebhookUpdate};
+pub use self::migrate::OpenError;
 use crate::domain::{
     clock::Micros,
     error::Error,

@@ -15,6 +15,7 @@ use sqlx::{
 use tokio::{runtime::Handle, time::Instant};
 use uuid::Uuid;
 
+pub use super::feed_postgres as change_feed;
 use super::{
     PoolGauge, ReplicaRow, Result, Usage,
     event_postgres::FIRST_KEY,

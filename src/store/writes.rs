@@ -6,12 +6,12 @@ use tokio::runtime::Handle;
 
 use super::{
     Result, StoreError,
-    gather::{Bounds, Gather, Unasked},
+    batch::{BatchError, BatchLimits, Batcher},
     session::Job,
 };
 
 /// Writes that wait, at most.
-const WAITING: usize = 4_096;
+const MAX_WAITING: usize = 4_096;
 
 /// What writes.
 pub(super) trait Writer: Send + Sync + 'static {
@@ -24,7 +24,7 @@ pub(super) type Jobs<Q, A> = Job<Vec<Q>, Vec<Result<A>>>;
 
 /// Gathers writes of one kind.
 pub struct Writes<Q, A> {
-    gather: Gather<Q, Result<A>>,
+    batcher: Batcher<Q, Result<A>>,
 }
 
 impl<Q, A> Writes<Q, A>
@@ -41,16 +41,16 @@ where
         job: Jobs<Q, A>,
     ) -> Self {
         let writer = Arc::clone(writer);
-        let bounds = Bounds { waiting: WAITING, statements, together };
-        Self { gather: Gather::start(bounds, runtime, move |all| write(Arc::clone(&writer), all, job)) }
+        let limits = BatchLimits { max_waiting: MAX_WAITING, max_concurrent: statements, max_batch: together };
+        Self { batcher: Batcher::start(limits, runtime, move |all| write(Arc::clone(&writer), all, job)) }
     }
 
     /// Writes one, with others that are written at the same time.
     pub async fn write(&self, one: Q) -> Result<A> {
-        self.gather.ask(one).await.unwrap_or_else(|why| {
+        self.batcher.submit(one).await.unwrap_or_else(|why| {
             Err(StoreError::Unavailable(match why {
-                Unasked::Full => "too many writes wait".to_owned(),
-                Unasked::GivenUp => "the write was given up".to_owned(),
+                BatchError::Full => "too many writes wait".to_owned(),
+                BatchError::Abandoned => "the write was given up".to_owned(),
             }))
         })
     }

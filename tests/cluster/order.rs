@@ -17,7 +17,7 @@ use keyward::{
     replica::{PeerMode, Replica, fault_injection, follower::Follower, lease::Lease},
     store::{
         ReplicaRow, Result, Store,
-        feed::{Feed, News},
+        change_feed::{ChangeBatch, ChangeFeed},
         sqlite::{Sqlite, SqliteOptions},
     },
 };
@@ -46,7 +46,7 @@ struct Paper {
 }
 
 #[async_trait]
-impl Feed for Paper {
+impl ChangeFeed for Paper {
     async fn connect(&mut self) -> Result<()> {
         Ok(())
     }
@@ -66,9 +66,9 @@ impl Feed for Paper {
         Ok(row.map(|row| row.step = next).is_some())
     }
 
-    async fn read(&mut self, _: i64) -> Result<News> {
+    async fn read(&mut self, _: i64) -> Result<ChangeBatch> {
         let replicas = self.notes.row.lock().await.iter().copied().collect();
-        Ok(News { replicas, head: 7, complete: true, ..News::default() })
+        Ok(ChangeBatch { replicas, head: 7, complete: true, ..ChangeBatch::default() })
     }
 
     async fn report(&mut self, _: Uuid, seen: i64) -> Result<()> {

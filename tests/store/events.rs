@@ -273,22 +273,22 @@ pub async fn what_is_pending_is_not_deleted(f: Fixture) {
 }
 
 pub async fn a_mark_only_rises(f: Fixture) {
-    assert_eq!(f.store.find_mark("mark".to_owned()).await.unwrap(), None);
+    assert_eq!(f.store.watermark("mark".to_owned()).await.unwrap(), None);
     for (to, holds) in [(9, 9), (10, 10), (7, 10), (-3, 10), (100, 100)] {
-        assert_eq!(f.store.raise_mark("mark".to_owned(), to).await.unwrap(), holds);
-        assert_eq!(f.store.find_mark("mark".to_owned()).await.unwrap(), Some(holds));
+        assert_eq!(f.store.advance_watermark("mark".to_owned(), to).await.unwrap(), holds);
+        assert_eq!(f.store.watermark("mark".to_owned()).await.unwrap(), Some(holds));
     }
 }
 
 pub async fn turns_are_taken_one_at_a_time(f: Fixture) {
     let take = async |now: Micros| {
-        let all = join_all((0..8).map(|_| f.store.take_turn("turn", now, now + 100))).await;
+        let all = join_all((0..8).map(|_| f.store.try_acquire_job_lease("turn", now, now + 100))).await;
         all.into_iter().filter(|taken| *taken.as_ref().unwrap()).count()
     };
     assert_eq!(take(1_000).await, 1);
     assert_eq!(take(1_050).await, 0);
     assert_eq!(take(1_100).await, 1);
     // A clock that was far ahead must not keep everybody from working until then.
-    assert!(f.store.take_turn("turn", 1_000_000, 1_000_100).await.unwrap());
+    assert!(f.store.try_acquire_job_lease("turn", 1_000_000, 1_000_100).await.unwrap());
     assert_eq!(take(1_101).await, 1);
 }

@@ -10,8 +10,7 @@ use keyward::{
         rate_limit::RateLimit,
     },
     store::{
-        ListQuery, Store,
-        migrate::OpenError,
+        ListQuery, OpenError, Store,
         postgres::{Postgres, PostgresOptions},
         sqlite::{Sqlite, SqliteOptions},
     },

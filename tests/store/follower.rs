@@ -17,8 +17,8 @@ use keyward::{
     replica::{PeerMode, Replica, follower::Follower, follower_thread},
     store::{
         Result, Store,
-        feed::{Feed, News},
-        feed_postgres::PostgresFeed,
+        change_feed::{ChangeBatch, ChangeFeed},
+        feed_postgres::PostgresChangeFeed,
     },
 };
 use tokio::runtime::Handle;
@@ -29,12 +29,12 @@ use crate::fixture::{eventually, open_postgres, postgres_options};
 
 /// Panics at its next read, whenever it is told to.
 struct Fragile {
-    feed: PostgresFeed,
+    feed: PostgresChangeFeed,
     breaks: Arc<AtomicBool>,
 }
 
 #[async_trait]
-impl Feed for Fragile {
+impl ChangeFeed for Fragile {
     async fn connect(&mut self) -> Result<()> {
         self.feed.connect().await
     }
@@ -44,7 +44,7 @@ impl Feed for Fragile {
     async fn renew(&mut self, id: Uuid, step: i64, next: i64) -> Result<bool> {
         self.feed.renew(id, step, next).await
     }
-    async fn read(&mut self, seen: i64) -> Result<News> {
+    async fn read(&mut self, seen: i64) -> Result<ChangeBatch> {
         assert!(!self.breaks.swap(false, Ordering::SeqCst), "told to");
         self.feed.read(seen).await
     }
@@ -69,8 +69,10 @@ async fn a_follower_that_panics_is_followed_by_another_one() {
     let replica = Arc::new(replica);
     let memory = Arc::clone(&replica);
     let make = move || {
-        let feed =
-            Fragile { feed: PostgresFeed::new(options.clone(), Duration::from_secs(1)), breaks: Arc::clone(&breaking) };
+        let feed = Fragile {
+            feed: PostgresChangeFeed::new(options.clone(), Duration::from_secs(1)),
+            breaks: Arc::clone(&breaking),
+        };
         let (clock, entropy, length) = (Arc::new(SystemClock), Arc::new(SystemEntropy), Duration::from_secs(3));
         let follower = Follower::new(feed, &memory, clock, entropy, length, stopping.clone());
         (follower, std::future::pending())

@@ -4,9 +4,8 @@ use futures::future::join_all;
 use keyward::{
     domain::{event::EventId, key::KeyId},
     store::{
-        Store, StoreError, Usage,
+        OpenError, Store, StoreError, Usage,
         events::EventStore as _,
-        migrate::OpenError,
         postgres::{Postgres, PostgresOptions},
     },
 };

@@ -3,8 +3,7 @@
 use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
 use keyward::store::{
-    Store as _, StoreError,
-    migrate::OpenError,
+    OpenError, Store as _, StoreError,
     sqlite::{Sqlite, SqliteOptions},
 };
 use sqlx::Executor as _;

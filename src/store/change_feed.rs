@@ -7,11 +7,11 @@ use super::{ReplicaRow, Result};
 use crate::domain::key::Digest;
 
 /// Changes that one read gives at most; the next read goes on from there.
-pub const CHANGES: usize = 5_000;
+pub const MAX_CHANGES: usize = 5_000;
 
 /// The state of the replicas and the changes after a revision, in one read.
 #[derive(Debug, Clone, Default)]
-pub struct News {
+pub struct ChangeBatch {
     /// Every replica's row, the reader's own among them.
     pub replicas: Vec<ReplicaRow>,
     /// The latest revision.
@@ -26,7 +26,7 @@ pub struct News {
 
 /// A follower's own way to the database: never through the pool, and closed rather than used again after a failure.
 #[async_trait]
-pub trait Feed: Send {
+pub trait ChangeFeed: Send {
     /// Opens the connections anew.
     async fn connect(&mut self) -> Result<()>;
 
@@ -38,7 +38,7 @@ pub trait Feed: Send {
     async fn renew(&mut self, id: Uuid, step: i64, next: i64) -> Result<bool>;
 
     /// Reads, on another connection than [`Self::renew`]'s: what it shows is committed.
-    async fn read(&mut self, seen: i64) -> Result<News>;
+    async fn read(&mut self, seen: i64) -> Result<ChangeBatch>;
 
     /// Tells that every change up to `seen` is applied.
     async fn report(&mut self, id: Uuid, seen: i64) -> Result<()>;
@@ -49,7 +49,7 @@ pub trait Feed: Send {
 
 /// What a notification tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hint {
+pub enum Notification {
     /// A key was changed.
     Change,
     /// A replica has applied changes.
