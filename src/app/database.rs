@@ -5,12 +5,14 @@ use std::{sync::Arc, time::Duration};
 use tokio::{runtime::Handle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::RunError;
+use super::{
+    RunError,
+    build::{self, Parts},
+};
 use crate::{
     config::{Config, Database, DatabaseUrl},
     domain::clock::Micros,
     replica::{PeerMode, follower::Follower, follower_thread},
-    service::Service,
     store::{
         OpenError, Store,
         postgres::change_feed::{PostgresChangeFeed, listen},
@@ -65,16 +67,16 @@ impl Opened {
     }
 
     /// Keeps the replica's memory true from now on. On SQLite one process owns the file: its memory is never behind.
-    pub fn follow(&self, config: &Config, service: &Service) -> std::io::Result<Following> {
+    pub fn follow(&self, config: &Config, parts: &Parts) -> std::io::Result<Following> {
         let Kind::Postgres(postgres) = &self.kind else {
-            service.replica.lease.extend(Micros::MAX);
+            parts.replica.lease.extend(Micros::MAX);
             return Ok(Following::default());
         };
         let stop = CancellationToken::new();
         let length = config.replica.lease;
         let bound = (length / 2).max(Duration::from_millis(500));
-        let (clock, entropy) = (Arc::clone(&service.clock), Arc::clone(&service.entropy));
-        let (replica, options) = (Arc::clone(&service.replica), postgres.connect_options());
+        let (clock, entropy) = (Arc::clone(&parts.services.clock), Arc::clone(&parts.services.entropy));
+        let (replica, options) = (Arc::clone(&parts.replica), postgres.connect_options());
         let (pooled, stopped) = (config.database.pooler, stop.clone());
         let make = move || {
             let feed = PostgresChangeFeed::new(options.clone(), bound);
@@ -153,8 +155,8 @@ pub async fn migrate(config: &Config) -> Result<(), RunError> {
 pub async fn root_key(config: &Config) -> Result<crate::domain::secret::Secret, RunError> {
     let opened = open_patiently(config).await?;
     opened.migrate().await?;
-    let service = super::service(config, &opened).await?;
-    let secret = service.another_root_key().await?;
-    service.store.close().await;
+    let parts = build::build(config, &opened).await?;
+    let secret = parts.services.keys.create_root_key().await?;
+    parts.store.close().await;
     Ok(secret)
 }

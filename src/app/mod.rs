@@ -1,28 +1,21 @@
 //! The composition root: what is made in which order at the start, and ended in which order at a stop.
 
 mod banner;
+mod build;
 mod database;
 mod workers;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, runtime::Handle};
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 pub use self::database::{migrate, root_key};
 use crate::{
-    config::{Config, RateLimitStore},
-    domain::{
-        clock::{Clock, Entropy, SystemClock, SystemEntropy},
-        secret,
-    },
-    limiter::{
-        Limiter, auth_failures::AuthFailures, memory::MemoryLimiter, permit_leases::PermitLeases, redis::SharedLimiter,
-    },
-    replica::Replica,
-    service::{Essentials, Service, bootstrap},
-    session::Sessions,
+    config::Config,
+    domain::clock::SystemEntropy,
+    service::bootstrap,
     transport::{
         grpc::{self, server},
         listener::ListenerOptions,
@@ -46,9 +39,9 @@ pub enum RunError {
     /// The store failed at the start.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
-    /// The installation key does not fit the database.
+    /// The master_keys key does not fit the database.
     #[error(transparent)]
-    Installation(#[from] bootstrap::InstallationError),
+    MasterKeys(#[from] bootstrap::InstallationError),
     /// The certificates and keys cannot be used.
     #[error("{}", .0.join("; "))]
     Tls(Vec<String>),
@@ -86,55 +79,6 @@ impl Listeners {
     }
 }
 
-/// The machine's clocks, unless a test wants a wall clock that steps.
-fn clock() -> Arc<dyn Clock> {
-    #[cfg(feature = "faults")]
-    if crate::replica::fault_injection::disabled("steady_wall") {
-        return Arc::new(crate::domain::clock::SteppingClock::default());
-    }
-    Arc::new(SystemClock)
-}
-
-/// Makes the use cases over an open store.
-async fn service(config: &Config, opened: &database::Opened) -> Result<Arc<Service>, RunError> {
-    let clock = clock();
-    let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-    let store = Arc::clone(&opened.store);
-    let master_keys = bootstrap::installation(&*store, &*entropy, &config.master_keys).await?;
-    let registry = Arc::clone(&config.registry);
-    let runtime = Handle::current();
-    let shared = match &config.rate_limit_store {
-        RateLimitStore::Memory => None,
-        RateLimitStore::Redis(url) => {
-            let leases =
-                (config.rate_limit_batch > 1).then(|| PermitLeases::new(Arc::clone(&clock), config.rate_limit_batch));
-            let shared = SharedLimiter::start(url, leases, &runtime);
-            Some(shared.map_err(|error| RunError::RateLimitStore(error.to_string()))?)
-        }
-    };
-    let replica = Replica::new(
-        Arc::clone(&store),
-        Arc::clone(&registry),
-        Arc::clone(&clock),
-        config.replica.cache_bytes,
-        opened.peers(),
-        &runtime,
-    );
-    let sessions = Sessions::new(&config.issuers, &clock, &runtime).map_err(RunError::Sessions)?;
-    let limiter = Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), shared);
-    let failures = AuthFailures::new(config.server.failed_authentications, Arc::clone(&clock));
-    Ok(Arc::new(Service {
-        sessions,
-        limiter,
-        failures,
-        public_create_limit: config.http.public_create_limit,
-        egress: config.webhooks.egress.clone(),
-        events: config.events.clone(),
-        root: config.root_key.as_ref().map(|root| secret::digest(root.expose())),
-        ..Service::plain(Essentials { store, replica, registry, master_keys, clock, entropy, runtime })
-    }))
-}
-
 /// `keyward config check`, past what the settings themselves tell: whether the files that they name can be used.
 ///
 /// # Errors
@@ -161,21 +105,22 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         () = stop.cancelled() => return Ok(()),
     };
     opened.migrate().await?;
-    let service = service(&config, &opened).await?;
-    let made = if config.root_key.is_none() { service.first_root_key().await? } else { None };
-    let following = opened.follow(&config, &service).map_err(RunError::Thread)?;
+    let parts = build::build(&config, &opened).await?;
+    let services = Arc::clone(&parts.services);
+    let made = if config.root_key.is_none() { services.keys.create_first_root_key().await? } else { None };
+    let following = opened.follow(&config, &parts).map_err(RunError::Thread)?;
 
     let addresses = Addresses::of(&listeners);
     let tasks = TaskTracker::new();
     let end = CancellationToken::new();
-    workers::start(&tasks, &stop, &end, &service, health);
+    workers::start(&tasks, &stop, &end, &parts, health);
     if config.webhooks.deliver {
-        workers::deliver(&tasks, &stop, &service, &config.webhooks);
+        workers::deliver(&tasks, &stop, &parts, &config.webhooks);
     }
 
     // All listeners drain together; workers go on until that is done, to write the last uses down.
     let serving = TaskTracker::new();
-    let rest = Rest::new(Arc::clone(&service), config.http.clone());
+    let rest = Rest::new(Arc::clone(&services), config.http.clone());
     let routes = if listeners.metrics.is_some() { Routes::Api } else { Routes::All };
     starting.end().await;
     if let Some(tls) = &options.tls {
@@ -192,14 +137,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     }
     let mut grpc = serving.spawn(server::run(
         listeners.grpc,
-        Arc::clone(&service),
+        Arc::clone(&services),
         health_service,
         config.server.grpc_threads,
         options,
     ));
     serving.close();
 
-    workers::first_readiness(&service).await;
+    workers::first_readiness(&services.health).await;
     banner::print(&config, &addresses, made.as_ref());
 
     let ended = tokio::select! {
@@ -217,7 +162,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     end.cancel();
     tasks.close();
     tasks.wait().await;
-    service.store.close().await;
+    parts.store.close().await;
     tracing::info!("stopped");
     ended
 }

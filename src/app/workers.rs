@@ -6,11 +6,12 @@ use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
+use super::build::Parts;
 use crate::{
     config::Webhooks,
-    service::Service,
+    service::{Services, health::Health},
     webhook::{
-        DeliveryRules, OutboxWorker,
+        DeliveryRules, OutboxDeps, OutboxWorker,
         client::{SystemResolver, WebhookClient},
     },
 };
@@ -39,21 +40,22 @@ pub fn start(
     tasks: &TaskTracker,
     stop: &CancellationToken,
     end: &CancellationToken,
-    service: &Arc<Service>,
+    parts: &Parts,
     health: HealthReporter,
 ) {
-    tasks.spawn(write_uses_down(Arc::clone(service), end.clone()));
-    every(tasks, end, service, SWEEP, |service| async move { service.limiter.sweep() });
-    every(tasks, end, service, REFUSALS, |service| async move { service.write_refusals_down().await });
-    tasks.spawn(sweep_events(Arc::clone(service), stop.clone()));
-    every(tasks, end, service, UPKEEP, |service| async move { service.metrics.upkeep() });
-    let (sessions, ended) = (Arc::clone(service), stop.clone());
-    tasks.spawn(async move { ended.run_until_cancelled(sessions.sessions.keep_fresh()).await });
-    tasks.spawn(follow_readiness(Arc::clone(service), health, stop.clone()));
+    let services = &parts.services;
+    tasks.spawn(flush_usage(Arc::clone(services), end.clone()));
+    every(tasks, end, &parts.limiter, SWEEP, |limiter| async move { limiter.sweep() });
+    every(tasks, end, services, REFUSALS, |services| async move { services.jobs.flush_rate_limit_events().await });
+    tasks.spawn(sweep_events(Arc::clone(services), stop.clone()));
+    every(tasks, end, &services.metrics, UPKEEP, |metrics| async move { metrics.upkeep() });
+    let (sessions, ended) = (Arc::clone(&parts.sessions), stop.clone());
+    tasks.spawn(async move { ended.run_until_cancelled(sessions.keep_fresh()).await });
+    tasks.spawn(follow_readiness(Arc::clone(services), health, stop.clone()));
 }
 
 /// Starts the delivery of webhooks, until `stop`.
-pub fn deliver(tasks: &TaskTracker, stop: &CancellationToken, service: &Arc<Service>, settings: &Webhooks) {
+pub fn deliver(tasks: &TaskTracker, stop: &CancellationToken, parts: &Parts, settings: &Webhooks) {
     let client = WebhookClient::new(settings.egress.clone(), Arc::new(SystemResolver), settings.timeout);
     let rules = DeliveryRules {
         timeout: settings.timeout,
@@ -61,61 +63,72 @@ pub fn deliver(tasks: &TaskTracker, stop: &CancellationToken, service: &Arc<Serv
         concurrency: settings.concurrency,
         per_host: settings.per_host,
     };
-    tasks.spawn(OutboxWorker::new(Arc::clone(service), client, rules).run(stop.clone()));
+    let services = &parts.services;
+    let deps = Arc::new(OutboxDeps {
+        store: Arc::clone(&parts.store),
+        master_keys: Arc::clone(&parts.master_keys),
+        deliveries: Arc::clone(&services.deliveries),
+        ids: Arc::clone(&services.ids),
+        clock: Arc::clone(&services.clock),
+        entropy: Arc::clone(&services.entropy),
+        metrics: Arc::clone(&services.metrics),
+    });
+    tasks.spawn(OutboxWorker::new(deps, client, rules).run(stop.clone()));
 }
 
 /// Runs `work` again and again, and a last time at the end.
-fn every<F, W>(tasks: &TaskTracker, end: &CancellationToken, service: &Arc<Service>, pause: Duration, work: F)
+fn every<T, F, W>(tasks: &TaskTracker, end: &CancellationToken, of: &Arc<T>, pause: Duration, work: F)
 where
-    F: Fn(Arc<Service>) -> W + Send + 'static,
+    T: Send + Sync + 'static,
+    F: Fn(Arc<T>) -> W + Send + 'static,
     W: Future<Output = ()> + Send,
 {
-    let (service, end) = (Arc::clone(service), end.clone());
+    let (of, end) = (Arc::clone(of), end.clone());
     tasks.spawn(async move {
         let mut ticks = interval(pause);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while end.run_until_cancelled(ticks.tick()).await.is_some() {
-            work(Arc::clone(&service)).await;
+            work(Arc::clone(&of)).await;
         }
-        work(service).await;
+        work(of).await;
     });
 }
 
 /// Writes uses down until `end`, and then all that is left.
-async fn write_uses_down(service: Arc<Service>, end: CancellationToken) {
+async fn flush_usage(services: Arc<Services>, end: CancellationToken) {
     // Where one process owns the database each piece costs a write to the disk, and nobody else waits.
-    let (piece, pause) = if service.replica.has_peers() { (PIECE, PAUSE) } else { (PIECE * 40, GATHER) };
+    let (piece, pause) = if services.jobs.has_peers() { (PIECE, PAUSE) } else { (PIECE * 40, GATHER) };
     let mut ticks = interval(GATHER);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while end.run_until_cancelled(ticks.tick()).await.is_some() {
-        let due = service.replica.usage.schedule();
+        let due = services.jobs.schedule_usage();
         let piece = piece.max(due / ROUND);
         let pieces = (GATHER.as_millis() / pause.as_millis()).max(1);
         for _ in 0..pieces {
-            let left = service.write_uses_down(piece).await;
+            let left = services.jobs.flush_usage(piece).await;
             if left == 0 || end.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 break;
             }
         }
     }
-    service.replica.usage.schedule();
-    while service.write_uses_down(PIECE * 40).await > 0 {}
+    services.jobs.schedule_usage();
+    while services.jobs.flush_usage(PIECE * 40).await > 0 {}
 }
 
 /// Until `stop`, and in the midst of a sweep if need be: the next one goes on from there.
-async fn sweep_events(service: Arc<Service>, stop: CancellationToken) {
+async fn sweep_events(services: Arc<Services>, stop: CancellationToken) {
     let mut ticks = interval(EXPIRIES);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        stop.run_until_cancelled(service.sweep_events()).await;
+        stop.run_until_cancelled(services.jobs.sweep_events()).await;
     }
 }
 
-async fn follow_readiness(service: Arc<Service>, health: HealthReporter, stop: CancellationToken) {
+async fn follow_readiness(services: Arc<Services>, health: HealthReporter, stop: CancellationToken) {
     let mut ticks = interval(READINESS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut was = false;
-    while let Some(ready) = stop.run_until_cancelled(next_readiness(&mut ticks, &service)).await {
+    while let Some(ready) = stop.run_until_cancelled(next_readiness(&mut ticks, &services.health)).await {
         if was != ready.is_ok() {
             match &ready {
                 Ok(()) => tracing::info!("ready"),
@@ -128,13 +141,13 @@ async fn follow_readiness(service: Arc<Service>, health: HealthReporter, stop: C
     set(&health, false).await;
 }
 
-async fn next_readiness(ticks: &mut Interval, service: &Service) -> Result<(), String> {
+async fn next_readiness(ticks: &mut Interval, health: &Health) -> Result<(), String> {
     ticks.tick().await;
-    readiness(service).await
+    readiness(health).await
 }
 
-async fn readiness(service: &Service) -> Result<(), String> {
-    timeout(PATIENCE, service.ready()).await.unwrap_or_else(|_| Err("the database did not answer in time".to_owned()))
+async fn readiness(health: &Health) -> Result<(), String> {
+    timeout(PATIENCE, health.ready()).await.unwrap_or_else(|_| Err("the database did not answer in time".to_owned()))
 }
 
 /// Health as it is before anything is known.
@@ -146,9 +159,9 @@ pub async fn set(health: &HealthReporter, serving: bool) {
 }
 
 /// Waits until the service is ready, or not for much longer than that should take.
-pub async fn first_readiness(service: &Service) {
+pub async fn first_readiness(health: &Health) {
     for _ in 0..100 {
-        if readiness(service).await.is_ok() {
+        if readiness(health).await.is_ok() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -1,21 +1,26 @@
 //! The audit log: events, and what became of their deliveries.
 
+use std::sync::Arc;
+
 use super::{
-    Context, Service,
-    keys::bounded,
-    list::{fitting, named, page_size},
+    context::CallContext,
+    deliveries::DeliverySignal,
+    keys::Keys,
+    paging::{PageTokens, filter, fitting, page_size, text_part},
 };
+pub use crate::store::events::{Delivery, DeliveryState};
 use crate::{
     domain::{
         access::{self, Manager},
         caller::Caller,
-        clock::Micros,
+        clock::{Clock, Micros},
         error::{Error, ErrorKind, Result},
         event::{Event, EventId, EventType},
         key::{Binding, KeyId},
+        keyspace::Registry,
         validation::{MAX_PAGE_SIZE, Violations},
     },
-    store::events::{Delivery, EventQuery},
+    store::{Store, events::EventQuery},
 };
 
 /// What to list; an empty field does not filter.
@@ -68,16 +73,31 @@ pub struct DeliveryPage {
     pub next: Option<String>,
 }
 
-impl Service {
+/// Lists events and deliveries, and schedules redeliveries.
+pub struct AuditLog {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) keys: Arc<Keys>,
+    pub(super) pages: PageTokens,
+    pub(super) deliveries: Arc<DeliverySignal>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl AuditLog {
     /// A page of the events that the caller may see: those of keys that it may list.
-    pub async fn list_events(&self, caller: &Caller, request: ListEvents, context: Context<'_>) -> Result<EventPage> {
+    pub async fn list_events(
+        &self,
+        caller: &Caller,
+        request: ListEvents,
+        context: CallContext<'_>,
+    ) -> Result<EventPage> {
         let manager = access::may_manage(caller)?;
         let mut violations = Violations::default();
         violations.binding(&request.binding);
         violations.bound("keyspace", &request.keyspace);
         violations.actor("actor", &request.actor);
-        let key = named(request.key).and_then(|text| parsed(&mut violations, "key_id", text.parse::<KeyId>()));
-        let kind = named(request.kind).and_then(|text| {
+        let key = filter(request.key).and_then(|text| parsed(&mut violations, "key_id", text.parse::<KeyId>()));
+        let kind = filter(request.kind).and_then(|text| {
             let kind = EventType::of_name(&text);
             violations.check(kind.is_some(), "type", "is not a type of event");
             kind
@@ -87,9 +107,9 @@ impl Service {
         violations.check(request.page_size <= MAX_PAGE_SIZE, "page_size", "must be 0 to 1000");
         violations.finish()?;
         let Binding { organization, instance, environment } = request.binding;
-        let mut binding = [named(organization), named(instance), named(environment)];
+        let mut binding = [filter(organization), filter(instance), filter(environment)];
         manager.confine_filter(&mut binding)?;
-        let keyspace = named(manager.keyspace(&request.keyspace)?.to_owned());
+        let keyspace = filter(manager.keyspace(&request.keyspace)?.to_owned());
         let [organization, instance, environment] = binding;
         let page_size = page_size(request.page_size);
         let mut query = EventQuery {
@@ -99,21 +119,21 @@ impl Service {
             environment,
             key,
             kind,
-            actor: named(request.actor),
+            actor: filter(request.actor),
             from: request.start.map(EventId::lowest),
             before: request.end.map(EventId::lowest),
             // One more than asked for tells whether there is a next page.
             limit: page_size + 1,
         };
         let filters = filters(&query);
-        if let Some(last) = self.position(&filters, &request.page_token)? {
+        if let Some(last) = self.pages.position(&filters, &request.page_token)? {
             query.before = Some(EventId(last));
         }
-        let mut events = bounded(context, self.store.list_events(query)).await?;
+        let mut events = context.bounded(self.store.list_events(query)).await?;
         let fit = fitting(events.iter().map(|event| &event.key)).min(page_size as usize);
         let more = events.len() > fit;
         events.truncate(fit);
-        let next = events.last().filter(|_| more).map(|last| self.token(&filters, last.id.0));
+        let next = events.last().filter(|_| more).map(|last| self.pages.token(&filters, last.id.0));
         Ok(EventPage { events, next })
     }
 
@@ -124,7 +144,7 @@ impl Service {
         subject: &DeliverySubject,
         page_size_asked: u32,
         page_token: &str,
-        context: Context<'_>,
+        context: CallContext<'_>,
     ) -> Result<DeliveryPage> {
         let manager = access::may_manage(caller)?;
         let mut violations = Violations::default();
@@ -135,7 +155,7 @@ impl Service {
                 violations.finish()?;
                 let Some(id) = id else { return Err(no_such_event()) };
                 self.visible_event(manager, id, context).await?;
-                let delivery = bounded(context, self.store.find_delivery(id)).await?;
+                let delivery = context.bounded(self.store.find_delivery(id)).await?;
                 let deliveries = delivery.map(|delivery| shown(manager, delivery)).into_iter().collect();
                 return Ok(DeliveryPage { deliveries, next: None });
             }
@@ -143,37 +163,37 @@ impl Service {
         };
         violations.finish()?;
         let Some(key) = key else { return Err(Error::no_such_key()) };
-        self.visible(manager, key, context).await?;
+        self.keys.visible(manager, key, context).await?;
         let filters = vec![b"deliveries".to_vec(), key.0.as_bytes().to_vec()];
-        let before = self.position(&filters, page_token)?.map(EventId);
+        let before = self.pages.position(&filters, page_token)?.map(EventId);
         let page_size = page_size(page_size_asked);
         let listing = self.store.deliveries_of_key(key, before, page_size + 1);
-        let mut deliveries = bounded(context, listing).await?;
+        let mut deliveries = context.bounded(listing).await?;
         let more = deliveries.len() > page_size as usize;
         deliveries.truncate(page_size as usize);
-        let next = deliveries.last().filter(|_| more).map(|last| self.token(&filters, last.event.0));
+        let next = deliveries.last().filter(|_| more).map(|last| self.pages.token(&filters, last.event.0));
         let deliveries = deliveries.into_iter().map(|delivery| shown(manager, delivery)).collect();
         Ok(DeliveryPage { deliveries, next })
     }
 
     /// Tells a key's webhook of an event again.
-    pub async fn redeliver(&self, caller: &Caller, id: &str, context: Context<'_>) -> Result<Delivery> {
+    pub async fn redeliver(&self, caller: &Caller, id: &str, context: CallContext<'_>) -> Result<Delivery> {
         let manager = access::may_manage(caller)?;
         let mut violations = Violations::default();
         let id = parsed(&mut violations, "event_id", id.parse::<EventId>());
         violations.finish()?;
         let Some(id) = id else { return Err(no_such_event()) };
         manager.may_change(&self.visible_event(manager, id, context).await?.key)?;
-        let delivery = bounded(context, self.store.redeliver(id, self.now())).await?;
+        let delivery = context.bounded(self.store.redeliver(id, self.clock.wall())).await?;
         let none = || Error::new(ErrorKind::FailedPrecondition, "CONFLICT", "The key has no webhook to tell");
         let delivery = delivery.ok_or_else(none)?;
-        self.deliveries.notify_one();
+        self.deliveries.notify();
         Ok(shown(manager, delivery))
     }
 
     /// An event of a key that the manager may see; for any other one, exactly the answer to an id that does not exist.
-    async fn visible_event(&self, manager: Manager<'_>, id: EventId, context: Context<'_>) -> Result<Event> {
-        let event = bounded(context, self.store.find_event(id)).await?;
+    async fn visible_event(&self, manager: Manager<'_>, id: EventId, context: CallContext<'_>) -> Result<Event> {
+        let event = context.bounded(self.store.find_event(id)).await?;
         let is_there = |event: &Event| self.registry.by_name(&event.key.keyspace).is_some() && manager.sees(&event.key);
         let event = event.filter(is_there).ok_or_else(no_such_event)?;
         manager.may_read(&event.key)?;
@@ -205,17 +225,16 @@ fn no_such_event() -> Error {
 
 /// What makes two pages belong to one query: the filters as they are after the caller's own limits.
 fn filters(query: &EventQuery) -> Vec<Vec<u8>> {
-    let text = |part: Option<&str>| part.map_or(Vec::new(), |text| [b"=", text.as_bytes()].concat());
     let id = |part: Option<EventId>| part.map_or(Vec::new(), |id| id.0.as_bytes().to_vec());
     vec![
         b"events".to_vec(),
-        text(query.keyspace.as_deref()),
-        text(query.organization.as_deref()),
-        text(query.instance.as_deref()),
-        text(query.environment.as_deref()),
+        text_part(query.keyspace.as_deref()),
+        text_part(query.organization.as_deref()),
+        text_part(query.instance.as_deref()),
+        text_part(query.environment.as_deref()),
         query.key.map_or(Vec::new(), |key| key.0.as_bytes().to_vec()),
-        text(query.kind.map(EventType::name)),
-        text(query.actor.as_deref()),
+        text_part(query.kind.map(EventType::name)),
+        text_part(query.actor.as_deref()),
         id(query.from),
         id(query.before),
     ]

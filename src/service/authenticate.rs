@@ -1,14 +1,18 @@
-//! Credential → caller. A credential is a key like any other, so its verdict is taken anew for each call: a revoked
-//! caller is out as fast as any revoked key.
+//! Authentication: from a credential to the caller. A credential is a key like any other and its verdict is made anew for
+//! each call, so a revoked caller is out as fast as any revoked key.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
 
 use super::{
-    Context, Service,
-    verify::{Check, Outcome},
+    context::CallContext,
+    rate_limited::rate_limited,
+    verify::{
+        check::{Check, Verdict},
+        evaluator::{Evaluation, Evaluator, digest_of},
+    },
 };
 use crate::{
     domain::{
@@ -16,37 +20,61 @@ use crate::{
         caller::{AuthMethod, Caller, KeyCaller},
         error::{Error, ErrorKind, Result},
         key::{Digest, KeyId},
-        keyspace::{AllowedKeyspaces, RESERVED_KEYSPACE, ROOT_SCOPE, VERIFY_SCOPE},
+        keyspace::{AllowedKeyspaces, RESERVED_KEYSPACE, ROOT_SCOPE, Registry, VERIFY_SCOPE},
         rate_limit::RateState,
         secret,
-        verdict::{Assertions, KeyView, VerdictCode},
+        verdict::{KeyView, VerdictCode},
     },
-    limiter::Subject,
+    limiter::{Subject, auth_failures::AuthFailures},
     replica::{CacheGuard, cached_key::CachedKey},
+    session::Sessions,
+    telemetry::Metrics,
 };
+
+/// Authenticates callers by secret or by session token.
+pub struct Authenticator {
+    pub(super) evaluator: Arc<Evaluator>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) failures: AuthFailures,
+    /// Digest of the root credential that the environment sets.
+    pub(super) root: Option<Digest>,
+    pub(super) metrics: Arc<Metrics>,
+}
 
 /// A caller that has proved who it is.
 #[derive(Debug, Clone)]
 pub struct Authenticated {
-    /// Who it is.
+    /// The caller.
     pub caller: Caller,
-    /// Where its own rate limit stands, if the call was counted against one.
+    /// The state of its own rate limit, if it has one and the [`AuthMode`] reads it.
     pub rate: Option<RateState>,
 }
 
-/// How an authentication treats the key's rate limit and revocation.
+/// How an authentication treats the rate limit and the revocation of the caller's own key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
-    /// Not even read.
-    Free,
-    /// Costs one call, and is refused when the limit is spent.
-    Counted,
-    /// Read but not counted; and a key that is revoked already still counts as itself, for repeating its own revocation.
-    Revoking,
+pub enum AuthMode {
+    /// Does not read the rate limit.
+    WithoutLimit,
+    /// Spends one call, and refuses a caller whose limit is spent.
+    SpendLimit,
+    /// For a key that revokes itself: reads the rate limit without spending it, and accepts a key that is revoked
+    /// already, so that its holder can repeat a revocation that is still pending.
+    SelfRevocation,
 }
 
-impl Service {
-    /// Who presents this credential.
+impl AuthMode {
+    fn cost(self) -> Option<u32> {
+        match self {
+            Self::WithoutLimit => None,
+            Self::SpendLimit => Some(1),
+            Self::SelfRevocation => Some(0),
+        }
+    }
+}
+
+impl Authenticator {
+    /// The holder of this secret.
     ///
     /// # Errors
     ///
@@ -54,84 +82,77 @@ impl Service {
     pub async fn authenticate(
         &self,
         credential: &str,
-        admission: Admission,
-        context: Context<'_>,
+        mode: AuthMode,
+        context: CallContext<'_>,
     ) -> Result<Authenticated> {
         if self.is_root(credential) {
-            return Ok(Authenticated { caller: Caller::Operator { method: AuthMethod::Root }, rate: None });
+            return Ok(Authenticated { caller: root(), rate: None });
         }
         let check = Check {
             secret: credential,
-            keyspace: "",
-            allowed_keyspaces: None,
-            asserted: Assertions::default(),
             host_environment: context.host_environment,
-            cost: match admission {
-                Admission::Free => None,
-                Admission::Counted => Some(1),
-                // Read, so that the answer can tell; never spent, never refused.
-                Admission::Revoking => Some(0),
-            },
+            cost: mode.cost(),
+            ..Check::default()
         };
-        let outcome = self.decide(&check, context.deadline).await?;
-        let mut authenticated = self.admit(&outcome, admission)?;
-        if let (Admission::Revoking, None, Some(entry)) = (admission, authenticated.rate, &outcome.entry) {
-            authenticated.rate = self.rate_state(entry).await;
+        let verdict = self.evaluator.decide(&check, None, context.deadline).await?;
+        let mut authenticated = self.admit(&verdict, mode)?;
+        if let (AuthMode::SelfRevocation, None, Some(key)) = (mode, authenticated.rate, &verdict.key) {
+            authenticated.rate = self.evaluator.rate_state(key).await;
         }
         Ok(authenticated)
     }
 
-    /// Who presents this credential, which may be a session's token.
+    /// The holder of this credential, which may also be a session token.
     ///
     /// # Errors
     ///
-    /// As [`Self::authenticate`].
+    /// Those of [`Self::authenticate`] and [`Self::authenticate_session`].
     pub async fn authenticate_any(
         &self,
         credential: &str,
-        admission: Admission,
-        context: Context<'_>,
+        mode: AuthMode,
+        context: CallContext<'_>,
     ) -> Result<Authenticated> {
         if self.is_session(credential) {
             self.authenticate_session(credential, None, context.deadline).await
         } else {
-            self.authenticate(credential, admission, context).await
+            self.authenticate(credential, mode, context).await
         }
     }
 
-    /// The same for a call that revokes the key `id`. Its own holder is not refused by a spent limit, and may repeat what
-    /// is pending although the key is revoked already.
+    /// Like [`Self::authenticate_any`], for a call that revokes the key `id`. The holder of that very key is not refused
+    /// for a spent limit, and may repeat a pending revocation although the key is revoked already.
     ///
     /// # Errors
     ///
-    /// As [`Self::authenticate_any`].
+    /// Those of [`Self::authenticate_any`].
     pub async fn authenticate_to_revoke(
         &self,
         credential: &str,
         id: &str,
-        admission: Admission,
-        context: Context<'_>,
+        mode: AuthMode,
+        context: CallContext<'_>,
     ) -> Result<Authenticated> {
         if let Ok(id) = id.parse::<KeyId>()
             && !self.is_session(credential)
-            && let Ok(own) = self.authenticate(credential, Admission::Revoking, context).await
+            && let Ok(own) = self.authenticate(credential, AuthMode::SelfRevocation, context).await
             && own.caller.key_id() == Some(id)
         {
             return Ok(own);
         }
-        self.authenticate_any(credential, admission, context).await
+        self.authenticate_any(credential, mode, context).await
     }
 
-    /// Whether this credential is to be read as a session's token: it has the form of one, and of nothing else.
+    /// Whether a credential is a session token: it has the form of one, and is neither a key nor the root credential.
     pub fn is_session(&self, credential: &str) -> bool {
         self.sessions.has_form(credential) && self.registry.by_prefix(credential).is_none() && !self.is_root(credential)
     }
 
-    /// Whose session a token is; `cookie` names the cookie that held it, if one did.
+    /// The caller of a session token; `cookie` is the name of the cookie that held it, if one did.
     ///
     /// # Errors
     ///
-    /// UNAUTHENTICATED; UNAVAILABLE where its issuer's keys cannot be had.
+    /// UNAUTHENTICATED; UNAVAILABLE where the keys of its issuer cannot be fetched.
     pub async fn authenticate_session(
         &self,
         token: &str,
@@ -142,70 +163,57 @@ impl Service {
         Ok(Authenticated { caller: Caller::Session(Arc::new(caller)), rate: None })
     }
 
-    fn admit(&self, outcome: &Outcome, admission: Admission) -> Result<Authenticated> {
-        match (&outcome.entry, outcome.code) {
-            (Some(entry), VerdictCode::Valid) => Ok(Authenticated { caller: self.caller(entry), rate: outcome.rate }),
-            (Some(entry), VerdictCode::Revoked) if admission == Admission::Revoking => {
-                Ok(Authenticated { caller: self.caller(entry), rate: None })
-            }
-            (entry, VerdictCode::RateLimited) => {
-                Err(Error { presented: entry.as_ref().map(|entry| entry.id), ..rate_limited(outcome.rate) })
-            }
-            (entry, code) => Err(Error {
-                presented: entry.as_ref().map(|entry| entry.id),
-                ..Error::new(ErrorKind::Unauthenticated, code.name(), "Invalid or expired API key")
-            }),
-        }
+    /// The names of the cookies that may hold a session token.
+    pub fn session_cookies(&self) -> impl Iterator<Item = &str> {
+        self.sessions.cookies()
     }
 
-    /// [`Self::authenticate_verifier`] as far as memory goes; none if a look-up is needed.
-    pub fn verifier_from_memory(
-        &self,
-        memory: &CacheGuard<'_>,
-        credential: &str,
-    ) -> Option<Result<Option<Arc<AllowedKeyspaces>>>> {
-        if credential.len() > secret::MAX_SECRET_LEN {
-            return None;
-        }
-        let digest = secret::digest(credential);
-        if self.is_root_digest(&digest) {
-            return Some(Ok(None));
-        }
-        let held = memory.get(&digest)?;
-        let outcome = self.free_verdict(credential, &held.entry);
-        Some(self.admit(&outcome, Admission::Free).and_then(|admitted| access::may_verify(&admitted.caller)))
-    }
-
-    /// Whether a service or operator presents this credential, and what it may ask about.
+    /// The keyspaces that the holder of this credential may verify keys of; none: all.
     ///
     /// # Errors
     ///
-    /// As [`Self::authenticate`], and PERMISSION_DENIED for any other caller.
-    pub async fn authenticate_verifier(
-        &self,
-        credential: &str,
-        deadline: Instant,
-    ) -> Result<Option<Arc<AllowedKeyspaces>>> {
-        let context = Context { deadline, host_environment: "", client: None };
-        let authenticated = self.authenticate_any(credential, Admission::Free, context).await?;
+    /// Those of [`Self::authenticate_any`]; PERMISSION_DENIED for a caller that may not verify.
+    pub async fn authorize_verify(&self, credential: &str, deadline: Instant) -> Result<Option<Arc<AllowedKeyspaces>>> {
+        let context = CallContext { deadline, host_environment: "", client: None };
+        let authenticated = self.authenticate_any(credential, AuthMode::WithoutLimit, context).await?;
         access::may_verify(&authenticated.caller)
     }
 
-    /// What a client hears of an error. A credential that was not good is counted against its address, and past what is
-    /// forgiven answered as a spent limit. The credential was looked at first: whoever shares the address and has a good
-    /// one never hears of it. A request without a credential has not tried.
-    pub fn refused(&self, client: Subject, error: Error) -> Error {
+    /// [`Self::authorize_verify`] as far as memory goes; none where that needs a look-up.
+    pub fn authorize_verify_cached(
+        &self,
+        cache: &CacheGuard<'_>,
+        credential: &str,
+    ) -> Option<Result<Option<Arc<AllowedKeyspaces>>>> {
+        let digest = digest_of(credential)?;
+        if self.is_root_digest(&digest) {
+            return Some(Ok(None));
+        }
+        let check = Check { secret: credential, cost: AuthMode::WithoutLimit.cost(), ..Check::default() };
+        let Evaluation::Decided(verdict) = self.evaluator.evaluate_digest(Some(cache), digest, &check, None) else {
+            return None;
+        };
+        // A session token has the form of no key. Its verdict takes the issuer's keys.
+        verdict.key.as_ref()?;
+        let admitted = self.admit(&verdict, AuthMode::WithoutLimit);
+        Some(admitted.and_then(|admitted| access::may_verify(&admitted.caller)))
+    }
+
+    /// The answer to a client whose call failed. An invalid credential counts against the client's address, and after too
+    /// many of them is answered like a spent rate limit. The credential is always verified first, so a valid one is never
+    /// refused for the failures of others at the same address. A call without a credential is no attempt and not counted.
+    pub fn note_failure(&self, client: IpAddr, error: Error) -> Error {
         if error.kind != ErrorKind::Unauthenticated || error.reason == "MISSING_CREDENTIAL" {
             return error;
         }
-        let wait = self.failures.fail(client);
+        let wait = self.failures.fail(Subject::address(client));
         self.metrics.failed_authentication(wait.is_some());
         let Some(wait) = wait else { return error };
-        let retry_after = u64::try_from(wait).ok().map(std::time::Duration::from_micros);
+        let retry_after = u64::try_from(wait).ok().map(Duration::from_micros);
         Error { retry_after, presented: error.presented, ..rate_limited(None) }
     }
 
-    /// Whether this is the environment's root credential.
+    /// Whether this is the root credential that the environment sets.
     pub fn is_root(&self, credential: &str) -> bool {
         self.root.is_some() && self.is_root_digest(&secret::digest(credential))
     }
@@ -214,37 +222,41 @@ impl Service {
         self.root.is_some_and(|root| digest.0.ct_eq(&root.0).into())
     }
 
-    fn caller(&self, entry: &Arc<CachedKey>) -> Caller {
-        let keyspace = entry.keyspace.and_then(|index| self.registry.get(index));
-        // `decide` answers not-found for a key without a keyspace, so this is only for the type.
+    fn admit(&self, verdict: &Verdict, mode: AuthMode) -> Result<Authenticated> {
+        let presented = verdict.key.as_ref().map(|key| key.id);
+        match (&verdict.key, verdict.code) {
+            (Some(key), VerdictCode::Valid) => Ok(Authenticated { caller: self.caller(key), rate: verdict.rate }),
+            (Some(key), VerdictCode::Revoked) if mode == AuthMode::SelfRevocation => {
+                Ok(Authenticated { caller: self.caller(key), rate: None })
+            }
+            (_, VerdictCode::RateLimited) => Err(Error { presented, ..rate_limited(verdict.rate) }),
+            (_, code) => Err(Error {
+                presented,
+                ..Error::new(ErrorKind::Unauthenticated, code.name(), "Invalid or expired API key")
+            }),
+        }
+    }
+
+    fn caller(&self, key: &Arc<CachedKey>) -> Caller {
+        let keyspace = key.keyspace.and_then(|index| self.registry.get(index));
+        // The verdict on a key without a keyspace is NOT_FOUND, so this case does not occur.
         let Some(keyspace) = keyspace else { return Caller::Anonymous };
         if keyspace.name == RESERVED_KEYSPACE {
-            if entry.holds(ROOT_SCOPE) {
-                return Caller::Operator { method: AuthMethod::Key(entry.id) };
+            if key.holds(ROOT_SCOPE) {
+                return Caller::Operator { method: AuthMethod::Key(key.id) };
             }
-            if entry.holds(VERIFY_SCOPE) {
+            if key.holds(VERIFY_SCOPE) {
                 return Caller::Service {
-                    method: AuthMethod::Key(entry.id),
-                    allowed_keyspaces: entry.allowed_keyspaces().cloned(),
+                    method: AuthMethod::Key(key.id),
+                    allowed_keyspaces: key.allowed_keyspaces().cloned(),
                 };
             }
         }
-        let admin = keyspace.admin_scope.as_deref().is_some_and(|scope| entry.holds(scope));
-        Caller::Key(Arc::new(KeyCaller {
-            id: entry.id,
-            keyspace: Arc::clone(keyspace),
-            binding: entry.binding(),
-            admin,
-        }))
+        let admin = keyspace.admin_scope.as_deref().is_some_and(|scope| key.holds(scope));
+        Caller::Key(Arc::new(KeyCaller { id: key.id, keyspace: Arc::clone(keyspace), binding: key.binding(), admin }))
     }
 }
 
-/// The refusal of a spent limit.
-pub fn rate_limited(rate: Option<RateState>) -> Error {
-    let retry_after = rate.and_then(|state| state.retry_after).and_then(|wait| u64::try_from(wait).ok());
-    Error {
-        rate,
-        retry_after: retry_after.map(std::time::Duration::from_micros),
-        ..Error::new(ErrorKind::ResourceExhausted, "RATE_LIMITED", "Rate limit exceeded")
-    }
+fn root() -> Caller {
+    Caller::Operator { method: AuthMethod::Root }
 }

@@ -1,14 +1,11 @@
-//! What happens before the first call: the installation key and the first root key.
+//! The installation keys, which are loaded before the first call.
 
 use zeroize::Zeroizing;
 
-use super::{Service, keys::root_key};
 use crate::{
     domain::{
         clock::Entropy,
-        keyspace::Keyspace,
         master_keys::{MasterKey, MasterKeys, fingerprint},
-        secret::Secret,
     },
     store::{InstallationRow, Store, StoreError},
 };
@@ -86,35 +83,4 @@ fn decode(text: &str) -> Option<MasterKey> {
         key.copy_from_slice(&bytes);
         key
     })
-}
-
-impl Service {
-    /// Makes the first root key if this database never had one and holds no key; answers it, this once.
-    ///
-    /// # Errors
-    ///
-    /// The store's.
-    pub async fn first_root_key(&self) -> Result<Option<Secret>, StoreError> {
-        let (secret, record) = self.new_root_key();
-        Ok(self.store.first_root_key(record).await?.then_some(secret))
-    }
-
-    /// Makes a root key whatever there is already.
-    ///
-    /// # Errors
-    ///
-    /// The store's.
-    pub async fn another_root_key(&self) -> Result<Secret, StoreError> {
-        let (secret, record) = self.new_root_key();
-        self.store.create_key(record).await?;
-        Ok(secret)
-    }
-
-    fn new_root_key(&self) -> (Secret, crate::domain::key::KeyRecord) {
-        let reserved = Keyspace::reserved();
-        let prefix = reserved.prefixes.of("").unwrap_or_default();
-        let secret = reserved.encoding.generate(prefix, &self.master_keys, &*self.entropy);
-        let record = root_key(&secret, self.ids.next(&*self.clock, &*self.entropy), self.now());
-        (secret, record)
-    }
 }

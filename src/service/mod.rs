@@ -1,196 +1,211 @@
 //! Use cases: the only place that orders steps. gRPC, REST, the command line and workers call the same functions.
+//!
+//! [`Services`] is what the composition root builds and a transport gets. Each service in it holds what it uses itself;
+//! what several of them share is behind an `Arc`.
 
 pub mod audit;
 pub mod authenticate;
 pub mod bootstrap;
+pub mod context;
+pub mod deliveries;
+pub mod health;
+pub mod ids;
+pub mod jobs;
 pub mod keys;
-pub mod list;
-pub mod revoke;
-pub mod sweep;
+mod paging;
+mod rate_limited;
 pub mod verify;
 
 use std::sync::Arc;
 
-use tokio::{runtime::Handle, sync::Notify, time::Instant};
+use tokio::runtime::Handle;
 
+pub use self::context::CallContext;
+use self::{
+    audit::AuditLog,
+    authenticate::Authenticator,
+    deliveries::DeliverySignal,
+    health::Health,
+    ids::IdGenerator,
+    jobs::Jobs,
+    keys::Keys,
+    paging::PageTokens,
+    verify::{Verifier, evaluator::Evaluator},
+};
 use crate::{
     domain::{
         clock::{Clock, Entropy, Micros},
         egress::Egress,
-        event::{EventId, EventRules},
-        key::{Digest, KeyIds, KeyRecord},
+        event::EventRules,
+        key::Digest,
         keyspace::Registry,
         master_keys::MasterKeys,
         rate_limit::{FAILED_AUTHENTICATIONS, PUBLIC_CREATIONS, RateLimit},
     },
-    limiter::{Limiter, Subject, auth_failures::AuthFailures, memory::MemoryLimiter},
-    replica::{Replica, usage::TakenUsage},
+    limiter::{Limiter, auth_failures::AuthFailures, memory::MemoryLimiter},
+    replica::Replica,
     session::Sessions,
     store::Store,
-    telemetry::{GaugeSnapshot, Metrics},
+    telemetry::Metrics,
 };
 
-/// Everything that use cases need.
-pub struct Service {
+/// Every service, and what their callers need beside them.
+pub struct Services {
+    /// The configured keyspaces.
+    pub registry: Arc<Registry>,
+    /// Verifies keys.
+    pub verify: Verifier,
+    /// Authenticates callers.
+    pub auth: Arc<Authenticator>,
+    /// Creates, reads, lists, changes and revokes keys.
+    pub keys: Arc<Keys>,
+    /// Events, and the deliveries of them to webhooks.
+    pub audit: AuditLog,
+    /// What workers run beside calls.
+    pub jobs: Jobs,
+    /// Readiness and gauges.
+    pub health: Health,
+    /// Counters and histograms.
+    pub metrics: Arc<Metrics>,
+    /// Wakes the webhook worker.
+    pub deliveries: Arc<DeliverySignal>,
+    /// Makes ids of keys and events.
+    pub ids: Arc<IdGenerator>,
+    /// The source of time.
+    pub clock: Arc<dyn Clock>,
+    /// The source of randomness.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// What services cannot be built without.
+pub struct ServiceDeps {
     /// Where keys are kept.
     pub store: Arc<dyn Store>,
-    /// What memory holds, and whether it may answer.
+    /// The cache, and the right to answer from it.
     pub replica: Arc<Replica>,
-    /// The keyspaces.
+    /// The configured keyspaces.
     pub registry: Arc<Registry>,
-    /// The installation's subkeys.
-    pub master_keys: MasterKeys,
-    /// The issuers whose tokens are sessions.
-    pub sessions: Sessions,
-    /// Spent limits of keys and of client addresses.
-    pub limiter: Limiter,
+    /// The master keys' subkeys.
+    pub master_keys: Arc<MasterKeys>,
+    /// The source of time.
+    pub clock: Arc<dyn Clock>,
+    /// The source of randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// Runs what must complete although its request is dropped.
+    pub runtime: Handle,
+}
+
+/// What the configuration decides about services.
+pub struct ServiceOptions {
+    /// The trusted session issuers.
+    pub sessions: Arc<Sessions>,
+    /// Rate limits of keys and of client addresses.
+    pub limiter: Arc<Limiter>,
     /// Failed authentications by client address.
     pub failures: AuthFailures,
-    /// Creations without a credential, for each client address.
+    /// How often a client address may create keys without a credential.
     pub public_create_limit: RateLimit,
-    /// Where webhooks may be.
+    /// Which addresses webhooks may have.
     pub egress: Egress,
-    /// Woken when there may be something to tell a webhook.
-    pub deliveries: Notify,
-    /// What is told of without a call, and for how long it is kept.
+    /// Which expiry events there are, and how long events are kept.
     pub events: EventRules,
-    /// Time.
-    pub clock: Arc<dyn Clock>,
-    /// Chance.
-    pub entropy: Arc<dyn Entropy>,
-    /// Makes ids of keys and of events.
-    pub ids: KeyIds,
-    /// Digest of the environment's root credential.
+    /// Digest of the root credential that the environment sets.
     pub root: Option<Digest>,
-    /// Counters.
-    pub metrics: Metrics,
-    /// Where work goes on that no dropped request may stop.
-    pub runtime: Handle,
 }
 
-/// What a service cannot be without.
-pub struct Essentials {
-    /// Where keys are kept.
-    pub store: Arc<dyn Store>,
-    /// What memory holds.
-    pub replica: Replica,
-    /// The keyspaces.
-    pub registry: Arc<Registry>,
-    /// The installation's subkeys.
-    pub master_keys: MasterKeys,
-    /// Time.
-    pub clock: Arc<dyn Clock>,
-    /// Chance.
-    pub entropy: Arc<dyn Entropy>,
-    /// Where work goes on.
-    pub runtime: Handle,
-}
-
-/// What a call brings besides its request.
-#[derive(Debug, Clone, Copy)]
-pub struct Context<'a> {
-    /// When the caller stops waiting.
-    pub deadline: Instant,
-    /// The environment that the host asserts of product keys; empty asserts nothing.
-    pub host_environment: &'a str,
-    /// Whose limit a creation without a credential counts against.
-    pub client: Option<Subject>,
-}
-
-impl Service {
-    /// A service that trusts no issuer and has no root credential of the environment, with every other rule as it is
-    /// where nothing is configured.
-    pub fn plain(essentials: Essentials) -> Self {
-        let Essentials { store, replica, registry, master_keys, clock, entropy, runtime } = essentials;
+impl ServiceOptions {
+    /// No session issuer, no root credential of the environment, limits in memory, and every other rule as it is where
+    /// nothing is configured.
+    pub fn with_defaults(clock: &Arc<dyn Clock>) -> Self {
         Self {
-            store,
-            replica: Arc::new(replica),
-            metrics: Metrics::new(&registry),
-            registry,
-            master_keys,
-            sessions: Sessions::none(Arc::clone(&clock)),
-            limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), None),
-            failures: AuthFailures::new(FAILED_AUTHENTICATIONS, Arc::clone(&clock)),
+            sessions: Arc::new(Sessions::none(Arc::clone(clock))),
+            limiter: Arc::new(Limiter::new(MemoryLimiter::new(Arc::clone(clock)), None)),
+            failures: AuthFailures::new(FAILED_AUTHENTICATIONS, Arc::clone(clock)),
             public_create_limit: PUBLIC_CREATIONS,
             egress: Egress::default(),
-            deliveries: Notify::new(),
             events: EventRules::default(),
+            root: None,
+        }
+    }
+}
+
+impl Services {
+    /// Services with [`ServiceOptions::with_defaults`].
+    pub fn with_defaults(deps: ServiceDeps) -> Self {
+        let options = ServiceOptions::with_defaults(&deps.clock);
+        Self::new(deps, options)
+    }
+
+    /// Builds every service.
+    pub fn new(deps: ServiceDeps, options: ServiceOptions) -> Self {
+        let ServiceDeps { store, replica, registry, master_keys, clock, entropy, runtime } = deps;
+        let ServiceOptions { sessions, limiter, failures, public_create_limit, egress, events, root } = options;
+        let metrics = Arc::new(Metrics::new(&registry));
+        let deliveries = Arc::<DeliverySignal>::default();
+        let ids = Arc::new(IdGenerator::new(Arc::clone(&clock), Arc::clone(&entropy)));
+        let evaluator = Arc::new(Evaluator {
+            replica: Arc::clone(&replica),
+            registry: Arc::clone(&registry),
+            master_keys: Arc::clone(&master_keys),
+            limiter: Arc::clone(&limiter),
+            clock: Arc::clone(&clock),
+        });
+        let auth = Arc::new(Authenticator {
+            evaluator: Arc::clone(&evaluator),
+            registry: Arc::clone(&registry),
+            sessions: Arc::clone(&sessions),
+            failures,
+            root,
+            metrics: Arc::clone(&metrics),
+        });
+        let keys = Arc::new(Keys {
+            store: Arc::clone(&store),
+            replica: Arc::clone(&replica),
+            registry: Arc::clone(&registry),
+            pages: PageTokens::new(Arc::clone(&master_keys)),
+            master_keys: Arc::clone(&master_keys),
+            limiter: Arc::clone(&limiter),
+            public_create_limit,
+            egress,
+            deliveries: Arc::clone(&deliveries),
+            ids: Arc::clone(&ids),
+            clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy),
+            metrics: Arc::clone(&metrics),
+            runtime,
+        });
+        Self {
+            verify: Verifier { evaluator, auth: Arc::clone(&auth), metrics: Arc::clone(&metrics) },
+            auth,
+            audit: AuditLog {
+                store: Arc::clone(&store),
+                registry: Arc::clone(&registry),
+                keys: Arc::clone(&keys),
+                pages: PageTokens::new(master_keys),
+                deliveries: Arc::clone(&deliveries),
+                clock: Arc::clone(&clock),
+            },
+            keys,
+            jobs: Jobs {
+                store: Arc::clone(&store),
+                replica: Arc::clone(&replica),
+                deliveries: Arc::clone(&deliveries),
+                ids: Arc::clone(&ids),
+                clock: Arc::clone(&clock),
+                rules: events,
+            },
+            health: Health { store, replica, sessions, limiter },
+            registry,
+            metrics,
+            deliveries,
+            ids,
             clock,
             entropy,
-            ids: KeyIds::default(),
-            root: None,
-            runtime,
         }
     }
 
-    /// Something has happened to a key: its webhook is told soon.
-    pub fn told(&self, key: &KeyRecord) {
-        if !key.webhook_url.is_empty() {
-            self.deliveries.notify_one();
-        }
-    }
-
-    /// Now, by the wall clock.
+    /// The current time of the wall clock.
     pub fn now(&self) -> Micros {
         self.clock.wall()
-    }
-
-    /// The id of an event that happens now.
-    pub fn event_id(&self) -> EventId {
-        EventId(self.ids.next(&*self.clock, &*self.entropy).0)
-    }
-
-    /// The record with its last use as this replica knows it, where that is not written down yet.
-    fn with_last_use(&self, mut key: KeyRecord) -> KeyRecord {
-        key.last_used_at = key.last_used_at.max(self.replica.cache.last_use(&key.digest));
-        key
-    }
-
-    /// What the gauges show.
-    pub fn levels(&self) -> GaugeSnapshot {
-        let pool = self.store.pool();
-        let sessions = self.sessions.level();
-        GaugeSnapshot {
-            open: pool.open,
-            idle: pool.idle,
-            cached_keys: self.replica.cache.len(),
-            cached_bytes: self.replica.cache.bytes(),
-            uses_dropped: self.replica.usage.dropped(),
-            lease_micros: self.replica.lease.remaining(),
-            limited_subjects: self.limiter.subjects(),
-            limits_shared: self.limiter.is_shared(),
-            limits_fallen_back: self.limiter.fallbacks(),
-            issuers_without_keys: sessions.map(|level| level.without),
-            issuer_keys_micros: sessions.map(|level| level.oldest),
-            issuer_failures: sessions.map_or(0, |level| level.failures),
-        }
-    }
-
-    /// Writes down the uses of up to `most` keys; says how many keys are left to try. What cannot be written is kept for
-    /// a later time, and so is the rest.
-    pub async fn write_uses_down(&self, most: usize) -> usize {
-        let (taken, left) = self.replica.usage.take(most);
-        if taken.is_empty() {
-            return left;
-        }
-        let usage = taken.iter().map(TakenUsage::usage).collect();
-        if let Err(error) = self.store.record_usage(usage).await {
-            tracing::warn!(%error, keys = taken.len(), "uses could not be written down; they are kept");
-            self.replica.usage.restore(taken);
-            return 0;
-        }
-        left
-    }
-
-    /// Whether calls can be served: the lease holds and the database answers.
-    ///
-    /// # Errors
-    ///
-    /// Why not, for the log.
-    pub async fn ready(&self) -> Result<(), String> {
-        if !self.replica.lease.holds() {
-            return Err("no live lease".to_owned());
-        }
-        self.store.ping().await.map_err(|error| error.to_string())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use crate::{domain::error::Error, service::Service};
+use crate::{domain::error::Error, service::Services};
 
 /// What is logged of a call besides its outcome. Unknown parts are empty.
 #[derive(Debug, Clone, Default)]
@@ -22,7 +22,7 @@ pub struct CallRecord<'a> {
 }
 
 /// Logs a call once and counts it. Of the request's content, only ids are logged.
-pub fn record(service: &Service, call: &'static str, record: &CallRecord<'_>, error: Option<&Error>, took: Duration) {
+pub fn record(service: &Services, call: &'static str, record: &CallRecord<'_>, error: Option<&Error>, took: Duration) {
     let outcome = error.map_or("OK", |error| error.reason);
     service.metrics.call(call, outcome);
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);

@@ -7,12 +7,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     client::{ReceiverResponse, SendError, WebhookClient},
+    deps::OutboxDeps,
     message,
     scheduler::Slot,
 };
 use crate::{
     domain::{clock::Micros, egress::Target, webhook::retry_after},
-    service::Service,
     store::{
         StoreError,
         events::{ClaimedDelivery, DeliveryState, Disabling, Settlement},
@@ -40,7 +40,7 @@ pub struct DeliveryRules {
 
 /// Makes attempts and records their results.
 pub struct AttemptRunner {
-    pub(super) service: Arc<Service>,
+    pub(super) deps: Arc<OutboxDeps>,
     client: WebhookClient,
     rules: DeliveryRules,
     cancelled: CancellationToken,
@@ -87,8 +87,8 @@ impl From<SendError> for AttemptResult {
 
 impl AttemptRunner {
     /// A runner of attempts by these rules.
-    pub fn new(service: Arc<Service>, client: WebhookClient, rules: DeliveryRules) -> Self {
-        Self { service, client, rules, cancelled: CancellationToken::new() }
+    pub fn new(deps: Arc<OutboxDeps>, client: WebhookClient, rules: DeliveryRules) -> Self {
+        Self { deps, client, rules, cancelled: CancellationToken::new() }
     }
 
     /// Ends every running attempt and releases its delivery.
@@ -116,7 +116,7 @@ impl AttemptRunner {
             self.release(&delivery, self.limited_wait()).await;
             return;
         };
-        self.service.metrics.webhooks.attempt(result.outcome);
+        self.deps.metrics.webhooks.attempt(result.outcome);
         tracing::debug!(
             event = %delivery.event.id, attempt = delivery.attempt, outcome = ?result.outcome, status = result.status,
             error = result.error, "webhook attempted"
@@ -140,7 +140,7 @@ impl AttemptRunner {
             Err(error) => return Some(error.into()),
         };
         let body = Bytes::from(message::body(&delivery.event).to_string());
-        let Some(headers) = message::headers(&self.service.master_keys, delivery, &body, self.service.now()) else {
+        let Some(headers) = message::headers(&self.deps.master_keys, delivery, &body, self.deps.clock.wall()) else {
             let error = "the signing secret derives from a master key that is not listed";
             return Some(AttemptResult::without_response(DeliveryOutcome::Abandoned, error));
         };
@@ -159,7 +159,7 @@ impl AttemptRunner {
     }
 
     async fn settle(&self, delivery: &ClaimedDelivery, result: AttemptResult) {
-        let now = self.service.now();
+        let now = self.deps.clock.wall();
         let attempt = u32::try_from(delivery.attempt).unwrap_or(u32::MAX);
         let retry = match result.outcome {
             DeliveryOutcome::Delivered | DeliveryOutcome::Gone => None,
@@ -177,7 +177,7 @@ impl AttemptRunner {
         }
         let settled = self
             .record(|| {
-                self.service.store.settle_delivery(Settlement {
+                self.deps.store.settle_delivery(Settlement {
                     event: delivery.event.id,
                     claim: delivery.claim,
                     at: now,
@@ -194,17 +194,17 @@ impl AttemptRunner {
         }
         if settled == Some(true) && state == DeliveryState::Delivered {
             let latency = u64::try_from(now - delivery.event.id.at()).unwrap_or(0);
-            self.service.metrics.webhooks.delivered(Duration::from_micros(latency));
+            self.deps.metrics.webhooks.delivered(Duration::from_micros(latency));
         }
     }
 
     /// Removes the webhook, unless it has another URL by now.
     async fn disable_webhook(&self, delivery: &ClaimedDelivery, now: Micros) {
-        let event = self.service.event_id();
+        let event = self.deps.ids.event_id();
         let disabled = self
             .record(|| {
                 let disabling = Disabling { url: delivery.url.clone(), at: now, event };
-                self.service.store.disable_webhook(delivery.event.key.id, disabling)
+                self.deps.store.disable_webhook(delivery.event.key.id, disabling)
             })
             .await;
         if disabled == Some(true) {
@@ -215,8 +215,8 @@ impl AttemptRunner {
     /// Ends a claim without an attempt: the delivery is due again after `wait`, as if it had not been claimed. Returns
     /// whether the database has done so; if not, the claim expires by itself.
     pub async fn release(&self, delivery: &ClaimedDelivery, wait: Micros) -> bool {
-        let due_at = self.service.now().saturating_add(wait);
-        let released = self.service.store.release_delivery(delivery.event.id, delivery.claim, due_at).await;
+        let due_at = self.deps.clock.wall().saturating_add(wait);
+        let released = self.deps.store.release_delivery(delivery.event.id, delivery.claim, due_at).await;
         if let Err(error) = &released {
             tracing::debug!(%error, event = %delivery.event.id, "webhook delivery could not be released");
         }
@@ -246,7 +246,7 @@ impl AttemptRunner {
 
     fn random(&self) -> u32 {
         let mut bytes = [0; 4];
-        self.service.entropy.fill(&mut bytes);
+        self.deps.entropy.fill(&mut bytes);
         u32::from_ne_bytes(bytes)
     }
 }

@@ -6,8 +6,9 @@
 
 mod attempt;
 pub mod client;
+mod deps;
 mod message;
 mod scheduler;
 mod worker;
 
-pub use self::{attempt::DeliveryRules, worker::OutboxWorker};
+pub use self::{attempt::DeliveryRules, deps::OutboxDeps, worker::OutboxWorker};

@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     attempt::{AttemptRunner, DeliveryRules, SETTLE_TIMEOUT, micros},
     client::{SendError, WebhookClient},
+    deps::OutboxDeps,
     scheduler::HostScheduler,
 };
 use crate::{
     domain::{clock::Micros, egress::Target},
-    service::Service,
     store::events::{Claim, ClaimedDelivery},
 };
 
@@ -53,10 +53,10 @@ struct QueuedDelivery {
 
 impl OutboxWorker {
     /// A worker that has not started.
-    pub fn new(service: Arc<Service>, client: WebhookClient, rules: DeliveryRules) -> Self {
+    pub fn new(deps: Arc<OutboxDeps>, client: WebhookClient, rules: DeliveryRules) -> Self {
         Self {
-            scheduler: HostScheduler::new(rules.per_host, rules.concurrency, Arc::clone(&service.clock)),
-            runner: Arc::new(AttemptRunner::new(service, client, rules.clone())),
+            scheduler: HostScheduler::new(rules.per_host, rules.concurrency, Arc::clone(&deps.clock)),
+            runner: Arc::new(AttemptRunner::new(deps, client, rules.clone())),
             rules,
             attempts: JoinSet::new(),
         }
@@ -64,7 +64,7 @@ impl OutboxWorker {
 
     /// Delivers until `stop`, then gives running attempts a bounded time to finish.
     pub async fn run(mut self, stop: CancellationToken) {
-        let service = Arc::clone(&self.runner.service);
+        let deps = Arc::clone(&self.runner.deps);
         let mut polls = interval(POLL_INTERVAL);
         polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut measures = interval(MEASURE_INTERVAL);
@@ -76,14 +76,14 @@ impl OutboxWorker {
                 () = stop.cancelled() => break,
                 Some(ended) = self.attempts.join_next() => log_panic(ended),
                 _ = polls.tick() => more_due = true,
-                () = service.deliveries.notified() => more_due = true,
+                () = deps.deliveries.notified() => more_due = true,
                 () = sleep_until(next_claim), if more_due && self.scheduler.free() > 0 => {
                     let started = Instant::now();
                     more_due = self.claim().await;
                     // The slower the database is, the less often it is asked.
                     next_claim = Instant::now() + MIN_POLL_GAP.max(started.elapsed() * 2);
                 }
-                _ = measures.tick() => measure(&service).await,
+                _ = measures.tick() => measure(&deps).await,
             }
             self.release_overdue().await;
             self.start_attempts();
@@ -95,7 +95,7 @@ impl OutboxWorker {
     async fn claim(&mut self) -> bool {
         let limit = self.scheduler.free().min(MAX_CLAIM);
         let claimed_at = Instant::now();
-        let now = self.runner.service.now();
+        let now = self.runner.deps.clock.wall();
         let held = self.rules.timeout * 2 + SETTLE_TIMEOUT;
         let busy: HashSet<String> = self.scheduler.busy_hosts().into_iter().collect();
         let claim = Claim {
@@ -104,7 +104,7 @@ impl OutboxWorker {
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
             busy_hosts: busy.iter().filter(|host| *host != NO_HOST).cloned().collect(),
         };
-        let claimed = match self.runner.service.store.claim_deliveries(claim).await {
+        let claimed = match self.runner.deps.store.claim_deliveries(claim).await {
             Ok(claimed) => claimed,
             Err(error) => {
                 tracing::debug!(%error, "webhook deliveries could not be claimed");
@@ -163,12 +163,12 @@ impl OutboxWorker {
     }
 }
 
-async fn measure(service: &Service) {
-    match service.store.outbox().await {
+async fn measure(deps: &OutboxDeps) {
+    match deps.store.outbox().await {
         Ok(outbox) => {
-            let overdue = outbox.first_due.map_or(0, |due| service.now() - due);
+            let overdue = outbox.first_due.map_or(0, |due| deps.clock.wall() - due);
             let overdue = Duration::from_micros(u64::try_from(overdue).unwrap_or(0));
-            service.metrics.webhooks.outbox(outbox.pending, overdue);
+            deps.metrics.webhooks.outbox(outbox.pending, overdue);
         }
         Err(error) => tracing::debug!(%error, "the webhook outbox could not be measured"),
     }

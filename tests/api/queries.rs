@@ -7,10 +7,13 @@ use keyward::{
     domain::{
         clock::{Clock, Micros, SystemClock, SystemEntropy},
         keyspace::{Keyspace, Registry},
-        verdict::{Assertions, VerdictCode},
+        verdict::VerdictCode,
     },
     replica::{PeerMode, Replica},
-    service::{Essentials, Service, bootstrap, verify::Check},
+    service::{
+        ServiceDeps, Services, bootstrap,
+        verify::{Check, VerifyCaller},
+    },
     store::{
         Store,
         sqlite::{Sqlite, SqliteOptions},
@@ -19,13 +22,13 @@ use keyward::{
 use tokio::{runtime::Handle, time::Instant};
 
 /// A service over a store of its own, and the store, which counts its look-ups.
-async fn service(folder: &std::path::Path) -> (Arc<Service>, Arc<Sqlite>) {
+async fn service(folder: &std::path::Path) -> (Arc<Services>, Arc<Sqlite>) {
     let runtime = Handle::current();
     let url = format!("sqlite://{}", folder.join("keyward.db").display());
     let sqlite = Sqlite::open(SqliteOptions::new(url, runtime.clone())).await.unwrap();
     sqlite.migrate().await.unwrap();
     let store = Arc::clone(&sqlite) as Arc<dyn Store>;
-    let master_keys = bootstrap::installation(&*store, &SystemEntropy, &[]).await.unwrap();
+    let master_keys = Arc::new(bootstrap::installation(&*store, &SystemEntropy, &[]).await.unwrap());
     let registry = Arc::new(Registry::new(vec![Keyspace::default_keyspace()]));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let replica = Replica::new(
@@ -37,28 +40,23 @@ async fn service(folder: &std::path::Path) -> (Arc<Service>, Arc<Sqlite>) {
         &runtime,
     );
     replica.lease.extend(Micros::MAX);
-    let entropy = Arc::new(SystemEntropy);
-    let service = Service::plain(Essentials { store, replica, registry, master_keys, clock, entropy, runtime });
+    let (replica, entropy) = (Arc::new(replica), Arc::new(SystemEntropy));
+    let service =
+        Services::with_defaults(ServiceDeps { store, replica, registry, master_keys, clock, entropy, runtime });
     (Arc::new(service), sqlite)
 }
 
-async fn verdict(service: &Service, secret: &str) -> VerdictCode {
-    let check = Check {
-        secret,
-        keyspace: "",
-        allowed_keyspaces: None,
-        asserted: Assertions::default(),
-        host_environment: "",
-        cost: Some(1),
-    };
-    service.verify(&check, Instant::now() + Duration::from_secs(10)).await.unwrap().code
+async fn verdict(service: &Services, secret: &str) -> VerdictCode {
+    let check = Check { secret, cost: Some(1), ..Check::default() };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    service.verify.verify(VerifyCaller::Authorized(None), &check, deadline).await.unwrap().code
 }
 
 #[tokio::test]
 async fn a_forged_checksum_costs_no_query_and_a_miss_costs_one() {
     let folder = tempfile::tempdir().unwrap();
     let (service, store) = service(folder.path()).await;
-    let secret = service.another_root_key().await.unwrap();
+    let secret = service.keys.create_root_key().await.unwrap();
     let before = store.queries();
 
     // Every single character changed, by turns: none of these was made here.

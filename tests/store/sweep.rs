@@ -13,18 +13,14 @@ use futures::future::join_all;
 use keyward::{
     domain::{
         clock::{Clock, Micros, SECOND, SystemClock, SystemEntropy},
-        egress::Egress,
-        event::{EventId, EventRules, EventType},
-        key::{KeyId, KeyIds, KeyRecord},
+        event::{EventId, EventType},
+        key::{KeyId, KeyRecord},
         keyspace::{Keyspace, Registry},
         rate_limit::RateLimit,
     },
-    limiter::{Limiter, auth_failures::AuthFailures, memory::MemoryLimiter},
     replica::{PeerMode, Replica},
-    service::{Service, bootstrap},
-    session::Sessions,
+    service::{ServiceDeps, Services, bootstrap},
     store::{Store, events::EventQuery},
-    telemetry::Metrics,
 };
 use tokio::{runtime::Handle, time::Instant};
 
@@ -60,48 +56,37 @@ impl Clock for Stand {
     }
 }
 
-/// A replica's service over a store.
-async fn service(store: &Arc<dyn Store>, clock: &Arc<Stand>) -> Arc<Service> {
+/// The services of one replica over a store, and its record of rate limit refusals.
+struct OneReplica {
+    services: Services,
+    replica: Arc<Replica>,
+}
+
+async fn replica(store: &Arc<dyn Store>, clock: &Arc<Stand>) -> OneReplica {
     let (runtime, clock) = (Handle::current(), Arc::clone(clock) as Arc<dyn Clock>);
-    let (session_clock, session_runtime) = (Arc::clone(&clock), runtime.clone());
-    let master_keys = bootstrap::installation(&**store, &SystemEntropy, &[]).await.unwrap();
+    let store = Arc::clone(store);
+    let master_keys = Arc::new(bootstrap::installation(&*store, &SystemEntropy, &[]).await.unwrap());
     let registry = Arc::new(Registry::new(vec![Keyspace::default_keyspace()]));
     let replica = Replica::new(
-        Arc::clone(store),
+        Arc::clone(&store),
         Arc::clone(&registry),
         Arc::clone(&clock),
         1 << 20,
         PeerMode::SingleProcess,
         &runtime,
     );
-    Arc::new(Service {
-        store: Arc::clone(store),
-        replica: Arc::new(replica),
-        metrics: Metrics::new(&registry),
-        registry,
-        master_keys,
-        limiter: Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), None),
-        failures: AuthFailures::new(RateLimit { limit: 300, window: 60 * SECOND }, Arc::clone(&clock)),
-        public_create_limit: RateLimit { limit: 10, window: 60 * SECOND },
-        egress: Egress::default(),
-        deliveries: tokio::sync::Notify::new(),
-        sessions: Sessions::new(&[], &session_clock, &session_runtime).unwrap(),
-        events: EventRules::default(),
-        clock,
-        entropy: Arc::new(SystemEntropy),
-        ids: KeyIds::default(),
-        root: None,
-        runtime,
-    })
+    let (replica, entropy) = (Arc::new(replica), Arc::new(SystemEntropy));
+    let deps = ServiceDeps { store, replica: Arc::clone(&replica), registry, master_keys, clock, entropy, runtime };
+    OneReplica { services: Services::with_defaults(deps), replica }
 }
 
 /// Looks for expiries as a sweep does, on every replica at once.
-async fn tell(replicas: &[Arc<Service>]) {
-    let each = replicas.iter().map(|service| async move {
+async fn tell(replicas: &[OneReplica]) {
+    let each = replicas.iter().map(|replica| async move {
         let deadline = Instant::now() + Duration::from_secs(60);
-        service.tell_expiries(EventType::KeyExpired, 0, deadline).await.unwrap();
+        replica.services.jobs.emit_expiry_events(EventType::KeyExpired, 0, deadline).await.unwrap();
         for before in [DAY, 7 * DAY] {
-            service.tell_expiries(EventType::KeyExpiring, before, deadline).await.unwrap();
+            replica.services.jobs.emit_expiry_events(EventType::KeyExpiring, before, deadline).await.unwrap();
         }
     });
     join_all(each).await;
@@ -129,7 +114,7 @@ const EXPIRED: (EventType, i64) = (EventType::KeyExpired, 0);
 pub async fn an_expiry_is_told_once_by_any_number_of_replicas(f: Fixture) {
     let start = SystemClock.wall();
     let clock = Stand::at(start);
-    let first = [service(&f.store, &clock).await, service(&f.store, &clock).await];
+    let first = [replica(&f.store, &clock).await, replica(&f.store, &clock).await];
     tell(&first).await;
     let ids = [lives(start, Some(30 * DAY)), lives(start, Some(3 * DAY)), lives(start, Some(HOUR)), lives(start, None)];
     let [long, middle, short, eternal] = ids.each_ref().map(|key| key.id);
@@ -142,7 +127,7 @@ pub async fn an_expiry_is_told_once_by_any_number_of_replicas(f: Fixture) {
     for quarter in 1..=31 * 4 {
         clock.put(start + quarter * 6 * HOUR);
         if quarter % 4 == 0 {
-            replicas = [service(&f.store, &clock).await, service(&f.store, &clock).await];
+            replicas = [replica(&f.store, &clock).await, replica(&f.store, &clock).await];
         }
         tell(&replicas).await;
     }
@@ -168,12 +153,12 @@ pub async fn what_was_past_is_no_news(f: Fixture) {
     let after = lives(start - 10 * DAY, Some(20 * DAY));
     write(&f.store, [before, after.clone()]).await;
     let clock = Stand::at(start);
-    let replica = [service(&f.store, &clock).await];
-    tell(&replica).await;
+    let replicas = [replica(&f.store, &clock).await];
+    tell(&replicas).await;
     assert_eq!(told(&f.store).await, BTreeMap::new());
     // Nobody swept for a long time: it has expired, and is about to no more.
     clock.put(start + 12 * DAY);
-    tell(&replica).await;
+    tell(&replicas).await;
     assert_eq!(told(&f.store).await, [(after.id, vec![EXPIRED])].into());
 }
 
@@ -181,7 +166,7 @@ pub async fn more_keys_than_a_batch_are_all_told_of(f: Fixture) {
     const KEYS: usize = 1_203;
     let start = SystemClock.wall();
     let clock = Stand::at(start);
-    let replicas = [service(&f.store, &clock).await, service(&f.store, &clock).await];
+    let replicas = [replica(&f.store, &clock).await, replica(&f.store, &clock).await];
     tell(&replicas).await;
     // Most of them at the very same time.
     let keys =
@@ -201,14 +186,14 @@ pub async fn more_keys_than_a_batch_are_all_told_of(f: Fixture) {
 pub async fn a_key_that_shows_late_is_told_of(f: Fixture) {
     let start = SystemClock.wall();
     let clock = Stand::at(start);
-    let replica = [service(&f.store, &clock).await];
-    tell(&replica).await;
+    let replicas = [replica(&f.store, &clock).await];
+    tell(&replicas).await;
     let late = lives(start, Some(10 * SECOND));
     clock.put(start + 30 * SECOND);
-    tell(&replica).await;
+    tell(&replicas).await;
     write(&f.store, [late.clone()]).await;
     clock.put(start + 45 * SECOND);
-    tell(&replica).await;
+    tell(&replicas).await;
     assert_eq!(told(&f.store).await, [(late.id, vec![EXPIRED])].into());
 }
 
@@ -218,13 +203,13 @@ pub async fn refusals_are_told_once_a_window(f: Fixture) {
     let limit = RateLimit { limit: 1, window: 100 * SECOND };
     let start = SystemClock.wall() / limit.window * limit.window;
     let clock = Stand::at(start);
-    let replicas = [service(&f.store, &clock).await, service(&f.store, &clock).await];
+    let replicas = [replica(&f.store, &clock).await, replica(&f.store, &clock).await];
     for second in [0, 1, 50, 99, 100, 150, 350] {
         clock.put(start + second * SECOND);
         for replica in &replicas {
             replica.replica.rate_limit_events.record(made.id, limit, clock.wall());
         }
-        join_all(replicas.iter().map(|replica| replica.write_refusals_down())).await;
+        join_all(replicas.iter().map(|replica| replica.services.jobs.flush_rate_limit_events())).await;
     }
     let windows = [0, 100, 300].map(|second| (EventType::KeyRateLimited, start + second * SECOND));
     assert_eq!(told(&f.store).await, [(made.id, windows.to_vec())].into());
@@ -237,8 +222,8 @@ pub async fn old_events_are_deleted_and_one_replica_sweeps(f: Fixture) {
     let quiet = || key_with(|key| key.webhook_url = String::new());
     let waiting = key_with(|_| {});
     write(&f.store, (0..700).map(|_| quiet()).chain([waiting.clone()])).await;
-    let replicas = [service(&f.store, &clock).await, service(&f.store, &clock).await];
-    let sweep = async || drop(join_all(replicas.iter().map(|replica| replica.sweep_events())).await);
+    let replicas = [replica(&f.store, &clock).await, replica(&f.store, &clock).await];
+    let sweep = async || drop(join_all(replicas.iter().map(|replica| replica.services.jobs.sweep_events())).await);
     sweep().await;
     assert_eq!(events(&f.store).await.len(), 701);
     clock.put(start + 91 * DAY);

@@ -12,14 +12,15 @@ use keyward::{
         clock::{Clock as _, Micros, SystemClock, SystemEntropy},
         key::{Binding, Digest, KeyFacts},
         keyspace::{Keyspace, Registry},
+        master_keys::MasterKeys,
         rate_limit::RateLimit,
         secret::{self, Encoding},
-        verdict::{Assertions, VerdictCode},
+        verdict::VerdictCode,
     },
     limiter::{Subject, memory::MemoryLimiter},
     proto,
     replica::{PeerMode, Replica, cached_key::CachedKey},
-    service::{Essentials, Service, bootstrap, verify::Check},
+    service::{ServiceDeps, Services, bootstrap, verify::{CachedVerdict, Check, VerifyCaller}},
     store::{
         Store,
         sqlite::{Sqlite, SqliteOptions},
@@ -65,21 +66,36 @@ fn keyspace(rate_limit: Option<RateLimit>) -> Keyspace {
 
 const ENCODING: Encoding = Encoding::Base64Url { bytes: 32 };
 
-async fn service(rate_limit: Option<RateLimit>, folder: &std::path::Path) -> Result<Arc<Service>, Failure> {
+/// The services over an empty database, and those of their parts that are measured by themselves.
+struct Parts {
+    services: Services,
+    replica: Arc<Replica>,
+    master_keys: Arc<MasterKeys>,
+}
+
+async fn build(rate_limit: Option<RateLimit>, folder: &std::path::Path) -> Result<Parts, Failure> {
     let runtime = tokio::runtime::Handle::current();
     let url = format!("sqlite://{}", folder.join("micro.db").display());
     let sqlite = Sqlite::open(SqliteOptions::new(url, runtime.clone())).await?;
     sqlite.migrate().await?;
     let store: Arc<dyn Store> = sqlite;
-    let master_keys = bootstrap::installation(&*store, &SystemEntropy, &[]).await?;
+    let master_keys = Arc::new(bootstrap::installation(&*store, &SystemEntropy, &[]).await?);
     let registry = Arc::new(Registry::new(vec![keyspace(rate_limit)]));
     let clock: Arc<dyn keyward::domain::clock::Clock> = Arc::new(SystemClock);
     let replica =
         Replica::new(Arc::clone(&store), Arc::clone(&registry), Arc::clone(&clock), 1 << 30, PeerMode::SingleProcess, &runtime);
     replica.lease.extend(Micros::MAX);
-    let entropy = Arc::new(SystemEntropy);
-    let service = Service::plain(Essentials { store, replica, registry, master_keys, clock, entropy, runtime });
-    Ok(Arc::new(service))
+    let (replica, entropy) = (Arc::new(replica), Arc::new(SystemEntropy));
+    let deps = ServiceDeps {
+        store,
+        replica: Arc::clone(&replica),
+        registry,
+        master_keys: Arc::clone(&master_keys),
+        clock,
+        entropy,
+        runtime,
+    };
+    Ok(Parts { services: Services::with_defaults(deps), replica, master_keys })
 }
 
 fn facts(id: keyward::domain::key::KeyId, keyspace: &str, digest: Digest, scopes: &[&str]) -> KeyFacts {
@@ -100,30 +116,31 @@ fn facts(id: keyward::domain::key::KeyId, keyspace: &str, digest: Digest, scopes
 }
 
 /// Puts a key into memory; its secret.
-fn remember(service: &Service, keyspace: &str, prefix: &str, encoding: Encoding, scopes: &[&str]) -> String {
-    let secret = encoding.generate(prefix, &service.master_keys, &SystemEntropy);
+fn remember(parts: &Parts, keyspace: &str, prefix: &str, encoding: Encoding, scopes: &[&str]) -> String {
+    let secret = encoding.generate(prefix, &parts.master_keys, &SystemEntropy);
     let digest = secret::digest(secret.expose());
-    let id = service.ids.next(&SystemClock, &SystemEntropy);
+    let id = parts.services.ids.key_id();
     let facts = facts(id, keyspace, digest, scopes);
-    let entry = Arc::new(CachedKey::new(&facts, service.registry.index(keyspace)));
-    let cache = &service.replica.cache;
-    cache.fill(cache.current_seq(), std::iter::once((&digest, &entry)));
+    let entry = Arc::new(CachedKey::new(&facts, parts.services.registry.index(keyspace)));
+    let cache = &parts.replica.cache;
+    cache.fill(cache.mark(), std::iter::once((&digest, &entry)));
     secret.expose().to_owned()
 }
 
 fn check(secret: &str) -> Check<'_> {
-    Check { secret, keyspace: "norrix", allowed_keyspaces: None, asserted: Assertions::default(), host_environment: "", cost: Some(1) }
+    Check { secret, keyspace: "norrix", cost: Some(1), ..Check::default() }
 }
 
-fn parts(service: &Service, limited: &Service) -> Result<(), Failure> {
-    let fill = |service: &Service| -> Vec<String> {
-        (0..KEYS).map(|_| remember(service, "norrix", "nrx_", ENCODING, &["build", "submit", "update"])).collect()
+fn measure(parts: &Parts, limited: &Parts) -> Result<(), Failure> {
+    let Parts { services, replica, master_keys } = parts;
+    let fill = |parts: &Parts| -> Vec<String> {
+        (0..KEYS).map(|_| remember(parts, "norrix", "nrx_", ENCODING, &["build", "submit", "update"])).collect()
     };
-    let secrets = fill(service);
+    let secrets = fill(parts);
     let limited_secrets = fill(limited);
-    let caller = remember(service, "keyward", "kw_", Encoding::Alphanumeric { length: 40 }, &["verify"]);
+    let caller = remember(parts, "keyward", "kw_", Encoding::Alphanumeric { length: 40 }, &["verify"]);
     let digests: Vec<Digest> = secrets.iter().map(|secret| secret::digest(secret)).collect();
-    let get = |digest: &Digest| service.replica.cache.get(digest).ok_or("a key is not in memory");
+    let get = |digest: &Digest| replica.cache.get(digest).ok_or("a key is not in memory");
     let entries = digests.iter().map(get).collect::<Result<Vec<Arc<CachedKey>>, _>>()?;
     let asked: Vec<Vec<u8>> = secrets
         .iter()
@@ -135,36 +152,35 @@ fn parts(service: &Service, limited: &Service) -> Result<(), Failure> {
         .map(|request| request.encode_to_vec())
         .collect();
 
-    let memory = service.replica.cache_guard().ok_or("memory may not answer")?;
-    let limited_memory = limited.replica.cache_guard().ok_or("memory may not answer")?;
+    let memory = replica.cache_guard().ok_or("memory may not answer")?;
     println!("| part | ns |\n| --- | --- |");
     time("read the wall clock", |_| {
-        black_box(service.clock.wall());
+        black_box(services.clock.wall());
     });
     time("decode the request", |at| {
         black_box(proto::VerifyRequest::decode(asked[at].as_slice()).ok());
     });
     time("the caller's verdict", |_| {
-        black_box(service.verifier_from_memory(&memory, &caller).is_some());
+        black_box(services.auth.authorize_verify_cached(&memory, &caller).is_some());
     });
     time("look at the lease", |_| {
-        black_box(service.replica.cache_guard().is_some());
+        black_box(replica.cache_guard().is_some());
     });
     time("digest", |at| {
         black_box(secret::digest(&secrets[at]));
     });
     time("check the checksum", |at| {
-        black_box(service.registry.well_formed(&secrets[at], &service.master_keys));
+        black_box(services.registry.well_formed(&secrets[at], master_keys));
     });
     time("find in the cache", |at| {
-        black_box(service.replica.cache.get(&digests[at]));
+        black_box(replica.cache.get(&digests[at]));
     });
     time("find while the lease holds", |at| {
-        black_box(service.replica.cache_guard().and_then(|memory| memory.get(&digests[at])));
+        black_box(replica.cache_guard().and_then(|memory| memory.get(&digests[at])));
     });
-    time("mark the use", |at| service.replica.usage.record(&entries[at], 1));
-    service.replica.usage.schedule();
-    drop(service.replica.usage.take(usize::MAX));
+    time("mark the use", |at| replica.usage.record(&entries[at], 1));
+    replica.usage.schedule();
+    drop(replica.usage.take(usize::MAX));
     let spending = MemoryLimiter::new(Arc::new(SystemClock));
     let limit = RateLimit { limit: 1_000_000_000, window: 60_000_000 };
     // In the order of the spendings: a verdict has its key at hand.
@@ -173,21 +189,27 @@ fn parts(service: &Service, limited: &Service) -> Result<(), Failure> {
         black_box(subjects.next().map(|subject| spending.spend(subject, limit, 1)));
     });
     time("count the verdict", |_| {
-        service.metrics.verdict(Some(1), VerdictCode::Valid, Duration::from_micros(1));
+        services.metrics.verdict(Some(1), VerdictCode::Valid, Duration::from_micros(1));
     });
-    service.metrics.upkeep();
-    time("the whole verdict", |at| {
-        black_box(service.verify_from_memory(&memory, &check(&secrets[at])).is_some());
+    services.metrics.upkeep();
+    let verify = |services: &Services, secret: &str| match services
+        .verify
+        .try_verify_cached(VerifyCaller::Authorized(None), &check(secret))
+    {
+        CachedVerdict::Decided(verdict) => Some(verdict),
+        _ => None,
+    };
+    time("the whole verdict, with a look at the lease", |at| {
+        black_box(verify(services, &secrets[at]).is_some());
     });
-    time("the whole verdict, with a limit", |at| {
-        black_box(limited.verify_from_memory(&limited_memory, &check(&limited_secrets[at])).is_some());
+    time("the same, with a limit", |at| {
+        black_box(verify(&limited.services, &limited_secrets[at]).is_some());
     });
-    let verdict = |at: usize| service.verify_from_memory(&memory, &check(&secrets[at])).and_then(Result::ok);
-    let outcomes = (0..KEYS).map(verdict).collect::<Option<Vec<_>>>().ok_or("a verdict is missing")?;
+    let outcomes = secrets.iter().map(|secret| verify(services, secret)).collect::<Option<Vec<_>>>().ok_or("a verdict is missing")?;
     time("make the answer", |at| {
-        black_box(convert::verdict(&outcomes[at], &service.registry));
+        black_box(convert::verdict(&outcomes[at], &services.registry));
     });
-    let answer = convert::verdict(&outcomes[0], &service.registry);
+    let answer = convert::verdict(&outcomes[0], &services.registry);
     time("copy an answer", |_| {
         black_box(answer.clone());
     });
@@ -203,10 +225,10 @@ fn main() -> Result<(), Failure> {
     let (one, other) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let service = service(None, one.path()).await?;
+        let parts = build(None, one.path()).await?;
         let limit = RateLimit { limit: 1_000_000_000, window: 60_000_000 };
-        let limited = self::service(Some(limit), other.path()).await?;
-        tokio::task::spawn_blocking(move || parts(&service, &limited).map_err(|error| error.to_string())).await??;
+        let limited = build(Some(limit), other.path()).await?;
+        tokio::task::spawn_blocking(move || measure(&parts, &limited).map_err(|error| error.to_string())).await??;
         Ok(())
     })
 }

@@ -12,8 +12,7 @@ use crate::{
         caller::Caller,
         error::{Error, ErrorKind, Result},
     },
-    limiter::Subject,
-    service::{Context, Service, authenticate::Admission},
+    service::{CallContext, Services, authenticate::AuthMode},
     transport::{
         call_log::{self, CallRecord},
         peer::Peer,
@@ -24,12 +23,12 @@ use crate::{
 /// Implements every gRPC service of Keyward. Handlers hold no logic: they convert, call the application and convert back.
 #[derive(Clone)]
 pub(crate) struct GrpcApi {
-    pub(crate) service: Arc<Service>,
+    pub(crate) service: Arc<Services>,
 }
 
 impl GrpcApi {
     /// Serves the use cases of `service`.
-    pub(crate) fn new(service: Arc<Service>) -> Self {
+    pub(crate) fn new(service: Arc<Services>) -> Self {
         Self { service }
     }
 
@@ -39,7 +38,7 @@ impl GrpcApi {
         call: &'static str,
         metadata: &MetadataMap,
         extensions: &Extensions,
-        act: impl AsyncFnOnce(&Caller, Context<'_>, &mut CallRecord<'_>) -> Result<T>,
+        act: impl AsyncFnOnce(&Caller, CallContext<'_>, &mut CallRecord<'_>) -> Result<T>,
     ) -> std::result::Result<Response<T>, Status> {
         self.manage_key(call, None, metadata, extensions, act).await
     }
@@ -52,18 +51,24 @@ impl GrpcApi {
         revoked_key: Option<&str>,
         metadata: &MetadataMap,
         extensions: &Extensions,
-        act: impl AsyncFnOnce(&Caller, Context<'_>, &mut CallRecord<'_>) -> Result<T>,
+        act: impl AsyncFnOnce(&Caller, CallContext<'_>, &mut CallRecord<'_>) -> Result<T>,
     ) -> std::result::Result<Response<T>, Status> {
         let start = Instant::now();
-        let context = Context { deadline: metadata::deadline(metadata, start), host_environment: "", client: None };
+        let context = CallContext { deadline: metadata::deadline(metadata, start), host_environment: "", client: None };
         let peer = metadata::peer(extensions);
         let client = peer.map(|peer| peer.address);
         let mut record = CallRecord { transport: "grpc", client, ..CallRecord::default() };
         let result = async {
             let caller = match Credential::of(metadata, peer)? {
                 Credential::Secret(secret) => match revoked_key {
-                    Some(id) => self.service.authenticate_to_revoke(secret, id, Admission::Free, context).await?.caller,
-                    None => self.service.authenticate_any(secret, Admission::Free, context).await?.caller,
+                    Some(id) => {
+                        self.service
+                            .auth
+                            .authenticate_to_revoke(secret, id, AuthMode::WithoutLimit, context)
+                            .await?
+                            .caller
+                    }
+                    None => self.service.auth.authenticate_any(secret, AuthMode::WithoutLimit, context).await?.caller,
                 },
                 Credential::Certificate(caller) => caller.clone(),
             };
@@ -100,7 +105,7 @@ impl GrpcApi {
     /// Counts a failed authentication against the client's address, and returns the error that the client sees.
     fn count_failure(&self, client: Option<IpAddr>, error: Error) -> Error {
         match client {
-            Some(client) => self.service.refused(Subject::address(client), error),
+            Some(client) => self.service.auth.note_failure(client, error),
             None => error,
         }
     }

@@ -12,8 +12,10 @@ use crate::{
     },
     proto::{self, create_request},
     service::{
-        keys::{CreateKey, Created, Expiry},
-        list::{ListKeys, Page},
+        keys::{
+            create::{CreateKey, Created, Expiry},
+            list::{ListKeys, Page},
+        },
         verify::Check,
     },
 };
@@ -163,7 +165,6 @@ pub(crate) fn check(message: &proto::VerifyRequest) -> Check<'_> {
     Check {
         secret: &message.secret,
         keyspace: &message.keyspace,
-        allowed_keyspaces: None,
         asserted: Assertions {
             environment: &message.environment,
             organization: &message.organization,

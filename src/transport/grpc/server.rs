@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     proto::{DESCRIPTORS, audit_service_server::AuditServiceServer, key_service_server::KeyServiceServer},
-    service::Service,
+    service::Services,
     transport::{listener::ListenerOptions, peer::Peer, tls::Port},
 };
 
@@ -48,7 +48,7 @@ struct Worker {
 /// Why the threads could not be started, or that all of them ended before the stop.
 pub async fn run<H: Health>(
     listener: Arc<TcpListener>,
-    service: Arc<Service>,
+    service: Arc<Services>,
     health: HealthServer<H>,
     threads: usize,
     options: ListenerOptions,
@@ -93,7 +93,11 @@ async fn accept(listener: &TcpListener, workers: &[Worker]) {
     }
 }
 
-fn start<H: Health>(service: &Arc<Service>, health: &HealthServer<H>, options: &ListenerOptions) -> io::Result<Worker> {
+fn start<H: Health>(
+    service: &Arc<Services>,
+    health: &HealthServer<H>,
+    options: &ListenerOptions,
+) -> io::Result<Worker> {
     let (connections, handed) = mpsc::channel(MAX_HANDED);
     let (ending, ended) = oneshot::channel();
     let (service, health, options) = (Arc::clone(service), health.clone(), options.clone());

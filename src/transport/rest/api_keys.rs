@@ -21,7 +21,7 @@ use crate::{
         validation::Violations,
     },
     json,
-    service::list::ListKeys,
+    service::keys::list::ListKeys,
 };
 
 /// `POST`: makes a key.
@@ -44,7 +44,7 @@ pub async fn create(
         fields.bad("orgId", "is not that of the query");
     }
     fields.finish()?;
-    let created = exchange.service.create(&caller, request, exchange.context).await.map_err(rest_names)?;
+    let created = exchange.service.keys.create(&caller, request, exchange.context).await.map_err(rest_names)?;
     exchange.key = created.key.id.to_string();
     let mut answer = json::item(&created.key, exchange.now());
     answer["key"] = created.secret.expose().into();
@@ -58,7 +58,7 @@ pub async fn create(
 pub async fn list(exchange: &mut RequestContext<'_>) -> std::result::Result<RestResponse, RestError> {
     let caller = manager(exchange).await?;
     let request = list_request(exchange.parts.uri.query().unwrap_or_default())?;
-    let page = exchange.service.list(&caller, request, exchange.context).await.map_err(rest_names)?;
+    let page = exchange.service.keys.list(&caller, request, exchange.context).await.map_err(rest_names)?;
     let now = exchange.now();
     let keys: Vec<_> = page.keys.iter().map(|key| json::item(key, now)).collect();
     Ok(RestResponse::json(StatusCode::OK, &json!({"keys": keys, "nextCursor": page.next})))
@@ -67,7 +67,7 @@ pub async fn list(exchange: &mut RequestContext<'_>) -> std::result::Result<Rest
 /// `GET` of one key.
 pub async fn read(exchange: &mut RequestContext<'_>, id: &str) -> std::result::Result<RestResponse, RestError> {
     let caller = manager(exchange).await?;
-    let key = unknown_if_unreadable(exchange.service.get(&caller, id, exchange.context).await)?;
+    let key = unknown_if_unreadable(exchange.service.keys.get(&caller, id, exchange.context).await)?;
     of_organization(&key, &organization(exchange))?;
     Ok(item(exchange, &key))
 }
@@ -83,7 +83,7 @@ pub async fn revoke(
     let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
     let reason = fields.text_or_empty("reason");
     fields.finish()?;
-    let revoked = exchange.service.revoke(&caller, id, reason, exchange.context).await;
+    let revoked = exchange.service.keys.revoke(&caller, id, reason, exchange.context).await;
     let key = unknown_if_unreadable(revoked)?;
     Ok(item(exchange, &key))
 }
@@ -97,7 +97,7 @@ pub async fn update(
     let caller = manager(exchange).await?;
     in_organization(exchange, &caller, id).await?;
     let hook = self_service::webhook(exchange, body).await?;
-    let hooked = exchange.service.update_webhook(&caller, id, hook, exchange.context).await;
+    let hooked = exchange.service.keys.update_webhook(&caller, id, hook, exchange.context).await;
     let hooked = unknown_if_unreadable(hooked).map_err(rest_names)?;
     exchange.key = hooked.key.id.to_string();
     let mut answer = json::item(&hooked.key, exchange.now());
@@ -128,7 +128,7 @@ async fn in_organization(exchange: &RequestContext<'_>, caller: &Caller, id: &st
     if named.is_empty() {
         return Ok(());
     }
-    let key = unknown_if_unreadable(exchange.service.get(caller, id, exchange.context).await)?;
+    let key = unknown_if_unreadable(exchange.service.keys.get(caller, id, exchange.context).await)?;
     of_organization(&key, &named)
 }
 

@@ -17,7 +17,7 @@ use crate::{
         rate_limit::RateLimit,
         validation::Violations,
     },
-    service::keys::Expiry,
+    service::keys::create::Expiry,
 };
 
 const BODY_BYTES: usize = 1 << 20;

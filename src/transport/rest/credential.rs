@@ -14,7 +14,7 @@ use crate::{
         error::{Error, Result},
         keyspace::CredentialHeader,
     },
-    service::Service,
+    service::Services,
     transport::bearer::bearer,
 };
 
@@ -33,7 +33,7 @@ pub enum Presented<'a> {
 /// # Errors
 ///
 /// INVALID_ARGUMENT if two count.
-pub fn find<'a>(headers: &'a HeaderMap, service: &'a Service, sessions: bool) -> Result<Option<Presented<'a>>> {
+pub fn find<'a>(headers: &'a HeaderMap, service: &'a Services, sessions: bool) -> Result<Option<Presented<'a>>> {
     let bearers = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| {
         let text = String::from_utf8_lossy(value.as_bytes());
         match text {
@@ -47,10 +47,10 @@ pub fn find<'a>(headers: &'a HeaderMap, service: &'a Service, sessions: bool) ->
 
     let (mut known, mut unknown) = (None, None);
     for (place, text) in presented.filter(|(_, text)| !text.is_empty()) {
-        let session = sessions && place == CredentialHeader::Bearer && service.is_session(&text);
+        let session = sessions && place == CredentialHeader::Bearer && service.auth.is_session(&text);
         let counts = match service.registry.by_prefix(&text) {
             // Operators use bearer, whatever their credential begins with.
-            _ if service.is_root(&text) => Some(place == CredentialHeader::Bearer),
+            _ if service.auth.is_root(&text) => Some(place == CredentialHeader::Bearer),
             Some((keyspace, _)) => Some(keyspace.credential.reads(place)),
             None => session.then_some(true),
         };
@@ -73,12 +73,12 @@ pub fn find<'a>(headers: &'a HeaderMap, service: &'a Service, sessions: bool) ->
 }
 
 /// The one cookie that an issuer reads.
-fn cookie<'a>(headers: &'a HeaderMap, service: &'a Service) -> Result<Option<Presented<'a>>> {
+fn cookie<'a>(headers: &'a HeaderMap, service: &'a Services) -> Result<Option<Presented<'a>>> {
     let mut found = None;
     for value in headers.get_all(header::COOKIE) {
         let Ok(text) = value.to_str() else { continue };
         for (name, value) in text.split(';').filter_map(|pair| pair.trim().split_once('=')) {
-            let Some(name) = service.sessions.cookies().find(|known| *known == name) else { continue };
+            let Some(name) = service.auth.session_cookies().find(|known| *known == name) else { continue };
             let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
             if value.is_empty() {
                 continue;

@@ -20,15 +20,14 @@ use crate::{
         validation::Violations,
     },
     json,
-    service::audit::{DeliverySubject, ListEvents},
-    store::events::{Delivery, DeliveryState},
+    service::audit::{Delivery, DeliveryState, DeliverySubject, ListEvents},
 };
 
 /// `GET`: a page of events.
 pub async fn list(exchange: &mut RequestContext<'_>) -> std::result::Result<RestResponse, RestError> {
     let caller = manager(exchange).await?;
     let request = request(exchange.parts.uri.query().unwrap_or_default())?;
-    let page = exchange.service.list_events(&caller, request, exchange.context).await.map_err(names)?;
+    let page = exchange.service.audit.list_events(&caller, request, exchange.context).await.map_err(names)?;
     let events: Vec<_> = page.events.iter().map(event).collect();
     Ok(RestResponse::json(StatusCode::OK, &json!({"events": events, "nextCursor": page.next})))
 }
@@ -37,7 +36,7 @@ pub async fn list(exchange: &mut RequestContext<'_>) -> std::result::Result<Rest
 pub async fn deliveries(exchange: &mut RequestContext<'_>, id: &str) -> std::result::Result<RestResponse, RestError> {
     let caller = manager(exchange).await?;
     let subject = DeliverySubject::Event(id.to_owned());
-    let listed = exchange.service.list_deliveries(&caller, &subject, 0, "", exchange.context).await;
+    let listed = exchange.service.audit.list_deliveries(&caller, &subject, 0, "", exchange.context).await;
     let deliveries: Vec<_> = unknown_if_unreadable(listed)?.deliveries.iter().map(delivery).collect();
     Ok(RestResponse::json(StatusCode::OK, &json!({"deliveries": deliveries})))
 }
@@ -50,7 +49,7 @@ pub async fn redeliver(
 ) -> std::result::Result<RestResponse, RestError> {
     let caller = manager(exchange).await?;
     Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?.finish()?;
-    let due = unknown_if_unreadable(exchange.service.redeliver(&caller, id, exchange.context).await)?;
+    let due = unknown_if_unreadable(exchange.service.audit.redeliver(&caller, id, exchange.context).await)?;
     exchange.key = due.key.to_string();
     Ok(RestResponse::json(StatusCode::OK, &delivery(&due)))
 }

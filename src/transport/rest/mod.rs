@@ -28,7 +28,7 @@ use self::{
     response::{RestError, RestResponse},
 };
 use super::peer::Peer;
-use crate::{config::Http, domain::clock::Entropy, service::Service};
+use crate::{config::Http, domain::clock::Entropy, service::Services};
 
 /// Why a body could not be read, for the log.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ pub type Body = UnsyncBoxBody<Bytes, BodyError>;
 
 /// What every route shares.
 pub struct Rest {
-    service: Arc<Service>,
+    service: Arc<Services>,
     http: Http,
 }
 
@@ -142,7 +142,7 @@ impl<'a> Route<'a> {
 
 impl Rest {
     /// Serves these use cases.
-    pub fn new(service: Arc<Service>, http: Http) -> Arc<Self> {
+    pub fn new(service: Arc<Services>, http: Http) -> Arc<Self> {
         Arc::new(Self { service, http })
     }
 

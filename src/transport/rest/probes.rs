@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::response::{RestError, RestResponse};
-use crate::{domain::error::Error, service::Service};
+use crate::{domain::error::Error, service::Services};
 
 /// How long readiness waits for the database.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -17,8 +17,8 @@ pub fn live() -> RestResponse {
 }
 
 /// Calls can be served.
-pub async fn ready(service: &Service) -> Result<RestResponse, RestError> {
-    match tokio::time::timeout(PATIENCE, service.ready()).await {
+pub async fn ready(service: &Services) -> Result<RestResponse, RestError> {
+    match tokio::time::timeout(PATIENCE, service.health.ready()).await {
         Ok(Ok(())) => Ok(RestResponse::json(StatusCode::OK, &json!({"status": "ready"}))),
         Ok(Err(why)) => Err(Error::unavailable(why).into()),
         Err(_) => Err(Error::unavailable("the database did not answer in time").into()),
@@ -26,8 +26,8 @@ pub async fn ready(service: &Service) -> Result<RestResponse, RestError> {
 }
 
 /// Prometheus text.
-pub fn metrics(service: &Service) -> RestResponse {
-    RestResponse::text("text/plain; version=0.0.4; charset=utf-8", service.metrics.render(service.levels()))
+pub fn metrics(service: &Services) -> RestResponse {
+    RestResponse::text("text/plain; version=0.0.4; charset=utf-8", service.metrics.render(service.health.gauges()))
 }
 
 /// The API, as OpenAPI 3.1.

@@ -22,10 +22,9 @@ use crate::{
         key::KeyId,
         rate_limit::RateState,
     },
-    limiter::Subject,
     service::{
-        Context, Service,
-        authenticate::{Admission, Authenticated},
+        CallContext, Services,
+        authenticate::{AuthMode, Authenticated},
     },
     transport::{
         call_log::{self, CallRecord},
@@ -40,14 +39,14 @@ pub const REQUEST_ID: &str = "x-request-id";
 /// One request on its way to an answer.
 pub struct RequestContext<'a> {
     /// The use cases.
-    pub service: &'a Arc<Service>,
+    pub service: &'a Arc<Services>,
     /// The shim's settings.
     pub http: &'a Http,
     /// The request without its body.
     pub parts: &'a Parts,
     peer: &'a Peer,
     /// What the service hears of the call.
-    pub context: Context<'a>,
+    pub context: CallContext<'a>,
     /// Id of the key that the call is about, for the log.
     pub key: String,
     address: IpAddr,
@@ -62,17 +61,17 @@ pub struct RequestContext<'a> {
 
 impl<'a> RequestContext<'a> {
     /// A request of a client.
-    pub fn new(service: &'a Arc<Service>, http: &'a Http, parts: &'a Parts, peer: &'a Peer) -> Self {
+    pub fn new(service: &'a Arc<Services>, http: &'a Http, parts: &'a Parts, peer: &'a Peer) -> Self {
         let client = client_ip::client_ip(peer.address, &parts.headers, &http.trusted_proxies);
         Self {
             service,
             http,
             parts,
             peer,
-            context: Context {
+            context: CallContext {
                 deadline: deadline::deadline(None),
                 host_environment: &http.environment,
-                client: Some(Subject::address(client)),
+                client: Some(client),
             },
             key: String::new(),
             address: client,
@@ -109,7 +108,7 @@ impl<'a> RequestContext<'a> {
     }
 
     /// The caller; nobody if there is no credential.
-    pub async fn caller(&mut self, admission: Admission) -> Result<Caller> {
+    pub async fn caller(&mut self, mode: AuthMode) -> Result<Caller> {
         let deadline = self.context.deadline;
         let proved = match credential::find(&self.parts.headers, self.service, self.sessions)? {
             None => {
@@ -117,13 +116,13 @@ impl<'a> RequestContext<'a> {
                 Ok(Authenticated { caller: certified.cloned().unwrap_or(Caller::Anonymous), rate: None })
             }
             Some(Presented::Secret(secret)) => match self.revokes {
-                Some(id) => self.service.authenticate_to_revoke(&secret, id, admission, self.context).await,
-                None => self.service.authenticate(&secret, admission, self.context).await,
+                Some(id) => self.service.auth.authenticate_to_revoke(&secret, id, mode, self.context).await,
+                None => self.service.auth.authenticate(&secret, mode, self.context).await,
             },
-            Some(Presented::Token(token)) => self.service.authenticate_session(&token, None, deadline).await,
+            Some(Presented::Token(token)) => self.service.auth.authenticate_session(&token, None, deadline).await,
             Some(Presented::Cookie(name, token)) => {
                 csrf::check(self.parts, self.peer.secure)?;
-                self.service.authenticate_session(&token, Some(name), deadline).await
+                self.service.auth.authenticate_session(&token, Some(name), deadline).await
             }
         };
         match proved {
@@ -141,7 +140,7 @@ impl<'a> RequestContext<'a> {
 
     /// The caller, who must have a credential.
     pub async fn known_caller(&mut self) -> Result<Caller> {
-        match self.caller(Admission::Counted).await? {
+        match self.caller(AuthMode::SpendLimit).await? {
             Caller::Anonymous => Err(Error::missing_credential()),
             caller => Ok(caller),
         }
@@ -156,8 +155,8 @@ impl<'a> RequestContext<'a> {
     }
 
     /// The caller, who must be a product's key.
-    pub async fn key_caller(&mut self, admission: Admission) -> Result<Arc<KeyCaller>> {
-        match self.caller(admission).await? {
+    pub async fn key_caller(&mut self, mode: AuthMode) -> Result<Arc<KeyCaller>> {
+        match self.caller(mode).await? {
             Caller::Key(key) => {
                 self.key = key.id.to_string();
                 Ok(key)
@@ -173,7 +172,7 @@ impl<'a> RequestContext<'a> {
     /// Turns the result into a response, and writes the call's line.
     pub fn finish(self, result: std::result::Result<RestResponse, RestError>) -> Response<Full<Bytes>> {
         let result = result.map_err(|fault| match fault {
-            RestError::Error(error) => RestError::Error(self.service.refused(Subject::address(self.address), error)),
+            RestError::Error(error) => RestError::Error(self.service.auth.note_failure(self.address, error)),
             other => other,
         });
         let error = result.as_ref().err().map(|fault| fault.error().into_owned());

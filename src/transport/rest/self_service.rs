@@ -13,8 +13,11 @@ use crate::{
     domain::{access, caller::Caller, key::Binding},
     json,
     service::{
-        authenticate::Admission,
-        keys::{CreateKey, Hook, Rehooked},
+        authenticate::AuthMode,
+        keys::{
+            create::CreateKey,
+            webhook::{WebhookPatch, WebhookUpdated},
+        },
     },
 };
 
@@ -23,7 +26,7 @@ pub async fn create(
     exchange: &mut RequestContext<'_>,
     body: &mut Body,
 ) -> std::result::Result<RestResponse, RestError> {
-    let caller = exchange.caller(Admission::Counted).await?;
+    let caller = exchange.caller(AuthMode::SpendLimit).await?;
     let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
     let mut request = create_request(&mut fields, true);
     fields.finish()?;
@@ -31,7 +34,7 @@ pub async fn create(
     if request.keyspace.is_empty() && !manages {
         request.keyspace = exchange.http.default_keyspace.clone().unwrap_or_default();
     }
-    let created = exchange.service.create(&caller, request, exchange.context).await.map_err(rest_names)?;
+    let created = exchange.service.keys.create(&caller, request, exchange.context).await.map_err(rest_names)?;
     exchange.key = created.key.id.to_string();
     let mut answer = json!({
         "key": created.secret.expose(),
@@ -67,14 +70,14 @@ pub fn create_request(fields: &mut Fields, millis: bool) -> CreateKey {
 /// `GET`: the key's own record.
 pub async fn read(exchange: &mut RequestContext<'_>) -> std::result::Result<RestResponse, RestError> {
     let id = exchange.own_id().await?;
-    let record = exchange.service.own_record(id, exchange.context).await?;
+    let record = exchange.service.keys.own_record(id, exchange.context).await?;
     Ok(RestResponse::json(StatusCode::OK, &json::own(&record, exchange.now())))
 }
 
 /// `DELETE`: ends the key. A spent limit never refuses this.
 pub async fn revoke(exchange: &mut RequestContext<'_>) -> std::result::Result<RestResponse, RestError> {
-    let key = exchange.key_caller(Admission::Revoking).await?;
-    exchange.service.revoke_oneself(&key, exchange.context).await?;
+    let key = exchange.key_caller(AuthMode::SelfRevocation).await?;
+    exchange.service.keys.revoke_own(&key, exchange.context).await?;
     Ok(RestResponse::json(StatusCode::OK, &json!({"revoked": true})))
 }
 
@@ -83,28 +86,28 @@ pub async fn update(
     exchange: &mut RequestContext<'_>,
     body: &mut Body,
 ) -> std::result::Result<RestResponse, RestError> {
-    let key = exchange.key_caller(Admission::Counted).await?;
+    let key = exchange.key_caller(AuthMode::SpendLimit).await?;
     access::may_change_itself(&key)?;
     let hook = webhook(exchange, body).await?;
-    let hooked = exchange.service.update_own_webhook(&key, hook, exchange.context).await.map_err(rest_names)?;
+    let hooked = exchange.service.keys.update_own_webhook(&key, hook, exchange.context).await.map_err(rest_names)?;
     let mut answer = json::own(&hooked.key, exchange.now());
     with_secret(&mut answer, &hooked);
     Ok(RestResponse::json(StatusCode::OK, &answer))
 }
 
 /// The webhook that a PATCH must name.
-pub async fn webhook(exchange: &RequestContext<'_>, body: &mut Body) -> std::result::Result<Hook, RestError> {
+pub async fn webhook(exchange: &RequestContext<'_>, body: &mut Body) -> std::result::Result<WebhookPatch, RestError> {
     let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
     if !fields.has("webhook") {
         fields.bad("webhook", "is required; an empty string removes it");
     }
-    let hook = Hook { url: fields.text_or_empty("webhook"), rotate_secret: fields.flag("rotateSecret") };
+    let hook = WebhookPatch { url: fields.text_or_empty("webhook"), rotate_secret: fields.flag("rotateSecret") };
     fields.finish()?;
     Ok(hook)
 }
 
 /// Adds the signing secret where there is a new one.
-pub fn with_secret(answer: &mut serde_json::Value, hooked: &Rehooked) {
+pub fn with_secret(answer: &mut serde_json::Value, hooked: &WebhookUpdated) {
     if let Some(secret) = &hooked.webhook_secret {
         answer["webhookSecret"] = secret.as_str().into();
     }

@@ -13,8 +13,8 @@ use crate::{
     domain::{access, clock::SECOND, error::Error, rate_limit::RateState, secret::Secret, verdict::Assertions},
     json,
     service::{
-        Service,
-        verify::{Check, Outcome},
+        Services,
+        verify::{Check, Verdict, VerifyCaller},
     },
 };
 
@@ -39,7 +39,6 @@ pub async fn verify(
     let check = Check {
         secret: secret.expose(),
         keyspace: &keyspace,
-        allowed_keyspaces: allowed_keyspaces.as_deref(),
         asserted: Assertions {
             environment: &environment,
             organization: &organization,
@@ -49,7 +48,9 @@ pub async fn verify(
         host_environment: "",
         cost: Some(cost.and_then(|cost| u32::try_from(cost).ok()).unwrap_or(1)),
     };
-    let outcome = exchange.service.verify(&check, exchange.context.deadline).await.map_err(json_names)?;
+    let caller = VerifyCaller::Authorized(allowed_keyspaces.as_ref());
+    let outcome =
+        exchange.service.verify.verify(caller, &check, exchange.context.deadline).await.map_err(json_names)?;
     Ok(RestResponse::json(StatusCode::OK, &verdict(&outcome, exchange.service)))
 }
 
@@ -61,8 +62,8 @@ fn json_names(mut error: Error) -> Error {
     error
 }
 
-fn verdict(outcome: &Outcome, service: &Service) -> Value {
-    let entry = outcome.entry.as_ref();
+fn verdict(outcome: &Verdict, service: &Services) -> Value {
+    let entry = outcome.key.as_ref();
     let keyspace = entry.and_then(|entry| service.registry.get(entry.keyspace?));
     let metadata: Map<String, Value> = entry
         .into_iter()

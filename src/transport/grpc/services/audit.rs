@@ -9,8 +9,7 @@ use crate::{
         key::Binding,
     },
     proto::{self, audit_service_server::AuditService, list_deliveries_request::Subject},
-    service::audit::{DeliverySubject, ListEvents},
-    store::events::{Delivery, DeliveryState},
+    service::audit::{Delivery, DeliveryState, DeliverySubject, ListEvents},
     transport::grpc::{api::GrpcApi, convert},
 };
 
@@ -22,7 +21,7 @@ impl AuditService for GrpcApi {
     ) -> std::result::Result<Response<proto::ListEventsResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         self.manage("list_events", &metadata, &extensions, async |caller, context, _| {
-            let page = self.service.list_events(caller, list_events(message)?, context).await?;
+            let page = self.service.audit.list_events(caller, list_events(message)?, context).await?;
             Ok(proto::ListEventsResponse {
                 events: page.events.into_iter().map(event).collect(),
                 next_page_token: page.next.unwrap_or_default(),
@@ -43,7 +42,7 @@ impl AuditService for GrpcApi {
                 None => return Err(Error::invalid("event_id", "or key_id must be given")),
             };
             let size = convert::page_size(message.page_size);
-            let page = self.service.list_deliveries(caller, &subject, size, &message.page_token, context).await?;
+            let page = self.service.audit.list_deliveries(caller, &subject, size, &message.page_token, context).await?;
             Ok(proto::ListDeliveriesResponse {
                 deliveries: page.deliveries.into_iter().map(delivery).collect(),
                 next_page_token: page.next.unwrap_or_default(),
@@ -58,7 +57,7 @@ impl AuditService for GrpcApi {
     ) -> std::result::Result<Response<proto::RedeliverResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         self.manage("redeliver", &metadata, &extensions, async |caller, context, record| {
-            let delivery = self.service.redeliver(caller, &message.event_id, context).await?;
+            let delivery = self.service.audit.redeliver(caller, &message.event_id, context).await?;
             record.key = delivery.key.to_string();
             Ok(proto::RedeliverResponse { delivery: Some(self::delivery(delivery)) })
         })

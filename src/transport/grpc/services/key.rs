@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     domain::{access, error::Error, secret::Secret},
     proto::{self, key_service_server::KeyService},
-    service::keys::Hook,
+    service::keys::webhook::WebhookPatch,
     transport::{
         deadline,
         grpc::{
@@ -30,7 +30,7 @@ impl KeyService for GrpcApi {
     async fn create(&self, request: Request<proto::CreateRequest>) -> Result<Response<proto::CreateResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         self.manage("create", &metadata, &extensions, async |caller, context, record| {
-            let created = self.service.create(caller, convert::create(message)?, context).await?;
+            let created = self.service.keys.create(caller, convert::create(message)?, context).await?;
             record.key = created.key.id.to_string();
             Ok(convert::created(created, self.service.now()))
         })
@@ -40,7 +40,7 @@ impl KeyService for GrpcApi {
     async fn list(&self, request: Request<proto::ListRequest>) -> Result<Response<proto::ListResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         self.manage("list", &metadata, &extensions, async |caller, context, _| {
-            let page = self.service.list(caller, convert::list(message)?, context).await?;
+            let page = self.service.keys.list(caller, convert::list(message)?, context).await?;
             Ok(convert::page(page, self.service.now()))
         })
         .await
@@ -50,7 +50,7 @@ impl KeyService for GrpcApi {
         let (metadata, extensions, message) = request.into_parts();
         let proto::RevokeRequest { id, reason } = message;
         self.manage_key("revoke", Some(&id), &metadata, &extensions, async |caller, context, record| {
-            let key = self.service.revoke(caller, &id, reason, context).await?;
+            let key = self.service.keys.revoke(caller, &id, reason, context).await?;
             record.key = key.id.to_string();
             Ok(proto::RevokeResponse { key: Some(convert::key(key, self.service.now())) })
         })
@@ -75,7 +75,7 @@ impl KeyService for GrpcApi {
         let caller = async {
             Ok(match Credential::of(request.metadata(), peer)? {
                 Credential::Secret(secret) => {
-                    self.service.authenticate_verifier(secret, deadline::deadline(None)).await?;
+                    self.service.auth.authorize_verify(secret, deadline::deadline(None)).await?;
                     StreamCaller::Secret(Arc::new(Secret::new(secret.to_owned())))
                 }
                 Credential::Certificate(caller) => StreamCaller::Certificate(access::may_verify(caller)?),
@@ -92,8 +92,8 @@ impl KeyService for GrpcApi {
     ) -> Result<Response<proto::UpdateWebhookResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         self.manage("update_webhook", &metadata, &extensions, async |caller, context, record| {
-            let hook = Hook { url: message.webhook_url, rotate_secret: message.rotate_secret };
-            let hooked = self.service.update_webhook(caller, &message.id, hook, context).await?;
+            let hook = WebhookPatch { url: message.webhook_url, rotate_secret: message.rotate_secret };
+            let hooked = self.service.keys.update_webhook(caller, &message.id, hook, context).await?;
             record.key = hooked.key.id.to_string();
             Ok(proto::UpdateWebhookResponse {
                 webhook_secret: hooked.webhook_secret.map(|secret| secret.to_string()).unwrap_or_default(),

@@ -7,7 +7,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use super::super::convert;
-use crate::{domain::keyspace::Registry, proto, replica::cached_key::CachedKey, service::verify::Outcome};
+use crate::{
+    domain::keyspace::Registry,
+    proto,
+    service::verify::{CachedKey, Verdict},
+};
 
 /// Length of the prefix of a gRPC message: whether it is compressed, and its length.
 pub(crate) const PREFIX_BYTES: usize = 5;
@@ -35,14 +39,14 @@ mod field {
 }
 
 /// The verdict as a message.
-pub(crate) fn message(outcome: &Outcome, registry: &Registry) -> proto::VerifyResponse {
+pub(crate) fn message(verdict: &Verdict, registry: &Registry) -> proto::VerifyResponse {
     let mut response = proto::VerifyResponse {
-        code: convert::code(outcome.code).into(),
-        message: outcome.code.message().to_owned(),
-        rate_limit: outcome.rate.map(convert::rate_limit),
+        code: convert::code(verdict.code).into(),
+        message: verdict.code.message().to_owned(),
+        rate_limit: verdict.rate.map(convert::rate_limit),
         ..proto::VerifyResponse::default()
     };
-    if let Some(entry) = &outcome.entry {
+    if let Some(entry) = &verdict.key {
         response.key_id = entry.id.text();
         keyspace_name(entry, registry).clone_into(&mut response.keyspace);
         entry.organization().clone_into(&mut response.organization);
@@ -67,24 +71,24 @@ fn keyspace_name<'a>(entry: &CachedKey, registry: &'a Registry) -> &'a str {
 }
 
 /// The verdict as one gRPC message with its prefix.
-pub(crate) fn frame(outcome: &Outcome, registry: &Registry) -> Bytes {
+pub(crate) fn frame(verdict: &Verdict, registry: &Registry) -> Bytes {
     let mut frame = BytesMut::with_capacity(PREFIX_BYTES + MESSAGE_CAPACITY);
     frame.put_bytes(0, PREFIX_BYTES);
-    write(outcome, registry, &mut frame);
+    write(verdict, registry, &mut frame);
     // The fields of a key are bounded far below 4 GiB.
     let length = u32::try_from(frame.len() - PREFIX_BYTES).unwrap_or(u32::MAX);
     frame[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
     frame.freeze()
 }
 
-fn write(outcome: &Outcome, registry: &Registry, out: &mut BytesMut) {
+fn write(verdict: &Verdict, registry: &Registry, out: &mut BytesMut) {
     encode_key(field::CODE, WireType::Varint, out);
-    encode_varint(convert::code(outcome.code) as u64, out);
-    text(field::MESSAGE, outcome.code.message(), out);
-    if let Some(entry) = &outcome.entry {
+    encode_varint(convert::code(verdict.code) as u64, out);
+    text(field::MESSAGE, verdict.code.message(), out);
+    if let Some(entry) = &verdict.key {
         key(entry, registry, out);
     }
-    if let Some(rate) = outcome.rate {
+    if let Some(rate) = verdict.rate {
         nested(field::RATE_LIMIT, &convert::rate_limit(rate), out);
     }
 }
@@ -182,12 +186,12 @@ mod tests {
             rate in prop::option::of(rates()),
         ) {
             let registry = registry();
-            let outcome = Outcome { code, entry, rate };
-            let frame = frame(&outcome, &registry);
+            let verdict = Verdict { code, key: entry, rate };
+            let frame = frame(&verdict, &registry);
             prop_assert_eq!(frame[0], 0);
             prop_assert_eq!(u32::from_be_bytes(frame[1..PREFIX_BYTES].try_into().unwrap()) as usize, frame.len() - PREFIX_BYTES);
             let decoded = proto::VerifyResponse::decode(&frame[PREFIX_BYTES..]).unwrap();
-            prop_assert_eq!(decoded, message(&outcome, &registry));
+            prop_assert_eq!(decoded, message(&verdict, &registry));
         }
     }
 }

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     proto,
-    service::verify::{Reached, Waiting},
+    service::verify::{CachedVerdict, PendingVerify, VerifyCaller},
     transport::peer::Peer,
 };
 
@@ -58,7 +58,7 @@ enum FastPath {
     /// The response message, with its gRPC prefix.
     Answered(Bytes),
     /// The request was read. Memory cannot decide it, or cannot identify its caller (`None`).
-    Undecided(proto::VerifyRequest, Option<Waiting>),
+    Undecided(proto::VerifyRequest, Option<PendingVerify>),
     /// The request is not one that the fast path reads. Tonic handles it.
     NotTaken,
 }
@@ -102,10 +102,10 @@ impl RequestHandler {
         };
         let service = &self.api.service;
         let Ok(secret) = metadata::secret(headers) else { return FastPath::Undecided(message, None) };
-        match service.verify_at_once(secret, &convert::check(&message)) {
-            Reached::Decided(outcome) => FastPath::Answered(encode::frame(&outcome, &service.registry)),
-            Reached::Waits(pending) => FastPath::Undecided(message, Some(pending)),
-            Reached::Nowhere => FastPath::Undecided(message, None),
+        match service.verify.try_verify_cached(VerifyCaller::Credential(secret), &convert::check(&message)) {
+            CachedVerdict::Decided(verdict) => FastPath::Answered(encode::frame(&verdict, &service.registry)),
+            CachedVerdict::Pending(pending) => FastPath::Undecided(message, Some(pending)),
+            CachedVerdict::Refused(_) | CachedVerdict::CallerNotCached => FastPath::Undecided(message, None),
         }
     }
 }
@@ -115,7 +115,7 @@ async fn complete(
     api: GrpcApi,
     peer: Arc<Peer>,
     headers: HeaderMap,
-    (message, pending): (proto::VerifyRequest, Option<Waiting>),
+    (message, pending): (proto::VerifyRequest, Option<PendingVerify>),
     mut respond: SendResponse<Bytes>,
 ) {
     let metadata = MetadataMap::from_headers(headers);

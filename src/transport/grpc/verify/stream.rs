@@ -20,8 +20,10 @@ use crate::{
         secret::Secret,
     },
     proto::{self, verify_stream_response},
-    replica::CacheGuard,
-    service::{Service, verify::Outcome},
+    service::{
+        Services,
+        verify::{CachedVerdict, PendingVerify, Verdict, VerifyCaller},
+    },
     transport::{deadline::deadline, status},
 };
 
@@ -40,29 +42,27 @@ pub(crate) enum StreamCaller {
 }
 
 impl StreamCaller {
-    /// The keyspaces that the caller may ask about. None if memory does not hold the caller.
-    fn cached_keyspaces(
-        &self,
-        service: &Service,
-        memory: &CacheGuard<'_>,
-    ) -> Option<Result<Option<Arc<AllowedKeyspaces>>>> {
+    fn verify_caller(&self) -> VerifyCaller<'_> {
         match self {
-            Self::Secret(secret) => service.verifier_from_memory(memory, secret.expose()),
-            Self::Certificate(allowed_keyspaces) => Some(Ok(allowed_keyspaces.clone())),
+            Self::Secret(secret) => VerifyCaller::Credential(secret.expose()),
+            Self::Certificate(allowed_keyspaces) => VerifyCaller::Authorized(allowed_keyspaces.as_ref()),
         }
     }
 
-    async fn allowed_keyspaces(&self, service: &Service, deadline: Instant) -> Result<Option<Arc<AllowedKeyspaces>>> {
-        match self {
-            Self::Secret(secret) => service.authenticate_verifier(secret.expose(), deadline).await,
-            Self::Certificate(allowed_keyspaces) => Ok(allowed_keyspaces.clone()),
+    /// The answer to a message without a request. The caller is authenticated first, as for any other message.
+    async fn refuse_empty(&self, service: &Services, deadline: Instant) -> Error {
+        if let Self::Secret(secret) = self
+            && let Err(error) = service.auth.authorize_verify(secret.expose(), deadline).await
+        {
+            return error;
         }
+        Error::invalid("request", "is required")
     }
 }
 
 /// The responses of one stream.
 pub(crate) struct VerdictStream {
-    service: Arc<Service>,
+    service: Arc<Services>,
     caller: StreamCaller,
     inbound: Streaming<proto::VerifyStreamRequest>,
     pending: FuturesUnordered<BoxFuture<'static, StreamItem>>,
@@ -76,7 +76,7 @@ pub(crate) struct VerdictStream {
 impl VerdictStream {
     /// Answers `inbound` for an authenticated caller until `closing` is cancelled.
     pub(crate) fn new(
-        service: Arc<Service>,
+        service: Arc<Services>,
         caller: StreamCaller,
         inbound: Streaming<proto::VerifyStreamRequest>,
         closing: CancellationToken,
@@ -85,37 +85,37 @@ impl VerdictStream {
         Self { service, caller, inbound, pending: FuturesUnordered::new(), ended: false, closing, final_status: None }
     }
 
-    /// Answers from memory, if memory can decide.
-    fn try_cached(&self, message: &proto::VerifyStreamRequest) -> Option<StreamItem> {
-        let memory = self.service.replica.cache_guard()?;
-        let allowed_keyspaces = match self.caller.cached_keyspaces(&self.service, &memory)? {
-            Ok(allowed_keyspaces) => allowed_keyspaces,
-            Err(error) => return Some(refusal(&self.service, message.id, error)),
-        };
-        let Some(request) = &message.request else {
-            return Some(Ok(response(&self.service, message.id, Err(missing_request()))));
-        };
-        let outcome =
-            self.service.verify_from_memory(&memory, &convert::check(request).within(allowed_keyspaces.as_deref()))?;
-        Some(Ok(response(&self.service, message.id, outcome)))
+    /// Answers from memory if memory can decide, and otherwise later.
+    fn answer(
+        &self,
+        message: proto::VerifyStreamRequest,
+    ) -> std::result::Result<StreamItem, BoxFuture<'static, StreamItem>> {
+        let check = message.request.as_ref().map(convert::check);
+        let cached = check.map(|check| self.service.verify.try_verify_cached(self.caller.verify_caller(), &check));
+        match cached {
+            Some(CachedVerdict::Decided(verdict)) => Ok(response(&self.service, message.id, Ok(verdict))),
+            Some(CachedVerdict::Refused(error)) => Ok(response(&self.service, message.id, Err(error))),
+            Some(CachedVerdict::Pending(pending)) => Err(self.complete(message, Some(pending))),
+            Some(CachedVerdict::CallerNotCached) | None => Err(self.complete(message, None)),
+        }
     }
 
-    /// Answers once the database has.
-    fn complete(&self, message: proto::VerifyStreamRequest) -> BoxFuture<'static, StreamItem> {
+    /// Answers once the database or the shared rate limit has.
+    fn complete(
+        &self,
+        message: proto::VerifyStreamRequest,
+        pending: Option<PendingVerify>,
+    ) -> BoxFuture<'static, StreamItem> {
         let (service, caller) = (Arc::clone(&self.service), self.caller.clone());
         async move {
             let deadline = deadline(None);
-            let allowed_keyspaces = match caller.allowed_keyspaces(&service, deadline).await {
-                Ok(allowed_keyspaces) => allowed_keyspaces,
-                Err(error) => return refusal(&service, message.id, error),
+            let check = message.request.as_ref().map(convert::check);
+            let verdict = match (check, pending) {
+                (Some(check), Some(pending)) => service.verify.complete(pending, &check, deadline).await,
+                (Some(check), None) => service.verify.verify(caller.verify_caller(), &check, deadline).await,
+                (None, _) => Err(caller.refuse_empty(&service, deadline).await),
             };
-            let outcome = match &message.request {
-                Some(request) => {
-                    service.verify(&convert::check(request).within(allowed_keyspaces.as_deref()), deadline).await
-                }
-                None => Err(missing_request()),
-            };
-            Ok(response(&service, message.id, outcome))
+            response(&service, message.id, verdict)
         }
         .boxed()
     }
@@ -130,26 +130,17 @@ impl VerdictStream {
     }
 }
 
-/// The item for a message whose caller was refused. A caller that is no longer valid ends its stream. If that could not be
-/// decided, for example because the database is unavailable, only this check fails.
-fn refusal(service: &Service, id: u64, error: Error) -> StreamItem {
-    match error.kind {
-        ErrorKind::Unauthenticated | ErrorKind::PermissionDenied => Err(status::grpc(&error)),
-        _ => Ok(response(service, id, Err(error))),
-    }
-}
-
-/// The error of a message without a request.
-fn missing_request() -> Error {
-    Error::invalid("request", "is required")
-}
-
-fn response(service: &Service, id: u64, outcome: Result<Outcome>) -> proto::VerifyStreamResponse {
-    let outcome = match outcome {
-        Ok(outcome) => verify_stream_response::Outcome::Response(encode::message(&outcome, &service.registry)),
+/// The item for one message. A caller that is no longer valid ends its stream. If that could not be decided, for example
+/// because the database is unavailable, only this check fails.
+fn response(service: &Services, id: u64, verdict: Result<Verdict>) -> StreamItem {
+    let outcome = match verdict {
+        Ok(verdict) => verify_stream_response::Outcome::Response(encode::message(&verdict, &service.registry)),
+        Err(error) if matches!(error.kind, ErrorKind::Unauthenticated | ErrorKind::PermissionDenied) => {
+            return Err(status::grpc(&error));
+        }
         Err(error) => verify_stream_response::Outcome::Error(convert::status(&error)),
     };
-    proto::VerifyStreamResponse { id, outcome: Some(outcome) }
+    Ok(proto::VerifyStreamResponse { id, outcome: Some(outcome) })
 }
 
 impl Stream for VerdictStream {
@@ -177,13 +168,10 @@ impl Stream for VerdictStream {
                 return Poll::Pending;
             }
             match self.inbound.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(message))) => {
-                    if let Some(item) = self.try_cached(&message) {
-                        return Poll::Ready(Some(self.emit(item)));
-                    }
-                    let pending = self.complete(message);
-                    self.pending.push(pending);
-                }
+                Poll::Ready(Some(Ok(message))) => match self.answer(message) {
+                    Ok(item) => return Poll::Ready(Some(self.emit(item))),
+                    Err(pending) => self.pending.push(pending),
+                },
                 // The client's own error, such as a message that is too large.
                 Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(self.emit(Err(status)))),
                 Poll::Ready(None) => self.ended = true,

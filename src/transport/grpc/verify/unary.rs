@@ -11,7 +11,7 @@ use super::super::{
 use crate::{
     domain::access,
     proto,
-    service::verify::{Outcome, Waiting},
+    service::verify::{PendingVerify, Verdict, VerifyCaller},
     transport::peer::Peer,
 };
 
@@ -26,23 +26,25 @@ pub(crate) async fn verify(
     metadata: &MetadataMap,
     peer: Option<&Peer>,
     message: &proto::VerifyRequest,
-    pending: Option<Waiting>,
-) -> Result<Outcome, Status> {
+    pending: Option<PendingVerify>,
+) -> Result<Verdict, Status> {
     let arrived = Instant::now();
-    let outcome = async {
+    let verdict = async {
         let deadline = metadata::deadline(metadata, arrived);
         let check = convert::check(message);
         if let Some(pending) = pending {
-            return api.service.verify_waiting(pending, &check, deadline).await;
+            return api.service.verify.complete(pending, &check, deadline).await;
         }
-        match Credential::of(metadata, peer)? {
-            Credential::Secret(secret) => api.service.verify_for(secret, &check, deadline).await,
+        let allowed_keyspaces;
+        let caller = match Credential::of(metadata, peer)? {
+            Credential::Secret(secret) => VerifyCaller::Credential(secret),
             Credential::Certificate(caller) => {
-                let allowed_keyspaces = access::may_verify(caller)?;
-                api.service.verify(&check.within(allowed_keyspaces.as_deref()), deadline).await
+                allowed_keyspaces = access::may_verify(caller)?;
+                VerifyCaller::Authorized(allowed_keyspaces.as_ref())
             }
-        }
+        };
+        api.service.verify.verify(caller, &check, deadline).await
     }
     .await;
-    outcome.map_err(|error| api.verify_error("verify", peer, arrived, error))
+    verdict.map_err(|error| api.verify_error("verify", peer, arrived, error))
 }

@@ -1,0 +1,107 @@
+//! List keys: filters, access and pages.
+
+use super::Keys;
+use crate::{
+    domain::{
+        access,
+        caller::Caller,
+        error::Result,
+        key::{Binding, KeyId, KeyRecord, KeyStatus},
+        validation::{MAX_PAGE_SIZE, Violations},
+    },
+    service::{
+        context::CallContext,
+        paging::{filter, fitting, page_size, text_part},
+    },
+    store::ListQuery,
+};
+
+/// What to list; an empty field does not filter.
+#[derive(Debug, Clone, Default)]
+pub struct ListKeys {
+    /// Keys of this keyspace.
+    pub keyspace: String,
+    /// Keys that are bound to this organization, instance and environment.
+    pub binding: Binding,
+    /// Keys of this status.
+    pub status: Option<KeyStatus>,
+    /// Keys that this actor created.
+    pub created_by: String,
+    /// Keys in one page; 0 is the default.
+    pub page_size: u32,
+    /// Empty for the first page.
+    pub page_token: String,
+}
+
+/// A page of keys.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// Newest first.
+    pub keys: Vec<KeyRecord>,
+    /// The token of the next page; none on the last one.
+    pub next: Option<String>,
+}
+
+impl Keys {
+    /// A page of the keys that the caller may see.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_ARGUMENT with every bad field; PERMISSION_DENIED; UNAVAILABLE; DEADLINE_EXCEEDED.
+    pub async fn list(&self, caller: &Caller, request: ListKeys, context: CallContext<'_>) -> Result<Page> {
+        let manager = access::may_manage(caller)?;
+        let mut violations = Violations::default();
+        violations.binding(&request.binding);
+        violations.bound("keyspace", &request.keyspace);
+        violations.actor("created_by", &request.created_by);
+        violations.check(request.page_size <= MAX_PAGE_SIZE, "page_size", "must be 0 to 1000");
+        violations.finish()?;
+        let Binding { organization, instance, environment } = request.binding;
+        let mut binding = [filter(organization), filter(instance), filter(environment)];
+        manager.confine_filter(&mut binding)?;
+        let keyspace = filter(manager.keyspace(&request.keyspace)?.to_owned());
+        let [organization, instance, environment] = binding;
+        let page_size = page_size(request.page_size);
+        let mut query = ListQuery {
+            keyspace,
+            organization,
+            instance,
+            environment,
+            status: request.status,
+            created_by: filter(request.created_by),
+            before: None,
+            // One more than requested shows whether there is a next page.
+            limit: page_size + 1,
+            now: self.clock.wall(),
+        };
+        let filters = filters(&query);
+        query.before = self.pages.position(&filters, &request.page_token)?.map(KeyId);
+        loop {
+            let mut keys = context.bounded(self.store.list_keys(query.clone())).await?;
+            let fit = fitting(keys.iter()).min(page_size as usize);
+            let more = keys.len() > fit;
+            keys.truncate(fit);
+            let last = keys.last().filter(|_| more).map(|last| last.id);
+            // A key whose keyspace is no longer configured does not exist, in this list as in any other answer.
+            keys.retain(|key| self.registry.by_name(&key.keyspace).is_some());
+            if keys.is_empty() && last.is_some() {
+                query.before = last;
+                continue;
+            }
+            let next = last.map(|last| self.pages.token(&filters, last.0));
+            return Ok(Page { keys: keys.into_iter().map(|key| self.with_last_use(key)).collect(), next });
+        }
+    }
+}
+
+/// What makes two pages belong to one query: the filters after the caller's own limits are applied.
+fn filters(query: &ListQuery) -> Vec<Vec<u8>> {
+    vec![
+        text_part(query.keyspace.as_deref()),
+        text_part(query.organization.as_deref()),
+        text_part(query.instance.as_deref()),
+        text_part(query.environment.as_deref()),
+        text_part(query.created_by.as_deref()),
+        vec![query.status.map_or(0, |status| status as u8 + 1)],
+    ]
+}

@@ -1,0 +1,55 @@
+//! Keys: create, read, list, revoke, and change the webhook.
+
+pub mod create;
+mod get;
+pub mod list;
+mod revoke;
+mod root;
+pub mod webhook;
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use super::{deliveries::DeliverySignal, ids::IdGenerator, paging::PageTokens};
+use crate::{
+    domain::{
+        clock::{Clock, Entropy},
+        egress::Egress,
+        key::KeyRecord,
+        keyspace::Registry,
+        master_keys::MasterKeys,
+        rate_limit::RateLimit,
+    },
+    limiter::Limiter,
+    replica::Replica,
+    store::Store,
+    telemetry::Metrics,
+};
+
+/// Manages keys.
+pub struct Keys {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) replica: Arc<Replica>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) master_keys: Arc<MasterKeys>,
+    pub(super) pages: PageTokens,
+    pub(super) limiter: Arc<Limiter>,
+    pub(super) public_create_limit: RateLimit,
+    pub(super) egress: Egress,
+    pub(super) deliveries: Arc<DeliverySignal>,
+    pub(super) ids: Arc<IdGenerator>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) entropy: Arc<dyn Entropy>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Runs what must complete although its request is dropped.
+    pub(super) runtime: Handle,
+}
+
+impl Keys {
+    /// The record with its last use as this replica knows it, which may be newer than what is flushed to the store.
+    fn with_last_use(&self, mut key: KeyRecord) -> KeyRecord {
+        key.last_used_at = key.last_used_at.max(self.replica.cache.last_use(&key.digest));
+        key
+    }
+}

@@ -1,0 +1,106 @@
+//! Revoke a key: commit, invalidate the cache, and wait until no replica answers VALID for it.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::Keys;
+use crate::{
+    domain::{
+        access,
+        caller::{Caller, KeyCaller},
+        error::{Error, Result},
+        key::{KeyId, KeyRecord},
+        validation::Violations,
+    },
+    service::context::CallContext,
+    store::Revocation,
+};
+
+impl Keys {
+    /// Revokes a key. Once this returns, no Verify that starts afterwards answers VALID for it on any replica.
+    ///
+    /// # Errors
+    ///
+    /// REVOCATION_PENDING if the revocation is committed, but the caller's deadline passed before every replica was known
+    /// to have applied it. INVALID_ARGUMENT; PERMISSION_DENIED; NOT_FOUND; UNAVAILABLE; DEADLINE_EXCEEDED.
+    pub async fn revoke(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: &str,
+        reason: String,
+        context: CallContext<'_>,
+    ) -> Result<KeyRecord> {
+        let manager = access::may_manage(caller)?;
+        let mut violations = Violations::default();
+        let id = id.parse::<KeyId>().map_err(|why| violations.add("id", why.to_string()));
+        violations.line("reason", &reason);
+        violations.finish()?;
+        let Ok(id) = id else { return Err(Error::no_such_key()) };
+        manager.may_change(&self.visible(manager, id, context).await?)?;
+        self.revoke_and_wait(id, reason, caller.actor(), context.deadline).await
+    }
+
+    /// Revokes the key that makes the call.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::revoke`].
+    pub async fn revoke_own(self: &Arc<Self>, key: &Arc<KeyCaller>, context: CallContext<'_>) -> Result<KeyRecord> {
+        access::may_change_itself(key)?;
+        let actor = Caller::Key(Arc::clone(key)).actor();
+        self.revoke_and_wait(key.id, String::new(), actor, context.deadline).await
+    }
+
+    async fn revoke_and_wait(
+        self: &Arc<Self>,
+        id: KeyId,
+        reason: String,
+        by: String,
+        deadline: Instant,
+    ) -> Result<KeyRecord> {
+        // In a task of its own: a request that is dropped between the commit and the invalidation must not prevent the
+        // invalidation.
+        let committed = self.runtime.spawn(Arc::clone(self).commit_revocation(id, reason, by));
+        let Ok(joined) = timeout_at(deadline, committed).await else { return Err(Error::deadline_exceeded()) };
+        let key = joined.map_err(|error| Error::internal(error.to_string()))??.ok_or_else(Error::no_such_key)?;
+        if key.revoked_at.is_none() {
+            // Must never happen; but if it does, OK would be a lie.
+            return Err(Error::unavailable("the key was read back unrevoked"));
+        }
+        let start = Instant::now();
+        let acknowledged = timeout_at(deadline, self.replica.wait_for_replicas(key.revision)).await;
+        acknowledged.map_err(|_| Error::revocation_pending())?;
+        self.metrics.revoke_wait_seconds.record(start.elapsed());
+        Ok(key)
+    }
+
+    /// Writes the revocation, and invalidates the key in this replica's cache.
+    async fn commit_revocation(self: Arc<Self>, id: KeyId, reason: String, by: String) -> Result<Option<KeyRecord>> {
+        let revocation = Revocation { at: self.clock.wall(), reason, by, event: self.ids.event_id() };
+        let key = self.store.revoke_key(id, revocation).await;
+        if key.is_err() {
+            self.runtime.spawn(Arc::clone(&self).invalidate_if_revoked(id));
+        }
+        // Read the last use before the invalidation: it drops a use that is not flushed yet.
+        let key = key?.map(|key| self.with_last_use(key));
+        if let Some(key) = &key {
+            self.replica.cache.invalidate(&key.digest);
+            self.deliveries.notify_deliveries(key);
+        }
+        Ok(key)
+    }
+
+    /// Invalidates the key after a revocation that failed, since the write may have been committed all the same. With
+    /// several replicas the follower reads the change; where one process owns the database nothing else does, and the
+    /// cache would answer VALID for a key that every list shows as revoked.
+    async fn invalidate_if_revoked(self: Arc<Self>, id: KeyId) {
+        // The ping waits for its turn as a writer, and so for the end of the write that failed.
+        if !self.replica.has_peers()
+            && self.store.ping().await.is_ok()
+            && let Ok(Some(key)) = self.store.find_by_id(id).await
+        {
+            self.replica.cache.invalidate(&key.digest);
+        }
+    }
+}
