@@ -158,7 +158,20 @@ fn webhook_urls() {
             // Sent as it was read, it is read as the same.
             let scheme = if target.tls { "https" } else { "http" };
             let sent = format!("{scheme}://{}{}", target.authority, target.path);
-            assert_eq!(fuzzing::webhook_url(&sent, allow_http).as_ref(), Ok(&target), "{text:?} was read as {sent:?}");
+            // Unless escapes made it too long: a client sends more bytes than an operator may write.
+            if sent.len() <= 2_048 {
+                assert_eq!(fuzzing::webhook_url(&sent, allow_http).as_ref(), Ok(&target), "{text:?} is {sent:?}");
+            }
+            // A reader that knows RFC 3986 alone, as a proxy may be, sees the same host.
+            let after_scheme = &text[text.find("://").expect("an absolute URL") + 3..];
+            let authority = after_scheme.split(['/', '?', '#']).next().unwrap_or_default();
+            if let Host::Domain(name) = &target.host
+                && authority.is_ascii()
+                && !authority.contains('%')
+            {
+                let written = authority.split(':').next().unwrap_or_default().trim_end_matches('.');
+                assert!(written.eq_ignore_ascii_case(name), "{written} is not {name}");
+            }
             // And a client that reads the URL by itself connects to the same host and port.
             let url = Url::parse(text).expect("an accepted URL is one");
             assert_eq!(url.host_str().map(|name| name.trim_end_matches('.')), Some(host.as_str()));
