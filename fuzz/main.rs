@@ -12,7 +12,11 @@ mod driver;
 use std::{net::Ipv4Addr, str::from_utf8};
 
 use data_encoding::BASE64URL_NOPAD;
-use keyward::fuzzing::{self, Fixture};
+use keyward::{
+    fuzzing::{self, Fixture},
+    proto::{VerifyRequest, VerifyStreamRequest},
+};
+use prost::Message as _;
 use serde_json::Value;
 use url::{Host, Url};
 
@@ -265,6 +269,40 @@ fn rest_bodies() {
             let pair = |second: &str| [br#"{"a":"#, input, second.as_bytes(), input, b"}"].concat();
             assert!(fuzzing::json(&pair(r#","b":"#)).is_ok());
             assert_eq!(fuzzing::json(&pair(r#","\u0061":"#)), Err(true));
+        }
+    });
+}
+
+/// The fast path takes a body only if it holds one message and nothing else, and reads it as any other reader does. What
+/// is wrong with a message is said in one of two sentences, of a field by its name.
+#[test]
+fn verify_frames() {
+    let seed = VerifyRequest {
+        secret: "ak_0123456789abcdefghijklmnopqrstuv".to_owned(),
+        keyspace: "norrix".to_owned(),
+        organization: "acme".to_owned(),
+        environment: "production".to_owned(),
+        required_scopes: vec!["build".to_owned(), "submit".to_owned()],
+        cost: Some(1),
+        ..VerifyRequest::default()
+    };
+    let message = seed.encode_to_vec();
+    let frame = [&[0, 0, 0, 0, u8::try_from(message.len()).expect("a short message")], &message[..]].concat();
+    assert_eq!(fuzzing::verify_frame(&frame), Some(seed.clone()));
+    let streamed = VerifyStreamRequest { id: 1, request: Some(seed) }.encode_to_vec();
+    let seeds = [message, frame, streamed].map(|seed| String::from_utf8(seed).expect("short lengths are ASCII"));
+    let words = ["\0", "\0\0\0\0\0", "\u{1}", "\n", "\u{12}", "\u{7f}", "\u{80}", "\u{7ff}"];
+    Fuzz { corpus: "verify_frames", seeds: &seeds, words: &words }.run(|input| {
+        if let Some(request) = fuzzing::verify_frame(input) {
+            let (prefix, message) = input.split_at(5);
+            assert_eq!(prefix[0], 0, "compressed messages are left to tonic");
+            assert_eq!(prefix[1..], u32::try_from(message.len()).expect("a short message").to_be_bytes());
+            assert_eq!(VerifyRequest::decode(message).as_ref(), Ok(&request));
+            assert_eq!(VerifyRequest::decode(&request.encode_to_vec()[..]), Ok(request));
+        }
+        if let Err((field, description)) = fuzzing::verify_stream_message(input) {
+            assert!(["is not UTF-8", "is not well-formed protobuf"].contains(&description.as_str()), "{description}");
+            assert!(!field.is_empty() && field.bytes().all(|c| c.is_ascii_lowercase() || matches!(c, b'_' | b'.')));
         }
     });
 }

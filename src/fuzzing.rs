@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use prost::Message as _;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -12,19 +13,20 @@ use crate::{
         egress::{Egress, Target},
         key::KeyId,
         keyspace::{Keyspace, Prefixes, Registry},
-        master_keys::{Installation, MasterKey},
+        master_keys::{MasterKey, MasterKeys},
         oidc::Issuer,
         page_token,
         secret::Encoding,
     },
+    proto::{VerifyRequest, VerifyStreamRequest},
     session,
-    transport::rest,
+    transport::{grpc, rest},
 };
 
-/// An installation whose master key is known, with one keyspace for each kind of secret.
+/// A fixed master key, with one keyspace for each kind of secret.
 pub struct Fixture {
     registry: Registry,
-    installation: Installation,
+    master_keys: MasterKeys,
 }
 
 impl Default for Fixture {
@@ -36,7 +38,7 @@ impl Default for Fixture {
         let bytes = Keyspace::plain("norrix", "nrx_", Encoding::Base64Url { bytes: 32 });
         Self {
             registry: Registry::new(vec![bytes, environments]),
-            installation: Installation::derive(&MasterKey::new([7; 32])),
+            master_keys: MasterKeys::derive(&MasterKey::new([7; 32])),
         }
     }
 }
@@ -48,24 +50,24 @@ impl Fixture {
         let prefixes =
             keyspaces.flat_map(|keyspace| keyspace.prefixes.each().map(move |(_, prefix)| (keyspace, prefix)));
         prefixes
-            .map(|(keyspace, prefix)| keyspace.encoding.generate(prefix, &self.installation, &SystemEntropy))
+            .map(|(keyspace, prefix)| keyspace.encoding.generate(prefix, &self.master_keys, &SystemEntropy))
             .map(|secret| secret.expose().to_owned())
             .collect()
     }
 
-    /// Whether this installation could have made the secret, and whether it made it for a keyspace that is gone.
+    /// Whether a secret is well-formed, and whether it was issued for a keyspace that is no longer configured.
     pub fn secret(&self, text: &str) -> (bool, bool) {
-        (self.registry.well_formed(text, &self.installation), self.registry.orphaned(text, &self.installation))
+        (self.registry.well_formed(text, &self.master_keys), self.registry.orphaned(text, &self.master_keys))
     }
 
     /// A page token.
     pub fn page_token(&self, filters: &[&[u8]], last: u128) -> String {
-        page_token::token(&self.installation, filters, KeyId(Uuid::from_u128(last)))
+        page_token::token(&self.master_keys, filters, KeyId(Uuid::from_u128(last)))
     }
 
     /// The position in a page token.
     pub fn position(&self, filters: &[&[u8]], token: &str) -> Option<u128> {
-        page_token::position(&self.installation, filters, token).map(|last| last.0.as_u128())
+        page_token::position(&self.master_keys, filters, token).map(|last| last.0.as_u128())
     }
 }
 
@@ -117,4 +119,21 @@ pub fn setting(variable: &str, value: &str) -> Result<(), Vec<String>> {
 /// True where a name stands twice in one object, false where it is no JSON.
 pub fn json(bytes: &[u8]) -> Result<Value, bool> {
     rest::strict_json::read(bytes).map_err(|bad| bad.twice)
+}
+
+/// Reads the body of a Verify over gRPC: the message behind its prefix, if the fast path takes it.
+pub fn verify_frame(body: &[u8]) -> Option<VerifyRequest> {
+    grpc::verify::fast_path::decode(body)
+}
+
+/// Decodes a message of `VerifyStream`.
+///
+/// # Errors
+///
+/// The field that is wrong and what is wrong with it, as clients see it.
+pub fn verify_stream_message(bytes: &[u8]) -> Result<VerifyStreamRequest, (String, String)> {
+    VerifyStreamRequest::decode(bytes).map_err(|error| {
+        let fields = grpc::codec::unreadable(&error).fields;
+        fields.first().map(|bad| (bad.field.to_string(), bad.description.clone())).unwrap_or_default()
+    })
 }
