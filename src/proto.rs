@@ -1,15 +1,15 @@
-//! The messages and services that `proto/` describes, as generated.
+//! The messages and services that are generated from `proto/`.
 
-#![allow(missing_docs, clippy::pedantic, clippy::large_enum_variant, reason = "generated code")]
+#![expect(clippy::pedantic, clippy::large_enum_variant, reason = "generated code")]
 
 use std::fmt;
 
 tonic::include_proto!("keyward.v1");
 
-/// The encoded descriptor set, for reflection.
+/// The encoded descriptor set, which reflection serves.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/keyward.v1.bin"));
 
-/// Messages that carry a secret print only that they do.
+/// Implements `Debug` without the fields, for messages that carry a secret.
 macro_rules! redacted {
     ($($message:ident)*) => {$(
         impl fmt::Debug for $message {

@@ -2,7 +2,7 @@
 
 mod jwks;
 mod provider;
-pub(crate) mod token;
+mod token;
 
 use std::{sync::Arc, time::Duration};
 

@@ -7,16 +7,12 @@ use crate::{
         clock::{Micros, SECOND},
         error::{Error, Result},
         key::{Binding, KeyRecord, KeyStatus},
-        rate_limit::{RateLimit, RateState},
-        verdict::{Assertions, VerdictCode},
+        rate_limit::RateLimit,
     },
     proto::{self, create_request},
-    service::{
-        keys::{
-            create::{CreateKey, Created, Expiry},
-            list::{ListKeys, Page},
-        },
-        verify::Check,
+    service::keys::{
+        create::{CreateKey, Created, Expiry},
+        list::{ListKeys, Page},
     },
 };
 
@@ -84,7 +80,7 @@ fn nanos(at: Micros) -> i32 {
 }
 
 /// A duration as a message. It is not negative.
-fn duration(length: Micros) -> Duration {
+pub(crate) fn duration(length: Micros) -> Duration {
     Duration { seconds: length / SECOND, nanos: nanos(length) }
 }
 
@@ -160,51 +156,9 @@ pub(crate) fn page(page: Page, now: Micros) -> proto::ListResponse {
     }
 }
 
-/// The check that a Verify requests.
-pub(crate) fn check(message: &proto::VerifyRequest) -> Check<'_> {
-    Check {
-        secret: &message.secret,
-        keyspace: &message.keyspace,
-        asserted: Assertions {
-            environment: &message.environment,
-            organization: &message.organization,
-            instance: &message.instance,
-            scopes: &message.required_scopes,
-        },
-        host_environment: "",
-        cost: Some(message.cost.unwrap_or(1)),
-    }
-}
-
-/// The code of a verdict.
-pub(crate) fn code(code: VerdictCode) -> proto::Code {
-    match code {
-        VerdictCode::Valid => proto::Code::Valid,
-        VerdictCode::Malformed => proto::Code::Malformed,
-        VerdictCode::NotFound => proto::Code::NotFound,
-        VerdictCode::Revoked => proto::Code::Revoked,
-        VerdictCode::Expired => proto::Code::Expired,
-        VerdictCode::WrongEnvironment => proto::Code::WrongEnvironment,
-        VerdictCode::WrongOrganization => proto::Code::WrongOrganization,
-        VerdictCode::WrongInstance => proto::Code::WrongInstance,
-        VerdictCode::InsufficientScope => proto::Code::InsufficientScope,
-        VerdictCode::RateLimited => proto::Code::RateLimited,
-    }
-}
-
 /// An error inside a message.
 pub(crate) fn status(error: &Error) -> tonic_types::pb::Status {
     let status = crate::transport::status::grpc(error);
     // tonic keeps the details as an encoded Status message.
     prost::Message::decode(status.details()).unwrap_or_default()
-}
-
-/// The state of a rate limit.
-pub(crate) fn rate_limit(state: RateState) -> proto::RateLimitState {
-    proto::RateLimitState {
-        limit: state.limit,
-        remaining: state.remaining,
-        reset_time: Some(timestamp(state.reset_at)),
-        retry_after: state.retry_after.map(duration),
-    }
 }

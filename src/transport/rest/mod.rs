@@ -12,7 +12,7 @@ mod response;
 mod self_service;
 pub mod server;
 pub mod startup;
-pub(crate) mod strict_json;
+mod strict_json;
 mod verify;
 
 use std::{sync::Arc, time::Duration};

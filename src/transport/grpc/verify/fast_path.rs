@@ -21,12 +21,11 @@ use super::{
     super::{
         api::GrpcApi,
         codec::MAX_MESSAGE_BYTES,
-        convert,
         http2::StreamHandler,
         metadata,
         tonic_bridge::{RequestBody, forward, poll_data, unless_reset},
     },
-    encode::{self, PREFIX_BYTES},
+    messages::{self, PREFIX_BYTES},
     unary,
 };
 use crate::{
@@ -96,13 +95,14 @@ impl StreamHandler for RequestHandler {
 impl RequestHandler {
     /// Answers from memory, or says how far it got.
     fn try_cached(&self, headers: &HeaderMap, received: &[u8], body: &RecvStream) -> FastPath {
-        let Some(message) = body.is_end_stream().then(|| decode(received)).flatten() else {
+        let message = message(received).filter(|message| body.is_end_stream() && message.len() <= MAX_MESSAGE_BYTES);
+        let Some(message) = message.and_then(|message| proto::VerifyRequest::decode(message).ok()) else {
             return FastPath::NotTaken;
         };
         let service = &self.api.service;
         let Ok(secret) = metadata::secret(headers) else { return FastPath::Undecided(message, None) };
-        match service.verify.try_verify_cached(VerifyCaller::Credential(secret), &convert::check(&message)) {
-            CachedVerdict::Decided(verdict) => FastPath::Answered(encode::frame(&verdict, &service.registry)),
+        match service.verify.try_verify_cached(VerifyCaller::Credential(secret), &messages::check(&message)) {
+            CachedVerdict::Decided(verdict) => FastPath::Answered(messages::frame(&verdict, &service.registry)),
             CachedVerdict::Pending(pending) => FastPath::Undecided(message, Some(pending)),
             CachedVerdict::Refused(_) | CachedVerdict::CallerNotCached => FastPath::Undecided(message, None),
         }
@@ -120,7 +120,7 @@ async fn complete(
     let metadata = MetadataMap::from_headers(headers);
     let outcome = pin!(unary::verify(&api, &metadata, Some(&peer), &message, pending));
     match unless_reset(outcome, &mut respond).await {
-        Some(Ok(outcome)) => send(&mut respond, encode::frame(&outcome, &api.service.registry)),
+        Some(Ok(outcome)) => send(&mut respond, messages::frame(&outcome, &api.service.registry)),
         // Sending fails only if the client has closed the stream.
         Some(Err(status)) => drop(respond.send_response(status.into_http(), true)),
         None => {}
@@ -160,12 +160,6 @@ fn read_body(body: &mut RecvStream, cx: &mut Context<'_>) -> Bytes {
         }
     }
     joined
-}
-
-/// Decodes a body that holds exactly one request, not compressed. Whatever else it holds, tonic finds out and refuses.
-pub(crate) fn decode(body: &[u8]) -> Option<proto::VerifyRequest> {
-    let message = message(body).filter(|message| message.len() <= MAX_MESSAGE_BYTES)?;
-    proto::VerifyRequest::decode(message).ok()
 }
 
 /// The message of a body that holds exactly one and not compressed.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, Streaming};
 
-use super::{super::convert, encode};
+use super::{super::convert, messages};
 use crate::{
     domain::{
         error::{Error, ErrorKind, Result},
@@ -90,7 +90,7 @@ impl VerdictStream {
         &self,
         message: proto::VerifyStreamRequest,
     ) -> std::result::Result<StreamItem, BoxFuture<'static, StreamItem>> {
-        let check = message.request.as_ref().map(convert::check);
+        let check = message.request.as_ref().map(messages::check);
         let cached = check.map(|check| self.service.verify.try_verify_cached(self.caller.verify_caller(), &check));
         match cached {
             Some(CachedVerdict::Decided(verdict)) => Ok(response(&self.service, message.id, Ok(verdict))),
@@ -109,7 +109,7 @@ impl VerdictStream {
         let (service, caller) = (Arc::clone(&self.service), self.caller.clone());
         async move {
             let deadline = deadline(None);
-            let check = message.request.as_ref().map(convert::check);
+            let check = message.request.as_ref().map(messages::check);
             let verdict = match (check, pending) {
                 (Some(check), Some(pending)) => service.verify.complete(pending, &check, deadline).await,
                 (Some(check), None) => service.verify.verify(caller.verify_caller(), &check, deadline).await,
@@ -134,7 +134,7 @@ impl VerdictStream {
 /// because the database is unavailable, only this check fails.
 fn response(service: &Services, id: u64, verdict: Result<Verdict>) -> StreamItem {
     let outcome = match verdict {
-        Ok(verdict) => verify_stream_response::Outcome::Response(encode::message(&verdict, &service.registry)),
+        Ok(verdict) => verify_stream_response::Outcome::Response(messages::response(&verdict, &service.registry)),
         Err(error) if matches!(error.kind, ErrorKind::Unauthenticated | ErrorKind::PermissionDenied) => {
             return Err(status::grpc(&error));
         }

@@ -3,10 +3,12 @@
 use tokio::time::Instant;
 use tonic::{Status, metadata::MetadataMap};
 
-use super::super::{
-    api::GrpcApi,
-    convert,
-    metadata::{self, Credential},
+use super::{
+    super::{
+        api::GrpcApi,
+        metadata::{self, Credential},
+    },
+    messages,
 };
 use crate::{
     domain::access,
@@ -31,7 +33,7 @@ pub(crate) async fn verify(
     let arrived = Instant::now();
     let verdict = async {
         let deadline = metadata::deadline(metadata, arrived);
-        let check = convert::check(message);
+        let check = messages::check(message);
         if let Some(pending) = pending {
             return api.service.verify.complete(pending, &check, deadline).await;
         }

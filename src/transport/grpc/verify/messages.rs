@@ -1,5 +1,6 @@
-//! Renders a verdict as a `VerifyResponse`: [`frame`] as bytes, straight from the cached key, for a single Verify;
-//! [`message`] as a message, for a stream and for calls that tonic handles. A test compares the two.
+//! The messages of Verify. [`check`] reads a `VerifyRequest`. [`frame`] and [`response`] render a verdict: the first as
+//! bytes, straight from the cached key, for a single Verify; the second as a message, for a stream and for calls that
+//! tonic handles. A test compares the two.
 
 use std::collections::HashMap;
 
@@ -8,9 +9,13 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, k
 
 use super::super::convert;
 use crate::{
-    domain::keyspace::Registry,
+    domain::{
+        keyspace::Registry,
+        rate_limit::RateState,
+        verdict::{Assertions, VerdictCode},
+    },
     proto,
-    service::verify::{CachedKey, Verdict},
+    service::verify::{CachedKey, Check, Verdict},
 };
 
 /// Length of the prefix of a gRPC message: whether it is compressed, and its length.
@@ -38,12 +43,44 @@ mod field {
     pub const PAIR_VALUE: u32 = 2;
 }
 
+/// The check that a Verify requests.
+pub(crate) fn check(message: &proto::VerifyRequest) -> Check<'_> {
+    Check {
+        secret: &message.secret,
+        keyspace: &message.keyspace,
+        asserted: Assertions {
+            environment: &message.environment,
+            organization: &message.organization,
+            instance: &message.instance,
+            scopes: &message.required_scopes,
+        },
+        host_environment: "",
+        cost: Some(message.cost.unwrap_or(1)),
+    }
+}
+
+/// The code of a verdict.
+fn code(code: VerdictCode) -> proto::Code {
+    match code {
+        VerdictCode::Valid => proto::Code::Valid,
+        VerdictCode::Malformed => proto::Code::Malformed,
+        VerdictCode::NotFound => proto::Code::NotFound,
+        VerdictCode::Revoked => proto::Code::Revoked,
+        VerdictCode::Expired => proto::Code::Expired,
+        VerdictCode::WrongEnvironment => proto::Code::WrongEnvironment,
+        VerdictCode::WrongOrganization => proto::Code::WrongOrganization,
+        VerdictCode::WrongInstance => proto::Code::WrongInstance,
+        VerdictCode::InsufficientScope => proto::Code::InsufficientScope,
+        VerdictCode::RateLimited => proto::Code::RateLimited,
+    }
+}
+
 /// The verdict as a message.
-pub(crate) fn message(verdict: &Verdict, registry: &Registry) -> proto::VerifyResponse {
+pub(crate) fn response(verdict: &Verdict, registry: &Registry) -> proto::VerifyResponse {
     let mut response = proto::VerifyResponse {
-        code: convert::code(verdict.code).into(),
+        code: code(verdict.code).into(),
         message: verdict.code.message().to_owned(),
-        rate_limit: verdict.rate.map(convert::rate_limit),
+        rate_limit: verdict.rate.map(rate_limit),
         ..proto::VerifyResponse::default()
     };
     if let Some(entry) = &verdict.key {
@@ -83,13 +120,13 @@ pub(crate) fn frame(verdict: &Verdict, registry: &Registry) -> Bytes {
 
 fn write(verdict: &Verdict, registry: &Registry, out: &mut BytesMut) {
     encode_key(field::CODE, WireType::Varint, out);
-    encode_varint(convert::code(verdict.code) as u64, out);
+    encode_varint(code(verdict.code) as u64, out);
     text(field::MESSAGE, verdict.code.message(), out);
     if let Some(entry) = &verdict.key {
         key(entry, registry, out);
     }
     if let Some(rate) = verdict.rate {
-        nested(field::RATE_LIMIT, &convert::rate_limit(rate), out);
+        nested(field::RATE_LIMIT, &rate_limit(rate), out);
     }
 }
 
@@ -135,6 +172,16 @@ fn bytes(field: u32, value: &[u8], out: &mut BytesMut) {
 
 fn nested(field: u32, value: &impl prost::Message, out: &mut BytesMut) {
     prost::encoding::message::encode(field, value, out);
+}
+
+/// The state of a rate limit.
+fn rate_limit(state: RateState) -> proto::RateLimitState {
+    proto::RateLimitState {
+        limit: state.limit,
+        remaining: state.remaining,
+        reset_time: Some(convert::timestamp(state.reset_at)),
+        retry_after: state.retry_after.map(convert::duration),
+    }
 }
 
 #[cfg(test)]
@@ -191,7 +238,7 @@ mod tests {
             prop_assert_eq!(frame[0], 0);
             prop_assert_eq!(u32::from_be_bytes(frame[1..PREFIX_BYTES].try_into().unwrap()) as usize, frame.len() - PREFIX_BYTES);
             let decoded = proto::VerifyResponse::decode(&frame[PREFIX_BYTES..]).unwrap();
-            prop_assert_eq!(decoded, message(&verdict, &registry));
+            prop_assert_eq!(decoded, response(&verdict, &registry));
         }
     }
 }
