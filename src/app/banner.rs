@@ -54,7 +54,7 @@ fn body(keyspace: &Keyspace) -> String {
     if keyspace.require.instance {
         fields.push(("instanceId", "main"));
     }
-    let environments = keyspace.prefixes.each().map(|(environment, _)| environment).find(|name| !name.is_empty());
+    let environments = keyspace.prefixes.iter().map(|(environment, _)| environment).find(|name| !name.is_empty());
     match environments {
         Some(environment) => fields.push(("environment", environment)),
         None if keyspace.require.environment => fields.push(("environment", "production")),

@@ -54,8 +54,8 @@ pub fn read(sections: &[Section<'_>]) -> Vec<Draft> {
 fn clashes(section: &Section<'_>, own: &Draft, other: &Draft) {
     let (Some(prefixes), Some(others)) = (&own.prefixes, &other.prefixes) else { return };
     let name = |draft: &Draft| draft.name.clone().unwrap_or_else(|| "(unnamed)".to_owned());
-    for (_, prefix) in prefixes.each() {
-        for (_, taken) in others.each().filter(|(_, taken)| prefix.starts_with(taken) || taken.starts_with(prefix)) {
+    for (_, prefix) in prefixes.iter() {
+        for (_, taken) in others.iter().filter(|(_, taken)| prefix.starts_with(taken) || taken.starts_with(prefix)) {
             section.problem(
                 "prefix",
                 format_args!(
@@ -143,7 +143,7 @@ fn prefixes(section: &Section<'_>) -> Option<Prefixes> {
     };
     let mut good = true;
     let mut seen: Vec<&str> = Vec::new();
-    for (environment, prefix) in prefixes.each() {
+    for (environment, prefix) in prefixes.iter() {
         let fine = (1..=MAX_PREFIX_LEN).contains(&prefix.len())
             && prefix.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-'));
         if !fine {
@@ -203,7 +203,7 @@ fn encoding(section: &Section<'_>) -> Option<Encoding> {
 }
 
 fn hidden_bits(section: &Section<'_>, prefixes: &Prefixes, encoding: Encoding) {
-    for (_, prefix) in prefixes.each() {
+    for (_, prefix) in prefixes.iter() {
         let bits = encoding.hidden_bits(prefix);
         if bits < HIDDEN_BITS {
             let what = format!("leaves {bits} random bits beyond the shown prefix; {HIDDEN_BITS} are needed");
@@ -288,7 +288,7 @@ pub fn rate_limit(section: &Section<'_>, name: &'static str) -> Option<RateLimit
     }
     let window = Micros::try_from(window?.value.as_micros()).unwrap_or(Micros::MAX);
     let read = RateLimit { limit: limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(0), window };
-    if !read.window_is_sound() {
+    if !read.has_valid_window() {
         table.problem("window", "must be 1s to 366d, in whole milliseconds");
         return None;
     }

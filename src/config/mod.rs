@@ -20,7 +20,7 @@ use crate::domain::{
     keyspace::{Keyspace, Registry},
     master_keys::{MasterKey, fingerprint},
     oidc::Issuer,
-    rate_limit::{PUBLIC_CREATIONS, RateLimit},
+    rate_limit::{DEFAULT_PUBLIC_CREATE_LIMIT, RateLimit},
     secret::Secret,
 };
 use keyspace::Draft;
@@ -287,7 +287,7 @@ fn environment_is_known(http: &Http, keyspaces: &[Keyspace], section: &Section<'
     if http.environment.is_empty() || asked.peek().is_none() {
         return;
     }
-    if asked.all(|keyspace| keyspace.prefixes.of(&http.environment).is_none()) {
+    if asked.all(|keyspace| keyspace.prefixes.for_environment(&http.environment).is_none()) {
         let what = "is an environment of no keyspace that requires one";
         source.at_setting(section, "environment", "KEYWARD_HTTP_ENVIRONMENT", None, what);
     }
@@ -361,7 +361,8 @@ fn http(section: &Section<'_>, source: &Source<'_>, keyspaces: &[&str]) -> Http 
         default_keyspace,
         environment: environment.unwrap_or_default(),
         trusted_proxies: webhooks::networks(section, "trusted_proxies"),
-        public_create_limit: keyspace::rate_limit(section, "public_create_limit").unwrap_or(PUBLIC_CREATIONS),
+        public_create_limit: keyspace::rate_limit(section, "public_create_limit")
+            .unwrap_or(DEFAULT_PUBLIC_CREATE_LIMIT),
     }
 }
 

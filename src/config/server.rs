@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, str::FromStr, time::Duration};
 
 use super::{Source, keyspace::rate_limit, reader::Section};
-use crate::domain::rate_limit::{FAILED_AUTHENTICATIONS, RateLimit};
+use crate::domain::rate_limit::{DEFAULT_FAILED_AUTHENTICATION_LIMIT, RateLimit};
 
 /// `[server]`
 #[derive(Debug, Clone)]
@@ -59,7 +59,8 @@ pub fn read(section: &Section<'_>, source: &Source<'_>, tls: bool) -> Server {
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, std::num::NonZero::get)),
         metrics_addr: address("metrics_addr", "KEYWARD_METRICS_ADDR", None),
         max_connection_age: max_connection_age(section, tls),
-        failed_authentications: rate_limit(section, "failed_authentications").unwrap_or(FAILED_AUTHENTICATIONS),
+        failed_authentications: rate_limit(section, "failed_authentications")
+            .unwrap_or(DEFAULT_FAILED_AUTHENTICATION_LIMIT),
     }
 }
 

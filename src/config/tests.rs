@@ -79,7 +79,10 @@ fn the_ready_configs_are_good_and_say_what_the_products_need() {
     assert_eq!(noro.rate_limit, Some(RateLimit { limit: 100, window: 60 * SECOND }));
     assert!(noro.public_create && noro.self_service);
     let nora = all.registry.by_name("nora").unwrap();
-    assert_eq!((nora.prefixes.of("sandbox"), nora.prefixes.of("production")), (Some("sk_test_"), Some("sk_live_")));
+    assert_eq!(
+        (nora.prefixes.for_environment("sandbox"), nora.prefixes.for_environment("production")),
+        (Some("sk_test_"), Some("sk_live_"))
+    );
     assert_eq!(nora.credential, CredentialHeader::XApiKey);
     assert_eq!(nora.require, RequiredBinding { organization: true, instance: true, environment: true });
 }

@@ -1,4 +1,4 @@
-//! Who may do what. Nothing here tells a foreign id from one that does not exist.
+//! Authorization: which caller may do what. No refusal reveals whether a foreign id or organization exists.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::{
     session::{self, SessionCaller},
 };
 
-/// Operators and services verify; nobody else does. Answers what a limited one may ask about.
+/// Allows operators and services to verify keys. Returns the keyspaces that a limited service may verify.
 pub fn may_verify(caller: &Caller) -> Result<Option<Arc<AllowedKeyspaces>>> {
     match caller {
         Caller::Operator { .. } => Ok(None),
@@ -21,8 +21,8 @@ pub fn may_verify(caller: &Caller) -> Result<Option<Arc<AllowedKeyspaces>>> {
     }
 }
 
-/// Operators, admin keys, and sessions of owners and admins manage keys. Any other key hears which scope it lacks, where
-/// there is one.
+/// Allows operators, admin keys, and sessions of owners and admins to manage keys. The refusal of any other key names the
+/// scope that it lacks, if its keyspace has an admin scope.
 pub fn may_manage(caller: &Caller) -> Result<Manager<'_>> {
     match caller {
         Caller::Operator { .. } => Ok(Manager::Operator),
@@ -32,47 +32,47 @@ pub fn may_manage(caller: &Caller) -> Result<Manager<'_>> {
             None => Error::forbidden("Keys of this keyspace cannot manage keys"),
         }),
         Caller::Session(session) if session.manages() => Ok(Manager::Session(session)),
-        Caller::Session(_) => Err(session::members_may_not()),
+        Caller::Session(_) => Err(session::members_cannot_manage()),
         Caller::Service { .. } => Err(Error::forbidden("A service may only verify keys")),
         Caller::Anonymous => Err(Error::missing_credential()),
     }
 }
 
-/// The same caller in one organization alone; an empty name changes nothing.
+/// Restricts a caller to one organization. An empty name changes nothing.
 ///
 /// # Errors
 ///
-/// PERMISSION_DENIED for an organization that is not its own, existing or not.
-pub fn narrowed(caller: Caller, organization: &str) -> Result<Caller> {
+/// PERMISSION_DENIED for an organization that is not the caller's, whether it exists or not.
+pub fn restrict_to_organization(caller: Caller, organization: &str) -> Result<Caller> {
     if organization.is_empty() {
         return Ok(caller);
     }
     match caller {
         Caller::Session(session) => {
-            let narrowed = Caller::Session(Arc::new(session.narrowed(organization)?));
+            let narrowed = Caller::Session(Arc::new(session.restrict_to(organization)?));
             may_manage(&narrowed)?;
             Ok(narrowed)
         }
         caller => {
-            may_manage(&caller)?.confine_filter(&mut [Some(organization.to_owned()), None, None])?;
+            may_manage(&caller)?.restrict_filter(&mut [Some(organization.to_owned()), None, None])?;
             Ok(caller)
         }
     }
 }
 
-/// A caller that may manage keys, and which ones.
+/// A caller that may manage keys, and which keys.
 #[derive(Debug, Clone, Copy)]
 pub enum Manager<'a> {
     /// Every key.
     Operator,
-    /// Keys of its own keyspace, organization and (if bound) instance and environment.
+    /// Keys of the admin key's own keyspace and organization, and of its instance and environment if it is bound to them.
     Admin(&'a KeyCaller),
-    /// Keys of its organizations in its issuer's keyspaces, as its role in each allows.
+    /// Keys of the person's organizations in the issuer's keyspaces, as the role in each organization allows.
     Session(&'a SessionCaller),
 }
 
 impl Manager<'_> {
-    /// Whether a key is there for this caller; if not, it does not exist.
+    /// Whether this caller may know of a key. If not, the key is reported as not found.
     pub fn sees(&self, key: &KeyRecord) -> bool {
         match self {
             Self::Operator => true,
@@ -87,7 +87,7 @@ impl Manager<'_> {
         }
     }
 
-    /// Refuses the record of a key that is there.
+    /// Refuses to show the record of a key that the caller may know of.
     pub fn may_read(&self, key: &KeyRecord) -> Result<()> {
         match self {
             Self::Operator | Self::Admin(_) => Ok(()),
@@ -95,7 +95,7 @@ impl Manager<'_> {
         }
     }
 
-    /// Refuses a change of a key that is there.
+    /// Refuses to change a key that the caller may know of.
     pub fn may_change(&self, key: &KeyRecord) -> Result<()> {
         match self {
             Self::Operator | Self::Admin(_) => Ok(()),
@@ -103,7 +103,7 @@ impl Manager<'_> {
         }
     }
 
-    /// Refuses to give a new key of an organization scopes that this caller may not give.
+    /// Refuses scopes that this caller may not grant to a new key of an organization.
     pub fn may_grant(&self, keyspace: &Keyspace, organization: &str, scopes: &[String]) -> Result<()> {
         match self {
             Self::Operator | Self::Admin(_) => Ok(()),
@@ -111,31 +111,31 @@ impl Manager<'_> {
         }
     }
 
-    /// Confines the binding of a Create to the caller's own, which it takes where the request names none.
-    pub fn confine(&self, binding: &mut Binding) -> Result<()> {
+    /// Restricts the binding of a new key to the caller's own. Empty parts are set to the caller's.
+    pub fn restrict_binding(&self, binding: &mut Binding) -> Result<()> {
         let admin = match self {
             Self::Operator => return Ok(()),
             Self::Session(session) => {
-                let chosen = session.choose(&binding.organization)?;
+                let chosen = session.organization(&binding.organization)?;
                 binding.organization.clone_from(&chosen.organization);
                 return Ok(());
             }
             Self::Admin(admin) => admin,
         };
         let own = &admin.binding;
-        own_part(&mut binding.organization, &own.organization, "organization")?;
-        // An admin key that is bound to no organization manages only keys of none; an unbound instance or environment
-        // leaves the choice open.
+        restrict_part(&mut binding.organization, &own.organization, "organization")?;
+        // An admin key without an organization manages only keys without one. Without an instance or an environment, it
+        // may choose any.
         if !own.instance.is_empty() {
-            own_part(&mut binding.instance, &own.instance, "instance")?;
+            restrict_part(&mut binding.instance, &own.instance, "instance")?;
         }
         if !own.environment.is_empty() {
-            own_part(&mut binding.environment, &own.environment, "environment")?;
+            restrict_part(&mut binding.environment, &own.environment, "environment")?;
         }
         Ok(())
     }
 
-    /// Refuses a keyspace that is not the caller's own. An empty name is the caller's own.
+    /// Resolves a keyspace's name, and refuses one that is not the caller's own. An empty name means the caller's own.
     pub fn keyspace<'b>(&'b self, named: &'b str) -> Result<&'b str> {
         match self {
             Self::Operator => Ok(named),
@@ -145,13 +145,13 @@ impl Manager<'_> {
         }
     }
 
-    /// Confines a List to what the caller may see. `None` does not filter.
-    pub fn confine_filter(&self, filter: &mut [Option<String>; 3]) -> Result<()> {
+    /// Restricts a List to keys that the caller may know of. `None` does not filter.
+    pub fn restrict_filter(&self, filter: &mut [Option<String>; 3]) -> Result<()> {
         let admin = match self {
             Self::Operator => return Ok(()),
             Self::Session(session) => {
                 let [organization, ..] = filter;
-                let chosen = session.choose(organization.as_deref().unwrap_or_default())?;
+                let chosen = session.organization(organization.as_deref().unwrap_or_default())?;
                 *organization = Some(chosen.organization.clone());
                 return Ok(());
             }
@@ -166,7 +166,7 @@ impl Manager<'_> {
         for (named, (own, field, bound)) in filter.iter_mut().zip(parts) {
             if bound {
                 let mut part = named.take().unwrap_or_default();
-                own_part(&mut part, own, field)?;
+                restrict_part(&mut part, own, field)?;
                 *named = Some(part);
             }
         }
@@ -174,17 +174,18 @@ impl Manager<'_> {
     }
 }
 
-fn own_part(named: &mut String, own: &str, field: &str) -> Result<()> {
+/// Sets an empty part to the caller's own value, and refuses any other value.
+fn restrict_part(named: &mut String, own: &str, field: &str) -> Result<()> {
     if named.is_empty() {
         own.clone_into(named);
     } else if named != own {
-        // The same words whether the named one exists or not.
+        // The same message whether the named one exists or not.
         return Err(Error::forbidden(format!("The {field} is not this caller's own")));
     }
     Ok(())
 }
 
-/// What nobody may put in a Create: a choice of scopes or of a binding.
+/// Refuses a Create without a credential unless the keyspace allows it, and one that names scopes or a binding.
 pub fn may_create_publicly(keyspace: &Keyspace, names_scopes: bool, binding: &Binding) -> Result<()> {
     if !keyspace.public_create {
         return Err(Error::missing_credential());
@@ -197,7 +198,8 @@ pub fn may_create_publicly(keyspace: &Keyspace, names_scopes: bool, binding: &Bi
     Ok(())
 }
 
-/// Only operators give a key a rate limit of its own: whoever else makes keys is who they are limited for.
+/// Allows only operators to give a key its own rate limit. Rate limits apply to all other callers that create keys, so
+/// these must not be able to raise them.
 pub fn may_set_rate_limit(caller: &Caller) -> Result<()> {
     match caller {
         Caller::Operator { .. } => Ok(()),
@@ -207,12 +209,12 @@ pub fn may_set_rate_limit(caller: &Caller) -> Result<()> {
     }
 }
 
-/// Whether a new key can be limited to keyspaces: only what verifies, and does nothing else, is.
+/// Whether a new key can be limited to some keyspaces: only a key that holds no scope but `verify` can.
 pub fn can_be_limited(keyspace: &Keyspace, scopes: &[String]) -> bool {
     keyspace.name == RESERVED_KEYSPACE && scopes.iter().all(|scope| scope == VERIFY_SCOPE)
 }
 
-/// A key's own rights over itself, past reading its record.
+/// Allows a key to change itself if its keyspace has self-service.
 pub fn may_change_itself(key: &KeyCaller) -> Result<()> {
     if key.keyspace.self_service {
         Ok(())

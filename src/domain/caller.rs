@@ -1,4 +1,4 @@
-//! Who makes a call. There is no default: code that needs a caller does not compile without one.
+//! The caller of an operation. `Caller` has no default, so code that needs one does not compile without it.
 
 use std::sync::Arc;
 
@@ -8,37 +8,37 @@ use super::{
     session::SessionCaller,
 };
 
-/// Who makes a call to Keyward.
+/// The caller of an operation.
 #[derive(Debug, Clone)]
 pub enum Caller {
     /// May do everything.
     Operator {
-        /// How it has proved that.
+        /// How it authenticated.
         method: AuthMethod,
     },
-    /// May verify.
+    /// May verify keys.
     Service {
-        /// How it has proved that.
+        /// How it authenticated.
         method: AuthMethod,
-        /// What it may ask about; none: everything.
+        /// The keyspaces it may verify; `None` for all.
         allowed_keyspaces: Option<Arc<AllowedKeyspaces>>,
     },
-    /// A product's key: an admin of its organization where it holds the admin scope, and always itself.
+    /// A product's key. It may manage itself, and with the admin scope also the keys of its organization.
     Key(Arc<KeyCaller>),
-    /// A person who has logged in at a trusted issuer.
+    /// A person who logged in at a trusted issuer.
     Session(Arc<SessionCaller>),
-    /// No credential; over REST only.
+    /// A REST request without a credential.
     Anonymous,
 }
 
-/// How an operator or a service has proved who it is.
+/// How an operator or a service authenticated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthMethod {
-    /// By the root credential of the environment.
+    /// With the root credential from the process environment.
     Root,
-    /// By a key of the reserved keyspace.
+    /// With a key of the reserved keyspace.
     Key(KeyId),
-    /// By a client certificate with this subject alternative name.
+    /// With a client certificate that has this subject alternative name.
     Certificate(Arc<str>),
 }
 
@@ -55,18 +55,18 @@ impl AuthMethod {
 /// A product's key as a caller.
 #[derive(Debug, Clone)]
 pub struct KeyCaller {
-    /// Its id.
+    /// The key's id.
     pub id: KeyId,
-    /// Its keyspace.
+    /// The key's keyspace.
     pub keyspace: Arc<Keyspace>,
-    /// What it is bound to.
+    /// The key's organization, instance and environment.
     pub binding: Binding,
-    /// Whether it holds its keyspace's admin scope.
+    /// Whether the key holds its keyspace's admin scope.
     pub admin: bool,
 }
 
 impl Caller {
-    /// The caller as `created_by` and `revoked_by` record it.
+    /// The caller in the form that `created_by` and `revoked_by` store.
     pub fn actor(&self) -> String {
         match self {
             Self::Operator { method } | Self::Service { method, .. } => method.actor(),
@@ -76,7 +76,7 @@ impl Caller {
         }
     }
 
-    /// The caller's own key; none for the environment's root credential, for a certificate, for a session and for nobody.
+    /// The id of the caller's key; `None` if it did not authenticate with a key that has an id.
     pub fn key_id(&self) -> Option<KeyId> {
         match self {
             Self::Operator { method: AuthMethod::Key(key) } | Self::Service { method: AuthMethod::Key(key), .. } => {

@@ -1,59 +1,59 @@
-//! One error for every transport. What the public sees and what the log sees are separate fields.
+//! The error of every use case. Text for clients and text for the log are separate fields.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
 use super::{key::KeyId, rate_limit::RateState};
 
-/// What went wrong, as a caller can act on it. `transport/status.rs` maps each to its codes.
+/// The kind of an error. `transport/status.rs` maps each kind to a gRPC code and an HTTP status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// A field is bad; the request can't succeed as it is.
+    /// A field is invalid. Repeating the request cannot succeed.
     InvalidArgument,
-    /// No credential, or not a good one.
+    /// The credential is missing or invalid.
     Unauthenticated,
-    /// A good credential that may not do this.
+    /// The credential is valid but does not allow this.
     PermissionDenied,
-    /// No such thing, or none that the caller may see.
+    /// The object does not exist, or the caller may not know of it.
     NotFound,
-    /// The thing is not in a state that allows this.
+    /// The state of the object does not allow this.
     FailedPrecondition,
-    /// A limit is spent.
+    /// A rate limit is exhausted.
     ResourceExhausted,
-    /// It could not be decided now; trying again may help.
+    /// A dependency is unavailable. Repeating the request may succeed.
     Unavailable,
-    /// The caller's time ran out.
+    /// The caller's deadline passed.
     DeadlineExceeded,
-    /// A defect of ours.
+    /// A defect of the service.
     Internal,
 }
 
-/// A field and what is wrong with it.
+/// An invalid field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldViolation {
     /// The field's name as the proto spells it.
     pub field: Cow<'static, str>,
-    /// A sentence without the value.
+    /// What is wrong with it, without its value.
     pub description: String,
 }
 
-/// An error that any transport can show.
+/// An error that every transport can render.
 #[derive(Debug, Clone)]
 pub struct Error {
-    /// What a caller can act on.
+    /// The kind, which determines the status code.
     pub kind: ErrorKind,
-    /// Stable, UPPER_SNAKE; REST shows it in lower case as `code`.
+    /// Stable machine-readable reason in UPPER_SNAKE_CASE. REST shows it in lower case as `code`.
     pub reason: &'static str,
-    /// A sentence for the public: never SQL, driver text or a secret.
+    /// Message for the client. Never contains SQL, driver text or a secret.
     pub message: Cow<'static, str>,
-    /// The bad fields, for [`ErrorKind::InvalidArgument`].
+    /// The invalid fields, for [`ErrorKind::InvalidArgument`].
     pub fields: Vec<FieldViolation>,
-    /// When trying again makes sense.
+    /// How long the client should wait before it retries.
     pub retry_after: Option<Duration>,
-    /// The limit that was spent, for [`ErrorKind::ResourceExhausted`].
+    /// The state of the exhausted limit, for [`ErrorKind::ResourceExhausted`].
     pub rate: Option<RateState>,
-    /// The key whose secret was presented and is not good, for the log only.
+    /// The key whose secret was presented and refused. For the log only.
     pub presented: Option<KeyId>,
-    /// For the log only.
+    /// Details for the log only.
     pub internal: Option<String>,
 }
 
@@ -61,7 +61,7 @@ pub struct Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An error with no details.
+    /// An error without details.
     pub fn new(kind: ErrorKind, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             kind,
@@ -75,39 +75,39 @@ impl Error {
         }
     }
 
-    /// One bad field. The description must not hold the value.
+    /// One invalid field. The description must not contain the value.
     pub fn invalid(field: impl Into<Cow<'static, str>>, description: impl Into<String>) -> Self {
         Self::invalid_fields(vec![FieldViolation { field: field.into(), description: description.into() }])
     }
 
-    /// Several bad fields; the message names them all.
+    /// Several invalid fields; the message names them all.
     pub fn invalid_fields(fields: Vec<FieldViolation>) -> Self {
         let message = fields.iter().map(|f| format!("{}: {}", f.field, f.description)).collect::<Vec<_>>().join("; ");
         Self { fields, ..Self::new(ErrorKind::InvalidArgument, "INVALID_ARGUMENT", message) }
     }
 
-    /// No credential that counts.
+    /// The request has no credential.
     pub fn missing_credential() -> Self {
         Self::new(ErrorKind::Unauthenticated, "MISSING_CREDENTIAL", "No authentication provided")
     }
 
-    /// A good credential that may not do this.
+    /// The credential is valid but does not allow this.
     pub fn forbidden(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::PermissionDenied, "FORBIDDEN", message)
     }
 
-    /// A key without a scope that it needs.
+    /// The caller's key lacks a scope.
     pub fn insufficient_scope(scope: &str) -> Self {
         let message = format!("API key does not have '{scope}' scope");
         Self::new(ErrorKind::PermissionDenied, "INSUFFICIENT_SCOPE", message)
     }
 
-    /// An unknown id, or a foreign one: the two must not differ in any way.
+    /// The id is unknown or foreign. The two must not differ in any way, or ids could be probed.
     pub fn no_such_key() -> Self {
         Self::new(ErrorKind::NotFound, "NOT_FOUND", "No such API key")
     }
 
-    /// It could not be decided; `internal` says why, for the log.
+    /// A dependency is unavailable; `internal` holds the reason for the log.
     pub fn unavailable(internal: impl Into<String>) -> Self {
         Self {
             retry_after: Some(Duration::from_secs(1)),
@@ -116,17 +116,17 @@ impl Error {
         }
     }
 
-    /// A defect of ours; `internal` says which, for the log.
+    /// A defect of the service; `internal` describes it for the log.
     pub fn internal(internal: impl Into<String>) -> Self {
         Self { internal: Some(internal.into()), ..Self::new(ErrorKind::Internal, "INTERNAL", "Internal error") }
     }
 
-    /// The caller's time ran out before there was an answer.
+    /// The caller's deadline passed before there was an answer.
     pub fn deadline_exceeded() -> Self {
         Self::new(ErrorKind::DeadlineExceeded, "DEADLINE_EXCEEDED", "The deadline passed before there was an answer")
     }
 
-    /// A revocation that is committed, but not yet certain on every replica.
+    /// The revocation is committed, but a replica may still answer from an older state.
     pub fn revocation_pending() -> Self {
         Self {
             retry_after: Some(Duration::from_secs(1)),

@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use super::{
     clock::{Micros, SECOND},
-    key::{KeyRecord, parse_typeid, typeid},
+    key::KeyRecord,
+    typeid,
 };
 
 const TYPE_PREFIX: &str = "evt_";
@@ -33,7 +34,7 @@ impl EventId {
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&typeid(TYPE_PREFIX, self.0))
+        f.write_str(&typeid::format(TYPE_PREFIX, self.0))
     }
 }
 
@@ -46,7 +47,7 @@ impl FromStr for EventId {
     type Err = NotAnEventId;
 
     fn from_str(text: &str) -> Result<Self, NotAnEventId> {
-        parse_typeid(TYPE_PREFIX, text).map(Self).ok_or(NotAnEventId)
+        typeid::parse(TYPE_PREFIX, text).map(Self).ok_or(NotAnEventId)
     }
 }
 
@@ -143,7 +144,7 @@ mod tests {
     use super::*;
     use crate::domain::{
         clock::{Clock as _, SystemClock, SystemEntropy},
-        key::KeyIds,
+        key::KeyIdGenerator,
     };
 
     #[test]
@@ -157,7 +158,7 @@ mod tests {
     #[test]
     fn an_id_holds_its_time() {
         let before = SystemClock.wall();
-        let id = EventId(KeyIds::default().next(&SystemClock, &SystemEntropy).0);
+        let id = EventId(KeyIdGenerator::default().next(&SystemClock, &SystemEntropy).0);
         assert!((before - 1_000..=SystemClock.wall()).contains(&id.at()), "{} {before}", id.at());
         assert_eq!(id.to_string().parse(), Ok(id));
         assert!(id.to_string().starts_with("evt_"));

@@ -1,16 +1,16 @@
-//! Which addresses are anybody's on the internet, and what the others are.
+//! Classifies IP addresses: public internet, or one of the special-purpose networks.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// IPv4 networks that are not of the public internet: first address, bits, kind.
+/// Special-purpose IPv4 networks: first address, prefix length, name.
 const V4: &[(Ipv4Addr, u8, &str)] = &[
     (Ipv4Addr::UNSPECIFIED, 8, "unspecified"),
     (Ipv4Addr::new(10, 0, 0, 0), 8, "private"),
     (Ipv4Addr::new(100, 64, 0, 0), 10, "carrier-grade NAT"),
     (Ipv4Addr::new(127, 0, 0, 0), 8, "loopback"),
-    // Where a cloud answers with a machine's credentials.
+    // Cloud metadata services answer here with the machine's credentials.
     (Ipv4Addr::new(169, 254, 0, 0), 16, "link-local"),
-    // The same of one cloud, among public addresses.
+    // A metadata service of one cloud, within a public range.
     (Ipv4Addr::new(168, 63, 129, 16), 32, "a cloud's own"),
     (Ipv4Addr::new(172, 16, 0, 0), 12, "private"),
     (Ipv4Addr::new(192, 0, 0, 0), 24, "protocol assignments"),
@@ -25,7 +25,7 @@ const V4: &[(Ipv4Addr, u8, &str)] = &[
     (Ipv4Addr::new(240, 0, 0, 0), 4, "reserved"),
 ];
 
-/// IPv6 networks that are not of the public internet, the narrower first.
+/// Special-purpose IPv6 networks: first address, prefix length, name. Narrower networks come first.
 const V6: &[(Ipv6Addr, u8, &str)] = &[
     (Ipv6Addr::UNSPECIFIED, 128, "unspecified"),
     (Ipv6Addr::LOCALHOST, 128, "loopback"),
@@ -47,8 +47,8 @@ const V6: &[(Ipv6Addr, u8, &str)] = &[
     (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8, "multicast"),
 ];
 
-/// What kind of network an address is in; none for one of the public internet.
-pub fn special(ip: IpAddr) -> Option<&'static str> {
+/// The name of the special-purpose network of an address; `None` for an address of the public internet.
+pub fn special_purpose(ip: IpAddr) -> Option<&'static str> {
     match ip {
         IpAddr::V4(v4) => {
             let within = |first: Ipv4Addr, bits| (v4.to_bits() ^ first.to_bits()).leading_zeros() >= u32::from(bits);
@@ -57,7 +57,7 @@ pub fn special(ip: IpAddr) -> Option<&'static str> {
         IpAddr::V6(v6) => {
             let within = |first: Ipv6Addr, bits| (v6.to_bits() ^ first.to_bits()).leading_zeros() >= u32::from(bits);
             let listed = V6.iter().find(|(first, bits, _)| within(*first, *bits)).map(|(.., kind)| *kind);
-            // Nothing outside 2000::/3 has been given out, whatever will be made of it.
+            // IANA has assigned global unicast addresses from 2000::/3 only.
             listed.or_else(|| (v6.segments()[0] >> 13 != 1).then_some("reserved"))
         }
     }
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_network_begins_and_ends_where_it_should() {
+    fn every_network_has_its_exact_first_and_last_address() {
         for (ip, kind) in [
             ("0.0.0.0", Some("unspecified")),
             ("0.255.255.255", Some("unspecified")),
@@ -152,7 +152,7 @@ mod tests {
             ("fec0::1", Some("site-local")),
             ("ff02::1", Some("multicast")),
         ] {
-            assert_eq!(special(ip.parse().unwrap()), kind, "{ip}");
+            assert_eq!(special_purpose(ip.parse().unwrap()), kind, "{ip}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Keyspaces: one product's rules each, and the registry that finds them by name and by secret prefix.
+//! Keyspaces, each with the rules of one product, and the registry that finds them by name or by secret prefix.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,58 +9,58 @@ use super::{
     secret::{self, Encoding},
 };
 
-/// Name of the keyspace that is always there: operators' and services' own keys.
+/// Name of the built-in keyspace for the keys of operators and services.
 pub const RESERVED_KEYSPACE: &str = "keyward";
-/// Scope of the reserved keyspace that makes an operator.
+/// Scope of the reserved keyspace that makes a key an operator's.
 pub const ROOT_SCOPE: &str = "root";
-/// Scope of the reserved keyspace that makes a service.
+/// Scope of the reserved keyspace that makes a key a service's.
 pub const VERIFY_SCOPE: &str = "verify";
 
-/// A keyspace's place in its registry; small enough to keep with each cached key.
+/// Index of a keyspace in its registry; small enough to store with each cached key.
 pub type KeyspaceIndex = u16;
 
-/// The keyspaces that a limited service may ask about. One that is no longer configured is not among them, so a service
-/// that is left with none may ask about none.
+/// The keyspaces that a limited service may verify. Keyspaces that are no longer configured are left out; if none is left,
+/// the service may verify no key at all.
 #[derive(Debug, PartialEq, Eq)]
 pub struct AllowedKeyspaces(Box<[KeyspaceIndex]>);
 
 impl AllowedKeyspaces {
-    /// Whether a keyspace is among them.
+    /// Whether a keyspace is allowed.
     pub fn contains(&self, index: KeyspaceIndex) -> bool {
         self.0.contains(&index)
     }
 }
 
-/// The header in which a keyspace's secrets count.
+/// The header in which a keyspace's secrets are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CredentialHeader {
     /// `Authorization: Bearer …`
     Bearer,
     /// `X-API-Key: …`
     XApiKey,
-    /// Either of them.
+    /// Either header.
     Any,
 }
 
 impl CredentialHeader {
-    /// Whether a secret in `header` counts.
-    pub fn reads(self, header: CredentialHeader) -> bool {
+    /// Whether a secret in `header` is accepted.
+    pub fn accepts(self, header: CredentialHeader) -> bool {
         self == Self::Any || self == header
     }
 }
 
-/// What stands before the body of a secret.
+/// The prefixes of a keyspace's secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prefixes {
-    /// One for all keys.
+    /// One prefix for all keys.
     One(String),
-    /// `(environment, prefix)` pairs; a key must name one of these environments.
+    /// `(environment, prefix)` pairs. Every key must be bound to one of these environments.
     ByEnvironment(Vec<(String, String)>),
 }
 
 impl Prefixes {
-    /// Every prefix, with the environment it tells of (which only informs: the record decides).
-    pub fn each(&self) -> impl Iterator<Item = (&str, &str)> {
+    /// Every prefix with its environment. The environment is informative only: verdicts use the key's record.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let (one, many) = match self {
             Self::One(prefix) => (Some(("", prefix.as_str())), &[][..]),
             Self::ByEnvironment(pairs) => (None, pairs.as_slice()),
@@ -68,8 +68,8 @@ impl Prefixes {
         one.into_iter().chain(many.iter().map(|(environment, prefix)| (environment.as_str(), prefix.as_str())))
     }
 
-    /// The prefix of a new key in `environment`; none if the table does not have it.
-    pub fn of(&self, environment: &str) -> Option<&str> {
+    /// The prefix of a new key in `environment`; `None` if the environment is not listed.
+    pub fn for_environment(&self, environment: &str) -> Option<&str> {
         match self {
             Self::One(prefix) => Some(prefix),
             Self::ByEnvironment(pairs) => {
@@ -79,19 +79,19 @@ impl Prefixes {
     }
 }
 
-/// Which parts of a binding every key must have.
+/// The parts of a binding that every key of a keyspace must have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RequiredBinding {
-    /// `organization`
+    /// Whether an organization is required.
     pub organization: bool,
-    /// `instance`
+    /// Whether an instance is required.
     pub instance: bool,
-    /// `environment`
+    /// Whether an environment is required.
     pub environment: bool,
 }
 
 impl RequiredBinding {
-    /// The required parts that `binding` lacks, by field name.
+    /// Field names of the required parts that `binding` lacks.
     pub fn missing(self, binding: &Binding) -> impl Iterator<Item = &'static str> {
         [
             (self.organization && binding.organization.is_empty(), "organization"),
@@ -103,32 +103,32 @@ impl RequiredBinding {
     }
 }
 
-/// One product's rules.
+/// The rules of one product.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keyspace {
-    /// Its name.
+    /// The name, unique among keyspaces.
     pub name: String,
-    /// What its secrets begin with.
+    /// Prefixes of the secrets.
     pub prefixes: Prefixes,
-    /// What follows.
+    /// Encoding of the part after the prefix.
     pub encoding: Encoding,
-    /// Where its secrets count.
+    /// Header in which the secrets are accepted.
     pub credential: CredentialHeader,
-    /// The scopes there are; none is free-form.
+    /// The defined scopes; `None` if any scope is allowed.
     pub scopes: Option<Vec<String>>,
-    /// Scopes of a key that names none.
+    /// Scopes of a new key whose request names none.
     pub default_scopes: Vec<String>,
-    /// The scope whose holders manage keys of their own organization.
+    /// The scope that lets a key manage the keys of its own organization.
     pub admin_scope: Option<String>,
-    /// What each key must be bound to.
+    /// The parts of a binding that each key must have.
     pub require: RequiredBinding,
-    /// Expiry of a key that names none.
+    /// Lifetime of a new key whose request names no expiry.
     pub default_ttl: Option<Duration>,
-    /// How often each key may be used.
+    /// Rate limit of each key.
     pub rate_limit: Option<RateLimit>,
-    /// Whether anybody may create a key over REST.
+    /// Whether keys can be created over REST without a credential.
     pub public_create: bool,
-    /// Whether a key may revoke and re-hook itself over REST.
+    /// Whether a key may revoke itself and change its webhook over REST.
     pub self_service: bool,
 }
 
@@ -137,19 +137,19 @@ impl Keyspace {
     pub fn reserved() -> Self {
         Self {
             scopes: Some(vec![ROOT_SCOPE.to_owned(), VERIFY_SCOPE.to_owned()]),
-            // The lesser of the two: nobody becomes an operator by leaving a field out.
+            // The weaker scope, so that omitting a field never creates an operator.
             default_scopes: vec![VERIFY_SCOPE.to_owned()],
-            ..Self::plain(RESERVED_KEYSPACE, "kw_", Encoding::Alphanumeric { length: 40 })
+            ..Self::with_defaults(RESERVED_KEYSPACE, "kw_", Encoding::Alphanumeric { length: 40 })
         }
     }
 
-    /// The one keyspace of an installation without a config file.
+    /// The only keyspace of an installation without a configuration file.
     pub fn default_keyspace() -> Self {
-        Self::plain("default", "ak_", Encoding::Alphanumeric { length: 32 })
+        Self::with_defaults("default", "ak_", Encoding::Alphanumeric { length: 32 })
     }
 
-    /// A bearer keyspace with free-form scopes and nothing else.
-    pub fn plain(name: &str, prefix: &str, encoding: Encoding) -> Self {
+    /// A keyspace with bearer secrets, free-form scopes and no other rules.
+    pub fn with_defaults(name: &str, prefix: &str, encoding: Encoding) -> Self {
         Self {
             name: name.to_owned(),
             prefixes: Prefixes::One(prefix.to_owned()),
@@ -174,29 +174,29 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Puts the reserved keyspace before the configured ones.
+    /// A registry of the reserved keyspace, followed by the configured ones.
     pub fn new(configured: Vec<Keyspace>) -> Self {
         let keyspaces = std::iter::once(Keyspace::reserved()).chain(configured).map(Arc::new).collect();
         Self { keyspaces }
     }
 
-    /// The keyspace at a place.
+    /// The keyspace at an index.
     pub fn get(&self, index: KeyspaceIndex) -> Option<&Arc<Keyspace>> {
         self.keyspaces.get(usize::from(index))
     }
 
-    /// The place of a name.
+    /// The index of a name.
     pub fn index(&self, name: &str) -> Option<KeyspaceIndex> {
         self.keyspaces.iter().position(|k| k.name == name).and_then(|at| at.try_into().ok())
     }
 
-    /// What a service that is limited to these names may ask about; none if it is not limited.
+    /// The keyspaces that a service limited to these names may verify; `None` if there are no names: not limited.
     pub fn allowed_keyspaces(&self, names: &[String]) -> Option<Arc<AllowedKeyspaces>> {
         let indices = names.iter().filter_map(|name| self.index(name));
         (!names.is_empty()).then(|| Arc::new(AllowedKeyspaces(indices.collect())))
     }
 
-    /// The keyspace of a name.
+    /// The keyspace with a name.
     pub fn by_name(&self, name: &str) -> Option<&Arc<Keyspace>> {
         self.keyspaces.iter().find(|k| k.name == name)
     }
@@ -211,16 +211,17 @@ impl Registry {
         &self.keyspaces
     }
 
-    /// The keyspace whose prefix `text` begins with, and that prefix; the longest one if several fit.
+    /// The keyspace whose prefix `text` starts with, and that prefix. If several match, the longest one.
     pub fn by_prefix(&self, text: &str) -> Option<(&Arc<Keyspace>, &str)> {
         self.keyspaces
             .iter()
-            .flat_map(|keyspace| keyspace.prefixes.each().map(move |(_, prefix)| (keyspace, prefix)))
+            .flat_map(|keyspace| keyspace.prefixes.iter().map(move |(_, prefix)| (keyspace, prefix)))
             .filter(|(_, prefix)| text.starts_with(prefix))
             .max_by_key(|(_, prefix)| prefix.len())
     }
 
-    /// Whether this installation could have made `text`. No look-up is worth it otherwise.
+    /// Whether `text` is a secret that this installation can have issued: its prefix, length and checksum are right.
+    /// Anything else is refused without a look-up.
     pub fn well_formed(&self, text: &str, master_keys: &MasterKeys) -> bool {
         text.len() <= secret::MAX_SECRET_LEN
             && self
@@ -228,7 +229,7 @@ impl Registry {
                 .is_some_and(|(keyspace, prefix)| keyspace.encoding.accepts(prefix, &text[prefix.len()..], master_keys))
     }
 
-    /// Whether this installation made `text` for a keyspace that is no longer configured.
+    /// Whether this installation issued `text` for a keyspace that is no longer configured.
     pub fn orphaned(&self, text: &str, master_keys: &MasterKeys) -> bool {
         self.by_prefix(text).is_none() && secret::issued_by(text, master_keys)
     }

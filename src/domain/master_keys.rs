@@ -1,4 +1,4 @@
-//! The installation key and what is derived from it.
+//! The master keys of an installation, and the subkeys derived from them.
 
 use data_encoding::BASE64URL_NOPAD;
 use hkdf::Hkdf;
@@ -8,31 +8,31 @@ use zeroize::Zeroizing;
 
 use super::{key::KeyId, webhook};
 
-/// 32 random bytes that belong to one installation.
+/// One master key: 32 random bytes.
 pub type MasterKey = Zeroizing<[u8; 32]>;
 
-/// The master keys of an installation as their subkeys: the first one makes, each one verifies.
+/// The subkeys of all master keys of an installation. The first master key signs; all of them verify.
 pub struct MasterKeys {
     first: Subkeys,
     others: Vec<Subkeys>,
 }
 
-/// What derives from one master key, each subkey for one purpose.
+/// The subkeys of one master key, each for one purpose.
 struct Subkeys {
     checksum: Zeroizing<[u8; 32]>,
     webhook: Zeroizing<[u8; 32]>,
     page: Zeroizing<[u8; 32]>,
-    /// The key's place among those that this installation has ever made with; none if it never has.
+    /// Position of the master key among all that this installation has ever signed with; `None` if it has never signed.
     epoch: Option<i64>,
 }
 
 impl MasterKeys {
-    /// An installation that has only ever had this key.
+    /// The keys of an installation that has only ever had this master key.
     pub fn derive(master: &MasterKey) -> Self {
         Self { first: Subkeys::derive(master, &[fingerprint(master)]), others: Vec::new() }
     }
 
-    /// The installation of a list of keys. `epochs` are the fingerprints of the keys that have ever made, oldest first.
+    /// The keys of an installation. `epochs` are the fingerprints of all master keys that have ever signed, oldest first.
     pub fn new(first: &MasterKey, others: &[MasterKey], epochs: &[String]) -> Self {
         let derive = |key: &MasterKey| Subkeys::derive(key, epochs);
         Self { first: derive(first), others: others.iter().map(derive).collect() }
@@ -42,25 +42,25 @@ impl MasterKeys {
         std::iter::once(&self.first).chain(&self.others)
     }
 
-    /// HMAC over a new secret's prefix and body.
+    /// HMAC over the prefix and the body of a new secret.
     pub fn checksum(&self, prefix: &str, body: &[u8]) -> [u8; 32] {
         self.first.checksum(prefix, body)
     }
 
-    /// Whether one of the keys makes a checksum of this prefix and body that `fits`.
-    pub fn checks(&self, prefix: &str, body: &[u8], fits: impl Fn(&[u8; 32]) -> bool) -> bool {
-        self.each().any(|keys| fits(&keys.checksum(prefix, body)))
+    /// Whether `matches` accepts the HMAC over this prefix and body under one of the master keys.
+    pub fn verify_checksum(&self, prefix: &str, body: &[u8], matches: impl Fn(&[u8; 32]) -> bool) -> bool {
+        self.each().any(|keys| matches(&keys.checksum(prefix, body)))
     }
 
-    /// The signing secret of a key's webhook (`whsec_…`), which stays the same for as long as its version does, whatever
-    /// key is first. None if it derives from a master key that is no longer listed.
+    /// The signing secret of a key's webhook (`whsec_…`). It depends on the key and the version only, not on which master
+    /// key is first. `None` if it derives from a master key that is no longer configured.
     pub fn webhook_secret(&self, id: KeyId, version: i64) -> Option<Zeroizing<String>> {
         let secret = self.webhook_key(id, version)?;
         Some(Zeroizing::new(format!("whsec_{}", data_encoding::BASE64.encode(&*secret))))
     }
 
-    /// Signs a delivery of a key's webhook with its secret of a version, as Standard Webhooks has it: `v1,` and the
-    /// HMAC-SHA256 of `id.timestamp.body` in base64. `timestamp` is in unix seconds. None as for the secret itself.
+    /// Signs a delivery of a key's webhook with the secret of a version, as Standard Webhooks specifies: `v1,` and the
+    /// HMAC-SHA256 of `id.timestamp.body` in base64. `timestamp` is in Unix seconds. `None` if there is no such secret.
     pub fn webhook_signature(&self, key: KeyId, version: i64, id: &str, timestamp: i64, body: &[u8]) -> Option<String> {
         let secret = self.webhook_key(key, version)?;
         let signed = mac(&secret, &[id.as_bytes(), b".", timestamp.to_string().as_bytes(), b".", body]);
@@ -72,20 +72,20 @@ impl MasterKeys {
         Some(Zeroizing::new(mac(&keys.webhook, &[id.0.as_bytes(), &version.to_be_bytes()])))
     }
 
-    /// The version after this one (0: none yet), under the key that makes now. No version comes twice for one key.
+    /// The version after this one (0: no version yet), under the first master key. No version repeats for one key.
     pub fn next_webhook_version(&self, version: i64) -> i64 {
         webhook::version(self.first.epoch.unwrap_or(0), webhook::count(version) + 1)
     }
 
-    /// HMAC over a new page token's filters and position. Each part is preceded by its length.
-    pub fn page(&self, parts: &[&[u8]]) -> [u8; 32] {
+    /// HMAC over the filters and the position of a new page token. Each part is preceded by its length.
+    pub fn page_mac(&self, parts: &[&[u8]]) -> [u8; 32] {
         mac(&self.first.page, &[&framed(parts)])
     }
 
-    /// Whether one of the keys makes an HMAC of these filters and this position that `fits`.
-    pub fn checks_page(&self, parts: &[&[u8]], fits: impl Fn(&[u8; 32]) -> bool) -> bool {
+    /// Whether `matches` accepts the HMAC over these filters and this position under one of the master keys.
+    pub fn verify_page_mac(&self, parts: &[&[u8]], matches: impl Fn(&[u8; 32]) -> bool) -> bool {
         let framed = framed(parts);
-        self.each().any(|keys| fits(&mac(&keys.page, &[&framed])))
+        self.each().any(|keys| matches(&mac(&keys.page, &[&framed])))
     }
 }
 
@@ -93,12 +93,12 @@ impl Subkeys {
     /// Derives every subkey by HKDF-SHA256.
     fn derive(master: &MasterKey, epochs: &[String]) -> Self {
         let own = fingerprint(master);
-        let place = epochs.iter().position(|epoch| *epoch == own);
+        let position = epochs.iter().position(|epoch| *epoch == own);
         Self {
             checksum: subkey(master, "checksum/1"),
             webhook: subkey(master, "webhook/1"),
             page: subkey(master, "page/1"),
-            epoch: place.and_then(|place| i64::try_from(place).ok()),
+            epoch: position.and_then(|position| i64::try_from(position).ok()),
         }
     }
 
@@ -107,11 +107,12 @@ impl Subkeys {
     }
 }
 
-/// Names a key without giving anything of it: kept in the settings, so that a start with another key is refused.
+/// Identifies a master key without revealing it. Stored in the settings, so that a start with another key is refused.
 pub fn fingerprint(master: &MasterKey) -> String {
     BASE64URL_NOPAD.encode(&subkey(master, "fingerprint/1")[..16])
 }
 
+/// Joins parts, each preceded by its length, so that no two lists of parts give the same bytes.
 fn framed(parts: &[&[u8]]) -> Vec<u8> {
     let mut framed = Vec::new();
     for part in parts {
@@ -125,12 +126,12 @@ fn subkey(master: &MasterKey, label: &str) -> Zeroizing<[u8; 32]> {
     let mut out = Zeroizing::new([0_u8; 32]);
     Hkdf::<Sha256>::new(None, &master[..])
         .expand(label.as_bytes(), &mut out[..])
-        .expect("32 bytes are within what HKDF-SHA256 gives");
+        .expect("HKDF-SHA256 can derive 32 bytes");
     out
 }
 
 fn mac(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC accepts a key of any length");
     for part in parts {
         mac.update(part);
     }
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_webhook_secret_outlives_a_change_of_the_first_key_and_ends_with_its_own() {
+    fn a_webhook_secret_stays_when_the_first_key_changes_and_goes_when_its_own_key_is_removed() {
         let id = KeyId(Uuid::from_u128(7));
         let alone = MasterKeys::derive(&master(1));
         let version = alone.next_webhook_version(0);
@@ -169,12 +170,12 @@ mod tests {
         let dropped = master_keys(&[2], &[1, 2]);
         assert_eq!(dropped.webhook_secret(id, version), None);
         assert_eq!(dropped.webhook_secret(id, next).unwrap(), rotated);
-        // Back to the old one: still no version twice.
+        // After a return to the old master key, no version repeats either.
         assert_eq!(master_keys(&[1, 2], &[1, 2]).next_webhook_version(next), 3);
     }
 
     #[test]
-    fn a_delivery_is_signed_as_the_public_library_signs_it() {
+    fn signatures_equal_those_of_the_standard_webhooks_library() {
         let master_keys = MasterKeys::derive(&master(3));
         for (id, body) in [(1, "{}"), (u128::MAX, "{\"type\":\"key.created\",\"é\":\".\"}")] {
             let id = KeyId(Uuid::from_u128(id));

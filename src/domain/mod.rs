@@ -1,4 +1,4 @@
-//! Pure rules: no async, no I/O, no transport, no store.
+//! The rules of the domain. Pure code: no async, no I/O, no clock but as an argument.
 
 pub mod access;
 pub mod backoff;
@@ -16,6 +16,7 @@ pub mod page_token;
 pub mod rate_limit;
 pub mod secret;
 pub mod session;
+mod typeid;
 pub mod validation;
 pub mod verdict;
 pub mod webhook;

@@ -1,5 +1,5 @@
-//! Session tokens: which issuers are believed for what, and what a token's claims say. Whether a token is its issuer's
-//! at all is not decided here but by `crate::session`.
+//! OpenID Connect session tokens: which issuers are trusted for what, and the caller that a token's claims stand for.
+//! Signatures are verified by the `session` module.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,12 +13,12 @@ use super::{
     validation::MAX_BINDING_LEN,
 };
 
-/// How far an issuer's clock may be from ours.
+/// Maximum difference between an issuer's clock and this one.
 pub const LEEWAY: Micros = 60 * SECOND;
-/// Characters in a subject, as OpenID Connect bounds it.
-const SUBJECT: usize = 255;
+/// Maximum number of characters in a subject (OpenID Connect Core 1.0, section 2).
+const MAX_SUBJECT_LEN: usize = 255;
 
-/// A signature algorithm. Symmetric ones are not among them: who could check such a token could make one.
+/// A signature algorithm. Symmetric algorithms are not supported: whoever can verify such a token can also forge one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
     /// RSASSA-PKCS1-v1_5 with SHA-256.
@@ -42,7 +42,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Every algorithm, by the name that tokens give it.
+    /// Every algorithm, with its name in tokens.
     pub const ALL: [(&str, Self); 9] = [
         ("RS256", Self::Rs256),
         ("RS384", Self::Rs384),
@@ -55,81 +55,82 @@ impl Algorithm {
         ("EdDSA", Self::EdDsa),
     ];
 
-    /// The algorithm of this name.
+    /// The algorithm with a name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, algorithm)| *algorithm)
     }
 
-    /// Its name.
+    /// The name in tokens.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(_, known)| *known == self).map_or("", |(name, _)| name)
     }
 }
 
-/// An issuer whose tokens are sessions.
+/// A trusted issuer, whose tokens are accepted as sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issuer {
-    /// Its identifier, compared byte by byte with `iss`; an absolute URL.
+    /// Issuer identifier: an absolute URL, compared byte by byte with `iss`.
     pub issuer: String,
-    /// A token must name one of these in `aud`.
+    /// Accepted audiences: `aud` must contain one of them.
     pub audiences: Vec<String>,
-    /// A token must be signed with one of these.
+    /// Accepted signature algorithms.
     pub algorithms: Vec<Algorithm>,
-    /// Names of the keyspaces that it speaks for.
+    /// Names of the keyspaces whose keys its users may manage.
     pub keyspaces: Arc<[String]>,
-    /// The claim with the organizations: its name, or a path with dots.
+    /// The claim with the organizations: a name, or a path separated by dots.
     pub organizations: String,
-    /// The claim with the role; none where the organizations' claim has the roles too.
+    /// The claim with the role; `None` if the claim with the organizations contains the roles.
     pub role: Option<String>,
-    /// The cookie that may hold a token; none if none may.
+    /// The cookie that may hold a token; `None` if tokens in cookies are not accepted.
     pub cookie: Option<String>,
-    /// What its subjects begin with, so that they are no other issuer's.
+    /// Prefix added to its subjects, so that they differ from those of other issuers.
     pub subject_prefix: String,
-    /// How old its keys may get.
+    /// Maximum age of its public keys before they are fetched again.
     pub refresh: Duration,
-    /// Whether it may be asked without TLS, though it is not on this machine.
+    /// Whether its public keys may be fetched without TLS from another machine.
     pub allow_http: bool,
 }
 
 impl Issuer {
-    /// Whether its keys may be fetched from there: by TLS, or from this machine.
+    /// Whether its public keys may be fetched from a URL: with TLS, or from this machine.
     pub fn may_fetch(&self, url: &Url) -> bool {
-        let here = match url.host() {
+        let is_local = match url.host() {
             Some(Host::Domain(name)) => name == "localhost",
             Some(Host::Ipv4(address)) => address.is_loopback(),
             Some(Host::Ipv6(address)) => address.is_loopback(),
             None => false,
         };
-        url.scheme() == "https" || (url.scheme() == "http" && (here || self.allow_http))
+        url.scheme() == "https" || (url.scheme() == "http" && (is_local || self.allow_http))
     }
 
-    /// Whether a token says that it is of this issuer and for us.
-    pub fn is_meant(&self, claims: &Map<String, Value>) -> bool {
-        let ours = |audience: &Value| audience.as_str().is_some_and(|named| self.audiences.iter().any(|a| a == named));
+    /// Whether a token claims to be from this issuer and for this service.
+    pub fn matches(&self, claims: &Map<String, Value>) -> bool {
+        let accepted =
+            |audience: &Value| audience.as_str().is_some_and(|named| self.audiences.iter().any(|a| a == named));
         let audience = match claims.get("aud") {
-            Some(Value::Array(several)) => several.iter().any(ours),
-            Some(one) => ours(one),
+            Some(Value::Array(several)) => several.iter().any(accepted),
+            Some(one) => accepted(one),
             None => false,
         };
         audience && claims.get("iss").and_then(Value::as_str) == Some(&self.issuer)
     }
 
-    /// The caller that a token of this issuer stands for at `now`.
+    /// The caller of a token of this issuer at `now`.
     ///
     /// # Errors
     ///
-    /// UNAUTHENTICATED for a token that is past its time, before it, or of nobody.
+    /// UNAUTHENTICATED if the token has expired, is not valid yet, or has no usable subject.
     pub fn caller(&self, claims: &Map<String, Value>, now: Micros) -> Result<SessionCaller, Error> {
         let time = |name: &str| claims.get(name).map(|value| time(value).ok_or_else(malformed)).transpose();
         let expiry = time("exp")?.ok_or_else(malformed)?;
         if now >= expiry.saturating_add(LEEWAY) {
-            return Err(Error::new(ErrorKind::Unauthenticated, "EXPIRED", BAD));
+            return Err(Error::new(ErrorKind::Unauthenticated, "EXPIRED", INVALID_CREDENTIAL));
         }
         if time("nbf")?.is_some_and(|start| now.saturating_add(LEEWAY) < start) {
             return Err(malformed());
         }
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
-        if !(1..=SUBJECT).contains(&subject.chars().count()) || subject.contains(char::is_control) {
+        if !(1..=MAX_SUBJECT_LEN).contains(&subject.chars().count()) || subject.contains(char::is_control) {
             return Err(malformed());
         }
         Ok(SessionCaller {
@@ -141,7 +142,7 @@ impl Issuer {
 
     fn memberships(&self, claims: &Map<String, Value>) -> Vec<OrgMembership> {
         let role = self.role.as_deref().and_then(|path| claim(claims, path));
-        // A role that is not known gives nothing.
+        // An unknown role grants nothing.
         let role_in = |organization: &str| role_of(role, organization).unwrap_or(Role::Member);
         let named: Vec<(&str, Role)> = match claim(claims, &self.organizations) {
             Some(Value::String(one)) => vec![(one, role_in(one))],
@@ -156,10 +157,10 @@ impl Issuer {
         };
         let mut memberships: Vec<OrgMembership> = Vec::new();
         for (organization, role) in named {
-            // What no key can be bound to is no organization; and an empty name would be every key without one.
-            let good = (1..=MAX_BINDING_LEN).contains(&organization.chars().count())
+            // Skip names that no key can be bound to. An empty name would stand for every key without an organization.
+            let valid = (1..=MAX_BINDING_LEN).contains(&organization.chars().count())
                 && !organization.contains(char::is_control);
-            if good && !memberships.iter().any(|known| known.organization == organization) {
+            if valid && !memberships.iter().any(|known| known.organization == organization) {
                 memberships.push(OrgMembership { organization: organization.to_owned(), role });
             }
         }
@@ -167,16 +168,16 @@ impl Issuer {
     }
 }
 
-/// The public sentence is that of any bad credential.
-const BAD: &str = "Invalid or expired API key";
+/// The same message as for any other invalid credential.
+const INVALID_CREDENTIAL: &str = "Invalid or expired API key";
 
-/// A token that is no good and never was.
+/// The error for a token that is invalid, whatever the time.
 pub fn malformed() -> Error {
-    Error::new(ErrorKind::Unauthenticated, "MALFORMED", BAD)
+    Error::new(ErrorKind::Unauthenticated, "MALFORMED", INVALID_CREDENTIAL)
 }
 
-/// A claim by its name, or by a path of names with dots between them. Names may hold dots themselves, as URLs do: the
-/// longest name that is there leads.
+/// A claim by its name, or by a path of names separated by dots. Names may contain dots themselves, as URLs do; the
+/// longest name that exists is tried first.
 fn claim<'a>(claims: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
     if let Some(value) = claims.get(path) {
         return Some(value);
@@ -187,7 +188,8 @@ fn claim<'a>(claims: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
     })
 }
 
-/// The role in an organization that a claim gives: one role, the strongest of several, or one for each organization.
+/// The role in an organization according to a claim: a single role, the strongest of several, or a role for each
+/// organization.
 fn role_of(value: Option<&Value>, organization: &str) -> Option<Role> {
     match value? {
         Value::String(name) => Role::named(name),
@@ -200,8 +202,11 @@ fn role_of(value: Option<&Value>, organization: &str) -> Option<Role> {
     }
 }
 
-/// A NumericDate: seconds since the epoch, perhaps with a fraction.
-#[expect(clippy::cast_possible_truncation, reason = "a cast from a float saturates, which is what a far time needs")]
+/// A NumericDate (RFC 7519): seconds since the Unix epoch, possibly with a fraction.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a cast from a float saturates, as it should for times that are out of range"
+)]
 fn time(value: &Value) -> Option<Micros> {
     if let Some(seconds) = value.as_i64() {
         return Some(seconds.saturating_mul(SECOND));

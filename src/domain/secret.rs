@@ -1,6 +1,6 @@
-//! Secrets: how they are made, parsed and digested.
+//! Secrets: generating, checking and digesting them.
 //!
-//! A secret is `prefix + body + checksum`. The checksum is keyed, so a forged or mistyped secret is refused with no
+//! A secret is `prefix + body + checksum`. The checksum is keyed, so a forged or mistyped secret is refused without a
 //! look-up.
 
 use std::fmt;
@@ -12,30 +12,30 @@ use zeroize::Zeroizing;
 
 use super::{clock::Entropy, key::Digest, master_keys::MasterKeys};
 
-/// How many characters of a secret are kept for display.
+/// Number of leading characters of a secret that are stored for display.
 pub const DISPLAY_PREFIX_LEN: usize = 12;
-/// No secret is longer than this, in bytes; longer text is malformed without being hashed.
+/// Maximum length of a secret in bytes. Longer text is malformed and is not hashed.
 pub const MAX_SECRET_LEN: usize = 256;
-/// No prefix is longer than this, in bytes.
+/// Maximum length of a prefix in bytes.
 pub const MAX_PREFIX_LEN: usize = 32;
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// Characters of checksum in an alphanumeric secret.
+/// Number of checksum characters in an alphanumeric secret.
 pub const CHECKSUM_CHARS: usize = 6;
-/// Bytes of checksum in a base64url secret, before encoding.
+/// Number of checksum bytes in a base64url secret, before encoding.
 pub const CHECKSUM_BYTES: usize = 4;
 
-/// A plaintext credential. It is wiped when dropped and does not print.
+/// A plaintext credential. It is zeroed on drop, and its `Debug` output is redacted.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes the text as it was presented.
+    /// Wraps the text of a credential.
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
 
-    /// The text itself, for the one place that shows it.
+    /// The plaintext.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -47,28 +47,28 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// SHA-256 of a secret's text.
+/// SHA-256 of a secret.
 pub fn digest(text: &str) -> Digest {
     Digest(Sha256::digest(text.as_bytes()).into())
 }
 
-/// What follows the prefix.
+/// The encoding of the part after the prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
-    /// `bytes` random bytes and 4 of checksum, in base64url without padding.
+    /// `bytes` random bytes and 4 checksum bytes, in base64url without padding.
     Base64Url {
-        /// Random bytes.
+        /// Number of random bytes.
         bytes: usize,
     },
-    /// `length` characters of `[0-9A-Za-z]`, the last 6 of which are the checksum.
+    /// `length` characters of `[0-9A-Za-z]`; the last 6 are the checksum.
     Alphanumeric {
-        /// Characters after the prefix, the checksum among them.
+        /// Number of characters after the prefix, including the checksum.
         length: usize,
     },
 }
 
 impl Encoding {
-    /// How many characters follow the prefix.
+    /// Number of characters after the prefix.
     pub fn chars(self) -> usize {
         match self {
             Self::Base64Url { bytes } => BASE64URL_NOPAD.encode_len(bytes + CHECKSUM_BYTES),
@@ -76,19 +76,19 @@ impl Encoding {
         }
     }
 
-    /// Random bits that a display of the first [`DISPLAY_PREFIX_LEN`] characters leaves hidden, rounded down.
+    /// Number of random bits beyond the first [`DISPLAY_PREFIX_LEN`] characters, rounded down.
     pub fn hidden_bits(self, prefix: &str) -> usize {
         let shown = DISPLAY_PREFIX_LEN.saturating_sub(prefix.len());
         match self {
             Self::Base64Url { bytes } => (bytes * 8).saturating_sub(shown * 6),
-            // log2(62) is a little over 5.954.
+            // log2(62) is slightly more than 5.954.
             Self::Alphanumeric { length } => {
                 length.saturating_sub(CHECKSUM_CHARS).saturating_sub(shown) * 5_954 / 1_000
             }
         }
     }
 
-    /// Makes a secret.
+    /// Generates a secret.
     pub fn generate(self, prefix: &str, master_keys: &MasterKeys, entropy: &dyn Entropy) -> Secret {
         let mut text = Zeroizing::new(String::with_capacity(prefix.len() + self.chars()));
         text.push_str(prefix);
@@ -111,44 +111,45 @@ impl Encoding {
         Secret(text)
     }
 
-    /// Whether `body`, which followed `prefix`, is one that this installation could have made.
+    /// Whether this installation can have generated a secret of this prefix and this body, checksum included.
     pub fn accepts(self, prefix: &str, body: &str, master_keys: &MasterKeys) -> bool {
         if body.len() != self.chars() {
             return false;
         }
         match self {
             Self::Base64Url { bytes } => {
-                // Refuses non-zero trailing bits, so each body has one spelling only.
+                // The decoder refuses non-zero trailing bits, so each body has exactly one encoding.
                 let Ok(decoded) = BASE64URL_NOPAD.decode(body.as_bytes()).map(Zeroizing::new) else {
                     return false;
                 };
-                master_keys
-                    .checks(prefix, &decoded[..bytes], |mac| mac[..CHECKSUM_BYTES].ct_eq(&decoded[bytes..]).into())
+                master_keys.verify_checksum(prefix, &decoded[..bytes], |mac| {
+                    mac[..CHECKSUM_BYTES].ct_eq(&decoded[bytes..]).into()
+                })
             }
             Self::Alphanumeric { length } => {
                 if !body.bytes().all(|c| c.is_ascii_alphanumeric()) {
                     return false;
                 }
                 let (random, checksum) = body.as_bytes().split_at(length.saturating_sub(CHECKSUM_CHARS));
-                master_keys.checks(prefix, random, |mac| base62_checksum(mac).ct_eq(checksum).into())
+                master_keys.verify_checksum(prefix, random, |mac| base62_checksum(mac).ct_eq(checksum).into())
             }
         }
     }
 }
 
-/// Whether this installation made `text`, under whatever prefix. It asks for no keyspace, and so tells the keys of one that
-/// is no longer configured from what nobody made.
+/// Whether this installation issued `text`, under any prefix. Needs no keyspace, so that keys of a keyspace that is no
+/// longer configured can be distinguished from forged ones.
 pub fn issued_by(text: &str, master_keys: &MasterKeys) -> bool {
     if text.len() > MAX_SECRET_LEN {
         return false;
     }
     let bytes = text.as_bytes();
-    // The checksum of characters covers all before it, wherever the prefix ends.
-    let characters = bytes.split_last_chunk::<CHECKSUM_CHARS>().is_some_and(|(covered, checksum)| {
-        master_keys.checks("", covered, |mac| base62_checksum(mac).ct_eq(checksum).into())
+    // The checksum of an alphanumeric secret covers everything before it, wherever the prefix ends.
+    let alphanumeric = bytes.split_last_chunk::<CHECKSUM_CHARS>().is_some_and(|(covered, checksum)| {
+        master_keys.verify_checksum("", covered, |mac| base62_checksum(mac).ct_eq(checksum).into())
     });
-    // That of bytes covers them before they are encoded: where the prefix ends makes a difference.
-    characters
+    // The checksum of a base64url secret covers the decoded bytes, so every end of the prefix has to be tried.
+    alphanumeric
         || (1..=MAX_PREFIX_LEN.min(bytes.len())).any(|end| {
             let decoded = BASE64URL_NOPAD.decode(&bytes[end..]).map(Zeroizing::new).unwrap_or_default();
             let (Some(prefix), Some((body, checksum))) =
@@ -156,11 +157,13 @@ pub fn issued_by(text: &str, master_keys: &MasterKeys) -> bool {
             else {
                 return false;
             };
-            !body.is_empty() && master_keys.checks(prefix, body, |mac| mac[..CHECKSUM_BYTES].ct_eq(checksum).into())
+            !body.is_empty()
+                && master_keys.verify_checksum(prefix, body, |mac| mac[..CHECKSUM_BYTES].ct_eq(checksum).into())
         })
 }
 
-/// Uniform over the alphabet: a byte that would favour some characters is thrown away.
+/// Random characters, uniform over the alphabet: bytes beyond the alphabet are rejected, since a modulo would favour some
+/// characters.
 fn random_base62(length: usize, entropy: &dyn Entropy) -> Zeroizing<String> {
     let mut text = Zeroizing::new(String::with_capacity(length));
     let mut pool = Zeroizing::new([0_u8; 64]);
@@ -209,20 +212,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_generated_parses_and_another_installation_refuses_it(encoding in encodings()) {
+        fn a_generated_secret_is_accepted_by_its_own_installation_and_prefix_only(encoding in encodings()) {
             let secret = encoding.generate("ak_", &master_keys(1), &SystemEntropy);
             let body = body_of(&secret, "ak_");
             prop_assert_eq!(body.len(), encoding.chars());
             prop_assert!(encoding.accepts("ak_", &body, &master_keys(1)));
             prop_assert!(!encoding.accepts("ak_", &body, &master_keys(2)));
             prop_assert!(!encoding.accepts("bk_", &body, &master_keys(1)));
-            // In a list, each key verifies.
+            // With several master keys, each one verifies.
             let both = MasterKeys::new(&MasterKey::new([2; 32]), &[MasterKey::new([1; 32])], &[]);
             prop_assert!(encoding.accepts("ak_", &body, &both) && issued_by(secret.expose(), &both));
         }
 
         #[test]
-        fn what_is_generated_is_known_as_made_here_under_any_prefix(encoding in encodings(), prefix in "[a-z_]{1,32}") {
+        fn a_generated_secret_is_recognized_as_issued_under_any_prefix(encoding in encodings(), prefix in "[a-z_]{1,32}") {
             let secret = encoding.generate(&prefix, &master_keys(1), &SystemEntropy);
             prop_assert!(issued_by(secret.expose(), &master_keys(1)));
             prop_assert!(!issued_by(secret.expose(), &master_keys(2)));
@@ -230,18 +233,18 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_text_was_not_made_here(text: String) {
+        fn arbitrary_text_is_not_recognized_as_issued(text: String) {
             prop_assert!(!issued_by(&text, &master_keys(1)));
         }
 
         #[test]
-        fn one_changed_character_never_parses(encoding in encodings(), place: prop::sample::Index, other in "[0-9A-Za-z_-]") {
+        fn a_secret_with_one_changed_character_is_refused(encoding in encodings(), place: prop::sample::Index, other in "[0-9A-Za-z_-]") {
             let secret = encoding.generate("ak_", &master_keys(1), &SystemEntropy);
             let mut body = body_of(&secret, "ak_");
             let at = place.index(body.len());
             prop_assume!(body[at..=at] != *other);
             body.replace_range(at..=at, &other);
-            // A keyed checksum of 32 or more bits: a chance hit within this many cases is one in tens of millions.
+            // The checksum has at least 32 bits, so a chance match in this many cases is one in tens of millions.
             prop_assert!(!encoding.accepts("ak_", &body, &master_keys(1)));
         }
 
@@ -252,8 +255,8 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_uniform_over_their_alphabet() {
-        // Pearson's chi-squared with 61 degrees of freedom: 130 is past the 99.9999th percentile.
+    fn random_characters_are_uniform_over_the_alphabet() {
+        // Pearson's chi-squared test with 61 degrees of freedom: 130 is beyond the 99.9999th percentile.
         let mut seen = [0_u32; 62];
         let text = random_base62(620_000, &SystemEntropy);
         for byte in text.bytes() {
@@ -264,8 +267,8 @@ mod tests {
     }
 
     #[test]
-    fn a_biased_source_would_show() {
-        /// Every byte below 128 twice as likely in its low half.
+    fn the_uniformity_test_detects_a_biased_source() {
+        /// Never yields some bytes.
         struct Biased;
         impl Entropy for Biased {
             fn fill(&self, out: &mut [u8]) {
@@ -276,17 +279,17 @@ mod tests {
             }
         }
         let text = random_base62(62_000, &Biased);
-        assert!(!text.bytes().any(|c| c == b'z'), "the test above can tell such a source from a good one");
+        assert!(!text.bytes().any(|c| c == b'z'), "a biased source yields no z, which the test above detects");
     }
 
     #[test]
-    fn a_secret_does_not_print() {
+    fn the_debug_output_of_a_secret_is_redacted() {
         let secret = Secret::new("nrx_abc".to_owned());
         assert_eq!(format!("{secret:?}"), "Secret(…)");
     }
 
     #[test]
-    fn hidden_bits_leave_out_what_is_shown() {
+    fn hidden_bits_exclude_the_displayed_characters() {
         assert_eq!(Encoding::Base64Url { bytes: 32 }.hidden_bits("nrx_"), 256 - 48);
         assert_eq!(Encoding::Alphanumeric { length: 32 }.hidden_bits("sk_test_"), 22 * 5_954 / 1_000);
         assert_eq!(Encoding::Alphanumeric { length: 32 }.hidden_bits("a_very_long_prefix_"), 26 * 5_954 / 1_000);

@@ -1,4 +1,4 @@
-//! A session as a caller: a person of one or more organizations, with a role in each.
+//! A session as the caller: a person in one or more organizations, with a role in each.
 
 use std::sync::Arc;
 
@@ -11,16 +11,16 @@ use super::{
 /// What a person may do in an organization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// Nothing with keys.
+    /// May not manage keys.
     Member,
-    /// Lists all keys, makes keys, and changes those that it made.
+    /// Lists all keys, creates keys, and changes the keys it created.
     Admin,
     /// Manages every key.
     Owner,
 }
 
 impl Role {
-    /// The role of this name; none if there is no such role.
+    /// The role with a name; `None` if there is no such role.
     pub fn named(name: &str) -> Option<Self> {
         match name {
             "owner" => Some(Self::Owner),
@@ -31,49 +31,50 @@ impl Role {
     }
 }
 
-/// A person's place in an organization.
+/// A person's membership of an organization.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrgMembership {
-    /// The organization; never empty.
+    /// The organization's name; never empty.
     pub organization: String,
-    /// The role in it.
+    /// The role in the organization.
     pub role: Role,
 }
 
-/// A session as a caller.
+/// A session as the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionCaller {
-    /// Who it is, as `created_by` records it: `user:<subject>`.
+    /// The person in the form that `created_by` stores: `user:<subject>`.
     pub actor: String,
-    /// Names of the keyspaces that its issuer speaks for: organizations mean something in these alone.
+    /// Names of the keyspaces that its issuer is trusted for. Organizations are meaningful in these only.
     pub keyspaces: Arc<[String]>,
-    /// Its organizations, each once.
+    /// The person's organizations, each once.
     pub organizations: Vec<OrgMembership>,
 }
 
 impl SessionCaller {
-    /// Whether there is any organization whose keys it may manage.
+    /// Whether the person may manage the keys of any organization.
     pub fn manages(&self) -> bool {
         self.organizations.iter().any(|own| own.role > Role::Member)
     }
 
-    /// The same person in one organization alone.
+    /// Restricts the session to one organization.
     ///
     /// # Errors
     ///
-    /// PERMISSION_DENIED for an organization that is not its own, existing or not.
-    pub fn narrowed(&self, organization: &str) -> Result<Self> {
+    /// PERMISSION_DENIED for an organization that the person is not in, whether it exists or not.
+    pub fn restrict_to(&self, organization: &str) -> Result<Self> {
         let own = self.membership(organization).ok_or_else(foreign_organization)?;
         Ok(Self { organizations: vec![own.clone()], ..self.clone() })
     }
 
-    /// The organization that a request means, whose keys it may manage. An empty name means the only one.
+    /// Resolves the organization that a request names and whose keys the person may manage. An empty name means the only
+    /// one.
     ///
     /// # Errors
     ///
-    /// INVALID_ARGUMENT if there are several and none is named; PERMISSION_DENIED for one that is not its own, existing
-    /// or not, and for one in which its role may nothing.
-    pub fn choose(&self, named: &str) -> Result<&OrgMembership> {
+    /// INVALID_ARGUMENT if there are several and none is named; PERMISSION_DENIED for an organization that the person is
+    /// not in, whether it exists or not, and for a mere member.
+    pub fn organization(&self, named: &str) -> Result<&OrgMembership> {
         let own = match (named, self.organizations.as_slice()) {
             ("", [only]) => only,
             ("", [_, _, ..]) => {
@@ -81,14 +82,15 @@ impl SessionCaller {
             }
             _ => self.membership(named).ok_or_else(foreign_organization)?,
         };
-        if own.role == Role::Member { Err(members_may_not()) } else { Ok(own) }
+        if own.role == Role::Member { Err(members_cannot_manage()) } else { Ok(own) }
     }
 
-    /// The keyspace that a request means. An empty name means the only one.
+    /// Resolves the keyspace that a request names. An empty name means the only one.
     ///
     /// # Errors
     ///
-    /// INVALID_ARGUMENT if there are several and none is named; PERMISSION_DENIED for one that is not its issuer's.
+    /// INVALID_ARGUMENT if there are several and none is named; PERMISSION_DENIED for a keyspace that the issuer is not
+    /// trusted for.
     pub fn keyspace<'a>(&'a self, named: &'a str) -> Result<&'a str> {
         match (named, &*self.keyspaces) {
             ("", [only]) => Ok(only),
@@ -103,24 +105,26 @@ impl SessionCaller {
         self.keyspaces.contains(&key.keyspace) && self.membership(&key.binding.organization).is_some()
     }
 
-    /// Refuses the record of a key of an organization in which its role may nothing.
+    /// Refuses to show the record of a key to mere members of its organization.
     pub fn may_read(&self, key: &KeyRecord) -> Result<()> {
-        self.choose(&key.binding.organization).map(drop)
+        self.organization(&key.binding.organization).map(drop)
     }
 
-    /// Refuses a change of a key that its role may not change.
+    /// Refuses a change of a key that the person's role does not allow.
     pub fn may_change(&self, key: &KeyRecord) -> Result<()> {
-        match self.choose(&key.binding.organization)?.role {
+        match self.organization(&key.binding.organization)?.role {
             Role::Owner => Ok(()),
-            // The subject is unambiguous: no two issuers of one keyspace can give the same one (see the configuration).
+            // The subject is unambiguous: the configuration ensures that no two issuers of one keyspace share a subject
+            // prefix.
             Role::Admin if key.created_by == self.actor => Ok(()),
             Role::Admin | Role::Member => Err(Error::forbidden("An admin may change only the keys that it created")),
         }
     }
 
-    /// Refuses scopes that its role may not grant: a key that manages keys would undo the role's limit.
+    /// Refuses scopes that the person's role may not grant. An admin could use a key with the admin scope to change keys
+    /// that the admin did not create.
     pub fn may_grant(&self, keyspace: &Keyspace, organization: &str, scopes: &[String]) -> Result<()> {
-        let role = self.choose(organization)?.role;
+        let role = self.organization(organization)?.role;
         match &keyspace.admin_scope {
             Some(admin) if role != Role::Owner && scopes.contains(admin) => {
                 Err(Error::forbidden(format!("Only an owner may grant the '{admin}' scope")))
@@ -134,12 +138,12 @@ impl SessionCaller {
     }
 }
 
-/// The same words whether the named one exists or not.
+/// The error for a foreign organization: the same whether it exists or not.
 pub(super) fn foreign_organization() -> Error {
     Error::forbidden("The organization is not this caller's own")
 }
 
-/// What a caller hears whose role may nothing.
-pub(super) fn members_may_not() -> Error {
+/// The error for a mere member.
+pub(super) fn members_cannot_manage() -> Error {
     Error::forbidden("Members cannot manage API keys")
 }

@@ -1,29 +1,29 @@
-//! The verdict on a key: data with a fixed order of reasons.
+//! Verdicts on keys, with a fixed order of reasons.
 
 use super::{clock::Micros, key::Binding};
 
-/// A verdict. When several reasons hold, the first in this order is the answer.
+/// The code of a verdict. If several reasons apply, the first in this order is the verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum VerdictCode {
-    /// The key is good and may do what was asked.
+    /// The key is valid and matches everything that was asserted.
     Valid,
-    /// Not a secret that this installation made.
+    /// The secret was not issued by this installation.
     Malformed,
-    /// No such key in the keyspace asked for.
+    /// There is no such key in the named keyspace.
     NotFound,
-    /// Revoked.
+    /// The key is revoked.
     Revoked,
-    /// Expired.
+    /// The key has expired.
     Expired,
-    /// Bound to another environment, or to none.
+    /// The key is bound to another environment, or to none.
     WrongEnvironment,
-    /// Bound to another organization, or to none.
+    /// The key is bound to another organization, or to none.
     WrongOrganization,
-    /// Bound to another instance, or to none.
+    /// The key is bound to another instance, or to none.
     WrongInstance,
-    /// Lacks a required scope.
+    /// The key lacks a required scope.
     InsufficientScope,
-    /// Has spent its rate limit.
+    /// The key's rate limit is exhausted.
     RateLimited,
 }
 
@@ -42,7 +42,7 @@ impl VerdictCode {
         Self::RateLimited,
     ];
 
-    /// The code's name in the proto, without its `CODE_`; also the reason of an error that it causes.
+    /// The code's name in the proto without `CODE_`; also the reason of the error it causes.
     pub fn name(self) -> &'static str {
         match self {
             Self::Valid => "VALID",
@@ -58,7 +58,7 @@ impl VerdictCode {
         }
     }
 
-    /// The verdict in words.
+    /// The verdict as a message for people.
     pub fn message(self) -> &'static str {
         match self {
             Self::Valid => "The key is valid",
@@ -75,19 +75,19 @@ impl VerdictCode {
     }
 }
 
-/// What a verdict needs to know of a key.
+/// The properties of a key that its verdict depends on.
 pub trait KeyView {
-    /// Whether it was revoked.
+    /// Whether the key is revoked.
     fn revoked(&self) -> bool;
-    /// When it stops being valid; `Micros::MAX` if never.
+    /// Expiry time; `Micros::MAX` if the key does not expire.
     fn expires_at(&self) -> Micros;
-    /// What it is bound to: environment, organization, instance.
+    /// Environment, organization and instance that the key is bound to.
     fn bound_to(&self) -> [&str; 3];
-    /// Whether it holds a scope.
+    /// Whether the key holds a scope.
     fn holds(&self, scope: &str) -> bool;
 }
 
-/// What a caller asserts of the key; an empty part asserts nothing.
+/// What a caller asserts about the key. An empty part asserts nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Assertions<'a> {
     /// The key's environment.
@@ -96,12 +96,12 @@ pub struct Assertions<'a> {
     pub organization: &'a str,
     /// The key's instance.
     pub instance: &'a str,
-    /// Scopes that it must all hold.
+    /// Scopes that the key must hold.
     pub scopes: &'a [String],
 }
 
 impl<'a> Assertions<'a> {
-    /// Asserts a binding and no scope.
+    /// Assertions of a binding, and of no scope.
     pub fn binding(binding: &'a Binding) -> Self {
         Self {
             environment: &binding.environment,
@@ -112,8 +112,9 @@ impl<'a> Assertions<'a> {
     }
 }
 
-/// The verdict on a key that exists, but for the rate limit, which only [`VerdictCode::Valid`] goes on to spend.
-pub fn judge(key: &impl KeyView, asserted: &Assertions<'_>, now: Micros) -> VerdictCode {
+/// The verdict on a key that exists, before its rate limit. The caller spends the rate limit only after
+/// [`VerdictCode::Valid`].
+pub fn verdict_before_limit(key: &impl KeyView, asserted: &Assertions<'_>, now: Micros) -> VerdictCode {
     if key.revoked() {
         return VerdictCode::Revoked;
     }
@@ -121,7 +122,7 @@ pub fn judge(key: &impl KeyView, asserted: &Assertions<'_>, now: Micros) -> Verd
         return VerdictCode::Expired;
     }
     let [environment, organization, instance] = key.bound_to();
-    // A key without a binding is a mismatch for whoever names one.
+    // An assertion about a part to which the key is not bound is a mismatch, too.
     let mismatch = |asserted: &str, own: &str| !asserted.is_empty() && asserted != own;
     if mismatch(asserted.environment, environment) {
         return VerdictCode::WrongEnvironment;
@@ -142,7 +143,7 @@ pub fn judge(key: &impl KeyView, asserted: &Assertions<'_>, now: Micros) -> Verd
 mod tests {
     use super::*;
 
-    /// A key with chosen faults.
+    /// A key with chosen properties.
     #[derive(Clone, Copy)]
     struct Fake {
         revoked: bool,
@@ -164,7 +165,7 @@ mod tests {
         }
     }
 
-    /// Every reason that `judge` can see, in their fixed order, as a bit each.
+    /// Every reason that `verdict_before_limit` can find, in order. Each one is a bit of a set.
     const ORDER: [VerdictCode; 6] = [
         VerdictCode::Revoked,
         VerdictCode::Expired,
@@ -175,7 +176,7 @@ mod tests {
     ];
 
     #[test]
-    fn of_any_set_of_reasons_the_first_in_order_is_the_verdict() {
+    fn the_first_reason_in_order_is_the_verdict() {
         for set in 0_u32..1 << ORDER.len() {
             let has = |code: VerdictCode| ORDER.iter().position(|c| *c == code).is_some_and(|bit| set >> bit & 1 == 1);
             let key = Fake {
@@ -190,14 +191,14 @@ mod tests {
                 scopes: &scopes,
             };
             let expected = ORDER.into_iter().find(|code| has(*code)).unwrap_or(VerdictCode::Valid);
-            assert_eq!(judge(&key, &asserted, 10), expected, "reasons {set:#b}");
+            assert_eq!(verdict_before_limit(&key, &asserted, 10), expected, "reasons {set:#b}");
         }
     }
 
     #[test]
-    fn a_key_is_expired_from_its_expiry_on_and_not_before() {
+    fn a_key_expires_at_the_moment_of_its_expiry() {
         let key = Fake { revoked: false, expires_at: 10 };
-        assert_eq!(judge(&key, &Assertions::default(), 9), VerdictCode::Valid);
-        assert_eq!(judge(&key, &Assertions::default(), 10), VerdictCode::Expired);
+        assert_eq!(verdict_before_limit(&key, &Assertions::default(), 9), VerdictCode::Valid);
+        assert_eq!(verdict_before_limit(&key, &Assertions::default(), 10), VerdictCode::Expired);
     }
 }

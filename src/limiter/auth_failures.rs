@@ -1,5 +1,7 @@
-//! Failed authentications by client address, in a table of a fixed size: addresses that share a place share what is
-//! known of them. All that this can do to a client is to tell it of a failure in another way.
+//! Failed authentications by client address, in a table of fixed size.
+//!
+//! Addresses that hash to the same slot share one counter. A collision can only cause an invalid credential to be
+//! answered 429 instead of 401.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -8,35 +10,35 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::Subject;
+use super::subject::Subject;
 use crate::domain::{
     backoff::Backoff,
     clock::{Clock, Micros},
     rate_limit::RateLimit,
 };
 
-/// Places: about half a megabyte.
-const PLACES: usize = 1 << 14;
+/// Number of slots: about half a megabyte.
+const SLOTS: usize = 1 << 14;
 
-/// What is known of those who failed.
+/// Counts failed authentications, and limits how often a client is told 401.
 pub struct AuthFailures {
-    places: Box<[Mutex<Backoff>]>,
+    slots: Box<[Mutex<Backoff>]>,
     hasher: RandomState,
     limit: RateLimit,
     clock: Arc<dyn Clock>,
 }
 
 impl AuthFailures {
-    /// Nobody has failed yet.
+    /// An empty table. A client is allowed `limit` failures before it has to wait.
     pub fn new(limit: RateLimit, clock: Arc<dyn Clock>) -> Self {
-        Self { places: (0..PLACES).map(|_| Mutex::default()).collect(), hasher: RandomState::new(), limit, clock }
+        Self { slots: (0..SLOTS).map(|_| Mutex::default()).collect(), hasher: RandomState::new(), limit, clock }
     }
 
-    /// Counts a failure of a client; how long it has to wait, if it is one too many.
-    pub fn fail(&self, client: Subject) -> Option<Micros> {
-        let place = usize::try_from(self.hasher.hash_one(client) % PLACES as u64).unwrap_or(0);
-        let mut backoff = self.places[place].lock();
-        // Under the lock, so that no failure is counted before an earlier one.
+    /// Records a failure of a client. Returns how long the client has to wait if it has exceeded the limit.
+    pub fn record(&self, client: Subject) -> Option<Micros> {
+        let slot = usize::try_from(self.hasher.hash_one(client) % SLOTS as u64).unwrap_or(0);
+        let mut backoff = self.slots[slot].lock();
+        // Read the clock under the lock, so that failures are counted in the order of their times.
         backoff.fail(self.limit, self.clock.monotonic())
     }
 }
@@ -47,15 +49,15 @@ mod tests {
     use crate::domain::clock::{SECOND, SystemClock};
 
     #[test]
-    fn clients_are_told_apart_and_there_is_room_for_any_number() {
+    fn clients_are_counted_separately_and_the_table_does_not_grow() {
         let failures = AuthFailures::new(RateLimit { limit: 3, window: 60 * SECOND }, Arc::new(SystemClock));
         let of = |n: u32| Subject::address(std::net::IpAddr::from(n.to_be_bytes()));
-        assert!((0..3).all(|_| failures.fail(of(1)).is_none()));
-        assert!(failures.fail(of(1)).is_some_and(|wait| wait <= SECOND));
-        assert!(failures.fail(of(2)).is_none());
+        assert!((0..3).all(|_| failures.record(of(1)).is_none()));
+        assert!(failures.record(of(1)).is_some_and(|wait| wait <= SECOND));
+        assert!(failures.record(of(2)).is_none());
         for n in 0..200_000 {
-            failures.fail(of(n));
+            failures.record(of(n));
         }
-        assert_eq!(failures.places.len(), PLACES);
+        assert_eq!(failures.slots.len(), SLOTS);
     }
 }

@@ -1,64 +1,64 @@
-//! Limits of one replica, in memory: exact under concurrency, bounded by sweeping what is idle.
+//! Limits of one replica, in memory: exact under concurrency, and bounded by sweeping idle subjects.
 
 use std::sync::Arc;
 
-use super::{Subject, sharded_map::ShardedMap};
+use super::{sharded_map::ShardedMap, subject::Subject};
 use crate::domain::{
     clock::{Clock, Micros},
     rate_limit::{RateLimit, SlidingWindow, SpendResult},
 };
 
-/// Kept in the table itself: one that was spent of long ago is in no cache of the processor, and a box would be another
-/// line to wait for.
-struct Spending {
+/// The state of one subject. It is stored in the table itself, not in a box: a subject that was not used for a while is
+/// in no CPU cache, and a box would cost a second cache miss.
+struct SubjectWindow {
     window: SlidingWindow,
     length: Micros,
 }
 
-impl Spending {
+impl SubjectWindow {
     fn new(limit: RateLimit, now: Micros) -> Self {
         Self { window: SlidingWindow::empty(limit, now), length: limit.window }
     }
 }
 
-/// Limits in memory.
+/// Enforces limits in memory.
 pub struct MemoryLimiter {
     clock: Arc<dyn Clock>,
-    spendings: ShardedMap<Spending>,
+    subjects: ShardedMap<SubjectWindow>,
 }
 
 impl MemoryLimiter {
-    /// Nothing spent yet.
+    /// A limiter with nothing spent.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, spendings: ShardedMap::default() }
+        Self { clock, subjects: ShardedMap::default() }
     }
 
-    /// Spends `cost` of a subject's limit if it fits; 0 only reads. `reset_at` is on the wall clock.
+    /// Spends `cost` of a subject's limit if it fits; a cost of 0 only reads. `reset_at` is on the wall clock.
     pub fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> SpendResult {
-        let mut place = self.spendings.lock(subject);
-        // Read under the lock, so that a window never sees its calls out of order.
+        let mut entry = self.subjects.lock(subject);
+        // Read the clock under the lock, so that a window sees its calls in the order of their times.
         let now = self.clock.monotonic();
-        let spending = place.or_insert_with(|| Spending::new(limit, now));
-        if spending.length != limit.window {
-            // The setting changed: buckets of another length cannot be compared.
-            *spending = Spending::new(limit, now);
+        let state = entry.or_insert_with(|| SubjectWindow::new(limit, now));
+        if state.length != limit.window {
+            // The window's length changed. Buckets of different lengths cannot be compared, so start anew.
+            *state = SubjectWindow::new(limit, now);
         }
-        let spent = spending.window.spend(limit, now, cost);
-        drop(place);
+        let spent = state.window.spend(limit, now, cost);
+        drop(entry);
         SpendResult { state: spent.state.on_clock(now, self.clock.wall()), ..spent }
     }
 
-    /// Forgets the subjects that have nothing spent any more.
+    /// Drops the subjects that have nothing spent.
     pub fn sweep(&self) {
-        self.spendings.sweep(|| self.clock.monotonic(), |spending, now| !spending.window.idle(spending.length, now));
+        self.subjects.sweep(|| self.clock.monotonic(), |state, now| !state.window.is_idle(state.length, now));
     }
 
-    /// Subjects held.
+    /// Number of subjects.
     pub fn len(&self) -> usize {
-        self.spendings.len()
+        self.subjects.len()
     }
 
-    /// Whether none is held.
+    /// Whether there is no subject.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -71,8 +71,9 @@ mod tests {
     use super::*;
     use crate::domain::clock::{SECOND, SystemClock};
 
-    struct Hand(AtomicI64);
-    impl Clock for Hand {
+    /// A clock that tests set by hand.
+    struct ManualClock(AtomicI64);
+    impl Clock for ManualClock {
         fn wall(&self) -> Micros {
             self.boottime() + 1_000_000 * SECOND
         }
@@ -107,7 +108,7 @@ mod tests {
 
     #[test]
     fn idle_subjects_are_swept_and_busy_ones_stay() {
-        let clock = Arc::new(Hand(AtomicI64::new(0)));
+        let clock = Arc::new(ManualClock(AtomicI64::new(0)));
         let limiter = MemoryLimiter::new(Arc::clone(&clock) as Arc<dyn Clock>);
         for n in 0..10_000 {
             limiter.spend(subject(n), LIMIT, 1);
@@ -117,22 +118,16 @@ mod tests {
         clock.0.store(3_910 * SECOND, Ordering::SeqCst);
         limiter.sweep();
         assert_eq!(limiter.len(), 1);
-        assert!(!limiter.spend(subject(0), LIMIT, 2).admitted, "the sweep forgot what was spent");
+        assert!(
+            !limiter.spend(subject(0), LIMIT, 2).admitted,
+            "the sweep dropped a subject that has calls in its window"
+        );
     }
 
     #[test]
-    fn reset_is_told_on_the_wall_clock() {
-        let limiter = MemoryLimiter::new(Arc::new(Hand(AtomicI64::new(0))));
+    fn reset_at_is_on_the_wall_clock() {
+        let limiter = MemoryLimiter::new(Arc::new(ManualClock(AtomicI64::new(0))));
         let spent = limiter.spend(subject(1), LIMIT, 1);
         assert_eq!(spent.state.reset_at, 1_000_000 * SECOND + 3_900 * SECOND);
-    }
-
-    #[test]
-    fn a_client_has_one_limit_for_its_whole_ipv6_network() {
-        let of = |text: &str| Subject::address(text.parse().unwrap());
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
-        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 }

@@ -1,40 +1,36 @@
-//! Where spent limits are kept. The state is apart from the key cache: no invalidation or eviction resets a limit.
+//! Enforces rate limits. The state is separate from the key cache: no invalidation or eviction resets a limit.
 
 pub mod auth_failures;
 pub mod memory;
 pub mod permit_leases;
 pub mod redis;
 mod sharded_map;
+mod subject;
 
-use std::{
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
+pub use self::subject::Subject;
 use self::{memory::MemoryLimiter, redis::SharedLimiter};
-use crate::domain::{
-    key::KeyId,
-    rate_limit::{RateLimit, SpendResult},
-};
+use crate::domain::rate_limit::{RateLimit, SpendResult};
 
-/// Limits in memory, or shared by many replicas with memory to fall back on.
+/// Limits in memory, or limits shared by many replicas with memory as the fallback.
 pub struct Limiter {
     memory: MemoryLimiter,
     shared: Option<Arc<SharedLimiter>>,
-    /// Spendings that should have been shared and were not.
+    /// Calls that should have been counted by the shared limiter, and were counted by this replica alone.
     fallbacks: AtomicU64,
 }
 
 impl Limiter {
-    /// Limits of one replica; with `shared`, of all that share it.
+    /// A limiter for this replica alone, or, with `shared`, for all replicas that share it.
     pub fn new(memory: MemoryLimiter, shared: Option<Arc<SharedLimiter>>) -> Self {
         Self { memory, shared, fallbacks: AtomicU64::new(0) }
     }
 
-    /// Spends at once; none if that takes a round trip.
+    /// Spends without a round trip; `None` if one is needed.
     pub fn spend_local(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<SpendResult> {
         match &self.shared {
             None => Some(self.memory.spend(subject, limit, cost)),
@@ -43,8 +39,8 @@ impl Limiter {
         }
     }
 
-    /// Spends `cost` of a subject's limit if it fits; 0 only reads. `reset_at` is on the wall clock. A shared server
-    /// that is away never refuses: this replica then limits by itself.
+    /// Spends `cost` of a subject's limit if it fits; a cost of 0 only reads. `reset_at` is on the wall clock. An
+    /// unavailable shared limiter never causes a refusal: this replica then enforces the limit by itself.
     pub async fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> SpendResult {
         if let Some(spent) = self.spend_local(subject, limit, cost) {
             return spent;
@@ -61,7 +57,7 @@ impl Limiter {
         self.memory.spend(subject, limit, cost)
     }
 
-    /// Forgets the subjects that have nothing spent any more.
+    /// Drops the state of subjects that have nothing spent.
     pub fn sweep(&self) {
         self.memory.sweep();
         if let Some(shared) = &self.shared {
@@ -69,39 +65,18 @@ impl Limiter {
         }
     }
 
-    /// Subjects in this replica's memory.
+    /// Number of subjects in this replica's memory.
     pub fn subjects(&self) -> usize {
         self.memory.len() + self.shared.as_ref().map_or(0, |shared| shared.subjects())
     }
 
-    /// Whether limits are shared now; none where they never are.
+    /// Whether limits are currently shared; `None` if no shared limiter is configured.
     pub fn is_shared(&self) -> Option<bool> {
         self.shared.as_ref().map(|shared| shared.is_up())
     }
 
-    /// Spendings that should have been shared and were not.
+    /// Number of calls that should have been counted by the shared limiter, and were counted by this replica alone.
     pub fn fallbacks(&self) -> u64 {
         self.fallbacks.load(Ordering::Relaxed)
-    }
-}
-
-/// Whose limit it is: 128 bits as two words, which need no wider alignment than what is kept beside them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Subject(u64, u64);
-
-impl Subject {
-    /// A key's own limit.
-    pub fn key(id: KeyId) -> Self {
-        let (high, low) = id.0.as_u64_pair();
-        Self(high, low)
-    }
-
-    /// A client address's limit; IPv6 by its /64, since one client has all of it. Key ids are UUIDv7, whose version
-    /// bits no address of these two forms has, so the two kinds never meet.
-    pub fn address(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => Self(4 << 56, u64::from(u32::from(v4))),
-            IpAddr::V6(v6) => Self(6 << 56, (u128::from(v6) >> 64) as u64),
-        }
     }
 }

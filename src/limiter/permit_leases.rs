@@ -1,30 +1,33 @@
-//! What a replica may spend of shared limits without asking, and what it knows to be refused.
+//! Permits that this replica holds of shared limits, and refusals that it remembers: both let it answer without a round
+//! trip.
 
 use std::sync::Arc;
 
-use super::{Subject, sharded_map::ShardedMap};
+use super::{sharded_map::ShardedMap, subject::Subject};
 use crate::domain::{
     clock::{Clock, Micros},
     rate_limit::{
         RateLimit, SpendResult,
-        lease::{Grant, GrantOrigin, KnownRefusal, PermitLease},
+        permit_lease::{Grant, GrantOrigin, KnownRefusal, PermitLease},
     },
 };
 
-/// The leases of one replica.
+/// The permit leases of one replica.
 pub struct PermitLeases {
     clock: Arc<dyn Clock>,
     batch: u32,
-    held: ShardedMap<Box<SubjectState>>,
+    subjects: ShardedMap<Box<SubjectState>>,
 }
 
 #[derive(Default)]
 struct SubjectState {
-    /// A request is under way that brings the next lease. Only one is: so a replica holds one lease of a key at most.
-    asking: bool,
-    known: LocalState,
+    /// A request that may bring the next lease is in flight. Only one may be, so that a replica holds at most one lease
+    /// of a subject.
+    requesting: bool,
+    local: LocalState,
 }
 
+/// What this replica can answer by itself.
 #[derive(Default)]
 enum LocalState {
     #[default]
@@ -38,57 +41,60 @@ impl LocalState {
         let (admitted, state) = match self {
             Self::Nothing => return None,
             Self::Lease(lease) => (true, lease.spend(limit, now, cost)),
-            Self::Refusal(refusal) => (false, refusal.again(limit, now, cost)),
+            Self::Refusal(refusal) => (false, refusal.repeat(limit, now, cost)),
         };
         state.map(|state| SpendResult { admitted, state })
     }
 }
 
 impl PermitLeases {
-    /// No lease yet. One request takes at most `batch` permits, that of its own call included.
+    /// No leases yet. One request takes at most `batch` permits, including the cost of its own call.
     pub fn new(clock: Arc<dyn Clock>, batch: u32) -> Self {
-        Self { clock, batch, held: ShardedMap::default() }
+        Self { clock, batch, subjects: ShardedMap::default() }
     }
 
-    /// Spends without asking; none if that takes a request.
+    /// Spends without a request; `None` if one is needed.
     pub fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<SpendResult> {
-        let mut place = self.held.lock(subject);
-        let held = place.get_mut()?;
-        // Read under the lock, as late as can be: a lease must not be spent past its end, also after a suspension.
-        held.known.spend(limit, self.clock.boottime(), cost)
+        let mut entry = self.subjects.lock(subject);
+        let state = entry.get_mut()?;
+        // Read the clock under the lock, as late as possible. It keeps running while the machine is suspended, so a
+        // lease is never spent after its end.
+        state.local.spend(limit, self.clock.boottime(), cost)
     }
 
-    /// Spends, or begins a request; of those for one subject only the first brings a lease.
+    /// Spends without a request if possible, and prepares a request otherwise. Of several requests for one subject, only
+    /// the first asks for a lease.
     pub fn spend_or_request(&self, subject: Subject, limit: RateLimit, cost: u32) -> SpendStart<'_> {
-        // Before it is sent, whatever comes between.
+        // The lease counts from before the request is sent, whatever delays it.
         let sent = self.clock.boottime();
-        let mut asking = PermitRequest { leases: self, subject, limit, cost, first: false, ask: 0, back: None, sent };
-        // What only reads takes nothing.
+        let mut request =
+            PermitRequest { leases: self, subject, limit, cost, first: false, wanted: 0, returned: None, sent };
+        // A call that only reads takes no permits.
         if cost > 0 {
-            let mut place = self.held.lock(subject);
-            let held = place.or_insert_with(Box::default);
-            if let Some(spent) = held.known.spend(limit, self.clock.boottime(), cost) {
+            let mut entry = self.subjects.lock(subject);
+            let state = entry.or_insert_with(Box::default);
+            if let Some(spent) = state.local.spend(limit, self.clock.boottime(), cost) {
                 return SpendStart::Done(spent);
             }
-            if !held.asking {
-                held.asking = true;
-                asking.first = true;
-                asking.ask = self.batch.saturating_sub(cost);
-                if let LocalState::Lease(lease) = std::mem::take(&mut held.known) {
-                    asking.back = lease.unspent();
+            if !state.requesting {
+                state.requesting = true;
+                request.first = true;
+                request.wanted = self.batch.saturating_sub(cost);
+                if let LocalState::Lease(lease) = std::mem::take(&mut state.local) {
+                    request.returned = lease.unspent();
                 }
             }
         }
-        SpendStart::Request(asking)
+        SpendStart::Request(request)
     }
 
-    /// Forgets what no longer matters.
+    /// Drops the state of subjects that no longer matters.
     pub fn sweep(&self) {
-        self.held.sweep(
+        self.subjects.sweep(
             || self.clock.boottime(),
-            |held, now| {
-                held.asking
-                    || match &held.known {
+            |state, now| {
+                state.requesting
+                    || match &state.local {
                         LocalState::Nothing => false,
                         LocalState::Lease(lease) => lease.is_live(now),
                         LocalState::Refusal(refusal) => refusal.is_live(now),
@@ -97,56 +103,56 @@ impl PermitLeases {
         );
     }
 
-    /// Subjects held.
+    /// Number of subjects.
     pub fn len(&self) -> usize {
-        self.held.len()
+        self.subjects.len()
     }
 
-    /// Whether none is held.
+    /// Whether there is no subject.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// What a spending begins with.
+/// How a call begins to spend.
 pub enum SpendStart<'a> {
-    /// It was done without a request.
+    /// It is done, without a request.
     Done(SpendResult),
-    /// It takes one.
+    /// It needs this request.
     Request(PermitRequest<'a>),
 }
 
-/// A request under way. However it ends, the next one may bring a lease: one that was sent and whose answer is lost
-/// costs what it had taken, which the window counts as spent.
+/// A request in flight. When it ends, in whatever way, the next request may ask for a lease. If its answer is lost, so
+/// are the permits it took: the window counts them as spent.
 pub struct PermitRequest<'a> {
     leases: &'a PermitLeases,
     subject: Subject,
     limit: RateLimit,
     cost: u32,
     first: bool,
-    /// How many permits to ask for beyond the cost.
-    pub ask: u32,
-    /// What goes back.
-    pub back: Option<(u32, GrantOrigin)>,
+    /// Number of permits to ask for, beyond the cost.
+    pub wanted: u32,
+    /// Unspent permits to return.
+    pub returned: Option<(u32, GrantOrigin)>,
     sent: Micros,
 }
 
 impl PermitRequest<'_> {
-    /// What came of it; the same, with the permits that this replica now has told as remaining.
-    pub fn settle(self, mut spent: SpendResult, grant: Option<Grant>) -> SpendResult {
+    /// Stores the answer. Returns it with the permits that this replica now holds counted as remaining.
+    pub fn complete(self, mut spent: SpendResult, grant: Option<Grant>) -> SpendResult {
         let now = self.leases.clock.boottime();
         let grant = grant.filter(|grant| self.first && grant.permits > 0);
-        let known = match grant {
+        let local = match grant {
             Some(grant) => Some(LocalState::Lease(PermitLease::new(self.limit, self.sent, spent.state, grant))),
             None if spent.admitted => None,
             None => KnownRefusal::new(self.limit, now, spent.state, self.cost).map(LocalState::Refusal),
         };
-        if let Some(known) = known {
-            let mut place = self.leases.held.lock(self.subject);
-            let held = place.or_insert_with(Box::default);
-            // Whoever came second does not put a refusal in a lease's place.
-            if self.first || matches!(held.known, LocalState::Nothing) {
-                held.known = known;
+        if let Some(local) = local {
+            let mut entry = self.leases.subjects.lock(self.subject);
+            let state = entry.or_insert_with(Box::default);
+            // A request that was not the first must not replace a lease with a refusal.
+            if self.first || matches!(state.local, LocalState::Nothing) {
+                state.local = local;
             }
         }
         spent.state.remaining += grant.map_or(0, |grant| grant.permits);
@@ -157,9 +163,9 @@ impl PermitRequest<'_> {
 impl Drop for PermitRequest<'_> {
     fn drop(&mut self) {
         if self.first
-            && let Some(held) = self.leases.held.lock(self.subject).get_mut()
+            && let Some(state) = self.leases.subjects.lock(self.subject).get_mut()
         {
-            held.asking = false;
+            state.requesting = false;
         }
     }
 }

@@ -1,13 +1,13 @@
-//! Limits that many replicas share, in Redis or Valkey: one script, one round trip, on the server's clock.
+//! Limits shared by many replicas, in Redis or Valkey: one script, one round trip, on the server's clock.
 //!
-//! No call waits for a server that is away. Calls are bounded at `PATIENCE`; after a few errors in a row, or a silence,
-//! the connection is given up and a task of its own looks for the server until it is back.
+//! No caller waits for an unavailable server. Each call has a timeout of [`CALL_TIMEOUT`]. After several failures in a
+//! row the circuit breaker opens: the connection is dropped, and a background task reconnects.
 //!
-//! With leases a call takes permits ahead of need, and most calls then take no round trip.
+//! With permit leases, a call takes permits ahead of need, and most calls need no round trip.
 
 use std::{
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
@@ -22,46 +22,52 @@ use tokio::{
 };
 
 use super::{
-    Subject,
     permit_leases::{PermitLeases, PermitRequest, SpendStart},
+    subject::Subject,
 };
 use crate::domain::rate_limit::{
     RateLimit, RateState, SpendResult,
-    lease::{Grant, GrantOrigin},
+    permit_lease::{Grant, GrantOrigin},
 };
 
-/// How long one call may take.
-const PATIENCE: Duration = Duration::from_millis(5);
-/// Failures in a row after which the connection is given up.
-const FAILURES: u32 = 5;
-/// How long it may answer nothing before that. A stall of a few milliseconds fails all the calls in flight, which are as
-/// many as there are; to give the connection up for it would cost far more calls than these.
-const SILENCE: Duration = Duration::from_millis(100);
-/// Between two looks for a server that is away.
-const PAUSE: Duration = Duration::from_millis(250);
-/// How long a new connection may take.
-const CONNECTING: Duration = Duration::from_secs(1);
+/// Timeout of one Redis call.
+const CALL_TIMEOUT: Duration = Duration::from_millis(5);
+/// Number of failures in a row after which the circuit breaker may open.
+const MAX_FAILURES: u32 = 5;
+/// Redis is considered down once no call has been answered for this long. A stall of a few milliseconds fails every call
+/// in flight; that alone must not open the circuit breaker, since reconnecting fails far more calls.
+const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(100);
+/// Delay between two attempts to connect.
+const RETRY_DELAY: Duration = Duration::from_millis(250);
+/// Timeout of one attempt to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a task that holds a connection checks whether its limiter still exists.
+const OWNER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum number of calls queued on the connection, for all callers together. The library's default is 50.
+const PIPELINE_BUFFER: usize = 4_096;
 
-/// The way to a shared server, and whether it works.
+/// The connection to the shared store, and whether it works.
 pub struct SharedLimiter {
-    /// None while the server is away.
+    /// `None` while the server is unavailable.
     connection: ArcSwapOption<MultiplexedConnection>,
+    /// Failures in a row.
     failures: AtomicU32,
     started: Instant,
-    /// When the server answered last, in microseconds after the start.
+    /// Time of the last answer, in microseconds since `started`.
     answered: AtomicU64,
+    /// Wakes the reconnecting task when the circuit breaker opens.
     lost: Notify,
     script: Script,
-    /// None: each call asks.
+    /// `None`: every call makes a round trip.
     leases: Option<PermitLeases>,
 }
 
 impl SharedLimiter {
-    /// Starts looking for the server on `runtime`.
+    /// Starts connecting on `runtime`.
     ///
     /// # Errors
     ///
-    /// A URL that cannot be read.
+    /// A URL that cannot be parsed.
     pub fn start(url: &str, leases: Option<PermitLeases>, runtime: &Handle) -> Result<Arc<Self>, RedisError> {
         let client = Client::open(url)?;
         let limiter = Arc::new(Self {
@@ -73,28 +79,28 @@ impl SharedLimiter {
             script: Script::new(include_str!("window.lua")),
             leases,
         });
-        runtime.spawn(keep(Arc::downgrade(&limiter), client));
+        runtime.spawn(keep_connected(Arc::downgrade(&limiter), client));
         Ok(limiter)
     }
 
-    /// Whether the server is there.
+    /// Whether the server is available.
     pub fn is_up(&self) -> bool {
         self.connection.load().is_some()
     }
 
-    /// Spends without asking the server; none if that cannot be.
+    /// Spends without a round trip; `None` if one is needed.
     pub fn spend_local(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<SpendResult> {
         self.leases.as_ref()?.spend(subject, limit, cost)
     }
 
-    /// Spends on the server; none if it is away or does not answer in time.
+    /// Spends on the server; `None` if it is unavailable or does not answer in time.
     pub async fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<SpendResult> {
-        let asking = match self.leases.as_ref().map(|leases| leases.spend_or_request(subject, limit, cost)) {
+        let request = match self.leases.as_ref().map(|leases| leases.spend_or_request(subject, limit, cost)) {
             Some(SpendStart::Done(spent)) => return Some(spent),
-            Some(SpendStart::Request(asking)) => Some(asking),
+            Some(SpendStart::Request(request)) => Some(request),
             None => None,
         };
-        let answer = self.request(subject, limit, cost, asking.as_ref()).await?;
+        let answer = self.call_script(subject, limit, cost, request.as_ref()).await?;
         let [admitted, remaining, reset, wait, ..] = answer[..] else { return None };
         let spent = SpendResult {
             admitted: admitted == 1,
@@ -105,51 +111,51 @@ impl SharedLimiter {
                 retry_after: (wait >= 0).then(|| wait.saturating_mul(1_000)),
             },
         };
-        Some(match asking {
-            Some(asking) => asking.settle(spent, grant(&answer)),
+        Some(match request {
+            Some(request) => request.complete(spent, grant(&answer)),
             None => spent,
         })
     }
 
-    /// Forgets what no longer matters.
+    /// Drops local state that no longer matters.
     pub fn sweep(&self) {
         if let Some(leases) = &self.leases {
             leases.sweep();
         }
     }
 
-    /// Subjects in this replica's memory.
+    /// Number of subjects in this replica's memory.
     pub fn subjects(&self) -> usize {
         self.leases.as_ref().map_or(0, PermitLeases::len)
     }
 
-    /// One round trip; the script's answer.
-    async fn request(
+    /// One round trip. Returns the script's answer.
+    async fn call_script(
         &self,
         subject: Subject,
         limit: RateLimit,
         cost: u32,
-        asking: Option<&PermitRequest<'_>>,
+        request: Option<&PermitRequest<'_>>,
     ) -> Option<Vec<i64>> {
         let mut connection = MultiplexedConnection::clone(&*self.connection.load_full()?);
         let mut call = self.script.prepare_invoke();
         call.key(key(subject, limit)).arg(limit.limit).arg(limit.window / 1_000).arg(cost).arg(0);
-        if let Some(asking) = asking {
-            let (permits, origin) = asking.back.unwrap_or((0, GrantOrigin { bucket: 0, window: 0 }));
-            call.arg(asking.ask).arg(permits).arg(origin.bucket).arg(origin.window);
+        if let Some(request) = request {
+            let (permits, origin) = request.returned.unwrap_or((0, GrantOrigin { bucket: 0, window: 0 }));
+            call.arg(request.wanted).arg(permits).arg(origin.bucket).arg(origin.window);
         }
-        match timeout(PATIENCE, call.invoke_async(&mut connection)).await {
+        match timeout(CALL_TIMEOUT, call.invoke_async(&mut connection)).await {
             Ok(Ok(answer)) => {
-                self.answered();
+                self.on_answer();
                 Some(answer)
             }
             Ok(Err(error)) => {
-                tracing::debug!(%error, "the rate limit server refused a call");
-                self.failed(true);
+                tracing::debug!(%error, "rate limit store call failed");
+                self.on_failure(true);
                 None
             }
             Err(_) => {
-                self.failed(false);
+                self.on_failure(false);
                 None
             }
         }
@@ -159,72 +165,82 @@ impl SharedLimiter {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    fn answered(&self) {
+    fn on_answer(&self) {
         self.failures.store(0, Ordering::Relaxed);
         self.answered.store(self.now(), Ordering::Relaxed);
     }
 
-    /// A call was broken off, or was merely not answered in time.
-    fn failed(&self, broken: bool) {
-        let row = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        let silence = Duration::from_micros(self.now().saturating_sub(self.answered.load(Ordering::Relaxed)));
-        if row >= FAILURES && (broken || silence >= SILENCE) && self.connection.swap(None).is_some() {
-            tracing::warn!("the rate limit server is away: each replica limits by itself, the whole limit each");
+    /// Counts a failed call: an error, or only a timeout. Opens the circuit breaker after enough of them.
+    fn on_failure(&self, error: bool) {
+        let in_a_row = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        let unanswered = Duration::from_micros(self.now().saturating_sub(self.answered.load(Ordering::Relaxed)));
+        if in_a_row >= MAX_FAILURES
+            && (error || unanswered >= UNRESPONSIVE_AFTER)
+            && self.connection.swap(None).is_some()
+        {
+            tracing::warn!("rate limit store unavailable, each replica enforces the whole limit by itself");
             self.lost.notify_one();
         }
     }
 }
 
-/// What the script gave ahead of need.
+/// The permits that the script granted ahead of need.
 fn grant(answer: &[i64]) -> Option<Grant> {
     let [permits, left, bucket, window] = *answer.get(4..)? else { return None };
     let permits = u32::try_from(permits).ok()?;
     Some(Grant { permits, left: left.saturating_mul(1_000), origin: GrantOrigin { bucket, window } })
 }
 
-/// The name of a window. Its braces keep it in one slot of a cluster.
+/// The Redis key of a window. Its braces keep it in one slot of a cluster.
 fn key(subject: Subject, limit: RateLimit) -> String {
     let Subject(high, low) = subject;
     format!("keyward:rate:{{{high:016x}{low:016x}}}:{}", limit.window)
 }
 
-/// Keeps a connection for as long as the limiter lives.
-async fn keep(limiter: std::sync::Weak<SharedLimiter>, client: Client) {
+/// Keeps a connection open for as long as the limiter exists.
+async fn keep_connected(limiter: Weak<SharedLimiter>, client: Client) {
     let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECTING))
-        .set_response_timeout(Some(CONNECTING))
-        // The default of 50 is soon full: it holds what all callers have in flight.
-        .set_pipeline_buffer_size(4_096);
-    let mut told = false;
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(CONNECT_TIMEOUT))
+        .set_pipeline_buffer_size(PIPELINE_BUFFER);
+    let (mut was_connected, mut failure_logged) = (false, false);
     loop {
-        let found = async {
-            let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-            redis::cmd("PING").query_async::<()>(&mut connection).await?;
-            Ok::<_, RedisError>(connection)
-        };
-        let found = timeout(CONNECTING, found).await;
+        let connected = timeout(CONNECT_TIMEOUT, connect(&client, &config)).await;
         let Some(this) = limiter.upgrade() else { return };
-        match found {
+        match connected {
             Ok(Ok(connection)) => {
-                this.answered();
+                this.on_answer();
                 this.connection.store(Some(Arc::new(connection)));
-                tracing::info!("the rate limit server is there: limits are shared");
-                told = true;
+                if was_connected {
+                    tracing::info!("rate limit store reconnected, limits are shared again");
+                } else {
+                    tracing::info!("rate limit store connected, limits are shared");
+                }
+                (was_connected, failure_logged) = (true, true);
                 let lost = this.lost.notified();
                 tokio::pin!(lost);
-                while tokio::time::timeout(CONNECTING, &mut lost).await.is_err() {
+                while timeout(OWNER_CHECK_INTERVAL, &mut lost).await.is_err() {
                     if Arc::strong_count(&this) == 1 {
                         return;
                     }
                 }
             }
-            Ok(Err(error)) if !told => {
-                tracing::warn!(%error, "the rate limit server cannot be reached: each replica limits by itself");
-                told = true;
+            Ok(Err(error)) if !failure_logged => {
+                tracing::warn!(
+                    %error,
+                    "rate limit store unreachable, retrying; each replica enforces the whole limit by itself"
+                );
+                failure_logged = true;
             }
             _ => {}
         }
         drop(this);
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
+}
+
+async fn connect(client: &Client, config: &AsyncConnectionConfig) -> Result<MultiplexedConnection, RedisError> {
+    let mut connection = client.get_multiplexed_async_connection_with_config(config).await?;
+    redis::cmd("PING").query_async::<()>(&mut connection).await?;
+    Ok(connection)
 }

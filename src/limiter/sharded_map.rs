@@ -1,25 +1,25 @@
-//! State of many subjects, spread over locks.
+//! A map from subjects to their state, spread over many locks.
 
 use std::hash::BuildHasher as _;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use parking_lot::{Mutex, MutexGuard};
 
-use super::Subject;
+use super::subject::Subject;
 use crate::domain::clock::Micros;
 
-/// Locks that the subjects are spread over.
+/// Number of locks.
 const SHARDS: usize = 64;
 
 type Table<V> = HashTable<(Subject, V)>;
 
-/// A value for each subject.
+/// One value for each subject.
 pub struct ShardedMap<V> {
     shards: Vec<Mutex<Table<V>>>,
     hasher: DefaultHashBuilder,
 }
 
-/// A subject's place, locked together with those beside it.
+/// The entry of one subject, vacant or not. Its shard is locked for as long as this lives.
 pub struct LockedEntry<'a, V> {
     table: MutexGuard<'a, Table<V>>,
     hasher: &'a DefaultHashBuilder,
@@ -34,27 +34,28 @@ impl<V> Default for ShardedMap<V> {
 }
 
 impl<V> ShardedMap<V> {
-    /// Where a subject's value is, or will be.
+    /// Locks the entry of a subject.
     pub fn lock(&self, subject: Subject) -> LockedEntry<'_, V> {
         let hash = self.hasher.hash_one(subject);
-        // Bits that the table itself makes little use of.
+        // Choose the shard by bits that the table itself hardly uses.
         let shard = usize::try_from(hash >> 32).unwrap_or(0) % SHARDS;
         LockedEntry { table: self.shards[shard].lock(), hasher: &self.hasher, hash, subject }
     }
 
-    /// Forgets what does not stay at the time of its turn: a shard at a time, each under its own lock.
-    pub fn sweep(&self, now: impl Fn() -> Micros, stays: impl Fn(&V, Micros) -> bool) {
+    /// Drops the values that `retain` rejects. Shards are swept one after the other, each under its own lock and with
+    /// its own reading of `now`.
+    pub fn sweep(&self, now: impl Fn() -> Micros, retain: impl Fn(&V, Micros) -> bool) {
         for shard in &self.shards {
             let mut table = shard.lock();
             let now = now();
-            table.retain(|(_, value)| stays(value, now));
+            table.retain(|(_, value)| retain(value, now));
             if table.capacity() > 4 * table.len() {
                 table.shrink_to_fit(|(subject, _)| self.hasher.hash_one(subject));
             }
         }
     }
 
-    /// Subjects held.
+    /// Number of subjects.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
@@ -63,13 +64,14 @@ impl<V> ShardedMap<V> {
 impl<V> LockedEntry<'_, V> {
     /// The subject's value, if there is one.
     pub fn get_mut(&mut self) -> Option<&mut V> {
-        self.table.find_mut(self.hash, |(held, _)| *held == self.subject).map(|(_, value)| value)
+        self.table.find_mut(self.hash, |(stored, _)| *stored == self.subject).map(|(_, value)| value)
     }
 
-    /// The subject's value, made if there is none.
+    /// The subject's value; inserts one if there is none.
     pub fn or_insert_with(&mut self, make: impl FnOnce() -> V) -> &mut V {
         let (subject, hasher) = (self.subject, self.hasher);
-        let entry = self.table.entry(self.hash, |(held, _)| *held == subject, |(held, _)| hasher.hash_one(held));
+        let entry =
+            self.table.entry(self.hash, |(stored, _)| *stored == subject, |(stored, _)| hasher.hash_one(stored));
         &mut entry.or_insert_with(|| (subject, make())).into_mut().1
     }
 }

@@ -1,20 +1,20 @@
--- One spending against one sliding window, in one round trip: the arithmetic of domain/rate.rs.
+-- Spends from one sliding window, in one round trip. The arithmetic is that of domain/rate_limit/window.rs.
 --
--- KEYS[1]  the window: the number of its newest bucket, then what was spent in it and in the 12 before it
--- ARGV     limit, window in milliseconds, cost, and now in milliseconds (0: this server's own clock)
--- Answers  admitted (0 or 1), what may still be spent, when that next grows (ms), and how long until the cost fits
---          (ms; -1 if it was admitted, or never can be)
+-- KEYS[1]  the window: the number of its newest bucket, then the counts of that bucket and of the 12 before it
+-- ARGV     limit, window in milliseconds, cost, and now in milliseconds (0: use this server's clock)
+-- Returns  admitted (0 or 1), the remaining limit, when the remaining limit next grows (ms), and the wait until the
+--          cost fits (ms; -1 if it was admitted, or never fits)
 --
--- For permits ahead of need (domain/rate/lease.rs), also:
--- ARGV     how many to give at most; how many come back, from which bucket, of which window
--- Answers  how many are given, for how many ms they are good, their bucket, and the number of this window
+-- Additionally, for permit leases (domain/rate_limit/permit_lease.rs):
+-- ARGV     maximum number of permits to grant; number of permits returned, their bucket, and their window's number
+-- Returns  number of permits granted, how long they are valid (ms), their bucket, and this window's number
 local limit, window, cost, now = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 if now == 0 then
     local time = redis.call('TIME')
     now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- The floor of 12 * now / window. Numbers are floats: exact for these integers, but for the division.
+-- The floor of 12 * now / window. Lua numbers are floats: exact for these integers, except for the division.
 local scaled = 12 * now
 local bucket = math.floor(scaled / window)
 if bucket * window > scaled then bucket = bucket - 1 end
@@ -27,7 +27,7 @@ if kept then
     local read = cmsgpack.unpack(kept)
     newest = read[1]
     for place = 1, 13 do counts[place] = read[place + 1] end
-    -- Absent in what an older version wrote.
+    -- Absent in values written by an older version.
     number = read[15] or 0
 end
 
@@ -35,11 +35,11 @@ local steps = bucket - newest
 if steps > 0 then
     for place = 13, 1, -1 do counts[place] = counts[place - steps] or 0 end
 elseif steps < 0 then
-    -- The clock stepped back: ages are kept, each a bucket younger, so that nothing is unlocked early.
+    -- The clock stepped back. Every count moves to a bucket one younger, so that nothing leaves the window early.
     counts[1] = counts[1] + counts[2]
     for place = 2, 12 do counts[place] = counts[place + 1] end
     counts[13] = 0
-    -- What was taken in a bucket before the step is now in another one: nothing of it comes back.
+    -- Permits granted before the step are now in another bucket, so none of them may be returned.
     number = number + 1
 end
 
@@ -62,7 +62,7 @@ if admitted then
     changed = changed or cost > 0
 end
 
--- Given permits are spent before this bucket ends. This clock may be up to a millisecond past `now`.
+-- Granted permits must be spent before this bucket ends. This clock may be up to a millisecond past `now`.
 local given, left = 0, math.floor((bucket + 1) * window / 12) - now - 1
 if ask and admitted and cost > 0 and left > 0 then
     given = math.min(ask, math.floor((limit - used) / 16))
@@ -70,7 +70,7 @@ if ask and admitted and cost > 0 and left > 0 then
     used = used + given
 end
 
--- The first millisecond of the 13th bucket after the one at this place.
+-- When the bucket at this place leaves the window: the first millisecond of the 13th bucket after it.
 local function leaves_at(place)
     local exact = (bucket + 14 - place) * window
     local at = math.floor(exact / 12)

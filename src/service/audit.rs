@@ -94,7 +94,7 @@ impl AuditLog {
         let manager = access::may_manage(caller)?;
         let mut violations = Violations::default();
         violations.binding(&request.binding);
-        violations.bound("keyspace", &request.keyspace);
+        violations.identifier("keyspace", &request.keyspace);
         violations.actor("actor", &request.actor);
         let key = filter(request.key).and_then(|text| parsed(&mut violations, "key_id", text.parse::<KeyId>()));
         let kind = filter(request.kind).and_then(|text| {
@@ -108,7 +108,7 @@ impl AuditLog {
         violations.finish()?;
         let Binding { organization, instance, environment } = request.binding;
         let mut binding = [filter(organization), filter(instance), filter(environment)];
-        manager.confine_filter(&mut binding)?;
+        manager.restrict_filter(&mut binding)?;
         let keyspace = filter(manager.keyspace(&request.keyspace)?.to_owned());
         let [organization, instance, environment] = binding;
         let page_size = page_size(request.page_size);

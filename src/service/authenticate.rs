@@ -206,7 +206,7 @@ impl Authenticator {
         if error.kind != ErrorKind::Unauthenticated || error.reason == "MISSING_CREDENTIAL" {
             return error;
         }
-        let wait = self.failures.fail(Subject::address(client));
+        let wait = self.failures.record(Subject::address(client));
         self.metrics.failed_authentication(wait.is_some());
         let Some(wait) = wait else { return error };
         let retry_after = u64::try_from(wait).ok().map(Duration::from_micros);

@@ -38,7 +38,7 @@ impl Health {
             lease_micros: self.replica.lease.remaining(),
             limited_subjects: self.limiter.subjects(),
             limits_shared: self.limiter.is_shared(),
-            limits_fallen_back: self.limiter.fallbacks(),
+            limit_fallbacks: self.limiter.fallbacks(),
             issuers_without_keys: sessions.map(|level| level.without),
             issuer_keys_micros: sessions.map(|level| level.oldest),
             issuer_failures: sessions.map_or(0, |level| level.failures),

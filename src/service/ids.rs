@@ -5,19 +5,19 @@ use std::sync::Arc;
 use crate::domain::{
     clock::{Clock, Entropy},
     event::EventId,
-    key::{KeyId, KeyIds},
+    key::{KeyId, KeyIdGenerator},
 };
 
 /// Makes ids of keys and of events: UUIDv7, which sort by the time at which they were made.
 pub struct IdGenerator {
-    sequence: KeyIds,
+    sequence: KeyIdGenerator,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
 
 impl IdGenerator {
     pub(super) fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
-        Self { sequence: KeyIds::default(), clock, entropy }
+        Self { sequence: KeyIdGenerator::default(), clock, entropy }
     }
 
     /// The id of a key that is created now.

@@ -25,7 +25,7 @@ impl PageTokens {
 
     /// The token of the page after the item with the id `last`.
     pub fn token(&self, filters: &[Vec<u8>], last: Uuid) -> String {
-        page_token::token(&self.0, &parts(filters), KeyId(last))
+        page_token::encode(&self.0, &parts(filters), KeyId(last))
     }
 
     /// The id after which a page begins; none for the first page.
@@ -37,7 +37,7 @@ impl PageTokens {
         if token.is_empty() {
             return Ok(None);
         }
-        let last = page_token::position(&self.0, &parts(filters), token);
+        let last = page_token::decode(&self.0, &parts(filters), token);
         let last = last.ok_or_else(|| Error::invalid("page_token", "is not a token of this query"))?;
         Ok(Some(last.0))
     }

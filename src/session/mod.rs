@@ -87,7 +87,7 @@ impl Sessions {
     pub async fn caller(&self, token: &str, cookie: Option<&str>, deadline: Instant) -> Result<SessionCaller> {
         let token = Token::parse(token).ok_or_else(malformed)?;
         let read_from = |rules: &Issuer| cookie.is_none() || rules.cookie.as_deref() == cookie;
-        let meant = |trusted: &&Trusted| read_from(&trusted.rules) && trusted.rules.is_meant(&token.claims);
+        let meant = |trusted: &&Trusted| read_from(&trusted.rules) && trusted.rules.matches(&token.claims);
         let Trusted { rules, provider } = self.issuers.iter().find(meant).ok_or_else(malformed)?;
         if !rules.algorithms.contains(&token.algorithm) {
             return Err(malformed());

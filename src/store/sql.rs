@@ -384,7 +384,7 @@ impl Readable {
         let limit = limit.and_then(|limit| u32::try_from(limit).ok());
         let read = limit.zip(window).map(|(limit, window)| RateLimit { limit, window });
         // One that is out of its bounds would be calculated with on each check.
-        let sound = read.filter(|read| read.limit_is_sound() && read.window_is_sound());
+        let sound = read.filter(|read| read.has_valid_limit() && read.has_valid_window());
         sound.map(Some).ok_or_else(|| self.unreadable("rate limit"))
     }
 }

@@ -13,7 +13,7 @@ use keyward::{
         clock::{Clock as _, Micros, SECOND, SystemClock},
         rate_limit::{
             RateLimit, RateState,
-            lease::{Grant, GrantOrigin, PermitLease, SHARE},
+            permit_lease::{Grant, GrantOrigin, PermitLease, SHARE},
         },
     },
     limiter::{Limiter, memory::MemoryLimiter, permit_leases::PermitLeases, redis::SharedLimiter},

@@ -225,8 +225,8 @@ async fn through_every_outage(setup: impl Fn() -> Setup, held: u32) {
         let log = server.log();
         let told = |text: &str| log.matches(text).count();
         // One line for each time, whatever the number of calls.
-        assert!((2..=12).contains(&told("the rate limit server is away")), "{log}");
-        assert!((3..=13).contains(&told("the rate limit server is there")), "{log}");
+        assert!((2..=12).contains(&told("rate limit store unavailable")), "{log}");
+        assert!((3..=13).contains(&told("connected, limits are shared")), "{log}");
     }
 }
 
@@ -247,7 +247,7 @@ async fn a_redis_that_cannot_be_reached_at_the_start_is_found_later() {
     proxy.down(true);
     let mut replicas = Replicas::over(redis, proxy, 2, Setup::new).await;
     for server in &replicas.servers {
-        server.logged("the rate limit server cannot be reached: each replica limits by itself").await;
+        server.logged("rate limit store unreachable, retrying").await;
     }
     replicas.shared(false).await;
     replicas.keep_a_limit_each(5).await;
@@ -311,7 +311,7 @@ async fn redis_is_spoken_to_under_tls_and_with_a_password() {
             setup = setup.env("SSL_CERT_FILE", ca.cert.to_str().unwrap());
         }
         let server = setup.start();
-        let told = if shared { "limits are shared" } else { "cannot be reached: each replica limits by itself" };
+        let told = if shared { "limits are shared" } else { "rate limit store unreachable, retrying" };
         server.logged(told).await;
         let mut client = server.client().await;
         let request = CreateRequest { rate_limit: Some(own_limit(2, 3_600)), ..CreateRequest::default() };

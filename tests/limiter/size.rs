@@ -7,7 +7,7 @@ use keyward::{
         clock::{SECOND, SystemClock},
         rate_limit::{
             RateLimit, RateState, SpendResult,
-            lease::{Grant, GrantOrigin},
+            permit_lease::{Grant, GrantOrigin},
         },
     },
     limiter::{
@@ -56,7 +56,7 @@ fn a_million_leases_fit_in_200_megabytes() {
         };
         let state = RateState { limit: LIMIT.limit, remaining: 900, reset_at: 0, retry_after: None };
         let grant = Grant { permits: 62, left: 300 * SECOND, origin: GrantOrigin { bucket: 1, window: 1 } };
-        asking.settle(SpendResult { admitted: true, state }, Some(grant));
+        asking.complete(SpendResult { admitted: true, state }, Some(grant));
     }
     let taken = resident_megabytes() - before;
     assert_eq!(leases.len(), 1_000_000);

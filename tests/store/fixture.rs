@@ -6,7 +6,7 @@ use keyward::{
     domain::{
         clock::{Clock as _, Entropy as _, Micros, SECOND, SystemClock, SystemEntropy},
         event::EventId,
-        key::{Binding, Digest, KeyFacts, KeyId, KeyIds, KeyRecord},
+        key::{Binding, Digest, KeyFacts, KeyId, KeyIdGenerator, KeyRecord},
         rate_limit::RateLimit,
     },
     store::{
@@ -147,7 +147,7 @@ pub fn event_id() -> EventId {
     EventId(IDS.next(&SystemClock, &SystemEntropy).0)
 }
 
-static IDS: std::sync::LazyLock<KeyIds> = std::sync::LazyLock::new(KeyIds::default);
+static IDS: std::sync::LazyLock<KeyIdGenerator> = std::sync::LazyLock::new(KeyIdGenerator::default);
 
 /// A new key with a digest of its own and a value in every column.
 pub fn key() -> KeyRecord {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use keyward::domain::{
     clock::{Clock as _, SystemClock, SystemEntropy},
-    key::KeyIds,
+    key::KeyIdGenerator,
     keyspace::{Keyspace, RESERVED_KEYSPACE, VERIFY_SCOPE},
     secret::{self, DISPLAY_PREFIX_LEN, Secret},
 };
@@ -45,7 +45,7 @@ impl Seed {
         let options: PgConnectOptions = self.database_url.parse()?;
         let mut conn = options.connect().await?;
         let mut frames = Frames::create(&self.out)?;
-        let ids = KeyIds::default();
+        let ids = KeyIdGenerator::default();
         let metadata = serde_json::to_string(&metadata())?;
         let scopes = serde_json::to_string(&SCOPES)?;
         let row = |keyspace: &str, organization: &str, scopes: &str, metadata: &str, secret: &Secret| {

@@ -61,7 +61,7 @@ fn time(what: &str, mut step: impl FnMut(usize)) {
 
 fn keyspace(rate_limit: Option<RateLimit>) -> Keyspace {
     let scopes = ["build", "submit", "update"].map(str::to_owned).to_vec();
-    Keyspace { default_scopes: scopes, rate_limit, ..Keyspace::plain("norrix", "nrx_", ENCODING) }
+    Keyspace { default_scopes: scopes, rate_limit, ..Keyspace::with_defaults("norrix", "nrx_", ENCODING) }
 }
 
 const ENCODING: Encoding = Encoding::Base64Url { bytes: 32 };

@@ -137,7 +137,7 @@ impl Egress {
         if self.allow_cidrs.iter().any(|network| network.contains(&ip)) {
             return Ok(());
         }
-        ip_class::special(ip).map_or(Ok(()), Err)
+        ip_class::special_purpose(ip).map_or(Ok(()), Err)
     }
 }
 

@@ -274,8 +274,8 @@ proptest! {
         for url in [text, format!("https://{host}/")] {
             if let Ok(target) = Egress::default().target(&url) {
                 match target.host {
-                    Host::Ipv4(v4) => prop_assert_eq!(ip_class::special(v4.into()), None),
-                    Host::Ipv6(v6) => prop_assert_eq!(ip_class::special(v6.into()), None),
+                    Host::Ipv4(v4) => prop_assert_eq!(ip_class::special_purpose(v4.into()), None),
+                    Host::Ipv6(v6) => prop_assert_eq!(ip_class::special_purpose(v6.into()), None),
                     Host::Domain(name) => prop_assert!(!name.is_empty()),
                 }
             }

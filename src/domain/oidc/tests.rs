@@ -57,7 +57,7 @@ fn issuer_and_audience_are_compared_exactly() {
         (json!({"iss": ["https://login.example/pool"]}), false),
         (json!({"iss": null}), false),
     ] {
-        assert_eq!(issuer.is_meant(&claims(&more)), good, "{more}");
+        assert_eq!(issuer.matches(&claims(&more)), good, "{more}");
     }
 }
 

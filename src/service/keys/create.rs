@@ -90,7 +90,7 @@ impl Keys {
             // After every check: a refused request creates nothing and does not count.
             self.spend_public_creation(client).await?;
         }
-        let prefix = keyspace.prefixes.of(&request.binding.environment).unwrap_or_default();
+        let prefix = keyspace.prefixes.for_environment(&request.binding.environment).unwrap_or_default();
         let id = self.ids.key_id();
         let has_webhook = !request.webhook_url.is_empty();
         let webhook_version = if has_webhook { self.master_keys.next_webhook_version(0) } else { 0 };
@@ -152,7 +152,7 @@ impl Keys {
         if keyspace.require.environment {
             apply_host_environment(caller, &mut request.binding, host)?;
         }
-        manager.confine(&mut request.binding)?;
+        manager.restrict_binding(&mut request.binding)?;
         let scopes = request.scopes.as_ref().unwrap_or(&keyspace.default_scopes);
         manager.may_grant(&keyspace, &request.binding.organization, scopes)?;
         Ok(keyspace)
@@ -182,7 +182,7 @@ fn validate(
 ) -> Result<Option<Micros>> {
     let mut violations = Violations::default();
     violations.binding(&request.binding);
-    violations.line("name", &request.name);
+    violations.display_text("name", &request.name);
     violations.metadata(&request.metadata);
     violations.webhook(&request.webhook_url, egress);
     if let Some(rate_limit) = &request.rate_limit {
@@ -199,7 +199,7 @@ fn validate(
     }
     let environment = &request.binding.environment;
     // A missing environment is reported above, where the keyspace requires one.
-    if keyspace.prefixes.of(environment).is_none() && !(environment.is_empty() && keyspace.require.environment) {
+    if keyspace.prefixes.for_environment(environment).is_none() && !(environment.is_empty() && keyspace.require.environment) {
         violations.add("environment", "must be one of the keyspace's");
     }
     let default = keyspace.default_ttl.and_then(|ttl| Micros::try_from(ttl.as_micros()).ok());

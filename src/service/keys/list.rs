@@ -52,13 +52,13 @@ impl Keys {
         let manager = access::may_manage(caller)?;
         let mut violations = Violations::default();
         violations.binding(&request.binding);
-        violations.bound("keyspace", &request.keyspace);
+        violations.identifier("keyspace", &request.keyspace);
         violations.actor("created_by", &request.created_by);
         violations.check(request.page_size <= MAX_PAGE_SIZE, "page_size", "must be 0 to 1000");
         violations.finish()?;
         let Binding { organization, instance, environment } = request.binding;
         let mut binding = [filter(organization), filter(instance), filter(environment)];
-        manager.confine_filter(&mut binding)?;
+        manager.restrict_filter(&mut binding)?;
         let keyspace = filter(manager.keyspace(&request.keyspace)?.to_owned());
         let [organization, instance, environment] = binding;
         let page_size = page_size(request.page_size);

@@ -34,7 +34,7 @@ impl Keys {
         let manager = access::may_manage(caller)?;
         let mut violations = Violations::default();
         let id = id.parse::<KeyId>().map_err(|why| violations.add("id", why.to_string()));
-        violations.line("reason", &reason);
+        violations.display_text("reason", &reason);
         violations.finish()?;
         let Ok(id) = id else { return Err(Error::no_such_key()) };
         manager.may_change(&self.visible(manager, id, context).await?)?;

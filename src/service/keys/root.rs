@@ -37,7 +37,7 @@ impl Keys {
 
     fn new_root_key(&self) -> (Secret, KeyRecord) {
         let reserved = Keyspace::reserved();
-        let prefix = reserved.prefixes.of("").unwrap_or_default();
+        let prefix = reserved.prefixes.for_environment("").unwrap_or_default();
         let secret = reserved.encoding.generate(prefix, &self.master_keys, &*self.entropy);
         let record = KeyRecord {
             id: self.ids.key_id(),

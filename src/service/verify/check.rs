@@ -47,7 +47,7 @@ impl Check<'_> {
         }
         let mut violations = Violations::default();
         for (field, part) in parts {
-            violations.bound(field, part);
+            violations.identifier(field, part);
         }
         violations.scopes("required_scopes", scopes);
         violations.finish()

@@ -15,7 +15,7 @@ use crate::{
         master_keys::MasterKeys,
         rate_limit::{RateLimit, RateState, SpendResult},
         secret,
-        verdict::{VerdictCode, judge},
+        verdict::{VerdictCode, verdict_before_limit},
     },
     limiter::{Limiter, Subject},
     replica::{CacheGuard, KeySnapshot, Replica, cached_key::CachedKey},
@@ -179,7 +179,7 @@ impl Evaluator {
         if asserted.environment.is_empty() && keyspace.require.environment {
             asserted.environment = check.host_environment;
         }
-        match judge(&**key, &asserted, now) {
+        match verdict_before_limit(&**key, &asserted, now) {
             VerdictCode::Valid => WithoutLimit::Valid { now, limit: limit_of(key, keyspace) },
             code => WithoutLimit::Decided(Verdict { code, key: Some(Arc::clone(key)), rate: None }),
         }

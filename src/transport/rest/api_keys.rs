@@ -139,7 +139,7 @@ pub(super) async fn manager(exchange: &mut RequestContext<'_>) -> Result<Caller>
     // `orgId` may stand on any of these routes; it only ever narrows.
     let query = exchange.parts.uri.query().unwrap_or_default();
     for (_, organization) in url::form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "orgId") {
-        caller = access::narrowed(caller, &organization)?;
+        caller = access::restrict_to_organization(caller, &organization)?;
     }
     Ok(caller)
 }

@@ -75,7 +75,7 @@ impl Fields {
 
     /// Notes a bad field, unless something worse is known of it already.
     pub fn bad(&mut self, field: &'static str, description: &'static str) {
-        if !self.violations.has(field) {
+        if !self.violations.contains(field) {
             self.violations.add(field, description);
         }
     }

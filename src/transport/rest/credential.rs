@@ -51,7 +51,7 @@ pub fn find<'a>(headers: &'a HeaderMap, service: &'a Services, sessions: bool) -
         let counts = match service.registry.by_prefix(&text) {
             // Operators use bearer, whatever their credential begins with.
             _ if service.auth.is_root(&text) => Some(place == CredentialHeader::Bearer),
-            Some((keyspace, _)) => Some(keyspace.credential.reads(place)),
+            Some((keyspace, _)) => Some(keyspace.credential.accepts(place)),
             None => session.then_some(true),
         };
         match counts {
@@ -60,7 +60,7 @@ pub fn find<'a>(headers: &'a HeaderMap, service: &'a Services, sessions: bool) -
             }
             Some(true) => known = Some(if session { Presented::Token(text) } else { Presented::Secret(text) }),
             // The reserved keyspace reads bearer, so that always counts as read.
-            None if service.registry.all().iter().any(|keyspace| keyspace.credential.reads(place)) => {
+            None if service.registry.all().iter().any(|keyspace| keyspace.credential.accepts(place)) => {
                 unknown = unknown.or(Some(Presented::Secret(text)));
             }
             Some(false) | None => {}

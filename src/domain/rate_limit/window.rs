@@ -1,98 +1,36 @@
-//! A strict sliding window: never more than the limit in any span of one window.
+//! A strict sliding window: no span of one window ever holds more than the limit.
 //!
-//! A window is cut into 12 buckets, and spending counts until its whole bucket is a window old. With the newest bucket
-//! that makes 13, so no span of one window can hold more than the limit, a spent call comes back at most a twelfth of
-//! the window late, and the state is a handful of integers. All arithmetic is on integers; time is an argument.
+//! A window is divided into 12 buckets. A call counts until its whole bucket is one window old, so 13 buckets count at
+//! any moment: those of a window, and the newest one. A call therefore leaves the window at most a twelfth of the window
+//! late, and the state is a handful of integers.
 
-pub mod lease;
+use super::limit::{RateLimit, RateState, SpendResult};
+use crate::domain::clock::Micros;
 
-use super::clock::{Micros, SECOND};
-
-/// Buckets that a window is cut into.
-pub const BUCKETS: i64 = 12;
-/// Buckets that are counted: a window's, and the one that has begun.
-const COUNTED: usize = 13;
-/// The same, for arithmetic with bucket numbers.
+/// Number of buckets in a window.
+pub(super) const BUCKETS: i64 = 12;
+/// Number of buckets that count: those of a window, and the newest one.
+pub(super) const COUNTED: usize = 13;
+/// [`COUNTED`], for arithmetic with bucket numbers.
 const SPAN: i64 = 13;
 
-/// The largest limit.
-pub const MAX_LIMIT: u32 = 1_000_000_000;
-/// The shortest and the longest window.
-pub const WINDOW_RANGE: std::ops::RangeInclusive<Micros> = SECOND..=366 * 86_400 * SECOND;
-
-/// At most `limit` in any span of `window`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RateLimit {
-    /// 1 to [`MAX_LIMIT`].
-    pub limit: u32,
-    /// Within [`WINDOW_RANGE`], in whole milliseconds.
-    pub window: Micros,
-}
-
-/// Failed authentications of a client address, where nothing is configured.
-pub const FAILED_AUTHENTICATIONS: RateLimit = RateLimit { limit: 300, window: 60 * SECOND };
-/// Creations without a credential of a client address, where nothing is configured.
-pub const PUBLIC_CREATIONS: RateLimit = RateLimit { limit: 10, window: 60 * SECOND };
-
-impl RateLimit {
-    /// Whether the limit itself is within its bounds.
-    pub fn limit_is_sound(&self) -> bool {
-        (1..=MAX_LIMIT).contains(&self.limit)
-    }
-
-    /// Whether the window is within its bounds, and in whole milliseconds: a shared server counts in those.
-    pub fn window_is_sound(&self) -> bool {
-        WINDOW_RANGE.contains(&self.window) && self.window % 1_000 == 0
-    }
-}
-
-/// Where a key stands in its window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RateState {
-    /// The limit.
-    pub limit: u32,
-    /// What may still be spent.
-    pub remaining: u32,
-    /// When `remaining` next grows; now, if nothing is spent. On the clock of the call that made this.
-    pub reset_at: Micros,
-    /// How long until the same cost is admitted; none if it was, or never can be.
-    pub retry_after: Option<Micros>,
-}
-
-impl RateState {
-    /// The same state with `reset_at` on another clock, which shows `there` when this one shows `here`.
-    #[must_use]
-    pub fn on_clock(self, here: Micros, there: Micros) -> Self {
-        Self { reset_at: self.reset_at - here + there, ..self }
-    }
-}
-
-/// What came of trying to spend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SpendResult {
-    /// Whether the cost was admitted, and spent.
-    pub admitted: bool,
-    /// The state afterwards.
-    pub state: RateState,
-}
-
-/// What one key has spent lately.
+/// What one subject has spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlidingWindow {
     /// Number of the newest bucket, counted from the clock's zero.
-    newest: i64,
-    /// Spent in the newest bucket, in the one before it, and so on.
-    counts: [u32; COUNTED],
+    pub(super) newest: i64,
+    /// Count of each bucket, newest first.
+    pub(super) counts: [u32; COUNTED],
 }
 
 impl SlidingWindow {
-    /// Nothing spent, as of `now`.
+    /// A window with nothing spent at `now`.
     pub fn empty(limit: RateLimit, now: Micros) -> Self {
         Self { newest: bucket(limit, now), counts: [0; COUNTED] }
     }
 
-    /// Spends `cost` if it fits; a cost of 0 only reads. `now` is on a clock that goes forward; if it steps back all
-    /// the same, nothing is unlocked, and nothing stays locked for longer than a window and two buckets.
+    /// Spends `cost` if it fits; a cost of 0 only reads. `now` should be on a monotonic clock. If it steps back, no call
+    /// leaves the window early, and none stays for longer than a window and two buckets.
     pub fn spend(&mut self, limit: RateLimit, now: Micros, cost: u32) -> SpendResult {
         self.roll(bucket(limit, now));
         let used = self.used();
@@ -112,17 +50,18 @@ impl SlidingWindow {
         SpendResult { admitted, state }
     }
 
-    /// Whether nothing is counted any more at `now`, so that the window may be forgotten.
-    pub fn idle(mut self, limit_window: Micros, now: Micros) -> bool {
+    /// Whether nothing counts at `now`, so that the window may be dropped.
+    pub fn is_idle(mut self, limit_window: Micros, now: Micros) -> bool {
         self.roll(bucket(RateLimit { limit: 1, window: limit_window }, now));
         self.used() == 0
     }
 
-    fn used(&self) -> u64 {
+    pub(super) fn used(&self) -> u64 {
         self.counts.iter().map(|count| u64::from(*count)).sum()
     }
 
-    fn roll(&mut self, bucket: i64) {
+    /// Makes `bucket` the newest one.
+    pub(super) fn roll(&mut self, bucket: i64) {
         match usize::try_from(bucket.saturating_sub(self.newest)) {
             Ok(0) => {}
             Ok(steps) if steps < COUNTED => {
@@ -130,8 +69,8 @@ impl SlidingWindow {
                 self.counts[..steps].fill(0);
             }
             Ok(_) => self.counts = [0; COUNTED],
-            // The clock stepped back, to an unknown place within its bucket. Ages are kept, each made a bucket
-            // younger, so that what was spent still counts for a whole window of the new time.
+            // The clock stepped back, to an unknown position within its bucket. Every count moves to a bucket one younger,
+            // so that each call still counts for at least a whole window of the new time.
             Err(_) => {
                 self.counts[0] = self.counts[0].saturating_add(self.counts[1]);
                 self.counts.copy_within(2.., 1);
@@ -141,23 +80,23 @@ impl SlidingWindow {
         self.newest = bucket;
     }
 
-    /// Age in buckets of the oldest spending.
+    /// Age in buckets of the oldest count.
     fn oldest(&self) -> Option<usize> {
         self.counts.iter().rposition(|count| *count > 0)
     }
 
-    /// When the bucket of this age stops counting: the first microsecond of the 13th bucket after it.
+    /// When the bucket of this age leaves the window: the first microsecond of the 13th bucket after it.
     fn leaves_at(&self, limit: RateLimit, age: usize) -> Micros {
         let age = i64::try_from(age).unwrap_or(SPAN);
         let bucket = self.newest.saturating_add(SPAN - age);
         match bucket.checked_mul(limit.window) {
-            // The floor of the negative is the negative of the ceiling.
+            // The ceiling, as the negative of the floor of the negative.
             Some(scaled) => -(-scaled).div_euclid(BUCKETS),
             None => Micros::MAX,
         }
     }
 
-    /// How long until `cost` fits; none if it is above the limit.
+    /// How long until `cost` fits; `None` if it exceeds the limit.
     fn wait(&self, limit: RateLimit, now: Micros, cost: u32) -> Option<Micros> {
         let room = u64::from(limit.limit.checked_sub(cost)?);
         let mut left = self.used();
@@ -171,9 +110,9 @@ impl SlidingWindow {
     }
 }
 
-/// Number of the bucket that `now` is in: the exact floor of `12 * now / window`. A clock would have to count for 24,000
-/// years to reach the bound.
-fn bucket(limit: RateLimit, now: Micros) -> i64 {
+/// Number of the bucket that `now` is in: the exact floor of `12 * now / window`. A clock reaches the saturation bound
+/// only after 24,000 years.
+pub(super) fn bucket(limit: RateLimit, now: Micros) -> i64 {
     now.saturating_mul(BUCKETS).div_euclid(limit.window).min(i64::MAX - SPAN)
 }
 
@@ -182,6 +121,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::{
+        clock::SECOND,
+        rate_limit::limit::{MAX_LIMIT, WINDOW_RANGE},
+    };
 
     fn limits() -> impl Strategy<Value = RateLimit> {
         (1_u32..=40, prop_oneof![Just(60 * SECOND), SECOND..=100 * SECOND])
@@ -206,7 +149,7 @@ mod tests {
         }
 
         #[test]
-        fn a_spent_call_returns_at_most_a_twelfth_of_the_window_late(limit in limits(), start in 0..1_i64 << 50, into: i32) {
+        fn a_call_leaves_the_window_at_most_a_twelfth_of_it_late(limit in limits(), start in 0..1_i64 << 50, into: i32) {
             let start = start + i64::from(into).rem_euclid(limit.window);
             let mut window = SlidingWindow::empty(limit, start);
             prop_assert!(window.spend(limit, start, limit.limit).admitted);
@@ -218,7 +161,7 @@ mod tests {
         fn calls_spaced_at_twelve_thirteenths_of_the_rate_always_pass(limit in limits(), start in 0..1_i64 << 50) {
             let mut window = SlidingWindow::empty(limit, start);
             for call in 0..i64::from(limit.limit) * 40 {
-                // The exact moment of each call, rounded up: no drift.
+                // The exact time of each call, rounded up, so that rounding does not accumulate.
                 let at = start + (call * limit.window * 13 + i64::from(limit.limit) * 12 - 1) / (i64::from(limit.limit) * 12);
                 prop_assert!(window.spend(limit, at, 1).admitted, "call {call}");
             }
@@ -254,27 +197,27 @@ mod tests {
         }
 
         #[test]
-        fn a_clock_that_steps_back_neither_unlocks_nor_locks(
+        fn a_clock_that_steps_back_neither_frees_calls_early_nor_keeps_them_for_ever(
             limit in limits(), start in 1_i64 << 49..1_i64 << 50, back in 0_i64..1 << 48, after in 0_i64..24_000,
         ) {
             let mut window = SlidingWindow::empty(limit, start);
             prop_assert!(window.spend(limit, start, limit.limit).admitted);
-            // True time goes on by nothing while the clock steps back.
+            // The clock steps back while no true time passes.
             let stepped = start - back;
             let first = window.spend(limit, stepped, 1);
             prop_assert!(!first.admitted);
             let elapsed = after * limit.window / 10_000;
             let admitted = window.spend(limit, stepped + elapsed, 1).admitted;
             if elapsed < limit.window {
-                prop_assert!(!admitted, "unlocked after {elapsed}");
+                prop_assert!(!admitted, "admitted after {elapsed}");
             }
             if elapsed > limit.window + limit.window / 6 {
-                prop_assert!(admitted, "still locked after {elapsed}");
+                prop_assert!(admitted, "still refused after {elapsed}");
             }
         }
 
         #[test]
-        fn nothing_overflows_at_the_bounds(now: i64, next: i64, cost: u32, limit in 1..=MAX_LIMIT) {
+        fn arithmetic_does_not_overflow_at_the_bounds(now: i64, next: i64, cost: u32, limit in 1..=MAX_LIMIT) {
             for window in [*WINDOW_RANGE.start(), *WINDOW_RANGE.end()] {
                 let limit = RateLimit { limit, window };
                 let mut state = SlidingWindow::empty(limit, now);
@@ -292,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cost_above_the_limit_spends_nothing_and_names_no_time() {
+    fn a_cost_above_the_limit_spends_nothing_and_has_no_retry_after() {
         let limit = RateLimit { limit: 5, window: SECOND };
         let mut window = SlidingWindow::empty(limit, 0);
         let refused = window.spend(limit, 0, 6);
@@ -305,10 +248,10 @@ mod tests {
     fn windows_roll_under_steady_traffic() {
         let limit = RateLimit { limit: 100, window: 60 * SECOND };
         let mut window = SlidingWindow::empty(limit, 0);
-        // Two calls a second for an hour: all the limit's worth and no more in the long run.
+        // Two calls a second for an hour: at most 100 a minute are admitted, and hardly fewer.
         let admitted = (0..7_200_i64).filter(|n| window.spend(limit, n * SECOND / 2, 1).admitted).count();
         assert!((5_400..=6_000).contains(&admitted), "{admitted}");
-        assert!(!window.idle(limit.window, 3_600 * SECOND));
-        assert!(window.idle(limit.window, 3_665 * SECOND));
+        assert!(!window.is_idle(limit.window, 3_600 * SECOND));
+        assert!(window.is_idle(limit.window, 3_665 * SECOND));
     }
 }
