@@ -1,5 +1,5 @@
-//! The cache's own code on a controlled scheduler: whatever the order of steps, memory never gives back what a change
-//! that was applied has made old.
+//! The real cache code under the shuttle scheduler: in every order of steps, the cache never returns a key that an applied
+//! change has made stale.
 //!
 //! `cargo test --features shuttle --test shuttle_cache`
 
@@ -19,13 +19,13 @@ use keyward::{
 use shuttle::{sync::Mutex, thread};
 use uuid::Uuid;
 
-/// Orders that are tried at random, and as many with few switches at the worst places.
-const ORDERS: usize = 2_500;
+/// Number of schedules to try, once at random, and once by the PCT algorithm.
+const SCHEDULES: usize = 2_500;
 
 const KEY: Digest = Digest([7; 32]);
 const OTHERS: [Digest; 3] = [Digest([1; 32]), Digest([2; 32]), Digest([3; 32])];
 
-/// One key in a database, and the memory of one replica.
+/// One key in a database, and the cache of one replica.
 struct World {
     revoked: Mutex<bool>,
     cache: KeyCache,
@@ -36,21 +36,21 @@ impl World {
         Arc::new(Self { revoked: Mutex::new(false), cache: KeyCache::new(1 << 20) })
     }
 
-    /// A look-up as the gatherer makes it.
+    /// A look-up, with the same steps as in `replica/lookup.rs`.
     fn look_up(&self) {
-        let mark = self.cache.current_seq();
+        let seq = self.cache.current_seq();
         let entry = Arc::new(entry(*self.revoked.lock().unwrap()));
-        self.cache.fill(mark, std::iter::once((&KEY, &entry)));
+        self.cache.fill(seq, std::iter::once((&KEY, &entry)));
     }
 
     fn commit(&self) {
         *self.revoked.lock().unwrap() = true;
     }
 
-    /// To be called once the change was applied.
-    fn assert_not_old(&self) {
-        let held = self.cache.get(&KEY);
-        assert!(held.is_none_or(|entry| entry.revoked()), "memory holds what the change made old");
+    /// Call this after the change was applied.
+    fn assert_not_stale(&self) {
+        let cached = self.cache.get(&KEY);
+        assert!(cached.is_none_or(|entry| entry.revoked()), "the cache holds a stale key");
     }
 }
 
@@ -72,35 +72,35 @@ fn entry(revoked: bool) -> CachedKey {
     CachedKey::new(&facts, Some(0))
 }
 
-/// Two look-ups race the change as it is committed and applied, and a third one follows.
+/// Two look-ups race the commit and the application of the change; a third one follows.
 fn race(apply: fn(&Arc<World>)) {
     let world = World::new();
     let start = |work: fn(&World)| {
         let world = Arc::clone(&world);
         thread::spawn(move || work(&world))
     };
-    let looking = [start(World::look_up), start(World::look_up)];
+    let racing = [start(World::look_up), start(World::look_up)];
     world.commit();
     apply(&world);
-    world.assert_not_old();
+    world.assert_not_stale();
     let late = start(World::look_up);
-    world.assert_not_old();
-    for thread in looking.into_iter().chain([late]) {
+    world.assert_not_stale();
+    for thread in racing.into_iter().chain([late]) {
         thread.join().unwrap();
     }
-    world.assert_not_old();
+    world.assert_not_stale();
 }
 
-fn every_order(apply: fn(&Arc<World>)) {
-    shuttle::check_random(move || race(apply), ORDERS);
-    shuttle::check_pct(move || race(apply), ORDERS, 3);
+fn try_schedules(apply: fn(&Arc<World>)) {
+    shuttle::check_random(move || race(apply), SCHEDULES);
+    shuttle::check_pct(move || race(apply), SCHEDULES, 3);
 }
 
 fn one_change(world: &Arc<World>) {
     world.cache.invalidate(&KEY);
 }
 
-/// More than the cache remembers by digest.
+/// More changes than the cache keeps by digest.
 fn a_change_and_many_more(world: &Arc<World>) {
     world.cache.invalidate(&KEY);
     for other in &OTHERS {
@@ -117,27 +117,27 @@ fn the_change_twice_at_once(world: &Arc<World>) {
     let follower = Arc::clone(world);
     let follower = thread::spawn(move || follower.cache.invalidate(&KEY));
     world.cache.invalidate(&KEY);
-    world.assert_not_old();
+    world.assert_not_stale();
     follower.join().unwrap();
 }
 
 #[test]
-fn memory_never_holds_what_an_applied_change_made_old() {
-    every_order(one_change);
-    every_order(a_change_and_many_more);
-    every_order(the_change_twice_at_once);
+fn the_cache_holds_no_stale_key_after_a_change() {
+    try_schedules(one_change);
+    try_schedules(a_change_and_many_more);
+    try_schedules(the_change_twice_at_once);
 }
 
 #[test]
-fn memory_never_holds_what_a_clear_made_old() {
-    every_order(a_clear);
+fn the_cache_holds_no_stale_key_after_a_clear() {
+    try_schedules(a_clear);
 }
 
 #[test]
-fn without_its_fence_it_does() {
+fn without_the_fence_the_cache_holds_a_stale_key() {
     for apply in [one_change as fn(&Arc<World>), a_change_and_many_more, a_clear] {
-        let _back = fault_injection::disable("fill_fence");
-        let checked = catch_unwind(AssertUnwindSafe(|| every_order(apply)));
-        assert!(checked.is_err(), "no order shows that the fence is needed");
+        let _disabled = fault_injection::disable("fill_fence");
+        let checked = catch_unwind(AssertUnwindSafe(|| try_schedules(apply)));
+        assert!(checked.is_err(), "no schedule shows that the fence is needed");
     }
 }

@@ -96,7 +96,7 @@ impl CacheGuard<'_> {
 
 /// Delays a cache read if a test wants something to happen between the lease check and the read.
 fn inject_delay() {
-    if fault_injection::disabled("slow_recall") {
+    if fault_injection::disabled("slow_cache_read") {
         std::thread::sleep(2 * fault_injection::INJECTED_DELAY);
     }
 }

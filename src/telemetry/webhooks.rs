@@ -1,43 +1,43 @@
-//! What is measured of webhooks.
+//! Metrics of webhooks: names, help texts and handles.
 
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Unit};
 
-/// Deliveries that are pending, of all replicas.
+/// Pending deliveries, of all replicas.
 pub const PENDING: &str = "keyward_webhook_pending";
-/// Seconds for which the first of them has been due.
+/// Seconds for which the earliest pending delivery has been due.
 pub const OVERDUE_SECONDS: &str = "keyward_webhook_overdue_seconds";
 /// Attempts by `outcome`.
 pub const ATTEMPTS: &str = "keyward_webhook_attempts_total";
 /// Seconds from an event to its delivery.
 pub const DELIVERY_SECONDS: &str = "keyward_webhook_delivery_seconds";
-/// From an event that is told at once to one that took three days.
+/// Histogram buckets in seconds, from an immediate delivery to one that took days.
 pub const DELIVERY_BUCKETS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0, 7_200.0, 86_400.0];
 
-/// What came of an attempt.
+/// The outcome of a delivery attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryOutcome {
-    /// 2xx.
+    /// Answered 2xx.
     Delivered,
-    /// 410: the webhook is disabled.
+    /// Answered 410: the webhook is disabled.
     Gone,
-    /// 3xx, which nothing follows.
+    /// Answered 3xx. Redirects are not followed.
     Redirected,
-    /// Another status.
+    /// Answered with another status.
     Rejected,
-    /// Where the URL leads is out of bounds.
+    /// The egress rules forbid the URL or its address.
     Refused,
-    /// No connection, or nothing that could be read on it.
+    /// No connection, or no readable response.
     Unreachable,
-    /// Not in time.
+    /// No response in time.
     TimedOut,
-    /// There was nothing to send, or nothing to sign it with.
+    /// Nothing to send, or no secret to sign it with.
     Abandoned,
 }
 
 impl DeliveryOutcome {
-    /// All of them, in their order.
+    /// All outcomes, in order.
     pub const ALL: [Self; 8] = [
         Self::Delivered,
         Self::Gone,
@@ -63,7 +63,7 @@ impl DeliveryOutcome {
     }
 }
 
-/// Handles of webhooks' metrics.
+/// The handles of webhooks' metrics.
 pub struct WebhookMetrics {
     attempts: [Counter; DeliveryOutcome::ALL.len()],
     delivery_seconds: Histogram,
@@ -72,7 +72,7 @@ pub struct WebhookMetrics {
 }
 
 impl WebhookMetrics {
-    /// Handles of the recorder that is the local one now.
+    /// Registers the metrics with the current local recorder.
     pub(super) fn new() -> Self {
         metrics::describe_gauge!(PENDING, "Webhook deliveries that are pending.");
         metrics::describe_gauge!(OVERDUE_SECONDS, Unit::Seconds, "For how long the first of them has been due.");
@@ -91,12 +91,12 @@ impl WebhookMetrics {
         self.attempts[outcome as usize].increment(1);
     }
 
-    /// An event was delivered so long after it happened.
+    /// Records the time from an event to its delivery.
     pub fn delivered(&self, after: Duration) {
         self.delivery_seconds.record(after);
     }
 
-    /// What is on its way, and how late the first of it is.
+    /// Sets the number of pending deliveries, and how long the earliest has been due.
     pub fn outbox(&self, pending: i64, overdue: Duration) {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; there are fewer than 2^53 deliveries")]
         self.pending.set(pending as f64);

@@ -1,4 +1,4 @@
-//! Requests that are under way while their key is revoked.
+//! Requests that are in flight while their key is revoked.
 
 use std::time::Duration;
 
@@ -45,13 +45,13 @@ impl Open {
     }
 }
 
-/// A key that no replica holds in memory.
+/// A key that no replica has cached.
 async fn cold_key(replica: &Replica, request: CreateRequest) -> Made {
     made(grpc::create(&mut replica.client(), ROOT, request).await)
 }
 
-/// Starts a check on the second replica, revokes the key on the first while the look-up is held back, and answers what
-/// the check said.
+/// Starts a check on the second replica, revokes the key on the first while the reply to the look-up is held back, and
+/// returns the answer to the check.
 async fn revoked_while_it_waits(faults: &str) -> Code {
     let (_cluster, first, second) = Cluster::pair(Start::without(faults)).await;
     let key = cold_key(&first, CreateRequest::default()).await;
@@ -68,7 +68,7 @@ async fn revoked_while_it_waits(faults: &str) -> Code {
 async fn a_verify_that_waits_while_its_key_is_revoked_answers_revoked() {
     let (with, without) = tokio::join!(revoked_while_it_waits(""), revoked_while_it_waits("recheck"));
     assert_eq!(with, Code::Revoked);
-    assert_eq!(without, Code::Valid, "the test does not show that what was looked up must be looked at again");
+    assert_eq!(without, Code::Valid, "the test does not show that the row must be checked again after the wait");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -1,4 +1,4 @@
-//! What goes wrong, and when.
+//! Injects faults at random.
 
 use std::{
     sync::Arc,
@@ -11,11 +11,11 @@ use tokio::{sync::Mutex, time::sleep};
 
 use crate::{database::Database, load::Load};
 
-/// Makes things go wrong with one replica after another, and with the database.
+/// Injects faults into one replica after another, and into the database.
 pub struct Chaos {
     load: Arc<Load>,
     database: Arc<Database>,
-    /// Held by whoever treats the replica.
+    /// Locked while a fault is injected into the replica.
     replicas: Vec<Mutex<()>>,
 }
 
@@ -24,14 +24,14 @@ fn millis(random: &mut StdRng, from: u64, to: u64) -> Duration {
 }
 
 impl Chaos {
-    /// Everything is well so far.
+    /// No fault yet.
     pub fn new(load: Arc<Load>, database: Arc<Database>) -> Self {
         let replicas = load.replicas.iter().map(|_| Mutex::default()).collect();
         Self { load, database, replicas }
     }
 
-    /// Treats replicas until `end`, one at a time.
-    pub async fn treat_replicas(self: Arc<Self>, seed: u64, end: Instant) {
+    /// Injects faults into replicas until `end`, one at a time.
+    pub async fn disturb_replicas(self: Arc<Self>, seed: u64, end: Instant) {
         let mut random = StdRng::seed_from_u64(seed);
         while Instant::now() < end {
             let replica = random.random_range(0..self.replicas.len());
@@ -39,12 +39,12 @@ impl Chaos {
                 sleep(Duration::from_millis(20)).await;
                 continue;
             };
-            self.treat(replica, &mut random).await;
+            self.disturb(replica, &mut random).await;
             sleep(millis(&mut random, 50, 1_200)).await;
         }
     }
 
-    async fn treat(&self, replica: usize, random: &mut StdRng) {
+    async fn disturb(&self, replica: usize, random: &mut StdRng) {
         let target = &self.load.replicas[replica];
         let fault = |kind| self.load.history.fault(kind);
         match random.random_range(0..12) {
@@ -53,7 +53,7 @@ impl Chaos {
                 target.signal("STOP");
                 sleep(millis(random, 50, 3_000)).await;
                 target.signal("CONT");
-                // On a connection that was open all the time.
+                // Verify on a connection that stayed open during the pause.
                 let recent = self.load.recent();
                 join_all(recent.iter().rev().take(64).map(|key| self.load.check(replica, key, Duration::from_secs(2))))
                     .await;
@@ -69,7 +69,7 @@ impl Chaos {
                 fault("black-holed");
                 target.proxy.silence(true);
                 sleep(millis(random, 100, 3_000)).await;
-                // What was held back arrives late, unless its connection is cut first.
+                // Data that was held back arrives late, unless its connection is reset first.
                 if random.random_bool(0.5) {
                     target.proxy.reset();
                 }
@@ -106,7 +106,7 @@ impl Chaos {
         }
     }
 
-    /// Starts the process again, however long the database is away.
+    /// Starts the process again, even if the database stays unavailable for a while.
     async fn revive(&self, replica: usize) {
         let mut last = String::new();
         for _ in 0..5 {
@@ -119,8 +119,8 @@ impl Chaos {
         panic!("replica {replica} does not start:\n{last}");
     }
 
-    /// Crashes Postgres now and then until `end`.
-    pub async fn treat_database(self: Arc<Self>, seed: u64, end: Instant) {
+    /// Crashes Postgres from time to time until `end`.
+    pub async fn disturb_database(self: Arc<Self>, seed: u64, end: Instant) {
         let mut random = StdRng::seed_from_u64(seed);
         loop {
             let next = Instant::now() + millis(&mut random, 3_000, 9_000);
@@ -130,14 +130,14 @@ impl Chaos {
             sleep(next - Instant::now()).await;
             self.load.history.fault("database crashed");
             let database = Arc::clone(&self.database);
-            let away = millis(&mut random, 0, 1_500);
+            let downtime = millis(&mut random, 0, 1_500);
             tokio::task::block_in_place(|| database.crash());
-            sleep(away).await;
+            sleep(downtime).await;
             tokio::task::block_in_place(|| database.restart());
         }
     }
 
-    /// Ends what is still wrong.
+    /// Ends all faults.
     pub fn heal(&self) {
         for replica in &self.load.replicas {
             replica.proxy.silence(false);

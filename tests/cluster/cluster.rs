@@ -1,4 +1,4 @@
-//! Replicas, each behind a proxy of its own, on a Postgres that can be crashed.
+//! Replicas, each behind its own proxy, on a Postgres that can be crashed.
 
 use std::{
     sync::{Arc, Mutex, RwLock},
@@ -19,20 +19,20 @@ use crate::{
     },
 };
 
-/// The lease of every replica here, unless a test says otherwise: short, for many cycles.
+/// Default lease of the replicas: short, so that a test sees many renewals.
 pub const LEASE: Duration = Duration::from_secs(1);
 
 /// How to start a replica.
 #[derive(Debug, Clone)]
 pub struct Start {
-    /// Its lease.
+    /// The replica's lease.
     pub lease: Duration,
-    /// Guards taken away.
+    /// Fault switches, separated by commas.
     pub faults: String,
 }
 
 impl Start {
-    /// With these guards taken away.
+    /// With these guards disabled.
     pub fn without(faults: &str) -> Self {
         Self { faults: faults.to_owned(), ..Self::default() }
     }
@@ -49,9 +49,9 @@ impl Default for Start {
     }
 }
 
-/// One replica behind its proxy. The process may end and another take its place.
+/// One replica behind its proxy. Its process may be replaced by another one.
 pub struct Replica {
-    /// Between it and Postgres.
+    /// The proxy between the replica and Postgres.
     pub proxy: Proxy,
     start: Start,
     server: Mutex<Option<Server>>,
@@ -66,33 +66,33 @@ impl Replica {
         Self { proxy, start, server: Mutex::new(Some(server)), client }
     }
 
-    /// A client on a connection that is open already.
+    /// A client on an existing connection.
     pub fn client(&self) -> Client {
         self.client.read().unwrap().clone()
     }
 
-    /// Looks at the process.
-    pub fn server<T>(&self, look: impl FnOnce(&mut Server) -> T) -> T {
-        look(self.server.lock().unwrap().as_mut().expect("the replica runs"))
+    /// Calls a function with the process.
+    pub fn server<T>(&self, use_server: impl FnOnce(&mut Server) -> T) -> T {
+        use_server(self.server.lock().unwrap().as_mut().expect("the replica runs"))
     }
 
-    /// Sends a signal by name.
+    /// Sends a signal, given by name.
     pub fn signal(&self, signal: &str) {
         self.server(|server| server.signal(signal));
     }
 
-    /// Ends the process at once.
+    /// Kills the process.
     pub fn kill(&self) {
         drop(self.server.lock().unwrap().take());
     }
 
-    /// Asks the process to end, and waits until it has.
+    /// Stops the process cleanly, and waits for its exit.
     pub fn stop(&self) {
         let mut server = self.server.lock().unwrap().take().expect("the replica runs");
         tokio::task::block_in_place(|| assert_eq!(server.stop(), Some(0), "{}", server.log()));
     }
 
-    /// Starts a new process; its log if it did not get ready.
+    /// Starts a new process. The error is its log, if it did not become ready.
     pub fn revive(&self) -> Result<(), String> {
         let server = serve(&self.proxy, &self.start)?;
         *self.client.write().unwrap() = client(&server);
@@ -100,12 +100,12 @@ impl Replica {
         Ok(())
     }
 
-    /// Its log so far.
+    /// The log so far.
     pub fn log(&self) -> String {
         self.server.lock().unwrap().as_ref().map(Server::log).unwrap_or_default()
     }
 
-    /// What it says of a secret, at once.
+    /// The verdict on a secret.
     pub async fn code(&self, secret: &str) -> Result<Code, Status> {
         code(&mut self.client(), secret, Duration::from_secs(5)).await
     }
@@ -115,7 +115,7 @@ impl Replica {
         grpc::revoke(&mut self.client(), id).await;
     }
 
-    /// Whether it answers VALID at any time within `span`, asked again and again.
+    /// Verifies repeatedly for `span`. Returns whether any answer was VALID.
     pub async fn answers_valid_within(&self, span: Duration, secret: &str) -> bool {
         let end = Instant::now() + span;
         while Instant::now() < end {
@@ -128,18 +128,18 @@ impl Replica {
         false
     }
 
-    /// Gives the database back to it, on new connections.
+    /// Restores the connection to the database, with new connections.
     pub fn reconnect(&self) {
         self.proxy.reset();
         self.proxy.silence(false);
     }
 
-    /// Waits until its log has a line.
+    /// Waits for a line in the log.
     pub async fn logs(&self, line: &str) {
         grpc::eventually(Duration::from_secs(20), line, async || self.log().contains(line)).await;
     }
 
-    /// The step of its row; none if it has no row.
+    /// The step of the replica's row; `None` if it has no row.
     pub async fn step(&self, database: &mut PgConnection) -> Option<i64> {
         let log = self.log();
         let id = log.rsplit_once("joined replica=").expect("it has joined").1.split(' ').next().unwrap_or_default();
@@ -147,19 +147,19 @@ impl Replica {
         step.fetch_optional(database).await.expect("Postgres answers")
     }
 
-    /// Waits until `/readyz` says that it is ready.
+    /// Waits until `/readyz` reports that the replica is ready.
     pub async fn is_ready_within(&self, bound: Duration) {
         grpc::eventually(bound, "the replica is ready", async || self.is_ready().await).await;
     }
 
-    /// Whether `/readyz` says so.
+    /// Whether `/readyz` reports that the replica is ready.
     pub async fn is_ready(&self) -> bool {
         let request = self.server(|server| server.rest("GET", "/readyz"));
         request.send().await.is_ok_and(|response| response.status().is_success())
     }
 }
 
-/// What a replica says of a secret within a bound.
+/// The verdict on a secret, with a deadline.
 pub async fn code(client: &mut Client, secret: &str, bound: Duration) -> Result<Code, Status> {
     let mut request = with(ROOT, VerifyRequest { secret: secret.into(), ..VerifyRequest::default() });
     request.set_timeout(bound);
@@ -190,13 +190,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a replica for each entry, on a Postgres whose commits survive its crash.
+    /// Starts a replica for each entry, on a new Postgres with synchronous commit.
     pub async fn start(starts: impl IntoIterator<Item = Start>) -> Self {
         let database = tokio::task::block_in_place(|| Database::start("-c synchronous_commit=on"));
         Self::on(database, starts).await
     }
 
-    /// Starts a replica for each entry.
+    /// Starts a replica for each entry on this Postgres.
     pub async fn on(database: Database, starts: impl IntoIterator<Item = Start>) -> Self {
         let mut replicas = Vec::new();
         for start in starts {
@@ -205,14 +205,14 @@ impl Cluster {
         Self { database, replicas }
     }
 
-    /// Two replicas.
+    /// Starts two replicas.
     pub async fn pair(start: Start) -> (Self, Arc<Replica>, Arc<Replica>) {
         let cluster = Self::start([start.clone(), start]).await;
         let (first, second) = (Arc::clone(&cluster.replicas[0]), Arc::clone(&cluster.replicas[1]));
         (cluster, first, second)
     }
 
-    /// A new key that every replica holds in memory.
+    /// A new key that every replica has cached.
     pub async fn warm_key(&self) -> Made {
         let request = keyward::proto::CreateRequest { name: "warm".into(), ..Default::default() };
         let made = grpc::made(grpc::create(&mut self.replicas[0].client(), ROOT, request).await);

@@ -1,8 +1,9 @@
-//! Each guard of the protocol is needed: with it taken away, a scenario finds a revoked key VALID; with it, it does not.
+//! Each guard of the protocol is needed: with the guard disabled, a scenario finds a revoked key VALID; with the guard, it
+//! does not.
 //!
-//! A scenario answers whether it saw a VALID to a check that started after Revoke had returned OK. What a name in
-//! `faults` takes away is told where `fault_injection::off` names it; a name that begins with `slow_` takes nothing away, but makes
-//! a step take long, with the guard as without.
+//! A scenario returns whether a check that started after Revoke had returned OK answered VALID. `faults` names fault
+//! switches, see `replica/fault_injection.rs`. A switch that begins with `slow_` disables no guard; it delays a step, both
+//! with and without the guard.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +19,7 @@ use crate::{
     },
 };
 
-/// Runs a scenario with the guard and without it, at once.
+/// Runs a scenario with the guard and without it, concurrently.
 macro_rules! guard_is_needed {
     ($test:ident, $guard:literal, $scenario:expr) => {
         guard_is_needed!($test, $guard, with "", $scenario);
@@ -28,13 +29,13 @@ macro_rules! guard_is_needed {
         async fn $test() {
             let scenario = $scenario;
             let (with, without) = tokio::join!(scenario($slow), scenario(concat!($guard, ",", $slow)));
-            assert!(!with, "a revoked key was VALID though every guard stands");
+            assert!(!with, "a revoked key was VALID with every guard enabled");
             assert!(without, "the scenario does not show that {} is needed", $guard);
         }
     };
 }
 
-/// A replica that has lost its database, unseen, and goes on answering from memory.
+/// A replica has lost its database without noticing, and continues to answer from its cache.
 async fn cut_off(faults: &str) -> bool {
     let (cluster, first, second) = Cluster::pair(Start::without(faults).lease(2)).await;
     let key = cluster.warm_key().await;
@@ -44,20 +45,20 @@ async fn cut_off(faults: &str) -> bool {
 }
 
 guard_is_needed!(revoke_waits_for_a_replica_that_is_cut_off, "acknowledge", cut_off);
-guard_is_needed!(revoke_waits_the_whole_lease_of_a_replica_that_is_cut_off, "whole_wait", cut_off);
-guard_is_needed!(memory_does_not_answer_past_the_lease, "lease", cut_off);
+guard_is_needed!(revoke_waits_for_the_whole_lease_of_a_replica_that_is_cut_off, "whole_wait", cut_off);
+guard_is_needed!(the_cache_does_not_answer_after_the_lease_has_expired, "lease", cut_off);
 
-/// Nothing is wrong.
-async fn all_is_well(faults: &str) -> bool {
+/// No fault.
+async fn no_fault(faults: &str) -> bool {
     let (cluster, first, second) = Cluster::pair(Start::without(faults)).await;
     let key = cluster.warm_key().await;
     first.revoke(&key.id).await;
     second.answers_valid_within(Duration::from_millis(200), &key.secret).await
 }
 
-guard_is_needed!(a_replica_applies_what_it_acknowledges, "apply", all_is_well);
+guard_is_needed!(a_replica_applies_the_changes_that_it_reports, "apply", no_fault);
 
-/// The database answers one replica late all the time, but within what it waits for.
+/// The database's replies to one replica are delayed, but within the replica's timeout.
 async fn late_replies(faults: &str) -> bool {
     let (cluster, first, second) = Cluster::pair(Start::without(faults).lease(3)).await;
     let mut keys = Vec::new();
@@ -66,7 +67,7 @@ async fn late_replies(faults: &str) -> bool {
     }
     second.proxy.delay_replies(Duration::from_millis(1_350));
     sleep(Duration::from_secs(2)).await;
-    // At every phase of the replica's cycle.
+    // Revoke at every phase of the replica's renewal cycle.
     let checks = keys.into_iter().map(|key| {
         let (first, second) = (Arc::clone(&first), Arc::clone(&second));
         tokio::spawn(async move {
@@ -89,37 +90,37 @@ async fn late_replies(faults: &str) -> bool {
 guard_is_needed!(the_lease_counts_from_before_the_renewal_is_sent, "count_from_before", late_replies);
 guard_is_needed!(changes_are_read_after_the_renewal, "renew_before_read", late_replies);
 
-/// A look-up is under way while the key is revoked, and nobody waits for it any more.
+/// A look-up is in flight while its key is revoked, and its caller has given up.
 async fn overtaken_look_up(faults: &str) -> bool {
     let (_cluster, first, second) = Cluster::pair(Start::without(faults)).await;
     let key = made(grpc::create(&mut first.client(), ROOT, CreateRequest::default()).await);
     second.proxy.hold_replies_to(&keyward::domain::secret::digest(&key.secret).0);
     let given_up = code(&mut second.client(), &key.secret, Duration::from_millis(400)).await;
-    given_up.expect_err("the look-up is held back");
+    given_up.expect_err("the reply to the look-up is held back");
     first.revoke(&key.id).await;
     second.proxy.release();
     sleep(Duration::from_millis(200)).await;
     second.answers_valid_within(Duration::from_millis(200), &key.secret).await
 }
 
-guard_is_needed!(a_look_up_that_a_revocation_overtook_is_not_kept, "fill_fence", overtaken_look_up);
+guard_is_needed!(a_look_up_that_a_revocation_overtakes_does_not_fill_the_cache, "fill_fence", overtaken_look_up);
 
-/// A replica is away until its peers take it for dead, and comes back.
-async fn back_from_the_dead(faults: &str) -> bool {
+/// A replica is cut off until its peers remove its row, and comes back.
+async fn removed_and_back(faults: &str) -> bool {
     let (cluster, first, second) = Cluster::pair(Start::without(faults)).await;
     let key = cluster.warm_key().await;
     second.proxy.silence(true);
     first.logs("removing a replica whose lease expired").await;
     first.revoke(&key.id).await;
     second.reconnect();
-    // Not asked before: without a lease it would look the key up, and keep what it found.
+    // Do not verify earlier: without a lease the replica would look the key up, and cache the new row.
     second.is_ready_within(Duration::from_secs(10)).await;
     second.answers_valid_within(Duration::from_millis(300), &key.secret).await
 }
 
-guard_is_needed!(a_replica_that_joins_anew_forgets_what_it_held, "join_clear", back_from_the_dead);
+guard_is_needed!(a_replica_that_rejoins_clears_its_cache, "join_clear", removed_and_back);
 
-/// The database goes back to an earlier state of itself, as after a failover to a standby that lagged.
+/// The database falls back to an earlier state, as after a failover to a standby that lagged behind.
 async fn lost_history(faults: &str) -> bool {
     let (cluster, first, second) = Cluster::pair(Start::without(faults)).await;
     let key = cluster.warm_key().await;
@@ -127,7 +128,7 @@ async fn lost_history(faults: &str) -> bool {
         let other = cluster.warm_key().await;
         first.revoke(&other.id).await;
     }
-    // Both are cut off while it happens: a failover breaks every connection.
+    // Cut off both replicas while it happens, since a failover breaks every connection.
     for replica in [&first, &second] {
         replica.proxy.silence(true);
     }
@@ -147,7 +148,7 @@ async fn lost_history(faults: &str) -> bool {
 
 guard_is_needed!(a_replica_notices_that_the_database_lost_history, "lost_history", lost_history);
 
-/// A replica comes back at the moment at which a peer is about to remove it, renews, and is cut off again.
+/// A replica comes back just before a peer removes its row, renews, and is cut off again.
 async fn removed_late(faults: &str) -> bool {
     let (cluster, first, second) = Cluster::pair(Start::without(faults)).await;
     let key = cluster.warm_key().await;
@@ -158,7 +159,7 @@ async fn removed_late(faults: &str) -> bool {
     second.signal("CONT");
     let bound = Duration::from_secs(5);
     grpc::eventually(bound, "the replica renews", async || second.step(&mut database).await > before).await;
-    // Time to read and apply, but not to renew again.
+    // Long enough to read and apply, too short to renew again.
     sleep(Duration::from_millis(60)).await;
     second.proxy.silence(true);
     sleep(Duration::from_millis(450)).await;
@@ -168,23 +169,23 @@ async fn removed_late(faults: &str) -> bool {
 
 guard_is_needed!(a_replica_that_renews_is_not_removed, "remove_by_step", with "slow_remove", removed_late);
 
-/// A replica gets its database back while a check is under way.
-async fn back_in_the_middle(faults: &str) -> bool {
+/// A replica regains its database while a check is in flight.
+async fn back_during_a_check(faults: &str) -> bool {
     let (cluster, first, second) = Cluster::pair(Start::without(faults)).await;
     let key = cluster.warm_key().await;
     second.proxy.silence(true);
     first.revoke(&key.id).await;
     let (asked, secret) = (Arc::clone(&second), key.secret.clone());
-    // The first one since: a look-up before it would have replaced the key.
+    // This must be the first check since then: an earlier look-up would have replaced the cached key.
     let asked = tokio::spawn(async move { asked.code(&secret).await });
     sleep(Duration::from_millis(100)).await;
     second.reconnect();
     asked.await.expect("the check ends").is_ok_and(|code| code == Code::Valid)
 }
 
-guard_is_needed!(the_lease_is_looked_at_before_the_key, "lease_first", with "slow_recall", back_in_the_middle);
+guard_is_needed!(the_lease_is_checked_before_the_cache_is_read, "lease_first", with "slow_cache_read", back_during_a_check);
 
-/// A replica gets its database back, and nobody asks before it may answer from memory.
+/// A replica regains its database, and no check arrives before its cache may answer.
 async fn back_again(faults: &str) -> bool {
     let (cluster, first, second) = Cluster::pair(Start::without(faults)).await;
     let key = cluster.warm_key().await;

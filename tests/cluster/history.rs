@@ -1,4 +1,4 @@
-//! What was asked and answered, and whether it breaks the promise.
+//! Records checks and Revokes, and detects violations of the promise.
 
 use std::{
     collections::BTreeMap,
@@ -14,61 +14,61 @@ use tonic::Status;
 
 /// A key under test.
 pub struct Key {
-    /// Its id.
+    /// The key's id.
     pub id: String,
-    /// Its secret.
+    /// The key's secret.
     pub secret: String,
-    /// When a Revoke of it first returned OK.
-    certain: OnceLock<Instant>,
+    /// When a Revoke first returned OK.
+    revoked_at: OnceLock<Instant>,
 }
 
 impl Key {
-    /// A key that nobody has revoked.
+    /// A key that is not revoked.
     pub fn new(id: String, secret: String) -> Self {
-        Self { id, secret, certain: OnceLock::new() }
+        Self { id, secret, revoked_at: OnceLock::new() }
     }
 
-    /// A Revoke of it has returned OK.
+    /// Records that a Revoke returned OK.
     pub fn revoked(&self) {
-        let _ = self.certain.set(Instant::now());
+        let _ = self.revoked_at.set(Instant::now());
     }
 
-    /// Whether one has. What starts after this said so must not find the key valid.
+    /// Whether a Revoke has returned OK. A check that starts after this returned true must not answer VALID.
     pub fn is_revoked(&self) -> bool {
-        self.certain.get().is_some()
+        self.revoked_at.get().is_some()
     }
 }
 
-/// Counts, and everything that broke the promise.
+/// Counters, and every violation.
 #[derive(Default)]
 pub struct History {
     /// Keys whose Revoke returned OK.
     pub revocations: AtomicU64,
-    /// Revokes that were told to be repeated.
+    /// Revokes that were answered with REVOCATION_PENDING.
     pub pending: AtomicU64,
-    /// Revokes that ended otherwise: cancelled, cut off, undecided.
+    /// Revokes that ended without OK for another reason: cancelled, cut off, or unavailable.
     pub unanswered: AtomicU64,
-    /// VALID answers to checks that started before.
+    /// VALID answers to checks that started before the Revoke returned.
     pub valid_before: AtomicU64,
-    /// Answers to checks that started after.
+    /// Other answers to checks that started after the Revoke returned.
     pub refused_after: AtomicU64,
-    /// Checks that started after and were not decided.
+    /// Checks that started after the Revoke returned and got no verdict.
     pub undecided_after: AtomicU64,
-    /// Checks that were not decided and started before.
+    /// Checks that started before the Revoke returned and got no verdict.
     pub undecided_before: AtomicU64,
-    /// VALID answers to checks that started after: there must be none.
+    /// VALID answers to checks that started after the Revoke returned. There must be none.
     pub violations: Mutex<Vec<String>>,
     faults: Mutex<BTreeMap<&'static str, u64>>,
     latencies: Mutex<Vec<Duration>>,
 }
 
 impl History {
-    /// Enters an answer. `certain` is what [`Key::is_revoked`] said before the check was sent.
-    pub fn checked(&self, replica: usize, key: &Key, certain: bool, started: Instant, answer: &Result<Code, Status>) {
-        let counter = match (certain, answer) {
+    /// Records an answer. `revoked` is the result of [`Key::is_revoked`] before the check was sent.
+    pub fn checked(&self, replica: usize, key: &Key, revoked: bool, started: Instant, answer: &Result<Code, Status>) {
+        let counter = match (revoked, answer) {
             (false, Ok(Code::Valid)) => &self.valid_before,
             (true, Ok(Code::Valid)) => {
-                let since = key.certain.get().map(|at| started.duration_since(*at));
+                let since = key.revoked_at.get().map(|at| started.duration_since(*at));
                 let took = started.elapsed();
                 let line = format!("replica {replica}: {} VALID, asked {since:?} after OK, took {took:?}", key.id);
                 self.violations.lock().unwrap().push(line);
@@ -82,17 +82,17 @@ impl History {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a fault.
+    /// Counts an injected fault.
     pub fn fault(&self, kind: &'static str) {
         *self.faults.lock().unwrap().entry(kind).or_default() += 1;
     }
 
-    /// Enters how long a Revoke took while nothing was wrong.
+    /// Records the duration of a Revoke without faults.
     pub fn quiet_revoke(&self, took: Duration) {
         self.latencies.lock().unwrap().push(took);
     }
 
-    /// The figures.
+    /// The counters as text.
     pub fn summary(&self) -> String {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut latencies = self.latencies.lock().unwrap().clone();
@@ -105,9 +105,9 @@ impl History {
         let faults: Vec<String> =
             self.faults.lock().unwrap().iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         format!(
-            "revocations {} (told to repeat {}, cancelled or undecided {})\n\
-             checks after revocation: refused {}, undecided {}, VALID {}\n\
-             checks before: VALID {}, undecided {}\n\
+            "revocations {} (pending {}, cancelled or without a verdict {})\n\
+             checks after revocation: refused {}, without a verdict {}, VALID {}\n\
+             checks before: VALID {}, without a verdict {}\n\
              faults: {}\n\
              Revoke without faults: {} calls, median {:?}, p99 {:?}",
             count(&self.revocations),

@@ -1,4 +1,4 @@
-//! What a lease does: how long memory answers without the database, and what leaving and dying cost a Revoke.
+//! Leases: how long the cache answers without the database, and how long a Revoke takes when a replica leaves or dies.
 
 use std::{
     sync::Arc,
@@ -14,9 +14,9 @@ use crate::{
     support::grpc::eventually,
 };
 
-/// Who counts on the end of a lease waits so much longer.
+/// Waiting for the end of a lease takes this much longer than the lease.
 const LEASE_MARGIN: Duration = Duration::from_millis(500);
-/// What a busy machine may add.
+/// Tolerance for a busy machine.
 const SLACK: Duration = Duration::from_millis(700);
 
 async fn time_of_revoke(replica: &Replica, id: &str) -> Duration {
@@ -26,7 +26,7 @@ async fn time_of_revoke(replica: &Replica, id: &str) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn without_the_database_verify_is_unavailable_once_the_lease_is_over_and_recovers_by_itself() {
+async fn without_the_database_verify_is_unavailable_after_the_lease_and_recovers_with_the_database() {
     let (cluster, _first, second) = Cluster::pair(Start::default()).await;
     let key = cluster.warm_key().await;
     second.proxy.silence(true);
@@ -47,7 +47,7 @@ async fn without_the_database_verify_is_unavailable_once_the_lease_is_over_and_r
     }
     let unavailable = unavailable.expect("Verify becomes unavailable");
     assert!(last_valid < unavailable, "VALID again without the database");
-    assert!(last_valid - cut > LEASE / 2, "memory answers while the lease lasts: {:?}", last_valid - cut);
+    assert!(last_valid - cut > LEASE / 2, "the cache answers while the lease holds: {:?}", last_valid - cut);
     assert!(unavailable - cut <= LEASE + SLACK, "unavailable only after {:?}", unavailable - cut);
     assert!(!second.is_ready().await);
     println!("VALID until {:?}, UNAVAILABLE from {:?} on", last_valid - cut, unavailable - cut);
@@ -104,18 +104,18 @@ async fn a_killed_replica_delays_revokes_by_its_lease_until_it_is_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_replicas_row_survives_a_crash_of_a_postgres_that_commits_lazily() {
-    let lazily = "-c synchronous_commit=off -c wal_writer_delay=10s";
-    let database = tokio::task::block_in_place(|| Database::start(lazily));
+async fn a_replicas_row_survives_a_crash_of_a_postgres_with_asynchronous_commit() {
+    let asynchronous = "-c synchronous_commit=off -c wal_writer_delay=10s";
+    let database = tokio::task::block_in_place(|| Database::start(asynchronous));
     let cluster = Cluster::on(database, [Start::default().lease(20)]).await;
     let replica = &cluster.replicas[0];
-    // A new membership, after everything else is on disk.
+    // Join again after everything else has been written to disk.
     let mut database = cluster.database.connect().await;
     for statement in ["DELETE FROM keyward_replicas", "CHECKPOINT"] {
         database.execute(statement).await.expect("Postgres does it");
     }
     replica.reconnect();
-    eventually(Duration::from_secs(20), "it joins anew", async || {
+    eventually(Duration::from_secs(20), "the replica rejoins", async || {
         replica.log().matches("joined replica=").count() == 2
     })
     .await;
@@ -125,5 +125,8 @@ async fn a_replicas_row_survives_a_crash_of_a_postgres_that_commits_lazily() {
     tokio::task::block_in_place(|| cluster.database.crash());
     tokio::task::block_in_place(|| cluster.database.restart());
     let mut database = cluster.database.connect().await;
-    assert!(replica.step(&mut database).await.is_some(), "a crash lost the row of a replica that may still answer");
+    assert!(
+        replica.step(&mut database).await.is_some(),
+        "a crash lost the row of a replica whose lease may still hold"
+    );
 }

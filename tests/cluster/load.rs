@@ -1,4 +1,4 @@
-//! Callers: some verify keys all the time, some create, warm and revoke them.
+//! Callers: some verify keys all the time; others create, warm up and revoke them.
 
 use std::{
     collections::VecDeque,
@@ -23,24 +23,24 @@ use crate::{
     },
 };
 
-/// Keys that callers go on asking about.
-const RECENT: usize = 256;
+/// Number of recent keys that verifiers choose from.
+const MAX_RECENT: usize = 256;
 
-/// What callers share.
+/// State shared by all callers.
 pub struct Load {
-    /// Whom they call.
+    /// The replicas that are called.
     pub replicas: Vec<Arc<Replica>>,
-    /// What they were told.
+    /// The answers.
     pub history: History,
-    /// Nothing is wrong at present, so that latencies count.
+    /// No fault is being injected, so latencies count.
     pub quiet: AtomicBool,
-    /// Callers go on until this is set.
+    /// Callers continue until this is set.
     pub over: AtomicBool,
     recent: Mutex<VecDeque<Arc<Key>>>,
 }
 
 impl Load {
-    /// Nobody calls yet.
+    /// No callers yet.
     pub fn new(replicas: Vec<Arc<Replica>>) -> Self {
         Self {
             replicas,
@@ -55,22 +55,22 @@ impl Load {
         self.over.load(Ordering::SeqCst)
     }
 
-    /// Asks one replica about one key, and enters the answer. Whether there was one.
+    /// Verifies one key on one replica, and records the answer. Returns whether there was a verdict.
     pub async fn check(&self, replica: usize, key: &Key, bound: Duration) -> bool {
         let mut client = self.replicas[replica].client();
-        let certain = key.is_revoked();
+        let revoked = key.is_revoked();
         let started = Instant::now();
         let answer = code(&mut client, &key.secret, bound).await;
-        self.history.checked(replica, key, certain, started, &answer);
+        self.history.checked(replica, key, revoked, started, &answer);
         answer.is_ok()
     }
 
-    /// Asks every replica at once.
+    /// Verifies a key on every replica concurrently.
     pub async fn check_everywhere(&self, key: &Key, bound: Duration) {
         join_all((0..self.replicas.len()).map(|replica| self.check(replica, key, bound))).await;
     }
 
-    /// Keys of late, the latest last.
+    /// The recent keys, the latest last.
     pub fn recent(&self) -> Vec<Arc<Key>> {
         self.recent.lock().unwrap().iter().cloned().collect()
     }
@@ -78,19 +78,19 @@ impl Load {
     fn remember(&self, key: Arc<Key>) {
         let mut recent = self.recent.lock().unwrap();
         recent.push_back(key);
-        if recent.len() > RECENT {
+        if recent.len() > MAX_RECENT {
             recent.pop_front();
         }
     }
 
-    /// Verifies keys of late, now and then with little patience.
+    /// Verifies recent keys, sometimes with a very short deadline.
     pub async fn verifier(self: Arc<Self>, replica: usize, seed: u64) {
         let mut random = StdRng::seed_from_u64(seed);
         while !self.is_over() {
             let key = {
                 let recent = self.recent.lock().unwrap();
-                // The younger the more often: those are about to be revoked, or just were.
-                let back = random.random_range(0..RECENT).min(random.random_range(0..RECENT));
+                // Prefer newer keys: they are about to be revoked, or have just been revoked.
+                let back = random.random_range(0..MAX_RECENT).min(random.random_range(0..MAX_RECENT));
                 recent.len().checked_sub(1 + back).and_then(|place| recent.get(place).cloned())
             };
             let Some(key) = key else {
@@ -99,16 +99,16 @@ impl Load {
             };
             let bound = Duration::from_millis(if random.random_bool(0.05) { 2 } else { 3_000 });
             if random.random_bool(0.05) {
-                let patience = Duration::from_micros(random.random_range(0..3_000));
-                let _ = tokio::time::timeout(patience, self.check(replica, &key, bound)).await;
+                let deadline = Duration::from_micros(random.random_range(0..3_000));
+                let _ = tokio::time::timeout(deadline, self.check(replica, &key, bound)).await;
             } else if !self.check(replica, &key, bound).await {
-                // Away, or without a database: asked at once again, it would only cost the others time.
+                // The replica is unreachable or has no database. Retrying at once would only slow the others down.
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
     }
 
-    /// Creates, warms and revokes one key after another, in ways that vary.
+    /// Creates, warms up and revokes one key after another, in varying ways.
     pub async fn revoker(self: Arc<Self>, seed: u64) {
         let mut random = StdRng::seed_from_u64(seed);
         while !self.is_over() {
@@ -127,7 +127,7 @@ impl Load {
             }
             if key.is_revoked() {
                 self.history.revocations.fetch_add(1, Ordering::Relaxed);
-                // Not waited for: a replica that is paused answers when it goes on.
+                // Do not wait for these: a paused replica answers only after it continues.
                 for replica in 0..self.replicas.len() {
                     let (load, key) = (Arc::clone(&self), Arc::clone(&key));
                     tokio::spawn(async move { load.check(replica, &key, Duration::from_secs(4)).await });
@@ -149,15 +149,15 @@ impl Load {
         let second = random.random_range(0..self.replicas.len());
         let short = Duration::from_millis(random.random_range(1..400));
         match random.random_range(0..10) {
-            // The caller gives up in the middle: nobody waits for the answer.
+            // The caller cancels the call.
             0 => {
-                let patience = Duration::from_micros(random.random_range(0..20_000));
-                let _ = tokio::time::timeout(patience, self.revoke(first, key, Duration::from_secs(5))).await;
+                let deadline = Duration::from_micros(random.random_range(0..20_000));
+                let _ = tokio::time::timeout(deadline, self.revoke(first, key, Duration::from_secs(5))).await;
                 self.history.unanswered.fetch_add(1, Ordering::Relaxed);
             }
-            // The caller's deadline is too short, more often than not.
+            // The caller's deadline is usually too short.
             1 | 2 => self.revoke(first, key, short).await,
-            // Repeated elsewhere while the first still waits.
+            // The call is repeated on another replica while the first one still waits.
             3 | 4 => {
                 let again = async {
                     tokio::time::sleep(short / 20).await;
@@ -185,7 +185,7 @@ impl Load {
             Err(status) => {
                 let refusal = Refusal::of(&status);
                 let unsound = matches!(status.code(), Rpc::NotFound | Rpc::Internal | Rpc::Unknown);
-                // Without the domain it is the transport's own word for a connection that broke.
+                // Without the domain, the status comes from the transport: a broken connection.
                 if unsound && refusal.domain == "keyward" {
                     self.history.violations.lock().unwrap().push(format!("Revoke of {}: {refusal:?}", key.id));
                 }

@@ -1,5 +1,5 @@
-//! Many replicas on one Postgres, paused, cut off and killed: no Verify that starts after Revoke returned OK, on any
-//! replica, answers VALID for that key. Each test has a Postgres of its own, since that is crashed too.
+//! Several replicas on one Postgres, which are paused, cut off and killed. No Verify that starts after Revoke returned OK
+//! may answer VALID for that key, on any replica. Each test starts its own Postgres, because tests crash it, too.
 
 mod active;
 mod chaos;

@@ -1,5 +1,5 @@
-//! Replicas that reach Postgres through PgBouncer in transaction mode: nothing is kept on a connection, nobody is
-//! notified, and the renewals' own reads are all there is.
+//! Replicas behind PgBouncer in transaction mode: connections keep no state, there are no notifications, and replicas
+//! learn of changes from the reads of their renewals only.
 
 use std::{
     fs::Permissions,
@@ -35,7 +35,7 @@ impl Drop for Bouncer {
     }
 }
 
-/// Where Debian keeps it: not on everybody's PATH.
+/// PgBouncer's executable. Debian installs it outside the usual PATH.
 fn program() -> PathBuf {
     let places = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
     let found = std::env::split_paths(&places).map(|place| place.join("pgbouncer")).find(|file| file.is_file());
@@ -44,7 +44,7 @@ fn program() -> PathBuf {
 
 impl Bouncer {
     async fn start(database: &Database) -> Self {
-        // The port may be taken again before it is used; then another one is tried.
+        // Another process may take the port before PgBouncer binds it. Then try another port.
         for _ in 0..5 {
             let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
             let port = free.local_addr().expect("an address").port();
@@ -67,7 +67,7 @@ impl Bouncer {
     fn spawn(database: &Database, folder: &tempfile::TempDir, port: u16) -> Child {
         let (host, server_port) = (database.address().ip(), database.address().port());
         let users = folder.path().join("users.txt");
-        // Fewer connections than replicas want: they take turns on each.
+        // Fewer server connections than the replicas need, so that they share them.
         let config = format!(
             "[databases]\npostgres = host={host} port={server_port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
              listen_port = {port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {}\n\
@@ -77,7 +77,7 @@ impl Bouncer {
         std::fs::write(&users, "\"postgres\" \"\"\n").expect("the users are written");
         let file = folder.path().join("pgbouncer.ini");
         std::fs::write(&file, config).expect("the config is written");
-        // As root it refuses to run; the user that it becomes must be able to read this.
+        // PgBouncer refuses to run as root. The user that it switches to must be able to read this folder.
         std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("it can be read");
         let root = Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout == b"0\n");
         let mut command = Command::new(program());
@@ -102,7 +102,7 @@ impl Bouncer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn behind_a_transaction_pooler_revocations_are_certain_within_a_renewal() {
+async fn behind_a_transaction_pooler_revoke_returns_within_a_lease() {
     const LEASE: Duration = Duration::from_millis(1_500);
     const TASKS: usize = 12;
     const ROUNDS: usize = 20;
@@ -144,7 +144,7 @@ async fn behind_a_transaction_pooler_revocations_are_certain_within_a_renewal() 
     for server in &servers {
         assert!(!server.log().contains("WARN"), "{}", server.log());
     }
-    // Leaving works through it, too.
+    // Leaving works behind the pooler, too.
     let mut rows = database.connect().await;
     let [first, mut second] = servers;
     tokio::task::block_in_place(|| assert_eq!(second.stop(), Some(0)));

@@ -1,4 +1,4 @@
-//! The same promise where one process owns the database.
+//! The promise on SQLite, where one process owns the database.
 
 use std::{
     sync::{
@@ -24,17 +24,17 @@ use crate::{
 const SPAN: Duration = Duration::from_secs(5);
 
 async fn ask(client: &mut Client, history: &History, key: &Key) {
-    let (certain, started) = (key.is_revoked(), Instant::now());
+    let (revoked, started) = (key.is_revoked(), Instant::now());
     let answer = code(client, &key.secret, Duration::from_secs(5)).await;
-    history.checked(0, key, certain, started, &answer);
+    history.checked(0, key, revoked, started, &answer);
 }
 
-/// Revokes a key; every other time the first call is dropped on its way.
-async fn revoke(client: &mut Client, key: &Key, patience: Option<Duration>) {
+/// Revokes a key. With `cancel_after`, a first call is cancelled after that time.
+async fn revoke(client: &mut Client, key: &Key, cancel_after: Option<Duration>) {
     let request = || with(ROOT, RevokeRequest { id: key.id.clone(), reason: String::new() });
-    if let Some(patience) = patience {
+    if let Some(cancel_after) = cancel_after {
         let mut other = client.clone();
-        let _ = tokio::time::timeout(patience, other.revoke(request())).await;
+        let _ = tokio::time::timeout(cancel_after, other.revoke(request())).await;
     }
     client.revoke(request()).await.expect("it is revoked");
     key.revoked();
@@ -54,7 +54,7 @@ async fn on_sqlite_no_verify_that_starts_after_revoke_returned_answers_valid() {
             let made = made(grpc::create(&mut client, ROOT, CreateRequest::default()).await);
             let key = Arc::new(Key::new(made.id, made.secret));
             let over = AtomicBool::new(false);
-            // Asked all the time, by the key's first look-up among others.
+            // Verify all the time, beginning with the first look-up of the key.
             let asking = join_all((0..3).map(async |_| {
                 let mut client = client.clone();
                 while !over.load(Ordering::SeqCst) {
@@ -64,8 +64,8 @@ async fn on_sqlite_no_verify_that_starts_after_revoke_returned_answers_valid() {
             let mut revoking = client.clone();
             let revoked = async {
                 tokio::time::sleep(Duration::from_micros(round * 397 % 5_000)).await;
-                let patience = (round % 2 == 0).then(|| Duration::from_micros(round * 211 % 4_000));
-                revoke(&mut revoking, &key, patience).await;
+                let cancel_after = (round % 2 == 0).then(|| Duration::from_micros(round * 211 % 4_000));
+                revoke(&mut revoking, &key, cancel_after).await;
                 ask(&mut revoking, &history, &key).await;
                 over.store(true, Ordering::SeqCst);
             };
@@ -77,5 +77,5 @@ async fn on_sqlite_no_verify_that_starts_after_revoke_returned_answers_valid() {
     println!("{}", history.summary());
     let violations = history.violations.lock().unwrap();
     assert!(violations.is_empty(), "{}", violations.join("\n"));
-    assert!(history.refused_after.load(Ordering::Relaxed) > 100, "too little happened to show anything");
+    assert!(history.refused_after.load(Ordering::Relaxed) > 100, "too few checks to be meaningful");
 }

@@ -1,4 +1,4 @@
-//! The promise, under load and with everything going wrong.
+//! The promise, under load and with all kinds of faults at once.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -14,13 +14,13 @@ use crate::{
 };
 
 const REPLICAS: usize = 3;
-/// Tasks that verify, for each replica.
+/// Verifying tasks for each replica.
 const VERIFIERS: usize = 4;
-/// Tasks that revoke. Most wait most of the time: while a replica is away, a Revoke takes its lease.
+/// Revoking tasks. They mostly wait: while a replica is unreachable, a Revoke takes as long as its lease.
 const REVOKERS: u64 = 144;
-/// Without faults and with few callers, before the rest begins.
-const QUIET: Duration = Duration::from_secs(4);
-const FEW: u64 = 3;
+/// The first phase has no faults and few callers, to measure Revoke.
+const QUIET_PHASE: Duration = Duration::from_secs(4);
+const QUIET_REVOKERS: u64 = 3;
 
 fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a whole number")))
@@ -32,9 +32,9 @@ async fn no_verify_that_starts_after_revoke_returned_answers_valid() {
     let seed = from_environment("KEYWARD_CLUSTER_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     println!("{seconds} s with KEYWARD_CLUSTER_SEED={seed}");
 
-    // Guards to do without, to see that the storm finds out.
+    // Guards to disable, to see that the storm detects it.
     let guards = std::env::var("KEYWARD_CLUSTER_WITHOUT").unwrap_or_default();
-    // One replica's wall clock steps all the time: nothing of the promise hangs on it.
+    // One replica's wall clock steps all the time. The promise does not depend on it.
     let faults = |replica| if replica == 1 { format!("{guards},steady_wall") } else { guards.clone() };
     let starts: Vec<_> = (0..REPLICAS).map(|replica| Start::without(&faults(replica))).collect();
     let Cluster { database, replicas } = Cluster::start(starts).await;
@@ -48,11 +48,11 @@ async fn no_verify_that_starts_after_revoke_returned_answers_valid() {
             callers.spawn(Arc::clone(&load).revoker(seed ^ task << 20));
         }
     };
-    // A few at first: what a Revoke takes, not what it waits for on a full machine.
-    call(0..FEW);
-    tokio::time::sleep(QUIET).await;
+    // Few callers at first, to measure the duration of a Revoke and not the load of the machine.
+    call(0..QUIET_REVOKERS);
+    tokio::time::sleep(QUIET_PHASE).await;
     load.quiet.store(false, Ordering::SeqCst);
-    call(FEW..REVOKERS);
+    call(QUIET_REVOKERS..REVOKERS);
     for replica in 0..REPLICAS {
         for task in 0..VERIFIERS {
             callers.spawn(Arc::clone(&load).verifier(replica, seed ^ ((replica * VERIFIERS + task) as u64) << 8));
@@ -61,21 +61,21 @@ async fn no_verify_that_starts_after_revoke_returned_answers_valid() {
 
     let chaos = Arc::new(Chaos::new(Arc::clone(&load), Arc::clone(&database)));
     let end = Instant::now() + Duration::from_secs(seconds);
-    // Each in a task of its own: a replica that starts again blocks its task, and may wait for the database.
-    let mut treating = JoinSet::new();
-    treating.spawn(Arc::clone(&chaos).treat_replicas(seed ^ 1, end));
-    treating.spawn(Arc::clone(&chaos).treat_replicas(seed ^ 2, end));
-    treating.spawn(Arc::clone(&chaos).treat_database(seed ^ 3, end));
-    while let Some(ended) = treating.join_next().await {
-        ended.expect("it goes wrong as it should");
+    // Each in its own task: restarting a replica blocks the task, and may wait for the database.
+    let mut disturbing = JoinSet::new();
+    disturbing.spawn(Arc::clone(&chaos).disturb_replicas(seed ^ 1, end));
+    disturbing.spawn(Arc::clone(&chaos).disturb_replicas(seed ^ 2, end));
+    disturbing.spawn(Arc::clone(&chaos).disturb_database(seed ^ 3, end));
+    while let Some(ended) = disturbing.join_next().await {
+        ended.expect("the faults are injected");
     }
     chaos.heal();
     tokio::time::sleep(Duration::from_secs(2)).await;
     load.over.store(true, Ordering::SeqCst);
     while let Some(ended) = callers.join_next().await {
-        ended.expect("a caller ended well");
+        ended.expect("the caller ends without a panic");
     }
-    // Whatever was revoked stays so.
+    // Revoked keys stay revoked.
     for key in load.recent() {
         load.check_everywhere(&key, Duration::from_secs(3)).await;
     }
@@ -88,5 +88,5 @@ async fn no_verify_that_starts_after_revoke_returned_answers_valid() {
         }
     }
     assert!(violations.is_empty(), "seed {seed}:\n{}", violations.join("\n"));
-    assert!(load.history.revocations.load(Ordering::Relaxed) > 100, "too little happened to show anything");
+    assert!(load.history.revocations.load(Ordering::Relaxed) > 100, "too few revocations to be meaningful");
 }

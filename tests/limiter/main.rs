@@ -1,4 +1,4 @@
-//! Limits that replicas share, on a real Redis: the arithmetic, exactness together, and what happens while it is away.
+//! Limits shared through a real Redis: the arithmetic, exactness across replicas, and the behavior during an outage.
 
 #[path = "../support/postgres.rs"]
 mod database;
@@ -43,16 +43,16 @@ async fn replica(redis: &RedisServer) -> Arc<Limiter> {
     Arc::new(limiter)
 }
 
-/// Waits for a condition, within a bound.
+/// Waits for a condition, with a timeout.
 async fn until(mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(20), "it never came to be");
+        assert!(start.elapsed() < Duration::from_secs(20), "timed out");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// Spends until the limiter answers from the shared server: a busy machine may miss a call's few milliseconds.
+/// Spends once. `None` if the call fell back to the local limiter: on a busy machine a call may miss its timeout.
 async fn spend_shared(limiter: &Limiter, number: u128, cost: u32) -> Option<bool> {
     let before = limiter.fallbacks();
     let spent = limiter.spend(subject(number), LIMIT, cost).await;
@@ -60,11 +60,11 @@ async fn spend_shared(limiter: &Limiter, number: u128, cost: u32) -> Option<bool
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_script_and_the_arithmetic_agree_on_any_schedule() {
+async fn the_script_agrees_with_the_rust_arithmetic() {
     let redis = RedisServer::start();
     let mut connection = redis.connection().await;
     let script = redis::Script::new(include_str!("../../src/limiter/window.lua"));
-    // Windows that 12 does not divide, reads, costs beyond the limit: a seeded walk over all of it.
+    // A seeded random walk, with windows that 12 does not divide, reads, and costs above the limit.
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = move |below: i64| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -88,7 +88,7 @@ async fn the_script_and_the_arithmetic_agree_on_any_schedule() {
                 .invoke_async(&mut connection)
                 .await
                 .unwrap();
-            // The script tells whole milliseconds, rounded up, as REST does.
+            // The script returns whole milliseconds, rounded up, as REST does.
             let millis = |micros: i64| (micros + 999).div_euclid(1_000);
             let wait = expected.state.retry_after.map_or(-1, millis);
             let expected =
@@ -99,7 +99,7 @@ async fn the_script_and_the_arithmetic_agree_on_any_schedule() {
 }
 
 #[tokio::test]
-async fn a_server_clock_that_steps_back_neither_unlocks_nor_locks() {
+async fn a_server_clock_that_steps_back_neither_frees_calls_early_nor_keeps_them_for_ever() {
     let redis = RedisServer::start();
     let mut connection = redis.connection().await;
     let script = redis::Script::new(include_str!("../../src/limiter/window.lua"));
@@ -110,7 +110,7 @@ async fn a_server_clock_that_steps_back_neither_unlocks_nor_locks() {
         (start, 1),
         (stepped, 0),
         (stepped + window - 1, 0),
-        // A window and two buckets later at the latest.
+        // At the latest a window and two buckets after the step.
         (stepped + window + window / 6, 1),
     ] {
         let mut call = script.prepare_invoke();
@@ -121,7 +121,7 @@ async fn a_server_clock_that_steps_back_neither_unlocks_nor_locks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_replicas_together_let_exactly_the_limit_through() {
+async fn three_replicas_together_admit_exactly_the_limit() {
     let redis = RedisServer::start();
     let mut replicas = Vec::new();
     for _ in 0..3 {
@@ -150,15 +150,15 @@ async fn three_replicas_together_let_exactly_the_limit_through() {
             break state;
         }
     };
-    // A call that was given up after its few milliseconds may still have been counted by the server: then fewer than
-    // the limit were told so, never more.
+    // A call that timed out may have been counted by the server all the same. Then fewer calls than the limit are
+    // admitted, never more.
     assert!(admitted.load(Ordering::Relaxed) <= LIMIT.limit);
     assert!(shared.load(Ordering::Relaxed) > 2_000, "most calls were shared");
-    assert_eq!(state.remaining, 0, "together they spent the whole limit, and it is spent for each");
+    assert_eq!(state.remaining, 0, "together they spent the whole limit, and each replica sees that");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_server_is_away_each_replica_limits_by_itself_and_returns_to_it() {
+async fn during_an_outage_each_replica_limits_by_itself_and_afterwards_limits_are_shared_again() {
     let mut redis = RedisServer::start();
     let limiter = replica(&redis).await;
     let small = RateLimit { limit: 3, window: 3_600 * SECOND };
@@ -168,8 +168,11 @@ async fn while_the_server_is_away_each_replica_limits_by_itself_and_returns_to_i
     for _ in 0..200 {
         admitted += u32::from(limiter.spend(subject(2), small, 1).await.admitted);
     }
-    assert_eq!(admitted, small.limit, "the local limit is the whole limit, and no call was refused for Redis's sake");
-    assert!(start.elapsed() < Duration::from_secs(5), "no call waits for a server that is away");
+    assert_eq!(
+        admitted, small.limit,
+        "the local limit is the whole limit, and no call was refused because of the outage"
+    );
+    assert!(start.elapsed() < Duration::from_secs(5), "no call waits for an unavailable server");
     until(|| limiter.is_shared() == Some(false)).await;
     assert!(limiter.fallbacks() >= 100);
     redis.restart();
@@ -182,7 +185,7 @@ async fn while_the_server_is_away_each_replica_limits_by_itself_and_returns_to_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_server_delays_nobody() {
+async fn a_paused_server_delays_no_call() {
     let redis = RedisServer::start();
     let limiter = replica(&redis).await;
     redis.signal("STOP");
@@ -190,17 +193,17 @@ async fn a_paused_server_delays_nobody() {
     for number in 0..200 {
         assert!(limiter.spend(subject(number), LIMIT, 1).await.admitted);
     }
-    assert!(start.elapsed() < Duration::from_secs(5), "calls are bounded, and then not made at all");
+    assert!(start.elapsed() < Duration::from_secs(5), "calls time out, and then the circuit breaker opens");
     redis.signal("CONT");
     until(|| limiter.is_shared() == Some(true)).await;
 }
 
-/// A stall shorter than that is no outage, however many calls it fails.
+/// A short stall must not open the circuit breaker, however many calls it fails.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stall_fails_the_calls_in_flight_and_no_more() {
+async fn a_short_stall_fails_the_calls_in_flight_only() {
     let redis = RedisServer::start();
     let limiter = replica(&redis).await;
-    // The machine may add to the stall, or miss a call before it.
+    // A busy machine may lengthen the stall, or fail a call before it. Then try again.
     for attempt in 0..20 {
         until(|| limiter.is_shared() == Some(true)).await;
         let _ = spend_shared(&limiter, 7, 1).await;
@@ -216,10 +219,10 @@ async fn a_stall_fails_the_calls_in_flight_and_no_more() {
         for call in calls {
             assert!(call.await.unwrap());
         }
-        let away = limiter.is_shared() == Some(false);
+        let breaker_open = limiter.is_shared() == Some(false);
         redis.signal("CONT");
         if start.elapsed() < Duration::from_millis(60) && limiter.fallbacks() >= before + 50 {
-            assert!(!away, "attempt {attempt}: 50 calls failed within {:?}", start.elapsed());
+            assert!(!breaker_open, "attempt {attempt}: 50 calls failed within {:?}", start.elapsed());
             return;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

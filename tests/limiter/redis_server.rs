@@ -1,4 +1,4 @@
-//! A real Redis on a port chosen by the system.
+//! A real Redis on a free port.
 
 use std::{
     net::TcpListener,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::support::tls::Identity;
 
-/// A running server; it is killed when this is dropped.
+/// A running server. Dropping this kills it.
 pub struct RedisServer {
     child: Child,
     port: u16,
@@ -22,7 +22,7 @@ impl RedisServer {
         Self::with(&[])
     }
 
-    /// The same with a password, and under TLS.
+    /// Starts an empty server with a password and TLS.
     pub fn secured(identity: &Identity, password: &str) -> Self {
         let (cert, key) = (identity.cert.display().to_string(), identity.key.display().to_string());
         let tls = ["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-auth-clients", "no"];
@@ -31,7 +31,7 @@ impl RedisServer {
 
     fn with(arguments: &[&str]) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        // Somebody else may take a free port before the server does.
+        // Another process may take the free port before the server binds it. Then try another port.
         for _ in 0..10 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let folder = tempfile::tempdir().unwrap();
@@ -44,35 +44,35 @@ impl RedisServer {
         panic!("redis-server did not start; run the tests by tests/run, which installs it");
     }
 
-    /// Where it listens.
+    /// The server's URL.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// The port that it listens on.
+    /// The server's port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// A connection of the test's own.
+    /// A new connection.
     pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
         redis::Client::open(self.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
     }
 
-    /// Kills it.
+    /// Kills the server.
     pub fn stop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Starts it again, empty, on the same port.
+    /// Restarts the server on the same port, without data.
     pub fn restart(&mut self) {
         self.stop();
         self.child = spawn(self.port, &self.folder, &self.arguments);
         assert!(self.answers());
     }
 
-    /// Sends a signal by name.
+    /// Sends a signal, given by name.
     pub fn signal(&self, signal: &str) {
         let status = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status().unwrap();
         assert!(status.success());

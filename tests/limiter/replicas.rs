@@ -1,5 +1,5 @@
-//! Three processes on one database and one Redis: what they let through together, and what becomes of that while Redis
-//! is cut off, stands still, or has lost everything.
+//! Three processes on one database and one Redis: how many calls they admit together, also while Redis is unreachable,
+//! paused, or has lost its data.
 
 use std::{
     net::SocketAddr,
@@ -26,7 +26,8 @@ use crate::{
     },
 };
 
-/// Once more with another key, until no call was counted locally: a busy machine may miss a call's few milliseconds.
+/// Maximum number of attempts, each with another key, until no call was counted locally. On a busy machine calls may miss
+/// their timeout.
 const ATTEMPTS: u32 = 40;
 
 /// Replicas that reach Redis through a proxy.
@@ -58,7 +59,7 @@ impl Replicas {
         Self { redis, proxy, servers, clients }
     }
 
-    /// A key that each replica has in memory.
+    /// A new key that each replica has cached.
     async fn key(&mut self, limit: u32) -> String {
         let request = CreateRequest { rate_limit: Some(own_limit(limit, 3_600)), ..CreateRequest::default() };
         let secret = made(create(&mut self.clients[0], ROOT, request).await).secret;
@@ -84,7 +85,7 @@ impl Replicas {
         sum
     }
 
-    /// Waits until every replica says that limits are shared, or that they are not.
+    /// Waits until every replica reports that limits are shared, or that they are not.
     async fn shared(&self, shared: bool) {
         let start = Instant::now();
         for replica in 0..self.servers.len() {
@@ -95,7 +96,7 @@ impl Replicas {
         }
     }
 
-    /// Calls of every replica at once; how many were admitted.
+    /// Calls every replica concurrently. Returns how many calls were admitted.
     async fn burst(&self, secret: &str, callers: usize, calls: u32) -> u32 {
         let admitted = Arc::new(AtomicU32::new(0));
         let mut tasks = Vec::new();
@@ -118,28 +119,27 @@ impl Replicas {
         admitted.load(Ordering::Relaxed)
     }
 
-    /// The replicas together let through the limit of a new key, less `held` at the most. It says so once no more than
-    /// `local` calls were counted locally.
-    async fn keep_one_limit(&mut self, limit: u32, held: u32, local: u32) {
-        let most = local;
+    /// Asserts that the replicas together admit the limit of a new key, less at most `held` permits. Tries until at most
+    /// `max_local` calls were counted locally.
+    async fn keep_one_limit(&mut self, limit: u32, held: u32, max_local: u32) {
         for _ in 0..ATTEMPTS {
             let secret = self.key(limit).await;
             let before = self.fallbacks().await;
             let admitted = self.burst(&secret, 3, limit / 6).await;
             let local = u32::try_from(self.fallbacks().await - before).unwrap();
-            // A call that was given up was counted locally; the server may have counted it, too.
-            let good = limit.saturating_sub(held + local)..=limit + local;
-            assert!(good.contains(&admitted), "{admitted} of {limit}, with {local} calls counted locally");
-            if local <= most {
+            // A call that timed out was counted locally. The server may have counted it, too.
+            let expected = limit.saturating_sub(held + local)..=limit + local;
+            assert!(expected.contains(&admitted), "{admitted} of {limit}, with {local} calls counted locally");
+            if local <= max_local {
                 return;
             }
-            // The machine may be less busy then.
+            // Give the machine time to become less busy.
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        panic!("in each of {ATTEMPTS} attempts more than {most} calls were counted locally");
+        panic!("in each of {ATTEMPTS} attempts more than {max_local} calls were counted locally");
     }
 
-    /// Each replica lets the whole limit of a new key through by itself.
+    /// Asserts that each replica admits the whole limit of a new key by itself.
     async fn keep_a_limit_each(&mut self, limit: u32) {
         let secret = self.key(limit).await;
         let replicas = u32::try_from(self.servers.len()).unwrap();
@@ -151,26 +151,26 @@ fn address(redis: &RedisServer) -> SocketAddr {
     redis.url().strip_prefix("redis://").unwrap().parse().unwrap()
 }
 
-/// Leases of so many permits.
+/// A setup with permit leases of this size.
 fn batch(permits: u32) -> impl Fn() -> Setup {
     move || Setup::new().config(&format!("[rate_limit]\nbatch = {permits}\n"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_replicas_under_load_let_exactly_the_limit_through() {
+async fn three_replicas_under_load_admit_exactly_the_limit() {
     let mut replicas = Replicas::start(3, Setup::new).await;
-    // To the last call; and, where one in many hundreds may be late, to as many as were.
+    // A small limit exactly; a large one up to the few calls that may have timed out.
     replicas.keep_one_limit(60, 0, 0).await;
     replicas.keep_one_limit(900, 0, 30).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_replicas_with_leases_let_no_more_through_and_hardly_fewer() {
+async fn three_replicas_with_leases_admit_no_more_than_the_limit_and_hardly_fewer() {
     let mut replicas = Replicas::start(3, batch(20)).await;
     replicas.keep_one_limit(600, 3 * 19, 0).await;
 }
 
-/// Calls go on all the time, none is refused for Redis's sake, and none waits for it.
+/// Calls continue through every kind of outage. None is refused or delayed because of it.
 async fn through_every_outage(setup: impl Fn() -> Setup, held: u32) {
     let mut replicas = Replicas::start(3, setup).await;
     let secret = replicas.key(1_000_000_000).await;
@@ -217,31 +217,31 @@ async fn through_every_outage(setup: impl Fn() -> Setup, held: u32) {
 
     stop.store(true, Ordering::Relaxed);
     for load in load {
-        assert!(load.await.unwrap() > 100, "calls went on");
+        assert!(load.await.unwrap() > 100, "calls continued");
     }
     let slowest = *slowest.lock().unwrap();
     assert!(slowest < Duration::from_secs(1), "a call took {slowest:?}");
     for server in &replicas.servers {
         let log = server.log();
-        let told = |text: &str| log.matches(text).count();
-        // One line for each time, whatever the number of calls.
-        assert!((2..=12).contains(&told("rate limit store unavailable")), "{log}");
-        assert!((3..=13).contains(&told("connected, limits are shared")), "{log}");
+        let lines = |text: &str| log.matches(text).count();
+        // One line for each outage, whatever the number of calls.
+        assert!((2..=12).contains(&lines("rate limit store unavailable")), "{log}");
+        assert!((3..=13).contains(&lines("connected, limits are shared")), "{log}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_limit_by_themselves_while_redis_is_away_and_return_to_it() {
+async fn replicas_limit_by_themselves_during_outages_and_share_limits_afterwards() {
     through_every_outage(Setup::new, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn so_do_replicas_with_leases() {
+async fn replicas_with_leases_limit_by_themselves_during_outages_and_share_limits_afterwards() {
     through_every_outage(batch(20), 3 * 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_cannot_be_reached_at_the_start_is_found_later() {
+async fn a_redis_that_is_unreachable_at_startup_is_connected_later() {
     let redis = RedisServer::start();
     let proxy = Proxy::start(address(&redis)).await;
     proxy.down(true);
@@ -298,7 +298,7 @@ async fn creations_of_one_address_are_counted_by_all_replicas_together() {
 
 /// A certificate of an authority that the machine does not know is as good as no server.
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_is_spoken_to_under_tls_and_with_a_password() {
+async fn redis_connections_support_tls_and_a_password() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Authority::new(folder.path(), "ca");
     let redis = RedisServer::secured(&ca.server("redis"), "p4ssw0rd-of-the-test");
@@ -311,8 +311,8 @@ async fn redis_is_spoken_to_under_tls_and_with_a_password() {
             setup = setup.env("SSL_CERT_FILE", ca.cert.to_str().unwrap());
         }
         let server = setup.start();
-        let told = if shared { "limits are shared" } else { "rate limit store unreachable, retrying" };
-        server.logged(told).await;
+        let expected = if shared { "limits are shared" } else { "rate limit store unreachable, retrying" };
+        server.logged(expected).await;
         let mut client = server.client().await;
         let request = CreateRequest { rate_limit: Some(own_limit(2, 3_600)), ..CreateRequest::default() };
         let secret = made(create(&mut client, ROOT, request).await).secret;

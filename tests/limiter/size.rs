@@ -1,4 +1,4 @@
-//! What many limited keys take: each test is a process of its own, and reads its own size.
+//! Memory of a million limited keys. nextest runs each test in its own process, which measures its own resident size.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ fn resident_megabytes() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024 / 1_000_000
 }
 
-/// A key's id as it is: its first bits are a time, the last ones are random.
+/// A realistic key id: a timestamp in the first bits, random last bits.
 fn key(number: u32) -> keyward::limiter::Subject {
     let number = u128::from(number);
     subject((1_763_000_000_000 + number) << 80 | 0x7 << 76 | number.wrapping_mul(0x9e37_79b9_7f4a_7c15) << 12)
@@ -47,16 +47,16 @@ fn a_million_limited_keys_fit_in_200_megabytes() {
 }
 
 #[test]
-fn a_million_leases_fit_in_200_megabytes() {
+fn a_million_permit_leases_fit_in_200_megabytes() {
     let before = resident_megabytes();
     let leases = PermitLeases::new(Arc::new(SystemClock), 100);
     for number in 0..KEYS {
-        let SpendStart::Request(asking) = leases.spend_or_request(key(number), LIMIT, 1) else {
-            panic!("nothing is held")
+        let SpendStart::Request(request) = leases.spend_or_request(key(number), LIMIT, 1) else {
+            panic!("there is no lease yet, so a request is needed")
         };
         let state = RateState { limit: LIMIT.limit, remaining: 900, reset_at: 0, retry_after: None };
         let grant = Grant { permits: 62, left: 300 * SECOND, origin: GrantOrigin { bucket: 1, window: 1 } };
-        asking.complete(SpendResult { admitted: true, state }, Some(grant));
+        request.complete(SpendResult { admitted: true, state }, Some(grant));
     }
     let taken = resident_megabytes() - before;
     assert_eq!(leases.len(), 1_000_000);

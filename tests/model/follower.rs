@@ -1,15 +1,15 @@
-//! The follower of a replica: join, renew, read, apply, extend, report, leave.
+//! A replica's follower: join, renew, read, apply, extend, report, leave.
 
 use crate::protocol::Protocol;
 use crate::rules::Rule;
 use crate::state::{Database, Follower, Load, Program, Replica, Revoke, Row, State, Stray};
 
-/// One act of a follower. Anything may happen between two acts, and any time may pass.
+/// One act of a follower. Between two acts anything may happen, and any time may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Act {
-    /// Look at the clock, from which a lease is counted. To begin is to look, so this is for broken variants only.
-    Note,
-    /// Compare and set the step of its row.
+    /// Read the clock from which the lease counts. Starting a program reads it, so only broken variants have this act.
+    ReadClock,
+    /// Compare-and-set the step of its row.
     Renew,
     /// Insert its row.
     Insert,
@@ -21,35 +21,35 @@ pub enum Act {
     Clear,
     /// Extend its own lease.
     Extend,
-    /// Write into its row what it has seen.
+    /// Write the applied revision into its row.
     Report,
-    /// Stop answering from memory.
+    /// Stop answering from the cache.
     Stop,
     /// Delete its row.
     Delete,
 }
 
 impl Act {
-    /// Whether the act is a statement to the database, which may fail or stay away.
+    /// Whether the act is a database statement, which may fail or remain unanswered.
     pub fn is_statement(self) -> bool {
         matches!(self, Self::Renew | Self::Insert | Self::Read | Self::Report | Self::Delete)
     }
 }
 
 impl Protocol {
-    /// The acts of a program, in the order that the rules give them.
+    /// The acts of a program, in the order that the rules determine.
     pub fn acts(&self, program: Program) -> &'static [Act] {
-        use Act::{Apply, Clear, Delete, Extend, Insert, Note, Read, Renew, Report, Stop};
+        use Act::{Apply, Clear, Delete, Extend, Insert, Read, ReadClock, Renew, Report, Stop};
         match program {
             Program::Rest => &[],
-            Program::Renewal if !self.keeps(Rule::RenewBeforeRead) => &[Read, Apply, Note, Renew, Extend, Report],
+            Program::Renewal if !self.keeps(Rule::RenewBeforeRead) => &[Read, Apply, ReadClock, Renew, Extend, Report],
             Program::Renewal if !self.keeps(Rule::ReadApart) => &[Read, Renew, Apply, Extend, Report],
             Program::Renewal if !self.keeps(Rule::ApplyBeforeExtend) => &[Renew, Read, Extend, Apply, Report],
             Program::Renewal if !self.keeps(Rule::ApplyBeforeReport) => &[Renew, Read, Report, Apply, Extend],
             Program::Renewal => &[Renew, Read, Apply, Extend, Report],
             Program::Notified if !self.keeps(Rule::ApplyBeforeReport) => &[Read, Report, Apply],
             Program::Notified => &[Read, Apply, Report],
-            Program::Join if !self.keeps(Rule::InsertBeforeClear) => &[Read, Clear, Note, Insert, Extend, Report],
+            Program::Join if !self.keeps(Rule::InsertBeforeClear) => &[Read, Clear, ReadClock, Insert, Extend, Report],
             Program::Join if !self.keeps(Rule::ReadApart) => &[Read, Insert, Clear, Extend, Report],
             Program::Join if !self.keeps(Rule::JoinClears) => &[Insert, Read, Extend, Report],
             Program::Join if !self.keeps(Rule::RevisionBeforeClear) => &[Insert, Clear, Read, Extend, Report],
@@ -60,13 +60,13 @@ impl Protocol {
         }
     }
 
-    /// The next act of a replica's follower. A statement that is next counts as sent: it is executed at some later moment.
+    /// The next act of a replica's follower. If it is a statement, it counts as sent, and is executed at any later moment.
     pub fn next_act(&self, state: &State, r: usize) -> Option<Act> {
         let follower = &state.replicas[r].follower;
         self.acts(follower.program).get(usize::from(follower.at)).copied()
     }
 
-    /// A resting follower begins a program.
+    /// An idle follower starts a program.
     pub fn begin(&self, state: &mut State, r: usize, program: Program) -> Option<()> {
         let me = &mut state.replicas[r];
         let joins = program == Program::Join;
@@ -88,7 +88,7 @@ impl Protocol {
         let act = self.next_act(state, r)?;
         let me = &mut state.replicas[r];
         match act {
-            Act::Note => me.follower.left = self.setting.lease,
+            Act::ReadClock => me.follower.left = self.setting.lease,
             Act::Renew => return self.renew(state, r),
             Act::Insert => {
                 let id = self.unused_id(state)?;
@@ -139,7 +139,7 @@ impl Protocol {
         Some(())
     }
 
-    /// A write is answered with success, and is not committed: it sat in a transaction that someone left open.
+    /// A write is answered with success but not committed: it ran in a transaction that was left open.
     pub fn answer_uncommitted(&self, state: &mut State, r: usize) -> Option<()> {
         match self.next_act(state, r)? {
             Act::Renew => {
@@ -156,7 +156,7 @@ impl Protocol {
         Some(())
     }
 
-    /// The follower gives up a statement. If `stray`, it is still on its way.
+    /// The follower gives up a statement. If `stray`, the statement may still be executed.
     pub fn abandon(&self, state: &mut State, r: usize, stray: bool) -> Option<()> {
         let act = self.next_act(state, r).filter(|act| act.is_statement())?;
         if stray {
@@ -174,14 +174,14 @@ impl Protocol {
         let me = &mut state.replicas[r];
         match (me.follower.program, act) {
             (Program::Leave, _) => Self::die(state, r),
-            // A join that was not finished did not happen: it is begun again, with another row.
+            // An unfinished join starts again, with another row.
             (Program::Join, Act::Insert | Act::Read) => rejoin(me),
             _ => me.follower = Follower::default(),
         }
         Some(())
     }
 
-    /// A stray statement is executed.
+    /// An abandoned statement is executed.
     pub fn stray_lands(state: &mut State) -> Option<()> {
         match state.stray.take()? {
             Stray::Insert { id } => insert(state, id),
@@ -200,7 +200,7 @@ impl Protocol {
         Some(())
     }
 
-    /// The process ends, with all that it remembered.
+    /// The process ends, and all its memory is lost.
     pub fn die(state: &mut State, r: usize) {
         state.replicas[r] = Replica::default();
         if let Some(verify) = state.verify
@@ -220,7 +220,7 @@ impl Protocol {
             }
             _ if !self.keeps(Rule::RenewalFindsItsRow) => {}
             Some(row) if row.step > me.step || !self.keeps(Rule::BackwardStepRejoins) => {
-                // An earlier renewal, given up, was executed after all. This one was not.
+                // An earlier, abandoned renewal was executed after all. This one was not.
                 me.step = row.step;
                 me.follower = Follower::default();
                 return Some(());
@@ -284,27 +284,27 @@ impl Protocol {
         me.follower.changed = keys.iter().fold(0, |changed, key| changed | 1 << key);
     }
 
-    /// The id that the next join takes.
+    /// The id of the next join.
     fn unused_id(&self, state: &State) -> Option<u8> {
         state.unused_id(self.setting.rows, self.keeps(Rule::JoinTakesNewId))
     }
 
-    /// The step that the next renewal of the replica writes.
+    /// The step that the replica's next renewal writes.
     fn next_step(&self, state: &mut State, r: usize) -> Option<u8> {
         let replica = state.replicas[r];
         let id = replica.id?;
         if self.keeps(Rule::StepsAreNotReused) {
             u8::try_from(u32::BITS - state.steps(id).leading_zeros()).ok()
         } else {
-            // Nothing renumbers these, so they are bounded.
+            // These steps are not renumbered, so they are bounded here.
             Some(replica.step + 1).filter(|step| *step < 2)
         }
     }
 
-    /// Goes on to the next act.
+    /// Moves on to the next act.
     fn proceed(&self, state: &mut State, r: usize) {
         state.replicas[r].follower.at += 1;
-        self.settle(state, r);
+        self.skip_idle_acts(state, r);
         if state.replicas[r].follower.program == Program::Leave && self.next_act(state, r).is_none() {
             Self::die(state, r);
         } else if self.next_act(state, r).is_none() {
@@ -313,7 +313,7 @@ impl Protocol {
     }
 
     /// Skips acts that would change nothing.
-    fn settle(&self, state: &mut State, r: usize) {
+    fn skip_idle_acts(&self, state: &mut State, r: usize) {
         let reported = state.row_of(r).map(|row| row.seen);
         let me = &mut state.replicas[r];
         let acts = self.acts(me.follower.program);
@@ -329,7 +329,7 @@ impl Protocol {
     }
 }
 
-/// The replica has no row any more that it may rely on, and must join anew. Its memory stays until the join clears it.
+/// The replica has no row that it can rely on, and must join again. Its cache stays until the join clears it.
 fn rejoin(me: &mut Replica) {
     me.id = None;
     me.step = 0;
@@ -339,7 +339,7 @@ fn rejoin(me: &mut Replica) {
 fn insert(state: &mut State, id: u8) {
     state.db.rows[usize::from(id)] = Some(Row { step: 0, seen: 0 });
     for revoke in &mut state.revokes {
-        // The id is given anew: whoever waited for its former row has seen it go.
+        // The id is reused: a Revoke that waited for its former row has seen that row disappear.
         if let Revoke::Waiting { rows, .. } | Revoke::Early { rows, .. } = revoke {
             *rows &= !(1 << id);
         }

@@ -1,17 +1,17 @@
-//! Each rule is needed: without it the checker finds a Verify that answers what it must not.
+//! Each rule is needed: without it the checker finds a Verify that gives a forbidden answer.
 
 use crate::check;
 use crate::protocol::Protocol;
 use crate::rules::{Hazard, Rule, Setting};
 use crate::state::Broken;
 
-/// The checker finds that the instance without these rules breaks the promise.
+/// Asserts that the instance breaks the promise without these rules.
 fn caught(setting: Setting, rules: &[Rule]) {
     assert_eq!(broken(setting, rules), Some(Broken::AfterReturn));
 }
 
-/// The instance keeps the promise without these rules too: others see to the same.
-fn spare(setting: Setting, rules: &[Rule]) {
+/// Asserts that the instance keeps the promise without these rules, because other rules have the same effect.
+fn redundant(setting: Setting, rules: &[Rule]) {
     assert_eq!(broken(setting, rules), None);
 }
 
@@ -35,15 +35,15 @@ fn two_keys() -> Setting {
 
 /// Follow and extend.
 mod follow {
-    use super::{Hazard, Rule, Setting, caught, clean_up, spare, two_keys};
+    use super::{Hazard, Rule, Setting, caught, clean_up, redundant, two_keys};
 
     #[test]
     fn a_follower_that_reads_before_it_renews_is_caught() {
         caught(Setting::PLAIN, &[Rule::RenewBeforeRead]);
     }
 
-    /// The statement sees the database as it was before its own commit. That alone would do no harm, since the lease counts from
-    /// before it; but it cannot show whether the commit came to be.
+    /// The statement sees the database as it was before its own commit. That alone would be harmless, because the lease counts
+    /// from before it. But the statement cannot show whether it was committed.
     #[test]
     fn a_follower_that_renews_and_reads_in_one_statement_is_caught() {
         let setting = Setting::PLAIN.with(&[Hazard::Uncommitted]);
@@ -51,13 +51,13 @@ mod follow {
     }
 
     #[test]
-    fn one_statement_would_do_if_an_answer_meant_a_commit() {
+    fn one_statement_is_enough_if_an_answer_implies_a_commit() {
         let setting = clean_up().with(&[Hazard::Strays, Hazard::Death]);
-        spare(setting, &[Rule::ReadApart]);
+        redundant(setting, &[Rule::ReadApart]);
     }
 
-    /// It takes a clean-up, which watches the step since the renewal was committed. Without one, to count from before the
-    /// reading would do.
+    /// The counterexample needs a clean-up, which watches the step from the commit of the renewal on. Without a clean-up,
+    /// counting from before the read would be enough.
     #[test]
     fn a_lease_counted_from_the_reply_of_its_renewal_is_caught() {
         caught(clean_up(), &[Rule::CountBeforeSend]);
@@ -90,9 +90,9 @@ mod follow {
     }
 
     #[test]
-    fn a_renewal_whose_row_count_is_ignored_is_stopped_when_it_does_not_show() {
+    fn a_renewal_whose_row_count_is_ignored_extends_nothing_when_it_does_not_show() {
         let setting = clean_up().with(&[Hazard::Uncommitted, Hazard::Death]);
-        spare(setting, &[Rule::RenewalFindsItsRow]);
+        redundant(setting, &[Rule::RenewalFindsItsRow]);
     }
 
     #[test]
@@ -136,7 +136,7 @@ mod verify {
     }
 
     #[test]
-    fn a_waiting_verify_that_uses_a_row_from_before_an_applied_change_is_caught() {
+    fn a_waiting_verify_that_uses_a_row_older_than_an_applied_change_is_caught() {
         let broken = broken(Setting::PLAIN, &[Rule::WaiterHeedsFence]);
         assert_eq!(broken, Some(Broken::AfterApply));
     }
@@ -169,7 +169,7 @@ mod revoke {
     }
 
     #[test]
-    fn a_revoke_that_allows_nothing_for_a_slow_clock_is_caught() {
+    fn a_revoke_without_a_margin_for_slow_clocks_is_caught() {
         let setting = Setting { lease: 2, margin: 1, slow_ticks: 1, ..Setting::PLAIN };
         caught(setting, &[Rule::WaitHasMargin]);
     }
@@ -191,7 +191,7 @@ mod revoke {
     }
 
     #[test]
-    fn memory_that_answers_past_its_lease_is_caught_also_where_no_revoke_returns() {
+    fn a_cache_that_answers_after_its_lease_is_caught_even_if_no_revoke_returns() {
         let setting = Setting { ages: true, ..Setting::PLAIN };
         let broken = broken(setting, &[Rule::VerifyReadsClock]);
         assert_eq!(broken, Some(Broken::OlderThanLease));
@@ -218,7 +218,7 @@ mod join {
     }
 
     #[test]
-    fn a_join_that_clears_before_its_row_is_there_is_caught() {
+    fn a_join_that_clears_before_it_inserts_its_row_is_caught() {
         caught(Setting::PLAIN, &[Rule::InsertBeforeClear]);
     }
 
@@ -228,7 +228,7 @@ mod join {
         caught(setting, &[Rule::JoinShows]);
     }
 
-    /// A clean-up that still watches the row of the replica's former life takes the new one for it.
+    /// A clean-up that still watches the replica's former row mistakes the new row for it.
     #[test]
     fn a_join_under_a_used_id_is_caught() {
         caught(clean_up().with(&[Hazard::Leave]), &[Rule::JoinTakesNewId]);
@@ -259,35 +259,35 @@ mod join {
 
 /// Lost history.
 mod loss {
-    use super::{Hazard, Rule, caught, clean_up, lost_history, spare};
+    use super::{Hazard, Rule, caught, clean_up, lost_history, redundant};
 
-    /// A step that went backwards tells of some losses. But the database may keep the last renewal and lose a change that came
-    /// after it, and that the replica has read. Its revision is then given again, to a change that the replica never reads.
+    /// A step that went backwards reveals some losses. But the database may keep the last renewal and lose a later change that
+    /// the replica has read. Its revision is then assigned to another change, which the replica never reads.
     #[test]
     fn a_replica_that_notices_only_a_step_that_went_backwards_is_caught() {
         caught(lost_history(), &[Rule::LostChangeRejoins]);
     }
 
     #[test]
-    fn a_lost_change_that_is_looked_for_by_its_number_is_caught() {
+    fn a_lost_change_that_is_recognized_by_its_revision_only_is_caught() {
         caught(lost_history(), &[Rule::LostChangeIsIdentified]);
     }
 
     #[test]
-    fn a_backward_step_need_not_be_noticed_where_lost_changes_are() {
+    fn a_backward_step_need_not_be_noticed_if_lost_changes_are() {
         let setting = clean_up().with(&[Hazard::LostHistory]);
-        spare(setting, &[Rule::BackwardStepRejoins]);
+        redundant(setting, &[Rule::BackwardStepRejoins]);
     }
 
-    /// A clean-up has seen the step of a renewal that was lost, and deletes the row when another renewal writes it again.
+    /// A clean-up has seen the step of a renewal that was lost, and deletes the row after another renewal wrote the same step.
     #[test]
     fn a_step_that_is_written_twice_is_caught() {
         let setting = clean_up().with(&[Hazard::LostHistory, Hazard::Strays]);
         caught(setting, &[Rule::StepsAreNotReused]);
     }
 
-    /// The limit of what can be promised: the row of a replica that joined is lost, and its lease is not over. The same
-    /// happens without any standby where a crash can lose the row: joins and renewals must be as durable as revocations.
+    /// The limit of the promise: the row of a replica is lost while its lease still holds. The same happens without a standby
+    /// if a crash can lose the row, so joins and renewals must be as durable as revocations.
     #[test]
     fn a_revoke_within_a_lease_of_a_loss_would_be_caught() {
         caught(lost_history(), &[Rule::PromiseRestsAfterLoss]);

@@ -1,1 +1,1 @@
-//! See `model.rs`: the model is a test.
+//! Empty: the model is an integration test, see `model.rs`.

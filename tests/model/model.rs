@@ -1,25 +1,26 @@
-//! A model of the revocation protocol, checked in every order in which its steps can happen.
+//! A model of the revocation protocol. The model checker explores every order of its steps.
 //!
-//! The promise: no Verify that starts after a Revoke returned OK answers VALID for that key, on any replica. Two more come
-//! with it: a Verify still waiting when its replica applies the revocation does not answer VALID, and memory never answers
-//! from a state older than the lease, whether a Revoke returned or not.
+//! The promise: no Verify that starts after a Revoke returned OK answers VALID for that key, on any replica. Two more
+//! properties are checked: a Verify that is still waiting when its replica applies the revocation does not answer VALID, and
+//! the cache never answers from a state older than the lease, whether a Revoke returned or not.
 //!
 //! Each statement is sent, executed and answered at different moments, and anything may happen in between: time passes,
-//! another Verify begins, the replica dies. A replica that pauses, or is cut from the database, is one for which nothing
-//! happens; a notification is a reading at any moment. Time is what is left of each lease and each wait, so that any length
-//! of time, and any number of renewals and joins, is a finite number of states. A Verify that has no lease is a look-up, and
-//! look-ups happen at any moment, so the model follows only a Verify that finds a lease. Of the cache it keeps whether a key
-//! is held to be good: that it is revoked is for ever, and holding it or asking again answers the same.
+//! another Verify begins, the replica dies. A replica that is paused or cut off from the database is one that takes no
+//! steps. A notification is a read at any moment. Time is modeled as the remaining duration of each lease and each wait, so
+//! that any length of time, and any number of renewals and joins, is a finite number of states. A Verify without a lease is
+//! a look-up, and look-ups happen at any moment, so the model follows only a Verify that finds a lease. Of the cache, the
+//! model keeps only whether a key is cached as good. A revoked key stays revoked, so a cached revoked key answers the same
+//! as a look-up.
 //!
-//! `proofs` below check the whole protocol, `guards` take its rules away one by one, and expect a counterexample.
-//! `larger_proofs` take minutes, and run only when asked for.
+//! `proofs` check the whole protocol. `guards` remove its rules one by one and expect a counterexample. `larger_proofs` take
+//! minutes and are ignored by default.
 //!
-//! What cannot be promised when history is lost. A database that falls back to an earlier state, as when an asynchronous
-//! standby takes over, may lose a revocation that it acknowledged, and then nothing is promised of it. It may also lose the
-//! row of a replica that answers from memory, and then a Revoke cannot know of that replica until its lease has run out. So
-//! the promise is checked for each Revoke that had returned before the fall and whose row was kept, and for each that reads
-//! the rows a lease and a margin after it, or later: from then on it holds whatever else was lost, joins, renewals, reports,
-//! and changes that a replica had already read.
+//! Limits of the promise when history is lost: a database that falls back to an earlier state, for example when an
+//! asynchronous standby takes over, may lose a revocation that it acknowledged. Nothing is promised for that key. The
+//! database may also lose the row of a replica that answers from its cache. A Revoke cannot know of that replica until its
+//! lease has expired. So the promise is checked for each Revoke that returned before the loss and whose change was kept, and
+//! for each Revoke that reads the rows at least a lease and a margin after the loss. From then on it holds, whatever else was
+//! lost: joins, renewals, reports, and changes that a replica had already read.
 
 mod follower;
 mod guards;
@@ -40,7 +41,7 @@ use protocol::{Action, Protocol};
 use rules::Setting;
 use state::Broken;
 
-/// Checks a model to its end, or to the first counterexample: what it breaks, and how.
+/// Checks a model completely, or up to the first counterexample. Returns the broken property and the steps to it.
 fn check(protocol: Protocol) -> Option<(Broken, Vec<Action>)> {
     let start = Instant::now();
     let checker = protocol.checker().spawn_bfs().join();
@@ -56,7 +57,7 @@ fn check(protocol: Protocol) -> Option<(Broken, Vec<Action>)> {
     Some((broken, path.into_actions()))
 }
 
-/// Checks that the whole protocol keeps the promise, in an instance in which all that should happen does.
+/// Checks that the whole protocol keeps the promise, and that everything that should be possible does happen.
 fn prove(setting: Setting) {
     let broken = check(Protocol::new(setting));
     assert!(broken.is_none(), "{broken:?}");
@@ -104,13 +105,13 @@ mod proofs {
     }
 
     #[test]
-    fn memory_never_answers_from_a_state_older_than_the_lease() {
+    fn the_cache_never_answers_from_a_state_older_than_the_lease() {
         let setting = Setting { lease: 2, margin: 1, slow_ticks: 1, ages: true, ..Setting::PLAIN };
         prove(setting.with(&[Hazard::Notified, Hazard::Uncommitted, Hazard::CleanUp, Hazard::Retry]));
     }
 
     #[test]
-    fn the_promise_returns_a_lease_after_history_was_lost() {
+    fn the_promise_holds_again_a_lease_after_history_was_lost() {
         prove(Setting::PLAIN.with(&[
             Hazard::LostHistory,
             Hazard::Notified,
@@ -123,12 +124,12 @@ mod proofs {
     }
 
     #[test]
-    fn the_promise_returns_although_statements_outlive_the_loss_of_history() {
+    fn the_promise_holds_again_although_statements_outlive_the_loss_of_history() {
         prove(Setting::PLAIN.with(&[Hazard::LostHistory, Hazard::Strays, Hazard::CleanUp]));
     }
 }
 
-/// The same with more hazards at once: minutes, and a gigabyte of memory.
+/// The same proofs with more hazards at once. They take minutes, and a gigabyte of memory.
 mod larger_proofs {
     use crate::prove;
     use crate::rules::{Hazard, Setting};
@@ -152,14 +153,14 @@ mod larger_proofs {
 
     #[test]
     #[ignore = "takes minutes"]
-    fn one_replica_keeps_the_promise_for_two_keys_whatever_goes_wrong() {
+    fn one_replica_keeps_the_promise_for_two_keys_with_every_hazard() {
         let setting = Setting { keys: 2, ..Setting::PLAIN };
         prove(setting.with(&ALL));
     }
 
     #[test]
     #[ignore = "takes minutes"]
-    fn the_promise_returns_a_lease_after_history_was_lost_whatever_goes_wrong() {
+    fn the_promise_holds_again_a_lease_after_history_was_lost_with_every_hazard() {
         prove(Setting::PLAIN.with(&ALL).with(&[Hazard::LostHistory]));
     }
 }

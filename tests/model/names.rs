@@ -1,26 +1,26 @@
-//! Names: which number a step has, which index a row, a replica or a key has. States that differ in nothing else are one
-//! state. To give them the same names is exact, and makes the large instances small enough to be checked to the end. (In a
-//! trace, replica 0 may so become replica 1.)
+//! Symmetry reduction: states that differ only in the numbers of steps, or in the indexes of rows, replicas or keys, are
+//! equivalent. Renaming them to one representative loses nothing, and makes the large instances small enough to be checked
+//! completely. (In a trace, replica 0 may therefore become replica 1.)
 
 use std::cmp::Reverse;
 
 use crate::state::{ROWS, Replica, Revoke, State, Stray};
 
 impl State {
-    /// An id that nothing remembers, so that to give it again is to give a new one: any number of joins is finite. If not
-    /// `new`, one that only has no row.
+    /// An id that nothing refers to. Reusing it is equivalent to a new id, so that any number of joins is a finite number of
+    /// states. Without `new`, an id that merely has no row.
     pub fn unused_id(&self, rows: u8, new: bool) -> Option<u8> {
         (0..rows).find(|&id| {
             let index = usize::from(id);
             let in_stray = self.stray.is_some_and(|stray| stray.id() == id);
             let in_watch = self.watch.is_some_and(|watch| watch.id == id);
             let in_standby = self.standby.is_some_and(|db| db.rows[index].is_some());
-            let remembered = in_stray || in_watch || in_standby;
-            self.db.rows[index].is_none() && !self.is_owned(index) && !(new && remembered)
+            let referenced = in_stray || in_watch || in_standby;
+            self.db.rows[index].is_none() && !self.is_owned(index) && !(new && referenced)
         })
     }
 
-    /// Shows each remembered step of a row.
+    /// Visits each stored step of a row.
     fn each_step(&mut self, id: u8, visit: &mut impl FnMut(&mut u8)) {
         let index = usize::from(id);
         for row in [self.db.rows[index].as_mut(), self.standby.as_mut().and_then(|db| db.rows[index].as_mut())]
@@ -47,15 +47,16 @@ impl State {
         }
     }
 
-    /// The set of the remembered steps of a row, a bit each.
+    /// The set of the stored steps of a row, one bit each.
     pub fn steps(&mut self, id: u8) -> u32 {
         let mut steps = 0;
         self.each_step(id, &mut |step| steps |= 1 << *step);
         steps
     }
 
-    /// Gives the remembered steps of each row the smallest numbers that keep their order. Steps are only compared, and a new
-    /// one is larger than all that are remembered, so this changes nothing, and any number of renewals is finite.
+    /// Renumbers the stored steps of each row with the smallest numbers in the same order. Steps are only compared, and a new
+    /// step is larger than all stored ones, so this changes no behavior, and any number of renewals is a finite number of
+    /// states.
     pub fn renumber_steps(&mut self) {
         for id in 0..ROWS {
             let id = u8::try_from(id).unwrap_or(u8::MAX);
@@ -69,7 +70,7 @@ impl State {
         }
     }
 
-    /// Renames rows, replicas and keys so that states that differ in nothing else are equal.
+    /// Renames rows, replicas and keys, so that equivalent states become equal.
     pub fn rename(&mut self, replicas: usize, keys: usize) {
         if replicas == 2 && self.replica(0) > self.replica(1) {
             self.replicas.swap(0, 1);
@@ -96,7 +97,7 @@ impl State {
         }
     }
 
-    /// All that a state says of a replica, but for the name of its row.
+    /// Everything in a state about a replica, except for the index of its row.
     fn replica(&self, r: usize) -> impl Ord + use<> {
         let verifies = self.verify.is_some_and(|verify| usize::from(verify.replica) == r);
         let replica = Replica { id: self.replicas[r].id.map(|_| 0), ..self.replicas[r] };
@@ -136,7 +137,7 @@ impl State {
         }
     }
 
-    /// All that a state says of a key.
+    /// Everything in a state about a key.
     fn key(&self, key: usize) -> impl Ord + use<> {
         let verified = self.verify.is_some_and(|verify| usize::from(verify.key) == key);
         let held = self.replicas.map(|replica| {

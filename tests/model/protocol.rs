@@ -1,4 +1,4 @@
-//! The protocol as a state machine: what may happen at each moment, and what never must.
+//! The protocol as a state machine: the possible actions in each state, and the property that must always hold.
 
 use stateright::{Model, Property};
 
@@ -6,19 +6,19 @@ use crate::rules::{Hazard, Rule, Setting};
 use crate::state::{Program, Revoke, State, Stray};
 use crate::witness;
 
-/// The protocol in an instance of some size, perhaps without some of its rules.
+/// An instance of the protocol, possibly without some of its rules.
 #[derive(Clone, Copy, Debug)]
 pub struct Protocol {
-    /// The size and the hazards.
+    /// Size and hazards.
     pub setting: Setting,
-    /// Look for what must sometimes happen, rather than for what never must.
+    /// Check what must be reachable, instead of what must never happen.
     pub witness: bool,
-    /// The rules that are taken away, a bit each: see `without`.
+    /// The removed rules, one bit each, see `without`.
     pub removed: u64,
 }
 
 impl Protocol {
-    /// The name of the property that is checked.
+    /// Name of the checked property.
     pub const PROMISE: &str = "the promise holds";
 
     /// The whole protocol.
@@ -32,26 +32,26 @@ impl Protocol {
         Self { removed: rules.iter().fold(self.removed, add), ..self }
     }
 
-    /// Whether it has the rule.
+    /// Whether the instance has a rule.
     pub fn keeps(&self, rule: Rule) -> bool {
         self.removed & 1 << rule as u64 == 0
     }
 }
 
-/// What may happen. Replicas, keys and rows are named by their index.
+/// An action. Replicas, keys and rows are identified by index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Time passes; the clock of one replica may miss it.
     Tick(Option<usize>),
-    /// A follower begins a program.
+    /// A follower starts a program.
     Begin(usize, Program),
-    /// A follower does its next act.
+    /// A follower executes its next act.
     Advance(usize),
     /// A follower's write is answered but not committed.
     AnswerUncommitted(usize),
-    /// A follower gives up its statement, which may stay on its way.
+    /// A follower gives up its statement. If `true`, the statement may still be executed later.
     Abandon(usize, bool),
-    /// The stray statement is executed.
+    /// The abandoned statement is executed.
     StrayLands,
     /// A replica dies.
     Die(usize),
@@ -59,25 +59,25 @@ pub enum Action {
     TimerFires(usize),
     /// A look-up reads its row.
     Load(usize, usize),
-    /// A look-up reads its row from the standby. A broken variant only.
+    /// A look-up reads its row from the standby. Only in a broken variant.
     LoadStale(usize, usize),
-    /// A look-up answers and fills.
+    /// A look-up answers and fills the cache.
     Land(usize, usize),
     /// A Verify takes its first step.
     VerifyBegins(usize, usize),
-    /// A Verify takes its second.
+    /// A Verify takes its second step.
     VerifyEnds,
-    /// A Revoke is committed.
+    /// A Revoke commits.
     RevokeCommits(usize),
     /// A Revoke reads the rows.
     RevokeReadsRows(usize),
     /// A Revoke returns OK.
     RevokeReturns(usize),
-    /// A Revoke gives up its wait.
+    /// A Revoke stops waiting.
     RevokeGivesUp(usize),
-    /// A clean-up begins to watch a row.
+    /// A clean-up starts to watch a row.
     WatchBegins(u8),
-    /// The sub-select of a broken clean-up chooses the row.
+    /// The sub-select of a broken clean-up selects the row.
     WatchChooses,
     /// A clean-up deletes the row.
     WatchDeletes,
@@ -93,7 +93,7 @@ impl Protocol {
         let replica = &state.replicas[r];
         if replica.follower.program != Program::Rest {
             actions.push(Action::Advance(r));
-            // To give up the first act before it is executed is not to have begun.
+            // Abandoning the first act before it is executed equals not having started.
             if replica.follower.at > 0 {
                 actions.push(Action::Abandon(r, false));
             }
@@ -149,8 +149,8 @@ impl Protocol {
         }
     }
 
-    /// Forgets what can have no effect any more, and renames, so that states that differ in nothing else are one.
-    fn tidy(&self, state: &mut State) {
+    /// Drops what can have no effect any more and renames, so that equivalent states become equal.
+    fn normalize(&self, state: &mut State) {
         if self.keeps(Rule::VerifyReadsClock) {
             for replica in &mut state.replicas {
                 replica.flag = false;
@@ -204,7 +204,7 @@ impl Model for Protocol {
             actions.push(Action::StrayLands);
         }
         if self.setting.has(Hazard::CleanUp) {
-            // To give up a watch is not to have begun it.
+            // Abandoning a watch equals not having started it.
             if state.watch.is_none() {
                 actions.extend((0..self.setting.rows).map(Action::WatchBegins));
             } else {
@@ -251,7 +251,7 @@ impl Model for Protocol {
         if state == *last {
             return None;
         }
-        self.tidy(&mut state);
+        self.normalize(&mut state);
         Some(state)
     }
 

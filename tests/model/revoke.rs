@@ -1,11 +1,11 @@
-//! Revoke, the clean-up of dead rows, and time.
+//! Revoke, the clean-up of dead rows, failover, and time.
 
 use crate::protocol::Protocol;
 use crate::rules::Rule;
 use crate::state::{Revoke, State, Watch};
 
 impl Protocol {
-    /// The Revoke of a key is committed. Broken variants have a step before it.
+    /// The Revoke of a key commits. Broken variants take a step before it.
     pub fn revoke_commits(&self, state: &mut State, key: usize) -> Option<()> {
         let next = state.db.revision + 1;
         let (revision, revoke) = match state.revokes[key] {
@@ -33,10 +33,10 @@ impl Protocol {
         Some(())
     }
 
-    /// A committed Revoke reads the rows of the replicas, and begins to wait. So does a repeated one.
+    /// A committed Revoke reads the replicas' rows and starts to wait. A repeated Revoke does the same.
     pub fn revoke_reads_rows(&self, state: &mut State, key: usize) -> Option<()> {
-        let rests = state.grace > 0 && self.keeps(Rule::PromiseRestsAfterLoss);
-        if state.revokes[key] != Revoke::Committed || rests {
+        let suspended = state.grace > 0 && self.keeps(Rule::PromiseRestsAfterLoss);
+        if state.revokes[key] != Revoke::Committed || suspended {
             return None;
         }
         let left = if !self.keeps(Rule::WaitCoversLease) {
@@ -55,7 +55,7 @@ impl Protocol {
         Some(())
     }
 
-    /// A Revoke that need not wait any more returns OK.
+    /// A Revoke whose wait is over returns OK.
     pub fn revoke_returns(&self, state: &mut State, key: usize) -> Option<()> {
         let Revoke::Waiting { left, rows } = state.revokes[key] else {
             return None;
@@ -70,7 +70,7 @@ impl Protocol {
         Some(())
     }
 
-    /// A Revoke gives up its wait: the caller has to repeat it.
+    /// A Revoke stops waiting: the caller has to repeat it.
     pub fn revoke_gives_up(state: &mut State, key: usize) -> Option<()> {
         if !matches!(state.revokes[key], Revoke::Waiting { .. }) {
             return None;
@@ -79,7 +79,7 @@ impl Protocol {
         Some(())
     }
 
-    /// A clean-up begins to watch a row. It may be done by any replica, so it is nobody's in particular here.
+    /// A clean-up starts to watch a row. Any replica may do it, so it belongs to none in the model.
     pub fn watch_begins(&self, state: &mut State, id: u8) -> Option<()> {
         let row = state.db.rows[usize::from(id)]?;
         let left = if self.keeps(Rule::WatchCoversLease) { self.setting.wait() } else { self.setting.lease - 1 };
@@ -87,7 +87,7 @@ impl Protocol {
         Some(())
     }
 
-    /// A sub-select finds the row unchanged. Broken variants only.
+    /// A sub-select finds the row unchanged. Only in broken variants.
     pub fn watch_chooses(&self, state: &mut State) -> Option<()> {
         let watch = state.watch.as_mut()?;
         let row = state.db.rows[usize::from(watch.id)]?;
@@ -98,7 +98,7 @@ impl Protocol {
         Some(())
     }
 
-    /// A clean-up deletes the row that it watched, if it still may.
+    /// A clean-up deletes the row that it watched, if the row has not changed.
     pub fn watch_deletes(&self, state: &mut State) -> Option<()> {
         let watch = state.watch.take().filter(|watch| watch.left == 0)?;
         let row = &mut state.db.rows[usize::from(watch.id)];
@@ -109,7 +109,7 @@ impl Protocol {
         Some(())
     }
 
-    /// A standby receives all that is committed, and nothing later.
+    /// The standby receives everything committed so far, and nothing later.
     pub fn replicate(state: &mut State) -> Option<()> {
         if state.failed_over || state.standby.is_some() {
             return None;
@@ -118,14 +118,14 @@ impl Protocol {
         Some(())
     }
 
-    /// The standby becomes the primary, and what it has not received is lost.
+    /// The standby becomes the primary. Everything that it has not received is lost.
     pub fn fail_over(&self, state: &mut State) -> Option<()> {
         state.db = state.standby.take()?;
         state.failed_over = true;
         state.grace = self.setting.wait();
         for key in 0..self.setting.keys {
             if state.db.revoked[key] == 0 {
-                // What the database acknowledged and did not keep is not promised.
+                // The revocation was acknowledged and then lost. Nothing is promised for it.
                 state.revokes[key] = Revoke::Idle;
                 state.verify = state.verify.filter(|verify| usize::from(verify.key) != key);
             } else if !state.returned(key) {

@@ -1,12 +1,12 @@
-//! The rules of the protocol, each of which can be taken away, and the sizes and hazards of an instance.
+//! The rules of the protocol, each of which can be removed, and the sizes and hazards of an instance.
 
-/// One rule of the protocol. A model without it must break the promise: that shows that the rule is needed, and that the
-/// model is fine enough to tell.
+/// One rule of the protocol. A model without it must break the promise. That shows that the rule is needed, and that the
+/// model is detailed enough to detect its absence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// The follower renews, and only then reads the changes.
     RenewBeforeRead,
-    /// It reads in another statement, which shows what is committed.
+    /// The follower reads in a separate statement, which shows what is committed.
     ReadApart,
     /// The lease is counted from before its renewal was sent, not from its reply.
     CountBeforeSend,
@@ -16,47 +16,47 @@ pub enum Rule {
     ApplyBeforeReport,
     /// Changes are read to the end, not one page for each renewal.
     ReadToTheEnd,
-    /// A renewal that matched no row makes the replica join anew.
+    /// A renewal that matches no row makes the replica join again.
     RenewalFindsItsRow,
     /// A renewal that does not show on the other connection is not committed, and extends nothing.
     RenewalShows,
-    /// Nor does a join whose row does not show.
+    /// A join whose row does not show on the other connection is not committed, and extends nothing.
     JoinShows,
     /// Verify checks the lease, and only then reads the entry.
     LeaseBeforeEntry,
-    /// Verify reads the clock itself, rather than a flag that a timer clears.
+    /// Verify reads the clock itself, not a flag that a timer clears.
     VerifyReadsClock,
-    /// The clock goes on while the machine sleeps.
+    /// The clock keeps running while the machine is suspended.
     ClockCountsSleep,
-    /// A removed entry fences the look-ups in flight.
+    /// Removing an entry fences the look-ups in flight.
     RemoveFences,
-    /// A cleared cache fences the look-ups in flight.
+    /// Clearing the cache fences the look-ups in flight.
     ClearFences,
     /// A Verify takes its row only from a statement sent after it began.
     OwnStatement,
-    /// A Verify that waits does not use a row that was fenced meanwhile.
+    /// A waiting Verify does not use a row that has been fenced in the meantime.
     WaiterHeedsFence,
     /// Look-ups go to the primary.
     LookUpsOnPrimary,
     /// Revoke waits for the replicas.
     RevokeWaits,
-    /// Revoke waits for each of them, not for the first.
+    /// Revoke waits for each replica, not only for the first.
     RevokeWaitsForEach,
-    /// Revoke waits out a silent replica for no less than its lease.
+    /// Revoke waits for at least the lease of a silent replica.
     WaitCoversLease,
-    /// Revoke adds a margin to it, since clocks differ in rate.
+    /// Revoke adds a margin to the lease, since clocks differ in rate.
     WaitHasMargin,
     /// Revoke counts its wait from after its commit.
     WaitAfterCommit,
     /// Revoke reads the rows after its commit.
     RowsAfterCommit,
-    /// A repeated Revoke waits as the first one did.
+    /// A repeated Revoke waits like the first one.
     RetryWaits,
-    /// Revisions grow in the order of the commits.
+    /// The order of revisions is the order of commits.
     RevisionsInCommitOrder,
     /// A join takes an id that was never used.
     JoinTakesNewId,
-    /// A join has its row in place before it clears the cache.
+    /// A join inserts its row before it clears the cache.
     InsertBeforeClear,
     /// A join clears the cache.
     JoinClears,
@@ -64,72 +64,72 @@ pub enum Rule {
     RevisionBeforeClear,
     /// A join clears the cache before it extends its lease.
     ClearBeforeExtend,
-    /// A replica that leaves stops answering from memory before it deletes its row.
+    /// A leaving replica stops answering from its cache before it deletes its row.
     StopBeforeDelete,
-    /// A clean-up watches a row for no less than its lease.
+    /// A clean-up watches a row for at least its lease.
     WatchCoversLease,
     /// A clean-up deletes the row only at the step that it watched.
     DeleteNamesStep,
-    /// A clean-up compares the step in the row that it deletes, not in a sub-select.
+    /// A clean-up compares the step in the deleted row itself, not in a sub-select.
     DeleteComparesItself,
-    /// A step that went backwards makes the replica join anew.
+    /// A step that went backwards makes the replica join again.
     BackwardStepRejoins,
-    /// A replica whose last change is not in the database any more joins anew.
+    /// A replica whose last applied change is missing in the database joins again.
     LostChangeRejoins,
-    /// It knows the change by its identity, not by its number, which may have been given again.
+    /// The replica recognizes that change by its identity, not by its revision, which may have been assigned again.
     LostChangeIsIdentified,
-    /// No two renewals of a row write the same step, whatever became of the first.
+    /// No two renewals of a row write the same step, whether the first one succeeded or not.
     StepsAreNotReused,
-    /// Nothing is promised of a Revoke that read the rows within a lease of a loss of history.
+    /// Nothing is promised for a Revoke that reads the rows within a lease after a loss of history.
     PromiseRestsAfterLoss,
 }
 
-/// What can go wrong in an instance, besides time that passes and connections that break, which always can.
+/// What can go wrong in an instance. Time can always pass, and connections can always break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hazard {
-    /// A replica reads also outside its renewals, as if it had been notified.
+    /// A replica also reads outside its renewals, as after a notification.
     Notified,
-    /// A statement whose sender gave up may still be executed, at any later moment.
+    /// An abandoned statement may still be executed, at any later moment.
     Strays,
-    /// A write may be answered although it is not committed.
+    /// A write may be answered with success although it is not committed.
     Uncommitted,
-    /// A replica may die, and start again with nothing.
+    /// A replica may die, and start again with an empty state.
     Death,
     /// A replica may stop cleanly.
     Leave,
     /// Rows that look dead are removed.
     CleanUp,
-    /// A Revoke may give up its wait, and be repeated.
+    /// A Revoke may stop waiting, and be repeated.
     Retry,
-    /// The database may once fall back to an earlier state.
+    /// The database may fall back to an earlier state once.
     LostHistory,
 }
 
-/// How large an instance is, and its hazards. Leases and margins are in ticks.
+/// The size and the hazards of an instance. Leases and margins are in ticks.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// How many replicas there are.
+    /// Number of replicas.
     pub replicas: usize,
-    /// How many keys there are.
+    /// Number of keys.
     pub keys: usize,
-    /// How many rows of replicas the database has room for; a join waits for room.
+    /// Maximum number of replicas' rows in the database; a join waits for a free one.
     pub rows: u8,
-    /// How long a lease is.
+    /// Length of a lease.
     pub lease: u8,
-    /// What a Revoke and a clean-up wait for beyond the lease.
+    /// How much longer than the lease a Revoke and a clean-up wait.
     pub margin: u8,
-    /// How many ticks the replicas' clocks may miss, in all.
+    /// Number of ticks that the replicas' clocks may miss in all.
     pub slow_ticks: u8,
-    /// Check also that memory never answers from a state older than a lease, whether a Revoke returned or not.
+    /// Also check that the cache never answers from a state older than a lease, whether a Revoke returned or not.
     pub ages: bool,
-    /// Follow also a Verify that nothing is promised of. The promise needs none, but to see that they happen does.
+    /// Also follow a Verify to which the promise does not apply. Needed only to check that such a Verify can happen.
     pub early_verifies: bool,
-    /// Its hazards, a bit each: see `with`.
+    /// The hazards, one bit each, see `with`.
     pub hazards: u8,
 }
 
 impl Setting {
-    /// One replica, one key, the shortest lease, and no hazard.
+    /// One replica, one key, the shortest lease, no hazards.
     pub const PLAIN: Self = Self {
         replicas: 1,
         keys: 1,
@@ -142,13 +142,13 @@ impl Setting {
         hazards: 0,
     };
 
-    /// The same with these hazards.
+    /// Adds hazards.
     pub fn with(self, hazards: &[Hazard]) -> Self {
         let add = |set, &hazard: &Hazard| set | 1 << hazard as u8;
         Self { hazards: hazards.iter().fold(self.hazards, add), ..self }
     }
 
-    /// Whether it has the hazard.
+    /// Whether the instance has a hazard.
     pub fn has(&self, hazard: Hazard) -> bool {
         self.hazards & 1 << hazard as u8 != 0
     }

@@ -1,13 +1,14 @@
-//! What the database, the replicas and a Revoke remember. Small numbers all of it, since the checker keeps millions.
+//! The state of the database, the replicas and the Revokes. All numbers are small, since the checker stores millions of
+//! states.
 
-/// Room for replicas in a state.
+/// Maximum number of replicas in a state.
 pub const REPLICAS: usize = 2;
-/// Room for keys in a state.
+/// Maximum number of keys in a state.
 pub const KEYS: usize = 2;
-/// Room for rows of replicas in a state.
+/// Maximum number of replicas' rows in a state.
 pub const ROWS: usize = 3;
 
-/// The row of a replica.
+/// A replica's row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Row {
     /// Changed by each renewal.
@@ -19,27 +20,28 @@ pub struct Row {
 /// The committed state of the database. Ids of replicas are indexes of `rows`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Database {
-    /// The last revision that was given.
+    /// The last assigned revision.
     pub revision: u8,
-    /// For each key the revision of its revocation; zero while it is good.
+    /// The revision of each key's revocation; zero while the key is good.
     pub revoked: [u8; KEYS],
     /// The replicas' rows.
     pub rows: [Option<Row>; ROWS],
 }
 
-/// A look-up of a key, after its statement has read the row. A row that was revoked is not kept: it fills nothing.
+/// A look-up of a key after its statement has read the row. A look-up that read a revoked row is not kept, since it never
+/// caches a good key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Load {
-    /// None is in flight.
+    /// No look-up is in flight.
     #[default]
     None,
-    /// It read a good row.
+    /// The look-up read a good row.
     Good,
-    /// It read a good row, and a change was applied or the cache was cleared since then.
+    /// The look-up read a good row, and since then a change was applied or the cache was cleared.
     Fenced,
 }
 
-/// What a follower is busy with.
+/// What a follower is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Program {
     /// Nothing.
@@ -47,47 +49,48 @@ pub enum Program {
     Rest,
     /// Renewing the lease.
     Renewal,
-    /// Reading the changes because it was notified.
+    /// Reading changes after a notification.
     Notified,
-    /// Joining, for the first time or anew.
+    /// Joining, for the first time or again.
     Join,
     /// Stopping cleanly.
     Leave,
 }
 
-/// Where a follower is in its program.
+/// The progress of a follower.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Follower {
     /// The program.
     pub program: Program,
-    /// Which of the program's acts is next.
+    /// Index of the program's next act.
     pub at: u8,
-    /// How much of the lease that is being asked for is left, counted from before it was asked for.
+    /// Remaining duration of the lease that is being renewed, counted from before the renewal was sent.
     pub left: u8,
-    /// The keys whose changes were read and are not applied yet, a bit each.
+    /// Keys whose changes were read but not applied yet, one bit each.
     pub changed: u8,
     /// The revision up to which changes were read.
     pub target: u8,
 }
 
-/// One replica. A dead one is in the default state: it may start again, or never.
+/// One replica. A dead replica is in the default state, and may start again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Replica {
-    /// Which row is its own.
+    /// Index of its own row.
     pub id: Option<u8>,
-    /// The step that it believes its row to have.
+    /// The step that the replica believes its row has.
     pub step: u8,
     /// The revision up to which it has applied the changes.
     pub seen: u8,
-    /// The last change that it read was lost with the database's history. It cannot see this, but it can look.
+    /// The last change that it read was lost with the database's history. The replica does not see this flag; it finds out
+    /// with its next read.
     pub lost: bool,
-    /// How long it may still answer from memory.
+    /// How long its cache may still answer.
     pub lease: u8,
-    /// What a timer that clears a flag would say about the lease.
+    /// The flag that a broken variant reads instead of the clock, and that a timer clears.
     pub flag: bool,
     /// Its follower.
     pub follower: Follower,
-    /// The keys that its memory holds to be good. Revoked ones need no entry here: revocation is for ever.
+    /// Keys that are cached as good. Revoked keys are not tracked, since revocation is permanent.
     pub cached: [bool; KEYS],
     /// Its look-ups in flight.
     pub loads: [Load; KEYS],
@@ -96,43 +99,43 @@ pub struct Replica {
 /// The Revoke of a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Revoke {
-    /// Not begun.
+    /// Not started.
     #[default]
     Idle,
-    /// It took its revision from a sequence, and is not committed. Broken variants only.
+    /// It has a revision from a sequence, and is not committed. Only in broken variants.
     Numbered(u8),
-    /// It began to wait for `rows`, and is not committed. Broken variants only.
+    /// It started to wait for `rows`, and is not committed. Only in broken variants.
     Early {
-        /// What is left of its wait.
+        /// Remaining duration of its wait.
         left: u8,
-        /// The rows that it waits for, a bit each.
+        /// The rows that it waits for, one bit each.
         rows: u8,
     },
-    /// It is committed; it has not read the rows, or gave up its wait.
+    /// It is committed, and has not read the rows yet or has stopped waiting.
     Committed,
-    /// It waits.
+    /// It waits for `rows`.
     Waiting {
-        /// What is left of its wait.
+        /// Remaining duration of its wait.
         left: u8,
-        /// The rows that it waits for, a bit each.
+        /// The rows that it waits for, one bit each.
         rows: u8,
     },
     /// It returned OK.
     Returned,
 }
 
-/// A Verify that is between its two steps.
+/// A Verify between its two steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Verify {
-    /// On which replica.
+    /// Index of the replica.
     pub replica: u8,
-    /// Of which key.
+    /// Index of the key.
     pub key: u8,
-    /// What it breaks if it answers VALID from memory.
+    /// The property that it breaks if it answers VALID from the cache.
     pub breaks: Option<Broken>,
 }
 
-/// A statement whose sender gave up, still on its way to the database.
+/// An abandoned statement that the database may still execute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stray {
     /// A join's insert.
@@ -159,7 +162,7 @@ pub enum Stray {
 }
 
 impl Stray {
-    /// The row that it is about.
+    /// The row that the statement refers to.
     pub fn id(self) -> u8 {
         let (Self::Insert { id } | Self::Renew { id, .. } | Self::Report { id, .. }) = self;
         id
@@ -173,13 +176,13 @@ pub struct Watch {
     pub id: u8,
     /// The step that it had when the watch began.
     pub step: u8,
-    /// How long it must still be seen unchanged.
+    /// How much longer the row must stay unchanged.
     pub left: u8,
-    /// The sub-select of a broken delete has chosen the row.
+    /// The sub-select of a broken delete has selected the row.
     pub chosen: bool,
 }
 
-/// How a promise was broken.
+/// The broken property.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Broken {
     /// A Verify that began after the Revoke returned answered VALID.
@@ -190,32 +193,32 @@ pub enum Broken {
     OlderThanLease,
 }
 
-/// Everything at one moment.
+/// The whole state at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct State {
     /// The primary.
     pub db: Database,
-    /// An earlier state of the primary, which a standby has.
+    /// An earlier state of the primary, as the standby has it.
     pub standby: Option<Database>,
-    /// The primary has failed, and the standby has taken its place.
+    /// The standby has replaced the primary.
     pub failed_over: bool,
-    /// How much longer nothing is promised of a Revoke that reads the rows.
+    /// How much longer nothing is promised for a Revoke that reads the rows.
     pub grace: u8,
     /// The replicas.
     pub replicas: [Replica; REPLICAS],
     /// The Revoke of each key.
     pub revokes: [Revoke; KEYS],
-    /// How long ago each revocation was committed, up to the longest wait.
+    /// Time since each revocation was committed, up to the longest wait.
     pub ages: [u8; KEYS],
     /// One Verify.
     pub verify: Option<Verify>,
-    /// One stray statement.
+    /// One abandoned statement.
     pub stray: Option<Stray>,
     /// One clean-up.
     pub watch: Option<Watch>,
-    /// How many ticks clocks may still miss.
+    /// Number of ticks that clocks may still miss.
     pub slow_ticks: u8,
-    /// What must never be set.
+    /// The property that was broken. Must never be set.
     pub broken: Option<Broken>,
 }
 
@@ -230,12 +233,12 @@ impl State {
         self.revokes[key] == Revoke::Returned
     }
 
-    /// The rows that there are, a bit each.
+    /// The existing rows, one bit each.
     pub fn rows(&self) -> u8 {
         (0..ROWS).fold(0, |rows, id| rows | u8::from(self.db.rows[id].is_some()) << id)
     }
 
-    /// Of these rows, those that still are there and have not reported the revision.
+    /// Those of `rows` that still exist and have not reported the revision.
     pub fn silent(&self, rows: u8, revision: u8) -> u8 {
         (0..ROWS).fold(0, |silent, id| {
             let is_silent = rows & 1 << id != 0 && self.db.rows[id].is_some_and(|row| row.seen < revision);

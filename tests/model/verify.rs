@@ -5,12 +5,12 @@ use crate::rules::Rule;
 use crate::state::{Broken, Database, Load, State, Verify};
 
 impl Protocol {
-    /// A statement of a look-up reads the row of a key. Each Verify that waits for it began before it was sent. When it was
-    /// sent is all the same, so it is sent and executed at once.
+    /// The statement of a look-up reads the row of a key. Each Verify that waits for it began before it was sent. The moment
+    /// of sending makes no difference, so it is sent and executed in one step.
     pub fn load(&self, state: &mut State, r: usize, key: usize, db: &Database) -> Option<()> {
-        let remembered = state.replicas[r].cached[key] && self.holds_lease(state, r);
+        let cached = state.replicas[r].cached[key] && self.holds_lease(state, r);
         let load = &mut state.replicas[r].loads[key];
-        if remembered || *load != Load::None || db.revoked[key] != 0 {
+        if cached || *load != Load::None || db.revoked[key] != 0 {
             return None;
         }
         *load = Load::Good;
@@ -20,7 +20,7 @@ impl Protocol {
         Some(())
     }
 
-    /// A look-up answers those who wait for it, and fills the cache.
+    /// A look-up answers the Verifies that wait for it, and fills the cache.
     pub fn land(&self, state: &mut State, r: usize, key: usize) -> Option<()> {
         let revoked = state.db.revoked[key];
         let returned = state.returned(key);
@@ -29,13 +29,13 @@ impl Protocol {
             Load::None => return None,
             Load::Good => {
                 replica.cached[key] = true;
-                // A Verify that began just now joined the statement, which was sent long ago.
+                // In the broken variant, a Verify that has just begun joins a statement that was sent long ago.
                 if returned && !self.keeps(Rule::OwnStatement) {
                     state.broken = Some(Broken::AfterReturn);
                 }
             }
             Load::Fenced => {
-                // Nothing is filled, and those who wait look again.
+                // Nothing is cached, and the waiting Verifies look up again.
                 let applied = revoked != 0 && replica.seen >= revoked;
                 if applied && !self.keeps(Rule::WaiterHeedsFence) {
                     state.broken = Some(Broken::AfterApply);
@@ -45,7 +45,7 @@ impl Protocol {
         Some(())
     }
 
-    /// A Verify takes the first of its two steps. One that finds no lease asks the database, as `load` does.
+    /// A Verify takes the first of its two steps. A Verify without a lease is a look-up, see `load`.
     pub fn verify_begins(&self, state: &mut State, r: usize, key: usize) -> Option<()> {
         let breaks = if state.returned(key) {
             Some(Broken::AfterReturn)
@@ -54,17 +54,17 @@ impl Protocol {
         } else {
             None
         };
-        let goes_on =
+        let continues =
             if self.keeps(Rule::LeaseBeforeEntry) { self.holds_lease(state, r) } else { state.replicas[r].cached[key] };
         let is_followed = breaks.is_some() || self.setting.early_verifies;
-        if state.verify.is_some() || !is_followed || !goes_on {
+        if state.verify.is_some() || !is_followed || !continues {
             return None;
         }
         state.verify = Some(Verify { replica: u8::try_from(r).ok()?, key: u8::try_from(key).ok()?, breaks });
         Some(())
     }
 
-    /// It takes the second, and answers VALID from memory if both allow it.
+    /// A Verify takes its second step, and answers VALID from the cache if both steps allow it.
     pub fn verify_ends(&self, state: &mut State) -> Option<()> {
         let verify = state.verify.take()?;
         if self.answers_valid(state, verify) {
@@ -73,7 +73,7 @@ impl Protocol {
         Some(())
     }
 
-    /// Whether a Verify that has taken its first step answers VALID if it takes the second now.
+    /// Whether a Verify answers VALID if it takes its second step now.
     pub fn answers_valid(&self, state: &State, verify: Verify) -> bool {
         let r = usize::from(verify.replica);
         if self.keeps(Rule::LeaseBeforeEntry) {
@@ -83,7 +83,7 @@ impl Protocol {
         }
     }
 
-    /// The timer of a broken variant clears its flag, late as timers are.
+    /// The timer of a broken variant clears the flag, possibly late.
     pub fn timer_fires(state: &mut State, r: usize) -> Option<()> {
         let replica = &mut state.replicas[r];
         if !replica.flag || replica.lease > 0 {
@@ -93,7 +93,7 @@ impl Protocol {
         Some(())
     }
 
-    /// Whether a Verify on this replica finds the lease held.
+    /// Whether a Verify on this replica finds that the lease holds.
     fn holds_lease(&self, state: &State, r: usize) -> bool {
         let replica = &state.replicas[r];
         if self.keeps(Rule::VerifyReadsClock) { replica.lease > 0 } else { replica.flag }

@@ -1,4 +1,4 @@
-//! What must sometimes happen. A model in which nothing happens keeps every promise.
+//! States that must be reachable. A model in which nothing happens would keep every promise.
 
 use stateright::Property;
 
@@ -6,10 +6,10 @@ use crate::protocol::Protocol;
 use crate::rules::{Hazard, Setting};
 use crate::state::{Load, Program, Revoke, State, Stray};
 
-/// What an instance must show. Each is a state out of which the thing can happen next.
+/// The reachability properties of an instance. Each one describes a state in which the named event can happen next.
 pub fn properties(setting: &Setting) -> Vec<Property<Protocol>> {
     let mut properties = vec![
-        Property::sometimes("memory answers VALID", |protocol: &Protocol, state: &State| {
+        Property::sometimes("the cache answers VALID", |protocol: &Protocol, state: &State| {
             let valid = |verify| protocol.answers_valid(state, verify);
             state.verify.is_some_and(valid)
         }),
@@ -17,10 +17,10 @@ pub fn properties(setting: &Setting) -> Vec<Property<Protocol>> {
             let late = |verify: crate::state::Verify| verify.breaks.is_some();
             state.verify.is_some_and(late)
         }),
-        Property::sometimes("a Revoke returns by acknowledgements", |_, state: &State| {
+        Property::sometimes("a Revoke returns because all replicas reported", |_, state: &State| {
             returns(state, |left, rows, silent| left > 0 && rows != 0 && rows & !state.rows() == 0 && silent == 0)
         }),
-        Property::sometimes("a Revoke waits out a silent replica", |_, state: &State| {
+        Property::sometimes("a Revoke returns because the lease of a silent replica expired", |_, state: &State| {
             returns(state, |left, _, silent| left == 0 && silent != 0)
         }),
         Property::sometimes("a fill is fenced", |_, state: &State| {
@@ -30,7 +30,7 @@ pub fn properties(setting: &Setting) -> Vec<Property<Protocol>> {
     ];
     if setting.has(Hazard::CleanUp) {
         properties.push(Property::sometimes(
-            "a replica with a warm memory finds its row removed",
+            "a replica with a cached key finds its row removed",
             |_, state: &State| {
                 (0..state.replicas.len()).any(|r| {
                     let replica = &state.replicas[r];
@@ -42,20 +42,19 @@ pub fn properties(setting: &Setting) -> Vec<Property<Protocol>> {
         ));
     }
     if setting.has(Hazard::Strays) {
-        properties
-            .push(Property::sometimes("a renewal that was given up is executed in the end", |_, state: &State| {
-                matches!(state.stray, Some(Stray::Renew { .. }))
-            }));
+        properties.push(Property::sometimes("an abandoned renewal is executed in the end", |_, state: &State| {
+            matches!(state.stray, Some(Stray::Renew { .. }))
+        }));
     }
     if setting.has(Hazard::LostHistory) {
-        properties.push(Property::sometimes("a replica remembers a change that was lost", |_, state: &State| {
+        properties.push(Property::sometimes("a replica has applied a change that was lost", |_, state: &State| {
             state.replicas.iter().any(|replica| replica.lost)
         }));
     }
     properties
 }
 
-/// Whether a Revoke waits with so much of its wait left, for such rows, of which such are silent.
+/// Whether some waiting Revoke satisfies a condition on its remaining wait, its rows, and the silent ones among them.
 fn returns(state: &State, condition: impl Fn(u8, u8, u8) -> bool) -> bool {
     let waits = |(revoke, revision): (&Revoke, u8)| match *revoke {
         Revoke::Waiting { left, rows } => condition(left, rows, state.silent(rows, revision)),
