@@ -199,7 +199,9 @@ fn validate(
     }
     let environment = &request.binding.environment;
     // A missing environment is reported above, where the keyspace requires one.
-    if keyspace.prefixes.for_environment(environment).is_none() && !(environment.is_empty() && keyspace.require.environment) {
+    if keyspace.prefixes.for_environment(environment).is_none()
+        && !(environment.is_empty() && keyspace.require.environment)
+    {
         violations.add("environment", "must be one of the keyspace's");
     }
     let default = keyspace.default_ttl.and_then(|ttl| Micros::try_from(ttl.as_micros()).ok());
