@@ -48,11 +48,11 @@ pub async fn build(config: &Config, opened: &Opened) -> Result<Parts, RunError> 
     let master_keys = Arc::new(bootstrap::installation(&*store, &*entropy, &config.master_keys).await?);
     let registry = Arc::clone(&config.registry);
     let runtime = Handle::current();
-    let shared = match &config.rate_limit_store {
+    let shared = match &config.rate_limit.store {
         RateLimitStore::Memory => None,
         RateLimitStore::Redis(url) => {
             let leases =
-                (config.rate_limit_batch > 1).then(|| PermitLeases::new(Arc::clone(&clock), config.rate_limit_batch));
+                (config.rate_limit.batch > 1).then(|| PermitLeases::new(Arc::clone(&clock), config.rate_limit.batch));
             let shared = SharedLimiter::start(url, leases, &runtime);
             Some(shared.map_err(|error| RunError::RateLimitStore(error.to_string()))?)
         }

@@ -100,9 +100,10 @@ fn start(settings: Settings) -> Result<Config, Problems> {
     load(settings, &environment)
 }
 
+/// The environment. Variables that are set to the empty string count as unset: Compose and systemd pass them so.
 fn environment() -> HashMap<String, String> {
     let readable = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
-    std::env::vars_os().filter_map(readable).collect()
+    std::env::vars_os().filter_map(readable).filter(|(_, value)| !value.is_empty()).collect()
 }
 
 fn load(settings: Settings, environment: &HashMap<String, String>) -> Result<Config, Problems> {

@@ -1,23 +1,37 @@
-//! `[events]`: what is told without a call, and for how long it is kept.
+//! `[events]`: which events are written before a key expires, and how long events are kept.
 
 use std::time::Duration;
 
-use super::reader::Section;
+use super::{
+    section::Section,
+    setting::{Setting, Table},
+};
 use crate::domain::{clock::Micros, event::EventRules};
 
-const EARLIEST: Duration = Duration::from_hours(365 * 24);
-const LATEST: Duration = Duration::from_mins(1);
-const MOST: usize = 10;
-const SHORTEST_RETENTION: Duration = Duration::from_hours(24);
-const LONGEST_RETENTION: Duration = Duration::from_hours(3_650 * 24);
+/// The table.
+pub const TABLE: Table =
+    Table { name: "events", list: false, help: "The audit log.", settings: &[EXPIRING_BEFORE, RETENTION], tables: &[] };
 
-/// Reads the section.
-pub fn read(section: &Section<'_>) -> EventRules {
-    let default = EventRules::default();
-    EventRules {
-        expiring_before: expiring_before(section).unwrap_or(default.expiring_before),
-        retention: retention(section).unwrap_or(default.retention),
-    }
+const EXPIRING_BEFORE: Setting = Setting::new(
+    "expiring_before",
+    "[\"7d\", \"1d\"]",
+    "How long before a key expires `key.expiring` is written: at most 10 lengths of time, 1m to 365d; `[]` for never.",
+);
+
+const RETENTION: Setting = Setting::new("retention", "\"90d\"", "How long events are kept, 1d to 3650d.");
+
+const LONGEST_NOTICE: Duration = Duration::from_hours(365 * 24);
+const SHORTEST_NOTICE: Duration = Duration::from_mins(1);
+const MAX_NOTICES: usize = 10;
+const MIN_RETENTION: Duration = Duration::from_hours(24);
+const MAX_RETENTION: Duration = Duration::from_hours(3_650 * 24);
+
+/// Reads the table.
+pub fn read(section: &Section<'_>) -> Option<EventRules> {
+    let expiring_before = expiring_before(section);
+    let bounds = MIN_RETENTION..=MAX_RETENTION;
+    let retention = section.duration_within(&RETENTION, bounds, "must be a length of time from 1d to 3650d");
+    Some(EventRules { expiring_before: expiring_before?, retention: micros(retention?)? })
 }
 
 fn micros(length: Duration) -> Option<Micros> {
@@ -25,31 +39,22 @@ fn micros(length: Duration) -> Option<Micros> {
 }
 
 fn expiring_before(section: &Section<'_>) -> Option<Vec<Micros>> {
-    let texts = section.texts("expiring_before")?;
-    if texts.len() > MOST {
-        section.problem("expiring_before", format_args!("must be at most {MOST} lengths of time"));
+    let texts = section.texts(&EXPIRING_BEFORE)?;
+    if texts.len() > MAX_NOTICES {
+        section.problem(EXPIRING_BEFORE.name, format_args!("must be at most {MAX_NOTICES} lengths of time"));
         return None;
     }
     let read = |text: &String| {
         let length = humantime::parse_duration(text).ok()?;
-        let good = (LATEST..=EARLIEST).contains(&length) && length.subsec_nanos() == 0;
+        let good = (SHORTEST_NOTICE..=LONGEST_NOTICE).contains(&length) && length.subsec_nanos() == 0;
         micros(length).filter(|_| good)
     };
     let lengths: Option<Vec<Micros>> = texts.iter().map(read).collect();
     let Some(mut lengths) = lengths else {
-        section.problem("expiring_before", "each must be whole seconds, from 1m to 365d, such as \"7d\"");
+        section.problem(EXPIRING_BEFORE.name, "each must be whole seconds, from 1m to 365d, such as \"7d\"");
         return None;
     };
     lengths.sort_unstable();
     lengths.dedup();
     Some(lengths)
-}
-
-fn retention(section: &Section<'_>) -> Option<Micros> {
-    let found = section.duration("retention")?;
-    if (SHORTEST_RETENTION..=LONGEST_RETENTION).contains(&found.value) {
-        return micros(found.value);
-    }
-    section.problem("retention", "must be a length of time from 1d to 3650d");
-    None
 }

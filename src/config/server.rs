@@ -1,87 +1,142 @@
-//! `[server]`: addresses, threads, and how long connections live.
+//! `[server]`: addresses, threads, and the lifetime of connections.
 
-use std::{net::SocketAddr, str::FromStr, time::Duration};
+use std::{net::SocketAddr, num::NonZero, str::FromStr, thread::available_parallelism, time::Duration};
 
-use super::{Source, keyspace::rate_limit, reader::Section};
-use crate::domain::rate_limit::{DEFAULT_FAILED_AUTHENTICATION_LIMIT, RateLimit};
+use super::{
+    limit,
+    section::Section,
+    setting::{Setting, Table},
+};
+use crate::domain::rate_limit::RateLimit;
+
+/// The table.
+pub const TABLE: Table = Table {
+    name: "server",
+    list: false,
+    help: "Addresses, threads, and the lifetime of connections.",
+    settings: &[GRPC_ADDR, HTTP_ADDR, METRICS_ADDR, GRPC_THREADS, FAILED_AUTHENTICATIONS, INSECURE, MAX_CONNECTION_AGE],
+    tables: &[],
+};
+
+const GRPC_ADDR: Setting = Setting::new(
+    "grpc_addr",
+    "\"127.0.0.1:50051\"",
+    "Address and port of the gRPC listener. Port 0 lets the system choose one.",
+)
+.variable("KEYWARD_GRPC_ADDR")
+.flag("--grpc-addr");
+
+const HTTP_ADDR: Setting = Setting::new(
+    "http_addr",
+    "\"127.0.0.1:8080\"",
+    "Address and port of the REST listener. Port 0 lets the system choose one.",
+)
+.variable("KEYWARD_HTTP_ADDR")
+.flag("--http-addr");
+
+const METRICS_ADDR: Setting = Setting::unset(
+    "metrics_addr",
+    "on `server.http_addr`",
+    "\"127.0.0.1:9090\"",
+    "Serves `/metrics` and the probes on an address of their own, always in plain text.",
+)
+.variable("KEYWARD_METRICS_ADDR");
+
+const GRPC_THREADS: Setting =
+    Setting::unset("grpc_threads", "one for each core", "4", "Threads that serve gRPC connections, 1 to 1024.");
+
+const FAILED_AUTHENTICATIONS: Setting = Setting::new(
+    "failed_authentications",
+    "{ limit = 300, window = \"60s\" }",
+    "Invalid credentials that one client address (IPv6: each /64) may send within a window. Further ones are answered \
+     429 or RESOURCE_EXHAUSTED.",
+)
+.fields(&limit::FIELDS);
+
+const INSECURE: Setting =
+    Setting::new("insecure", "false", "Allows plain text on an address that other machines can reach.")
+        .variable("KEYWARD_INSECURE")
+        .flag("--insecure");
+
+const MAX_CONNECTION_AGE: Setting = Setting::unset(
+    "max_connection_age",
+    "`30m` with TLS, unlimited without",
+    "\"30m\"",
+    "Maximum age of a connection, 1s to 7d; `0s` is unlimited. At that age the connection is closed gracefully (a \
+     VerifyStream ends with UNAVAILABLE); 30 seconds later whatever is left of it is cut off.",
+);
+
+/// With TLS, connections are closed after this time, so that every client sees a new certificate and is checked against
+/// a new list of authorities.
+const MAX_AGE_WITH_TLS: Duration = Duration::from_mins(30);
 
 /// `[server]`
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// gRPC.
+    /// Address of the gRPC listener.
     pub grpc_addr: SocketAddr,
-    /// REST.
+    /// Address of the REST listener.
     pub http_addr: SocketAddr,
-    /// Threads that serve gRPC connections, each with an executor of its own.
+    /// Threads that serve gRPC connections, each with its own executor.
     pub grpc_threads: usize,
-    /// `/metrics` and the probes alone, always in plain text; none: they are on `http_addr`.
+    /// Address of a listener for `/metrics` and the probes alone, always in plain text. Without it, `http_addr` serves
+    /// them.
     pub metrics_addr: Option<SocketAddr>,
-    /// How old a connection may get before its client is asked to make another one; none: any age.
+    /// Maximum age of a connection; unlimited if absent.
     pub max_connection_age: Option<Duration>,
-    /// Failed authentications that a client address is forgiven.
+    /// Invalid credentials that one client address may send before it is told to wait.
     pub failed_authentications: RateLimit,
 }
 
-/// Under TLS connections end now and then, so that a new certificate and a new list of authorities reach every client.
-const AGE_UNDER_TLS: Duration = Duration::from_mins(30);
-
-/// Reads the section.
-pub fn read(section: &Section<'_>, source: &Source<'_>, tls: bool) -> Server {
-    let address = |name, variable, flag| {
-        source.setting(section, name, variable, flag, |text| {
-            // The one name that needs nobody to be asked.
-            let text =
-                text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
-            SocketAddr::from_str(&text).map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
-        })
-    };
-    let (grpc_flag, http_flag) = (source.flags.grpc_addr.as_ref(), source.flags.http_addr.as_ref());
-    let grpc = address("grpc_addr", "KEYWARD_GRPC_ADDR", grpc_flag);
-    let http = address("http_addr", "KEYWARD_HTTP_ADDR", http_flag);
-    let insecure = insecure(section, source);
-    for (name, variable, flag, found) in
-        [("grpc_addr", "KEYWARD_GRPC_ADDR", grpc_flag, grpc), ("http_addr", "KEYWARD_HTTP_ADDR", http_flag, http)]
-    {
-        if let Some(found) = found.filter(|found| !tls && !insecure && !found.ip().to_canonical().is_loopback()) {
-            let what = format!(
-                "{found} can be reached from other machines, and there is no TLS: set tls.cert and tls.key, or allow plain \
-                 text by server.insecure = true (--insecure), where the network itself is trusted"
-            );
-            source.at_setting(section, name, variable, flag, &what);
-        }
-    }
-    Server {
-        grpc_addr: grpc.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 50051))),
-        http_addr: http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
-        grpc_threads: section
-            .number("grpc_threads", 1..=1_024)
-            .and_then(|threads| usize::try_from(threads).ok())
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, std::num::NonZero::get)),
-        metrics_addr: address("metrics_addr", "KEYWARD_METRICS_ADDR", None),
-        max_connection_age: max_connection_age(section, tls),
-        failed_authentications: rate_limit(section, "failed_authentications")
-            .unwrap_or(DEFAULT_FAILED_AUTHENTICATION_LIMIT),
-    }
-}
-
-/// Whether a plain-text address that other machines reach is meant.
-fn insecure(section: &Section<'_>, source: &Source<'_>) -> bool {
-    let in_file = section.flag("insecure");
-    let variable = source.variable("KEYWARD_INSECURE", |text| match text {
+/// Reads the table. `tls`: whether the listeners have a certificate.
+pub fn read(section: &Section<'_>, tls: bool) -> Option<Server> {
+    let grpc = section.parsed(&GRPC_ADDR, socket_addr);
+    let http = section.parsed(&HTTP_ADDR, socket_addr);
+    let insecure = section.parsed_boolean(&INSECURE, |text| match text {
         "true" | "1" => Ok(true),
-        "false" | "0" | "" => Ok(false),
+        "false" | "0" => Ok(false),
         _ => Err("must be true or false".to_owned()),
     });
-    source.flags.insecure || variable.or(in_file).unwrap_or(false)
+    for (setting, address) in [(&GRPC_ADDR, grpc), (&HTTP_ADDR, http)] {
+        let Some(address) = address else { continue };
+        if !tls && insecure != Some(true) && !address.ip().to_canonical().is_loopback() {
+            let what = format!(
+                "{address} can be reached from other machines, and there is no TLS: set tls.cert and tls.key, or allow \
+                 plain text by server.insecure = true (--insecure), where the network itself is trusted"
+            );
+            section.problem_at_origin(setting, &what);
+        }
+    }
+    let grpc_threads = match section.number(&GRPC_THREADS, 1..=1_024) {
+        None => available_parallelism().map_or(2, NonZero::get),
+        Some(threads) => threads,
+    };
+    let metrics_addr = section.parsed(&METRICS_ADDR, socket_addr);
+    let max_connection_age = max_connection_age(section, tls);
+    let failed_authentications = limit::read(section, &FAILED_AUTHENTICATIONS);
+    Some(Server {
+        grpc_addr: grpc?,
+        http_addr: http?,
+        grpc_threads,
+        metrics_addr,
+        max_connection_age,
+        failed_authentications: failed_authentications?,
+    })
+}
+
+fn socket_addr(text: &str) -> Result<SocketAddr, String> {
+    // The only name that needs no resolver.
+    let text = text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
+    SocketAddr::from_str(&text).map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
 }
 
 fn max_connection_age(section: &Section<'_>, tls: bool) -> Option<Duration> {
-    let Some(found) = section.duration("max_connection_age") else { return tls.then_some(AGE_UNDER_TLS) };
-    if found.value.is_zero() {
-        return None;
+    if !section.has(MAX_CONNECTION_AGE.name) {
+        return tls.then_some(MAX_AGE_WITH_TLS);
     }
-    if !(Duration::from_secs(1)..=Duration::from_hours(24 * 7)).contains(&found.value) {
-        section.problem("max_connection_age", "must be from 1s to 7d, or 0s for any age");
+    let age = section.duration(&MAX_CONNECTION_AGE)?;
+    if !age.is_zero() && !(Duration::from_secs(1)..=Duration::from_hours(24 * 7)).contains(&age) {
+        section.problem(MAX_CONNECTION_AGE.name, "must be from 1s to 7d, or 0s for any age");
     }
-    Some(found.value)
+    (!age.is_zero()).then_some(age)
 }

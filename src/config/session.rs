@@ -1,40 +1,113 @@
-//! `[[session.issuer]]` tables.
+//! `[[session.issuer]]`: OpenID Connect issuers whose tokens are sessions.
 
 use std::{sync::Arc, time::Duration};
 
 use url::Url;
 
-use super::reader::Section;
+use super::{
+    section::Section,
+    setting::{Setting, Table},
+};
 use crate::domain::{
     keyspace::RESERVED_KEYSPACE,
     oidc::{Algorithm, Issuer},
 };
 
-/// How old an issuer's keys may get, where nothing is said.
-const REFRESH: Duration = Duration::from_mins(15);
-/// Characters of a subject's prefix; [`crate::domain::validation::MAX_ACTOR_LEN`] counts on it.
-const PREFIX: usize = 64;
+/// The table.
+pub const TABLE: Table =
+    Table { name: "session", list: false, help: "Sessions of people.", settings: &[], tables: &[ISSUER_TABLE] };
 
-/// Reads every issuer.
+/// The table of an issuer.
+pub const ISSUER_TABLE: Table = Table {
+    name: "issuer",
+    list: true,
+    help: "An OpenID Connect issuer whose tokens are sessions: see docs/sessions.md.",
+    settings: &[ISSUER, AUDIENCE, KEYSPACES, CLAIMS, ALGORITHMS, COOKIE, SUBJECT_PREFIX, REFRESH, ALLOW_HTTP],
+    tables: &[],
+};
+
+const ISSUER: Setting = Setting::required(
+    "issuer",
+    "\"https://login.example.com/pool\"",
+    "The token's `iss`, compared byte by byte. Its key set is found by discovery from this URL.",
+);
+
+const AUDIENCE: Setting = Setting::required(
+    "audience",
+    "\"dashboard\"",
+    "The token's `aud`, or a list of which the token must name at least one.",
+);
+
+const KEYSPACES: Setting =
+    Setting::required("keyspaces", "[\"default\"]", "The keyspaces whose keys these people manage.");
+
+const CLAIMS: Setting = Setting::required(
+    "claims",
+    "{ organizations = \"orgs\", role = \"role\" }",
+    "Which claims hold the organizations and the role.",
+)
+.fields(&[ORGANIZATIONS, ROLE]);
+
+const ORGANIZATIONS: Setting = Setting::required("organizations", "\"orgs\"", "The claim with the organizations.");
+
+const ROLE: Setting = Setting::unset(
+    "role",
+    "",
+    "\"role\"",
+    "The claim with the role. Not needed if the organizations' claim holds the roles.",
+);
+
+const ALGORITHMS: Setting = Setting::new(
+    "algorithms",
+    "[\"RS256\"]",
+    "The signature algorithms that are accepted. A token that names any other algorithm is refused.",
+);
+
+const COOKIE: Setting = Setting::unset(
+    "cookie",
+    "bearer tokens only",
+    "\"__Host-session\"",
+    "The cookie that may hold a token of this issuer.",
+);
+
+const SUBJECT_PREFIX: Setting = Setting::new(
+    "subject_prefix",
+    "\"\"",
+    "Prefix of this issuer's subjects in `created_by`. Two issuers of one keyspace each need one, and neither may begin \
+     with the other: otherwise a subject of one issuer could pass for the other's and change the keys that it created.",
+);
+
+const REFRESH: Setting =
+    Setting::new("refresh", "\"15m\"", "Maximum age of the issuer's key set before it is fetched again, 1s to 24h.");
+
+const ALLOW_HTTP: Setting = Setting::new(
+    "allow_http",
+    "false",
+    "Allows an issuer on another machine without TLS. Only for a network that you trust.",
+);
+
+/// Longest subject prefix; the bound of recorded callers, [`crate::domain::validation::MAX_ACTOR_LEN`], allows for it.
+const MAX_SUBJECT_PREFIX_LEN: usize = 64;
+
+/// Reads every issuer. `keyspaces` are the names of all keyspaces.
 pub fn read(section: &Section<'_>, keyspaces: &[&str]) -> Vec<Issuer> {
-    let sections = section.sections("issuer");
     let mut issuers: Vec<(usize, Issuer)> = Vec::new();
-    for (place, section) in sections.iter().enumerate() {
+    for (place, section) in section.list(&ISSUER_TABLE).iter().enumerate() {
         let Some(issuer) = issuer(section, keyspaces) else { continue };
         for (at, other) in &issuers {
-            compare(section, &issuer, *at, other);
+            check_distinct(section, &issuer, *at, other);
         }
         issuers.push((place, issuer));
     }
     issuers.into_iter().map(|(_, issuer)| issuer).collect()
 }
 
-/// Two issuers must be told apart, and so must their subjects.
-fn compare(section: &Section<'_>, own: &Issuer, at: usize, other: &Issuer) {
+/// A token must belong to exactly one issuer, and a recorded subject must name exactly one person.
+fn check_distinct(section: &Section<'_>, own: &Issuer, at: usize, other: &Issuer) {
     if own.issuer == other.issuer {
         if let Some(audience) = own.audiences.iter().find(|audience| other.audiences.contains(audience)) {
-            section
-                .problem("audience", format_args!("\"{audience}\" of this issuer is session.issuer[{at}]'s already"));
+            let what = format_args!("\"{audience}\" of this issuer is session.issuer[{at}]'s already");
+            section.problem(AUDIENCE.name, what);
         }
         return;
     }
@@ -46,78 +119,86 @@ fn compare(section: &Section<'_>, own: &Issuer, at: usize, other: &Issuer) {
             "\"{shared}\" is session.issuer[{at}]'s too, and a subject of the one could be taken for the other's: \
              give each a subject_prefix, of which neither begins with the other"
         );
-        section.problem("keyspaces", what);
+        section.problem(KEYSPACES.name, what);
     }
 }
 
 fn issuer(section: &Section<'_>, configured: &[&str]) -> Option<Issuer> {
-    for name in ["issuer", "audience", "keyspaces", "claims"] {
-        if section.is_table(name).is_none() {
-            section.problem("", format_args!("{name} is missing"));
+    for setting in [ISSUER, AUDIENCE, KEYSPACES, CLAIMS] {
+        if !section.has(setting.name) {
+            section.problem("", format_args!("{} is missing", setting.name));
         }
     }
-    let issuer = section.text("issuer").map(|found| found.value);
-    let audiences = section.one_or_more("audience");
+    let issuer = section.text(&ISSUER);
+    let named = issuer.is_some();
+    let audiences = section.one_or_more(&AUDIENCE);
     if audiences.as_ref().is_some_and(|audiences| audiences.is_empty() || audiences.iter().any(String::is_empty)) {
-        section.problem("audience", "must name at least one audience, and none that is empty");
+        section.problem(AUDIENCE.name, "must name at least one audience, and none that is empty");
     }
     let keyspaces = keyspaces(section, configured);
-    let claims = section.section("claims");
-    let organizations = claims.text("organizations").map(|found| found.value);
-    let role = claims.text("role").map(|found| found.value);
-    if section.is_table("claims") == Some(true) && claims.is_table("organizations").is_none() {
-        claims.problem("", "organizations is missing");
-    }
+    let (organizations, role) = section.inline(&CLAIMS, |claims| Some(read_claims(claims))).unwrap_or_default();
     let read = Issuer {
         issuer: issuer.unwrap_or_default(),
         audiences: audiences.unwrap_or_default(),
         algorithms: algorithms(section),
         keyspaces: keyspaces.unwrap_or_default(),
-        organizations: organizations.unwrap_or_default(),
+        organizations,
         role,
         cookie: cookie(section),
         subject_prefix: subject_prefix(section),
         refresh: refresh(section),
-        allow_http: section.flag("allow_http").unwrap_or(false),
+        allow_http: section.boolean(&ALLOW_HTTP) == Some(true),
     };
-    // What is missing has been said already; what is there is checked, also against the others.
-    if section.is_table("issuer").is_none() || read.issuer.is_empty() {
+    if !named {
+        // Nothing to compare with the other issuers. The problem itself is reported above.
         return None;
     }
-    let good = Url::parse(&read.issuer).ok().filter(|url| {
-        let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
-        plain && url.password().is_none() && matches!(url.scheme(), "http" | "https") && url.has_host()
-    });
-    match good {
-        None => section.problem("issuer", "must be an https URL with no query, such as https://login.example.com"),
-        Some(url) if !read.may_fetch(&url) => {
-            section.problem("issuer", "must be https, unless it is on this machine or allow_http = true is set");
-        }
-        Some(_) => {}
-    }
+    check_url(section, &read);
     Some(read)
 }
 
+fn check_url(section: &Section<'_>, issuer: &Issuer) {
+    let url = Url::parse(&issuer.issuer).ok().filter(|url| {
+        let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+        plain && url.password().is_none() && matches!(url.scheme(), "http" | "https") && url.has_host()
+    });
+    match url {
+        None => section.problem(ISSUER.name, "must be an https URL with no query, such as https://login.example.com"),
+        Some(url) if !issuer.may_fetch(&url) => {
+            section.problem(ISSUER.name, "must be https, unless it is on this machine or allow_http = true is set");
+        }
+        Some(_) => {}
+    }
+}
+
+fn read_claims(claims: &Section<'_>) -> (String, Option<String>) {
+    let organizations = claims.text(&ORGANIZATIONS);
+    if !claims.has(ORGANIZATIONS.name) {
+        claims.problem("", "organizations is missing");
+    }
+    (organizations.unwrap_or_default(), claims.text(&ROLE))
+}
+
 fn keyspaces(section: &Section<'_>, configured: &[&str]) -> Option<Arc<[String]>> {
-    let keyspaces = section.texts("keyspaces")?;
+    let keyspaces = section.texts(&KEYSPACES)?;
     if keyspaces.is_empty() {
-        section.problem("keyspaces", "must name at least one keyspace");
+        section.problem(KEYSPACES.name, "must name at least one keyspace");
     }
     for name in &keyspaces {
         if name == RESERVED_KEYSPACE {
-            // Whoever logs in could make a root key.
-            section.problem("keyspaces", format_args!("\"{RESERVED_KEYSPACE}\" is not for sessions"));
+            // Otherwise everybody who logs in could create a root key.
+            section.problem(KEYSPACES.name, format_args!("\"{RESERVED_KEYSPACE}\" is not for sessions"));
         } else if !configured.contains(&name.as_str()) {
-            section.problem("keyspaces", format_args!("there is no keyspace \"{name}\""));
+            section.problem(KEYSPACES.name, format_args!("there is no keyspace \"{name}\""));
         }
     }
     Some(keyspaces.into())
 }
 
 fn algorithms(section: &Section<'_>) -> Vec<Algorithm> {
-    let Some(names) = section.texts("algorithms") else { return vec![Algorithm::Rs256] };
+    let Some(names) = section.texts(&ALGORITHMS) else { return Vec::new() };
     if names.is_empty() {
-        section.problem("algorithms", "must name at least one algorithm");
+        section.problem(ALGORITHMS.name, "must name at least one algorithm");
     }
     let mut algorithms = Vec::new();
     for name in names {
@@ -125,39 +206,33 @@ fn algorithms(section: &Section<'_>) -> Vec<Algorithm> {
             algorithms.push(algorithm);
         } else {
             let known = Algorithm::ALL.map(|(name, _)| name).join(", ");
-            section.problem("algorithms", format_args!("\"{name}\" is not one of {known}"));
+            section.problem(ALGORITHMS.name, format_args!("\"{name}\" is not one of {known}"));
         }
     }
     algorithms
 }
 
 fn cookie(section: &Section<'_>) -> Option<String> {
-    let found = section.text("cookie")?;
-    let good = (1..=128).contains(&found.value.len())
-        && found.value.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-'));
+    let cookie = section.text(&COOKIE)?;
+    let good = (1..=128).contains(&cookie.len())
+        && cookie.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-'));
     if !good {
-        section.problem("cookie", "must be 1 to 128 characters of [A-Za-z0-9._-]");
+        section.problem(COOKIE.name, "must be 1 to 128 characters of [A-Za-z0-9._-]");
     }
-    Some(found.value)
+    Some(cookie)
 }
 
 fn subject_prefix(section: &Section<'_>) -> String {
-    let prefix = section.text("subject_prefix").map(|found| found.value).unwrap_or_default();
-    let good = prefix.len() <= PREFIX
+    let prefix = section.text(&SUBJECT_PREFIX).unwrap_or_default();
+    let good = prefix.len() <= MAX_SUBJECT_PREFIX_LEN
         && prefix.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-' | b':'));
     if !good {
-        section.problem("subject_prefix", "must be at most 64 characters of [A-Za-z0-9._:-]");
+        section.problem(SUBJECT_PREFIX.name, "must be at most 64 characters of [A-Za-z0-9._:-]");
     }
     prefix
 }
 
 fn refresh(section: &Section<'_>) -> Duration {
-    let Some(found) = section.duration("refresh") else { return REFRESH };
-    if !(Duration::from_secs(1)..=Duration::from_hours(24)).contains(&found.value) {
-        section.problem("refresh", "must be a length of time from 1s to 24h");
-    }
-    found.value
+    let bounds = Duration::from_secs(1)..=Duration::from_hours(24);
+    section.duration_within(&REFRESH, bounds, "must be a length of time from 1s to 24h").unwrap_or_default()
 }
-
-#[cfg(test)]
-mod tests;

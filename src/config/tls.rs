@@ -1,30 +1,84 @@
-//! `[tls]`: certificates of both listeners, and which client certificates are callers.
+//! `[tls]`: certificates of both listeners, and the client certificates that identify callers.
 
 use std::path::PathBuf;
 
-use super::{Source, reader::Section};
+use super::{
+    section::Section,
+    setting::{Setting, Table},
+};
+
+/// The table.
+pub const TABLE: Table = Table {
+    name: "tls",
+    list: false,
+    help: "TLS on both listeners. Without `tls.cert` and `tls.key` they speak plain text.",
+    settings: &[CERT, KEY, CLIENT_CA, REQUIRE_CLIENT],
+    tables: &[CLIENT],
+};
+
+const CLIENT: Table = Table {
+    name: "client",
+    list: true,
+    help: "A client certificate that identifies a caller (needs `tls.client_ca`).",
+    settings: &[SAN, ROLE, KEYSPACES],
+    tables: &[],
+};
+
+const CERT: Setting = Setting::unset("cert", "", "\"/etc/keyward/tls.crt\"", "The certificate with its chain, in PEM.")
+    .variable("KEYWARD_TLS_CERT");
+
+const KEY: Setting =
+    Setting::unset("key", "", "\"/etc/keyward/tls.key\"", "The private key of the certificate, in PEM.")
+        .variable("KEYWARD_TLS_KEY");
+
+const CLIENT_CA: Setting = Setting::unset(
+    "client_ca",
+    "no client certificates",
+    "\"/etc/keyward/clients.pem\"",
+    "The authorities whose client certificates are trusted, in PEM.",
+)
+.variable("KEYWARD_TLS_CLIENT_CA");
+
+const REQUIRE_CLIENT: Setting =
+    Setting::new("require_client", "false", "Whether clients without a trusted certificate are rejected.");
+
+const SAN: Setting = Setting::required(
+    "san",
+    "\"spiffe://example.org/gateway\"",
+    "A subject alternative name of the certificate: a URI or a DNS name.",
+);
+
+const ROLE: Setting =
+    Setting::required("role", "\"verify\"", "What the caller may do: `verify` (a service) or `root` (an operator).");
+
+const KEYSPACES: Setting = Setting::unset(
+    "keyspaces",
+    "all keyspaces",
+    "[\"default\"]",
+    "The keyspaces that a caller with the role `verify` is limited to.",
+);
 
 /// `[tls]`
 #[derive(Debug, Clone)]
 pub struct Tls {
-    /// The certificate and what it was issued by, in PEM.
+    /// The certificate and its chain, in PEM.
     pub cert: PathBuf,
     /// The certificate's private key, in PEM.
     pub key: PathBuf,
-    /// The authorities whose client certificates are believed, in PEM; none: clients are asked for none.
+    /// The authorities whose client certificates are trusted, in PEM. Without it clients are asked for no certificate.
     pub client_ca: Option<PathBuf>,
-    /// Whether a client without a certificate is turned away before it says a word.
+    /// Whether the handshake fails for a client without a trusted certificate.
     pub require_client: bool,
     /// `[[tls.client]]`
     pub clients: Vec<TlsClient>,
 }
 
-/// `[[tls.client]]`: a certificate that is a caller.
+/// `[[tls.client]]`: a client certificate that identifies a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsClient {
-    /// What its certificate names, as a URI or DNS subject alternative name.
+    /// A URI or DNS subject alternative name of the certificate.
     pub san: String,
-    /// What it may do.
+    /// What the caller may do.
     pub role: TlsRole,
     /// The keyspaces that a verifier is limited to; empty: all.
     pub keyspaces: Vec<String>,
@@ -39,33 +93,32 @@ pub enum TlsRole {
     Root,
 }
 
-/// Characters in a name.
-const LONGEST: usize = 120;
+/// Longest subject alternative name. With the prefix `san:` it has to fit into the fields that record callers and into
+/// the filter that lists by them.
+const MAX_SAN_LEN: usize = 120;
 
-/// Reads the section; none without a certificate.
-pub fn read(section: &Section<'_>, source: &Source<'_>, keyspaces: &[&str]) -> Option<Tls> {
-    let path = |name, variable| {
-        source.setting(section, name, variable, None, |text| {
+/// Reads the table; none without a certificate and its key. `keyspaces` are the names of all keyspaces.
+pub fn read(section: &Section<'_>, keyspaces: &[&str]) -> Option<Tls> {
+    let path = |setting| {
+        section.parsed(setting, |text| {
             if text.is_empty() { Err("must name a file".to_owned()) } else { Ok(PathBuf::from(text)) }
         })
     };
-    let cert = path("cert", "KEYWARD_TLS_CERT");
-    let key = path("key", "KEYWARD_TLS_KEY");
-    let client_ca = path("client_ca", "KEYWARD_TLS_CLIENT_CA");
-    let require_client = section.flag("require_client").unwrap_or(false);
-    let tables = section.sections("client");
+    let (cert, key, client_ca) = (path(&CERT), path(&KEY), path(&CLIENT_CA));
+    let require_client = section.boolean(&REQUIRE_CLIENT) == Some(true);
+    let tables = section.list(&CLIENT);
     let clients: Vec<TlsClient> = tables.iter().filter_map(|table| client(table, keyspaces)).collect();
     for (at, (table, client)) in tables.iter().zip(&clients).enumerate() {
         if clients[..at].iter().any(|other| other.san.eq_ignore_ascii_case(&client.san)) {
-            table.problem("san", "another client has it already");
+            table.problem(SAN.name, "another client has it already");
         }
     }
     if client_ca.is_none() {
         if !tables.is_empty() {
-            section.problem("client", "needs client_ca: without it no client certificate is believed");
+            section.problem(CLIENT.name, "needs client_ca: without it no client certificate is believed");
         }
         if require_client {
-            section.problem("require_client", "needs client_ca");
+            section.problem(REQUIRE_CLIENT.name, "needs client_ca");
         }
     }
     match (cert, key) {
@@ -88,22 +141,21 @@ pub fn read(section: &Section<'_>, source: &Source<'_>, keyspaces: &[&str]) -> O
 }
 
 fn client(table: &Section<'_>, keyspaces: &[&str]) -> Option<TlsClient> {
-    let san = table.text("san").map(|found| found.value);
-    let role = table.text("role").map(|found| found.value);
-    for (name, found) in [("san", &san), ("role", &role)] {
-        if found.is_none() && table.is_table(name).is_none() {
-            table.problem("", format_args!("{name} is missing"));
+    let san = table.text(&SAN);
+    let role = table.text(&ROLE);
+    for setting in [SAN, ROLE] {
+        if !table.has(setting.name) {
+            table.problem("", format_args!("{} is missing", setting.name));
         }
     }
     let san = san.filter(|san| {
-        // With what is put before it, it has to fit where callers are recorded and listed by.
-        if san.len() > LONGEST {
-            table.problem("san", format_args!("must be at most {LONGEST} characters"));
+        if san.len() > MAX_SAN_LEN {
+            table.problem(SAN.name, format_args!("must be at most {MAX_SAN_LEN} characters"));
             return false;
         }
         let good = if san.contains(':') { is_uri(san) } else { is_dns(san) };
         if !good {
-            table.problem("san", "must be a URI such as spiffe://example.org/gateway, or a DNS name");
+            table.problem(SAN.name, "must be a URI such as spiffe://example.org/gateway, or a DNS name");
         }
         good
     });
@@ -112,23 +164,23 @@ fn client(table: &Section<'_>, keyspaces: &[&str]) -> Option<TlsClient> {
         Some("verify") => Some(TlsRole::Verify),
         Some("root") => Some(TlsRole::Root),
         Some(_) => {
-            table.problem("role", "must be \"verify\" or \"root\"");
+            table.problem(ROLE.name, "must be \"verify\" or \"root\"");
             None
         }
     };
-    let limits = table.texts("keyspaces");
-    if let Some(limits) = &limits {
-        if limits.is_empty() {
-            table.problem("keyspaces", "must not be empty; leave it out for all");
+    let allowed = table.texts(&KEYSPACES);
+    if let Some(allowed) = &allowed {
+        if allowed.is_empty() {
+            table.problem(KEYSPACES.name, "must not be empty; leave it out for all");
         }
         if role == Some(TlsRole::Root) {
-            table.problem("keyspaces", "cannot go with the role \"root\", which nothing limits");
+            table.problem(KEYSPACES.name, "cannot go with the role \"root\", which nothing limits");
         }
-        for name in limits.iter().filter(|name| !keyspaces.contains(&name.as_str())) {
-            table.problem("keyspaces", format_args!("there is no keyspace \"{name}\""));
+        for name in allowed.iter().filter(|name| !keyspaces.contains(&name.as_str())) {
+            table.problem(KEYSPACES.name, format_args!("there is no keyspace \"{name}\""));
         }
     }
-    Some(TlsClient { san: san?, role: role?, keyspaces: limits.unwrap_or_default() })
+    Some(TlsClient { san: san?, role: role?, keyspaces: allowed.unwrap_or_default() })
 }
 
 fn is_uri(text: &str) -> bool {

@@ -28,7 +28,7 @@ impl Health {
     /// The current value of every gauge.
     pub fn gauges(&self) -> GaugeSnapshot {
         let pool = self.store.pool();
-        let sessions = self.sessions.level();
+        let sessions = self.sessions.key_set_status();
         GaugeSnapshot {
             open: pool.open,
             idle: pool.idle,
@@ -39,9 +39,9 @@ impl Health {
             limited_subjects: self.limiter.subjects(),
             limits_shared: self.limiter.is_shared(),
             limit_fallbacks: self.limiter.fallbacks(),
-            issuers_without_keys: sessions.map(|level| level.without),
-            issuer_keys_micros: sessions.map(|level| level.oldest),
-            issuer_failures: sessions.map_or(0, |level| level.failures),
+            issuers_without_keys: sessions.map(|status| status.without),
+            issuer_keys_micros: sessions.map(|status| status.oldest),
+            issuer_failures: sessions.map_or(0, |status| status.failures),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An issuer's public keys (RFC 7517).
+//! The public keys of an issuer (RFC 7517).
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use serde_json::Value;
 use super::token::Token;
 use crate::domain::oidc::Algorithm;
 
-/// Keys of one issuer, at most.
-const KEYS: usize = 64;
+/// Maximum number of keys that are read from one document.
+const MAX_KEYS: usize = 64;
 
 /// A public key that signs tokens.
 pub struct VerifyingKey {
     id: Option<String>,
-    /// The one algorithm that it is for; none if it may be for any of its family.
+    /// The only algorithm that the key is for; none: every algorithm of its family.
     algorithm: Option<Algorithm>,
     key: DecodingKey,
 }
 
 impl VerifyingKey {
-    /// Reads a key; none if it does not sign, or not in a way that is known here.
+    /// Reads a key; none if it is not for signatures, or its kind or algorithm is not supported.
     fn read(jwk: Value) -> Option<Self> {
         let text = |name: &str| jwk.get(name).and_then(Value::as_str);
         let signs = text("use").is_none_or(|what| what == "sig");
@@ -31,7 +31,7 @@ impl VerifyingKey {
             Some("RSA") => true,
             Some("EC") => matches!(text("crv"), Some("P-256" | "P-384")),
             Some("OKP") => text("crv") == Some("Ed25519"),
-            // A symmetric key that is public would be everybody's.
+            // Everybody could sign with a symmetric key that is published.
             _ => false,
         };
         let algorithm = match text("alg") {
@@ -46,43 +46,44 @@ impl VerifyingKey {
         Some(Self { id, algorithm, key: DecodingKey::from_jwk(&jwk).ok()? })
     }
 
-    fn fits(&self, algorithm: Algorithm) -> bool {
+    fn supports(&self, algorithm: Algorithm) -> bool {
         self.algorithm.is_none_or(|only| only == algorithm) && self.key.family() == family(algorithm)
     }
 
-    /// Whether this key has signed the token, with the algorithm that the token names.
-    pub fn signed(&self, token: &Token<'_>) -> bool {
-        self.fits(token.algorithm)
-            && crypto::verify(token.signature, token.message.as_bytes(), &self.key, wire(token.algorithm))
+    /// Whether the token's signature is this key's, by the algorithm that the token names.
+    pub fn verifies(&self, token: &Token<'_>) -> bool {
+        self.supports(token.algorithm)
+            && crypto::verify(token.signature, token.message.as_bytes(), &self.key, library_algorithm(token.algorithm))
                 .unwrap_or(false)
     }
 }
 
-/// The keys of one issuer; at least one.
+/// The keys of one issuer: at least one.
 pub struct KeySet(Vec<Arc<VerifyingKey>>);
 
 impl KeySet {
-    /// Reads a document. Keys that are not known here are left out.
+    /// Parses a document. Keys that are not supported are skipped.
     ///
     /// # Errors
     ///
-    /// Why there is no key in it, for the log.
+    /// The reason, for the log: the document is malformed, or has no supported key.
     pub fn parse(document: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Document {
             keys: Vec<Value>,
         }
         let document: Document = serde_json::from_slice(document).map_err(|error| format!("no key set: {error}"))?;
-        let keys: Vec<_> = document.keys.into_iter().take(KEYS).filter_map(VerifyingKey::read).map(Arc::new).collect();
+        let keys: Vec<_> =
+            document.keys.into_iter().take(MAX_KEYS).filter_map(VerifyingKey::read).map(Arc::new).collect();
         if keys.is_empty() { Err("the key set has no key that can be used".to_owned()) } else { Ok(Self(keys)) }
     }
 
-    /// The key of this id; without one, the only key for the algorithm.
+    /// The key with this id. A token without an id needs the only key that supports its algorithm.
     pub fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<&Arc<VerifyingKey>> {
-        let mut fitting = self.0.iter().filter(|key| key.fits(algorithm));
+        let mut candidates = self.0.iter().filter(|key| key.supports(algorithm));
         match id {
-            Some(_) => fitting.find(|key| key.id.as_deref() == id),
-            None => fitting.next().filter(|_| fitting.next().is_none()),
+            Some(_) => candidates.find(|key| key.id.as_deref() == id),
+            None => candidates.next().filter(|_| candidates.next().is_none()),
         }
     }
 }
@@ -100,7 +101,7 @@ fn family(algorithm: Algorithm) -> AlgorithmFamily {
     }
 }
 
-fn wire(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
+fn library_algorithm(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
     match algorithm {
         Algorithm::Rs256 => jsonwebtoken::Algorithm::RS256,
         Algorithm::Rs384 => jsonwebtoken::Algorithm::RS384,
@@ -143,20 +144,20 @@ mod tests {
     }
 
     #[test]
-    fn the_standards_own_example_is_signed_by_its_key_and_no_changed_one_is() {
+    fn the_example_of_rfc_7515_is_verified_and_no_changed_one_is() {
         let keys = set(&[rsa(&json!({}))]).unwrap();
         let token = Token::parse(SIGNED).unwrap();
         let key = keys.find(None, token.algorithm).unwrap();
-        assert!(key.signed(&token));
+        assert!(key.verifies(&token));
         for changed in [SIGNED.replacen("eyJpc3Mi", "eyJpc3Ni", 1), SIGNED.replacen("cC4hi", "cC4hj", 1)] {
-            assert!(!Token::parse(&changed).is_some_and(|token| key.signed(&token)), "{changed}");
+            assert!(!Token::parse(&changed).is_some_and(|token| key.verifies(&token)), "{changed}");
         }
         let (message, _) = SIGNED.rsplit_once('.').unwrap();
-        assert!(!key.signed(&Token::parse(&format!("{message}.")).unwrap()), "no signature at all");
+        assert!(!key.verifies(&Token::parse(&format!("{message}.")).unwrap()), "no signature at all");
     }
 
     #[test]
-    fn a_key_is_found_by_its_id_for_its_own_algorithm_only() {
+    fn a_key_is_found_by_its_id_and_only_for_its_own_algorithm() {
         let keys = [rsa(&json!({"kid": "a", "alg": "RS256"})), rsa(&json!({"kid": "b", "use": "sig"}))];
         let keys = set(&keys).unwrap();
         let found = |id: Option<&str>, algorithm| keys.find(id, algorithm).and_then(|key| key.id.as_deref());
@@ -165,12 +166,12 @@ mod tests {
         assert_eq!(found(Some("a"), Algorithm::Ps256), None);
         assert_eq!(found(Some("a"), Algorithm::Es256), None);
         assert_eq!(found(Some("c"), Algorithm::Rs256), None);
-        assert_eq!(found(None, Algorithm::Rs256), None, "two would fit");
-        assert_eq!(found(None, Algorithm::Rs512), Some("b"), "one fits");
+        assert_eq!(found(None, Algorithm::Rs256), None, "two keys support it");
+        assert_eq!(found(None, Algorithm::Rs512), Some("b"), "one key supports it");
     }
 
     #[test]
-    fn keys_that_cannot_be_used_are_left_out_and_spoil_no_others() {
+    fn unsupported_keys_are_skipped_and_the_others_are_used() {
         let unusable = [
             json!({"kty": "oct", "k": "c2VjcmV0", "kid": "symmetric"}),
             rsa(&json!({"kid": "x", "use": "enc"})),

@@ -1,4 +1,4 @@
-//! Sessions: the tokens that trusted OpenID Connect issuers sign, and the keys that they sign them with.
+//! Sessions: authenticates people by the tokens of trusted OpenID Connect issuers, with those issuers' public keys.
 
 mod jwks;
 mod provider;
@@ -11,19 +11,20 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+pub use self::provider::KeySetStatus;
 use self::{
-    provider::{Missing, Provider},
+    provider::{KeyError, Provider},
     token::Token,
 };
 use crate::domain::{
-    clock::{Clock, Micros},
+    clock::Clock,
     error::{Error, Result},
     oidc::{Issuer, malformed},
     session::SessionCaller,
 };
 
-/// How often issuers' keys are looked after.
-const PAUSE: Duration = Duration::from_millis(500);
+/// How often [`Sessions::keep_fresh`] checks the age of each issuer's keys.
+const REFRESH_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The issuers whose tokens are sessions.
 pub struct Sessions {
@@ -36,23 +37,12 @@ struct Trusted {
     provider: Arc<Provider>,
 }
 
-/// How issuers' keys are, for gauges.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct KeysLevel {
-    /// Issuers whose keys could never be fetched yet.
-    pub without: usize,
-    /// Age of the oldest keys in use, in microseconds.
-    pub oldest: Micros,
-    /// Fetches that failed.
-    pub failures: u64,
-}
-
 impl Sessions {
-    /// Trusts these issuers. Their keys are fetched on `runtime` once they are needed, or by [`Self::keep_fresh`].
+    /// Trusts these issuers. Their keys are fetched on `runtime`, on first use or by [`Self::keep_fresh`].
     ///
     /// # Errors
     ///
-    /// No HTTP client can be made, as where no root certificates are installed.
+    /// The HTTP client cannot be built, for example because no root certificates are installed.
     pub fn new(issuers: &[Issuer], clock: &Arc<dyn Clock>, runtime: &Handle) -> std::result::Result<Self, String> {
         let trusted = issuers.iter().map(|rules| {
             let rules = Arc::new(rules.clone());
@@ -62,64 +52,65 @@ impl Sessions {
         Ok(Self { issuers: trusted.collect::<std::result::Result<_, String>>()?, clock: Arc::clone(clock) })
     }
 
-    /// Trusts nobody.
+    /// Trusts no issuer.
     pub fn none(clock: Arc<dyn Clock>) -> Self {
         Self { issuers: Vec::new(), clock }
     }
 
-    /// Whether a credential has the form of a token; never where no issuer is trusted.
+    /// Whether a credential is formatted like a token. Without a trusted issuer no credential is.
     pub fn has_form(&self, credential: &str) -> bool {
         !self.issuers.is_empty() && Token::has_form(credential)
     }
 
-    /// Names of the cookies that may hold a token, each once.
+    /// The names of the cookies that may hold a token, without duplicates.
     pub fn cookies(&self) -> impl Iterator<Item = &str> {
         let name = |at: usize| self.issuers[at].rules.cookie.as_deref();
         let first = move |at: &usize| (0..*at).all(|before| name(before) != name(*at));
         (0..self.issuers.len()).filter(first).filter_map(name)
     }
 
-    /// The caller that a token stands for. One that came in a cookie counts only if its issuer names that cookie.
+    /// Authenticates the caller by a token. A token from a cookie is accepted only if its issuer is configured with that
+    /// cookie's name.
     ///
     /// # Errors
     ///
-    /// UNAUTHENTICATED, reason MALFORMED or EXPIRED; UNAVAILABLE if its issuer's keys cannot be had.
+    /// UNAUTHENTICATED with reason MALFORMED or EXPIRED; UNAVAILABLE if the issuer's keys cannot be fetched.
     pub async fn caller(&self, token: &str, cookie: Option<&str>, deadline: Instant) -> Result<SessionCaller> {
         let token = Token::parse(token).ok_or_else(malformed)?;
         let read_from = |rules: &Issuer| cookie.is_none() || rules.cookie.as_deref() == cookie;
-        let meant = |trusted: &&Trusted| read_from(&trusted.rules) && trusted.rules.matches(&token.claims);
-        let Trusted { rules, provider } = self.issuers.iter().find(meant).ok_or_else(malformed)?;
+        let issued = |trusted: &&Trusted| read_from(&trusted.rules) && trusted.rules.matches(&token.claims);
+        let Trusted { rules, provider } = self.issuers.iter().find(issued).ok_or_else(malformed)?;
         if !rules.algorithms.contains(&token.algorithm) {
             return Err(malformed());
         }
         let key = timeout_at(deadline, provider.key(token.key_id.as_deref(), token.algorithm)).await;
-        let key = key.unwrap_or(Err(Missing::Unreachable)).map_err(|missing| match missing {
-            Missing::Unknown => malformed(),
-            Missing::Unreachable => Error::unavailable(format!("no keys of {}", rules.issuer)),
+        let key = key.unwrap_or(Err(KeyError::Unreachable)).map_err(|error| match error {
+            KeyError::Unknown => malformed(),
+            KeyError::Unreachable => Error::unavailable(format!("no keys of {}", rules.issuer)),
         })?;
-        if !key.signed(&token) {
+        if !key.verifies(&token) {
             return Err(malformed());
         }
         rules.caller(&token.claims, self.clock.wall())
     }
 
-    /// Fetches keys before they get too old, again and again.
+    /// Refreshes each issuer's keys before they exceed their maximum age. Never returns.
     pub async fn keep_fresh(&self) {
         if self.issuers.is_empty() {
             return std::future::pending().await;
         }
         loop {
             for trusted in &self.issuers {
-                trusted.provider.fetch_ahead();
+                trusted.provider.refresh_if_due();
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(REFRESH_CHECK_INTERVAL).await;
         }
     }
 
-    /// How the keys are; none where no issuer is trusted.
-    pub fn level(&self) -> Option<KeysLevel> {
-        let levels = self.issuers.iter().map(|trusted| trusted.provider.level());
-        levels.reduce(|a, b| KeysLevel {
+    /// The status of all issuers' keys together; none where no issuer is trusted.
+    pub fn key_set_status(&self) -> Option<KeySetStatus> {
+        let statuses = self.issuers.iter().map(|trusted| trusted.provider.status());
+        statuses.reduce(|a, b| KeySetStatus {
             without: a.without + b.without,
             oldest: a.oldest.max(b.oldest),
             failures: a.failures + b.failures,

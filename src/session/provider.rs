@@ -1,5 +1,7 @@
-//! An issuer's keys: found by discovery, kept, and fetched anew before they get old. Whoever sends tokens cannot make
-//! this ask the issuer often, and an issuer that is away takes nothing away that was good.
+//! An issuer's public keys: found by discovery, cached, and refreshed before they exceed their maximum age.
+//!
+//! Fetches are rate-limited, so that tokens of strangers cannot cause many. While the issuer is unreachable, the cached
+//! keys stay valid.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,45 +16,44 @@ use serde::Deserialize;
 use tokio::{runtime::Handle, task::AbortHandle};
 use url::Url;
 
-use super::{
-    KeysLevel,
-    jwks::{KeySet, VerifyingKey},
-};
+use super::jwks::{KeySet, VerifyingKey};
 use crate::domain::{
     clock::{Clock, Micros, SECOND},
     oidc::{Algorithm, Issuer},
 };
 
-/// Bytes of a document, at most.
-const DOCUMENT_BYTES: usize = 256 << 10;
-/// How long a connection, and a document as a whole, may take.
-const CONNECTING: Duration = Duration::from_secs(2);
-const PATIENCE: Duration = Duration::from_secs(4);
-/// Between two fetches for ids that are not known: a stranger can name any.
-const UNKNOWN: Micros = 30 * SECOND;
-/// Between two fetches of which the first failed: the first pause, doubled each time, and the last.
-const FIRST_PAUSE: Micros = SECOND;
-const LAST_PAUSE: Micros = 30 * SECOND;
+/// Maximum size of a document.
+const MAX_DOCUMENT_BYTES: usize = 256 << 10;
+/// Timeout of connecting.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Timeout of a document as a whole.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(4);
+/// Minimum time between two fetches for unknown key ids: anybody can send a token with a made-up id.
+const UNKNOWN_ID_INTERVAL: Micros = 30 * SECOND;
+/// Delay after the first failed fetch; doubled with each further one.
+const MIN_RETRY_DELAY: Micros = SECOND;
+/// Longest delay after a failed fetch.
+const MAX_RETRY_DELAY: Micros = 30 * SECOND;
 
-/// Why there is no key.
+/// Why no key can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Missing {
+pub enum KeyError {
     /// The issuer has no such key.
     Unknown,
-    /// The issuer cannot be asked, and nothing that is kept answers it.
+    /// The issuer is unreachable, and no cached key fits.
     Unreachable,
 }
 
-/// Why keys are fetched.
+/// The reason for a fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Why {
-    /// There are none, or they get old.
+enum FetchReason {
+    /// There are no keys yet, or they are near their maximum age.
     Age,
-    /// None has the id that was asked for.
+    /// No cached key has the token's key id.
     UnknownId,
 }
 
-/// Ends when the fetch has, which runs in a task of its own.
+/// Completes with the fetch, which runs in its own task.
 type Fetch = Shared<BoxFuture<'static, ()>>;
 
 /// One issuer's keys.
@@ -61,135 +62,146 @@ pub struct Provider {
     http: Client,
     clock: Arc<dyn Clock>,
     runtime: Handle,
-    /// The last good ones; none until there were any.
-    kept: ArcSwapOption<Kept>,
+    /// The keys of the last successful fetch.
+    cached: ArcSwapOption<CachedKeys>,
     gate: Mutex<Gate>,
 }
 
-struct Kept {
+struct CachedKeys {
     keys: KeySet,
-    at: Micros,
+    fetched_at: Micros,
 }
 
-/// When the issuer may be asked. Times are of the clock that never steps.
+/// The status of issuers' keys, for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KeySetStatus {
+    /// Issuers whose keys have never been fetched.
+    pub without: usize,
+    /// Age of the oldest keys in use, in microseconds.
+    pub oldest: Micros,
+    /// Failed fetches.
+    pub failures: u64,
+}
+
+/// Limits how often keys are fetched. Times are `Clock::boottime`, which is never set back.
 #[derive(Default)]
 struct Gate {
     fetch: Option<(AbortHandle, Fetch)>,
-    /// Failures in a row, and in all.
-    failing: u32,
+    failures_in_a_row: u32,
     failures: u64,
     not_before: Micros,
     unknown_not_before: Micros,
 }
 
 impl Provider {
-    /// Nothing is fetched yet.
+    /// Creates the provider. It fetches nothing yet.
     ///
     /// # Errors
     ///
-    /// No HTTP client can be made.
+    /// The HTTP client cannot be built.
     pub fn new(rules: Arc<Issuer>, clock: Arc<dyn Clock>, runtime: Handle) -> Result<Self, String> {
-        // A redirect could lead to where the settings would not let it go.
+        // No redirects: one could lead to a URL that `Issuer::may_fetch` refuses.
         let http = Client::builder()
             .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECTING)
-            .timeout(PATIENCE)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(FETCH_TIMEOUT)
             .user_agent(concat!("keyward/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| chain(&error))?;
-        Ok(Self { rules, http, clock, runtime, kept: ArcSwapOption::empty(), gate: Mutex::default() })
+        Ok(Self { rules, http, clock, runtime, cached: ArcSwapOption::empty(), gate: Mutex::default() })
     }
 
-    /// The key that a token names. Fetches, and waits for it, where there is nothing good to answer from.
-    pub async fn key(self: &Arc<Self>, id: Option<&str>, algorithm: Algorithm) -> Result<Arc<VerifyingKey>, Missing> {
-        let why = match &*self.kept.load() {
-            None => Some(Why::Age),
-            Some(kept) => match kept.keys.find(id, algorithm) {
-                None => Some(Why::UnknownId),
-                // While the issuer is away nobody waits for it who can do without.
-                Some(key) if self.age(kept) < self.life() || self.gate.lock().failing > 0 => {
+    /// The key that a token names. Fetches the keys, and waits for that, if no cached key fits.
+    pub async fn key(self: &Arc<Self>, id: Option<&str>, algorithm: Algorithm) -> Result<Arc<VerifyingKey>, KeyError> {
+        let reason = match &*self.cached.load() {
+            None => Some(FetchReason::Age),
+            Some(cached) => match cached.keys.find(id, algorithm) {
+                None => Some(FetchReason::UnknownId),
+                // While the issuer is unreachable, a cached key is used beyond its maximum age, without waiting.
+                Some(key) if self.age(cached) < self.max_age() || self.gate.lock().failures_in_a_row > 0 => {
                     return Ok(Arc::clone(key));
                 }
-                Some(_) => Some(Why::Age),
+                Some(_) => Some(FetchReason::Age),
             },
         };
-        if let Some(fetch) = why.and_then(|why| self.fetch(why)) {
+        if let Some(fetch) = reason.and_then(|reason| self.fetch(reason)) {
             fetch.await;
         }
-        let kept = self.kept.load();
-        match kept.as_ref().and_then(|kept| kept.keys.find(id, algorithm)) {
+        let cached = self.cached.load();
+        match cached.as_ref().and_then(|cached| cached.keys.find(id, algorithm)) {
             Some(key) => Ok(Arc::clone(key)),
-            // A key that is not known may be a new one, for all that can be told.
-            None if kept.is_none() || self.gate.lock().failing > 0 => Err(Missing::Unreachable),
-            None => Err(Missing::Unknown),
+            // The token may name a new key that could not be fetched.
+            None if cached.is_none() || self.gate.lock().failures_in_a_row > 0 => Err(KeyError::Unreachable),
+            None => Err(KeyError::Unknown),
         }
     }
 
-    /// Starts a fetch where keys will soon be too old.
-    pub fn fetch_ahead(self: &Arc<Self>) {
-        let soon = self.kept.load().as_ref().is_none_or(|kept| self.age(kept) >= self.life() / 4 * 3);
-        if soon {
-            self.fetch(Why::Age);
+    /// Starts a fetch once the keys have reached three quarters of their maximum age.
+    pub fn refresh_if_due(self: &Arc<Self>) {
+        let due = self.cached.load().as_ref().is_none_or(|cached| self.age(cached) >= self.max_age() / 4 * 3);
+        if due {
+            self.fetch(FetchReason::Age);
         }
     }
 
-    /// How the keys are.
-    pub fn level(&self) -> KeysLevel {
-        let kept = self.kept.load();
-        KeysLevel {
-            without: usize::from(kept.is_none()),
-            oldest: kept.as_ref().map_or(0, |kept| self.age(kept)),
+    /// The status of this issuer's keys.
+    pub fn status(&self) -> KeySetStatus {
+        let cached = self.cached.load();
+        KeySetStatus {
+            without: usize::from(cached.is_none()),
+            oldest: cached.as_ref().map_or(0, |cached| self.age(cached)),
             failures: self.gate.lock().failures,
         }
     }
 
-    fn age(&self, kept: &Kept) -> Micros {
-        self.clock.boottime() - kept.at
+    fn age(&self, cached: &CachedKeys) -> Micros {
+        self.clock.boottime() - cached.fetched_at
     }
 
-    fn life(&self) -> Micros {
+    fn max_age(&self) -> Micros {
         Micros::try_from(self.rules.refresh.as_micros()).unwrap_or(Micros::MAX)
     }
 
-    /// The fetch under way, or a new one if one is due; it runs to its end, whoever waits for it.
-    fn fetch(self: &Arc<Self>, why: Why) -> Option<Fetch> {
+    /// The fetch in progress, or a new one if the limits allow it. A fetch runs to its end even if every waiter is
+    /// cancelled.
+    fn fetch(self: &Arc<Self>, reason: FetchReason) -> Option<Fetch> {
         let now = self.clock.boottime();
         let mut gate = self.gate.lock();
         if let Some((_, fetch)) = gate.fetch.as_ref().filter(|(task, _)| !task.is_finished()) {
             return Some(fetch.clone());
         }
-        if now < gate.not_before || (why == Why::UnknownId && now < gate.unknown_not_before) {
+        if now < gate.not_before || (reason == FetchReason::UnknownId && now < gate.unknown_not_before) {
             return None;
         }
-        if why == Why::UnknownId {
-            gate.unknown_not_before = now + UNKNOWN;
+        if reason == FetchReason::UnknownId {
+            gate.unknown_not_before = now + UNKNOWN_ID_INTERVAL;
         }
         let provider = Arc::clone(self);
-        let task = self.runtime.spawn(async move { provider.fetch_and_keep().await });
+        let task = self.runtime.spawn(async move { provider.fetch_and_store().await });
         let running = task.abort_handle();
         let fetch = task.map(drop).boxed().shared();
         gate.fetch = Some((running, fetch.clone()));
         Some(fetch)
     }
 
-    async fn fetch_and_keep(&self) {
+    async fn fetch_and_store(&self) {
         let fetched = self.fetch_keys().await;
         let now = self.clock.boottime();
         match fetched {
             Ok(keys) => {
-                self.kept.store(Some(Arc::new(Kept { keys, at: now })));
+                self.cached.store(Some(Arc::new(CachedKeys { keys, fetched_at: now })));
                 let mut gate = self.gate.lock();
-                gate.failing = 0;
+                gate.failures_in_a_row = 0;
                 gate.not_before = 0;
             }
             Err(why) => {
                 let issuer = &self.rules.issuer;
-                tracing::warn!(issuer, why, "the issuer's keys could not be fetched; what there was is kept");
+                tracing::warn!(issuer, why, "fetching the issuer's keys failed, will retry; cached keys stay valid");
                 let mut gate = self.gate.lock();
-                let pause = FIRST_PAUSE << gate.failing.min(8);
-                gate.failing = gate.failing.saturating_add(1);
+                let delay = MIN_RETRY_DELAY << gate.failures_in_a_row.min(8);
+                gate.failures_in_a_row = gate.failures_in_a_row.saturating_add(1);
                 gate.failures += 1;
-                gate.not_before = now + pause.min(LAST_PAUSE);
+                gate.not_before = now + delay.min(MAX_RETRY_DELAY);
             }
         }
     }
@@ -222,15 +234,15 @@ impl Provider {
         let mut document = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| chain(&error))? {
             document.extend_from_slice(&chunk);
-            if document.len() > DOCUMENT_BYTES {
-                return Err(format!("{url}: more than {DOCUMENT_BYTES} bytes"));
+            if document.len() > MAX_DOCUMENT_BYTES {
+                return Err(format!("{url}: more than {MAX_DOCUMENT_BYTES} bytes"));
             }
         }
         Ok(document)
     }
 }
 
-/// An error with what caused it: the outermost words alone tell little.
+/// An error and its causes. The outermost message alone says little.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

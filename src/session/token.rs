@@ -1,4 +1,4 @@
-//! A token in its compact form, read but not believed.
+//! A token in its compact form (RFC 7515), parsed but not yet verified.
 
 use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
@@ -6,18 +6,18 @@ use serde_json::{Map, Value};
 
 use crate::domain::oidc::Algorithm;
 
-/// Bytes of a token. A browser keeps no larger cookie than 4 KiB.
-const TOKEN_BYTES: usize = 8 << 10;
+/// Maximum size of a token. Browsers do not store cookies above 4 KiB.
+const MAX_TOKEN_BYTES: usize = 8 << 10;
 
-/// What a token says.
+/// A parsed token. Nothing in it may be trusted before its signature is verified.
 pub struct Token<'a> {
-    /// What it says it is signed with.
+    /// The signature algorithm that the header names.
     pub algorithm: Algorithm,
-    /// The key that it says it is signed with.
+    /// The key id that the header names.
     pub key_id: Option<String>,
-    /// Its claims.
+    /// The claims.
     pub claims: Map<String, Value>,
-    /// What is signed.
+    /// The signed text: header and claims.
     pub message: &'a str,
     /// The signature in base64url.
     pub signature: &'a str,
@@ -32,20 +32,20 @@ struct Header {
 }
 
 impl<'a> Token<'a> {
-    /// Whether a credential has the form of a token: three parts with dots between them.
+    /// Whether a credential is formatted like a token: three parts with dots between them.
     pub fn has_form(credential: &str) -> bool {
         credential.bytes().filter(|byte| *byte == b'.').count() == 2
     }
 
-    /// Reads a token; none if it is none, or needs what is not understood here.
+    /// Parses a token; none if it is malformed, of another type, or needs an extension that is not supported.
     pub fn parse(text: &'a str) -> Option<Self> {
-        if text.len() > TOKEN_BYTES || !Self::has_form(text) {
+        if text.len() > MAX_TOKEN_BYTES || !Self::has_form(text) {
             return None;
         }
         let (message, signature) = text.rsplit_once('.')?;
         let (header, claims) = message.split_once('.')?;
         let header: Header = serde_json::from_slice(&BASE64URL_NOPAD.decode(header.as_bytes()).ok()?).ok()?;
-        // Issuers sign other things too, such as logout tokens, which prove no session.
+        // Issuers sign other kinds of tokens, too, such as logout tokens. These are no sessions.
         let kind = header.typ.unwrap_or_else(|| "JWT".to_owned()).to_ascii_lowercase();
         let kind = kind.strip_prefix("application/").unwrap_or(&kind);
         if !matches!(kind, "jwt" | "at+jwt") || header.crit.is_some() {
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_read_into_its_parts() {
+    fn a_token_is_parsed_into_its_parts() {
         let text = token(&json!({"alg": "ES256", "kid": "k", "typ": "at+jwt"}), &json!({"sub": "s"}));
         let token = Token::parse(&text).unwrap();
         assert_eq!((token.algorithm, token.key_id.as_deref()), (Algorithm::Es256, Some("k")));
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_session_token_is_not_read() {
+    fn a_malformed_or_unsupported_token_is_rejected() {
         let claims = json!({"sub": "s"});
         assert!(Token::parse(&token(&json!({"alg": "RS256"}), &claims)).is_some());
         for header in [
@@ -97,7 +97,7 @@ mod tests {
         for claims in [json!([]), json!("s"), json!(null)] {
             assert!(Token::parse(&token(&header, &claims)).is_none(), "{claims}");
         }
-        let long = "x".repeat(TOKEN_BYTES);
+        let long = "x".repeat(MAX_TOKEN_BYTES);
         for text in [
             &token(&header, &json!({"sub": long})),
             "",

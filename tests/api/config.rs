@@ -2,6 +2,8 @@
 
 use std::{path::Path, process::Output};
 
+use keyward::config::reference;
+
 use crate::support::{Setup, reply, server::ROOT};
 
 /// One file with as many different problems as fit.
@@ -138,7 +140,7 @@ fn a_check_prints_no_secret() {
 #[test]
 fn a_root_key_of_fewer_than_32_characters_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    for (length, code) in [(0, 1), (31, 1), (32, 0)] {
+    for (length, code) in [(1, 1), (31, 1), (32, 0)] {
         let setup = Setup::new().env("KEYWARD_ROOT_KEY", &"r".repeat(length));
         let output = run(&setup, folder.path(), &["config", "check"]);
         assert_eq!(output.status.code(), Some(code), "{length}: {}", error(&output));
@@ -217,8 +219,9 @@ const STORE: &str = "KEYWARD_RATE_LIMIT_STORE";
 #[test]
 fn a_malformed_rate_limit_store_is_named_by_the_check_and_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
+    let empty = run(&Setup::new().config("[rate_limit]\nstore = \"\"\n"), folder.path(), &["config", "check"]);
+    assert!(error(&empty).contains("keyward.toml:2: rate_limit.store: "), "{}", error(&empty));
     for store in [
-        "",
         "redis",
         "localhost:6379",
         "http://localhost:6379",
@@ -280,10 +283,25 @@ fn what_would_start_well_and_refuse_everybody_is_found() {
         assert_eq!(output.status.code(), Some(1), "{name}");
         assert!(error(&output).contains(name), "{}", error(&output));
     }
-    for (name, value) in
-        [("KEYWARD_HTTP_ENVIRONMENT", "production"), ("KEYWARD_ROOT_KEY", long), ("KEYWARD_CONFIG", "")]
-    {
+    for (name, value) in [("KEYWARD_HTTP_ENVIRONMENT", "production"), ("KEYWARD_ROOT_KEY", long)] {
         let output = run(&nora().env(name, value), folder.path(), &["config", "check"]);
         assert!(output.status.success(), "{name}: {}", error(&output));
+    }
+}
+
+/// Compose passes a variable that nobody set as the empty string.
+#[test]
+fn an_empty_environment_variable_counts_as_unset() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = reference::settings();
+    let variables: Vec<&str> =
+        settings.split('`').filter(|word| word.starts_with("KEYWARD_") || word.starts_with("DATABASE_")).collect();
+    assert!(variables.len() > 15, "{variables:?}");
+    let empty = variables.iter().fold(Setup::new().config("[replica]\nlease = \"1s\"\n"), |setup, variable| {
+        if *variable == "KEYWARD_CONFIG" { setup } else { setup.env(variable, "") }
+    });
+    for setup in [empty, Setup::new().env("KEYWARD_CONFIG", "")] {
+        let output = run(&setup, folder.path(), &["config", "check"]);
+        assert!(output.status.success(), "{}", error(&output));
     }
 }

@@ -25,6 +25,7 @@ mod matrix;
 mod operation;
 mod own_limits;
 mod queries;
+mod reference;
 mod rest_access;
 mod rest_bodies;
 mod rest_credentials;

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::super::tests::{good, keyspace, problems};
+use super::{good, keyspace, problems};
 use crate::domain::oidc::Algorithm;
 
 /// A keyspace `x` and an issuer of it with more settings.
@@ -64,6 +64,7 @@ fn every_problem_of_a_session_issuer_is_reported() {
         ("\"dashboard\"", "[\"a\", \"\"]", "session.issuer[0].audience: must name at least one"),
         ("audience = \"dashboard\"", "", "session.issuer[0]: audience is missing"),
         ("\"https://login.example/pool\"", "\"login.example\"", "session.issuer[0].issuer: must be an https URL"),
+        ("\"https://login.example/pool\"", "\"\"", "session.issuer[0].issuer: must be an https URL"),
         ("example/pool", "example/pool?x=1", "session.issuer[0].issuer: must be an https URL"),
         ("https://login", "http://login", "session.issuer[0].issuer: must be https, unless it is on this machine"),
     ] {
@@ -76,9 +77,10 @@ fn every_problem_of_a_session_issuer_is_reported() {
     good(&session(&format!("{CLAIMS}allow_http = true")).replace("https://login", "http://login"));
 }
 
-/// Whoever can choose subjects at one issuer could be taken for another issuer's people, and change their keys.
+/// Otherwise a person who can choose a subject at one issuer could pass for a person of another issuer, and change that
+/// person's keys.
 #[test]
-fn subjects_of_two_issuers_of_one_keyspace_must_not_be_alike() {
+fn two_issuers_of_one_keyspace_need_distinct_subject_prefixes() {
     let second = |issuer: &str, audience: &str, more: &str| {
         format!(
             "[[session.issuer]]\nissuer = \"{issuer}\"\naudience = [{audience}]\nkeyspaces = [\"x\"]\n{CLAIMS}{more}\n"
@@ -98,7 +100,7 @@ fn subjects_of_two_issuers_of_one_keyspace_must_not_be_alike() {
             "{found:?}"
         );
     }
-    // One issuer's own subjects are its own, whatever the audience; but each token must be of one table.
+    // Two tables of one issuer may share subjects, but each token must belong to one table.
     assert!(two("", "https://login.example/pool", "\"cli\"", "").is_empty());
     let found = two("", "https://login.example/pool", "\"cli\", \"dashboard\"", "");
     assert!(

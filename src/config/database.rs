@@ -1,0 +1,97 @@
+//! `[database]`: where keys are stored.
+
+use std::path::PathBuf;
+
+use super::{
+    section::Section,
+    setting::{Setting, Table},
+};
+
+/// The table.
+pub const TABLE: Table = Table {
+    name: "database",
+    list: false,
+    help: "Where keys are stored.",
+    settings: &[URL, MIGRATE_URL, MAX_CONNECTIONS, POOLER],
+    tables: &[],
+};
+
+const URL: Setting = Setting::new(
+    "url",
+    "\"sqlite://keyward.db\"",
+    "The database: `sqlite://FILE` (created if missing) or `postgres://…` (Postgres 15 or later).",
+)
+.variable("DATABASE_URL")
+.flag("--database-url");
+
+const MIGRATE_URL: Setting = Setting::unset(
+    "migrate_url",
+    "`database.url`",
+    "\"postgres://keyward@postgres.internal/keyward\"",
+    "The Postgres URL that migrations use. Set it where `database.url` is a transaction pooler.",
+)
+.variable("DATABASE_MIGRATE_URL");
+
+const MAX_CONNECTIONS: Setting = Setting::new(
+    "max_connections",
+    "16",
+    "Maximum size of the Postgres connection pool, 2 to 1000. Each replica opens 3 more connections outside the pool.",
+);
+
+const POOLER: Setting = Setting::new(
+    "pooler",
+    "false",
+    "Whether `database.url` is a transaction pooler such as PgBouncer: disables prepared statements and `LISTEN`.",
+);
+
+/// Where keys are stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    /// A SQLite file.
+    Sqlite(PathBuf),
+    /// A `postgres://` URL; it may hold a password.
+    Postgres(String),
+}
+
+/// `[database]`
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// Where keys are stored.
+    pub url: DatabaseUrl,
+    /// Where migrations are applied, if `url` is a transaction pooler.
+    pub migrate_url: Option<String>,
+    /// Maximum size of the connection pool.
+    pub max_connections: u32,
+    /// Whether `url` is a transaction pooler (PgBouncer): no prepared statements, no LISTEN.
+    pub pooler: bool,
+}
+
+/// Reads the table.
+pub fn read(section: &Section<'_>) -> Option<Database> {
+    let url = section.parsed(&URL, database_url);
+    let migrate_url = section.parsed(&MIGRATE_URL, |text| match database_url(text)? {
+        DatabaseUrl::Postgres(url) => Ok(url),
+        DatabaseUrl::Sqlite(_) => Err("must be a postgres:// URL".to_owned()),
+    });
+    let max_connections = section.number(&MAX_CONNECTIONS, 2..=1_000);
+    let pooler = section.boolean(&POOLER);
+    Some(Database { url: url?, migrate_url, max_connections: max_connections?, pooler: pooler? })
+}
+
+fn database_url(text: &str) -> Result<DatabaseUrl, String> {
+    if let Some(path) = text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:")) {
+        let path = path.split('?').next().unwrap_or_default();
+        if path.is_empty() || path == ":memory:" {
+            return Err("must name a file, such as sqlite://keyward.db".to_owned());
+        }
+        return Ok(DatabaseUrl::Sqlite(path.into()));
+    }
+    if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+        return match url::Url::parse(text) {
+            Ok(_) => Ok(DatabaseUrl::Postgres(text.to_owned())),
+            // The parser's message could hold the password.
+            Err(_) => Err("is not a well-formed postgres:// URL".to_owned()),
+        };
+    }
+    Err("must begin with sqlite:// or postgres://".to_owned())
+}

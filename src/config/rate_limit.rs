@@ -1,0 +1,68 @@
+//! `[rate_limit]`: where spent limits are counted.
+
+use super::{
+    section::Section,
+    setting::{Setting, Table},
+};
+
+/// The table.
+pub const TABLE: Table = Table {
+    name: "rate_limit",
+    list: false,
+    help: "Where rate limits are counted.",
+    settings: &[STORE, BATCH],
+    tables: &[],
+};
+
+const STORE: Setting = Setting::new(
+    "store",
+    "\"memory\"",
+    "`memory` counts in each replica alone; `redis://…` shares limits among all replicas (see \
+     [rate limits](#rate-limits)).",
+)
+.variable("KEYWARD_RATE_LIMIT_STORE");
+
+const BATCH: Setting =
+    Setting::new("batch", "1", "With Redis: maximum number of permits that one round trip takes, 1 to 10000.");
+
+/// Where spent limits are counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RateLimitStore {
+    /// In the memory of each replica.
+    Memory,
+    /// In a Redis or Valkey server that replicas share. The URL may hold a password.
+    Redis(String),
+}
+
+/// `[rate_limit]`
+#[derive(Debug, Clone)]
+pub struct RateLimits {
+    /// Where spent limits are counted.
+    pub store: RateLimitStore,
+    /// Maximum number of permits that one round trip takes.
+    pub batch: u32,
+}
+
+/// Reads the table.
+pub fn read(section: &Section<'_>) -> Option<RateLimits> {
+    let store = section.parsed(&STORE, store);
+    let batch = section.number(&BATCH, 1..=10_000);
+    Some(RateLimits { store: store?, batch: batch? })
+}
+
+fn store(text: &str) -> Result<RateLimitStore, String> {
+    if text == "memory" {
+        return Ok(RateLimitStore::Memory);
+    }
+    // The messages of both parsers could hold the password.
+    let url =
+        url::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "redis" | "rediss" | "valkey" | "valkeys"));
+    if url.is_none_or(|url| url.host_str().is_none_or(str::is_empty)) {
+        return Err("must be \"memory\" or a redis:// URL with a host".to_owned());
+    }
+    // The client is stricter than the URL's syntax about what follows the host.
+    match redis::Client::open(text) {
+        Ok(_) => Ok(RateLimitStore::Redis(text.to_owned())),
+        Err(_) => Err("is not a redis:// URL such as redis://user:password@host:6379/0".to_owned()),
+    }
+}

@@ -1,0 +1,17 @@
+//! Every table of the file, in the order of the documents.
+
+use super::{database, events, http, keyspace, rate_limit, replica, server, session, setting::Table, tls, webhooks};
+
+/// The tables.
+pub const TABLES: [&Table; 10] = [
+    &database::TABLE,
+    &server::TABLE,
+    &tls::TABLE,
+    &replica::TABLE,
+    &rate_limit::TABLE,
+    &http::TABLE,
+    &webhooks::TABLE,
+    &events::TABLE,
+    &session::TABLE,
+    &keyspace::settings::TABLE,
+];
