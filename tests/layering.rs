@@ -45,7 +45,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 const NOT_IN_DOMAIN: [&str; 7] = ["tokio", "tonic", "sqlx", "axum", "hyper", "http", "async_trait"];
 
 /// What a source must not do, as sentences. `depth` counts its modules from the crate's root: 1 for `store/mod.rs`, 2 for
-/// `store/sql.rs`.
+/// `store/error.rs`.
 fn breaches(module: &str, depth: usize, source: &str) -> Vec<String> {
     let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == module) else {
         return vec![format!("the module {module} has no layer: give it one here")];

@@ -1,58 +1,59 @@
-//! What a follower asks of the database: the replica's own row, its peers, and the changes to keys.
+//! The change feed: how a follower reads changes and peers from the database, and writes its replica's own row.
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{ReplicaRow, Result};
+use super::{database::ReplicaRow, error::Result};
 use crate::domain::key::Digest;
 
-/// Changes that one read gives at most; the next read goes on from there.
+/// Maximum number of changes in one read. The next read continues after them.
 pub const MAX_CHANGES: usize = 5_000;
 
-/// The state of the replicas and the changes after a revision, in one read.
+/// The replicas and the changes after a revision, from one read.
 #[derive(Debug, Clone, Default)]
 pub struct ChangeBatch {
-    /// Every replica's row, the reader's own among them.
+    /// Every replica's row, including the reader's own.
     pub replicas: Vec<ReplicaRow>,
     /// The latest revision.
     pub head: i64,
-    /// The key whose change has the very revision that was asked after; none if it was changed again since.
+    /// The key whose last change has exactly the revision that the read began at; `None` if the key was changed again.
     pub last_seen: Option<Digest>,
-    /// Changed keys after that, in the order of their revisions.
+    /// The keys changed after that revision, in the order of their revisions.
     pub changes: Vec<(i64, Digest)>,
-    /// Whether these are all.
+    /// Whether these are all the changes.
     pub complete: bool,
 }
 
-/// A follower's own way to the database: never through the pool, and closed rather than used again after a failure.
+/// The connections of a follower. It owns them: they are never from the pool, and are closed rather than used again
+/// after a failure.
 #[async_trait]
 pub trait ChangeFeed: Send {
-    /// Opens the connections anew.
+    /// Closes the connections and opens new ones.
     async fn connect(&mut self) -> Result<()>;
 
-    /// Writes the row of a new replica, committed, and then reads the current revision on the other connection, where
-    /// the row must show.
+    /// Writes the row of a new replica and commits it. Then reads the current revision on the other connection, where the
+    /// row must be visible.
     async fn join(&mut self, id: Uuid, lease_ms: i64) -> Result<i64>;
 
-    /// Sets the replica's step from `step` to `next`, committed. False if its row is gone or its step is another one.
+    /// Sets the replica's step from `step` to `next` and commits. Returns false if the row is gone or has another step.
     async fn renew(&mut self, id: Uuid, step: i64, next: i64) -> Result<bool>;
 
-    /// Reads, on another connection than [`Self::renew`]'s: what it shows is committed.
+    /// Reads on another connection than [`Self::renew`] uses, so that everything it returns is committed.
     async fn read(&mut self, seen: i64) -> Result<ChangeBatch>;
 
-    /// Tells that every change up to `seen` is applied.
+    /// Reports that every change up to `seen` is applied.
     async fn report(&mut self, id: Uuid, seen: i64) -> Result<()>;
 
-    /// Removes a row; with a step, only while it still has that one.
+    /// Deletes a replica's row; with a step, only if the row still has it.
     async fn remove(&mut self, id: Uuid, step: Option<i64>) -> Result<()>;
 }
 
-/// What a notification tells.
+/// What a database notification says. It saves waiting for the next poll; nothing depends on its arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notification {
     /// A key was changed.
     Change,
-    /// A replica has applied changes.
+    /// A replica has reported applied changes.
     Seen,
     /// Notifications may have been lost.
     Lost,

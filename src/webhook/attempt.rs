@@ -15,7 +15,8 @@ use crate::{
     domain::{clock::Micros, egress::Target, webhook::retry_after},
     store::{
         StoreError,
-        events::{ClaimedDelivery, DeliveryState, Disabling, Settlement},
+        events::{ClaimedDelivery, DeliveryState, Settlement},
+        keys::WebhookRemoval,
     },
     telemetry::webhooks::DeliveryOutcome,
 };
@@ -203,8 +204,8 @@ impl AttemptRunner {
         let event = self.deps.ids.event_id();
         let disabled = self
             .record(|| {
-                let disabling = Disabling { url: delivery.url.clone(), at: now, event };
-                self.deps.store.disable_webhook(delivery.event.key.id, disabling)
+                let removal = WebhookRemoval { url: delivery.url.clone(), at: now, event };
+                self.deps.store.disable_webhook(delivery.event.key.id, removal)
             })
             .await;
         if disabled == Some(true) {

@@ -11,7 +11,8 @@ use keyward::{
     },
     store::{
         Revocation, Store, Usage,
-        events::{Claim, SecretChange, WebhookUpdate},
+        events::Claim,
+        keys::{SecretChange, WebhookUpdate},
     },
 };
 use sqlx::Row as _;
@@ -26,7 +27,7 @@ pub fn webhook(url: &str, at: Micros) -> WebhookUpdate {
     WebhookUpdate { url: url.to_owned(), secret: first(1), at, by: "user:ann".to_owned(), event: event_id() }
 }
 
-pub async fn a_revoked_key_says_when_why_and_by_whom(f: Fixture) {
+pub async fn a_revoked_key_has_time_reason_and_actor(f: Fixture) {
     let made = key();
     f.store.create_key(made.clone()).await.unwrap();
     let why = revocation("gone, ушёл");
@@ -83,7 +84,7 @@ fn first(to: i64) -> SecretChange {
     SecretChange { from: 0, to, former_until: 0 }
 }
 
-pub async fn a_rotation_happens_once(f: Fixture) {
+pub async fn concurrent_rotations_rotate_once(f: Fixture) {
     let hooked = key();
     let from = hooked.webhook_version;
     write(&f.store, [hooked.clone()]).await;

@@ -33,7 +33,7 @@ pub async fn a_new_key_reads_back_whole(f: Fixture) {
 }
 
 /// It would be calculated with on each check, also by zero.
-pub async fn a_limit_that_is_out_of_bounds_is_not_read(mut f: Fixture) {
+pub async fn a_rate_limit_out_of_bounds_is_an_error(mut f: Fixture) {
     let made = key();
     f.store.create_key(made.clone()).await.unwrap();
     for broken in [
@@ -71,7 +71,7 @@ pub async fn digest_collision(f: Fixture) {
     assert_eq!(f.store.find_by_digests(vec![first.digest]).await.unwrap(), [facts(&first)]);
 }
 
-pub async fn an_id_is_never_given_to_another_key(f: Fixture) {
+pub async fn an_id_is_never_used_for_another_key(f: Fixture) {
     let first = key();
     let second = key_with(|key| key.id = first.id);
     f.store.create_key(first.clone()).await.unwrap();

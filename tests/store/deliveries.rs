@@ -10,7 +10,8 @@ use keyward::{
     },
     store::{
         Store,
-        events::{Claim, ClaimedDelivery, Delivery, DeliveryState, Disabling, Outbox, Settlement},
+        events::{Claim, ClaimedDelivery, Delivery, DeliveryState, Outbox, Settlement},
+        keys::WebhookRemoval,
     },
 };
 
@@ -42,7 +43,7 @@ async fn take(store: &Arc<dyn Store>, claim: Claim) -> Vec<ClaimedDelivery> {
     store.claim_deliveries(claim).await.unwrap()
 }
 
-pub async fn a_delivery_for_each_event_of_a_key_with_a_webhook(f: Fixture) {
+pub async fn each_event_of_a_key_with_a_webhook_has_a_delivery(f: Fixture) {
     let made = key_with(|key| "https://Hooks.Example:8443/a/b?c".clone_into(&mut key.webhook_url));
     let bare = key_with(|key| (key.webhook_url, key.webhook_version) = (String::new(), 0));
     let start = now();
@@ -79,18 +80,18 @@ pub async fn a_delivery_for_each_event_of_a_key_with_a_webhook(f: Fixture) {
     assert_eq!(f.store.outbox().await.unwrap(), Outbox { pending: 4, first_due: Some(kept.next_attempt_at) });
 }
 
-pub async fn a_removed_webhook_is_told_nothing(f: Fixture) {
+pub async fn events_after_a_removed_webhook_have_no_delivery(f: Fixture) {
     let made = key();
     write(&f.store, [made.clone()]).await;
-    let disabling = Disabling { url: made.webhook_url.clone(), at: now(), event: event_id() };
-    f.store.disable_webhook(made.id, disabling.clone()).await.unwrap();
+    let removal = WebhookRemoval { url: made.webhook_url.clone(), at: now(), event: event_id() };
+    f.store.disable_webhook(made.id, removal.clone()).await.unwrap();
     f.store.revoke_key(made.id, revocation("")).await.unwrap();
     let claimed = take(&f.store, claim(now())).await;
     assert_eq!(
         claimed.iter().map(|one| (one.event.id, one.url.as_str())).collect::<Vec<_>>(),
         [(EventId(made.id.0), "")]
     );
-    assert_eq!(f.store.redeliver(disabling.event, now()).await.unwrap(), None);
+    assert_eq!(f.store.redeliver(removal.event, now()).await.unwrap(), None);
     assert_eq!(f.store.redeliver(event_id(), now()).await.unwrap(), None);
 }
 
@@ -138,7 +139,7 @@ pub async fn an_unsettled_claim_becomes_due_again(f: Fixture) {
     assert_eq!(take(&f.store, claim(start + 91 * SECOND)).await, []);
 }
 
-pub async fn busy_hosts_are_left_alone(f: Fixture) {
+pub async fn busy_hosts_are_skipped(f: Fixture) {
     let at = |host: &str| key_with(|key| key.webhook_url = format!("https://{host}/x"));
     write(&f.store, (0..20).map(|_| at("dead.example")).chain([at("quick.example"), at("slow.example")])).await;
     let busy = vec!["dead.example".to_owned(), "slow.example".to_owned()];
@@ -148,7 +149,7 @@ pub async fn busy_hosts_are_left_alone(f: Fixture) {
     assert_eq!(take(&f.store, claim(now())).await.len(), 16);
 }
 
-pub async fn a_released_claim_counts_for_nothing(f: Fixture) {
+pub async fn a_released_claim_counts_no_attempt(f: Fixture) {
     write(&f.store, [key()]).await;
     let start = now();
     let first = take(&f.store, claim(start)).await.remove(0);
@@ -202,7 +203,7 @@ pub async fn a_lost_claim_settles_nothing(f: Fixture) {
     assert_eq!(f.store.outbox().await.unwrap(), Outbox::default());
 }
 
-pub async fn a_redelivery_begins_anew(f: Fixture) {
+pub async fn a_redelivery_counts_attempts_anew(f: Fixture) {
     let quiet = key_with(|key| key.webhook_url = String::new());
     let ids = write(&f.store, [key(), quiet.clone()]).await;
     let first = take(&f.store, claim(now())).await.remove(0);

@@ -1,6 +1,6 @@
 //! Every statement about events and deliveries uses its index, on both databases.
 
-use keyward::store::{event_postgres, event_sql as sql, event_sqlite};
+use keyward::store::{engine::sql::events as sql, postgres, sqlite};
 use sqlx::{AssertSqlSafe, Executor as _};
 
 use crate::plans::{postgres, postgres_plan, sqlite, sqlite_plan};
@@ -95,7 +95,8 @@ const SHARED: &[Hot] = &[
 
 /// Statements that only Postgres has. None may read a whole table for a few rows.
 fn of_postgres() -> Vec<Hot> {
-    let own = |name| event_postgres::OWN_STATEMENTS.iter().find(|(own, _)| *own == name).expect("the statement").1;
+    let own =
+        |name| postgres::OWN_STATEMENTS.into_iter().flatten().find(|(own, _)| *own == name).expect("the statement").1;
     vec![
         hot(
             own("CLAIM"),
@@ -214,7 +215,8 @@ async fn event_statements_use_their_indexes_on_postgres() {
 async fn event_statements_use_their_indexes_on_sqlite() {
     let (_dir, mut conn) = sqlite().await;
     conn.execute(FILL_SQLITE).await.unwrap();
-    let own = |name| event_sqlite::OWN_STATEMENTS.iter().find(|(own, _)| *own == name).expect("the statement").1;
+    let own =
+        |name| sqlite::OWN_STATEMENTS.into_iter().flatten().find(|(own, _)| *own == name).expect("the statement").1;
     let of_sqlite = [
         hot(own("DUE"), ("", ""), &["keyward_deliveries_due", "keyward_events_pkey", "keyward_keys_pkey"]),
         hot(own("DELETE_EVENTS"), ("", ""), &["keyward_events_pkey", "keyward_deliveries_pkey"]),

@@ -11,7 +11,8 @@ use keyward::{
     },
     store::{
         Store,
-        events::{Claim, Disabling, EventQuery, ExpiryPosition, ExpiryQuery, NewEvent},
+        events::{Claim, EventQuery, ExpiryPosition, ExpiryQuery, NewEvent},
+        keys::WebhookRemoval,
     },
 };
 use uuid::Uuid;
@@ -31,7 +32,7 @@ fn public(key: KeyRecord) -> KeyRecord {
     KeyRecord { digest: Digest([0; 32]), revision: 0, webhook_version: 0, last_used_at: None, ..key }
 }
 
-pub async fn a_creation_tells(f: Fixture) {
+pub async fn creating_a_key_writes_its_event(f: Fixture) {
     let mut f = f;
     let odd = key_with(|key| {
         "a \"quoted\" \\ name\u{1} 鍵".clone_into(&mut key.name);
@@ -61,7 +62,7 @@ pub async fn a_creation_tells(f: Fixture) {
     assert!(refused.to_string().contains("never changed"), "{refused}");
 }
 
-pub async fn the_first_root_key_tells(f: Fixture) {
+pub async fn the_first_root_key_writes_its_event(f: Fixture) {
     let (first, second) = (key(), key());
     assert!(f.store.first_root_key(first.clone()).await.unwrap());
     assert!(!f.store.first_root_key(second).await.unwrap());
@@ -72,7 +73,7 @@ pub async fn the_first_root_key_tells(f: Fixture) {
     );
 }
 
-pub async fn a_revocation_tells_once(f: Fixture) {
+pub async fn only_the_first_revocation_writes_an_event(f: Fixture) {
     let made = key();
     write(&f.store, [made.clone()]).await;
     let first = revocation("stolen");
@@ -93,7 +94,7 @@ pub async fn a_revocation_tells_once(f: Fixture) {
     }
 }
 
-pub async fn a_webhook_change_tells(f: Fixture) {
+pub async fn a_webhook_change_writes_an_event(f: Fixture) {
     let made = key();
     write(&f.store, [made.clone()]).await;
     let updates = [webhook("https://new.example/x", now()), webhook("", now())];
@@ -113,17 +114,17 @@ pub async fn a_webhook_change_tells(f: Fixture) {
 }
 
 pub async fn only_the_webhook_that_refused_is_disabled(f: Fixture) {
-    let disabling = |url: &str| Disabling { url: url.to_owned(), at: now(), event: event_id() };
+    let removal = |url: &str| WebhookRemoval { url: url.to_owned(), at: now(), event: event_id() };
     let (active, revoked) = (key(), key());
     write(&f.store, [active.clone(), revoked.clone()]).await;
     f.store.revoke_key(revoked.id, revocation("")).await.unwrap();
     let url = active.webhook_url.clone();
-    assert!(!f.store.disable_webhook(active.id, disabling("https://older.example/")).await.unwrap());
-    assert!(!f.store.disable_webhook(active.id, disabling("")).await.unwrap());
-    assert!(!f.store.disable_webhook(revoked.id, disabling(&url)).await.unwrap());
-    let right = disabling(&url);
+    assert!(!f.store.disable_webhook(active.id, removal("https://older.example/")).await.unwrap());
+    assert!(!f.store.disable_webhook(active.id, removal("")).await.unwrap());
+    assert!(!f.store.disable_webhook(revoked.id, removal(&url)).await.unwrap());
+    let right = removal(&url);
     assert!(f.store.disable_webhook(active.id, right.clone()).await.unwrap());
-    assert!(!f.store.disable_webhook(active.id, disabling(&url)).await.unwrap());
+    assert!(!f.store.disable_webhook(active.id, removal(&url)).await.unwrap());
     let now_is = f.store.find_by_id(active.id).await.unwrap().unwrap();
     assert_eq!((now_is.webhook_url.as_str(), now_is.webhook_version), ("", 1));
     let told = events(&f.store).await;
@@ -255,7 +256,7 @@ pub async fn keys_by_their_expiry(f: Fixture) {
     assert_eq!(found(ExpiryQuery { after: position(3), limit: 1, ..everything }).await, expected[2..3]);
 }
 
-pub async fn what_is_pending_is_not_deleted(f: Fixture) {
+pub async fn a_pending_delivery_keeps_its_event(f: Fixture) {
     let quiet = |key: &mut KeyRecord| key.webhook_url = String::new();
     let keys = [key_with(quiet), key(), key_with(quiet), key_with(quiet)];
     write(&f.store, keys.clone()).await;
@@ -272,7 +273,7 @@ pub async fn what_is_pending_is_not_deleted(f: Fixture) {
     assert_eq!(f.store.find_delivery(claimed.event.id).await.unwrap(), None, "it goes with its event");
 }
 
-pub async fn a_mark_only_rises(f: Fixture) {
+pub async fn a_watermark_only_advances(f: Fixture) {
     assert_eq!(f.store.watermark("mark".to_owned()).await.unwrap(), None);
     for (to, holds) in [(9, 9), (10, 10), (7, 10), (-3, 10), (100, 100)] {
         assert_eq!(f.store.advance_watermark("mark".to_owned(), to).await.unwrap(), holds);
@@ -280,7 +281,7 @@ pub async fn a_mark_only_rises(f: Fixture) {
     }
 }
 
-pub async fn turns_are_taken_one_at_a_time(f: Fixture) {
+pub async fn a_job_lease_has_one_holder(f: Fixture) {
     let take = async |now: Micros| {
         let all = join_all((0..8).map(|_| f.store.try_acquire_job_lease("turn", now, now + 100))).await;
         all.into_iter().filter(|taken| *taken.as_ref().unwrap()).count()

@@ -18,7 +18,7 @@ use keyward::{
     store::{
         Result, Store,
         change_feed::{ChangeBatch, ChangeFeed},
-        feed_postgres::PostgresChangeFeed,
+        postgres::change_feed::PostgresChangeFeed,
     },
 };
 use tokio::runtime::Handle;

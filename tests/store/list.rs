@@ -67,7 +67,7 @@ pub async fn every_filter_shape(f: Fixture) {
     }
 }
 
-pub async fn a_status_is_meant_at_its_time(f: Fixture) {
+pub async fn a_status_is_evaluated_at_the_time_of_the_query(f: Fixture) {
     let id = write(&f.store, [key_with(|key| key.expires_at = Some(1_000))]).await[0];
     let found = async |status, now| ids(&f.store, ListQuery { status: Some(status), now, ..everything() }).await;
     assert_eq!(found(KeyStatus::Active, 999).await, [id]);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::poll;
-use keyward::store::{Store as _, StoreError, Usage, postgres::PostgresOptions};
+use keyward::store::{KeyStore as _, Store as _, StoreError, Usage, postgres::PostgresOptions};
 use sqlx::Executor as _;
 use tempfile::TempDir;
 

@@ -1,6 +1,10 @@
 //! Every statement prepares, and every hot one uses its index, on both databases.
 
-use keyward::store::{event_postgres, event_sql, event_sqlite, feed_postgres, postgres, sql, sqlite};
+use keyward::store::{
+    engine::sql::{database, events, keys as sql},
+    postgres::{self, change_feed},
+    sqlite,
+};
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _, SqlSafeStr as _, SqliteConnection};
 use tempfile::TempDir;
 
@@ -23,9 +27,7 @@ pub async fn sqlite() -> (TempDir, SqliteConnection) {
 #[tokio::test]
 async fn every_statement_prepares_on_postgres() {
     let mut conn = postgres().await;
-    for (name, text) in
-        [sql::ALL, event_sql::ALL, postgres::OWN_STATEMENTS, event_postgres::OWN_STATEMENTS].into_iter().flatten()
-    {
+    for (name, text) in [sql::ALL, events::ALL, database::ALL].into_iter().chain(postgres::OWN_STATEMENTS).flatten() {
         conn.prepare(text.into_sql_str()).await.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }
@@ -33,9 +35,7 @@ async fn every_statement_prepares_on_postgres() {
 #[tokio::test]
 async fn every_statement_prepares_on_sqlite() {
     let (_dir, mut conn) = sqlite().await;
-    for (name, text) in
-        [sql::ALL, event_sql::ALL, sqlite::OWN_STATEMENTS, event_sqlite::OWN_STATEMENTS].into_iter().flatten()
-    {
+    for (name, text) in [sql::ALL, events::ALL, database::ALL].into_iter().chain(sqlite::OWN_STATEMENTS).flatten() {
         conn.prepare(text.into_sql_str()).await.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }
@@ -84,9 +84,9 @@ const HOT: &[Hot] = &[
 const ID_AND_3: &str = "'00000000-0000-0000-0000-000000012345', 1, '', ''";
 const ID_AND_5: &str = "'00000000-0000-0000-0000-000000012345', '', 1, 1, 1, 1";
 
-/// The look-up of several digests, in each database's own words.
-fn several(own: &[(&str, &'static str)]) -> Hot {
-    let text = own.iter().find(|(name, _)| *name == "FIND_BY_DIGESTS").expect("the statement").1;
+/// The look-up of several digests, in each database's own SQL.
+fn several<const N: usize>(own: [&[(&str, &'static str)]; N]) -> Hot {
+    let text = own.into_iter().flatten().find(|(name, _)| *name == "FIND_BY_DIGESTS").expect("the statement").1;
     hot(text, ("bytea[]", "ARRAY[sha256('1'), sha256('2')]"), "keyward_keys_digest")
 }
 
@@ -142,7 +142,7 @@ async fn hot_statements_use_their_index_on_postgres() {
             assert!(!plan.contains("Seq Scan") && !plan.contains("Sort"), "{mode}: {text}\n{plan}");
         }
     }
-    let plan = postgres_plan(&mut conn, &feed_postgres::changes(99_000), "", "").await;
+    let plan = postgres_plan(&mut conn, &change_feed::changes(99_000), "", "").await;
     assert!(plan.contains("keyward_keys_revision") && !plan.contains("Sort"), "{plan}");
 }
 

@@ -4,8 +4,7 @@ use futures::future::join_all;
 use keyward::{
     domain::{event::EventId, key::KeyId},
     store::{
-        OpenError, Store, StoreError, Usage,
-        events::EventStore as _,
+        EventStore as _, KeyStore as _, OpenError, Store, StoreError, Usage,
         postgres::{Postgres, PostgresOptions},
     },
 };

@@ -3,7 +3,7 @@
 use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
 use keyward::store::{
-    OpenError, Store as _, StoreError,
+    KeyStore as _, OpenError, StoreError,
     sqlite::{Sqlite, SqliteOptions},
 };
 use sqlx::Executor as _;

@@ -111,7 +111,7 @@ const IN_A_WEEK: (EventType, i64) = (EventType::KeyExpiring, 7 * 86_400);
 const TOMORROW: (EventType, i64) = (EventType::KeyExpiring, 86_400);
 const EXPIRED: (EventType, i64) = (EventType::KeyExpired, 0);
 
-pub async fn an_expiry_is_told_once_by_any_number_of_replicas(f: Fixture) {
+pub async fn each_expiry_has_one_event_with_any_number_of_replicas(f: Fixture) {
     let start = SystemClock.wall();
     let clock = Stand::at(start);
     let first = [replica(&f.store, &clock).await, replica(&f.store, &clock).await];
@@ -147,7 +147,7 @@ pub async fn an_expiry_is_told_once_by_any_number_of_replicas(f: Fixture) {
 }
 
 /// Keys that expired before the first sweep ever, and thresholds that were past when a sweep came late.
-pub async fn what_was_past_is_no_news(f: Fixture) {
+pub async fn keys_that_expired_before_the_first_sweep_have_no_event(f: Fixture) {
     let start = SystemClock.wall();
     let before = lives(start - 10 * DAY, Some(5 * DAY));
     let after = lives(start - 10 * DAY, Some(20 * DAY));
@@ -162,7 +162,7 @@ pub async fn what_was_past_is_no_news(f: Fixture) {
     assert_eq!(told(&f.store).await, [(after.id, vec![EXPIRED])].into());
 }
 
-pub async fn more_keys_than_a_batch_are_all_told_of(f: Fixture) {
+pub async fn more_expiries_than_one_batch_all_have_events(f: Fixture) {
     const KEYS: usize = 1_203;
     let start = SystemClock.wall();
     let clock = Stand::at(start);
@@ -183,7 +183,7 @@ pub async fn more_keys_than_a_batch_are_all_told_of(f: Fixture) {
 }
 
 /// A key is written, and shows a while after another that expires later was looked at.
-pub async fn a_key_that_shows_late_is_told_of(f: Fixture) {
+pub async fn a_key_that_becomes_visible_late_has_its_event(f: Fixture) {
     let start = SystemClock.wall();
     let clock = Stand::at(start);
     let replicas = [replica(&f.store, &clock).await];
@@ -197,7 +197,7 @@ pub async fn a_key_that_shows_late_is_told_of(f: Fixture) {
     assert_eq!(told(&f.store).await, [(late.id, vec![EXPIRED])].into());
 }
 
-pub async fn refusals_are_told_once_a_window(f: Fixture) {
+pub async fn rate_limit_refusals_have_one_event_for_each_window(f: Fixture) {
     let made = lives(SystemClock.wall(), None);
     write(&f.store, [made.clone()]).await;
     let limit = RateLimit { limit: 1, window: 100 * SECOND };

@@ -13,7 +13,7 @@ use crate::{
         webhook::SECRET_OVERLAP,
     },
     service::context::CallContext,
-    store::events::{SecretChange, WebhookUpdate},
+    store::keys::{SecretChange, WebhookUpdate},
 };
 
 /// A change of a key's webhook.

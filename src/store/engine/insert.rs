@@ -1,26 +1,31 @@
-//! A key as it is first written.
+//! The row of a new key.
 
-use super::{Result, session::Value, verbs::to_json};
-use crate::domain::key::KeyRecord;
+use serde::Serialize;
 
-/// A key as it is first written; its later parts keep the table's defaults.
+use super::connection::Value;
+use crate::{
+    domain::key::KeyRecord,
+    store::error::{Result, StoreError},
+};
+
+/// The row of a new key. Columns that only later changes set keep the table's defaults.
 pub struct NewKey<'a> {
     /// The key.
     pub key: &'a KeyRecord,
     /// Its scopes, as a JSON list.
     pub scopes: String,
-    /// Its pairs, as a JSON object.
+    /// Its metadata, as a JSON object.
     pub metadata: String,
-    /// The keyspaces that it is limited to, as a JSON list.
+    /// The keyspaces that it is restricted to, as a JSON list.
     pub keyspaces: String,
-    /// How often it may be used, if that is its own.
+    /// The limit of its own rate limit, if it has one.
     pub rate_limit: Option<i64>,
-    /// The span that goes with it, in microseconds.
+    /// The window of that rate limit, in microseconds.
     pub rate_window: Option<i64>,
 }
 
 impl<'a> NewKey<'a> {
-    /// Makes its lists JSON.
+    /// Encodes the lists and the metadata as JSON.
     pub fn of(key: &'a KeyRecord) -> Result<Self> {
         Ok(Self {
             key,
@@ -32,7 +37,7 @@ impl<'a> NewKey<'a> {
         })
     }
 
-    /// In the order of `new_columns!`.
+    /// The values in the order of `new_columns!`.
     pub fn values(&self) -> [Value<'_>; 18] {
         let key = self.key;
         [
@@ -56,4 +61,9 @@ impl<'a> NewKey<'a> {
             Value::Text(&self.keyspaces),
         ]
     }
+}
+
+/// Encodes a value as JSON.
+pub(crate) fn to_json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| StoreError::Broken(format!("cannot be written as JSON: {error}")))
 }

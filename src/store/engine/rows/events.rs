@@ -1,17 +1,19 @@
-//! The rows that the SQL about events and deliveries gives.
+//! The rows of events and deliveries.
 
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{
-    StoreError,
-    events::{ClaimedDelivery, Delivery, DeliveryState, ExpiringKey, ExpiryPosition},
-    sql::{KeyRow, from_row},
-};
-use crate::domain::{
-    event::{Event, EventId, EventType},
-    key::KeyId,
-    webhook::FormerSecrets,
+use super::{from_row::from_row, keys::KeyRow};
+use crate::{
+    domain::{
+        event::{Event, EventId, EventType},
+        key::KeyId,
+        webhook::FormerSecrets,
+    },
+    store::{
+        error::StoreError,
+        events::{ClaimedDelivery, Delivery, DeliveryState, ExpiringKey, ExpiryPosition},
+    },
 };
 
 /// A row of `keyward_events`.
@@ -30,9 +32,9 @@ pub struct EventRow {
 
 from_row!(EventRow { id, kind = "type", actor, key_id, keyspace, organization, instance, environment, once, record });
 
-/// What `event_of_key!` writes. Lists and pairs are JSON within JSON, as the key's own columns are.
+/// The JSON that `key_snapshot!` writes. Lists and metadata are JSON in a string, like the key's own columns.
 #[derive(Deserialize)]
-struct Snapshot {
+struct KeySnapshot {
     prefix: String,
     name: String,
     scopes: String,
@@ -56,30 +58,30 @@ impl TryFrom<EventRow> for Event {
         let id = EventId(row.id);
         let unreadable = |what: &str| StoreError::Row(format!("the {what} of {id} cannot be read"));
         let kind = EventType::of_name(&row.kind).ok_or_else(|| unreadable("type"))?;
-        let kept: Snapshot = serde_json::from_str(&row.record).map_err(|_| unreadable("record"))?;
+        let snapshot: KeySnapshot = serde_json::from_str(&row.record).map_err(|_| unreadable("record"))?;
         let key = KeyRow {
             id: row.key_id,
             keyspace: row.keyspace,
             digest: vec![0; 32],
-            prefix: kept.prefix,
+            prefix: snapshot.prefix,
             organization: row.organization,
             instance: row.instance,
             environment: row.environment,
-            name: kept.name,
-            scopes: kept.scopes,
-            created_at: kept.created_at,
-            expires_at: kept.expires_at,
-            revoked_at: kept.revoked_at,
-            revoke_reason: kept.revoke_reason,
-            created_by: kept.created_by,
-            revoked_by: kept.revoked_by,
-            webhook_url: kept.webhook_url,
+            name: snapshot.name,
+            scopes: snapshot.scopes,
+            created_at: snapshot.created_at,
+            expires_at: snapshot.expires_at,
+            revoked_at: snapshot.revoked_at,
+            revoke_reason: snapshot.revoke_reason,
+            created_by: snapshot.created_by,
+            revoked_by: snapshot.revoked_by,
+            webhook_url: snapshot.webhook_url,
             webhook_version: 0,
-            metadata: kept.metadata,
+            metadata: snapshot.metadata,
             revision: 0,
-            rate_limit: kept.rate_limit,
-            rate_window: kept.rate_window,
-            keyspaces: kept.keyspaces,
+            rate_limit: snapshot.rate_limit,
+            rate_window: snapshot.rate_window,
+            keyspaces: snapshot.keyspaces,
             last_used_at: None,
         };
         Ok(Self { id, kind, actor: row.actor, once: row.once, key: key.try_into()? })

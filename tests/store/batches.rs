@@ -6,7 +6,7 @@ use futures::future::join_all;
 use keyward::{
     domain::keyspace::Registry,
     replica::{cache::KeyCache, lookup::Lookups},
-    store::{Store, StoreError},
+    store::{KeyStore as _, Store, StoreError},
 };
 use sqlx::{Executor as _, PgConnection};
 use tokio::runtime::Handle;
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// More than one statement takes, with every way in which one of them can go another way than the others.
-pub async fn creations_at_once_end_each_in_its_own_way(mut f: Fixture) {
+pub async fn concurrent_creations_have_their_own_results(mut f: Fixture) {
     let there = key();
     f.store.create_key(there.clone()).await.unwrap();
     let good: Vec<_> = (0..300).map(|n| key_with(|key| key.name = format!("key {n}"))).collect();
@@ -60,7 +60,7 @@ pub async fn creations_at_once_end_each_in_its_own_way(mut f: Fixture) {
 }
 
 /// More than one statement takes, keys that are revoked already or twice at once, and one that is not there.
-pub async fn revocations_at_once_end_each_in_its_own_way(mut f: Fixture) {
+pub async fn concurrent_revocations_have_their_own_results(mut f: Fixture) {
     let keys: Vec<_> = (0..200).map(|_| key()).collect();
     for key in &keys {
         f.store.create_key(key.clone()).await.unwrap();
@@ -95,7 +95,7 @@ pub async fn revocations_at_once_end_each_in_its_own_way(mut f: Fixture) {
 }
 
 /// Many statements change the same few keys, several keys each: none may wait for what waits for it.
-pub async fn changes_at_once_cross_nowhere(mut f: Fixture) {
+pub async fn concurrent_changes_do_not_deadlock(mut f: Fixture) {
     for _ in 0..10 {
         let ids: Vec<_> = write(&f.store, (0..40).map(|_| key())).await;
         let revoke = |backwards: bool| {

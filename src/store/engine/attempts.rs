@@ -1,0 +1,152 @@
+//! How the attempts of a verb are bounded and retried, and on which connections they run.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use sqlx::Database;
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    classify::{AttemptError, AttemptResult, ErrorClass},
+    connection::{Executor, PooledConnection},
+    pool::Pool,
+};
+use crate::store::error::{Result, StoreError};
+
+/// Whether a verb writes, and so which connection it needs. Both kinds are retried when their connection broke: run
+/// twice, a verb leaves the database as if run once, except for the counts of uses and of attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Changes nothing.
+    Read,
+    /// May change something.
+    Write,
+}
+
+/// What a verb does on a connection. It may be run again on another one.
+pub(crate) type Job<DB, I, T> = for<'a> fn(&'a mut PooledConnection<DB>, &'a I) -> BoxFuture<'a, AttemptResult<T>>;
+
+/// What the task of a verb needs to make attempts. `X` is what only one kind of database keeps, such as its options.
+pub(crate) struct Attempts<DB: Database, X> {
+    /// The connections that write; they also read where there are no `readers`.
+    pub writers: Arc<Pool<DB>>,
+    /// The connections that only read.
+    pub readers: Option<Arc<Pool<DB>>>,
+    pub rules: AttemptRules,
+    pub own: X,
+}
+
+/// How attempts are bounded and retried.
+pub(crate) struct AttemptRules {
+    /// How long a verb waits for a connection.
+    pub acquire_timeout: Duration,
+    /// How long an attempt waits for the database.
+    pub attempt_timeout: Duration,
+    /// How often an attempt that conflicted with another transaction is retried. `None`: no attempt is ever retried, nor
+    /// is a connection suspected because another one broke.
+    pub max_conflicts: Option<u32>,
+    /// Statements that begin a transaction around each attempt. `None`: each statement commits by itself.
+    pub begin: Option<String>,
+    /// Whether statements stay prepared on their connection.
+    pub persistent: bool,
+    /// Where verbs run.
+    pub runtime: Handle,
+}
+
+impl<DB: Database, X> Attempts<DB, X> {
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.rules.runtime
+    }
+}
+
+impl<DB: Database, X> Attempts<DB, X>
+where
+    PooledConnection<DB>: Executor,
+{
+    /// Attempts a job until one attempt succeeds, or a retry would not help.
+    pub(crate) async fn run<I: Sync, T: Send>(&self, kind: Kind, input: &I, job: Job<DB, I, T>) -> Result<T> {
+        let deadline = Instant::now() + self.rules.acquire_timeout + self.rules.attempt_timeout;
+        let mut lost = false;
+        let mut conflicts = 0;
+        loop {
+            let error = match self.attempt(kind, deadline, input, job).await {
+                Ok(result) => return Ok(result),
+                Err(error) => error,
+            };
+            let Some(max_conflicts) = self.rules.max_conflicts else { return Err(error.into()) };
+            let class = error.class();
+            if class == ErrorClass::Lost || matches!(error, AttemptError::TimedOut) {
+                // The server is gone, and with it every connection to it.
+                self.pool(kind).invalidate_all();
+            }
+            match class {
+                ErrorClass::Lost if !lost => lost = true,
+                ErrorClass::Conflict if conflicts < max_conflicts => conflicts += 1,
+                _ => return Err(error.into()),
+            }
+            if Instant::now() >= deadline {
+                return Err(error.into());
+            }
+        }
+    }
+
+    fn pool(&self, kind: Kind) -> &Arc<Pool<DB>> {
+        match (kind, &self.readers) {
+            (Kind::Read, Some(readers)) => readers,
+            _ => &self.writers,
+        }
+    }
+
+    /// Makes one attempt on one connection.
+    async fn attempt<I: Sync, T: Send>(
+        &self,
+        kind: Kind,
+        deadline: Instant,
+        input: &I,
+        job: Job<DB, I, T>,
+    ) -> AttemptResult<T> {
+        let checkout = self.pool(kind).acquire().await.map_err(AttemptError::Unreachable)?;
+        let attempt_deadline = deadline.min(Instant::now() + self.rules.attempt_timeout);
+        let mut connection = PooledConnection::new(checkout, self.rules.persistent);
+        let attempt = timeout_at(attempt_deadline, self.run_on(&mut connection, input, job)).await;
+        connection.finish(attempt.unwrap_or(Err(AttemptError::TimedOut)))
+    }
+
+    /// Runs a job with each statement committing by itself, or in a transaction: through a transaction pooler the parts
+    /// of one statement could reach different servers otherwise.
+    async fn run_on<I: Sync, T: Send>(
+        &self,
+        connection: &mut PooledConnection<DB>,
+        input: &I,
+        job: Job<DB, I, T>,
+    ) -> AttemptResult<T> {
+        let Some(begin) = &self.rules.begin else { return job(connection, input).await };
+        // A server that has become a standby refuses to begin.
+        connection.execute_script(begin).await.map_err(AttemptError::Unreachable)?;
+        let result = job(connection, input).await;
+        connection.execute_script(if result.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
+        result
+    }
+}
+
+/// Runs a call in a task of its own, so that it ends even when its caller stops waiting. A driver's future that is dropped
+/// half-way would leave the state of its connection, and of the write, unknown.
+pub(crate) async fn run_in_task<T, E>(
+    runtime: &Handle,
+    call: impl Future<Output = std::result::Result<T, E>> + Send + 'static,
+) -> std::result::Result<T, E>
+where
+    T: Send + 'static,
+    E: From<StoreError> + Send + 'static,
+{
+    runtime.spawn(call).await.unwrap_or_else(|error| {
+        Err(E::from(if error.is_panic() {
+            StoreError::Broken("a store call panicked".to_owned())
+        } else {
+            StoreError::Unavailable("the program is shutting down".to_owned())
+        }))
+    })
+}

@@ -1,0 +1,87 @@
+//! A database behind the store's verbs: what all of them share.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use sqlx::Database;
+
+use super::{
+    attempts::{Attempts, Job, Kind, run_in_task},
+    connection::{Executor, PooledConnection},
+    write_batch::BatchedWrites,
+};
+use crate::store::{database::PoolGauge, error::Result};
+
+/// A database. `X` is what only this kind of database keeps, such as its options or its lock.
+pub struct Backend<DB: Database, X> {
+    pub(crate) attempts: Arc<Attempts<DB, X>>,
+    batches: BatchedWrites,
+    lookups: AtomicU64,
+}
+
+impl<DB: Database, X: Send + Sync + 'static> Backend<DB, X>
+where
+    PooledConnection<DB>: Executor,
+{
+    /// Puts the parts together.
+    pub(crate) fn new(attempts: Arc<Attempts<DB, X>>, batches: BatchedWrites) -> Self {
+        Self { attempts, batches, lookups: AtomicU64::new(0) }
+    }
+
+    /// Runs a job on a connection, in a task of its own, so that it ends even when its caller stops waiting.
+    pub(crate) async fn run<I, T>(&self, kind: Kind, input: I, job: Job<DB, I, T>) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        let attempts = Arc::clone(&self.attempts);
+        run_in_task(self.attempts.runtime(), async move { attempts.run(kind, &input, job).await }).await
+    }
+
+    /// Runs a job that changes nothing.
+    pub(crate) async fn read<I, T>(&self, input: I, job: Job<DB, I, T>) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        self.run(Kind::Read, input, job).await
+    }
+
+    /// Runs a job that may change something.
+    pub(crate) async fn write<I, T>(&self, input: I, job: Job<DB, I, T>) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        self.run(Kind::Write, input, job).await
+    }
+
+    pub(crate) fn batches(&self) -> &BatchedWrites {
+        &self.batches
+    }
+
+    pub(crate) fn count_lookup(&self) {
+        self.lookups.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Number of statements that looked up digests.
+    pub fn queries(&self) -> u64 {
+        self.lookups.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn gauge(&self) -> PoolGauge {
+        let writers = self.attempts.writers.gauge();
+        let readers = self.attempts.readers.as_ref().map(|readers| readers.gauge()).unwrap_or_default();
+        PoolGauge { open: writers.open + readers.open, idle: writers.idle + readers.idle }
+    }
+
+    pub(crate) async fn close_pools(&self) {
+        // The readers first: the last connection to a SQLite file moves the WAL into it, which only a writer may.
+        if let Some(readers) = &self.attempts.readers {
+            readers.close().await;
+        }
+        self.attempts.writers.close().await;
+    }
+}

@@ -1,0 +1,221 @@
+//! The verbs about events and deliveries.
+
+use async_trait::async_trait;
+use sqlx::Database;
+use uuid::Uuid;
+
+use crate::{
+    domain::{
+        clock::Micros,
+        event::{Event, EventId, EventType},
+        key::KeyId,
+    },
+    store::{
+        engine::{
+            backend::Backend,
+            classify::AttemptResult,
+            connection::{Executor, PooledConnection, Value},
+            rows::events::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
+            sql::events as sql,
+        },
+        error::Result,
+        events::{
+            Claim, ClaimedDelivery, Delivery, DeliveryState, EventQuery, EventStore, ExpiringKey, ExpiryQuery,
+            NewEvent, Outbox, Settlement,
+        },
+    },
+};
+
+/// Maximum number of bytes that are kept of a response or an error.
+const MAX_RESPONSE_BYTES: usize = 1_024;
+
+/// What the verbs about events need of a database in its own SQL. Each method is atomic.
+#[async_trait]
+pub trait EventDialect: Executor {
+    /// Writes those events that do not exist yet, for keys that are not revoked, and their deliveries, due at `at`. Returns
+    /// how many.
+    async fn add_events(&mut self, kind: EventType, events: &[NewEvent], at: Micros) -> sqlx::Result<u64>;
+    /// Claims deliveries that are due, and skips those that another worker claims at the same time.
+    async fn claim(&mut self, claim: &Claim) -> sqlx::Result<Vec<ClaimRow>>;
+    /// Makes the delivery of an event due at `at`, also if it was settled. Returns whether the event exists and its key has a
+    /// webhook.
+    async fn redeliver(&mut self, event: Uuid, at: Micros) -> sqlx::Result<bool>;
+    /// Deletes at most `limit` events below an id, except those whose delivery is pending, and their deliveries. Returns
+    /// how many.
+    async fn delete_events(&mut self, below: Uuid, limit: i64) -> sqlx::Result<u64>;
+}
+
+#[async_trait]
+impl<DB, X> EventStore for Backend<DB, X>
+where
+    DB: Database,
+    X: Send + Sync + 'static,
+    PooledConnection<DB>: EventDialect,
+{
+    async fn list_events(&self, query: EventQuery) -> Result<Vec<Event>> {
+        self.read(query, |db, query| Box::pin(list_events(db, query))).await
+    }
+
+    async fn find_event(&self, id: EventId) -> Result<Option<Event>> {
+        self.read(id, |db, id| Box::pin(find_event(db, *id))).await
+    }
+
+    async fn add_events(&self, kind: EventType, events: Vec<NewEvent>, at: Micros) -> Result<u64> {
+        if events.is_empty() {
+            return Ok(0);
+        }
+        self.write((kind, events, at), |db, (kind, events, at)| {
+            Box::pin(async move { Ok(db.add_events(*kind, events, *at).await?) })
+        })
+        .await
+    }
+
+    async fn expiring_keys(&self, query: ExpiryQuery) -> Result<Vec<ExpiringKey>> {
+        self.read(query, |db, query| Box::pin(expiring_keys(db, query))).await
+    }
+
+    async fn delete_events(&self, below: EventId, limit: u32) -> Result<u64> {
+        self.write((below, limit), |db, (below, limit)| {
+            Box::pin(async move { Ok(db.delete_events(below.0, i64::from(*limit)).await?) })
+        })
+        .await
+    }
+
+    async fn claim_deliveries(&self, claim: Claim) -> Result<Vec<ClaimedDelivery>> {
+        self.write(claim, |db, claim| Box::pin(claim_deliveries(db, claim))).await
+    }
+
+    async fn settle_delivery(&self, settlement: Settlement) -> Result<bool> {
+        self.write(settlement, |db, settlement| Box::pin(settle_delivery(db, settlement))).await
+    }
+
+    async fn release_delivery(&self, event: EventId, claim: i64, due_at: Micros) -> Result<bool> {
+        self.write((event, claim, due_at), |db, (event, claim, due_at)| {
+            Box::pin(release_delivery(db, *event, *claim, *due_at))
+        })
+        .await
+    }
+
+    async fn find_delivery(&self, event: EventId) -> Result<Option<Delivery>> {
+        self.read(event, |db, event| Box::pin(find_delivery(db, *event))).await
+    }
+
+    async fn deliveries_of_key(&self, key: KeyId, before: Option<EventId>, limit: u32) -> Result<Vec<Delivery>> {
+        self.read((key, before, limit), |db, (key, before, limit)| {
+            Box::pin(deliveries_of_key(db, *key, *before, *limit))
+        })
+        .await
+    }
+
+    async fn redeliver(&self, event: EventId, now: Micros) -> Result<Option<Delivery>> {
+        self.write((event, now), |db, (event, now)| Box::pin(redeliver(db, *event, *now))).await
+    }
+
+    async fn outbox(&self) -> Result<Outbox> {
+        self.read((), |db, ()| Box::pin(outbox(db))).await
+    }
+}
+
+async fn list_events(db: &mut impl Executor, query: &EventQuery) -> AttemptResult<Vec<Event>> {
+    let mut values = vec![
+        Value::Id(query.before.map_or(Uuid::max(), |id| id.0)),
+        Value::Id(query.from.map_or(Uuid::nil(), |id| id.0)),
+        Value::MaybeText(query.keyspace.as_deref()),
+        Value::MaybeText(query.organization.as_deref()),
+        Value::MaybeText(query.instance.as_deref()),
+        Value::MaybeText(query.environment.as_deref()),
+        Value::MaybeText(query.kind.map(EventType::name)),
+        Value::MaybeText(query.actor.as_deref()),
+    ];
+    values.extend(query.key.map(|key| Value::Id(key.0)));
+    values.push(Value::Int(i64::from(query.limit)));
+    events(db.fetch(sql::events_for(query), &values).await?)
+}
+
+async fn find_event(db: &mut impl Executor, id: EventId) -> AttemptResult<Option<Event>> {
+    Ok(events(db.fetch(sql::FIND_EVENT, &[Value::Id(id.0)]).await?)?.pop())
+}
+
+async fn find_delivery(db: &mut impl Executor, event: EventId) -> AttemptResult<Option<Delivery>> {
+    Ok(deliveries(db.fetch(sql::FIND_DELIVERY, &[Value::Id(event.0)]).await?)?.pop())
+}
+
+async fn deliveries_of_key(
+    db: &mut impl Executor,
+    key: KeyId,
+    before: Option<EventId>,
+    limit: u32,
+) -> AttemptResult<Vec<Delivery>> {
+    let below = before.map_or(Uuid::max(), |id| id.0);
+    let values = [Value::Id(key.0), Value::Id(below), Value::Int(i64::from(limit))];
+    deliveries(db.fetch(sql::DELIVERIES_BY_KEY, &values).await?)
+}
+
+async fn claim_deliveries(db: &mut impl EventDialect, claim: &Claim) -> AttemptResult<Vec<ClaimedDelivery>> {
+    Ok(db.claim(claim).await?.into_iter().map(ClaimedDelivery::try_from).collect::<Result<_>>()?)
+}
+
+async fn settle_delivery(db: &mut impl Executor, settlement: &Settlement) -> AttemptResult<bool> {
+    let Settlement { event, claim, at, state, next_attempt_at, status, error, response } = settlement;
+    let settled_at = (*state != DeliveryState::Pending).then_some(*at);
+    let values = [
+        Value::Id(event.0),
+        Value::Int(*claim),
+        Value::Int(*at),
+        Value::Text(state.name()),
+        Value::Int(*next_attempt_at),
+        Value::MaybeInt(status.map(i64::from)),
+        Value::Text(&storable(error)),
+        Value::Text(&storable(response)),
+        Value::MaybeInt(settled_at),
+    ];
+    Ok(db.execute(sql::SETTLE_DELIVERY, &values).await? == 1)
+}
+
+async fn release_delivery(db: &mut impl Executor, event: EventId, claim: i64, due_at: Micros) -> AttemptResult<bool> {
+    let values = [Value::Id(event.0), Value::Int(claim), Value::Int(due_at)];
+    Ok(db.execute(sql::RELEASE_DELIVERY, &values).await? == 1)
+}
+
+/// Returns the part of a foreign text that can be stored: its beginning, without NUL, which Postgres refuses.
+fn storable(text: &str) -> String {
+    let mut end = text.len().min(MAX_RESPONSE_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].replace('\0', " ")
+}
+
+async fn redeliver(db: &mut impl EventDialect, event: EventId, now: Micros) -> AttemptResult<Option<Delivery>> {
+    if db.redeliver(event.0, now).await? { find_delivery(db, event).await } else { Ok(None) }
+}
+
+async fn expiring_keys(db: &mut impl Executor, query: &ExpiryQuery) -> AttemptResult<Vec<ExpiringKey>> {
+    let values = [
+        Value::Int(query.after.at),
+        Value::Id(query.after.key.0),
+        Value::Int(query.until),
+        Value::Text(query.kind.name()),
+        Value::Int(query.once),
+        Value::Int(i64::from(query.limit)),
+    ];
+    let rows: Vec<ExpiringRow> = db.fetch(sql::EXPIRING_KEYS, &values).await?;
+    Ok(rows.into_iter().map(ExpiringKey::from).collect())
+}
+
+async fn outbox(db: &mut impl Executor) -> AttemptResult<Outbox> {
+    let pending: Vec<(i64,)> = db.fetch(sql::PENDING, &[]).await?;
+    let first_due: Vec<(i64,)> = db.fetch(sql::FIRST_DUE, &[]).await?;
+    Ok(Outbox {
+        pending: pending.first().map_or(0, |(count,)| *count),
+        first_due: first_due.first().map(|(due,)| *due),
+    })
+}
+
+fn events(rows: Vec<EventRow>) -> AttemptResult<Vec<Event>> {
+    Ok(rows.into_iter().map(Event::try_from).collect::<Result<_>>()?)
+}
+
+fn deliveries(rows: Vec<DeliveryRow>) -> AttemptResult<Vec<Delivery>> {
+    Ok(rows.into_iter().map(Delivery::try_from).collect::<Result<_>>()?)
+}

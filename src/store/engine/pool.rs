@@ -1,0 +1,258 @@
+//! A bounded pool of connections.
+//!
+//! The driver's own pool tests each connection when it is returned, which costs every call a second round trip. Here a
+//! connection that a call has left sound goes to the next call untested. If it broke meanwhile, that call notices and is
+//! retried on a new one.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use sqlx::{Connection as _, Database};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+
+use crate::store::database::PoolGauge;
+
+/// How long an unreachable server is assumed to be starting, so that connecting is retried.
+const STARTUP_GRACE: Duration = Duration::from_secs(1);
+/// Timeout of closing a connection cleanly.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+type Options<DB> = <<DB as Database>::Connection as sqlx::Connection>::Options;
+
+/// The bounds of a pool.
+pub(crate) struct PoolRules<DB: Database> {
+    /// Maximum number of connections.
+    pub max_connections: u32,
+    /// How long a call waits for a connection.
+    pub acquire_timeout: Duration,
+    /// How long an unused connection is kept; `None`: for ever.
+    pub idle_timeout: Option<Duration>,
+    /// How long a connection is used; `None`: for ever.
+    pub max_lifetime: Option<Duration>,
+    /// Checks a new connection. An error refuses it.
+    pub after_connect: fn(&mut DB::Connection) -> BoxFuture<'_, sqlx::Result<()>>,
+    /// Where connections are closed.
+    pub runtime: Handle,
+}
+
+/// A bounded number of connections.
+pub(crate) struct Pool<DB: Database> {
+    options: Options<DB>,
+    rules: PoolRules<DB>,
+    permits: Arc<Semaphore>,
+    /// The unused connections. The last one returned is used first, so that few are in use and the others time out.
+    idle: Mutex<VecDeque<IdleConnection<DB>>>,
+    open: AtomicU32,
+    /// Since when the server cannot be reached.
+    unreachable_since: Mutex<Option<Instant>>,
+    /// Connections of an earlier generation went to a server that is gone.
+    generation: AtomicU64,
+}
+
+struct IdleConnection<DB: Database> {
+    connection: DB::Connection,
+    opened_at: Instant,
+    generation: u64,
+    idle_since: Instant,
+}
+
+/// A connection in use. Dropping it closes the connection; a sound connection is returned by [`Self::release`].
+pub(crate) struct Checkout<DB: Database> {
+    connection: Option<DB::Connection>,
+    opened_at: Instant,
+    generation: u64,
+    pool: Arc<Pool<DB>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<DB: Database> Pool<DB> {
+    /// Makes a pool without connections.
+    pub fn new(options: Options<DB>, rules: PoolRules<DB>) -> Arc<Self> {
+        Arc::new(Self {
+            options,
+            permits: Arc::new(Semaphore::new(rules.max_connections as usize)),
+            rules,
+            idle: Mutex::default(),
+            open: AtomicU32::new(0),
+            unreachable_since: Mutex::default(),
+            generation: AtomicU64::new(0),
+        })
+    }
+
+    /// Takes an idle connection or opens a new one.
+    ///
+    /// # Errors
+    ///
+    /// `PoolTimedOut`, `PoolClosed`, or why a new connection could not be opened.
+    pub async fn acquire(self: &Arc<Self>) -> sqlx::Result<Checkout<DB>> {
+        let deadline = Instant::now() + self.rules.acquire_timeout;
+        let permit = timeout_at(deadline, Arc::clone(&self.permits).acquire_owned()).await;
+        let permit = permit.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
+        let checkout = |connection, opened_at, generation| Checkout {
+            connection: Some(connection),
+            opened_at,
+            generation,
+            pool: Arc::clone(self),
+            _permit: permit,
+        };
+        if let Some(IdleConnection { connection, opened_at, generation, .. }) = self.pop_idle() {
+            return Ok(checkout(connection, opened_at, generation));
+        }
+        let generation = self.generation.load(Ordering::SeqCst);
+        let connection = timeout_at(deadline, self.connect()).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+        self.open.fetch_add(1, Ordering::SeqCst);
+        Ok(checkout(connection, Instant::now(), generation))
+    }
+
+    /// Opens a connection. Retries while the server may be starting; a server that is unreachable for longer fails at once.
+    async fn connect(&self) -> sqlx::Result<DB::Connection> {
+        let mut delay = Duration::from_millis(10);
+        loop {
+            let error = match DB::Connection::connect_with(&self.options).await {
+                Ok(mut connection) => {
+                    (self.rules.after_connect)(&mut connection).await?;
+                    *self.unreachable_since.lock() = None;
+                    return Ok(connection);
+                }
+                Err(error) => error,
+            };
+            let since = *self.unreachable_since.lock().get_or_insert_with(Instant::now);
+            if !is_starting(&error) || since.elapsed() > STARTUP_GRACE {
+                return Err(error);
+            }
+            sleep(delay).await;
+            delay = (delay * 2).min(Duration::from_millis(200));
+        }
+    }
+
+    fn pop_idle(&self) -> Option<IdleConnection<DB>> {
+        let mut outdated = Vec::new();
+        let found = {
+            let mut idle = self.idle.lock();
+            loop {
+                match idle.pop_back() {
+                    Some(one) if self.is_current(one.opened_at, one.generation) => break Some(one),
+                    Some(one) => outdated.push(one.connection),
+                    None => break None,
+                }
+            }
+        };
+        self.close_each(outdated);
+        found
+    }
+
+    fn is_current(&self, opened_at: Instant, generation: u64) -> bool {
+        generation == self.generation.load(Ordering::SeqCst)
+            && self.rules.max_lifetime.is_none_or(|lifetime| opened_at.elapsed() < lifetime)
+    }
+
+    /// Closes every idle connection and makes those in use close when they are returned: their server is gone.
+    pub fn invalidate_all(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        let invalidated = std::mem::take(&mut *self.idle.lock());
+        self.close_each(invalidated.into_iter().map(|one| one.connection));
+    }
+
+    /// Waits for the calls in flight, then closes every connection. Later calls fail with `PoolClosed`.
+    pub async fn close(&self) {
+        let all = self.permits.acquire_many(self.rules.max_connections).await;
+        self.permits.close();
+        drop(all);
+        let idle = std::mem::take(&mut *self.idle.lock());
+        for one in idle {
+            self.open.fetch_sub(1, Ordering::SeqCst);
+            let _ = timeout(CLOSE_TIMEOUT, one.connection.close()).await;
+        }
+    }
+
+    /// Returns the current numbers of connections.
+    pub fn gauge(&self) -> PoolGauge {
+        let idle = u32::try_from(self.idle.lock().len()).unwrap_or(u32::MAX);
+        PoolGauge { open: self.open.load(Ordering::SeqCst), idle }
+    }
+
+    /// Closes a connection in a task of its own.
+    fn close_one(&self, connection: DB::Connection) {
+        self.open.fetch_sub(1, Ordering::SeqCst);
+        self.rules.runtime.spawn(timeout(CLOSE_TIMEOUT, connection.close()));
+    }
+
+    fn close_each(&self, connections: impl IntoIterator<Item = DB::Connection>) {
+        for connection in connections {
+            self.close_one(connection);
+        }
+    }
+
+    /// Keeps a sound connection for the next call, and closes those that were idle for too long.
+    fn put_back(&self, connection: DB::Connection, opened_at: Instant, generation: u64) {
+        if !self.is_current(opened_at, generation) || self.permits.is_closed() {
+            return self.close_one(connection);
+        }
+        let idle_since = Instant::now();
+        let mut expired = Vec::new();
+        {
+            let mut idle = self.idle.lock();
+            idle.push_back(IdleConnection { connection, opened_at, generation, idle_since });
+            let is_expired = |one: &IdleConnection<DB>| {
+                self.rules.idle_timeout.is_some_and(|timeout| idle_since - one.idle_since > timeout)
+            };
+            while idle.front().is_some_and(is_expired) {
+                expired.extend(idle.pop_front().map(|one| one.connection));
+            }
+        }
+        self.close_each(expired);
+    }
+}
+
+/// Whether the error is that of a server that does not accept connections yet.
+fn is_starting(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+        sqlx::Error::Database(error) => error.is_transient_in_connect_phase(),
+        _ => false,
+    }
+}
+
+impl<DB: Database> Checkout<DB> {
+    /// Returns the connection to the pool. It must be between two statements and in no transaction.
+    pub fn release(mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.pool.put_back(connection, self.opened_at, self.generation);
+        }
+    }
+}
+
+impl<DB: Database> std::ops::Deref for Checkout<DB> {
+    type Target = DB::Connection;
+
+    fn deref(&self) -> &DB::Connection {
+        self.connection.as_ref().expect("only release and drop take it, and both end the checkout")
+    }
+}
+
+impl<DB: Database> std::ops::DerefMut for Checkout<DB> {
+    fn deref_mut(&mut self) -> &mut DB::Connection {
+        self.connection.as_mut().expect("only release and drop take it, and both end the checkout")
+    }
+}
+
+impl<DB: Database> Drop for Checkout<DB> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.pool.close_one(connection);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The SQL about keys.
+
+use super::filter::optional_filter;
+use crate::{domain::key::KeyStatus, store::keys::ListQuery};
+
+/// The columns that a verification's look-up reads, in the order of `FactsRow`.
+macro_rules! fact_columns {
+    () => {
+        "k.id, k.keyspace, k.digest, k.organization, k.instance, k.environment, k.name, k.scopes, k.created_at, \
+         k.expires_at, k.revoked_at, k.metadata, k.rate_limit, k.rate_window, k.keyspaces"
+    };
+}
+pub(crate) use fact_columns;
+
+/// The columns of a key. Its last use is in another table.
+macro_rules! key_columns {
+    () => {
+        "k.id, k.keyspace, k.digest, k.prefix, k.organization, k.instance, k.environment, k.name, k.scopes, \
+         k.created_at, k.expires_at, k.revoked_at, k.revoke_reason, k.created_by, k.revoked_by, k.webhook_url, \
+         k.webhook_version, k.metadata, k.revision, k.rate_limit, k.rate_window, k.keyspaces"
+    };
+}
+
+/// The columns of a key and its last use. The last use is a sub-select for each row: with a join, a plan could read all of
+/// `keyward_usage` for one page.
+macro_rules! key_with_usage {
+    () => {
+        concat!(
+            key_columns!(),
+            ", (SELECT u.last_used_at FROM keyward_usage u WHERE u.key_id = k.id) AS last_used_at FROM keyward_keys k"
+        )
+    };
+}
+
+pub(crate) use {key_columns, key_with_usage};
+
+/// The columns of a new key, in the order of `NewKey::values`: `$1` to `$18`.
+macro_rules! new_columns {
+    () => {
+        "id, keyspace, digest, prefix, organization, instance, environment, name, scopes, created_at, expires_at, \
+         created_by, webhook_url, webhook_version, metadata, rate_limit, rate_window, keyspaces"
+    };
+}
+pub(crate) use new_columns;
+
+/// The values of [`new_columns`].
+macro_rules! new_values {
+    () => {
+        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18"
+    };
+}
+pub(crate) use new_values;
+
+/// A page of keys, newest first. There is one constant for each leading column, because an optional filter uses no index.
+/// Parameters: before, keyspace, organization, instance, environment, created_by, status, now, limit.
+///
+/// The leading column is bounded from both sides instead of compared for equality, so that only its index gives the rows
+/// in order. With equality the primary key does, too, and a generic plan walks all keys from the newest to find those of one
+/// organization.
+macro_rules! list {
+    (all, $($filter:expr),+) => { list!("k.id < $1", "k.id DESC", $($filter),+) };
+    ($column:literal = $parameter:literal, $($filter:expr),+) => {
+        list!(
+            concat!("(k.", $column, ", k.id) < (", $parameter, ", $1) AND k.", $column, " >= ", $parameter),
+            concat!("k.", $column, " DESC, k.id DESC"),
+            $($filter),+
+        )
+    };
+    ($position:expr, $order:expr, $($filter:expr),+) => {
+        concat!(
+            "SELECT ", key_with_usage!(), " WHERE ", $position, $($filter,)+
+            optional_filter!("k.instance", "$4"), optional_filter!("k.environment", "$5"),
+            " AND CASE WHEN CAST($7 AS BIGINT) IS NULL THEN TRUE WHEN k.revoked_at IS NOT NULL THEN $7 = 1 \
+             WHEN k.expires_at <= $8 THEN $7 = 2 ELSE $7 = 0 END ORDER BY ", $order, " LIMIT $9"
+        )
+    };
+}
+
+/// Keys of an organization.
+pub const LIST_BY_ORGANIZATION: &str =
+    list!("organization" = "$3", optional_filter!("k.keyspace", "$2"), optional_filter!("k.created_by", "$6"));
+/// Keys created by one caller, of any organization.
+pub const LIST_BY_CREATED_BY: &str =
+    list!("created_by" = "$6", optional_filter!("k.keyspace", "$2"), optional_filter!("k.organization", "$3"));
+/// Keys of a keyspace, of any organization and creator.
+pub const LIST_BY_KEYSPACE: &str =
+    list!("keyspace" = "$2", optional_filter!("k.organization", "$3"), optional_filter!("k.created_by", "$6"));
+/// Keys of any organization, creator and keyspace.
+pub const LIST_ALL: &str = list!(
+    all,
+    optional_filter!("k.keyspace", "$2"),
+    optional_filter!("k.organization", "$3"),
+    optional_filter!("k.created_by", "$6")
+);
+
+/// The key with digest `$1`: the look-up of a verification. One digest at a time is the usual case.
+pub const FIND_BY_DIGEST: &str = concat!("SELECT ", fact_columns!(), " FROM keyward_keys k WHERE k.digest = $1");
+/// The key with id `$1`.
+pub const FIND_BY_ID: &str = concat!("SELECT ", key_with_usage!(), " WHERE k.id = $1");
+
+/// Sets a webhook. A rotation keeps the oldest secret that still signs, as long as fewer than eight do; the lower half of a
+/// version is its number. SQLite runs the UPDATE in a transaction, Postgres inside the statement that also writes the event;
+/// `$from` is the FROM clause that Postgres adds.
+macro_rules! set_webhook {
+    ($from:literal) => {
+        concat!(
+            "UPDATE keyward_keys SET webhook_url = $2, \
+             webhook_version = CASE WHEN $2 <> '' AND webhook_version = $4 THEN $5 ELSE webhook_version END, \
+             webhook_former_version = \
+             CASE WHEN $2 = '' OR webhook_version <> $4 OR $4 = 0 THEN webhook_former_version \
+             WHEN webhook_former_until > $3 AND $4 % 4294967296 - webhook_former_version % 4294967296 < 8 \
+             THEN webhook_former_version ELSE $4 END, \
+             webhook_former_until = \
+             CASE WHEN $2 <> '' AND webhook_version = $4 AND $4 <> 0 THEN $6 ELSE webhook_former_until END",
+            $from,
+            " WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)"
+        )
+    };
+}
+/// Removes a webhook; see [`set_webhook`].
+macro_rules! disable_webhook {
+    ($from:literal) => {
+        concat!(
+            "UPDATE keyward_keys SET webhook_url = ''",
+            $from,
+            " WHERE id = $1 AND webhook_url = $2 AND webhook_url <> '' AND revoked_at IS NULL"
+        )
+    };
+}
+pub(crate) use {disable_webhook, set_webhook};
+
+/// Revokes key `$1` at `$2` for reason `$3` by `$4`, unless it is revoked. SQLite only: Postgres revokes several keys in one
+/// statement.
+pub const REVOKE_KEY: &str = "UPDATE keyward_keys SET revoked_at = $2, revoke_reason = $3, revoked_by = $4 \
+     WHERE id = $1 AND revoked_at IS NULL";
+/// Sets the webhook of key `$1` to `$2`, unless the key is revoked, or expired at `$3`. Its secret changes from version `$4`
+/// (0: none yet) to `$5`; the former one goes on signing until `$6`.
+pub const SET_WEBHOOK: &str = set_webhook!("");
+/// Removes the webhook of key `$1` if its URL is `$2` and the key is not revoked.
+pub const DISABLE_WEBHOOK: &str = disable_webhook!("");
+
+/// Each statement of this file, by name. A test prepares them on both databases.
+pub const ALL: &[(&str, &str)] = &[
+    ("LIST_BY_ORGANIZATION", LIST_BY_ORGANIZATION),
+    ("LIST_BY_CREATED_BY", LIST_BY_CREATED_BY),
+    ("LIST_BY_KEYSPACE", LIST_BY_KEYSPACE),
+    ("LIST_ALL", LIST_ALL),
+    ("FIND_BY_DIGEST", FIND_BY_DIGEST),
+    ("FIND_BY_ID", FIND_BY_ID),
+    ("REVOKE_KEY", REVOKE_KEY),
+    ("SET_WEBHOOK", SET_WEBHOOK),
+    ("DISABLE_WEBHOOK", DISABLE_WEBHOOK),
+];
+
+/// Returns the statement whose index fits a query best: the narrowest filter leads.
+pub fn list_for(query: &ListQuery) -> &'static str {
+    if query.organization.is_some() {
+        LIST_BY_ORGANIZATION
+    } else if query.created_by.is_some() {
+        LIST_BY_CREATED_BY
+    } else if query.keyspace.is_some() {
+        LIST_BY_KEYSPACE
+    } else {
+        LIST_ALL
+    }
+}
+
+/// Returns the number that the list statements use for a status.
+pub fn status_number(status: KeyStatus) -> i64 {
+    match status {
+        KeyStatus::Active => 0,
+        KeyStatus::Revoked => 1,
+        KeyStatus::Expired => 2,
+    }
+}

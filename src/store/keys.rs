@@ -1,0 +1,160 @@
+//! Keys: what the store takes and returns, and its verbs.
+
+use async_trait::async_trait;
+
+use super::error::Result;
+use crate::domain::{
+    clock::Micros,
+    event::EventId,
+    key::{Digest, KeyFacts, KeyId, KeyRecord, KeyStatus},
+};
+
+/// A revocation to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revocation {
+    /// When the key is revoked.
+    pub at: Micros,
+    /// Why; may be empty.
+    pub reason: String,
+    /// Who revokes it.
+    pub by: String,
+    /// The id of the event that is written with the revocation.
+    pub event: EventId,
+}
+
+/// A change of a webhook's signing secret from one version to the next. Of two changes from the same version, only the
+/// first is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SecretChange {
+    /// The current version; 0 is none. A key with another version keeps its secret.
+    pub from: i64,
+    /// The next version.
+    pub to: i64,
+    /// Until when `from`, and earlier versions that still sign, go on signing beside `to`.
+    pub former_until: Micros,
+}
+
+/// A webhook to set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookUpdate {
+    /// The URL. An empty one removes the webhook.
+    pub url: String,
+    /// The change of the signing secret. Ignored when the webhook is removed.
+    pub secret: SecretChange,
+    /// When the webhook is set.
+    pub at: Micros,
+    /// Who sets it.
+    pub by: String,
+    /// The id of the event that is written with the change.
+    pub event: EventId,
+}
+
+/// The result of setting a webhook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookChange {
+    /// The key after the call.
+    pub key: KeyRecord,
+    /// Whether the change was written. It is not for a key that is revoked or expired.
+    pub applied: bool,
+}
+
+/// A webhook to remove because its receiver asked for that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookRemoval {
+    /// The URL of that receiver. A webhook with another URL stays.
+    pub url: String,
+    /// When the webhook is removed.
+    pub at: Micros,
+    /// The id of the event that is written with the removal.
+    pub event: EventId,
+}
+
+/// The filters and the position of a page of keys. `None` does not filter; `Some("")` finds keys without a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListQuery {
+    /// Keyspace.
+    pub keyspace: Option<String>,
+    /// Organization.
+    pub organization: Option<String>,
+    /// Instance.
+    pub instance: Option<String>,
+    /// Environment.
+    pub environment: Option<String>,
+    /// Status at `now`.
+    pub status: Option<KeyStatus>,
+    /// Who created the key.
+    pub created_by: Option<String>,
+    /// Only ids below this one: the last id of the previous page.
+    pub before: Option<KeyId>,
+    /// Maximum number of keys.
+    pub limit: u32,
+    /// The time at which `status` is evaluated.
+    pub now: Micros,
+}
+
+/// Uses of a key since the last flush.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// The key.
+    pub id: KeyId,
+    /// Time of the last VALID answer.
+    pub last_used_at: Micros,
+    /// VALID answers since the last flush.
+    pub count: i64,
+}
+
+/// The verbs about keys. The rules of [`Store`](super::Store) apply.
+#[async_trait]
+pub trait KeyStore {
+    /// Writes the first root key with its event, unless that was done before or any key exists. Returns whether it was
+    /// written.
+    /// Of any number of concurrent calls, one MUST write (case `one_first_root_key`).
+    async fn first_root_key(&self, key: KeyRecord) -> Result<bool>;
+
+    /// Writes a new key, durably. A retry with the same id succeeds (case `create_is_idempotent_by_id`). A digest that
+    /// another key has is [`StoreError::DigestCollision`](super::StoreError::DigestCollision) and changes nothing (case
+    /// `digest_collision`). Concurrent creations may share a statement, but MUST not share their result (case
+    /// `concurrent_creations_have_their_own_results`).
+    ///
+    /// The same statement or transaction MUST write the event, whose id is the key's (case
+    /// `creating_a_key_writes_its_event`), and a delivery if the key has a webhook (case
+    /// `each_event_of_a_key_with_a_webhook_has_a_delivery`). This holds for each change below, too.
+    async fn create_key(&self, key: KeyRecord) -> Result<()>;
+
+    /// Reads what verdicts on these digests need, in any order. Digests without a key are left out. One indexed query
+    /// (case `find_by_digest`).
+    async fn find_by_digests(&self, digests: Vec<Digest>) -> Result<Vec<KeyFacts>>;
+
+    /// Reads one key with its last use.
+    async fn find_by_id(&self, id: KeyId) -> Result<Option<KeyRecord>>;
+
+    /// Reads a page of keys with their last use, newest (highest id) first. Pages MUST stay stable while keys are added
+    /// (case `pages_stay_stable`). Strings are compared by case (case `case_pairs`).
+    async fn list_keys(&self, query: ListQuery) -> Result<Vec<KeyRecord>>;
+
+    /// Revokes a key and returns it as it is afterwards; `None` if there is no such key.
+    ///
+    /// A revoked key MUST not change (case `second_revoke_changes_nothing`), even under concurrent revocations (case
+    /// `two_revokes_at_once`). Concurrent revocations may share a statement, but MUST not share their result (case
+    /// `concurrent_revocations_have_their_own_results`). The change gets the next revision, and revisions MUST become
+    /// visible in their order (case `revision_order`). Only the call that revoked the key MUST write an event (case
+    /// `only_the_first_revocation_writes_an_event`).
+    async fn revoke_key(&self, id: KeyId, revocation: Revocation) -> Result<Option<KeyRecord>>;
+
+    /// Sets the webhook of a key that is active at [`WebhookUpdate::at`], or removes it (empty URL). `None` if there is
+    /// no such key.
+    ///
+    /// The signing secret MUST change from the version that the update names, or not at all (cases
+    /// `the_first_webhook_ever_makes_the_first_version` and `concurrent_rotations_rotate_once`). A dead key MUST not change
+    /// (case `webhook_of_dead_key`), and only a change MUST write an event (case `a_webhook_change_writes_an_event`).
+    async fn set_webhook(&self, id: KeyId, update: WebhookUpdate) -> Result<Option<WebhookChange>>;
+
+    /// Removes a webhook whose receiver has refused it for good. Returns whether the key still had that webhook. A revoked
+    /// key, and a webhook that was changed meanwhile, MUST not change (case
+    /// `only_the_webhook_that_refused_is_disabled`).
+    async fn disable_webhook(&self, id: KeyId, removal: WebhookRemoval) -> Result<bool>;
+
+    /// Adds uses. The latest time wins, counts add up, and uses of keys that do not exist are ignored (case
+    /// `usage_keeps_the_latest`). The keys' own rows MUST not change (case `usage_leaves_revisions_alone`).
+    async fn record_usage(&self, usage: Vec<Usage>) -> Result<()>;
+}

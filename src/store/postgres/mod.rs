@@ -1,0 +1,145 @@
+//! The Postgres backend: any number of replicas on one primary.
+
+mod change;
+pub mod change_feed;
+mod connect;
+mod database;
+mod events;
+mod keys;
+mod options;
+
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use self::connect::{connect_once, connect_options, invalid_url, refuse_standby};
+pub use self::options::PostgresOptions;
+use super::{
+    engine::{
+        attempts::{AttemptRules, Attempts, run_in_task},
+        backend::Backend,
+        migrate,
+        ops::{database::applied_migrations, keys::batched_writes},
+        pool::{Pool, PoolRules},
+    },
+    error::OpenError,
+};
+use sqlx::{Connection as _, Postgres as Driver, migrate::Migrator, postgres::PgConnectOptions};
+
+static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| migrate::migrator(migrate::POSTGRES));
+
+/// The statements that only Postgres understands, by noun and name, for the test that prepares each.
+pub const OWN_STATEMENTS: [&[(&str, &str)]; 3] = [keys::STATEMENTS, events::STATEMENTS, database::STATEMENTS];
+
+/// Maximum number of statements in flight that write a batch of one kind.
+const MAX_BATCHES: usize = 2;
+
+/// How often a statement that conflicted with another one is retried.
+const MAX_CONFLICTS: u32 = 5;
+
+/// How much longer than the server's own timeout an attempt waits. An answer, even that of a timeout, shows that the
+/// connection is alive.
+const TIMEOUT_GRACE: Duration = Duration::from_millis(250);
+
+/// What only the Postgres backend keeps.
+pub struct PostgresConfig {
+    options: PostgresOptions,
+    connect: PgConnectOptions,
+}
+
+/// The Postgres backend.
+pub type Postgres = Backend<Driver, PostgresConfig>;
+
+impl Postgres {
+    /// Connects once, so that a wrong URL fails at once, and makes the pool. Migrations are not applied.
+    ///
+    /// # Errors
+    ///
+    /// Why the database cannot be used.
+    pub async fn open(options: PostgresOptions) -> Result<Arc<Self>, OpenError> {
+        let connect = connect_options(&options)?;
+        let runtime = options.runtime.clone();
+        run_in_task(&runtime, async move {
+            connect_once(&connect, options.acquire_timeout).await?.close().await?;
+            let attempts = Arc::new(attempts(options, connect));
+            let batches = batched_writes(&attempts, MAX_BATCHES);
+            Ok(Arc::new(Self::new(attempts, batches)))
+        })
+        .await
+    }
+
+    /// Applies pending migrations. Safe with many replicas at once: a lock lets one of them migrate, and the others then
+    /// find nothing pending.
+    ///
+    /// # Errors
+    ///
+    /// Why they cannot be applied.
+    pub async fn migrate(&self) -> Result<(), OpenError> {
+        let options = &self.attempts.own.options;
+        if options.pooler && options.migrate_url.is_none() {
+            return match self.migrations_pending().await? {
+                0 => Ok(()),
+                _ => Err(OpenError::NeedsDirectUrl),
+            };
+        }
+        let attempts = Arc::clone(&self.attempts);
+        run_in_task(self.attempts.runtime(), async move {
+            let options = &attempts.own.options;
+            let url = options.migrate_url.as_deref().unwrap_or(&options.url);
+            let connect: PgConnectOptions = url.parse().map_err(invalid_url)?;
+            // No statement timeout: an index over many keys takes its time. No notices that a table exists already.
+            let connect = connect.application_name("keyward").options([("client_min_messages", "warning")]);
+            let mut connection = connect_once(&connect, options.acquire_timeout).await?;
+            migrate::apply(&MIGRATOR, &mut connection).await?;
+            Ok(connection.close().await?)
+        })
+        .await
+    }
+
+    /// Counts the pending migrations.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::NewerDatabase`] if a newer program migrated the database, or why it cannot be read.
+    pub async fn migrations_pending(&self) -> Result<usize, OpenError> {
+        migrate::pending(&MIGRATOR, &applied_migrations(self).await?)
+    }
+
+    /// Returns how to open a connection outside the pool.
+    pub fn connect_options(&self) -> PgConnectOptions {
+        self.attempts.own.connect.clone()
+    }
+}
+
+fn attempts(options: PostgresOptions, connect: PgConnectOptions) -> Attempts<Driver, PostgresConfig> {
+    let pool_rules = PoolRules {
+        max_connections: options.max_connections,
+        acquire_timeout: options.acquire_timeout,
+        // Firewalls drop connections that are quiet for long.
+        idle_timeout: Some(Duration::from_secs(60)),
+        // The memory of a server's process grows with the age of its connection.
+        max_lifetime: Some(Duration::from_secs(1_800)),
+        after_connect: |connection| Box::pin(refuse_standby(connection)),
+        runtime: options.runtime.clone(),
+    };
+    let begin = options.pooler.then(|| {
+        let timeout = options.statement_timeout.as_millis();
+        // A standby refuses READ WRITE. A replica that is paused between a statement and its COMMIT holds the statement's
+        // locks, and every other writer waits for them: the idle timeout lets the server end the transaction.
+        format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {timeout}; \
+             SET LOCAL idle_in_transaction_session_timeout = {timeout}"
+        )
+    });
+    let rules = AttemptRules {
+        acquire_timeout: options.acquire_timeout,
+        attempt_timeout: options.statement_timeout + TIMEOUT_GRACE,
+        max_conflicts: Some(MAX_CONFLICTS),
+        begin,
+        persistent: !options.pooler,
+        runtime: options.runtime.clone(),
+    };
+    let writers = Pool::new(connect.clone(), pool_rules);
+    Attempts { writers, readers: None, rules, own: PostgresConfig { options, connect } }
+}
