@@ -8,6 +8,9 @@
 pub mod app;
 pub mod config;
 pub mod domain;
+#[cfg(feature = "faults")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod json;
 pub mod limiter;
 pub mod proto;

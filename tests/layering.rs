@@ -7,7 +7,7 @@ use std::{
 };
 
 /// What each module may name besides itself. `main` and the command line stand on top and are not among them.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("domain", &[]),
     ("proto", &[]),
     ("config", &["domain"]),
@@ -22,6 +22,8 @@ const MAY_USE: [(&str, &[&str]); 13] = [
         "transport",
         &["domain", "json", "store", "limiter", "replica", "session", "telemetry", "service", "proto", "config"],
     ),
+    // Test hooks, compiled with the feature `faults` only.
+    ("fuzzing", &["domain", "config", "session", "transport"]),
     ("webhook", &["domain", "json", "store", "telemetry", "service"]),
     (
         "app",

@@ -2,7 +2,7 @@
 
 mod jwks;
 mod provider;
-mod token;
+pub(crate) mod token;
 
 use std::{sync::Arc, time::Duration};
 

@@ -57,7 +57,7 @@ impl<U: Message + Default> Decoder for ProtoDecoder<U> {
 
 /// The error of a message that cannot be decoded. Prost names the field in the text of its error, as
 /// `Inner.field: Message.field: reason`.
-fn unreadable(error: &prost::DecodeError) -> Error {
+pub(crate) fn unreadable(error: &prost::DecodeError) -> Error {
     let text = error.to_string();
     let parts = text.split(": ").filter_map(|part| part.split_once('.'));
     let is_name = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');

@@ -15,4 +15,4 @@ pub mod server;
 mod services;
 pub mod startup;
 mod tonic_bridge;
-mod verify;
+pub(crate) mod verify;

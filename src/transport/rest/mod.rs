@@ -12,7 +12,7 @@ mod response;
 mod self_service;
 pub mod server;
 pub mod startup;
-mod strict_json;
+pub(crate) mod strict_json;
 mod verify;
 
 use std::{sync::Arc, time::Duration};

@@ -95,8 +95,7 @@ impl StreamHandler for RequestHandler {
 impl RequestHandler {
     /// Answers from memory, or says how far it got.
     fn try_cached(&self, headers: &HeaderMap, received: &[u8], body: &RecvStream) -> FastPath {
-        let message = message(received).filter(|message| body.is_end_stream() && message.len() <= MAX_MESSAGE_BYTES);
-        let Some(message) = message.and_then(|message| proto::VerifyRequest::decode(message).ok()) else {
+        let Some(message) = body.is_end_stream().then(|| decode(received)).flatten() else {
             return FastPath::NotTaken;
         };
         let service = &self.api.service;
@@ -160,6 +159,12 @@ fn read_body(body: &mut RecvStream, cx: &mut Context<'_>) -> Bytes {
         }
     }
     joined
+}
+
+/// Decodes a body that holds exactly one request, not compressed. Tonic handles, and refuses, all others.
+pub(crate) fn decode(body: &[u8]) -> Option<proto::VerifyRequest> {
+    let message = message(body).filter(|message| message.len() <= MAX_MESSAGE_BYTES)?;
+    proto::VerifyRequest::decode(message).ok()
 }
 
 /// The message of a body that holds exactly one and not compressed.
