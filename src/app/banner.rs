@@ -1,32 +1,32 @@
-//! What standard output has once the service is ready: addresses, and lines to paste.
+//! What standard output shows once the service is ready: addresses, and commands to paste.
 
 use std::{fmt::Write as _, io::Write as _};
 
-use super::Addresses;
+use super::listeners::Addresses;
 use crate::{
     config::Config,
     domain::{keyspace::Keyspace, secret::Secret},
 };
 
-/// Prints the addresses, the first root key if there is one, and three lines to paste.
-pub fn print(config: &Config, addresses: &Addresses, made: Option<&Secret>) {
-    let text = text(config, addresses, made);
+/// Prints the addresses, the root key if it was created now, and three commands to paste.
+pub fn print(config: &Config, addresses: &Addresses, root_key: Option<&Secret>) {
+    let text = text(config, addresses, root_key);
     let mut out = std::io::stdout().lock();
-    // A closed pipe is no reason not to serve.
+    // A closed pipe must not stop the service.
     let _ = out.write_all(text.as_bytes());
     let _ = out.flush();
 }
 
-fn text(config: &Config, addresses: &Addresses, made: Option<&Secret>) -> String {
+fn text(config: &Config, addresses: &Addresses, root_key: Option<&Secret>) -> String {
     let mut text = String::new();
-    let shown = [("grpc", addresses.grpc), ("http", addresses.http), ("metrics", addresses.metrics)];
-    for (name, address) in shown {
+    let named = [("grpc", addresses.grpc), ("http", addresses.http), ("metrics", addresses.metrics)];
+    for (name, address) in named {
         if let Some(address) = address {
             let _ = writeln!(text, "{name} listening on {address}");
         }
     }
-    let root = made.map_or("$KEYWARD_ROOT_KEY", Secret::expose);
-    if made.is_some() {
+    let root = root_key.map_or("$KEYWARD_ROOT_KEY", Secret::expose);
+    if root_key.is_some() {
         let _ = writeln!(text, "\nroot key, shown this once: {root}");
     }
     let (Some(grpc), Some(http)) = (addresses.grpc, addresses.http) else { return text };

@@ -62,7 +62,7 @@ pub struct Services {
     /// Events, and the deliveries of them to webhooks.
     pub audit: AuditLog,
     /// What workers run beside calls.
-    pub jobs: Jobs,
+    pub jobs: Arc<Jobs>,
     /// Readiness and gauges.
     pub health: Health,
     /// Counters and histograms.
@@ -186,14 +186,14 @@ impl Services {
                 clock: Arc::clone(&clock),
             },
             keys,
-            jobs: Jobs {
+            jobs: Arc::new(Jobs {
                 store: Arc::clone(&store),
                 replica: Arc::clone(&replica),
                 deliveries: Arc::clone(&deliveries),
                 ids: Arc::clone(&ids),
                 clock: Arc::clone(&clock),
                 rules: events,
-            },
+            }),
             health: Health { store, replica, sessions, limiter },
             registry,
             metrics,

@@ -28,7 +28,7 @@ async fn service(folder: &std::path::Path) -> (Arc<Services>, Arc<Sqlite>) {
     let sqlite = Sqlite::open(SqliteOptions::new(url, runtime.clone())).await.unwrap();
     sqlite.migrate().await.unwrap();
     let store = Arc::clone(&sqlite) as Arc<dyn Store>;
-    let master_keys = Arc::new(bootstrap::installation(&*store, &SystemEntropy, &[]).await.unwrap());
+    let master_keys = Arc::new(bootstrap::load_master_keys(&*store, &SystemEntropy, &[]).await.unwrap());
     let registry = Arc::new(Registry::new(vec![Keyspace::default_keyspace()]));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let replica = Replica::new(

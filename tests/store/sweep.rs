@@ -65,7 +65,7 @@ struct OneReplica {
 async fn replica(store: &Arc<dyn Store>, clock: &Arc<Stand>) -> OneReplica {
     let (runtime, clock) = (Handle::current(), Arc::clone(clock) as Arc<dyn Clock>);
     let store = Arc::clone(store);
-    let master_keys = Arc::new(bootstrap::installation(&*store, &SystemEntropy, &[]).await.unwrap());
+    let master_keys = Arc::new(bootstrap::load_master_keys(&*store, &SystemEntropy, &[]).await.unwrap());
     let registry = Arc::new(Registry::new(vec![Keyspace::default_keyspace()]));
     let replica = Replica::new(
         Arc::clone(&store),

@@ -79,7 +79,7 @@ async fn build(rate_limit: Option<RateLimit>, folder: &std::path::Path) -> Resul
     let sqlite = Sqlite::open(SqliteOptions::new(url, runtime.clone())).await?;
     sqlite.migrate().await?;
     let store: Arc<dyn Store> = sqlite;
-    let master_keys = Arc::new(bootstrap::installation(&*store, &SystemEntropy, &[]).await?);
+    let master_keys = Arc::new(bootstrap::load_master_keys(&*store, &SystemEntropy, &[]).await?);
     let registry = Arc::new(Registry::new(vec![keyspace(rate_limit)]));
     let clock: Arc<dyn keyward::domain::clock::Clock> = Arc::new(SystemClock);
     let replica =

@@ -11,6 +11,8 @@ pub use self::check::{Check, Verdict, VerifyCaller};
 use self::evaluator::{Evaluation, Evaluator, Pending};
 use super::authenticate::Authenticator;
 pub use crate::replica::cached_key::CachedKey;
+#[cfg(test)]
+pub(crate) use crate::replica::cached_key::tests::facts as test_facts;
 use crate::{
     domain::{
         error::{Error, Result},

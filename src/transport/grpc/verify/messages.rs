@@ -199,7 +199,7 @@ mod tests {
             rate_limit::RateState,
             verdict::VerdictCode,
         },
-        replica::cached_key::tests::facts,
+        service::verify::test_facts as facts,
     };
 
     prop_compose! {

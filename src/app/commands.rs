@@ -1,0 +1,39 @@
+//! Commands that end by themselves.
+
+use super::{error::RunError, open_store::open_with_retry, parts::Parts};
+use crate::{config::Config, domain::secret::Secret, transport::tls::Tls};
+
+/// `keyward config check`, after the settings themselves were checked: whether the files that they name can be used.
+///
+/// # Errors
+///
+/// Every problem.
+pub fn check(config: &Config) -> Result<(), Vec<String>> {
+    config.tls.as_ref().map_or(Ok(()), |tls| Tls::load(tls, &config.registry).map(|_| ()))
+}
+
+/// `keyward migrate`: applies pending migrations.
+///
+/// # Errors
+///
+/// The reason why they could not be applied.
+pub async fn migrate(config: &Config) -> Result<(), RunError> {
+    let opened = open_with_retry(config).await?;
+    opened.migrate().await?;
+    opened.store.close().await;
+    Ok(())
+}
+
+/// `keyward root-key`: creates a root key in the database itself, for an operator who has lost the last one.
+///
+/// # Errors
+///
+/// The reason why it could not be created.
+pub async fn root_key(config: &Config) -> Result<Secret, RunError> {
+    let opened = open_with_retry(config).await?;
+    opened.migrate().await?;
+    let parts = Parts::build(config, &opened).await?;
+    let secret = parts.services.keys.create_root_key().await?;
+    parts.store.close().await;
+    Ok(secret)
+}

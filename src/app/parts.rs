@@ -1,0 +1,92 @@
+//! Builds the services over an open store.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use super::{error::RunError, open_store::OpenStore};
+use crate::{
+    config::{Config, RateLimitStore},
+    domain::{
+        clock::{Clock, Entropy, SystemClock, SystemEntropy},
+        master_keys::MasterKeys,
+        secret,
+    },
+    limiter::{
+        Limiter, auth_failures::AuthFailures, memory::MemoryLimiter, permit_leases::PermitLeases, redis::SharedLimiter,
+    },
+    replica::Replica,
+    service::{ServiceDeps, ServiceOptions, Services, bootstrap},
+    session::Sessions,
+    store::Store,
+};
+
+/// The services, and those of their parts that workers use themselves.
+pub struct Parts {
+    pub services: Arc<Services>,
+    pub store: Arc<dyn Store>,
+    pub replica: Arc<Replica>,
+    pub master_keys: Arc<MasterKeys>,
+    pub limiter: Arc<Limiter>,
+    pub sessions: Arc<Sessions>,
+}
+
+/// The clocks of the machine, unless a test wants a wall clock that steps.
+fn clock() -> Arc<dyn Clock> {
+    #[cfg(feature = "faults")]
+    if crate::replica::fault_injection::disabled("steady_wall") {
+        return Arc::new(crate::domain::clock::SteppingClock::default());
+    }
+    Arc::new(SystemClock)
+}
+
+impl Parts {
+    /// Builds the services as the configuration says.
+    pub async fn build(config: &Config, opened: &OpenStore) -> Result<Self, RunError> {
+        let clock = clock();
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+        let store = Arc::clone(&opened.store);
+        let master_keys = Arc::new(bootstrap::load_master_keys(&*store, &*entropy, &config.master_keys).await?);
+        let registry = Arc::clone(&config.registry);
+        let runtime = Handle::current();
+        let shared = match &config.rate_limit.store {
+            RateLimitStore::Memory => None,
+            RateLimitStore::Redis(url) => {
+                let leases = (config.rate_limit.batch > 1)
+                    .then(|| PermitLeases::new(Arc::clone(&clock), config.rate_limit.batch));
+                let shared = SharedLimiter::start(url, leases, &runtime);
+                Some(shared.map_err(|error| RunError::RateLimitStore(error.to_string()))?)
+            }
+        };
+        let replica = Arc::new(Replica::new(
+            Arc::clone(&store),
+            Arc::clone(&registry),
+            Arc::clone(&clock),
+            config.replica.cache_bytes,
+            opened.peers(),
+            &runtime,
+        ));
+        let sessions = Arc::new(Sessions::new(&config.issuers, &clock, &runtime).map_err(RunError::Sessions)?);
+        let limiter = Arc::new(Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), shared));
+        let options = ServiceOptions {
+            sessions: Arc::clone(&sessions),
+            limiter: Arc::clone(&limiter),
+            failures: AuthFailures::new(config.server.failed_authentications, Arc::clone(&clock)),
+            public_create_limit: config.http.public_create_limit,
+            egress: config.webhooks.egress.clone(),
+            events: config.events.clone(),
+            root: config.root_key.as_ref().map(|root| secret::digest(root.expose())),
+        };
+        let deps = ServiceDeps {
+            store: Arc::clone(&store),
+            replica: Arc::clone(&replica),
+            registry,
+            master_keys: Arc::clone(&master_keys),
+            clock,
+            entropy,
+            runtime,
+        };
+        let services = Arc::new(Services::new(deps, options));
+        Ok(Self { services, store, replica, master_keys, limiter, sessions })
+    }
+}

@@ -1,0 +1,47 @@
+//! What answers on the listeners before the services are built.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic_health::pb::health_server::{Health, HealthServer};
+
+use super::listeners::Listeners;
+use crate::{
+    domain::clock::SystemEntropy,
+    transport::{
+        grpc,
+        listener::ListenerOptions,
+        rest::{Routes, server as http_server, startup::Startup},
+    },
+};
+
+/// How long a call has that is in flight when the services take over.
+const STARTUP_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Servers that answer that the process is alive and not ready yet.
+pub struct StartupServers {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl StartupServers {
+    pub fn start<H: Health>(listeners: &Listeners, health: HealthServer<H>, options: &ListenerOptions) -> Self {
+        let (tasks, stop) = (TaskTracker::new(), options.stop.child_token());
+        let options = ListenerOptions { stop: stop.clone(), drain: STARTUP_DRAIN_TIMEOUT, ..options.clone() };
+        let handler = Arc::new(Startup::new(Arc::new(SystemEntropy)));
+        tasks.spawn(grpc::startup::run(Arc::clone(&listeners.grpc), health, options.clone()));
+        tasks.spawn(http_server::run(Arc::clone(&listeners.http), Arc::clone(&handler), Routes::All, options.clone()));
+        if let Some(listener) = &listeners.metrics {
+            let plain = ListenerOptions { tls: None, ..options };
+            tasks.spawn(http_server::run(Arc::clone(listener), handler, Routes::Probes, plain));
+        }
+        tasks.close();
+        Self { tasks, stop }
+    }
+
+    /// Stops answering, so that the listeners are free for the services.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+}
