@@ -1,7 +1,52 @@
-//! Keyward: a key-management service. It makes, lists, revokes and verifies API keys over gRPC and REST, on Postgres
-//! or embedded SQLite.
+//! Keyward is a key-management service: it creates, lists, revokes and verifies API keys over gRPC and REST, and keeps them
+//! in Postgres or in embedded SQLite.
 //!
-//! Data runs one way: transport → service → {domain, store, replica, limiter, session}. Nothing points up.
+//! Verify answers from memory while the replica holds a *lease*, and a revoked key is invalid on every replica the moment
+//! Revoke returns. [`replica`] says how both hold at once.
+//!
+//! # Rooms
+//!
+//! Data runs one way, from the top of this table to its bottom. A module imports modules below it and never above; no two
+//! files import each other. `tests/layering` checks both.
+//!
+//! | room | what it does |
+//! |---|---|
+//! | [`app`] | the composition root: builds everything, starts it in order and stops it in order |
+//! | [`transport`], [`webhook`] | gRPC and REST in front of the services; the delivery of events behind them |
+//! | [`service`] | use cases: verify, authenticate, manage keys, list events, and the jobs beside calls |
+//! | [`store`] | one set of operations, on Postgres and on SQLite |
+//! | [`replica`] | the cache of keys, the lease that lets it answer, and the follower that applies changes |
+//! | [`limiter`] | rate limits, in memory or shared through Redis |
+//! | `session` | tokens of trusted OpenID Connect issuers |
+//! | [`config`], [`telemetry`], `json`, [`proto`] | settings; logs and metrics; what REST and webhooks write; the gRPC messages |
+//! | [`domain`] | rules, without I/O: keys, keyspaces, secrets, access, verdicts, rate limits |
+//!
+//! # Example
+//!
+//! A secret ends in a keyed checksum, so that a forged or mistyped one is refused without a look-up:
+//!
+//! ```
+//! use keyward::domain::{
+//!     clock::SystemEntropy,
+//!     master_keys::{MasterKey, MasterKeys},
+//!     secret::Encoding,
+//! };
+//!
+//! let master_keys = MasterKeys::derive(&MasterKey::new([7; 32]));
+//! let encoding = Encoding::Alphanumeric { length: 40 };
+//! let secret = encoding.generate("acme_", &master_keys, &SystemEntropy);
+//!
+//! let body = secret.expose().strip_prefix("acme_").expect("a secret begins with its prefix");
+//! assert!(encoding.accepts("acme_", body, &master_keys));
+//!
+//! // Every other installation refuses it, and so does this one under another prefix.
+//! let others = MasterKeys::derive(&MasterKey::new([8; 32]));
+//! assert!(!encoding.accepts("acme_", body, &others));
+//! assert!(!encoding.accepts("other_", body, &master_keys));
+//!
+//! // The secret itself is never logged.
+//! assert_eq!(format!("{secret:?}"), "Secret(…)");
+//! ```
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used, reason = "a panic in one call must be a defect, never an input"))]
 
@@ -11,12 +56,12 @@ pub mod domain;
 #[cfg(feature = "faults")]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod json;
+pub(crate) mod json;
 pub mod limiter;
 pub mod proto;
 pub mod replica;
 pub mod service;
-pub mod session;
+pub(crate) mod session;
 pub mod store;
 pub mod telemetry;
 pub mod transport;
