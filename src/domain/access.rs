@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Allows operators and services to verify keys. Returns the keyspaces that a limited service may verify.
-pub fn may_verify(caller: &Caller) -> Result<Option<Arc<AllowedKeyspaces>>> {
+pub(crate) fn may_verify(caller: &Caller) -> Result<Option<Arc<AllowedKeyspaces>>> {
     match caller {
         Caller::Operator { .. } => Ok(None),
         Caller::Service { allowed_keyspaces, .. } => Ok(allowed_keyspaces.clone()),
@@ -23,7 +23,7 @@ pub fn may_verify(caller: &Caller) -> Result<Option<Arc<AllowedKeyspaces>>> {
 
 /// Allows operators, admin keys, and sessions of owners and admins to manage keys. The refusal of any other key names the
 /// scope that it lacks, if its keyspace has an admin scope.
-pub fn may_manage(caller: &Caller) -> Result<Manager<'_>> {
+pub(crate) fn may_manage(caller: &Caller) -> Result<Manager<'_>> {
     match caller {
         Caller::Operator { .. } => Ok(Manager::Operator),
         Caller::Key(key) if key.admin => Ok(Manager::Admin(key)),
@@ -43,7 +43,7 @@ pub fn may_manage(caller: &Caller) -> Result<Manager<'_>> {
 /// # Errors
 ///
 /// PERMISSION_DENIED for an organization that is not the caller's, whether it exists or not.
-pub fn restrict_to_organization(caller: Caller, organization: &str) -> Result<Caller> {
+pub(crate) fn restrict_to_organization(caller: Caller, organization: &str) -> Result<Caller> {
     if organization.is_empty() {
         return Ok(caller);
     }
@@ -88,7 +88,7 @@ impl Manager<'_> {
     }
 
     /// Refuses to show the record of a key that the caller may know of.
-    pub fn may_read(&self, key: &KeyRecord) -> Result<()> {
+    pub(crate) fn may_read(&self, key: &KeyRecord) -> Result<()> {
         match self {
             Self::Operator | Self::Admin(_) => Ok(()),
             Self::Session(session) => session.may_read(key),
@@ -96,7 +96,7 @@ impl Manager<'_> {
     }
 
     /// Refuses to change a key that the caller may know of.
-    pub fn may_change(&self, key: &KeyRecord) -> Result<()> {
+    pub(crate) fn may_change(&self, key: &KeyRecord) -> Result<()> {
         match self {
             Self::Operator | Self::Admin(_) => Ok(()),
             Self::Session(session) => session.may_change(key),
@@ -104,7 +104,7 @@ impl Manager<'_> {
     }
 
     /// Refuses scopes that this caller may not grant to a new key of an organization.
-    pub fn may_grant(&self, keyspace: &Keyspace, organization: &str, scopes: &[String]) -> Result<()> {
+    pub(crate) fn may_grant(&self, keyspace: &Keyspace, organization: &str, scopes: &[String]) -> Result<()> {
         match self {
             Self::Operator | Self::Admin(_) => Ok(()),
             Self::Session(session) => session.may_grant(keyspace, organization, scopes),
@@ -112,7 +112,7 @@ impl Manager<'_> {
     }
 
     /// Restricts the binding of a new key to the caller's own. Empty parts are set to the caller's.
-    pub fn restrict_binding(&self, binding: &mut Binding) -> Result<()> {
+    pub(crate) fn restrict_binding(&self, binding: &mut Binding) -> Result<()> {
         let admin = match self {
             Self::Operator => return Ok(()),
             Self::Session(session) => {
@@ -146,7 +146,7 @@ impl Manager<'_> {
     }
 
     /// Restricts a List to keys that the caller may know of. `None` does not filter.
-    pub fn restrict_filter(&self, filter: &mut [Option<String>; 3]) -> Result<()> {
+    pub(crate) fn restrict_filter(&self, filter: &mut [Option<String>; 3]) -> Result<()> {
         let admin = match self {
             Self::Operator => return Ok(()),
             Self::Session(session) => {
@@ -186,7 +186,7 @@ fn restrict_part(named: &mut String, own: &str, field: &str) -> Result<()> {
 }
 
 /// Refuses a Create without a credential unless the keyspace allows it, and one that names scopes or a binding.
-pub fn may_create_publicly(keyspace: &Keyspace, names_scopes: bool, binding: &Binding) -> Result<()> {
+pub(crate) fn may_create_publicly(keyspace: &Keyspace, names_scopes: bool, binding: &Binding) -> Result<()> {
     if !keyspace.public_create {
         return Err(Error::missing_credential());
     }
@@ -200,7 +200,7 @@ pub fn may_create_publicly(keyspace: &Keyspace, names_scopes: bool, binding: &Bi
 
 /// Allows only operators to give a key its own rate limit. Rate limits apply to all other callers that create keys, so
 /// these must not be able to raise them.
-pub fn may_set_rate_limit(caller: &Caller) -> Result<()> {
+pub(crate) fn may_set_rate_limit(caller: &Caller) -> Result<()> {
     match caller {
         Caller::Operator { .. } => Ok(()),
         Caller::Service { .. } | Caller::Key(_) | Caller::Session(_) | Caller::Anonymous => {
@@ -210,12 +210,12 @@ pub fn may_set_rate_limit(caller: &Caller) -> Result<()> {
 }
 
 /// Whether a new key can be limited to some keyspaces: only a key that holds no scope but `verify` can.
-pub fn can_be_limited(keyspace: &Keyspace, scopes: &[String]) -> bool {
+pub(crate) fn can_be_limited(keyspace: &Keyspace, scopes: &[String]) -> bool {
     keyspace.name == RESERVED_KEYSPACE && scopes.iter().all(|scope| scope == VERIFY_SCOPE)
 }
 
 /// Allows a key to change itself if its keyspace has self-service.
-pub fn may_change_itself(key: &KeyCaller) -> Result<()> {
+pub(crate) fn may_change_itself(key: &KeyCaller) -> Result<()> {
     if key.keyspace.self_service {
         Ok(())
     } else {

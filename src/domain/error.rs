@@ -81,7 +81,7 @@ impl Error {
     }
 
     /// Several invalid fields; the message names them all.
-    pub fn invalid_fields(fields: Vec<FieldViolation>) -> Self {
+    pub(crate) fn invalid_fields(fields: Vec<FieldViolation>) -> Self {
         let message = fields.iter().map(|f| format!("{}: {}", f.field, f.description)).collect::<Vec<_>>().join("; ");
         Self { fields, ..Self::new(ErrorKind::InvalidArgument, "INVALID_ARGUMENT", message) }
     }
@@ -103,7 +103,7 @@ impl Error {
     }
 
     /// The id is unknown or foreign. The two must not differ in any way, or ids could be probed.
-    pub fn no_such_key() -> Self {
+    pub(crate) fn no_such_key() -> Self {
         Self::new(ErrorKind::NotFound, "NOT_FOUND", "No such API key")
     }
 
@@ -122,7 +122,7 @@ impl Error {
     }
 
     /// The caller's deadline passed before there was an answer.
-    pub fn deadline_exceeded() -> Self {
+    pub(crate) fn deadline_exceeded() -> Self {
         Self::new(ErrorKind::DeadlineExceeded, "DEADLINE_EXCEEDED", "The deadline passed before there was an answer")
     }
 

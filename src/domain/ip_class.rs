@@ -48,7 +48,7 @@ const V6: &[(Ipv6Addr, u8, &str)] = &[
 ];
 
 /// The name of the special-purpose network of an address; `None` for an address of the public internet.
-pub fn special_purpose(ip: IpAddr) -> Option<&'static str> {
+pub(crate) fn special_purpose(ip: IpAddr) -> Option<&'static str> {
     match ip {
         IpAddr::V4(v4) => {
             let within = |first: Ipv4Addr, bits| (v4.to_bits() ^ first.to_bits()).leading_zeros() >= u32::from(bits);

@@ -12,7 +12,7 @@ use super::{
 /// Name of the built-in keyspace for the keys of operators and services.
 pub const RESERVED_KEYSPACE: &str = "keyward";
 /// Scope of the reserved keyspace that makes a key an operator's.
-pub const ROOT_SCOPE: &str = "root";
+pub(crate) const ROOT_SCOPE: &str = "root";
 /// Scope of the reserved keyspace that makes a key a service's.
 pub const VERIFY_SCOPE: &str = "verify";
 
@@ -44,7 +44,7 @@ pub enum CredentialHeader {
 
 impl CredentialHeader {
     /// Whether a secret in `header` is accepted.
-    pub fn accepts(self, header: CredentialHeader) -> bool {
+    pub(crate) fn accepts(self, header: CredentialHeader) -> bool {
         self == Self::Any || self == header
     }
 }
@@ -69,7 +69,7 @@ impl Prefixes {
     }
 
     /// The prefix of a new key in `environment`; `None` if the environment is not listed.
-    pub fn for_environment(&self, environment: &str) -> Option<&str> {
+    pub(crate) fn for_environment(&self, environment: &str) -> Option<&str> {
         match self {
             Self::One(prefix) => Some(prefix),
             Self::ByEnvironment(pairs) => {
@@ -191,13 +191,13 @@ impl Registry {
     }
 
     /// The keyspaces that a service limited to these names may verify; `None` if there are no names: not limited.
-    pub fn allowed_keyspaces(&self, names: &[String]) -> Option<Arc<AllowedKeyspaces>> {
+    pub(crate) fn allowed_keyspaces(&self, names: &[String]) -> Option<Arc<AllowedKeyspaces>> {
         let indices = names.iter().filter_map(|name| self.index(name));
         (!names.is_empty()).then(|| Arc::new(AllowedKeyspaces(indices.collect())))
     }
 
     /// The keyspace with a name.
-    pub fn by_name(&self, name: &str) -> Option<&Arc<Keyspace>> {
+    pub(crate) fn by_name(&self, name: &str) -> Option<&Arc<Keyspace>> {
         self.keyspaces.iter().find(|k| k.name == name)
     }
 
@@ -212,7 +212,7 @@ impl Registry {
     }
 
     /// The keyspace whose prefix `text` starts with, and that prefix. If several match, the longest one.
-    pub fn by_prefix(&self, text: &str) -> Option<(&Arc<Keyspace>, &str)> {
+    pub(crate) fn by_prefix(&self, text: &str) -> Option<(&Arc<Keyspace>, &str)> {
         self.keyspaces
             .iter()
             .flat_map(|keyspace| keyspace.prefixes.iter().map(move |(_, prefix)| (keyspace, prefix)))
@@ -230,7 +230,7 @@ impl Registry {
     }
 
     /// Whether this installation issued `text` for a keyspace that is no longer configured.
-    pub fn orphaned(&self, text: &str, master_keys: &MasterKeys) -> bool {
+    pub(crate) fn orphaned(&self, text: &str, master_keys: &MasterKeys) -> bool {
         self.by_prefix(text).is_none() && secret::issued_by(text, master_keys)
     }
 }

@@ -48,7 +48,7 @@ impl MasterKeys {
     }
 
     /// Whether `matches` accepts the HMAC over this prefix and body under one of the master keys.
-    pub fn verify_checksum(&self, prefix: &str, body: &[u8], matches: impl Fn(&[u8; 32]) -> bool) -> bool {
+    pub(crate) fn verify_checksum(&self, prefix: &str, body: &[u8], matches: impl Fn(&[u8; 32]) -> bool) -> bool {
         self.each().any(|keys| matches(&keys.checksum(prefix, body)))
     }
 
@@ -61,7 +61,14 @@ impl MasterKeys {
 
     /// Signs a delivery of a key's webhook with the secret of a version, as Standard Webhooks specifies: `v1,` and the
     /// HMAC-SHA256 of `id.timestamp.body` in base64. `timestamp` is in Unix seconds. `None` if there is no such secret.
-    pub fn webhook_signature(&self, key: KeyId, version: i64, id: &str, timestamp: i64, body: &[u8]) -> Option<String> {
+    pub(crate) fn webhook_signature(
+        &self,
+        key: KeyId,
+        version: i64,
+        id: &str,
+        timestamp: i64,
+        body: &[u8],
+    ) -> Option<String> {
         let secret = self.webhook_key(key, version)?;
         let signed = mac(&secret, &[id.as_bytes(), b".", timestamp.to_string().as_bytes(), b".", body]);
         Some(format!("v1,{}", data_encoding::BASE64.encode(&signed)))
@@ -73,17 +80,17 @@ impl MasterKeys {
     }
 
     /// The version after this one (0: no version yet), under the first master key. No version repeats for one key.
-    pub fn next_webhook_version(&self, version: i64) -> i64 {
+    pub(crate) fn next_webhook_version(&self, version: i64) -> i64 {
         webhook::version(self.first.epoch.unwrap_or(0), webhook::count(version) + 1)
     }
 
     /// HMAC over the filters and the position of a new page token. Each part is preceded by its length.
-    pub fn page_mac(&self, parts: &[&[u8]]) -> [u8; 32] {
+    pub(crate) fn page_mac(&self, parts: &[&[u8]]) -> [u8; 32] {
         mac(&self.first.page, &[&framed(parts)])
     }
 
     /// Whether `matches` accepts the HMAC over these filters and this position under one of the master keys.
-    pub fn verify_page_mac(&self, parts: &[&[u8]], matches: impl Fn(&[u8; 32]) -> bool) -> bool {
+    pub(crate) fn verify_page_mac(&self, parts: &[&[u8]], matches: impl Fn(&[u8; 32]) -> bool) -> bool {
         let framed = framed(parts);
         self.each().any(|keys| matches(&mac(&keys.page, &[&framed])))
     }

@@ -1,13 +1,13 @@
 //! The rules of the domain. Pure code: no async, no I/O, no clock but as an argument.
 
-pub mod access;
+pub(crate) mod access;
 pub mod backoff;
 pub mod caller;
 pub mod clock;
 pub mod egress;
 pub mod error;
 pub mod event;
-pub mod ip_class;
+pub(crate) mod ip_class;
 pub mod key;
 pub mod keyspace;
 pub mod master_keys;

@@ -15,15 +15,15 @@ use super::{clock::Entropy, key::Digest, master_keys::MasterKeys};
 /// Number of leading characters of a secret that are stored for display.
 pub const DISPLAY_PREFIX_LEN: usize = 12;
 /// Maximum length of a secret in bytes. Longer text is malformed and is not hashed.
-pub const MAX_SECRET_LEN: usize = 256;
+pub(crate) const MAX_SECRET_LEN: usize = 256;
 /// Maximum length of a prefix in bytes.
-pub const MAX_PREFIX_LEN: usize = 32;
+pub(crate) const MAX_PREFIX_LEN: usize = 32;
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// Number of checksum characters in an alphanumeric secret.
-pub const CHECKSUM_CHARS: usize = 6;
+pub(crate) const CHECKSUM_CHARS: usize = 6;
 /// Number of checksum bytes in a base64url secret, before encoding.
-pub const CHECKSUM_BYTES: usize = 4;
+pub(crate) const CHECKSUM_BYTES: usize = 4;
 
 /// A plaintext credential. It is zeroed on drop, and its `Debug` output is redacted.
 #[derive(Clone)]
@@ -77,7 +77,7 @@ impl Encoding {
     }
 
     /// Number of random bits beyond the first [`DISPLAY_PREFIX_LEN`] characters, rounded down.
-    pub fn hidden_bits(self, prefix: &str) -> usize {
+    pub(crate) fn hidden_bits(self, prefix: &str) -> usize {
         let shown = DISPLAY_PREFIX_LEN.saturating_sub(prefix.len());
         match self {
             Self::Base64Url { bytes } => (bytes * 8).saturating_sub(shown * 6),
@@ -112,7 +112,7 @@ impl Encoding {
     }
 
     /// Whether this installation can have generated a secret of this prefix and this body, checksum included.
-    pub fn accepts(self, prefix: &str, body: &str, master_keys: &MasterKeys) -> bool {
+    pub(crate) fn accepts(self, prefix: &str, body: &str, master_keys: &MasterKeys) -> bool {
         if body.len() != self.chars() {
             return false;
         }

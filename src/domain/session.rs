@@ -53,7 +53,7 @@ pub struct SessionCaller {
 
 impl SessionCaller {
     /// Whether the person may manage the keys of any organization.
-    pub fn manages(&self) -> bool {
+    pub(crate) fn manages(&self) -> bool {
         self.organizations.iter().any(|own| own.role > Role::Member)
     }
 
@@ -62,7 +62,7 @@ impl SessionCaller {
     /// # Errors
     ///
     /// PERMISSION_DENIED for an organization that the person is not in, whether it exists or not.
-    pub fn restrict_to(&self, organization: &str) -> Result<Self> {
+    pub(crate) fn restrict_to(&self, organization: &str) -> Result<Self> {
         let own = self.membership(organization).ok_or_else(foreign_organization)?;
         Ok(Self { organizations: vec![own.clone()], ..self.clone() })
     }
@@ -106,12 +106,12 @@ impl SessionCaller {
     }
 
     /// Refuses to show the record of a key to mere members of its organization.
-    pub fn may_read(&self, key: &KeyRecord) -> Result<()> {
+    pub(crate) fn may_read(&self, key: &KeyRecord) -> Result<()> {
         self.organization(&key.binding.organization).map(drop)
     }
 
     /// Refuses a change of a key that the person's role does not allow.
-    pub fn may_change(&self, key: &KeyRecord) -> Result<()> {
+    pub(crate) fn may_change(&self, key: &KeyRecord) -> Result<()> {
         match self.organization(&key.binding.organization)?.role {
             Role::Owner => Ok(()),
             // The subject is unambiguous: the configuration ensures that no two issuers of one keyspace share a subject
@@ -123,7 +123,7 @@ impl SessionCaller {
 
     /// Refuses scopes that the person's role may not grant. An admin could use a key with the admin scope to change keys
     /// that the admin did not create.
-    pub fn may_grant(&self, keyspace: &Keyspace, organization: &str, scopes: &[String]) -> Result<()> {
+    pub(crate) fn may_grant(&self, keyspace: &Keyspace, organization: &str, scopes: &[String]) -> Result<()> {
         let role = self.organization(organization)?.role;
         match &keyspace.admin_scope {
             Some(admin) if role != Role::Owner && scopes.contains(admin) => {

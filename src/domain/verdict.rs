@@ -114,7 +114,7 @@ impl<'a> Assertions<'a> {
 
 /// The verdict on a key that exists, before its rate limit. The caller spends the rate limit only after
 /// [`VerdictCode::Valid`].
-pub fn verdict_before_limit(key: &impl KeyView, asserted: &Assertions<'_>, now: Micros) -> VerdictCode {
+pub(crate) fn verdict_before_limit(key: &impl KeyView, asserted: &Assertions<'_>, now: Micros) -> VerdictCode {
     if key.revoked() {
         return VerdictCode::Revoked;
     }

@@ -40,7 +40,7 @@ impl MemoryLimiter {
         let now = self.clock.monotonic();
         let state = entry.or_insert_with(|| SubjectWindow::new(limit, now));
         if state.length != limit.window {
-            // The window's length changed. Buckets of different lengths cannot be compared, so start anew.
+            // The window's length changed. Buckets of different lengths cannot be compared, so start with an empty window.
             *state = SubjectWindow::new(limit, now);
         }
         let spent = state.window.spend(limit, now, cost);

@@ -84,7 +84,7 @@ impl SharedLimiter {
     }
 
     /// Whether the server is available.
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.connection.load().is_some()
     }
 

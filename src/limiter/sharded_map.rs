@@ -63,7 +63,7 @@ impl<V> ShardedMap<V> {
 
 impl<V> LockedEntry<'_, V> {
     /// The subject's value, if there is one.
-    pub fn get_mut(&mut self) -> Option<&mut V> {
+    pub(crate) fn get_mut(&mut self) -> Option<&mut V> {
         self.table.find_mut(self.hash, |(stored, _)| *stored == self.subject).map(|(_, value)| value)
     }
 

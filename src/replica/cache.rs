@@ -104,7 +104,7 @@ impl KeyCache {
     }
 
     /// The last use of a cached key since it was cached. Needs no lease: a past use does not become false.
-    pub fn last_use(&self, digest: &Digest) -> Option<Micros> {
+    pub(crate) fn last_use(&self, digest: &Digest) -> Option<Micros> {
         self.keys.peek(digest)?.uses.last()
     }
 
@@ -114,7 +114,7 @@ impl KeyCache {
     }
 
     /// Whether no change to this key has been applied since `seq`.
-    pub fn unchanged_since(&self, seq: ChangeSeq, digest: &Digest) -> bool {
+    pub(crate) fn unchanged_since(&self, seq: ChangeSeq, digest: &Digest) -> bool {
         self.latest.load(Ordering::Acquire) == seq.0 || !self.lock().changed_since(seq, digest)
     }
 

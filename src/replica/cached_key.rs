@@ -81,7 +81,7 @@ impl CachedKey {
 
     /// Limits the key to these keyspaces when it acts as a verifying service.
     #[must_use]
-    pub fn limited_to(mut self, allowed_keyspaces: Option<Arc<AllowedKeyspaces>>) -> Self {
+    pub(crate) fn limited_to(mut self, allowed_keyspaces: Option<Arc<AllowedKeyspaces>>) -> Self {
         if allowed_keyspaces.is_some() {
             self.rare.get_or_insert_default().allowed_keyspaces = allowed_keyspaces;
         }
@@ -89,12 +89,12 @@ impl CachedKey {
     }
 
     /// The keyspaces that the key may verify; `None` if it is not limited.
-    pub fn allowed_keyspaces(&self) -> Option<&Arc<AllowedKeyspaces>> {
+    pub(crate) fn allowed_keyspaces(&self) -> Option<&Arc<AllowedKeyspaces>> {
         self.rare.as_ref()?.allowed_keyspaces.as_ref()
     }
 
     /// Bytes that the entry occupies, overhead included.
-    pub fn weight(&self) -> u64 {
+    pub(crate) fn weight(&self) -> u64 {
         let rare = self.rare.as_deref().map_or(0, size_of_val);
         (size_of::<Self>() + self.text.len() + rare + OVERHEAD) as u64
     }
@@ -198,7 +198,7 @@ impl PendingUses {
     }
 
     /// Adds back uses whose flush failed. Returns whether the caller must queue the entry again.
-    pub fn restore(&self, count: i64) -> bool {
+    pub(crate) fn restore(&self, count: i64) -> bool {
         self.count.fetch_add(u32::try_from(count).unwrap_or(u32::MAX), Ordering::SeqCst);
         !self.queued.swap(true, Ordering::SeqCst)
     }

@@ -35,14 +35,14 @@ pub fn disable(guard: &'static str) -> impl Drop {
 
 /// Delays a step of the protocol if the named switch is set. The delay leaves time for the interleaving that a guard
 /// prevents.
-pub async fn inject_delay(switch: &str) {
+pub(crate) async fn inject_delay(switch: &str) {
     if disabled(switch) {
         tokio::time::sleep(INJECTED_DELAY).await;
     }
 }
 
 /// Length of one injected delay.
-pub const INJECTED_DELAY: std::time::Duration = std::time::Duration::from_millis(500);
+pub(crate) const INJECTED_DELAY: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Without the features no guard is ever disabled.
 #[cfg(not(any(feature = "faults", feature = "shuttle")))]

@@ -12,7 +12,7 @@ use super::follower::{Follower, RETRY_DELAY};
 use crate::store::change_feed::ChangeFeed;
 
 /// How long a follower may take to leave when the service stops. After that, its lease expires by itself.
-pub const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Starts the thread. `make` makes a follower and a future that runs beside it. A follower that panics is replaced by a
 /// new one, which joins again.

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Maximum number of look-ups waiting for a statement. More are refused at once.
-pub const MAX_IN_FLIGHT: usize = 4_096;
+pub(crate) const MAX_IN_FLIGHT: usize = 4_096;
 /// Maximum number of statements in flight.
 const MAX_STATEMENTS: usize = 2;
 /// Maximum number of digests in one statement.
@@ -47,7 +47,7 @@ impl Lookups {
     /// Starts the batching task on `runtime`.
     pub fn start(store: Arc<dyn Store>, cache: Arc<KeyCache>, registry: Arc<Registry>, runtime: &Handle) -> Self {
         let limits = BatchLimits { max_waiting: MAX_IN_FLIGHT, max_concurrent: MAX_STATEMENTS, max_batch: MAX_DIGESTS };
-        let reader = Arc::new(Reader { store, cache, registry });
+        let reader = Arc::new(LookupReader { store, cache, registry });
         Self { batcher: Batcher::start(limits, runtime, move |digests| Arc::clone(&reader).look_up_all(digests)) }
     }
 
@@ -61,13 +61,13 @@ impl Lookups {
     }
 }
 
-struct Reader {
+struct LookupReader {
     store: Arc<dyn Store>,
     cache: Arc<KeyCache>,
     registry: Arc<Registry>,
 }
 
-impl Reader {
+impl LookupReader {
     fn entry(&self, row: &KeyFacts) -> CachedKey {
         CachedKey::new(row, self.registry.index(&row.keyspace))
             .limited_to(self.registry.allowed_keyspaces(&row.keyspaces))

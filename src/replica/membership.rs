@@ -41,7 +41,7 @@ impl Membership {
     }
 
     /// This replica's own row, if the database still has it.
-    pub fn own_row<'a>(&self, batch: &'a ChangeBatch) -> Option<&'a ReplicaRow> {
+    pub(crate) fn own_row<'a>(&self, batch: &'a ChangeBatch) -> Option<&'a ReplicaRow> {
         batch.replicas.iter().find(|row| row.id == self.id)
     }
 }

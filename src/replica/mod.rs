@@ -13,9 +13,9 @@ pub mod lease;
 pub mod lookup;
 mod membership;
 mod peers;
-pub mod rate_limit_events;
-pub mod revocation_wait;
-pub mod usage;
+pub(crate) mod rate_limit_events;
+mod revocation_wait;
+pub(crate) mod usage;
 
 use std::{sync::Arc, time::Duration};
 
@@ -168,12 +168,12 @@ impl Replica {
     }
 
     /// Whether other replicas may answer from the same database.
-    pub fn has_peers(&self) -> bool {
+    pub(crate) fn has_peers(&self) -> bool {
         self.revocation_wait.is_some()
     }
 
     /// Waits until no replica can answer from a state before `revision`. Call this after the change was committed.
-    pub async fn wait_for_replicas(&self, revision: i64) {
+    pub(crate) async fn wait_for_replicas(&self, revision: i64) {
         if let Some(revocation_wait) = &self.revocation_wait {
             self.follower_wake.notify_one();
             revocation_wait.wait(revision).await;
@@ -181,19 +181,19 @@ impl Replica {
     }
 
     /// Handles a notification from the database, or the possibility that one was missed.
-    pub fn on_notification(&self, hint: Notification) {
-        if hint != Notification::Seen {
+    pub(crate) fn on_notification(&self, notification: Notification) {
+        if notification != Notification::Seen {
             self.follower_wake.notify_one();
         }
         if let Some(revocation_wait) = &self.revocation_wait
-            && hint != Notification::Change
+            && notification != Notification::Change
         {
             revocation_wait.on_progress();
         }
     }
 
     /// Whether no change to this key has been applied since the snapshot. Check again after each `await`.
-    pub fn is_current(&self, snapshot: &KeySnapshot, digest: &Digest) -> bool {
+    pub(crate) fn is_current(&self, snapshot: &KeySnapshot, digest: &Digest) -> bool {
         fault_injection::disabled("recheck") || self.cache.unchanged_since(snapshot.seq, digest)
     }
 }

@@ -74,7 +74,7 @@ impl RateLimitEventLog {
     }
 
     /// Puts back events whose flush failed, unless a newer window of the key has begun.
-    pub fn restore(&self, taken: &[RateLimitEvent], now: Micros) {
+    pub(crate) fn restore(&self, taken: &[RateLimitEvent], now: Micros) {
         for event in taken {
             let mut shard = self.shards[shard_of(event.key)].lock();
             let again = RecordedWindow { start: event.window_start, end: now + MIN_EVENT_INTERVAL, taken: false };

@@ -58,7 +58,7 @@ impl RevocationWait {
     }
 
     /// Tells the waiting Revokes that a replica may have reported progress.
-    pub fn on_progress(&self) {
+    pub(crate) fn on_progress(&self) {
         self.progress.send_modify(|count| *count += 1);
     }
 

@@ -88,7 +88,7 @@ impl UsageLog {
     }
 
     /// Puts back uses whose flush failed.
-    pub fn restore(&self, taken: Vec<TakenUsage>) {
+    pub(crate) fn restore(&self, taken: Vec<TakenUsage>) {
         for TakenUsage { entry, count, .. } in taken {
             if entry.uses.restore(count) {
                 self.queue(&entry);

@@ -181,7 +181,7 @@ impl Metrics {
     }
 
     /// Counts a Verify that ended without a verdict.
-    pub fn undecided(&self) {
+    pub(crate) fn undecided(&self) {
         self.undecided.increment(1);
     }
 
@@ -193,7 +193,7 @@ impl Metrics {
     }
 
     /// Renders all metrics in the Prometheus text format, with these gauges.
-    pub fn render(&self, snapshot: GaugeSnapshot) -> String {
+    pub(crate) fn render(&self, snapshot: GaugeSnapshot) -> String {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; the values stay far below 2^53")]
         {
             self.gauges.open.set(f64::from(snapshot.open));
@@ -213,7 +213,7 @@ impl Metrics {
     }
 
     /// Counts an invalid credential; `limited` if it was answered 429.
-    pub fn failed_authentication(&self, limited: bool) {
+    pub(crate) fn failed_authentication(&self, limited: bool) {
         self.failed_authentications[usize::from(limited)].increment(1);
     }
 

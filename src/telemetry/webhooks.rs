@@ -7,13 +7,14 @@ use metrics::{Counter, Gauge, Histogram, Unit};
 /// Pending deliveries, of all replicas.
 pub const PENDING: &str = "keyward_webhook_pending";
 /// Seconds for which the earliest pending delivery has been due.
-pub const OVERDUE_SECONDS: &str = "keyward_webhook_overdue_seconds";
+pub(crate) const OVERDUE_SECONDS: &str = "keyward_webhook_overdue_seconds";
 /// Attempts by `outcome`.
 pub const ATTEMPTS: &str = "keyward_webhook_attempts_total";
 /// Seconds from an event to its delivery.
-pub const DELIVERY_SECONDS: &str = "keyward_webhook_delivery_seconds";
+pub(crate) const DELIVERY_SECONDS: &str = "keyward_webhook_delivery_seconds";
 /// Histogram buckets in seconds, from an immediate delivery to one that took days.
-pub const DELIVERY_BUCKETS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0, 7_200.0, 86_400.0];
+pub(crate) const DELIVERY_BUCKETS: [f64; 12] =
+    [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0, 7_200.0, 86_400.0];
 
 /// The outcome of a delivery attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

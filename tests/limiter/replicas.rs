@@ -293,7 +293,7 @@ async fn creations_of_one_address_are_counted_by_all_replicas_together() {
         assert!(another.status == 201 || replicas.fallbacks().await > before, "{another:?}");
         return;
     }
-    panic!("no attempt of {ATTEMPTS} was answered by the server alone");
+    panic!("in each of {ATTEMPTS} attempts a call was counted locally");
 }
 
 /// A certificate of an authority that the machine does not know is as good as no server.

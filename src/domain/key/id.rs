@@ -26,7 +26,7 @@ impl KeyId {
     }
 
     /// The id as text without an allocation, for the response of each Verify.
-    pub fn ascii(self) -> [u8; TYPE_PREFIX.len() + DIGITS] {
+    pub(crate) fn ascii(self) -> [u8; TYPE_PREFIX.len() + DIGITS] {
         let mut text = [0; TYPE_PREFIX.len() + DIGITS];
         let (prefix, digits) = text.split_at_mut(TYPE_PREFIX.len());
         prefix.copy_from_slice(TYPE_PREFIX.as_bytes());

@@ -20,7 +20,7 @@ fn issuer(organizations: &str, role: Option<&str>) -> Issuer {
     }
 }
 
-/// The claims of a good token with more, of which null takes one away.
+/// The claims of a valid token, with changes: a null value removes a claim.
 fn claims(more: &Value) -> Map<String, Value> {
     let seconds = NOW / SECOND;
     let mut claims = json!({
@@ -32,7 +32,7 @@ fn claims(more: &Value) -> Map<String, Value> {
     claims
 }
 
-/// The organizations and roles that claims give, as `name=role`.
+/// The organizations and roles in the claims, as `name=role`.
 fn memberships(issuer: &Issuer, more: &Value) -> Vec<String> {
     let caller = issuer.caller(&claims(more), NOW).unwrap();
     caller.organizations.iter().map(|own| format!("{}={:?}", own.organization, own.role)).collect()
@@ -62,7 +62,7 @@ fn issuer_and_audience_are_compared_exactly() {
 }
 
 #[test]
-fn a_token_is_good_between_its_times_with_a_minutes_leeway() {
+fn a_token_is_valid_from_nbf_to_exp_with_a_minute_of_leeway() {
     let issuer = issuer("org", None);
     let seconds = NOW / SECOND;
     for (more, outcome) in [
@@ -106,7 +106,7 @@ fn the_subject_is_recorded_and_bounded() {
 }
 
 #[test]
-fn organizations_are_one_several_or_each_with_its_role() {
+fn the_organizations_claim_is_a_name_a_list_or_a_map_to_roles() {
     let both = issuer("orgs", Some("role"));
     for (more, expected) in [
         (json!({"orgs": "acme", "role": "owner"}), vec!["acme=Owner"]),
@@ -116,16 +116,16 @@ fn organizations_are_one_several_or_each_with_its_role() {
         (json!({"orgs": ["a", "b"], "role": {"b": "admin", "c": "owner"}}), vec!["a=Member", "b=Admin"]),
         (json!({"orgs": {"a": "owner", "b": "admin"}}), vec!["a=Owner", "b=Admin"]),
         (json!({"orgs": {"a": ["member", "admin"], "b": "?"}, "role": "owner"}), vec!["a=Admin", "b=Member"]),
-        // Several roles, as groups are: the strongest that is known.
+        // Of several roles, such as groups, the strongest known one counts.
         (json!({"orgs": "a", "role": ["member", "testers", "owner", "admin"]}), vec!["a=Owner"]),
         (json!({"orgs": "a", "role": ["testers"]}), vec!["a=Member"]),
-        // Whatever is not exactly a role is none.
+        // Anything that is not exactly a role grants nothing.
         (json!({"orgs": "a", "role": "Owner"}), vec!["a=Member"]),
         (json!({"orgs": "a", "role": "root"}), vec!["a=Member"]),
         (json!({"orgs": "a", "role": true}), vec!["a=Member"]),
         (json!({"orgs": "a"}), vec!["a=Member"]),
         (json!({"orgs": "a", "role": {"a": {"a": "owner"}}}), vec!["a=Member"]),
-        // What no key can be bound to is no organization.
+        // Names that no key can be bound to are skipped.
         (json!({"orgs": ["", "x".repeat(129), "a\u{7}", 7, null, "ok"], "role": "owner"}), vec!["ok=Owner"]),
         (json!({"orgs": "", "role": "owner"}), vec![]),
         (json!({"orgs": 7, "role": "owner"}), vec![]),
@@ -137,13 +137,13 @@ fn organizations_are_one_several_or_each_with_its_role() {
 }
 
 #[test]
-fn a_claim_is_named_by_its_name_or_by_a_path() {
+fn a_claim_is_found_by_its_name_or_by_a_path() {
     let cognito = issuer("cognito:groups", Some("custom:role"));
     let more = json!({"cognito:groups": ["acme", "globex"], "custom:role": "admin"});
     assert_eq!(memberships(&cognito, &more), ["acme=Admin", "globex=Admin"]);
     let deep = json!({"app": {"norrix": {"orgs": {"acme": "owner"}}}});
     assert_eq!(memberships(&issuer("app.norrix.orgs", None), &deep), ["acme=Owner"]);
-    // Names with dots of their own, as claims that are URLs have.
+    // Names that contain dots, such as URLs.
     let url = json!({"https://norrix.net/orgs": {"acme": "owner"}, "https://norrix": {"net/orgs": "evil"}});
     assert_eq!(memberships(&issuer("https://norrix.net/orgs", None), &url), ["acme=Owner"]);
     let inside = json!({"https://norrix.net": {"the.orgs": {"acme": "owner"}}});
@@ -155,7 +155,7 @@ fn a_claim_is_named_by_its_name_or_by_a_path() {
 }
 
 #[test]
-fn keys_are_fetched_by_tls_or_from_this_machine() {
+fn public_keys_are_fetched_with_tls_or_from_this_machine() {
     let mut issuer = issuer("org", None);
     let may = |issuer: &Issuer, url: &str| issuer.may_fetch(&Url::parse(url).unwrap());
     for url in

@@ -3,9 +3,9 @@
 use crate::domain::clock::{Micros, SECOND};
 
 /// The largest limit.
-pub const MAX_LIMIT: u32 = 1_000_000_000;
+pub(crate) const MAX_LIMIT: u32 = 1_000_000_000;
 /// The shortest and the longest window.
-pub const WINDOW_RANGE: std::ops::RangeInclusive<Micros> = SECOND..=366 * 86_400 * SECOND;
+pub(crate) const WINDOW_RANGE: std::ops::RangeInclusive<Micros> = SECOND..=366 * 86_400 * SECOND;
 
 /// At most `limit` calls in any span of `window`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,18 +17,18 @@ pub struct RateLimit {
 }
 
 /// Limit of failed authentications of one client address, unless configured.
-pub const DEFAULT_FAILED_AUTHENTICATION_LIMIT: RateLimit = RateLimit { limit: 300, window: 60 * SECOND };
+pub(crate) const DEFAULT_FAILED_AUTHENTICATION_LIMIT: RateLimit = RateLimit { limit: 300, window: 60 * SECOND };
 /// Limit of keys created without a credential from one client address, unless configured.
-pub const DEFAULT_PUBLIC_CREATE_LIMIT: RateLimit = RateLimit { limit: 10, window: 60 * SECOND };
+pub(crate) const DEFAULT_PUBLIC_CREATE_LIMIT: RateLimit = RateLimit { limit: 10, window: 60 * SECOND };
 
 impl RateLimit {
     /// Whether `limit` is within its bounds.
-    pub fn has_valid_limit(&self) -> bool {
+    pub(crate) fn has_valid_limit(&self) -> bool {
         (1..=MAX_LIMIT).contains(&self.limit)
     }
 
     /// Whether `window` is within its bounds and in whole milliseconds, which is the unit of the shared limiter.
-    pub fn has_valid_window(&self) -> bool {
+    pub(crate) fn has_valid_window(&self) -> bool {
         WINDOW_RANGE.contains(&self.window) && self.window % 1_000 == 0
     }
 }
@@ -50,7 +50,7 @@ impl RateState {
     /// The same state with `reset_at` on another clock: `from` and `to` are the readings of the two clocks at the same
     /// moment.
     #[must_use]
-    pub fn on_clock(self, from: Micros, to: Micros) -> Self {
+    pub(crate) fn on_clock(self, from: Micros, to: Micros) -> Self {
         Self { reset_at: self.reset_at - from + to, ..self }
     }
 }

@@ -6,10 +6,8 @@ mod limit;
 pub mod permit_lease;
 mod window;
 
+pub(crate) use self::limit::{DEFAULT_FAILED_AUTHENTICATION_LIMIT, DEFAULT_PUBLIC_CREATE_LIMIT, MAX_LIMIT};
 pub use self::{
-    limit::{
-        DEFAULT_FAILED_AUTHENTICATION_LIMIT, DEFAULT_PUBLIC_CREATE_LIMIT, MAX_LIMIT, RateLimit, RateState, SpendResult,
-        WINDOW_RANGE,
-    },
+    limit::{RateLimit, RateState, SpendResult},
     window::SlidingWindow,
 };

@@ -83,7 +83,7 @@ impl PermitLease {
     }
 
     /// Whether there are unspent permits that the window still counts.
-    pub fn is_live(&self, now: Micros) -> bool {
+    pub(crate) fn is_live(&self, now: Micros) -> bool {
         self.permits > 0 && now < self.until.saturating_add(self.limit.window)
     }
 }
@@ -119,7 +119,7 @@ impl KnownRefusal {
     }
 
     /// Whether the refusal is still valid.
-    pub fn is_live(&self, now: Micros) -> bool {
+    pub(crate) fn is_live(&self, now: Micros) -> bool {
         now < self.until
     }
 }
@@ -132,12 +132,12 @@ mod tests {
     use crate::domain::rate_limit::window::{BUCKETS, COUNTED, SlidingWindow, bucket};
 
     /// The shared window, with the logic of `window.lua`.
-    struct Shared {
+    struct SharedWindow {
         window: SlidingWindow,
         limit: RateLimit,
     }
 
-    impl Shared {
+    impl SharedWindow {
         fn request(
             &mut self,
             now: Micros,
@@ -193,7 +193,7 @@ mod tests {
             limit in limits(), start in 1_i64 << 49..1_i64 << 50, batch in 1_u32..40,
             offsets in [0_i64..1 << 40, 0_i64..1 << 40, 0_i64..1 << 40], steps in steps(),
         ) {
-            let mut shared = Shared { window: SlidingWindow::empty(limit, start), limit };
+            let mut shared = SharedWindow { window: SlidingWindow::empty(limit, start), limit };
             let mut held: [Option<PermitLease>; 3] = [None; 3];
             let (mut now, mut log) = (start, Vec::<(Micros, u32)>::new());
             for Step { gap, replica, cost, delays } in steps {

@@ -34,7 +34,7 @@ impl SlidingWindow {
     pub fn spend(&mut self, limit: RateLimit, now: Micros, cost: u32) -> SpendResult {
         self.roll(bucket(limit, now));
         let used = self.used();
-        // `used` can pass the limit only if the limit was lowered meanwhile.
+        // `used` can exceed the limit only if the limit was lowered.
         let free = u64::from(limit.limit).saturating_sub(used);
         let admitted = u64::from(cost) <= free;
         if admitted {
@@ -51,7 +51,7 @@ impl SlidingWindow {
     }
 
     /// Whether nothing counts at `now`, so that the window may be dropped.
-    pub fn is_idle(mut self, limit_window: Micros, now: Micros) -> bool {
+    pub(crate) fn is_idle(mut self, limit_window: Micros, now: Micros) -> bool {
         self.roll(bucket(RateLimit { limit: 1, window: limit_window }, now));
         self.used() == 0
     }
