@@ -163,7 +163,7 @@ fn measure(parts: &Parts, limited: &Parts) -> Result<(), Failure> {
     time("the caller's verdict", |_| {
         black_box(services.auth.authorize_verify_cached(&memory, &caller).is_some());
     });
-    time("look at the lease", |_| {
+    time("check the lease", |_| {
         black_box(replica.cache_guard().is_some());
     });
     time("digest", |at| {
@@ -175,17 +175,17 @@ fn measure(parts: &Parts, limited: &Parts) -> Result<(), Failure> {
     time("find in the cache", |at| {
         black_box(replica.cache.get(&digests[at]));
     });
-    time("find while the lease holds", |at| {
+    time("find, with a valid lease", |at| {
         black_box(replica.cache_guard().and_then(|memory| memory.get(&digests[at])));
     });
-    time("mark the use", |at| replica.usage.record(&entries[at], 1));
+    time("record the use", |at| replica.usage.record(&entries[at], 1));
     replica.usage.schedule();
     drop(replica.usage.take(usize::MAX));
     let spending = MemoryLimiter::new(Arc::new(SystemClock));
     let limit = RateLimit { limit: 1_000_000_000, window: 60_000_000 };
     // In the order of the spendings: a verdict has its key at hand.
     let mut subjects = (0..KEYS).map(|number| Subject::key(entries[place(number)].id)).collect::<Vec<_>>().into_iter().cycle();
-    time("spend of a limit", |_| {
+    time("count against a limit", |_| {
         black_box(subjects.next().map(|subject| spending.spend(subject, limit, 1)));
     });
     time("count the verdict", |_| {
@@ -199,22 +199,22 @@ fn measure(parts: &Parts, limited: &Parts) -> Result<(), Failure> {
         CachedVerdict::Decided(verdict) => Some(verdict),
         _ => None,
     };
-    time("the whole verdict, with a look at the lease", |at| {
+    time("the whole verdict, with a check of the lease", |at| {
         black_box(verify(services, &secrets[at]).is_some());
     });
     time("the same, with a limit", |at| {
         black_box(verify(&limited.services, &limited_secrets[at]).is_some());
     });
     let outcomes = secrets.iter().map(|secret| verify(services, secret)).collect::<Option<Vec<_>>>().ok_or("a verdict is missing")?;
-    time("make the answer", |at| {
+    time("build the response", |at| {
         black_box(convert::verdict(&outcomes[at], &services.registry));
     });
     let answer = convert::verdict(&outcomes[0], &services.registry);
-    time("copy an answer", |_| {
+    time("copy a response", |_| {
         black_box(answer.clone());
     });
     let mut out = Vec::with_capacity(1 << 10);
-    time("encode the answer", |_| {
+    time("encode the response", |_| {
         out.clear();
         black_box(answer.encode(&mut out).ok());
     });
