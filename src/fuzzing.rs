@@ -118,7 +118,7 @@ pub fn setting(variable: &str, value: &str) -> Result<(), Vec<String>> {
 ///
 /// True where a name stands twice in one object, false where it is no JSON.
 pub fn json(bytes: &[u8]) -> Result<Value, bool> {
-    rest::strict_json::read(bytes).map_err(|bad| bad.twice)
+    rest::extract::strict_json::read(bytes).map_err(|refused| refused.twice)
 }
 
 /// Reads the body of a Verify over gRPC: the message behind its prefix, if the fast path takes it.

@@ -18,10 +18,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("replica", &["domain", "store"]),
     ("session", &["domain"]),
     ("service", &["domain", "store", "limiter", "replica", "session", "telemetry"]),
-    (
-        "transport",
-        &["domain", "json", "store", "limiter", "replica", "session", "telemetry", "service", "proto", "config"],
-    ),
+    ("transport", &["domain", "json", "telemetry", "service", "proto", "config"]),
     // Test hooks, compiled with the feature `faults` only.
     ("fuzzing", &["domain", "config", "session", "transport"]),
     ("webhook", &["domain", "json", "store", "telemetry", "service"]),

@@ -116,10 +116,11 @@ fn serve<H: Health>(
 ) -> JoinHandle<Result<(), String>> {
     let rest = Rest::new(Arc::clone(services), config.http.clone());
     let routes = if listeners.metrics.is_some() { Routes::Api } else { Routes::All };
-    servers.spawn(http_server::run(listeners.http, Arc::clone(&rest), routes, options.clone()));
+    let entropy = &services.entropy;
+    servers.spawn(http_server::run(listeners.http, rest.handler(routes), Arc::clone(entropy), options.clone()));
     if let Some(listener) = listeners.metrics {
         let plain = ListenerOptions { tls: None, ..options.clone() };
-        servers.spawn(http_server::run(listener, rest, Routes::Probes, plain));
+        servers.spawn(http_server::run(listener, rest.handler(Routes::Probes), Arc::clone(entropy), plain));
     }
     servers.spawn(grpc::server::run(
         listeners.grpc,

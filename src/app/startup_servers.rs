@@ -7,11 +7,11 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 
 use super::listeners::Listeners;
 use crate::{
-    domain::clock::SystemEntropy,
+    domain::clock::{Entropy, SystemEntropy},
     transport::{
         grpc,
         listener::ListenerOptions,
-        rest::{Routes, server as http_server, startup::Startup},
+        rest::{server as http_server, startup},
     },
 };
 
@@ -28,12 +28,18 @@ impl StartupServers {
     pub fn start<H: Health>(listeners: &Listeners, health: HealthServer<H>, options: &ListenerOptions) -> Self {
         let (tasks, stop) = (TaskTracker::new(), options.stop.child_token());
         let options = ListenerOptions { stop: stop.clone(), drain: STARTUP_DRAIN_TIMEOUT, ..options.clone() };
-        let handler = Arc::new(Startup::new(Arc::new(SystemEntropy)));
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+        let handler = startup::handler(Arc::clone(&entropy));
         tasks.spawn(grpc::startup::run(Arc::clone(&listeners.grpc), health, options.clone()));
-        tasks.spawn(http_server::run(Arc::clone(&listeners.http), Arc::clone(&handler), Routes::All, options.clone()));
+        tasks.spawn(http_server::run(
+            Arc::clone(&listeners.http),
+            handler.clone(),
+            Arc::clone(&entropy),
+            options.clone(),
+        ));
         if let Some(listener) = &listeners.metrics {
             let plain = ListenerOptions { tls: None, ..options };
-            tasks.spawn(http_server::run(Arc::clone(listener), handler, Routes::Probes, plain));
+            tasks.spawn(http_server::run(Arc::clone(listener), handler, entropy, plain));
         }
         tasks.close();
         Self { tasks, stop }

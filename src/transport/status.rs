@@ -6,10 +6,10 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 use crate::domain::error::{Error, ErrorKind};
 
-/// Domain of every ErrorInfo.
+/// `domain` of every ErrorInfo.
 const DOMAIN: &str = "keyward";
 
-/// What a kind of error is on the wire.
+/// Maps a kind of error to the codes of both transports.
 fn table(kind: ErrorKind) -> (Code, StatusCode) {
     match kind {
         ErrorKind::InvalidArgument => (Code::InvalidArgument, StatusCode::BAD_REQUEST),
@@ -19,19 +19,19 @@ fn table(kind: ErrorKind) -> (Code, StatusCode) {
         ErrorKind::FailedPrecondition => (Code::FailedPrecondition, StatusCode::CONFLICT),
         ErrorKind::ResourceExhausted => (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS),
         ErrorKind::Unavailable => (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
-        // Over REST the server, not the caller, set the time: to be tried again.
+        // Over REST the server chose the deadline, not the caller: the call is to be retried.
         ErrorKind::DeadlineExceeded => (Code::DeadlineExceeded, StatusCode::SERVICE_UNAVAILABLE),
         ErrorKind::Internal => (Code::Internal, StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
 
-/// The HTTP status of an error.
-pub fn http(error: &Error) -> StatusCode {
+/// Returns the HTTP status of an error.
+pub(crate) fn http(error: &Error) -> StatusCode {
     table(error.kind).1
 }
 
-/// The gRPC status of an error, with ErrorInfo and, where they apply, BadRequest and RetryInfo.
-pub fn grpc(error: &Error) -> Status {
+/// Returns the gRPC status of an error, with ErrorInfo and, if they apply, BadRequest and RetryInfo.
+pub(crate) fn grpc(error: &Error) -> Status {
     let mut details = ErrorDetails::with_error_info(error.reason, DOMAIN, []);
     if !error.fields.is_empty() {
         let violations = error.fields.iter().map(|bad| FieldViolation::new(&*bad.field, &bad.description));

@@ -11,7 +11,7 @@ use crate::{
         master_keys::MasterKeys,
         webhook::signing_versions,
     },
-    json as record,
+    json::{event::EventKey, time::Rfc3339},
     store::events::ClaimedDelivery,
 };
 
@@ -23,8 +23,8 @@ const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 pub fn body(event: &Event) -> Value {
     json!({
         "type": event.kind.name(),
-        "timestamp": record::rfc3339(event.id.at()),
-        "data": record::told(event),
+        "timestamp": Rfc3339(event.id.at()),
+        "data": EventKey::new(event),
     })
 }
 

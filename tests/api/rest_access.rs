@@ -1,4 +1,4 @@
-//! What an admin key may do, and what it may learn. Each test says the attack.
+//! What an admin key may do, and what it can find out. Each test names the attack.
 
 use serde_json::{Value, json};
 
@@ -51,9 +51,9 @@ fn path(key: &Value) -> String {
     format!("{MANY}/{}", key["id"].as_str().unwrap())
 }
 
-/// Ids are not secret. Whoever tries other organizations' ids must not even learn which of them exist.
+/// Attack: try ids of other organizations to find out which of them exist. Ids are not secret.
 #[tokio::test]
-async fn a_foreign_id_is_answered_byte_by_byte_as_one_that_does_not_exist() {
+async fn a_foreign_id_and_an_unknown_id_get_the_same_bytes() {
     let world = World::new().await;
     let foreign = world.made(json!({"orgId": "b"})).await;
     let other_keyspace = world.server.create(json!({"name": "n", "keyspace": "noro"})).await;
@@ -85,9 +85,9 @@ async fn a_foreign_id_is_answered_byte_by_byte_as_one_that_does_not_exist() {
     }
 }
 
-/// Naming organizations until one answers differently would tell which customers there are.
+/// Attack: name organizations until one answers differently, to find out which customers exist.
 #[tokio::test]
-async fn another_organization_is_403_with_one_body_whether_it_exists_or_not() {
+async fn another_organization_is_403_with_the_same_body_whether_it_exists_or_not() {
     let world = World::new().await;
     let own = world.made(json!({"orgId": "a"})).await;
     let mut bodies = Vec::new();
@@ -111,9 +111,9 @@ async fn another_organization_is_403_with_one_body_whether_it_exists_or_not() {
     world.call(&world.a, "GET", &format!("{}?orgId=a", path(&own)), Value::Null).await.good(200);
 }
 
-/// An admin of one organization lists, and sees another's keys among its own.
+/// Attack: list keys and look for those of another organization.
 #[tokio::test]
-async fn a_list_shows_the_callers_own_organization_and_keyspace() {
+async fn a_list_shows_only_keys_of_the_callers_organization_and_keyspace() {
     let world = World::new().await;
     world.made(json!({"name": "own", "orgId": "a"})).await;
     world.made(json!({"name": "foreign", "orgId": "b"})).await;
@@ -132,9 +132,9 @@ async fn a_list_shows_the_callers_own_organization_and_keyspace() {
     }
 }
 
-/// A cursor that was given to one organization is handed to another.
+/// Attack: use a cursor that another organization got.
 #[tokio::test]
-async fn a_cursor_of_one_organization_is_no_good_in_another() {
+async fn a_cursor_of_one_organization_is_refused_in_another() {
     let world = World::new().await;
     for _ in 0..2 {
         world.made(json!({"orgId": "b"})).await;
@@ -145,7 +145,7 @@ async fn a_cursor_of_one_organization_is_no_good_in_another() {
     world.call(&world.a, "GET", &query, Value::Null).await.bad(&["cursor"]);
 }
 
-/// An admin key that could grant what its keyspace does not have, or make keys elsewhere, would be an operator.
+/// Attack: create a key with more rights than the admin key itself has.
 #[tokio::test]
 async fn a_creation_stays_in_the_callers_keyspace_organization_and_scopes() {
     let world = World::new().await;
@@ -164,7 +164,7 @@ async fn a_creation_stays_in_the_callers_keyspace_organization_and_scopes() {
     assert_eq!(made.good(201)["instanceId"], "any", "what the caller is not bound to, it may choose");
 }
 
-/// A key that is confined to one instance and environment reaches past them.
+/// Attack: an admin key of one instance and environment manages keys of others.
 #[tokio::test]
 async fn a_key_bound_to_an_instance_and_an_environment_cannot_leave_them() {
     let world = World::new().await;
@@ -187,13 +187,13 @@ async fn a_key_bound_to_an_instance_and_an_environment_cannot_leave_them() {
     for body in [json!({"name": "n", "instanceId": "i2"}), json!({"name": "n", "environment": "dev"})] {
         world.call(&world.bound, "POST", MANY, body).await.refused(403, "forbidden");
     }
-    // The admin that is bound to neither sees them all.
+    // An admin key without these bindings sees all of them.
     assert_eq!(world.names(&world.a, "").await.len(), 8);
 }
 
-/// An admin key of no organization takes the whole keyspace for its own.
+/// Attack: an admin key without an organization manages the whole keyspace.
 #[tokio::test]
-async fn an_admin_key_of_no_organization_manages_keys_of_none() {
+async fn an_admin_key_without_an_organization_manages_only_keys_without_one() {
     let config = "[[keyspace]]\nname = \"x\"\nprefix = \"x_\"\nsecret = { encoding = \"base64url\", bytes = 32 }\n\
                   scopes = [\"use\", \"admin\"]\nadmin_scope = \"admin\"\n";
     let server = Setup::new().config(config).start();
@@ -210,7 +210,7 @@ async fn an_admin_key_of_no_organization_manages_keys_of_none() {
     call("GET", &format!("{MANY}?orgId=o")).await.refused(403, "forbidden");
 }
 
-/// A revoked or expired admin key goes on managing.
+/// Attack: go on with a revoked or expired admin key.
 #[tokio::test]
 async fn a_revoked_admin_key_manages_nothing() {
     let world = World::new().await;
@@ -220,7 +220,7 @@ async fn a_revoked_admin_key_manages_nothing() {
     world.call(&world.a, "POST", MANY, json!({"name": "n"})).await.refused(401, "revoked");
 }
 
-/// Verify tells whose a secret is; a product's own key must not be able to ask.
+/// Attack: use a product's key to find out whose secret one has.
 #[tokio::test]
 async fn only_operators_and_services_verify() {
     let world = World::new().await;

@@ -1,4 +1,4 @@
-//! Request bodies that cannot be: each refusal names its field.
+//! Bad request bodies: each error names the fields.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::support::{Reply, Server, Setup, reply, reply::from_now, server::ROOT}
 const CREATE: [&str; 2] = ["/api/v1/keys", "/api/api-keys"];
 const DAY: std::time::Duration = std::time::Duration::from_hours(24);
 
-/// As the operator; a name where one is needed.
+/// Posts as the operator; adds a name where one is required.
 async fn post(server: &Server, path: &str, mut body: Value) -> Reply {
     if body.get("name").is_none() {
         body["name"] = "n".into();
@@ -24,7 +24,7 @@ async fn raw(server: &Server, method: &str, path: &str, kind: Option<&str>, body
 }
 
 #[tokio::test]
-async fn what_is_not_a_json_object_is_400_and_says_where_it_ends_being_one() {
+async fn a_body_that_is_no_json_object_is_400_with_the_position_of_the_error() {
     let server = Setup::new().start();
     let deep = format!("{{\"metadata\":{}{}}}", "[".repeat(50_000), "]".repeat(50_000));
     for path in [CREATE[0], CREATE[1], "/api/v1/verify"] {
@@ -45,7 +45,7 @@ async fn what_is_not_a_json_object_is_400_and_says_where_it_ends_being_one() {
 }
 
 #[tokio::test]
-async fn a_body_of_another_type_is_415_and_a_type_without_a_body_is_fine() {
+async fn a_body_of_another_content_type_is_415_and_an_empty_body_may_have_any() {
     let server = Setup::new().start();
     for path in CREATE {
         for kind in [None, Some("text/plain"), Some("application/x-www-form-urlencoded"), Some("application/jsonx")] {
@@ -61,9 +61,9 @@ async fn a_body_of_another_type_is_415_and_a_type_without_a_body_is_fine() {
     }
 }
 
-/// The answer must arrive although the client is still sending: a reset would hide why.
+/// The response must arrive although the client is still sending: after a reset the client would not know why.
 #[tokio::test]
-async fn a_body_past_one_mebibyte_is_413() {
+async fn a_body_larger_than_one_mebibyte_is_413() {
     let server = Setup::new().start();
     let of = |bytes: usize| format!("{{\"name\":\"{}\"}}", "a".repeat(bytes - 11));
     for path in CREATE {
@@ -74,19 +74,19 @@ async fn a_body_past_one_mebibyte_is_413() {
             assert_eq!(refused.refused(413, "invalid_argument"), "body: must be at most 1 MiB");
         }
     }
-    // So must the refusal of a caller whose body nobody reads.
+    // So must the response to a caller whose body is not read at all.
     let request = server.rest("POST", "/api/api-keys").header("content-type", "application/json").body(of(8 << 20));
     reply(request).await.refused(401, "missing_credential");
     reply(server.rest("POST", "/nothing").body(of(8 << 20))).await.refused(404, "no_such_path");
-    // The line of a 413 tells that it failed.
+    // The log line of a 413 shows the failure.
     server.logged("INVALID_ARGUMENT").await;
 }
 
 #[tokio::test]
-async fn an_unknown_field_is_named_as_it_was_sent() {
+async fn an_unknown_field_is_named_in_the_error() {
     let server = Setup::new().start();
     for path in CREATE {
-        // Fields of the gRPC API and near misses among them.
+        // Among them are fields of the gRPC API and misspelled ones.
         for field in ["expires", "organization", "webhook_url", "ttl", "key", "Name", "expire_time", "id", "", "ключ"]
         {
             let message = post(&server, path, json!({ field: "x" })).await.bad(&[field]);
@@ -102,7 +102,7 @@ async fn an_unknown_field_is_named_as_it_was_sent() {
 }
 
 #[tokio::test]
-async fn every_field_refuses_what_is_of_another_kind() {
+async fn every_field_refuses_values_of_another_json_type() {
     let server = Setup::new().start();
     for path in CREATE {
         for field in ["webhook", "name", "keyspace", "orgId", "instanceId", "environment"] {
@@ -129,7 +129,7 @@ async fn every_bad_field_is_named_at_once() {
 }
 
 #[tokio::test]
-async fn a_null_is_as_good_as_absent() {
+async fn null_means_the_same_as_an_absent_field() {
     let server = Setup::new().start();
     let body = json!({
         "name": "n", "webhook": null, "scopes": null, "expiresInDays": null, "expiresAt": null, "keyspace": null,
@@ -141,7 +141,7 @@ async fn a_null_is_as_good_as_absent() {
 }
 
 #[tokio::test]
-async fn a_name_is_required_where_people_manage_keys_and_nowhere_else() {
+async fn a_name_is_required_on_the_management_route_only() {
     let server = Setup::new().start();
     for body in [json!({}), json!({"name": ""}), json!({"name": null})] {
         let request = server.rest("POST", "/api/api-keys").bearer_auth(ROOT).json(&body);
@@ -153,7 +153,7 @@ async fn a_name_is_required_where_people_manage_keys_and_nowhere_else() {
 }
 
 #[tokio::test]
-async fn a_name_that_comes_twice_is_refused_wherever_it_stands() {
+async fn a_duplicate_name_is_refused_at_any_depth() {
     let server = Setup::new().start();
     for body in [
         r#"{"name": "a", "name": "b"}"#,
@@ -166,14 +166,14 @@ async fn a_name_that_comes_twice_is_refused_wherever_it_stands() {
             assert!(message.contains("twice"), "{message}");
         }
     }
-    // The same name in two objects is none that comes twice.
+    // The same name in two objects is no duplicate.
     let body = r#"{"name": "a", "metadata": {"name": "b"}}"#;
     raw(&server, "POST", CREATE[1], Some("application/json"), body).await.good(201);
 }
 
-/// A client that asks for leave to send would otherwise send it all, to be refused then.
+/// Otherwise a client that waits for `100 Continue` would send the whole body in vain.
 #[tokio::test]
-async fn a_body_that_says_it_is_too_large_is_refused_before_it_comes() {
+async fn a_body_that_is_declared_too_large_is_refused_before_it_is_sent() {
     let server = Setup::new().start();
     let mut stream = std::net::TcpStream::connect(&server.http).unwrap();
     let head = format!(
@@ -202,7 +202,7 @@ async fn an_empty_list_of_scopes_is_refused() {
 }
 
 #[tokio::test]
-async fn an_expiry_in_days_is_a_whole_number_of_one_to_3650() {
+async fn expires_in_days_is_a_whole_number_from_1_to_3650() {
     let server = Setup::new().start();
     for path in CREATE {
         for days in [json!(0), json!(3_651), json!(1.5), json!("x"), json!("30"), json!(-1), json!(true), json!(1e30)] {
@@ -215,7 +215,7 @@ async fn an_expiry_in_days_is_a_whole_number_of_one_to_3650() {
 }
 
 #[tokio::test]
-async fn an_expiry_at_a_time_is_in_rfc_3339_and_within_ten_years() {
+async fn expires_at_is_a_time_in_rfc_3339_within_ten_years() {
     let server = Setup::new().start();
     let (past, far, near) = ("2020-01-01T00:00:00Z".to_owned(), from_now(DAY * 3_660), from_now(DAY * 3_650));
     for path in CREATE {
@@ -236,7 +236,7 @@ async fn an_expiry_at_a_time_is_in_rfc_3339_and_within_ten_years() {
 }
 
 #[tokio::test]
-async fn bounds_are_the_same_as_over_grpc_and_name_the_field_as_rest_does() {
+async fn bounds_are_those_of_grpc_and_errors_use_rests_field_names() {
     let server = Setup::new().start();
     let text = |length: usize| "é".repeat(length);
     let scopes = |count: usize| (0..count).map(|n| format!("s{n}")).collect::<Vec<_>>();
@@ -267,7 +267,7 @@ async fn bounds_are_the_same_as_over_grpc_and_name_the_field_as_rest_does() {
 }
 
 #[tokio::test]
-async fn a_patch_names_a_webhook_and_nothing_else() {
+async fn a_patch_must_have_a_webhook_and_no_other_settings() {
     let server = Setup::new().start();
     let made = server.create(json!({"name": "n"})).await;
     let path = format!("/api/api-keys/{}", made["id"].as_str().unwrap());

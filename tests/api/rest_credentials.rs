@@ -1,4 +1,4 @@
-//! Which secret of a request counts, with the three products side by side.
+//! Which credential of a request counts, in an installation with three products.
 
 #![expect(clippy::similar_names, reason = "two products' names are a letter apart")]
 
@@ -34,7 +34,7 @@ async fn key(server: &Server, keyspace: &str) -> Key {
     Key { secret: made["key"].as_str().unwrap().to_owned(), id: made["id"].as_str().unwrap().to_owned() }
 }
 
-/// Asks who the caller is.
+/// Requests the caller's own record.
 fn ask(server: &Server, bearer: Option<&str>, x_api_key: Option<&str>) -> RequestBuilder {
     let mut request = server.rest("GET", OWN);
     if let Some(bearer) = bearer {
@@ -69,7 +69,7 @@ async fn a_secret_counts_only_in_the_header_that_its_keyspace_reads() {
 }
 
 #[tokio::test]
-async fn a_keyspace_of_either_header_reads_both() {
+async fn a_keyspace_with_both_headers_reads_both() {
     let config = "[[keyspace]]\nname = \"x\"\nprefix = \"x_\"\ncredential = \"any\"\n\
                   secret = { encoding = \"alphanumeric\", length = 40 }\n";
     let server = Setup::new().config(config).start();
@@ -79,10 +79,10 @@ async fn a_keyspace_of_either_header_reads_both() {
 }
 
 #[tokio::test]
-async fn of_two_products_secrets_the_one_in_its_own_header_counts() {
+async fn if_two_products_secrets_are_sent_the_one_in_its_keyspaces_header_counts() {
     let server = Setup::new().ready("all").start();
     let (norrix, noro, nora) = (key(&server, "norrix").await, key(&server, "noro").await, key(&server, "nora").await);
-    // Each pair, in both headers: what counts is what stands where its keyspace reads.
+    // Each pair in both headers: a secret counts if it is in a header that its keyspace reads.
     for (bearer, x_api_key, expected) in [
         (&norrix, &noro, Some(&norrix)),
         (&noro, &norrix, Some(&noro)),
@@ -98,7 +98,7 @@ async fn of_two_products_secrets_the_one_in_its_own_header_counts() {
     }
 }
 
-/// Two callers in one request: whichever is taken, a proxy in front may have checked the other one.
+/// Of two credentials, a proxy in front may have checked the other one.
 #[tokio::test]
 async fn two_secrets_that_both_count_are_400() {
     let server = Setup::new().ready("all").start();
@@ -118,7 +118,7 @@ async fn two_secrets_that_both_count_are_400() {
 }
 
 #[tokio::test]
-async fn a_secret_of_no_known_prefix_counts_when_nothing_else_does() {
+async fn a_secret_of_an_unknown_prefix_counts_if_nothing_else_does() {
     let server = Setup::new().ready("all").start();
     let (noro, nora) = (key(&server, "noro").await, key(&server, "nora").await);
     let jwt = "eyJhbGciOiJub25lIn0.e30.";
@@ -127,15 +127,15 @@ async fn a_secret_of_no_known_prefix_counts_when_nothing_else_does() {
     }
     assert_eq!(id(ask(&server, Some(jwt), Some(&nora.secret))).await, nora.id);
     assert_eq!(id(ask(&server, Some(&noro.secret), Some(jwt))).await, noro.id);
-    // Nora's secret does not count as bearer; then the unknown one does.
+    // Nora's secret does not count as bearer, so the unknown one counts.
     reply(ask(&server, Some(&nora.secret), Some(jwt))).await.refused(401, "malformed");
-    // Where nobody reads X-API-Key, what stands there is nothing.
+    // If no keyspace reads X-API-Key, a secret there is ignored.
     let server = Setup::new().ready("noro").start();
     reply(ask(&server, None, Some(jwt))).await.refused(401, "missing_credential");
 }
 
 #[tokio::test]
-async fn other_schemes_and_empty_credentials_are_none() {
+async fn other_schemes_and_empty_values_are_no_credential() {
     let server = Setup::new().ready("all").start();
     let noro = key(&server, "noro").await;
     for value in ["", "Bearer", "Bearer ", "Basic dXNlcjpwYXNz", "Token abc", &noro.secret, "Bearer\t"] {
@@ -149,7 +149,7 @@ async fn other_schemes_and_empty_credentials_are_none() {
 }
 
 #[tokio::test]
-async fn operators_and_services_use_bearer_alone() {
+async fn operators_and_services_use_bearer_only() {
     let server = Setup::new().ready("all").start();
     let operator = server.create(json!({"name": "op", "keyspace": "keyward", "scopes": ["root"]})).await;
     let operator = operator["key"].as_str().unwrap();
@@ -162,7 +162,7 @@ async fn operators_and_services_use_bearer_alone() {
 }
 
 #[tokio::test]
-async fn each_reason_for_a_401_has_its_code_and_one_message() {
+async fn each_reason_for_a_401_has_its_own_code_and_message() {
     let server = Setup::new().ready("all").start();
     let noro = key(&server, "noro").await;
     let refused = async |secret: &str, code: &str| {
@@ -170,7 +170,7 @@ async fn each_reason_for_a_401_has_its_code_and_one_message() {
         assert_eq!(answer.refused(401, code), "Invalid or expired API key");
         assert!(answer.header("www-authenticate").unwrap().starts_with("Bearer"), "{answer:?}");
     };
-    // One character changed: the checksum refuses it without a look-up.
+    // One character is changed: the checksum fails, and there is no look-up.
     let (start, last) = noro.secret.split_at(noro.secret.len() - 1);
     let changed = format!("{start}{}", if last == "0" { '1' } else { '0' });
     refused(&changed, "malformed").await;
@@ -189,9 +189,9 @@ async fn each_reason_for_a_401_has_its_code_and_one_message() {
     refused(&noro.secret, "revoked").await;
 }
 
-/// A well-formed secret that the database does not know: of a row that a restored backup has lost.
+/// A valid secret without a row, as after an older backup was restored.
 #[tokio::test]
-async fn a_secret_that_this_installation_made_and_does_not_know_is_not_found() {
+async fn a_valid_secret_without_a_row_is_not_found() {
     let master = data_encoding::BASE64.encode(&[7; 32]);
     let setup = || Setup::new().ready("noro").env("KEYWARD_MASTER_KEY", &master);
     let lost = key(&setup().start(), "noro").await;
@@ -203,7 +203,7 @@ async fn a_secret_that_this_installation_made_and_does_not_know_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_bad_credential_is_refused_also_where_none_is_needed() {
+async fn an_invalid_credential_is_refused_even_if_none_is_required() {
     let server = Setup::new().ready("noro").start();
     let made: Reply = reply(server.rest("POST", OWN).bearer_auth("noro_nonsense")).await;
     made.refused(401, "malformed");

@@ -1,4 +1,4 @@
-//! A host of one environment: `http.environment`, and `KEYWARD_HTTP_ENVIRONMENT` before it.
+//! A host of one environment: `http.environment`, which `KEYWARD_HTTP_ENVIRONMENT` overrides.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::support::{Reply, Server, Setup, reply, server::ROOT};
 
 const OWN: &str = "/api/v1/keys";
 
-/// Keys need an environment; admins manage their own organization's.
+/// A keyspace that requires an environment.
 const CONFIG: &str = r#"
 [[keyspace]]
 name = "x"
@@ -40,7 +40,7 @@ async fn with(server: &Server, method: &str, path: &str, key: &str, body: Value)
     reply(server.rest(method, path).bearer_auth(key).json(&body)).await
 }
 
-/// A sandbox key, of which there are many and badly kept, is tried at the production host.
+/// Attack: use a leaked sandbox key at the production host.
 #[tokio::test]
 async fn a_key_of_another_environment_is_401_on_every_route() {
     let server = production();
@@ -62,14 +62,14 @@ async fn a_key_of_another_environment_is_401_on_every_route() {
 }
 
 #[tokio::test]
-async fn a_key_created_without_an_environment_gets_the_hosts() {
+async fn a_key_created_without_an_environment_gets_that_of_the_host() {
     let server = production();
     let body = json!({"name": "n", "keyspace": "x", "orgId": "o"});
     for path in [OWN, "/api/api-keys"] {
         let made = with(&server, "POST", path, ROOT, body.clone()).await.good(201);
         assert!(made["key"].as_str().unwrap().starts_with("x_live_"), "{made}");
     }
-    // A keyspace that requires none has none.
+    // In a keyspace that requires none, the key has none.
     let made = with(&server, "POST", "/api/api-keys", ROOT, json!({"name": "n", "keyspace": "free"})).await.good(201);
     assert_eq!(made["environment"], Value::Null);
     let body = json!({"name": "n", "keyspace": "free", "environment": "sandbox"});
@@ -79,7 +79,7 @@ async fn a_key_created_without_an_environment_gets_the_hosts() {
 }
 
 #[tokio::test]
-async fn naming_another_environment_is_400_for_a_product_and_fine_for_an_operator() {
+async fn only_an_operator_may_name_another_environment_than_the_hosts() {
     let server = production();
     let admin = admin(&server, "production").await;
     for path in [OWN, "/api/api-keys"] {
@@ -94,7 +94,7 @@ async fn naming_another_environment_is_400_for_a_product_and_fine_for_an_operato
 }
 
 #[tokio::test]
-async fn the_hosts_environment_binds_neither_verify_nor_operators() {
+async fn the_hosts_environment_applies_neither_to_verify_nor_to_operators() {
     let server = production();
     let wrong = admin(&server, "sandbox").await;
     let verdict = with(&server, "POST", "/api/v1/verify", ROOT, json!({"secret": wrong})).await.good(200);
@@ -109,7 +109,7 @@ async fn the_hosts_environment_binds_neither_verify_nor_operators() {
 }
 
 #[tokio::test]
-async fn a_revoked_key_of_another_environment_is_told_revoked() {
+async fn a_revoked_key_of_another_environment_is_answered_revoked() {
     let server = production();
     let body = json!({"name": "n", "keyspace": "x", "orgId": "o", "environment": "sandbox"});
     let made = server.create(body).await;
@@ -119,7 +119,7 @@ async fn a_revoked_key_of_another_environment_is_told_revoked() {
 }
 
 #[tokio::test]
-async fn the_environment_variable_goes_before_the_file() {
+async fn the_environment_variable_overrides_the_file() {
     let server = Setup::new()
         .config(CONFIG)
         .and("[http]\nenvironment = \"production\"")
@@ -131,7 +131,7 @@ async fn the_environment_variable_goes_before_the_file() {
 }
 
 #[tokio::test]
-async fn without_a_host_environment_every_key_is_good() {
+async fn a_host_without_an_environment_accepts_keys_of_all() {
     let server = Setup::new().config(CONFIG).start();
     for environment in ["sandbox", "production"] {
         let key = admin(&server, environment).await;

@@ -82,7 +82,7 @@ async fn events_are_listed_filtered_and_paged() {
 }
 
 #[tokio::test]
-async fn whoever_may_not_list_keys_may_not_read_events() {
+async fn a_caller_that_may_not_list_keys_may_not_read_events() {
     let server = Setup::new().ready("norrix").start();
     let admin = server.create(json!({"name": "a", "orgId": "acme", "scopes": ["admin"]})).await;
     let plain = server.create(json!({"name": "b", "orgId": "acme"})).await;
@@ -107,7 +107,7 @@ async fn whoever_may_not_list_keys_may_not_read_events() {
 }
 
 #[tokio::test]
-async fn a_delivery_is_shown_and_made_again() {
+async fn a_delivery_is_shown_and_can_be_repeated() {
     let server = Setup::new()
         .and("[webhooks]\nretries = []\nallow_cidrs = [\"127.0.0.0/8\"]\ndeny_ports = []")
         .delivering()
@@ -143,7 +143,7 @@ async fn a_delivery_is_shown_and_made_again() {
 }
 
 #[tokio::test]
-async fn an_event_has_a_keys_own_limits() {
+async fn an_event_shows_the_keys_own_rate_limit() {
     let server = Setup::new().ready("noro").start();
     let limited = json!({"name": "n", "rateLimit": {"limit": 7, "windowMs": 60_000}});
     let made = server.create(limited.clone()).await;

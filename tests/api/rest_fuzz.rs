@@ -1,4 +1,4 @@
-//! What strangers send: never a 500, never a panic, never a dead server.
+//! Random requests: no 500, no panic, and the server stays up.
 
 use std::{
     io::{Read as _, Write as _},
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::support::{Server, Setup, reply, server::ROOT};
 
-/// For each test; printed with what failed, a seed repeats it.
+/// Number of cases of each test. A failure prints the seed that repeats it.
 const TIME: Duration = Duration::from_secs(3);
 
 const WORDS: [&str; 28] = [
@@ -45,7 +45,7 @@ const WORDS: [&str; 28] = [
     "é",
 ];
 
-/// Bytes that are sometimes nearly JSON.
+/// Random bytes, sometimes almost JSON.
 fn bytes(rng: &mut StdRng) -> Vec<u8> {
     let mut out = Vec::new();
     let words = rng.random_bool(0.7);
@@ -59,7 +59,7 @@ fn bytes(rng: &mut StdRng) -> Vec<u8> {
     out
 }
 
-/// A body with good fields, of which one is anything.
+/// A good body in which one field has a random value.
 fn nearly(rng: &mut StdRng) -> Vec<u8> {
     let fields = [
         "name",
@@ -117,7 +117,7 @@ async fn is_well(server: &Server) {
 }
 
 #[tokio::test]
-async fn arbitrary_bodies_are_refused_or_obeyed() {
+async fn random_bodies_are_accepted_or_refused_without_an_internal_error() {
     let server = Setup::new().ready("all").start();
     let key = server.create(json!({"name": "n", "keyspace": "norrix", "orgId": "o", "scopes": ["admin"]})).await;
     let one = format!("/api/api-keys/{}", key["id"].as_str().unwrap());
@@ -142,7 +142,7 @@ async fn arbitrary_bodies_are_refused_or_obeyed() {
 }
 
 #[tokio::test]
-async fn arbitrary_queries_and_ids_are_refused_or_obeyed() {
+async fn random_queries_and_ids_are_accepted_or_refused_without_an_internal_error() {
     let server = Setup::new().ready("all").start();
     let (mut rng, start) = (StdRng::seed_from_u64(2), Instant::now());
     while start.elapsed() < TIME {
@@ -166,7 +166,7 @@ async fn arbitrary_queries_and_ids_are_refused_or_obeyed() {
 }
 
 #[tokio::test]
-async fn arbitrary_headers_and_bytes_on_the_wire_leave_the_server_well() {
+async fn random_headers_and_bytes_on_the_wire_leave_the_server_up() {
     let server = Setup::new().ready("all").start();
     let (mut rng, start) = (StdRng::seed_from_u64(3), Instant::now());
     while start.elapsed() < TIME {
@@ -204,7 +204,7 @@ async fn arbitrary_headers_and_bytes_on_the_wire_leave_the_server_well() {
             request.extend_from_slice(b"\r\n");
         }
         request.extend(bytes(&mut rng));
-        // What is no HTTP may be answered by nothing, and what lacks its end is waited for.
+        // Bytes that are no HTTP may get no response; an incomplete request is waited for.
         let answer = exchange(&server, &request, Duration::from_millis(30));
         if let Some(status) = status(&answer) {
             survived(&server, status, &String::from_utf8_lossy(&request));
@@ -214,11 +214,11 @@ async fn arbitrary_headers_and_bytes_on_the_wire_leave_the_server_well() {
 }
 
 /// Sends bytes and reads until the end, or until nothing comes for a while.
-fn exchange(server: &Server, request: &[u8], patience: Duration) -> Vec<u8> {
+fn exchange(server: &Server, request: &[u8], timeout: Duration) -> Vec<u8> {
     let mut stream = TcpStream::connect(&server.http).unwrap();
-    stream.set_read_timeout(Some(patience)).unwrap();
+    stream.set_read_timeout(Some(timeout)).unwrap();
     let mut answer = Vec::new();
-    // A server that has heard enough may close before it has read all.
+    // The server may close the connection before it has read everything.
     if stream.write_all(request).is_ok() {
         let _ = stream.read_to_end(&mut answer);
     }

@@ -1,4 +1,4 @@
-//! Rate limits of keys over REST: which calls count, and which answers tell.
+//! Rate limits of keys over REST: which calls are counted, and which responses have the headers.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::support::{Reply, Server, Setup, reply, reply::now_ms, server::ROOT};
 
 const OWN: &str = "/api/v1/keys";
 
-/// A keyspace of everything, with a limit.
+/// A keyspace with all features and a rate limit.
 fn limited(limit: u32, window: &str) -> Server {
     let config = format!(
         "[[keyspace]]\nname = \"x\"\nprefix = \"x_\"\nsecret = {{ encoding = \"base64url\", bytes = 32 }}\n\
@@ -29,12 +29,12 @@ fn rate(reply: &Reply) -> (i64, i64) {
     (reply.number("x-ratelimit-limit"), reply.number("x-ratelimit-remaining"))
 }
 
-fn untold(reply: &Reply) -> bool {
+fn no_rate(reply: &Reply) -> bool {
     ["limit", "remaining", "reset"].iter().all(|name| reply.header(&format!("x-ratelimit-{name}")).is_none())
 }
 
 #[tokio::test]
-async fn every_answer_to_a_limited_key_tells_its_limit_and_counts() {
+async fn every_response_to_a_limited_key_shows_its_limit_and_is_counted() {
     let server = limited(100, "60s");
     let (admin, plain) = (key(&server, "admin").await, key(&server, "use").await);
     let json =
@@ -65,26 +65,26 @@ async fn every_answer_to_a_limited_key_tells_its_limit_and_counts() {
 }
 
 #[tokio::test]
-async fn answers_that_no_limited_key_authenticated_tell_no_limit() {
+async fn responses_to_other_callers_show_no_limit() {
     let server = limited(5, "60s");
     let plain = key(&server, "use").await;
-    assert!(untold(&reply(server.rest("GET", OWN)).await));
-    assert!(untold(&reply(server.rest("GET", OWN).bearer_auth("x_nonsense")).await));
-    assert!(untold(&reply(server.rest("GET", "/api/api-keys").bearer_auth(ROOT)).await));
-    assert!(untold(&reply(server.rest("GET", "/nothing").bearer_auth(&plain)).await));
-    assert!(untold(&reply(server.rest("GET", "/healthz").bearer_auth(&plain)).await));
+    assert!(no_rate(&reply(server.rest("GET", OWN)).await));
+    assert!(no_rate(&reply(server.rest("GET", OWN).bearer_auth("x_nonsense")).await));
+    assert!(no_rate(&reply(server.rest("GET", "/api/api-keys").bearer_auth(ROOT)).await));
+    assert!(no_rate(&reply(server.rest("GET", "/nothing").bearer_auth(&plain)).await));
+    assert!(no_rate(&reply(server.rest("GET", "/healthz").bearer_auth(&plain)).await));
     reply(server.rest("DELETE", OWN).bearer_auth(&plain)).await.good(200);
     let revoked = reply(server.rest("GET", OWN).bearer_auth(&plain)).await;
     revoked.refused(401, "revoked");
-    assert!(untold(&revoked));
-    // A keyspace without a limit.
+    assert!(no_rate(&revoked));
+    // A keyspace without a rate limit.
     let server = Setup::new().start();
     let key = server.create(json!({"name": "n"})).await["key"].as_str().unwrap().to_owned();
-    assert!(untold(&reply(server.rest("GET", OWN).bearer_auth(key)).await));
+    assert!(no_rate(&reply(server.rest("GET", OWN).bearer_auth(key)).await));
 }
 
 #[tokio::test]
-async fn past_the_limit_every_route_is_429_but_the_end_of_the_key_itself() {
+async fn past_the_limit_every_route_is_429_except_the_keys_own_revocation() {
     let server = limited(3, "60s");
     let admin = key(&server, "admin").await;
     for left in [2, 1, 0] {
@@ -104,7 +104,7 @@ async fn past_the_limit_every_route_is_429_but_the_end_of_the_key_itself() {
         assert_eq!(rate(&refused), (3, 0));
         let wait = refused.number("retry-after");
         assert!((1..=65).contains(&wait), "{refused:?}");
-        // Remaining grows no later than a call is admitted again.
+        // `remaining` grows before or when the next call is admitted.
         assert!(refused.number("x-ratelimit-reset") <= now_ms() + wait * 1_000);
     }
     for _ in 0..2 {
@@ -114,9 +114,9 @@ async fn past_the_limit_every_route_is_429_but_the_end_of_the_key_itself() {
     }
 }
 
-/// Deleting oneself neither needs nor spends what is left.
+/// A key's own revocation neither needs nor spends the limit.
 #[tokio::test]
-async fn a_refused_end_of_oneself_is_not_counted_either() {
+async fn a_refused_own_revocation_is_not_counted_either() {
     let server = Setup::new().ready("noro").and("[http]\nenvironment = \"production\"").start();
     let key = reply(server.rest("POST", OWN)).await.good(201)["key"].as_str().unwrap().to_owned();
     assert_eq!(rate(&reply(server.rest("GET", OWN).bearer_auth(&key)).await), (100, 99));
@@ -133,7 +133,7 @@ async fn a_refused_end_of_oneself_is_not_counted_either() {
 }
 
 #[tokio::test]
-async fn waiting_as_long_as_retry_after_says_is_enough() {
+async fn a_call_after_retry_after_is_admitted() {
     let server = limited(2, "1s");
     let key = key(&server, "use").await;
     for _ in 0..2 {
@@ -150,9 +150,9 @@ async fn waiting_as_long_as_retry_after_says_is_enough() {
     reply(server.rest("GET", OWN).bearer_auth(&key)).await.good(200);
 }
 
-/// Spending over REST and over Verify is one and the same.
+/// Calls over REST and Verify spend the same limit.
 #[tokio::test]
-async fn a_key_has_one_limit_for_all_its_uses() {
+async fn a_key_has_one_limit_for_all_of_its_uses() {
     let server = limited(4, "60s");
     let key = key(&server, "use").await;
     let verify = async |cost: u32| {

@@ -32,7 +32,7 @@ async fn make(server: &Server, names: impl IntoIterator<Item = String>) {
 }
 
 #[tokio::test]
-async fn each_filter_narrows_and_all_of_them_together() {
+async fn each_filter_narrows_the_list_and_all_can_be_combined() {
     let server = Setup::new().ready("all").start();
     for (name, keyspace, organization, environment) in [
         ("a", "norrix", "acme", "prod"),
@@ -86,7 +86,7 @@ async fn a_status_selects_the_keys_that_have_it_now() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_asked_is_400_and_named() {
+async fn every_bad_parameter_is_named_in_a_400() {
     let server = Setup::new().start();
     for status in ["Active", "dead", "1", "active,revoked"] {
         list(&server, &format!("status={status}")).await.bad(&["status"]);
@@ -105,7 +105,7 @@ async fn what_cannot_be_asked_is_400_and_named() {
 }
 
 #[tokio::test]
-async fn fifty_keys_are_a_page_where_nothing_is_said() {
+async fn a_page_has_fifty_keys_by_default() {
     let server = Setup::new().start();
     make(&server, (0..51).map(|n| n.to_string())).await;
     let (first, cursor) = page(&server, "").await;
@@ -115,7 +115,7 @@ async fn fifty_keys_are_a_page_where_nothing_is_said() {
 }
 
 #[tokio::test]
-async fn pages_show_every_key_once_also_while_keys_are_added() {
+async fn pages_show_every_key_once_even_while_keys_are_added() {
     let server = Setup::new().start();
     make(&server, (0..7).map(|n| format!("old{n}"))).await;
     let (mut seen, mut cursor) = (Vec::new(), String::new());
@@ -143,14 +143,14 @@ async fn a_full_last_page_has_no_cursor() {
 }
 
 #[tokio::test]
-async fn the_size_of_a_page_may_change_on_the_way() {
+async fn the_page_size_may_change_between_pages() {
     let server = Setup::new().start();
     make(&server, ["a", "b", "c", "d"].map(str::to_owned)).await;
     let cursor = page(&server, "limit=1").await.1.unwrap();
     assert_eq!(names(&server, &format!("limit=3&cursor={cursor}")).await, ["c", "b", "a"]);
 }
 
-/// A cursor that could be made or moved would point a query at positions, and with time at keys, of others.
+/// A forged cursor could point into keys of another organization.
 #[tokio::test]
 async fn a_forged_cursor_and_one_of_another_query_are_400() {
     let server = Setup::new().start();
@@ -168,7 +168,7 @@ async fn a_forged_cursor_and_one_of_another_query_are_400() {
     for forged in ["x", "%00", "....", id, &changed, &cursor[1..], &format!("{cursor}A"), &"A".repeat(5_000)] {
         list(&server, &format!("orgId=o&cursor={forged}")).await.bad(&["cursor"]);
     }
-    // Nor is one good at another installation.
+    // A cursor of another installation is refused, too.
     let other = Setup::new().start();
     list(&other, &format!("cursor={cursor}&orgId=o")).await.bad(&["cursor"]);
 }

@@ -1,4 +1,4 @@
-//! `/api/api-keys`: creating, reading, revoking and re-hooking keys.
+//! `/api/api-keys`: creating, reading, revoking keys and changing their webhooks.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ async fn listed(server: &Server) -> Value {
 }
 
 #[tokio::test]
-async fn an_item_has_every_field_with_null_for_what_is_not_set() {
+async fn a_key_has_every_field_and_unset_ones_are_null() {
     let server = Setup::new().start();
     let made = as_root(&server, "POST", MANY, json!({"name": "n"})).await.good(201);
     assert_eq!(names(&made), [&ITEM[..], &["key"]].concat());
@@ -63,7 +63,7 @@ async fn an_item_has_every_field_with_null_for_what_is_not_set() {
 }
 
 #[tokio::test]
-async fn a_key_is_made_with_everything_that_it_can_have() {
+async fn a_key_can_be_created_with_every_field() {
     let server = Setup::new().start();
     let body = json!({
         "name": "Jürgen's key ✓", "scopes": ["a", "b:c"], "expiresAt": "2030-01-31T12:00:00.5+01:00", "orgId": "Acme",
@@ -92,7 +92,7 @@ async fn names_need_not_be_unique() {
 }
 
 #[tokio::test]
-async fn ids_sort_by_creation() {
+async fn ids_sort_by_time_of_creation() {
     let server = Setup::new().start();
     let mut ids = Vec::new();
     for _ in 0..20 {
@@ -106,20 +106,20 @@ async fn ids_sort_by_creation() {
 }
 
 #[tokio::test]
-async fn a_revoked_key_stays_with_its_status_and_time() {
+async fn a_revoked_key_is_kept_with_its_status_and_time() {
     let server = Setup::new().start();
     let made = server.create(json!({"name": "n"})).await;
     let revoked = as_root(&server, "DELETE", &path(&made), Value::Null).await.good(200);
     assert_eq!((names(&revoked).as_slice(), &revoked["status"]), (&ITEM[..], &json!("revoked")));
     assert!(revoked["revokedAt"].as_str().unwrap() >= made["createdAt"].as_str().unwrap());
-    // Again: the same answer, unchanged.
+    // A repeated call gets the same response.
     assert_eq!(as_root(&server, "DELETE", &path(&made), Value::Null).await.good(200), revoked);
     assert_eq!(as_root(&server, "GET", &path(&made), Value::Null).await.good(200), revoked);
     assert_eq!(listed(&server).await["keys"], json!([revoked]));
 }
 
 #[tokio::test]
-async fn a_revocation_may_give_its_reason_and_nothing_else() {
+async fn a_revocation_accepts_a_reason_and_no_other_field() {
     let server = Setup::new().start();
     let made = server.create(json!({"name": "n"})).await;
     for (body, field) in [
@@ -135,9 +135,9 @@ async fn a_revocation_may_give_its_reason_and_nothing_else() {
     assert_eq!(told["events"][0]["data"]["revokeReason"], "leaked");
 }
 
-/// `orgId` says where a key is looked for, whoever asks.
+/// `orgId` limits the search to one organization for every caller.
 #[tokio::test]
-async fn a_key_is_not_there_in_another_organization_for_operators_either() {
+async fn with_another_org_id_a_key_does_not_exist_for_operators_either() {
     let server = Setup::new().start();
     let made = server.create(json!({"name": "n", "orgId": "acme"})).await;
     let hook = json!({"webhook": "https://example.com/"});
@@ -154,7 +154,7 @@ async fn a_key_is_not_there_in_another_organization_for_operators_either() {
 }
 
 #[tokio::test]
-async fn a_webhook_that_stays_as_it_is_is_no_change() {
+async fn setting_the_same_webhook_again_is_no_change() {
     let server = Setup::new().start();
     let made = server.create(json!({"name": "n", "webhook": "https://example.com/"})).await;
     let bare = server.create(json!({"name": "n"})).await;
@@ -169,13 +169,13 @@ async fn a_webhook_that_stays_as_it_is_is_no_change() {
     assert_eq!(changes().await, 0);
     as_root(&server, "PATCH", &path(&made), json!({"webhook": "https://example.com/a"})).await.good(200);
     assert_eq!(changes().await, 1);
-    // Of a key that has ended, not even that can be said.
+    // For a revoked key even that is refused.
     as_root(&server, "DELETE", &path(&made), Value::Null).await.good(200);
     as_root(&server, "PATCH", &path(&made), json!({"webhook": "https://example.com/a"})).await.refused(409, "conflict");
 }
 
 #[tokio::test]
-async fn an_expired_key_stays_with_its_status_and_revoked_wins() {
+async fn an_expired_key_is_kept_and_revoked_outweighs_expired() {
     let server = Setup::new().start();
     let body = json!({"name": "n", "expiresAt": from_now(Duration::from_millis(150))});
     let made = server.create(body).await;
@@ -189,7 +189,7 @@ async fn an_expired_key_stays_with_its_status_and_revoked_wins() {
 }
 
 #[tokio::test]
-async fn an_id_that_names_nothing_is_404_in_every_method() {
+async fn an_unknown_id_is_404_for_every_method() {
     let server = Setup::new().start();
     for id in [
         "key_01h455vb4pex5vsknk084sn02q",
@@ -209,7 +209,7 @@ async fn an_id_that_names_nothing_is_404_in_every_method() {
         for (method, body) in [("GET", Value::Null), ("DELETE", Value::Null), ("PATCH", hook)] {
             let answer = as_root(&server, method, &path, body).await;
             if id == ".." {
-                // The client resolves it before it asks.
+                // The client resolves this path before it sends the request.
                 assert_eq!(answer.status, 404);
                 continue;
             }
@@ -219,7 +219,7 @@ async fn an_id_that_names_nothing_is_404_in_every_method() {
 }
 
 #[tokio::test]
-async fn a_webhook_is_set_changed_and_removed() {
+async fn a_webhook_can_be_set_changed_and_removed() {
     let server = Setup::new().start();
     let made = server.create(json!({"name": "n"})).await;
     let patch = async |url: &str| as_root(&server, "PATCH", &path(&made), json!({ "webhook": url })).await.good(200);
@@ -232,7 +232,7 @@ async fn a_webhook_is_set_changed_and_removed() {
 }
 
 #[tokio::test]
-async fn a_dead_keys_webhook_cannot_be_changed() {
+async fn the_webhook_of_a_revoked_or_expired_key_cannot_be_changed() {
     let server = Setup::new().start();
     let revoked = server.create(json!({"name": "n", "webhook": "https://e.example/1"})).await;
     as_root(&server, "DELETE", &path(&revoked), Value::Null).await.good(200);
@@ -251,7 +251,7 @@ async fn a_dead_keys_webhook_cannot_be_changed() {
 }
 
 #[tokio::test]
-async fn a_service_and_a_plain_key_manage_nothing() {
+async fn a_service_and_a_key_without_the_admin_scope_manage_nothing() {
     let server = Setup::new().ready("all").start();
     let made = server.create(json!({"name": "n", "keyspace": "noro"})).await;
     for (body, header, code) in [
@@ -267,7 +267,7 @@ async fn a_service_and_a_plain_key_manage_nothing() {
         let caller = server.create(body).await;
         let credential = caller["key"].as_str().unwrap();
         let value = if header == "x-api-key" { credential.to_owned() } else { format!("Bearer {credential}") };
-        // Also of a body, a query and an id that are no good: whoever may not call learns nothing of them.
+        // A caller without the right gets this even with a bad body, query or id, and so learns nothing about them.
         for (method, path) in [
             ("GET", MANY.to_owned()),
             ("GET", format!("{MANY}?limit=x")),

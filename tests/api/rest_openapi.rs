@@ -1,4 +1,4 @@
-//! `GET /openapi.json`: the document and the server say the same.
+//! `GET /openapi.json`: the document agrees with the server.
 
 use serde_json::{Map, Value, json};
 
@@ -102,7 +102,7 @@ async fn every_operation_of_the_document_is_served_and_no_other() {
 }
 
 #[tokio::test]
-async fn every_reference_of_the_document_leads_somewhere() {
+async fn every_reference_of_the_document_resolves_and_every_component_is_used() {
     fn walk(document: &Value, value: &Value, seen: &mut Vec<String>) {
         if let Some(name) = value["$ref"].as_str() {
             resolve(document, value);
@@ -124,9 +124,9 @@ async fn every_reference_of_the_document_leads_somewhere() {
     }
 }
 
-/// One call for each status that can be had here, each answer held against what the document says of it.
+/// One call for each status that can be caused here. Each response is checked against the document.
 #[tokio::test]
-async fn answers_are_what_the_document_says() {
+async fn responses_match_the_document() {
     let server = Setup::new().ready("all").start();
     let document = document(&server).await;
     let made = server.create(json!({"name": "n", "keyspace": "norrix", "orgId": "o", "scopes": ["admin"]})).await;
@@ -147,7 +147,7 @@ async fn answers_are_what_the_document_says() {
         format!("/api/events/{}/{what}", key["id"].as_str().unwrap().replacen("key_", "evt_", 1))
     };
     let (told, again) = (event(&hooked, "deliveries"), event(&hooked, "redeliver"));
-    // This one has no webhook.
+    // This key has no webhook.
     let never = format!("{}/redeliver", dead.replace("/api/api-keys/key_", "/api/events/evt_"));
     let calls = [
         ("POST", "/api/v1/keys", "", "", json!({"webhook": "https://e.example"}), 201),
@@ -211,7 +211,7 @@ async fn answers_are_what_the_document_says() {
 }
 
 #[tokio::test]
-async fn every_operation_names_the_errors_that_it_can_answer() {
+async fn every_operation_lists_the_errors_that_it_can_answer() {
     let document = document(&Setup::new().start()).await;
     for (path, method, operation) in operations(&document) {
         let place = format!("{method} {path}");

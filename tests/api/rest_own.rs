@@ -45,20 +45,20 @@ fn secret(made: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn a_creation_answers_exactly_its_fields() {
+async fn the_response_to_a_creation_has_exactly_these_fields() {
     let server = Setup::new().ready("noro").start();
     let plain = made(&server, None, json!({})).await;
     assert_eq!(names(&plain), ["key", "id", "prefix", "expires"]);
     assert!(plain["id"].as_str().unwrap().starts_with("key_"));
     let hooked = made(&server, None, json!({"webhook": "https://e.example/h"})).await;
     assert_eq!(names(&hooked), ["key", "id", "prefix", "expires", "webhookSecret"]);
-    // A keyspace without a default expiry.
+    // This keyspace has no default expiry.
     let server = Setup::new().start();
     assert_eq!(made(&server, Some(ROOT), json!({})).await["expires"], Value::Null);
 }
 
 #[tokio::test]
-async fn a_record_has_every_field_with_null_for_what_is_not_set() {
+async fn a_record_has_every_field_and_unset_ones_are_null() {
     let server = Setup::new().start();
     let before = now_ms();
     let plain = made(&server, Some(ROOT), json!({})).await;
@@ -103,12 +103,12 @@ async fn any_key_of_any_keyspace_reads_its_own_record() {
         let record = with(&server, "GET", secret(&made), Value::Null).await.good(200);
         assert_eq!((names(&record).as_slice(), &record["id"]), (&RECORD[..], &made["id"]), "{body}");
     }
-    // The root credential is no key.
+    // The root credential has no record.
     with(&server, "GET", ROOT, Value::Null).await.refused(403, "forbidden");
 }
 
 #[tokio::test]
-async fn the_last_use_of_a_key_shows_in_its_own_record() {
+async fn a_keys_record_shows_its_last_use() {
     let server = Setup::new().start();
     let made = made(&server, Some(ROOT), json!({})).await;
     let used = now_ms();
@@ -121,7 +121,7 @@ async fn the_last_use_of_a_key_shows_in_its_own_record() {
 }
 
 #[tokio::test]
-async fn a_deleted_key_answers_200_to_a_repeated_delete_and_401_to_all_else() {
+async fn a_revoked_key_gets_200_for_a_repeated_delete_and_401_otherwise() {
     let server = Setup::new().ready("noro").start();
     let made = made(&server, None, json!({})).await;
     for _ in 0..3 {
@@ -137,7 +137,7 @@ async fn a_deleted_key_answers_200_to_a_repeated_delete_and_401_to_all_else() {
 }
 
 #[tokio::test]
-async fn a_repeated_delete_leaves_the_first_revocation_as_it_was() {
+async fn a_repeated_delete_does_not_change_the_first_revocation() {
     let server = Setup::new().ready("noro").start();
     let made = made(&server, None, json!({})).await;
     let path = format!("/api/api-keys/{}", made["id"].as_str().unwrap());
@@ -149,9 +149,9 @@ async fn a_repeated_delete_leaves_the_first_revocation_as_it_was() {
     assert_eq!(item().await["revokedAt"], first["revokedAt"]);
 }
 
-/// A key of a product without self-service that leaks could otherwise cut its owner off, or turn its notifications.
+/// Attack: with a leaked key, revoke it or redirect its notifications.
 #[tokio::test]
-async fn without_self_service_a_key_reads_itself_and_no_more() {
+async fn without_self_service_a_key_can_only_read_its_record() {
     let server = Setup::new().ready("all").start();
     for body in [
         json!({"name": "n", "keyspace": "norrix", "orgId": "o", "scopes": ["admin"]}),
@@ -169,7 +169,7 @@ async fn without_self_service_a_key_reads_itself_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_webhooks_secret_is_shown_when_a_url_is_set_for_the_first_time() {
+async fn the_webhook_secret_is_shown_when_a_url_is_set_for_the_first_time() {
     let server = Setup::new().ready("noro").start();
     let made = made(&server, None, json!({})).await;
     let patch = async |url: &str| with(&server, "PATCH", secret(&made), json!({ "webhook": url })).await.good(200);
@@ -186,12 +186,12 @@ async fn a_webhooks_secret_is_shown_when_a_url_is_set_for_the_first_time() {
 }
 
 #[tokio::test]
-async fn the_only_keyspace_or_the_default_one_takes_what_names_none() {
+async fn without_a_keyspace_the_only_one_or_the_default_is_used() {
     let server = Setup::new().ready("all").start();
     assert!(secret(&made(&server, Some(ROOT), json!({})).await).starts_with("noro_"));
     let norrix = made(&server, Some(ROOT), json!({"keyspace": "norrix", "orgId": "o"})).await;
     assert!(secret(&norrix).starts_with("nrx_"));
-    // Managing has no default: with several keyspaces one must be named.
+    // The management route has no default: with several keyspaces one must be named.
     let request = server.rest("POST", "/api/api-keys").bearer_auth(ROOT).json(&json!({"name": "n"}));
     reply(request).await.bad(&["keyspace"]);
     let server = Setup::new().ready("nora").start();
@@ -199,9 +199,9 @@ async fn the_only_keyspace_or_the_default_one_takes_what_names_none() {
     assert!(secret(&made(&server, Some(ROOT), body).await).starts_with("sk_live_"));
 }
 
-/// An admin key makes keys of its own keyspace here too, whatever the route's default is.
+/// An admin key creates keys in its own keyspace, whatever the default of the route is.
 #[tokio::test]
-async fn an_admin_key_makes_keys_of_its_own_organization_here_too() {
+async fn an_admin_key_creates_keys_of_its_own_organization_on_this_route_too() {
     let server = Setup::new().ready("all").start();
     let body = json!({"name": "a", "keyspace": "norrix", "orgId": "o", "scopes": ["admin"]});
     let admin = server.create(body).await;
@@ -213,7 +213,7 @@ async fn an_admin_key_makes_keys_of_its_own_organization_here_too() {
 }
 
 #[tokio::test]
-async fn creation_needs_a_credential_where_it_is_not_public() {
+async fn creation_needs_a_credential_unless_the_keyspace_is_public() {
     let server = Setup::new().ready("norrix").start();
     let body = json!({"orgId": "o"});
     let message = reply(server.rest("POST", OWN).json(&body)).await.refused(401, "missing_credential");

@@ -1,4 +1,4 @@
-//! Creation without a credential: what it may choose, and how often.
+//! Creation without a credential: what it may set, and how often it may happen.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ async fn create(server: &Server, body: &Value) -> Reply {
     reply(server.rest("POST", OWN).json(body)).await
 }
 
-/// As a client behind a proxy, whose header says these addresses.
+/// Creates a key as a client behind a proxy that sends these forwarding headers.
 async fn forwarded(server: &Server, lines: &[&str]) -> Reply {
     let mut request = server.rest("POST", OWN);
     for line in lines {
@@ -22,7 +22,7 @@ async fn forwarded(server: &Server, lines: &[&str]) -> Reply {
     reply(request).await
 }
 
-/// How many of `count` creations are made before the first 429.
+/// Returns how many of `count` creations succeed before the first 429.
 async fn made_of(count: usize, mut one: impl AsyncFnMut(usize) -> Reply) -> usize {
     for at in 0..count {
         let answer = one(at).await;
@@ -40,7 +40,7 @@ fn behind_a_proxy() -> Server {
 }
 
 #[tokio::test]
-async fn nobody_may_choose_a_webhook_a_name_metadata_and_a_shorter_life() {
+async fn an_anonymous_caller_may_set_webhook_name_metadata_and_a_shorter_expiry() {
     let server = Setup::new().ready("noro").start();
     for body in [
         json!({}),
@@ -53,9 +53,9 @@ async fn nobody_may_choose_a_webhook_a_name_metadata_and_a_shorter_life() {
     }
 }
 
-/// Whoever could choose a scope or an organization without a credential would be anybody that it likes.
+/// Attack: create a key with a scope or for an organization without a credential.
 #[tokio::test]
-async fn nobody_may_choose_scopes_or_a_binding() {
+async fn an_anonymous_caller_may_not_set_scopes_or_a_binding() {
     let server = Setup::new().ready("all").start();
     for body in [
         json!({"scopes": ["admin"]}),
@@ -75,9 +75,9 @@ async fn nobody_may_choose_scopes_or_a_binding() {
     assert_eq!(listed["keys"].as_array().unwrap().len(), 1, "what is refused makes nothing");
 }
 
-/// The default expiry is what bounds the keys that anybody makes; a longer one would be for ever.
+/// The default expiry is the limit: anonymous keys must not live longer.
 #[tokio::test]
-async fn nobody_may_outlive_the_default_expiry() {
+async fn an_anonymous_caller_may_not_exceed_the_default_expiry() {
     let server = Setup::new().ready("noro").start();
     for (body, field) in [
         (json!({"expiresInDays": 91}), "expiresInDays"),
@@ -90,9 +90,9 @@ async fn nobody_may_outlive_the_default_expiry() {
     }
 }
 
-/// Other keyspaces of the same installation are not opened by the one that is public.
+/// One public keyspace does not make others public.
 #[tokio::test]
-async fn nobody_may_create_in_a_keyspace_that_is_not_public() {
+async fn an_anonymous_caller_may_create_only_in_a_public_keyspace() {
     let server = Setup::new().ready("all").start();
     for keyspace in ["norrix", "nora", "keyward", "none-such"] {
         create(&server, &json!({ "keyspace": keyspace })).await.refused(401, "missing_credential");
@@ -101,7 +101,7 @@ async fn nobody_may_create_in_a_keyspace_that_is_not_public() {
 }
 
 #[tokio::test]
-async fn a_holder_of_a_key_may_do_what_anybody_may() {
+async fn a_caller_with_a_key_may_do_what_an_anonymous_caller_may() {
     let server = Setup::new().ready("noro").start();
     let first = create(&server, &json!({})).await.good(201);
     let second = reply(server.rest("POST", OWN).bearer_auth(first["key"].as_str().unwrap())).await.good(201);
@@ -111,11 +111,11 @@ async fn a_holder_of_a_key_may_do_what_anybody_may() {
     assert_eq!(item["createdBy"], format!("key:{}", first["id"].as_str().unwrap()));
 }
 
-/// One client fills the database with keys.
+/// Attack: one client fills the database with keys.
 #[tokio::test]
 async fn the_eleventh_creation_of_one_address_within_a_minute_is_429() {
     let server = Setup::new().ready("noro").start();
-    // What is refused for another reason counts for nothing.
+    // Creations that fail for another reason are not counted.
     for _ in 0..5 {
         create(&server, &json!({"orgId": "o"})).await.refused(403, "forbidden");
         create(&server, &json!({"expiresInDays": 0})).await.bad(&["expiresInDays"]);
@@ -125,14 +125,14 @@ async fn the_eleventh_creation_of_one_address_within_a_minute_is_429() {
     assert_eq!(refused.refused(429, "rate_limited"), "Rate limit exceeded");
     assert!((1..=66).contains(&refused.number("retry-after")), "{refused:?}");
     assert_eq!((refused.number("x-ratelimit-limit"), refused.number("x-ratelimit-remaining")), (10, 0));
-    // An operator is not held up, nor is another address.
+    // Neither operators nor other addresses are limited by that.
     reply(server.rest("POST", OWN).bearer_auth(ROOT)).await.good(201);
     let elsewhere = reqwest::Client::builder().no_proxy().local_address(Some([127, 0, 0, 2].into()));
     let request = elsewhere.build().unwrap().post(format!("http://{}{OWN}", server.http));
     reply(request).await.good(201);
 }
 
-/// Keys that it holds give a client more creations.
+/// Attack: use one's own keys to create more of them.
 #[tokio::test]
 async fn a_key_does_not_lift_the_limit_of_its_address() {
     let server = Setup::new().ready("noro").start();
@@ -148,9 +148,9 @@ async fn a_key_does_not_lift_the_limit_of_its_address() {
     assert_eq!(made, 9);
 }
 
-/// A new address in a header for each request.
+/// Attack: send another address in a header with each request.
 #[tokio::test]
-async fn a_forwarded_address_is_not_believed_of_a_stranger() {
+async fn a_forwarding_header_of_an_untrusted_peer_is_ignored() {
     let server = Setup::new().ready("noro").start();
     let made = made_of(20, async |at| forwarded(&server, &[&format!("198.51.100.{at}")]).await).await;
     assert_eq!(made, 10);
@@ -169,7 +169,7 @@ async fn behind_a_trusted_proxy_each_client_has_its_own_limit() {
     assert_eq!(made_of(20, async |_| create(&server, &json!({})).await).await, 10, "the proxy's own address");
 }
 
-/// What stands left of the address that the trusted proxy saw, the client wrote itself.
+/// The client could have written everything left of the address that the trusted proxy saw.
 #[tokio::test]
 async fn behind_a_trusted_proxy_the_address_is_read_from_the_right() {
     let server = behind_a_proxy();
@@ -187,7 +187,7 @@ async fn behind_a_trusted_proxy_the_address_is_read_from_the_right() {
     assert_eq!(made, 10);
 }
 
-/// An IPv6 client has 2^64 addresses at hand.
+/// An IPv6 client has 2^64 addresses.
 #[tokio::test]
 async fn the_addresses_of_one_ipv6_network_count_together() {
     let server = behind_a_proxy();
@@ -197,7 +197,7 @@ async fn the_addresses_of_one_ipv6_network_count_together() {
 }
 
 #[tokio::test]
-async fn the_limit_of_public_creation_can_be_set() {
+async fn the_limit_of_public_creation_is_configurable() {
     let server = Setup::new().ready("noro").and("[http]\npublic_create_limit = { limit = 2, window = \"1h\" }").start();
     assert_eq!(made_of(5, async |_| create(&server, &json!({})).await).await, 2);
 }

@@ -1,4 +1,4 @@
-//! Where a secret must not be: the database, the log, the metrics, an answer that is not its creation's.
+//! Places where no secret may appear: database, log, metrics, and every response but that of its creation.
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ fn holds(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-/// Uses a secret well and badly, in every place where a client may put it by mistake.
+/// Sends a secret correctly, and in every place where a client may put it by mistake.
 async fn misuse(server: &Server, secret: &str) {
     let wrong = |name: &str| json!({ name: secret });
     for (method, path, body) in [
@@ -57,7 +57,7 @@ async fn misuse(server: &Server, secret: &str) {
                 request = request.json(&body);
             }
             let answer = reply(request).await;
-            // A field is named as it was sent, to who sent it; no other answer repeats a secret.
+            // An error repeats the name of an unknown field to the client that sent it; nothing else repeats a secret.
             let named = answer.text.contains("unknown");
             assert!(named || !answer.text.contains(&secret[12..]), "{method} {path}: {}", answer.text);
             assert!(answer.headers.iter().all(|(_, value)| !holds(value.as_bytes(), &secret[12..])), "{answer:?}");
@@ -97,14 +97,14 @@ async fn no_secret_is_in_the_database_the_log_or_the_metrics() {
     ]);
     for (place, bytes) in places {
         for secret in &secrets {
-            // What follows the shown 12 characters; for a root credential and a webhook's secret, nothing is shown.
+            // The part after the 12 displayed characters. Nothing is displayed of root credentials and webhook secrets.
             let hidden = if secret == ROOT || secret.starts_with("whsec_") { secret } else { &secret[12..] };
             assert!(!holds(&bytes, hidden), "{place} holds a secret");
         }
     }
 }
 
-/// The shown prefix and the digest are all that the database has of a secret.
+/// Of a secret, the database holds only the displayed prefix and the digest.
 #[tokio::test]
 async fn the_database_has_the_digest_of_a_secret() {
     use sha2::Digest as _;
@@ -125,9 +125,9 @@ async fn the_row(server: &Server, sql: &'static str) -> sqlx::sqlite::SqliteRow 
     row
 }
 
-/// Writing down a use would otherwise look to every replica like a change, and every Verify would cost a write.
+/// If a use changed the key's row, every replica would see a change, and every Verify would cost a write.
 #[tokio::test]
-async fn a_use_shows_within_two_seconds_and_leaves_the_keys_row_alone() {
+async fn a_use_is_visible_within_two_seconds_and_does_not_change_the_keys_row() {
     let mut server = Setup::new().start();
     let made = server.create(json!({"name": "n"})).await;
     let start = std::time::Instant::now();

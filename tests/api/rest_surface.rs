@@ -1,4 +1,4 @@
-//! What every REST answer has in common, and where there is nothing.
+//! What all REST responses have in common, and unknown paths and methods.
 
 use std::{
     io::Write as _,
@@ -14,7 +14,7 @@ use crate::support::{Setup, reply, server::ROOT};
 const ID: &str = "key_01h455vb4pex5vsknk084sn02q";
 
 #[tokio::test]
-async fn a_path_that_does_not_exist_is_404_whoever_asks() {
+async fn an_unknown_path_is_404_for_every_caller() {
     let server = Setup::new().start();
     for path in [
         "/",
@@ -43,9 +43,9 @@ async fn a_path_that_does_not_exist_is_404_whoever_asks() {
     }
 }
 
-/// Nor one that begins what could become either version of HTTP, and says no more.
+/// The same holds if its first bytes fit both versions of HTTP and nothing follows.
 #[test]
-fn a_connection_that_asks_nothing_is_closed() {
+fn a_connection_without_a_request_is_closed() {
     let server = Setup::new().start();
     let start = Instant::now();
     let (rest, grpc) = (&server.http, &server.grpc);
@@ -71,7 +71,7 @@ fn a_connection_that_asks_nothing_is_closed() {
 }
 
 #[tokio::test]
-async fn a_method_that_a_path_does_not_have_is_405_with_the_ones_that_it_has() {
+async fn an_unknown_method_is_405_with_the_known_ones_in_allow() {
     let server = Setup::new().start();
     let one = format!("/api/api-keys/{ID}");
     let event = "/api/events/evt_01h455vb4pex5vsknk084sn02q";
@@ -105,7 +105,7 @@ async fn a_method_that_a_path_does_not_have_is_405_with_the_ones_that_it_has() {
 }
 
 #[tokio::test]
-async fn a_head_is_a_get_without_its_body() {
+async fn head_is_get_without_the_body() {
     let server = Setup::new().start();
     for path in ["/healthz", "/api/api-keys", "/nothing"] {
         let get = reply(server.rest("GET", path).bearer_auth(ROOT)).await;
@@ -116,7 +116,7 @@ async fn a_head_is_a_get_without_its_body() {
 }
 
 #[tokio::test]
-async fn a_request_id_is_kept_if_it_is_safe_and_made_otherwise() {
+async fn a_safe_request_id_is_kept_and_any_other_is_replaced() {
     let server = Setup::new().start();
     let long = "a".repeat(128);
     for kept in ["req_1", "A-b_c.d:9", "x", long.as_str()] {
@@ -128,7 +128,7 @@ async fn a_request_id_is_kept_if_it_is_safe_and_made_otherwise() {
         let answer = reply(server.rest("GET", "/healthz").header("x-request-id", refused)).await;
         assert!(answer.header("x-request-id").unwrap().starts_with("req_"), "{refused}: {answer:?}");
     }
-    // Also of what is refused, and the log has the same one.
+    // Errors have it, too, and the log has the same one.
     let answer = reply(server.rest("GET", "/api/api-keys").header("x-request-id", "from-the-edge-17")).await;
     answer.refused(401, "missing_credential");
     assert_eq!(answer.header("x-request-id"), Some("from-the-edge-17"));
@@ -136,7 +136,7 @@ async fn a_request_id_is_kept_if_it_is_safe_and_made_otherwise() {
 }
 
 #[tokio::test]
-async fn errors_are_json_in_one_shape_whatever_the_request_accepts() {
+async fn errors_are_json_in_one_shape_whatever_accept_says() {
     let server = Setup::new().start();
     for accept in ["text/html", "application/xml", "*/*"] {
         let answer = reply(server.rest("GET", "/api/api-keys").header("accept", accept)).await;
@@ -155,7 +155,7 @@ async fn the_probes_need_no_credential() {
     assert_eq!(reply(server.rest("GET", "/openapi.json")).await.good(200)["openapi"], "3.1.0");
 }
 
-/// HTTP/2 without TLS, by prior knowledge: what service meshes speak inside.
+/// HTTP/2 without TLS by prior knowledge, as service meshes use it.
 #[tokio::test]
 async fn the_port_speaks_http_2_without_tls() {
     let server = Setup::new().start();

@@ -30,7 +30,7 @@ async fn ask(server: &Server, body: Value) -> Reply {
     reply(server.rest("POST", "/api/v1/verify").bearer_auth(ROOT).json(&body)).await
 }
 
-/// The verdict's code, in an answer of the full shape.
+/// Returns the code of the verdict, and checks that the response has every field.
 async fn code(server: &Server, body: Value) -> String {
     let verdict = ask(server, body).await.good(200);
     assert_eq!(names(&verdict), FIELDS);
@@ -39,7 +39,7 @@ async fn code(server: &Server, body: Value) -> String {
 }
 
 #[tokio::test]
-async fn a_valid_key_is_told_with_everything_that_it_is() {
+async fn a_valid_key_is_answered_with_all_of_its_fields() {
     let server = Setup::new().ready("all").start();
     let body = json!({
         "name": "n", "keyspace": "norrix", "orgId": "Acme", "instanceId": "i", "environment": "e", "scopes": ["build"],
@@ -57,7 +57,7 @@ async fn a_valid_key_is_told_with_everything_that_it_is() {
 }
 
 #[tokio::test]
-async fn what_a_key_does_not_have_is_null() {
+async fn fields_that_a_key_does_not_have_are_null() {
     let server = Setup::new().start();
     let key = server.create(json!({"name": "n"})).await;
     let verdict = ask(&server, json!({"secret": key["key"]})).await.good(200);
@@ -105,7 +105,7 @@ async fn every_verdict_is_200() {
         (json!({"secret": secret, "instance": "x"}), "WRONG_INSTANCE"),
         (json!({"secret": secret, "requiredScopes": ["build", "submit"]}), "INSUFFICIENT_SCOPE"),
         (json!({"secret": secret, "required_scopes": ["submit"]}), "INSUFFICIENT_SCOPE"),
-        // The first reason in order is the verdict.
+        // Of several reasons, the first one in order is the verdict.
         (
             json!({"secret": secret, "environment": "x", "organization": "x", "requiredScopes": ["x"]}),
             "WRONG_ENVIRONMENT",
@@ -124,7 +124,7 @@ async fn every_verdict_is_200() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_no_good_is_still_named_to_who_holds_its_secret() {
+async fn a_verdict_on_an_invalid_key_still_identifies_it() {
     let server = Setup::new().start();
     let key = server.create(json!({"name": "n", "orgId": "o"})).await;
     for body in [json!({"secret": key["key"], "organization": "x"}), json!({"secret": key["key"], "instance": "x"})] {
@@ -134,7 +134,7 @@ async fn a_key_that_is_no_good_is_still_named_to_who_holds_its_secret() {
 }
 
 #[tokio::test]
-async fn a_rate_limit_is_told_and_spent_by_its_cost() {
+async fn the_verdict_shows_the_rate_limit_and_cost_is_spent() {
     let server = Setup::new().ready("noro").start();
     let key = server.create(json!({"name": "n"})).await;
     let rate = async |cost: Value| ask(&server, json!({"secret": key["key"], "cost": cost})).await.good(200);
@@ -153,7 +153,7 @@ async fn a_rate_limit_is_told_and_spent_by_its_cost() {
 }
 
 #[tokio::test]
-async fn a_request_that_cannot_be_is_400_and_names_its_field() {
+async fn a_bad_request_is_400_and_names_the_field() {
     let server = Setup::new().start();
     for (body, field) in [
         (json!({}), "secret"),
@@ -177,7 +177,7 @@ async fn a_request_that_cannot_be_is_400_and_names_its_field() {
     }
 }
 
-/// A product that was taken out of the configuration: its keys must not go on opening doors.
+/// Keys of a product that was removed from the configuration must not stay valid.
 #[tokio::test]
 async fn a_key_whose_keyspace_is_no_longer_configured_is_not_found() {
     let folder = tempfile::tempdir().unwrap();

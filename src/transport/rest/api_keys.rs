@@ -1,223 +1,297 @@
 //! `/api/api-keys`: managing the keys of an organization.
 
-use std::collections::HashMap;
-
-use http::StatusCode;
-use serde_json::json;
+use http::request::Parts;
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{ArrayBuilder, KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, Type, schema::SchemaType},
+};
 
 use super::{
-    Body,
-    body::Fields,
+    error::rest_names,
+    extract::{
+        body::{FromFields, StrictJson},
+        caller::{KeyManager, KeyRevoker, Manager, in_organization, no_such_key_if_unreadable},
+        fields::Fields,
+        path::PathId,
+        query::{FromQuery, Organization, Query, StrictQuery, organization},
+    },
+    openapi,
     request::RequestContext,
-    response::{RestError, RestResponse, rest_names},
-    self_service,
+    response::{RestResponse, RestResult},
+    self_service::{CreateOwnKey, Webhook},
 };
 use crate::{
     domain::{
-        access,
         caller::Caller,
-        error::{Error, Result},
-        key::{Binding, KeyRecord, KeyStatus},
-        validation::Violations,
+        key::{Binding, KeyStatus},
     },
-    json,
-    service::keys::list::ListKeys,
+    json::key::{CreatedKey, Key, KeyPage},
+    service::keys::{create, list},
 };
 
-/// `POST`: makes a key.
-pub async fn create(
-    exchange: &mut RequestContext<'_>,
-    body: &mut Body,
-) -> std::result::Result<RestResponse, RestError> {
-    let caller = manager(exchange).await?;
-    let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
-    let mut request = self_service::create_request(&mut fields, false);
-    request.keyspaces = fields.keyspaces();
-    if request.name.trim().is_empty() {
-        fields.bad("name", "is required");
-    }
-    let named = organization(exchange);
+/// Make a key
+#[utoipa::path(
+    post,
+    path = "/api/api-keys",
+    operation_id = "createKey",
+    tag = "management",
+    security(("bearer" = []), ("apiKey" = []), ("session" = []), ("sessionCookie" = [])),
+    params(ManagedOrganization),
+    request_body = CreateKey,
+    responses((status = 201, description = "The key, with its secret this once.", body = CreatedKey))
+)]
+pub(crate) async fn create(
+    context: RequestContext,
+    Manager(caller): Manager,
+    Organization(named): Organization,
+    StrictJson(body): StrictJson<CreateKey>,
+) -> RestResult {
+    let mut request = create::CreateKey::from(body.fields);
+    request.keyspaces = body.keyspaces;
     if request.binding.organization.is_empty() {
         request.binding.organization = named;
-    } else if !named.is_empty() && named != request.binding.organization && matches!(caller, Caller::Operator { .. }) {
-        // Whoever is confined to organizations hears so below.
-        fields.bad("orgId", "is not that of the query");
     }
-    fields.finish()?;
-    let created = exchange.service.keys.create(&caller, request, exchange.context).await.map_err(rest_names)?;
-    exchange.key = created.key.id.to_string();
-    let mut answer = json::item(&created.key, exchange.now());
-    answer["key"] = created.secret.expose().into();
-    if let Some(secret) = created.webhook_secret {
-        answer["webhookSecret"] = secret.as_str().into();
+    let created = context.service().keys.create(&caller, request, context.call()).await.map_err(rest_names)?;
+    context.set_key(created.key.id);
+    Ok(RestResponse::created(&CreatedKey {
+        record: Key::new(&created.key, context.now()),
+        key: created.secret.expose(),
+        webhook_secret: created.webhook_secret.as_ref().map(|secret| secret.as_str()),
+    }))
+}
+
+/// A page of keys, newest first
+#[utoipa::path(
+    get,
+    path = "/api/api-keys",
+    operation_id = "listKeys",
+    tag = "management",
+    security(("bearer" = []), ("apiKey" = []), ("session" = []), ("sessionCookie" = [])),
+    params(ListKeys),
+    responses((status = 200, description = "The page.", body = KeyPage))
+)]
+pub(crate) async fn list(
+    context: RequestContext,
+    Manager(caller): Manager,
+    StrictQuery(query): StrictQuery<ListKeys>,
+) -> RestResult {
+    let page = context.service().keys.list(&caller, query.into(), context.call()).await.map_err(rest_names)?;
+    let now = context.now();
+    let keys = page.keys.iter().map(|key| Key::new(key, now)).collect();
+    Ok(RestResponse::ok(&KeyPage { keys, next_cursor: page.next.as_deref() }))
+}
+
+/// One key
+#[utoipa::path(
+    get,
+    path = "/api/api-keys/{id}",
+    operation_id = "getKey",
+    tag = "management",
+    security(("bearer" = []), ("apiKey" = []), ("session" = []), ("sessionCookie" = [])),
+    params(("id" = String, Path, description = "The key's id."), ManagedOrganization),
+    responses((status = 200, description = "The key.", body = Key))
+)]
+pub(crate) async fn get(
+    context: RequestContext,
+    Manager(caller): Manager,
+    PathId(id): PathId,
+    Organization(named): Organization,
+) -> RestResult {
+    let key = no_such_key_if_unreadable(context.service().keys.get(&caller, &id, context.call()).await)?;
+    in_organization(&key, &named)?;
+    context.set_key(key.id);
+    Ok(RestResponse::ok(&Key::new(&key, context.now())))
+}
+
+/// Revoke a key
+///
+/// Once this answers, the key is valid on no replica. Revoking again answers the key unchanged.
+#[utoipa::path(
+    delete,
+    path = "/api/api-keys/{id}",
+    operation_id = "revokeKey",
+    tag = "management",
+    security(("bearer" = []), ("apiKey" = []), ("session" = []), ("sessionCookie" = [])),
+    params(("id" = String, Path, description = "The key's id."), ManagedOrganization),
+    request_body = Revoke,
+    responses((status = 200, description = "The key, revoked.", body = Key))
+)]
+pub(crate) async fn revoke(
+    context: RequestContext,
+    KeyRevoker { caller, id }: KeyRevoker,
+    StrictJson(body): StrictJson<Revoke>,
+) -> RestResult {
+    let revoked = context.service().keys.revoke(&caller, &id, body.reason, context.call()).await;
+    let key = no_such_key_if_unreadable(revoked)?;
+    context.set_key(key.id);
+    Ok(RestResponse::ok(&Key::new(&key, context.now())))
+}
+
+/// Change or remove a key's webhook
+#[utoipa::path(
+    patch,
+    path = "/api/api-keys/{id}",
+    operation_id = "updateWebhook",
+    tag = "management",
+    security(("bearer" = []), ("apiKey" = []), ("session" = []), ("sessionCookie" = [])),
+    params(("id" = String, Path, description = "The key's id."), ManagedOrganization),
+    request_body = Webhook,
+    responses(
+        (status = 200, description = "The key.", body = Key),
+        (status = 409, response = openapi::Conflict),
+    )
+)]
+pub(crate) async fn update_webhook(
+    context: RequestContext,
+    KeyManager { caller, id }: KeyManager,
+    StrictJson(webhook): StrictJson<Webhook>,
+) -> RestResult {
+    let changed = context.service().keys.update_webhook(&caller, &id, webhook.into(), context.call()).await;
+    let changed = no_such_key_if_unreadable(changed).map_err(rest_names)?;
+    context.set_key(changed.key.id);
+    let mut body = Key::new(&changed.key, context.now());
+    body.webhook_secret = changed.webhook_secret.as_ref().map(|secret| secret.as_str());
+    Ok(RestResponse::ok(&body))
+}
+
+/// The fields of [`CreateOwnKey`] and those for managers only.
+pub(crate) struct CreateKey {
+    fields: CreateOwnKey,
+    keyspaces: Vec<String>,
+}
+
+impl FromFields for CreateKey {
+    fn from_fields(fields: &mut Fields, parts: &Parts) -> Self {
+        let body = CreateOwnKey::take(fields, false);
+        let keyspaces = fields.keyspaces();
+        if body.name.trim().is_empty() {
+            fields.bad("name", "is required");
+        }
+        let (named, own) = (organization(parts), &body.org_id);
+        // For a caller that is confined to organizations, the use case refuses a foreign one.
+        let operator =
+            RequestContext::of(parts).is_ok_and(|context| matches!(context.caller(), Some(Caller::Operator { .. })));
+        if operator && !own.is_empty() && !named.is_empty() && named != *own {
+            fields.bad("orgId", "is not that of the query");
+        }
+        Self { fields: body, keyspaces }
     }
-    Ok(RestResponse::json(StatusCode::CREATED, &answer))
 }
 
-/// `GET`: a page of keys.
-pub async fn list(exchange: &mut RequestContext<'_>) -> std::result::Result<RestResponse, RestError> {
-    let caller = manager(exchange).await?;
-    let request = list_request(exchange.parts.uri.query().unwrap_or_default())?;
-    let page = exchange.service.keys.list(&caller, request, exchange.context).await.map_err(rest_names)?;
-    let now = exchange.now();
-    let keys: Vec<_> = page.keys.iter().map(|key| json::item(key, now)).collect();
-    Ok(RestResponse::json(StatusCode::OK, &json!({"keys": keys, "nextCursor": page.next})))
-}
-
-/// `GET` of one key.
-pub async fn read(exchange: &mut RequestContext<'_>, id: &str) -> std::result::Result<RestResponse, RestError> {
-    let caller = manager(exchange).await?;
-    let key = unknown_if_unreadable(exchange.service.keys.get(&caller, id, exchange.context).await)?;
-    of_organization(&key, &organization(exchange))?;
-    Ok(item(exchange, &key))
-}
-
-/// `DELETE` of one key. A body is not needed; it may give the reason.
-pub async fn revoke(
-    exchange: &mut RequestContext<'_>,
-    id: &str,
-    body: &mut Body,
-) -> std::result::Result<RestResponse, RestError> {
-    let caller = manager(exchange).await?;
-    in_organization(exchange, &caller, id).await?;
-    let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
-    let reason = fields.text_or_empty("reason");
-    fields.finish()?;
-    let revoked = exchange.service.keys.revoke(&caller, id, reason, exchange.context).await;
-    let key = unknown_if_unreadable(revoked)?;
-    Ok(item(exchange, &key))
-}
-
-/// `PATCH` of one key.
-pub async fn update(
-    exchange: &mut RequestContext<'_>,
-    id: &str,
-    body: &mut Body,
-) -> std::result::Result<RestResponse, RestError> {
-    let caller = manager(exchange).await?;
-    in_organization(exchange, &caller, id).await?;
-    let hook = self_service::webhook(exchange, body).await?;
-    let hooked = exchange.service.keys.update_webhook(&caller, id, hook, exchange.context).await;
-    let hooked = unknown_if_unreadable(hooked).map_err(rest_names)?;
-    exchange.key = hooked.key.id.to_string();
-    let mut answer = json::item(&hooked.key, exchange.now());
-    self_service::with_secret(&mut answer, &hooked);
-    Ok(RestResponse::json(StatusCode::OK, &answer))
-}
-
-fn item(exchange: &mut RequestContext<'_>, key: &KeyRecord) -> RestResponse {
-    exchange.key = key.id.to_string();
-    RestResponse::json(StatusCode::OK, &json::item(key, exchange.now()))
-}
-
-/// The organization that the query names; empty if none.
-fn organization(exchange: &RequestContext<'_>) -> String {
-    let query = exchange.parts.uri.query().unwrap_or_default();
-    let named = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "orgId");
-    named.map(|(_, organization)| organization.into_owned()).unwrap_or_default()
-}
-
-/// In another organization than the one that was named, a key does not exist.
-fn of_organization(key: &KeyRecord, named: &str) -> Result<()> {
-    if named.is_empty() || key.binding.organization == named { Ok(()) } else { Err(Error::no_such_key()) }
-}
-
-/// The same of a key that is yet to be read, where an organization is named.
-async fn in_organization(exchange: &RequestContext<'_>, caller: &Caller, id: &str) -> Result<()> {
-    let named = organization(exchange);
-    if named.is_empty() {
-        return Ok(());
-    }
-    let key = unknown_if_unreadable(exchange.service.keys.get(caller, id, exchange.context).await)?;
-    of_organization(&key, &named)
-}
-
-/// The caller, who must be able to manage keys: said before a word of the request is looked at.
-pub(super) async fn manager(exchange: &mut RequestContext<'_>) -> Result<Caller> {
-    let mut caller = exchange.known_caller().await?;
-    access::may_manage(&caller)?;
-    // `orgId` may stand on any of these routes; it only ever narrows.
-    let query = exchange.parts.uri.query().unwrap_or_default();
-    for (_, organization) in url::form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "orgId") {
-        caller = access::restrict_to_organization(caller, &organization)?;
-    }
-    Ok(caller)
-}
-
-/// A path segment that is no id at all names no key either.
-fn unknown_if_unreadable<T>(result: Result<T>) -> Result<T> {
-    result.map_err(|error| match error.fields.as_slice() {
-        [only] if only.field == "id" => Error::no_such_key(),
-        _ => error,
-    })
-}
-
-/// The parameters of a query string, each to be taken once.
-pub(super) struct Query(HashMap<String, String>);
-
-impl Query {
-    /// Reads them; one that is given twice is a violation.
-    pub(super) fn read(query: &str, violations: &mut Violations) -> Self {
-        let mut given: HashMap<String, String> = HashMap::new();
-        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-            let name: String = name.chars().take(64).collect();
-            if given.insert(name.clone(), value.into_owned()).is_some() {
-                violations.add(name, "must be given once");
+/// The schema is that of [`CreateOwnKey`] with what differs here: a name is required, and a time has one form only.
+impl PartialSchema for CreateKey {
+    fn schema() -> RefOr<Schema> {
+        let mut schema = CreateOwnKey::schema();
+        if let RefOr::T(Schema::Object(object)) = &mut schema {
+            object.description = None;
+            object.required.push("name".to_owned());
+            if let Some(RefOr::T(Schema::Object(name))) = object.properties.get_mut("name") {
+                name.schema_type = SchemaType::new(Type::String);
+                name.min_length = Some(1);
             }
+            let expires_at = ObjectBuilder::new()
+                .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
+                .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+                .description(Some("In the future, and at most ten years away. Not together with expiresInDays."));
+            object.properties.insert("expiresAt".to_owned(), expires_at.build().into());
+            let keyspaces = ArrayBuilder::new()
+                .schema_type(SchemaType::from_iter([Type::Array, Type::Null]))
+                .items(ObjectBuilder::new().schema_type(Type::String))
+                .min_items(Some(1))
+                .description(Some(
+                    "Limits a service (keyspace keyward, scope verify alone) to the keys of these keyspaces; left out, \
+                     it verifies the keys of all.",
+                ));
+            object.properties.insert("keyspaces".to_owned(), keyspaces.build().into());
         }
-        Self(given)
+        schema
     }
+}
 
-    /// One of them; empty if it is absent.
-    pub(super) fn take(&mut self, name: &str) -> String {
-        self.0.remove(name).unwrap_or_default()
+impl ToSchema for CreateKey {}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Revoke {
+    /// Why, for the record.
+    #[schema(value_type = Option<String>, max_length = 200)]
+    reason: String,
+}
+
+impl FromFields for Revoke {
+    fn from_fields(fields: &mut Fields, _: &Parts) -> Self {
+        Self { reason: fields.text_or_empty("reason") }
     }
+}
 
-    /// The size of a page.
-    pub(super) fn limit(&mut self, violations: &mut Violations) -> u32 {
-        match self.take("limit").as_str() {
-            "" => 0,
-            text => text.parse().ok().filter(|limit| (0..=1_000).contains(limit)).unwrap_or_else(|| {
-                violations.add("limit", "must be a whole number, 1 to 1000, or 0 for 50");
-                0
-            }),
-        }
-    }
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only its description is used; extractors of the caller read the parameter")]
+struct ManagedOrganization {
+    /// Chooses among the organizations of the caller; any other one is 403.
+    #[param(rename = "orgId", required = false, value_type = String)]
+    org_id: String,
+}
 
-    /// What nobody took is a violation.
-    pub(super) fn finish(self, violations: &mut Violations) {
-        for name in self.0.into_keys() {
-            violations.add(name, "unknown parameter");
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
+pub(crate) struct ListKeys {
+    /// Only keys that have this status now.
+    #[param(inline, required = false, value_type = crate::json::key::Status)]
+    status: Option<KeyStatus>,
+    /// nextCursor of the page before, of the same query.
+    #[param(required = false)]
+    cursor: String,
+    /// Keys on the page.
+    #[param(required = false, minimum = 1, maximum = 1_000, default = 50)]
+    limit: u32,
+    /// Chooses among the organizations of the caller; any other one is 403.
+    #[param(required = false)]
+    org_id: String,
+    /// Only keys of this keyspace.
+    #[param(required = false)]
+    keyspace: String,
+    /// Only keys of this instance.
+    #[param(required = false)]
+    instance_id: String,
+    /// Only keys of this environment.
+    #[param(required = false)]
+    environment: String,
+    /// Only keys that this caller made.
+    #[param(required = false)]
+    created_by: String,
+}
+
+impl FromQuery for ListKeys {
+    fn from_query(query: &mut Query) -> Self {
+        const STATUSES: [(&str, KeyStatus); 3] =
+            [("active", KeyStatus::Active), ("revoked", KeyStatus::Revoked), ("expired", KeyStatus::Expired)];
+        Self {
+            status: query.one_of("status", &STATUSES, "must be active, revoked or expired"),
+            limit: query.limit(),
+            keyspace: query.text("keyspace"),
+            org_id: query.text("orgId"),
+            instance_id: query.text("instanceId"),
+            environment: query.text("environment"),
+            created_by: query.text("createdBy"),
+            cursor: query.text("cursor"),
         }
     }
 }
 
-fn list_request(query: &str) -> Result<ListKeys> {
-    let mut violations = Violations::default();
-    let mut query = Query::read(query, &mut violations);
-    let status = match query.take("status").as_str() {
-        "" => None,
-        "active" => Some(KeyStatus::Active),
-        "revoked" => Some(KeyStatus::Revoked),
-        "expired" => Some(KeyStatus::Expired),
-        _ => {
-            violations.add("status", "must be active, revoked or expired");
-            None
+impl From<ListKeys> for list::ListKeys {
+    fn from(query: ListKeys) -> Self {
+        Self {
+            page_size: query.limit,
+            keyspace: query.keyspace,
+            binding: Binding {
+                organization: query.org_id,
+                instance: query.instance_id,
+                environment: query.environment,
+            },
+            status: query.status,
+            created_by: query.created_by,
+            page_token: query.cursor,
         }
-    };
-    let request = ListKeys {
-        page_size: query.limit(&mut violations),
-        keyspace: query.take("keyspace"),
-        binding: Binding {
-            organization: query.take("orgId"),
-            instance: query.take("instanceId"),
-            environment: query.take("environment"),
-        },
-        status,
-        created_by: query.take("createdBy"),
-        page_token: query.take("cursor"),
-    };
-    query.finish(&mut violations);
-    violations.finish()?;
-    Ok(request)
+    }
 }

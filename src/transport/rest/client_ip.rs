@@ -1,25 +1,25 @@
-//! Which client a request comes from. A forwarded address counts only where a trusted proxy wrote it.
+//! The client's address. A forwarded address counts only if a trusted proxy wrote it.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::HeaderMap;
 use ipnet::IpNet;
 
-/// The client's address: the peer's own, or, where that is a trusted proxy, the last address in `X-Forwarded-For`
-/// that no trusted proxy has. What stands left of it, the client could have written itself.
-pub fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+/// Returns the client's address: the peer's own or, if the peer is a trusted proxy, the last address in
+/// `X-Forwarded-For` that is not a trusted proxy's. The client could have written everything left of it.
+pub(crate) fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let peer = peer.to_canonical();
-    let believed = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
-    if !believed(&peer) {
+    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
+    if !is_trusted(&peer) {
         return peer;
     }
     let mut client = peer;
     let lines: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok()).collect();
     for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
-        // Whatever cannot be read ends what can be believed.
+        // An unreadable entry cannot be trusted, nor can anything left of it.
         let Some(address) = hop_address(hop.trim()) else { break };
         client = address.to_canonical();
-        if !believed(&client) {
+        if !is_trusted(&client) {
             break;
         }
     }
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_cannot_choose_its_address_by_a_header() {
+    fn an_untrusted_peer_cannot_choose_its_address_by_a_header() {
         assert_eq!(seen("203.0.113.9", &["198.51.100.1"], &[]), "203.0.113.9");
         assert_eq!(seen("203.0.113.9", &["198.51.100.1"], &["10.0.0.0/8"]), "203.0.113.9");
     }
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_not_believed() {
+    fn an_unreadable_entry_is_not_trusted() {
         let trusted = ["10.0.0.0/8"];
         assert_eq!(seen("10.0.0.1", &[], &trusted), "10.0.0.1");
         assert_eq!(seen("10.0.0.1", &["1.2.3.4, garbage"], &trusted), "10.0.0.1");

@@ -1,128 +1,228 @@
-//! `/api/events`: the audit log, and what became of telling webhooks.
+//! `/api/events`: the audit log, and the deliveries of its events to webhooks.
 
-use http::StatusCode;
-use serde_json::{Value, json};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use http::request::Parts;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Body,
-    api_keys::{Query, manager},
-    body::{self, Fields},
+    error::rest_names,
+    extract::{
+        body::{FromFields, StrictJson},
+        caller::Manager,
+        fields::Fields,
+        path::PathId,
+        query::{FromQuery, Query, StrictQuery},
+    },
+    openapi,
     request::RequestContext,
-    response::{RestError, RestResponse, rest_names},
+    response::{RestResponse, RestResult},
 };
 use crate::{
     domain::{
         clock::Micros,
         error::{Error, ErrorKind, Result},
-        event::Event,
         key::Binding,
-        validation::Violations,
     },
-    json,
-    service::audit::{Delivery, DeliveryState, DeliverySubject, ListEvents},
+    json::{
+        self,
+        delivery::{Deliveries, Delivery, State},
+        event::{Event, EventPage, TypeName},
+        time::Rfc3339,
+    },
+    service::audit::{self, DeliveryState, DeliverySubject},
 };
 
-/// `GET`: a page of events.
-pub async fn list(exchange: &mut RequestContext<'_>) -> std::result::Result<RestResponse, RestError> {
-    let caller = manager(exchange).await?;
-    let request = request(exchange.parts.uri.query().unwrap_or_default())?;
-    let page = exchange.service.audit.list_events(&caller, request, exchange.context).await.map_err(names)?;
-    let events: Vec<_> = page.events.iter().map(event).collect();
-    Ok(RestResponse::json(StatusCode::OK, &json!({"events": events, "nextCursor": page.next})))
+/// A page of events, newest first
+#[utoipa::path(
+    get,
+    path = "/api/events",
+    operation_id = "listEvents",
+    tag = "events",
+    security(("bearer" = []), ("apiKey" = []), ("session" = []), ("sessionCookie" = [])),
+    params(ListEvents),
+    responses((status = 200, description = "The page.", body = EventPage))
+)]
+pub(crate) async fn list(
+    context: RequestContext,
+    Manager(caller): Manager,
+    StrictQuery(query): StrictQuery<ListEvents>,
+) -> RestResult {
+    let page = context.service().audit.list_events(&caller, query.into(), context.call()).await.map_err(names)?;
+    let events = page.events.iter().map(Event::new).collect();
+    Ok(RestResponse::ok(&EventPage { events, next_cursor: page.next.as_deref() }))
 }
 
-/// `GET` of an event's deliveries.
-pub async fn deliveries(exchange: &mut RequestContext<'_>, id: &str) -> std::result::Result<RestResponse, RestError> {
-    let caller = manager(exchange).await?;
-    let subject = DeliverySubject::Event(id.to_owned());
-    let listed = exchange.service.audit.list_deliveries(&caller, &subject, 0, "", exchange.context).await;
-    let deliveries: Vec<_> = unknown_if_unreadable(listed)?.deliveries.iter().map(delivery).collect();
-    Ok(RestResponse::json(StatusCode::OK, &json!({"deliveries": deliveries})))
+/// What became of telling the key's webhook of an event
+///
+/// Empty if the key had no webhook.
+#[utoipa::path(
+    get,
+    path = "/api/events/{id}/deliveries",
+    operation_id = "listDeliveries",
+    tag = "events",
+    security(("bearer" = []), ("apiKey" = []), ("session" = []), ("sessionCookie" = [])),
+    params(("id" = String, Path, description = "The event's id."), OwnOrganization),
+    responses((status = 200, description = "At most one delivery.", body = Deliveries))
+)]
+pub(crate) async fn deliveries(context: RequestContext, Manager(caller): Manager, PathId(id): PathId) -> RestResult {
+    let subject = DeliverySubject::Event(id);
+    let listed = context.service().audit.list_deliveries(&caller, &subject, 0, "", context.call()).await;
+    let listed = no_such_event_if_unreadable(listed)?;
+    Ok(RestResponse::ok(&Deliveries { deliveries: listed.deliveries.iter().map(delivery).collect() }))
 }
 
-/// `POST`: tells the webhook again. There is nothing to say in a body.
-pub async fn redeliver(
-    exchange: &mut RequestContext<'_>,
-    id: &str,
-    body: &mut Body,
-) -> std::result::Result<RestResponse, RestError> {
-    let caller = manager(exchange).await?;
-    Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?.finish()?;
-    let due = unknown_if_unreadable(exchange.service.audit.redeliver(&caller, id, exchange.context).await)?;
-    exchange.key = due.key.to_string();
-    Ok(RestResponse::json(StatusCode::OK, &delivery(&due)))
+/// Tell the key's webhook of an event again
+///
+/// Now and with every retry, whatever came of it before, under the same webhook-id. 409 if the key has no webhook.
+#[utoipa::path(
+    post,
+    path = "/api/events/{id}/redeliver",
+    operation_id = "redeliver",
+    tag = "events",
+    security(("bearer" = []), ("apiKey" = []), ("session" = []), ("sessionCookie" = [])),
+    params(("id" = String, Path, description = "The event's id."), OwnOrganization),
+    request_body = inline(NoFields),
+    responses(
+        (status = 200, description = "The delivery, due now.", body = Delivery),
+        (status = 409, response = openapi::Conflict),
+    )
+)]
+pub(crate) async fn redeliver(
+    context: RequestContext,
+    Manager(caller): Manager,
+    PathId(id): PathId,
+    StrictJson(NoFields {}): StrictJson<NoFields>,
+) -> RestResult {
+    let due = no_such_event_if_unreadable(context.service().audit.redeliver(&caller, &id, context.call()).await)?;
+    context.set_key(due.key);
+    Ok(RestResponse::ok(&delivery(&due)))
 }
 
-fn request(query: &str) -> Result<ListEvents> {
-    let mut violations = Violations::default();
-    let mut query = Query::read(query, &mut violations);
-    let time = |violations: &mut Violations, query: &mut Query, name: &'static str| -> Option<Micros> {
-        let text = query.take(name);
-        if text.is_empty() {
-            return None;
+// A body without fields. No doc comment: it would become a description in the document.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NoFields {}
+
+impl FromFields for NoFields {
+    fn from_fields(_: &mut Fields, _: &Parts) -> Self {
+        Self {}
+    }
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only its description is used; extractors of the caller read the parameter")]
+struct OwnOrganization {
+    /// May only name an organization of the caller.
+    #[param(rename = "orgId", required = false)]
+    org_id: String,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
+pub(crate) struct ListEvents {
+    /// Only events of this type.
+    #[param(required = false, inline, value_type = TypeName)]
+    r#type: String,
+    /// Only events of this key.
+    #[param(required = false)]
+    key_id: String,
+    /// Only events by this actor.
+    #[param(required = false)]
+    actor: String,
+    /// Only events at this time or later.
+    #[param(required = false, value_type = String, format = DateTime)]
+    since: Option<Micros>,
+    /// Only events before this time.
+    #[param(required = false, value_type = String, format = DateTime)]
+    until: Option<Micros>,
+    /// nextCursor of the page before, of the same query.
+    #[param(required = false)]
+    cursor: String,
+    /// Events on the page.
+    #[param(required = false, minimum = 1, maximum = 1_000, default = 50)]
+    limit: u32,
+    /// May only name an organization of the caller.
+    #[param(required = false)]
+    org_id: String,
+    /// Only events of keys of this keyspace.
+    #[param(required = false)]
+    keyspace: String,
+    /// Only events of keys of this instance.
+    #[param(required = false)]
+    instance_id: String,
+    /// Only events of keys of this environment.
+    #[param(required = false)]
+    environment: String,
+}
+
+impl FromQuery for ListEvents {
+    fn from_query(query: &mut Query) -> Self {
+        Self {
+            since: query.time("since"),
+            until: query.time("until"),
+            limit: query.limit(),
+            keyspace: query.text("keyspace"),
+            org_id: query.text("orgId"),
+            instance_id: query.text("instanceId"),
+            environment: query.text("environment"),
+            key_id: query.text("keyId"),
+            r#type: query.text("type"),
+            actor: query.text("actor"),
+            cursor: query.text("cursor"),
         }
-        let read = OffsetDateTime::parse(&text, &Rfc3339).ok().map(body::micros);
-        violations.check(read.is_some(), name, "must be a time in RFC 3339, such as 2026-01-31T00:00:00Z");
-        read
+    }
+}
+
+impl From<ListEvents> for audit::ListEvents {
+    fn from(query: ListEvents) -> Self {
+        Self {
+            keyspace: query.keyspace,
+            binding: Binding {
+                organization: query.org_id,
+                instance: query.instance_id,
+                environment: query.environment,
+            },
+            key: query.key_id,
+            kind: query.r#type,
+            actor: query.actor,
+            start: query.since,
+            end: query.until,
+            page_size: query.limit,
+            page_token: query.cursor,
+        }
+    }
+}
+
+fn delivery(delivery: &audit::Delivery) -> Delivery<'_> {
+    let state = match delivery.state {
+        DeliveryState::Pending => State::Pending,
+        DeliveryState::Delivered => State::Delivered,
+        DeliveryState::Failed => State::Failed,
     };
-    let (start, end) = (time(&mut violations, &mut query, "since"), time(&mut violations, &mut query, "until"));
-    let request = ListEvents {
-        keyspace: query.take("keyspace"),
-        binding: Binding {
-            organization: query.take("orgId"),
-            instance: query.take("instanceId"),
-            environment: query.take("environment"),
-        },
-        key: query.take("keyId"),
-        kind: query.take("type"),
-        actor: query.take("actor"),
-        start,
-        end,
-        page_size: query.limit(&mut violations),
-        page_token: query.take("cursor"),
-    };
-    query.finish(&mut violations);
-    violations.finish()?;
-    Ok(request)
+    Delivery {
+        event_id: delivery.event.to_string(),
+        key_id: delivery.key.to_string(),
+        host: &delivery.host,
+        state,
+        attempts: delivery.attempts,
+        next_attempt_at: (delivery.state == DeliveryState::Pending).then_some(Rfc3339(delivery.next_attempt_at)),
+        last_attempt_at: delivery.attempted_at.map(Rfc3339),
+        settled_at: delivery.settled_at.map(Rfc3339),
+        last_status: delivery.last_status,
+        last_error: json::text(&delivery.last_error),
+        last_response: json::text(&delivery.last_response),
+    }
 }
 
-fn event(event: &Event) -> Value {
-    json!({
-        "id": event.id.to_string(),
-        "type": event.kind.name(),
-        "timestamp": json::rfc3339(event.id.at()),
-        "actor": event.actor,
-        "keyId": event.key.id.to_string(),
-        "data": json::told(event),
-    })
-}
-
-fn delivery(delivery: &Delivery) -> Value {
-    let pending = delivery.state == DeliveryState::Pending;
-    json!({
-        "eventId": delivery.event.to_string(),
-        "keyId": delivery.key.to_string(),
-        "host": delivery.host,
-        "state": delivery.state.name(),
-        "attempts": delivery.attempts,
-        "nextAttemptAt": pending.then(|| json::rfc3339(delivery.next_attempt_at)),
-        "lastAttemptAt": delivery.attempted_at.map(json::rfc3339),
-        "settledAt": delivery.settled_at.map(json::rfc3339),
-        "lastStatus": delivery.last_status,
-        "lastError": json::text(&delivery.last_error),
-        "lastResponse": json::text(&delivery.last_response),
-    })
-}
-
-/// A path segment that is no id at all names no event either.
-fn unknown_if_unreadable<T>(result: Result<T>) -> Result<T> {
+/// A path segment that cannot be an id names no event.
+fn no_such_event_if_unreadable<T>(result: Result<T>) -> Result<T> {
     result.map_err(|error| match error.fields.as_slice() {
         [only] if only.field == "event_id" => Error::new(ErrorKind::NotFound, "NOT_FOUND", "No such event"),
         _ => error,
     })
 }
 
+/// The fields of an error under the names of the query's parameters.
 fn names(mut error: Error) -> Error {
     for bad in &mut error.fields {
         match &*bad.field {

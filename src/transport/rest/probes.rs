@@ -1,36 +1,82 @@
-//! What an orchestrator and a scraper ask.
+//! What orchestrators and scrapers ask.
 
 use std::time::Duration;
 
-use http::StatusCode;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::response::{RestError, RestResponse};
-use crate::{domain::error::Error, service::Services};
+use super::{
+    request::RequestContext,
+    response::{RestResponse, RestResult},
+};
+use crate::domain::error::Error;
 
 /// How long readiness waits for the database.
-const PATIENCE: Duration = Duration::from_secs(2);
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The process runs.
-pub fn live() -> RestResponse {
-    RestResponse::json(StatusCode::OK, &json!({"status": "ok"}))
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Health {
+    #[schema(inline)]
+    status: HealthStatus,
 }
 
-/// Calls can be served.
-pub async fn ready(service: &Services) -> Result<RestResponse, RestError> {
-    match tokio::time::timeout(PATIENCE, service.health.ready()).await {
-        Ok(Ok(())) => Ok(RestResponse::json(StatusCode::OK, &json!({"status": "ready"}))),
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum HealthStatus {
+    Ok,
+    Ready,
+}
+
+/// The process runs
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    operation_id = "live",
+    tag = "operation",
+    responses((status = 200, description = "It does.", body = Health))
+)]
+pub(crate) async fn live() -> RestResponse {
+    RestResponse::ok(&Health { status: HealthStatus::Ok })
+}
+
+/// Calls can be served
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    operation_id = "ready",
+    tag = "operation",
+    responses((status = 200, description = "They can.", body = Health))
+)]
+pub(crate) async fn ready(context: RequestContext) -> RestResult {
+    match tokio::time::timeout(READY_TIMEOUT, context.service().health.ready()).await {
+        Ok(Ok(())) => Ok(RestResponse::ok(&Health { status: HealthStatus::Ready })),
         Ok(Err(why)) => Err(Error::unavailable(why).into()),
         Err(_) => Err(Error::unavailable("the database did not answer in time").into()),
     }
 }
 
-/// Prometheus text.
-pub fn metrics(service: &Services) -> RestResponse {
+/// Metrics in Prometheus text
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "metrics",
+    tag = "operation",
+    responses((status = 200, description = "Prometheus text.", body = String, content_type = "text/plain"))
+)]
+pub(crate) async fn metrics(context: RequestContext) -> RestResponse {
+    let service = context.service();
     RestResponse::text("text/plain; version=0.0.4; charset=utf-8", service.metrics.render(service.health.gauges()))
 }
 
-/// The API, as OpenAPI 3.1.
-pub fn openapi() -> RestResponse {
-    RestResponse::text("application/json", include_str!("openapi.json"))
+/// This document
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    operation_id = "openapi",
+    tag = "operation",
+    responses((status = 200, description = "OpenAPI 3.1.", body = Object))
+)]
+pub(crate) async fn openapi(context: RequestContext) -> RestResponse {
+    RestResponse::text("application/json", context.document().clone())
 }

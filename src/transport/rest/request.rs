@@ -1,31 +1,24 @@
-//! One request and its answer: credential, caller, headers and the log line.
+//! The context of one request: what is known of it, and what is logged of it.
 
 use std::{net::IpAddr, sync::Arc};
 
+use axum::extract::FromRequestParts;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, request::Parts};
-use http_body_util::Full;
+use http::{HeaderMap, HeaderValue, request::Parts};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{
-    client_ip,
-    credential::{self, Presented},
-    csrf,
-    response::{RestError, RestResponse},
-};
+use super::{client_ip, error::RestError};
 use crate::{
     config::Http,
     domain::{
-        caller::{Caller, KeyCaller},
+        caller::Caller,
         clock::{Entropy, Micros},
-        error::{Error, Result},
+        error::Error,
         key::KeyId,
         rate_limit::RateState,
     },
-    service::{
-        CallContext, Services,
-        authenticate::{AuthMode, Authenticated},
-    },
+    service::{CallContext, Services},
     transport::{
         call_log::{self, CallRecord},
         deadline,
@@ -33,185 +26,173 @@ use crate::{
     },
 };
 
-/// Names a request.
-pub const REQUEST_ID: &str = "x-request-id";
+/// Header of the request id.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
 
-/// One request on its way to an answer.
-pub struct RequestContext<'a> {
+/// What all requests share.
+pub(crate) struct RestState {
     /// The use cases.
-    pub service: &'a Arc<Services>,
-    /// The shim's settings.
-    pub http: &'a Http,
-    /// The request without its body.
-    pub parts: &'a Parts,
-    peer: &'a Peer,
-    /// What the service hears of the call.
-    pub context: CallContext<'a>,
-    /// Id of the key that the call is about, for the log.
-    pub key: String,
-    address: IpAddr,
-    call: &'static str,
-    sessions: bool,
-    revokes: Option<&'a str>,
-    caller: Option<Caller>,
-    rate: Option<RateState>,
-    request_id: String,
-    start: Instant,
+    pub(crate) service: Arc<Services>,
+    /// The settings of `[http]`.
+    pub(crate) http: Http,
+    /// The OpenAPI document.
+    pub(crate) document: Bytes,
 }
 
-impl<'a> RequestContext<'a> {
-    /// A request of a client.
-    pub fn new(service: &'a Arc<Services>, http: &'a Http, parts: &'a Parts, peer: &'a Peer) -> Self {
-        let client = client_ip::client_ip(peer.address, &parts.headers, &http.trusted_proxies);
-        Self {
-            service,
-            http,
-            parts,
+/// The context of one request. Layers, extractors and the handler share it.
+#[derive(Clone)]
+pub(crate) struct RequestContext(Arc<Inner>);
+
+struct Inner {
+    state: Arc<RestState>,
+    peer: Arc<Peer>,
+    client: IpAddr,
+    request_id: String,
+    deadline: Instant,
+    start: Instant,
+    recorded: Mutex<Recorded>,
+}
+
+/// What becomes known of a call while it is served.
+#[derive(Default)]
+struct Recorded {
+    call: &'static str,
+    caller: Option<Caller>,
+    key: String,
+    rate: Option<RateState>,
+}
+
+impl RequestContext {
+    /// The context of a request that arrives now.
+    pub(crate) fn new(state: Arc<RestState>, peer: Arc<Peer>, headers: &HeaderMap) -> Self {
+        let client = client_ip::client_ip(peer.address, headers, &state.http.trusted_proxies);
+        let request_id = request_id(&*state.service.entropy, headers);
+        Self(Arc::new(Inner {
+            state,
             peer,
-            context: CallContext {
-                deadline: deadline::deadline(None),
-                host_environment: &http.environment,
-                client: Some(client),
-            },
-            key: String::new(),
-            address: client,
-            call: "",
-            sessions: false,
-            revokes: None,
-            caller: None,
-            rate: None,
-            request_id: request_id(&*service.entropy, &parts.headers),
+            client,
+            request_id,
+            deadline: deadline::deadline(None),
             start: Instant::now(),
-        }
+            recorded: Mutex::default(),
+        }))
     }
 
-    /// Lets sessions be callers, which no route does that does not say so.
-    pub fn take_sessions(&mut self, sessions: bool) {
-        self.sessions = sessions;
+    /// The context of the request that these parts are of.
+    pub(crate) fn of(parts: &Parts) -> Result<Self, RestError> {
+        let context = parts.extensions.get::<Self>().cloned();
+        context.ok_or_else(|| Error::internal("a request has no context").into())
     }
 
-    /// Lets the holder of the key that the call revokes repeat it.
-    pub fn revoking(&mut self, id: &'a str) -> &mut Self {
-        self.revokes = Some(id);
-        self
+    /// The use cases.
+    pub(crate) fn service(&self) -> &Arc<Services> {
+        &self.0.state.service
     }
 
-    /// Names the call, for the log.
-    pub fn named(&mut self, call: &'static str) -> &mut Self {
-        self.call = call;
-        self
+    /// The settings of `[http]`.
+    pub(crate) fn http(&self) -> &Http {
+        &self.0.state.http
+    }
+
+    /// The OpenAPI document.
+    pub(crate) fn document(&self) -> &Bytes {
+        &self.0.state.document
+    }
+
+    /// The client side of the connection.
+    pub(crate) fn peer(&self) -> &Peer {
+        &self.0.peer
+    }
+
+    /// When the call stops waiting.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.0.deadline
     }
 
     /// Now, by the wall clock.
-    pub fn now(&self) -> Micros {
-        self.service.now()
+    pub(crate) fn now(&self) -> Micros {
+        self.service().now()
     }
 
-    /// The caller; nobody if there is no credential.
-    pub async fn caller(&mut self, mode: AuthMode) -> Result<Caller> {
-        let deadline = self.context.deadline;
-        let proved = match credential::find(&self.parts.headers, self.service, self.sessions)? {
-            None => {
-                let certified = self.peer.certified(&self.parts.headers)?;
-                Ok(Authenticated { caller: certified.cloned().unwrap_or(Caller::Anonymous), rate: None })
-            }
-            Some(Presented::Secret(secret)) => match self.revokes {
-                Some(id) => self.service.auth.authenticate_to_revoke(&secret, id, mode, self.context).await,
-                None => self.service.auth.authenticate(&secret, mode, self.context).await,
-            },
-            Some(Presented::Token(token)) => self.service.auth.authenticate_session(&token, None, deadline).await,
-            Some(Presented::Cookie(name, token)) => {
-                csrf::check(self.parts, self.peer.secure)?;
-                self.service.auth.authenticate_session(&token, Some(name), deadline).await
-            }
-        };
-        match proved {
-            Ok(Authenticated { caller, rate }) => {
-                self.rate = rate;
-                self.caller = Some(caller.clone());
-                Ok(caller)
-            }
-            Err(error) => {
-                self.rate = error.rate;
-                Err(error)
-            }
+    /// What a use case gets besides its request.
+    pub(crate) fn call(&self) -> CallContext<'_> {
+        CallContext {
+            deadline: self.0.deadline,
+            host_environment: &self.http().environment,
+            client: Some(self.0.client),
         }
     }
 
-    /// The caller, who must have a credential.
-    pub async fn known_caller(&mut self) -> Result<Caller> {
-        match self.caller(AuthMode::SpendLimit).await? {
-            Caller::Anonymous => Err(Error::missing_credential()),
-            caller => Ok(caller),
-        }
+    /// Counts an invalid credential against the client's address; returns the error that the client gets.
+    pub(crate) fn refused(&self, error: Error) -> Error {
+        self.service().auth.note_failure(self.0.client, error)
     }
 
-    /// The id of the key that makes the call: every key may read its own record.
-    pub async fn own_id(&mut self) -> Result<KeyId> {
-        let caller = self.known_caller().await?;
-        let id = caller.key_id().ok_or_else(|| Error::forbidden("This caller is no key and has no record"))?;
-        self.key = id.to_string();
-        Ok(id)
+    /// The authenticated caller, if there is one.
+    pub(crate) fn caller(&self) -> Option<Caller> {
+        self.0.recorded.lock().caller.clone()
     }
 
-    /// The caller, who must be a product's key.
-    pub async fn key_caller(&mut self, mode: AuthMode) -> Result<Arc<KeyCaller>> {
-        match self.caller(mode).await? {
-            Caller::Key(key) => {
-                self.key = key.id.to_string();
-                Ok(key)
-            }
-            Caller::Anonymous => Err(Error::missing_credential()),
-            Caller::Session(_) => Err(Error::forbidden("A session is no key")),
-            Caller::Operator { .. } | Caller::Service { .. } => {
-                Err(Error::forbidden("Keys of operators and services cannot change themselves"))
-            }
-        }
+    /// Names the call, for the log and the metrics.
+    pub(crate) fn set_call(&self, call: &'static str) {
+        self.0.recorded.lock().call = call;
     }
 
-    /// Turns the result into a response, and writes the call's line.
-    pub fn finish(self, result: std::result::Result<RestResponse, RestError>) -> Response<Full<Bytes>> {
-        let result = result.map_err(|fault| match fault {
-            RestError::Error(error) => RestError::Error(self.service.auth.note_failure(self.address, error)),
-            other => other,
-        });
-        let error = result.as_ref().err().map(|fault| fault.error().into_owned());
-        // Of two limits the one that refused is told.
-        let rate = error.as_ref().and_then(|error| error.rate).or(self.rate);
-        let mut response = match result {
-            Ok(answer) => answer.into_response(),
-            Err(fault) => fault.into_response(),
-        };
-        let headers = response.headers_mut();
-        if let Ok(id) = HeaderValue::try_from(&self.request_id) {
+    /// Notes the caller, for the log.
+    pub(crate) fn set_caller(&self, caller: Caller) {
+        self.0.recorded.lock().caller = Some(caller);
+    }
+
+    /// Notes the key that the call is about, for the log.
+    pub(crate) fn set_key(&self, key: KeyId) {
+        self.0.recorded.lock().key = key.to_string();
+    }
+
+    /// Notes the state of the caller's rate limit, for the response headers.
+    pub(crate) fn set_rate(&self, rate: Option<RateState>) {
+        self.0.recorded.lock().rate = rate;
+    }
+
+    /// Adds the headers that depend on the request, and logs and counts the call.
+    pub(crate) fn finish(&self, headers: &mut HeaderMap, error: Option<&Error>) {
+        let Recorded { call, caller, key, rate } = std::mem::take(&mut *self.0.recorded.lock());
+        if let Ok(id) = HeaderValue::try_from(&self.0.request_id) {
             headers.insert(REQUEST_ID, id);
         }
-        if let Some(rate) = rate {
-            // Rounded up: at the moment that is told, remaining has grown.
+        // If there are two limits, the headers show the one that refused the call.
+        if let Some(rate) = error.and_then(|error| error.rate).or(rate) {
+            // Rounded up: `remaining` must have grown by then.
             let reset = rate.reset_at.saturating_add(999).div_euclid(1_000);
             headers.insert("x-ratelimit-limit", HeaderValue::from(rate.limit));
             headers.insert("x-ratelimit-remaining", HeaderValue::from(rate.remaining));
             headers.insert("x-ratelimit-reset", HeaderValue::from(reset));
         }
-        // Probes come every few seconds and tell nothing.
-        if !self.call.is_empty() {
-            let caller = self.caller.as_ref();
-            let line = CallRecord {
-                transport: "rest",
-                caller: caller.map(Caller::kind).unwrap_or_default(),
-                actor: caller.map(Caller::actor).unwrap_or_default(),
-                key: self.key,
-                client: Some(self.address),
-                request: &self.request_id,
-            };
-            call_log::record(self.service, self.call, &line, error.as_ref(), self.start.elapsed());
+        if call.is_empty() {
+            return;
         }
-        response
+        let caller = caller.as_ref();
+        let record = CallRecord {
+            transport: "rest",
+            caller: caller.map(Caller::kind).unwrap_or_default(),
+            actor: caller.map(Caller::actor).unwrap_or_default(),
+            key,
+            client: Some(self.0.client),
+            request: &self.0.request_id,
+        };
+        call_log::record(self.service(), call, &record, error, self.0.start.elapsed());
     }
 }
 
-/// The incoming id where it is safe to repeat, or a new one.
-pub fn request_id(entropy: &dyn Entropy, headers: &HeaderMap) -> String {
+impl<S: Sync> FromRequestParts<S> for RequestContext {
+    type Rejection = RestError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, RestError> {
+        Self::of(parts)
+    }
+}
+
+/// Returns the request's own id if it is safe to repeat, or a new one.
+pub(crate) fn request_id(entropy: &dyn Entropy, headers: &HeaderMap) -> String {
     let safe = |text: &&str| {
         (1..=128).contains(&text.len())
             && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-' | b':'))

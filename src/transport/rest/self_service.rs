@@ -1,114 +1,272 @@
 //! `/api/v1/keys`: making a key, and what a key does with itself.
 
-use http::StatusCode;
-use serde_json::json;
+use std::collections::BTreeMap;
+
+use http::request::Parts;
+use utoipa::{
+    ToSchema,
+    openapi::{KnownFormat, Object, ObjectBuilder, Ref, SchemaFormat, Type, schema::SchemaType},
+};
 
 use super::{
-    Body,
-    body::Fields,
+    error::rest_names,
+    extract::{
+        body::{FromFields, StrictJson},
+        caller::{AnyCaller, OwnId, SelfRevoker, SelfServiceKey},
+        fields::Fields,
+    },
+    openapi,
     request::RequestContext,
-    response::{RestError, RestResponse, rest_names},
+    response::{RestResponse, RestResult},
 };
 use crate::{
-    domain::{access, caller::Caller, key::Binding},
-    json,
-    service::{
-        authenticate::AuthMode,
-        keys::{
-            create::CreateKey,
-            webhook::{WebhookPatch, WebhookUpdated},
-        },
+    domain::{
+        caller::Caller,
+        clock::{Micros, SECOND},
+        key::Binding,
+        rate_limit::RateLimit,
+    },
+    json::{
+        key::{CreatedOwnKey, OwnKey, Revoked, own_rate_limit},
+        time::millis,
+    },
+    service::keys::{
+        create::{self, Expiry},
+        webhook::WebhookPatch,
     },
 };
 
-/// `POST`: as the keyspace allows, also without a credential.
-pub async fn create(
-    exchange: &mut RequestContext<'_>,
-    body: &mut Body,
-) -> std::result::Result<RestResponse, RestError> {
-    let caller = exchange.caller(AuthMode::SpendLimit).await?;
-    let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
-    let mut request = create_request(&mut fields, true);
-    fields.finish()?;
+const DAY: Micros = 86_400 * SECOND;
+
+/// Make a key
+///
+/// As the keyspace allows, also without a credential. Creations without rights of one's own are limited for each client address.
+#[utoipa::path(
+    post,
+    path = "/api/v1/keys",
+    operation_id = "createOwnKey",
+    tag = "own key",
+    security((), ("bearer" = []), ("apiKey" = [])),
+    request_body = CreateOwnKey,
+    responses((status = 201, description = "The key, with its secret this once.", body = CreatedOwnKey))
+)]
+pub(crate) async fn create(
+    context: RequestContext,
+    AnyCaller(caller): AnyCaller,
+    StrictJson(body): StrictJson<CreateOwnKey>,
+) -> RestResult {
+    let mut request = create::CreateKey::from(body);
     let manages = matches!(&caller, Caller::Key(key) if key.admin);
     if request.keyspace.is_empty() && !manages {
-        request.keyspace = exchange.http.default_keyspace.clone().unwrap_or_default();
+        request.keyspace = context.http().default_keyspace.clone().unwrap_or_default();
     }
-    let created = exchange.service.keys.create(&caller, request, exchange.context).await.map_err(rest_names)?;
-    exchange.key = created.key.id.to_string();
-    let mut answer = json!({
-        "key": created.secret.expose(),
-        "id": created.key.id.to_string(),
-        "prefix": created.key.prefix,
-        "expires": created.key.expires_at.map(json::millis),
-    });
-    if let Some(secret) = created.webhook_secret {
-        answer["webhookSecret"] = secret.as_str().into();
+    let created = context.service().keys.create(&caller, request, context.call()).await.map_err(rest_names)?;
+    context.set_key(created.key.id);
+    Ok(RestResponse::created(&CreatedOwnKey {
+        key: created.secret.expose(),
+        id: created.key.id.to_string(),
+        prefix: &created.key.prefix,
+        expires: created.key.expires_at.map(millis),
+        webhook_secret: created.webhook_secret.as_ref().map(|secret| secret.as_str()),
+    }))
+}
+
+/// A key's own record
+#[utoipa::path(
+    get,
+    path = "/api/v1/keys",
+    operation_id = "getOwnKey",
+    tag = "own key",
+    security(("bearer" = []), ("apiKey" = [])),
+    responses((status = 200, description = "The record.", body = OwnKey))
+)]
+pub(crate) async fn get(context: RequestContext, OwnId(id): OwnId) -> RestResult {
+    let record = context.service().keys.own_record(id, context.call()).await?;
+    Ok(RestResponse::ok(&OwnKey::new(&record, context.now())))
+}
+
+/// End the key that calls
+///
+/// Neither refused by the rate limit nor counted in it. A repeated call of a revoked key answers 200 too.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/keys",
+    operation_id = "revokeOwnKey",
+    tag = "own key",
+    security(("bearer" = []), ("apiKey" = [])),
+    responses((status = 200, description = "The key is revoked, everywhere and for good.", body = Revoked))
+)]
+pub(crate) async fn revoke(context: RequestContext, SelfRevoker(key): SelfRevoker) -> RestResult {
+    context.service().keys.revoke_own(&key, context.call()).await?;
+    Ok(RestResponse::ok(&Revoked { revoked: true }))
+}
+
+/// Change or remove the webhook of the key that calls
+#[utoipa::path(
+    patch,
+    path = "/api/v1/keys",
+    operation_id = "updateOwnWebhook",
+    tag = "own key",
+    security(("bearer" = []), ("apiKey" = [])),
+    request_body = Webhook,
+    responses(
+        (status = 200, description = "The record.", body = OwnKey),
+        (status = 409, response = openapi::Conflict),
+    )
+)]
+pub(crate) async fn update_webhook(
+    context: RequestContext,
+    SelfServiceKey(key): SelfServiceKey,
+    StrictJson(webhook): StrictJson<Webhook>,
+) -> RestResult {
+    let changed = context.service().keys.update_own_webhook(&key, webhook.into(), context.call()).await;
+    let changed = changed.map_err(rest_names)?;
+    let mut body = OwnKey::new(&changed.key, context.now());
+    body.webhook_secret = changed.webhook_secret.as_ref().map(|secret| secret.as_str());
+    Ok(RestResponse::ok(&body))
+}
+
+/// Every field may be left out. Without a credential only webhook, name, metadata and an expiry within the keyspace's default may be chosen.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct CreateOwnKey {
+    /// A name for people; need not be unique.
+    #[schema(value_type = Option<String>, max_length = 200)]
+    pub(crate) name: String,
+    /// Leave it out for the keyspace's defaults.
+    #[schema(inline, value_type = Option<Vec<ScopeName>>, min_items = 1, max_items = 64)]
+    scopes: Option<Vec<String>>,
+    /// Not together with expiresAt.
+    #[schema(minimum = 1, maximum = 3_650)]
+    expires_in_days: Option<u64>,
+    #[schema(schema_with = expires_at)]
+    expires_at: Option<Micros>,
+    /// Name of the keyspace. Left out: the caller's own, the only one, or (POST /api/v1/keys) http.default_keyspace.
+    #[schema(value_type = Option<String>)]
+    keyspace: String,
+    /// Organization; an admin key may only name its own, which is also what it gets without.
+    #[schema(value_type = Option<String>, max_length = 128)]
+    pub(crate) org_id: String,
+    /// Instance.
+    #[schema(value_type = Option<String>, max_length = 128)]
+    instance_id: String,
+    /// Environment; left out at a host of one environment, it is the host's.
+    #[schema(value_type = Option<String>, max_length = 128)]
+    environment: String,
+    /// Where the key's notifications go: an absolute https URL.
+    #[schema(value_type = Option<String>, format = "uri", max_length = 2_048)]
+    webhook: String,
+    #[schema(required = false, schema_with = metadata)]
+    metadata: BTreeMap<String, String>,
+    #[schema(schema_with = rate_limit)]
+    rate_limit: Option<RateLimit>,
+}
+
+// A scope that may be granted. No doc comment: it would become a description in the document.
+#[derive(ToSchema)]
+#[schema(value_type = String, pattern = "^[A-Za-z0-9._:-]{1,64}$")]
+struct ScopeName(#[expect(dead_code, reason = "only its schema is used")] String);
+
+impl CreateOwnKey {
+    /// Takes the fields. `millis` says whether times may be unix milliseconds.
+    pub(crate) fn take(fields: &mut Fields, millis: bool) -> Self {
+        let [keyspace, org_id, instance_id, environment, name] =
+            ["keyspace", "orgId", "instanceId", "environment", "name"].map(|name| fields.text_or_empty(name));
+        let scopes = fields.scopes();
+        let (expires_in_days, expires_at) = fields.expiry(millis);
+        Self {
+            name,
+            scopes,
+            expires_in_days,
+            expires_at,
+            keyspace,
+            org_id,
+            instance_id,
+            environment,
+            webhook: fields.text_or_empty("webhook"),
+            metadata: fields.pairs("metadata"),
+            rate_limit: fields.rate_limit(),
+        }
     }
-    Ok(RestResponse::json(StatusCode::CREATED, &answer))
 }
 
-/// The fields of a key to make, which both routes share.
-pub fn create_request(fields: &mut Fields, millis: bool) -> CreateKey {
-    CreateKey {
-        keyspace: fields.text_or_empty("keyspace"),
-        binding: Binding {
-            organization: fields.text_or_empty("orgId"),
-            instance: fields.text_or_empty("instanceId"),
-            environment: fields.text_or_empty("environment"),
-        },
-        name: fields.text_or_empty("name"),
-        scopes: fields.scopes(),
-        expiry: fields.expiry(millis),
-        webhook_url: fields.text_or_empty("webhook"),
-        metadata: fields.pairs("metadata"),
-        rate_limit: fields.rate_limit(),
-        keyspaces: Vec::new(),
+impl FromFields for CreateOwnKey {
+    fn from_fields(fields: &mut Fields, _: &Parts) -> Self {
+        Self::take(fields, true)
     }
 }
 
-/// `GET`: the key's own record.
-pub async fn read(exchange: &mut RequestContext<'_>) -> std::result::Result<RestResponse, RestError> {
-    let id = exchange.own_id().await?;
-    let record = exchange.service.keys.own_record(id, exchange.context).await?;
-    Ok(RestResponse::json(StatusCode::OK, &json::own(&record, exchange.now())))
-}
-
-/// `DELETE`: ends the key. A spent limit never refuses this.
-pub async fn revoke(exchange: &mut RequestContext<'_>) -> std::result::Result<RestResponse, RestError> {
-    let key = exchange.key_caller(AuthMode::SelfRevocation).await?;
-    exchange.service.keys.revoke_own(&key, exchange.context).await?;
-    Ok(RestResponse::json(StatusCode::OK, &json!({"revoked": true})))
-}
-
-/// `PATCH`: changes or removes the key's webhook.
-pub async fn update(
-    exchange: &mut RequestContext<'_>,
-    body: &mut Body,
-) -> std::result::Result<RestResponse, RestError> {
-    let key = exchange.key_caller(AuthMode::SpendLimit).await?;
-    access::may_change_itself(&key)?;
-    let hook = webhook(exchange, body).await?;
-    let hooked = exchange.service.keys.update_own_webhook(&key, hook, exchange.context).await.map_err(rest_names)?;
-    let mut answer = json::own(&hooked.key, exchange.now());
-    with_secret(&mut answer, &hooked);
-    Ok(RestResponse::json(StatusCode::OK, &answer))
-}
-
-/// The webhook that a PATCH must name.
-pub async fn webhook(exchange: &RequestContext<'_>, body: &mut Body) -> std::result::Result<WebhookPatch, RestError> {
-    let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
-    if !fields.has("webhook") {
-        fields.bad("webhook", "is required; an empty string removes it");
+impl From<CreateOwnKey> for create::CreateKey {
+    fn from(body: CreateOwnKey) -> Self {
+        let ttl = body.expires_in_days.and_then(|days| Micros::try_from(days).ok());
+        Self {
+            keyspace: body.keyspace,
+            binding: Binding { organization: body.org_id, instance: body.instance_id, environment: body.environment },
+            name: body.name,
+            scopes: body.scopes,
+            expiry: match (ttl, body.expires_at) {
+                (Some(days), _) => Expiry::In(days.saturating_mul(DAY)),
+                (None, Some(at)) => Expiry::At(at),
+                (None, None) => Expiry::Default,
+            },
+            webhook_url: body.webhook,
+            metadata: body.metadata,
+            rate_limit: body.rate_limit,
+            keyspaces: Vec::new(),
+        }
     }
-    let hook = WebhookPatch { url: fields.text_or_empty("webhook"), rotate_secret: fields.flag("rotateSecret") };
-    fields.finish()?;
-    Ok(hook)
 }
 
-/// Adds the signing secret where there is a new one.
-pub fn with_secret(answer: &mut serde_json::Value, hooked: &WebhookUpdated) {
-    if let Some(secret) = &hooked.webhook_secret {
-        answer["webhookSecret"] = secret.as_str().into();
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Webhook {
+    /// An absolute https URL, whose host is no address of a private network; an empty string removes the webhook.
+    #[schema(max_length = 2_048)]
+    webhook: String,
+    /// Makes a new signing secret; for 24 hours the one before signs, too.
+    #[schema(value_type = Option<bool>)]
+    rotate_secret: bool,
+}
+
+impl FromFields for Webhook {
+    fn from_fields(fields: &mut Fields, _: &Parts) -> Self {
+        if !fields.has("webhook") {
+            fields.bad("webhook", "is required; an empty string removes it");
+        }
+        Self { webhook: fields.text_or_empty("webhook"), rotate_secret: fields.flag("rotateSecret") }
     }
+}
+
+impl From<Webhook> for WebhookPatch {
+    fn from(body: Webhook) -> Self {
+        Self { url: body.webhook, rotate_secret: body.rotate_secret }
+    }
+}
+
+/// A time in one of two forms, which no type of Rust stands for.
+fn expires_at() -> Object {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::String, Type::Integer, Type::Null]))
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+        .description(Some(
+            "RFC 3339, or unix milliseconds as this route answers them. In the future, and at most ten years away. Not \
+             together with expiresInDays.",
+        ))
+        .build()
+}
+
+/// Utoipa's attributes know no `maxProperties` of a field.
+fn metadata() -> Object {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
+        .additional_properties(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .max_properties(Some(32))
+        .description(Some("At most 32 pairs and 4 KiB."))
+        .build()
+}
+
+fn rate_limit() -> Ref {
+    let mut reference = own_rate_limit();
+    reference.description = "For operators only; left out, the keyspace's limit holds.".to_owned();
+    reference
 }

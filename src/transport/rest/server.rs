@@ -1,7 +1,6 @@
 //! The HTTP listener: HTTP/1.1 and HTTP/2, in plain text or under TLS, bounded in connections and in time.
 
 use std::{
-    convert::Infallible,
     net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{
@@ -11,10 +10,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use futures::{FutureExt as _, future::BoxFuture};
-use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full};
+use axum::body::Body;
+use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -23,11 +20,12 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
 
-use super::{Body, BodyError, Routes};
+use super::layers::HttpHandler;
 use crate::{
     domain::clock::Entropy,
     transport::{
@@ -37,33 +35,25 @@ use crate::{
     },
 };
 
-/// Connections at once; more wait in the listener's queue.
-const CONNECTIONS: usize = 10_000;
-/// How long a client may take to begin, and to send its headers.
-const HEADERS: Duration = Duration::from_secs(10);
+/// The most connections at once. More of them wait in the listener's queue.
+const MAX_CONNECTIONS: usize = 10_000;
+/// Timeout for the first request of a connection, and for the headers of each.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// What answers requests.
-pub trait HttpHandler: Send + Sync + 'static {
-    /// Answers one request of a client.
-    fn answer<'a>(
-        &'a self,
-        request: Request<Body>,
-        peer: &'a Peer,
-        routes: Routes,
-    ) -> BoxFuture<'a, Response<Full<Bytes>>>;
-
-    /// Chance.
-    fn entropy(&self) -> &dyn Entropy;
-}
-
-/// Serves until the listener's options say to stop, then lets requests in flight end.
-pub async fn run<F: HttpHandler>(listener: Arc<TcpListener>, front: Arc<F>, routes: Routes, options: ListenerOptions) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+/// Serves until `options.stop` is cancelled, then lets requests in flight end.
+pub async fn run(
+    listener: Arc<TcpListener>,
+    handler: HttpHandler,
+    entropy: Arc<dyn Entropy>,
+    options: ListenerOptions,
+) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = TaskTracker::new();
     while let Some((stream, peer, slot)) = options.stop.run_until_cancelled(accept(&listener, &slots)).await {
-        let (front, options) = (Arc::clone(&front), options.clone());
+        let (handler, age, options) = (handler.clone(), options.connection_age(&*entropy), options.clone());
         connections.spawn(async move {
-            serve(stream, peer.ip(), front, routes, &options).await;
+            serve(stream, peer.ip(), handler, age, &options).await;
             drop(slot);
         });
     }
@@ -72,90 +62,72 @@ pub async fn run<F: HttpHandler>(listener: Arc<TcpListener>, front: Arc<F>, rout
     let _ = tokio::time::timeout(options.drain, connections.wait()).await;
 }
 
-async fn serve<F: HttpHandler>(
+async fn serve(
     stream: TcpStream,
     address: IpAddr,
-    front: Arc<F>,
-    routes: Routes,
+    handler: HttpHandler,
+    age: Option<Duration>,
     options: &ListenerOptions,
 ) {
+    let closing = options.stop.clone();
     let Some(tls) = &options.tls else {
-        return speak(
-            stream,
-            Peer { address, secure: false, caller: None, closing: options.stop.clone() },
-            front,
-            routes,
-            options,
-        )
-        .await;
+        let peer = Peer { address, secure: false, caller: None, closing };
+        return serve_connection(stream, peer, handler, age, options).await;
     };
-    if let Some(Some((stream, caller))) =
-        options.stop.run_until_cancelled(tls.accept(stream, address, Port::Rest)).await
-    {
-        speak(stream, Peer { address, secure: true, caller, closing: options.stop.clone() }, front, routes, options)
-            .await;
+    let accepted = options.stop.run_until_cancelled(tls.accept(stream, address, Port::Rest)).await;
+    if let Some(Some((stream, caller))) = accepted {
+        let peer = Peer { address, secure: true, caller, closing };
+        serve_connection(stream, peer, handler, age, options).await;
     }
 }
 
-/// Speaks HTTP until the client goes, the listener stops or the connection is old.
-async fn speak<F: HttpHandler, I>(io: I, peer: Peer, front: Arc<F>, routes: Routes, options: &ListenerOptions)
+/// Serves one connection until the client closes it, the listener stops, or the connection reaches its maximum age.
+/// hyper-util's builder is used instead of `axum::serve`, which sets no timeouts.
+async fn serve_connection<I>(io: I, peer: Peer, handler: HttpHandler, age: Option<Duration>, options: &ListenerOptions)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let age = options.connection_age(front.entropy());
     let peer = Arc::new(peer);
-    let asked = AtomicBool::new(false);
-    let answer = service_fn(|request| {
-        asked.store(true, Ordering::Relaxed);
-        respond(Arc::clone(&front), request, Arc::clone(&peer), routes)
+    let requested = AtomicBool::new(false);
+    let service = service_fn(|request: Request<Incoming>| {
+        requested.store(true, Ordering::Relaxed);
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(Arc::clone(&peer));
+        handler.clone().oneshot(request)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).half_close(true);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).half_close(true);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(256).max_header_list_size(32 << 10);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), answer));
-    let old = async {
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let too_old = async {
         match age {
             Some(age) => tokio::time::sleep(age).await,
             None => std::future::pending().await,
         }
     };
-    // Until the first bytes have told which HTTP it is, and in HTTP/2 before the first request, no other clock runs.
+    // hyper's own timeout covers HTTP/1 only, from the moment when the first bytes show the version.
     let silent = async {
-        tokio::time::sleep(HEADERS).await;
-        if asked.load(Ordering::Relaxed) {
+        tokio::time::sleep(HEADER_TIMEOUT).await;
+        if requested.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
     };
-    let left = tokio::select! {
+    let grace = tokio::select! {
         biased;
-        // A client that breaks off is its own business.
+        // The connection ends, or the client breaks it off: neither is an error of the server.
         _ = connection.as_mut() => return,
         () = silent => return,
         () = options.stop.cancelled() => options.drain,
-        () = old => AGE_GRACE,
+        () = too_old => AGE_GRACE,
     };
     connection.as_mut().graceful_shutdown();
-    let _ = tokio::time::timeout(left, connection).await;
-}
-
-/// Boxed: the type of the whole call tree stays out of the connection's.
-fn respond<F: HttpHandler>(
-    front: Arc<F>,
-    request: Request<Incoming>,
-    peer: Arc<Peer>,
-    routes: Routes,
-) -> BoxFuture<'static, Result<Response<Full<Bytes>>, Infallible>> {
-    async move {
-        let request = request.map(|body| body.map_err(|error| BodyError::new(&error)).boxed_unsync());
-        Ok(front.answer(request, &peer, routes).await)
-    }
-    .boxed()
+    let _ = tokio::time::timeout(grace, connection).await;
 }
 
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> (TcpStream, SocketAddr, Option<tokio::sync::OwnedSemaphorePermit>) {
+) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
     let slot = Arc::clone(slots).acquire_owned().await.ok();
     loop {
         match listener.accept().await {
@@ -164,9 +136,9 @@ async fn accept(
                 return (stream, peer, slot);
             }
             Err(error) => {
-                // Out of descriptors, most likely: without a pause this would spin.
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                // Usually the process has no file descriptor left. Without a delay this loop would spin.
+                tracing::warn!(%error, "accept failed, retrying");
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
     }

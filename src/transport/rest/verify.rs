@@ -1,60 +1,115 @@
-//! `/api/v1/verify`: VerifyRequest and VerifyResponse in JSON.
+//! `/api/v1/verify`: the JSON mapping of the proto's VerifyRequest and VerifyResponse.
 
-use http::StatusCode;
-use serde_json::{Map, Value, json};
+use http::request::Parts;
+use utoipa::ToSchema;
 
 use super::{
-    Body,
-    body::Fields,
+    extract::{
+        body::{FromFields, StrictJson},
+        caller::Verifier,
+        fields::Fields,
+    },
     request::RequestContext,
-    response::{RestError, RestResponse},
+    response::{RestResponse, RestResult},
 };
 use crate::{
-    domain::{access, clock::SECOND, error::Error, rate_limit::RateState, secret::Secret, verdict::Assertions},
-    json,
+    domain::{error::Error, secret::Secret, verdict::Assertions},
+    json::{
+        text,
+        time::Rfc3339,
+        verdict::{Pairs, VerifyResponse},
+    },
     service::{
         Services,
         verify::{Check, Verdict, VerifyCaller},
     },
 };
 
-/// `POST`: the verdict on a secret; 200 whatever it is.
-pub async fn verify(
-    exchange: &mut RequestContext<'_>,
-    body: &mut Body,
-) -> std::result::Result<RestResponse, RestError> {
-    let caller = exchange.known_caller().await?;
-    let allowed_keyspaces = access::may_verify(&caller)?;
-    let mut fields = Fields::read(&exchange.parts.headers, body, exchange.context.deadline).await?;
-    if !fields.has("secret") {
-        fields.bad("secret", "is required");
-    }
-    let secret = Secret::new(fields.text_or_empty("secret"));
-    let [keyspace, organization, instance, environment] =
-        ["keyspace", "organization", "instance", "environment"].map(|name| fields.text_or_empty(name));
-    // The proto's JSON mapping takes a field under either of its names.
-    let scopes = fields.texts("requiredScopes").or_else(|| fields.texts("required_scopes")).unwrap_or_default();
-    let cost = fields.number("cost", 0..=u64::from(u32::MAX), "must be a whole number, 0 to 4294967295");
-    fields.finish()?;
+/// The verdict on a secret
+///
+/// For operators and services. 200 whatever the verdict is.
+#[utoipa::path(
+    post,
+    path = "/api/v1/verify",
+    operation_id = "verify",
+    tag = "verify",
+    security(("bearer" = [])),
+    request_body = VerifyRequest,
+    responses((status = 200, description = "The verdict.", body = VerifyResponse))
+)]
+pub(crate) async fn verify(
+    context: RequestContext,
+    Verifier(allowed_keyspaces): Verifier,
+    StrictJson(body): StrictJson<VerifyRequest>,
+) -> RestResult {
     let check = Check {
-        secret: secret.expose(),
-        keyspace: &keyspace,
+        secret: body.secret.expose(),
+        keyspace: &body.keyspace,
         asserted: Assertions {
-            environment: &environment,
-            organization: &organization,
-            instance: &instance,
-            scopes: &scopes,
+            environment: &body.environment,
+            organization: &body.organization,
+            instance: &body.instance,
+            scopes: &body.required_scopes,
         },
         host_environment: "",
-        cost: Some(cost.and_then(|cost| u32::try_from(cost).ok()).unwrap_or(1)),
+        cost: Some(body.cost.unwrap_or(1)),
     };
     let caller = VerifyCaller::Authorized(allowed_keyspaces.as_ref());
-    let outcome =
-        exchange.service.verify.verify(caller, &check, exchange.context.deadline).await.map_err(json_names)?;
-    Ok(RestResponse::json(StatusCode::OK, &verdict(&outcome, exchange.service)))
+    let outcome = context.service().verify.verify(caller, &check, context.deadline()).await.map_err(json_names)?;
+    Ok(RestResponse::ok(&verdict(&outcome, context.service())))
 }
 
-/// The request's own names are the proto's, as JSON writes them.
+/// An empty field asserts nothing; a named one must equal the key's own.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct VerifyRequest {
+    /// The secret as it was presented.
+    #[schema(value_type = String, write_only)]
+    secret: Secret,
+    /// The keyspace that it must be of.
+    #[schema(value_type = Option<String>)]
+    keyspace: String,
+    /// The organization that the key must be bound to.
+    #[schema(value_type = Option<String>, max_length = 128)]
+    organization: String,
+    /// The instance that the key must be bound to.
+    #[schema(value_type = Option<String>, max_length = 128)]
+    instance: String,
+    /// The environment that the key must be bound to.
+    #[schema(value_type = Option<String>, max_length = 128)]
+    environment: String,
+    /// Scopes that it must all hold.
+    #[schema(value_type = Option<Vec<String>>, max_items = 64)]
+    required_scopes: Vec<String>,
+    /// What to spend of the rate limit: 1 if left out; 0 spends nothing.
+    #[schema(value_type = Option<u64>, minimum = 0, maximum = 4_294_967_295_u64)]
+    cost: Option<u32>,
+}
+
+impl FromFields for VerifyRequest {
+    fn from_fields(fields: &mut Fields, _: &Parts) -> Self {
+        if !fields.has("secret") {
+            fields.bad("secret", "is required");
+        }
+        let secret = Secret::new(fields.text_or_empty("secret"));
+        let [keyspace, organization, instance, environment] =
+            ["keyspace", "organization", "instance", "environment"].map(|name| fields.text_or_empty(name));
+        // The proto's JSON mapping takes a field under either of its names.
+        let scopes = fields.texts("requiredScopes").or_else(|| fields.texts("required_scopes"));
+        let cost = fields.number("cost", 0..=u64::from(u32::MAX), "must be a whole number, 0 to 4294967295");
+        Self {
+            secret,
+            keyspace,
+            organization,
+            instance,
+            environment,
+            required_scopes: scopes.unwrap_or_default(),
+            cost: cost.and_then(|cost| u32::try_from(cost).ok()),
+        }
+    }
+}
+
+/// The fields of an error under the names that JSON gives the proto's fields.
 fn json_names(mut error: Error) -> Error {
     for bad in error.fields.iter_mut().filter(|bad| bad.field == "required_scopes") {
         bad.field = "requiredScopes".into();
@@ -62,37 +117,22 @@ fn json_names(mut error: Error) -> Error {
     error
 }
 
-fn verdict(outcome: &Verdict, service: &Services) -> Value {
-    let entry = outcome.key.as_ref();
-    let keyspace = entry.and_then(|entry| service.registry.get(entry.keyspace?));
-    let metadata: Map<String, Value> = entry
-        .into_iter()
-        .flat_map(|entry| entry.metadata())
-        .map(|(key, value)| (key.to_owned(), value.into()))
-        .collect();
-    json!({
-        "code": outcome.code.name(),
-        "message": outcome.code.message(),
-        "keyId": entry.map(|entry| entry.id.to_string()),
-        "keyspace": keyspace.map(|keyspace| &keyspace.name),
-        "organization": entry.map(|entry| json::text(entry.organization())),
-        "instance": entry.map(|entry| json::text(entry.instance())),
-        "environment": entry.map(|entry| json::text(entry.environment())),
-        "name": entry.map(|entry| json::text(entry.name())),
-        "scopes": entry.map_or_else(Vec::new, |entry| entry.scopes().collect()),
-        "createTime": entry.map(|entry| json::rfc3339(entry.created_at)),
-        "expireTime": entry.and_then(|entry| entry.expire_time()).map(json::rfc3339),
-        "metadata": metadata,
-        "rateLimit": outcome.rate.map(rate_limit),
-    })
-}
-
-fn rate_limit(state: RateState) -> Value {
-    json!({
-        "limit": state.limit,
-        "remaining": state.remaining,
-        "resetTime": json::rfc3339(state.reset_at.saturating_add(999)),
-        // As the proto's JSON mapping writes a duration.
-        "retryAfter": state.retry_after.map(|wait| format!("{}.{:06}s", wait / SECOND, wait % SECOND)),
-    })
+fn verdict<'a>(outcome: &'a Verdict, service: &'a Services) -> VerifyResponse<'a> {
+    let key = outcome.key.as_ref();
+    let keyspace = key.and_then(|key| service.registry.get(key.keyspace?));
+    VerifyResponse {
+        code: outcome.code.name(),
+        message: outcome.code.message(),
+        key_id: key.map(|key| key.id.to_string()),
+        keyspace: keyspace.map(|keyspace| keyspace.name.as_str()),
+        organization: key.and_then(|key| text(key.organization())),
+        instance: key.and_then(|key| text(key.instance())),
+        environment: key.and_then(|key| text(key.environment())),
+        name: key.and_then(|key| text(key.name())),
+        scopes: key.map_or_else(Vec::new, |key| key.scopes().collect()),
+        create_time: key.map(|key| Rfc3339(key.created_at)),
+        expire_time: key.and_then(|key| key.expire_time()).map(Rfc3339),
+        metadata: Pairs(key.map_or_else(Vec::new, |key| key.metadata().collect())),
+        rate_limit: outcome.rate.map(Into::into),
+    }
 }

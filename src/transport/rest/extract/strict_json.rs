@@ -1,37 +1,31 @@
-//! JSON in which no name stands twice: of two values one program would take the first, and another one the last.
+//! JSON objects without duplicate names. Of two values of one name, some parsers take the first and others the last.
 
 use std::fmt;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// Why a text is not such JSON.
+/// Why a text is refused.
 #[derive(Debug)]
-pub struct Bad {
-    /// Where.
-    pub line: usize,
-    /// Where in the line.
-    pub column: usize,
-    /// A name stands twice in one object.
-    pub twice: bool,
+pub(crate) struct Refused {
+    pub(crate) line: usize,
+    pub(crate) column: usize,
+    /// Whether a name is given twice in one object; otherwise the text is not JSON.
+    pub(crate) twice: bool,
 }
 
 /// Reads a value.
-///
-/// # Errors
-///
-/// Where it is no JSON, or holds a name twice.
-pub fn read(bytes: &[u8]) -> Result<Value, Bad> {
+pub(crate) fn read(bytes: &[u8]) -> Result<Value, Refused> {
     match serde_json::from_slice::<Unique>(bytes) {
         Ok(Unique(value)) => Ok(value),
         Err(error) => {
             let twice = error.is_data() && error.to_string().starts_with(TWICE);
-            Err(Bad { line: error.line(), column: error.column(), twice })
+            Err(Refused { line: error.line(), column: error.column(), twice })
         }
     }
 }
 
-const TWICE: &str = "a name stands twice";
+const TWICE: &str = "a name is given twice";
 
 struct Unique(Value);
 
@@ -115,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_stands_twice_is_refused_however_deep() {
+    fn duplicate_names_are_refused_at_any_depth() {
         for text in [r#"{"a":1,"a":2}"#, r#"{"a":{"b":1,"b":1}}"#, r#"[{"a":1,"\u0061":2}]"#] {
             assert!(read(text.as_bytes()).unwrap_err().twice, "{text}");
         }
@@ -127,11 +121,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn anything_else_is_read_as_ever(text in r#"[\[\]{}",:a1.e\- \\]{0,40}"#) {
+        fn everything_else_is_read_like_serde_json_reads_it(text in r#"[\[\]{}",:a1.e\- \\]{0,40}"#) {
             let plain = serde_json::from_str::<Value>(&text).ok();
             match read(text.as_bytes()) {
                 Ok(value) => prop_assert_eq!(Some(value), plain),
-                Err(bad) => prop_assert!(bad.twice || plain.is_none()),
+                Err(refused) => prop_assert!(refused.twice || plain.is_none()),
             }
         }
     }

@@ -1,9 +1,10 @@
-//! Which credential of a request counts.
+//! Finds the credential of a request.
 //!
-//! A secret counts only in the header that the keyspace of its prefix reads. One of no known prefix counts only when
-//! nothing else does, in a header that some keyspace reads: so it is answered as malformed rather than as absent.
-//! A session's token counts only on routes that take sessions: as bearer, or in its issuer's cookie. A cookie goes along
-//! unasked, and so counts only where nothing was presented that counts.
+//! - A secret counts only in the header that the keyspace of its prefix reads.
+//! - A secret of an unknown prefix counts only if nothing else does, in a header that some keyspace reads. The response
+//!   is then that it is malformed, not that it is missing.
+//! - A session token counts only on routes that accept sessions: as bearer, or in its issuer's cookie.
+//! - Browsers send cookies with every request, so a cookie counts only if no header holds a credential that counts.
 
 use std::borrow::Cow;
 
@@ -18,22 +19,21 @@ use crate::{
     transport::bearer::bearer,
 };
 
-/// What a request presents.
-pub enum Presented<'a> {
-    /// A secret.
+/// The credential of a request.
+pub(crate) enum Presented<'a> {
     Secret(Cow<'a, str>),
-    /// A session's token, as bearer.
+    /// A session token as bearer.
     Token(Cow<'a, str>),
-    /// A session's token in the cookie of this name.
+    /// Name of the cookie, and the session token in it.
     Cookie(&'a str, Cow<'a, str>),
 }
 
-/// What counts; none if nothing does. `sessions`: whether the route takes them.
+/// Finds the credential that counts. `sessions` says whether the route accepts sessions.
 ///
 /// # Errors
 ///
-/// INVALID_ARGUMENT if two count.
-pub fn find<'a>(headers: &'a HeaderMap, service: &'a Services, sessions: bool) -> Result<Option<Presented<'a>>> {
+/// INVALID_ARGUMENT if two credentials count.
+pub(crate) fn find<'a>(headers: &'a HeaderMap, service: &'a Services, sessions: bool) -> Result<Option<Presented<'a>>> {
     let bearers = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| {
         let text = String::from_utf8_lossy(value.as_bytes());
         match text {
@@ -49,7 +49,7 @@ pub fn find<'a>(headers: &'a HeaderMap, service: &'a Services, sessions: bool) -
     for (place, text) in presented.filter(|(_, text)| !text.is_empty()) {
         let session = sessions && place == CredentialHeader::Bearer && service.auth.is_session(&text);
         let counts = match service.registry.by_prefix(&text) {
-            // Operators use bearer, whatever their credential begins with.
+            // The root credential counts as bearer only, whatever its prefix is.
             _ if service.auth.is_root(&text) => Some(place == CredentialHeader::Bearer),
             Some((keyspace, _)) => Some(keyspace.credential.accepts(place)),
             None => session.then_some(true),
@@ -59,7 +59,7 @@ pub fn find<'a>(headers: &'a HeaderMap, service: &'a Services, sessions: bool) -
                 return Err(Error::invalid("authorization", "two credentials count in this request; send one"));
             }
             Some(true) => known = Some(if session { Presented::Token(text) } else { Presented::Secret(text) }),
-            // The reserved keyspace reads bearer, so that always counts as read.
+            // The reserved keyspace reads bearer, so bearer is always read.
             None if service.registry.all().iter().any(|keyspace| keyspace.credential.accepts(place)) => {
                 unknown = unknown.or(Some(Presented::Secret(text)));
             }
@@ -72,7 +72,7 @@ pub fn find<'a>(headers: &'a HeaderMap, service: &'a Services, sessions: bool) -
     Ok(known.or(unknown))
 }
 
-/// The one cookie that an issuer reads.
+/// Finds the cookie that an issuer reads.
 fn cookie<'a>(headers: &'a HeaderMap, service: &'a Services) -> Result<Option<Presented<'a>>> {
     let mut found = None;
     for value in headers.get_all(header::COOKIE) {
@@ -83,7 +83,7 @@ fn cookie<'a>(headers: &'a HeaderMap, service: &'a Services) -> Result<Option<Pr
             if value.is_empty() {
                 continue;
             }
-            // A neighbouring host can set a cookie of the same name beside the right one: neither is to be guessed.
+            // A sibling host can set a cookie of the same name. Which one is the right one cannot be known.
             if found.is_some() {
                 return Err(Error::invalid("cookie", "two session cookies count in this request; send one"));
             }

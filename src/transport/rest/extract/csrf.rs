@@ -1,16 +1,17 @@
-//! Where a browser's request comes from. A cookie goes along with whatever page makes the browser send a request: one
-//! that changes something must have been sent by a page of this very host.
+//! Cross-site request forgery: a browser sends a cookie with the requests of any page. A request that changes something
+//! must come from a page of this host.
 
 use http::{HeaderMap, Method, header, request::Parts};
 
 use crate::domain::error::{Error, Result};
 
-/// Refuses a request that changes something and is not shown to come from a page of this host.
+/// Refuses a request that changes something, unless it is shown to come from a page of this host. `secure` says whether
+/// the connection uses TLS.
 ///
-/// `Sec-Fetch-Site` decides where it is sent: no page can forge it, and it stays right behind a proxy that changes
-/// `Host`. Browsers send it over TLS only, and old ones never: `Origin` decides then. A request with neither is no page's,
-/// and has no business with a cookie. `secure`: whether it came over TLS.
-pub fn check(parts: &Parts, secure: bool) -> Result<()> {
+/// `Sec-Fetch-Site` decides if it is sent: no page can set it, and it stays right behind a proxy that changes `Host`.
+/// Browsers send it over TLS only, and old ones do not send it at all; then `Origin` decides. A request without either
+/// header is not from a page and must not use a cookie.
+pub(crate) fn check(parts: &Parts, secure: bool) -> Result<()> {
     if matches!(parts.method, Method::GET | Method::HEAD) {
         return Ok(());
     }
@@ -24,7 +25,7 @@ pub fn check(parts: &Parts, secure: bool) -> Result<()> {
     if good { Ok(()) } else { Err(Error::forbidden(sentence)) }
 }
 
-/// A header's value; an unreadable one, or several, are one that fits nothing.
+/// Returns a header's value. An unreadable value, or more than one, gives an empty text, which matches nothing.
 fn one<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
@@ -37,8 +38,8 @@ fn host(parts: &Parts) -> Option<String> {
     written.or_else(|| one(&parts.headers, header::HOST.as_str())).map(str::to_ascii_lowercase)
 }
 
-/// Whether an origin is of a host. Without TLS here, which of the two schemes the client used is not known: a proxy may
-/// have ended it.
+/// Whether an origin belongs to a host. Without TLS on this connection both schemes are possible: a proxy may have ended
+/// TLS.
 fn is_origin_of(origin: &str, host: &str, secure: bool) -> bool {
     let origin = origin.to_ascii_lowercase();
     let (named, port) = match (origin.strip_prefix("https://"), origin.strip_prefix("http://")) {
@@ -86,7 +87,7 @@ mod tests {
             (vec![HOST, ("origin", "null")], false),
             (vec![HOST, ("origin", "https://keys.example"), ("origin", "https://evil.example")], false),
             (vec![HOST, ("origin", "https://keys.example"), ("sec-fetch-site", "cross-site")], false),
-            // A proxy that changes the host: the browser's own word holds.
+            // A proxy changes the host: `Sec-Fetch-Site` decides.
             (vec![("host", "backend"), ("origin", "https://keys.example"), ("sec-fetch-site", "same-origin")], true),
             (vec![("host", "keys.example:8080"), ("origin", "http://keys.example:8080")], true),
             (vec![("host", "keys.example:80"), ("origin", "http://keys.example")], true),

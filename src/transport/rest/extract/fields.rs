@@ -1,7 +1,8 @@
-//! Request bodies: bounded, JSON, and read field by field, so that every refusal names its field.
+//! The fields of a JSON body: bounded, and taken one by one, so that every bad field can be named.
 
 use std::collections::BTreeMap;
 
+use axum::body::Body;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body as _;
@@ -9,37 +10,45 @@ use serde_json::{Map, Value};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Body, response::RestError, strict_json};
+use super::strict_json;
 use crate::{
     domain::{
-        clock::{Micros, SECOND},
+        clock::Micros,
         error::{Error, Result},
         rate_limit::RateLimit,
         validation::Violations,
     },
-    service::keys::create::Expiry,
+    transport::rest::error::RestError,
 };
 
-const BODY_BYTES: usize = 1 << 20;
-const DAY: Micros = 86_400 * SECOND;
+/// The largest body that is read.
+const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// A body's fields. Each is taken once; what nobody takes is unknown.
+/// The fields of a body. Each is taken once; one that nobody takes is unknown.
 #[derive(Debug, Default)]
-pub struct Fields {
+pub(crate) struct Fields {
     fields: Map<String, Value>,
     violations: Violations,
 }
 
 impl Fields {
-    /// Reads a body. An empty one has no fields, whatever its type says.
-    pub async fn read(headers: &HeaderMap, body: &mut Body, deadline: Instant) -> std::result::Result<Self, RestError> {
-        // What is said to be too large need not come: a client that waits for leave to send hears so at once.
-        if body.size_hint().exact().is_some_and(|bytes| bytes > BODY_BYTES as u64) {
-            return Err(RestError::TooLarge);
+    pub(crate) fn of(fields: Map<String, Value>) -> Self {
+        Self { fields, violations: Violations::default() }
+    }
+
+    /// Reads a body. An empty one has no fields, whatever its content type is.
+    pub(crate) async fn read(
+        headers: &HeaderMap,
+        body: Body,
+        deadline: Instant,
+    ) -> std::result::Result<Self, RestError> {
+        // Checked before the body is polled: a client that waits for `100 Continue` gets the response at once.
+        if body.size_hint().exact().is_some_and(|bytes| bytes > MAX_BODY_BYTES as u64) {
+            return Err(RestError::BodyTooLarge);
         }
-        let bytes = match timeout_at(deadline, Limited::new(body, BODY_BYTES).collect()).await {
+        let bytes = match timeout_at(deadline, Limited::new(body, MAX_BODY_BYTES).collect()).await {
             Ok(Ok(collected)) => collected.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(RestError::TooLarge),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(RestError::BodyTooLarge),
             Ok(Err(_)) => return Err(Error::invalid("body", "could not be read").into()),
             Err(_) => return Err(Error::invalid("body", "did not arrive in time").into()),
         };
@@ -54,9 +63,9 @@ impl Fields {
             return Err(RestError::NotJson);
         }
         match strict_json::read(&bytes) {
-            Ok(Value::Object(fields)) => Ok(Self { fields, violations: Violations::default() }),
+            Ok(Value::Object(fields)) => Ok(Self::of(fields)),
             Ok(_) => Err(Error::invalid("body", "must be a JSON object").into()),
-            // The parser's own words could repeat what the body holds.
+            // The parser's own message could repeat a value of the body.
             Err(bad) => {
                 let what = if bad.twice { "has a name twice" } else { "is not JSON" };
                 Err(Error::invalid("body", format!("{what}, at line {} column {}", bad.line, bad.column)).into())
@@ -64,8 +73,8 @@ impl Fields {
         }
     }
 
-    /// Refuses what nobody took and what was of the wrong kind.
-    pub fn finish(mut self) -> Result<()> {
+    /// Fails if a field is bad or unknown.
+    pub(crate) fn finish(mut self) -> Result<()> {
         for name in self.fields.keys() {
             let shown: String = name.chars().take(64).collect();
             self.violations.add(shown, "unknown field");
@@ -73,25 +82,25 @@ impl Fields {
         self.violations.finish()
     }
 
-    /// Notes a bad field, unless something worse is known of it already.
-    pub fn bad(&mut self, field: &'static str, description: &'static str) {
+    /// Notes a bad field. Of several problems with one field, the first one counts.
+    pub(crate) fn bad(&mut self, field: &'static str, description: &'static str) {
         if !self.violations.contains(field) {
             self.violations.add(field, description);
         }
     }
 
     fn take(&mut self, name: &'static str) -> Option<Value> {
-        // A null is as good as absent.
+        // Null means the same as an absent field.
         self.fields.remove(name).filter(|value| !value.is_null())
     }
 
     /// Whether the field is there and not null.
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.fields.get(name).is_some_and(|value| !value.is_null())
     }
 
     /// A string.
-    pub fn text(&mut self, name: &'static str) -> Option<String> {
+    pub(crate) fn text(&mut self, name: &'static str) -> Option<String> {
         let Value::String(text) = self.take(name)? else {
             self.bad(name, "must be a string");
             return None;
@@ -99,13 +108,13 @@ impl Fields {
         Some(text)
     }
 
-    /// A string that is one thing of several names in requests; empty if absent.
-    pub fn text_or_empty(&mut self, name: &'static str) -> String {
+    /// A string; empty if absent.
+    pub(crate) fn text_or_empty(&mut self, name: &'static str) -> String {
         self.text(name).unwrap_or_default()
     }
 
     /// A list of strings.
-    pub fn texts(&mut self, name: &'static str) -> Option<Vec<String>> {
+    pub(crate) fn texts(&mut self, name: &'static str) -> Option<Vec<String>> {
         let Value::Array(items) = self.take(name)? else {
             self.bad(name, "must be a list of strings");
             return None;
@@ -118,8 +127,8 @@ impl Fields {
         texts
     }
 
-    /// Scopes to grant: a list that is not empty, or absent for the defaults.
-    pub fn scopes(&mut self) -> Option<Vec<String>> {
+    /// Scopes to grant. Absent means the defaults; an empty list is refused.
+    pub(crate) fn scopes(&mut self) -> Option<Vec<String>> {
         let scopes = self.texts("scopes")?;
         if scopes.is_empty() {
             self.bad("scopes", "must not be empty; leave it out for the defaults");
@@ -127,8 +136,8 @@ impl Fields {
         Some(scopes)
     }
 
-    /// Keyspaces to be limited to: a list that is not empty, or absent for all.
-    pub fn keyspaces(&mut self) -> Vec<String> {
+    /// Keyspaces that a service is limited to. Absent means all; an empty list is refused.
+    pub(crate) fn keyspaces(&mut self) -> Vec<String> {
         let keyspaces = self.texts("keyspaces");
         if keyspaces.as_ref().is_some_and(Vec::is_empty) {
             self.bad("keyspaces", "must not be empty; leave it out for all");
@@ -137,7 +146,7 @@ impl Fields {
     }
 
     /// A whole number within bounds.
-    pub fn number(
+    pub(crate) fn number(
         &mut self,
         name: &'static str,
         bounds: std::ops::RangeInclusive<u64>,
@@ -151,7 +160,7 @@ impl Fields {
     }
 
     /// True or false; false if absent.
-    pub fn flag(&mut self, name: &'static str) -> bool {
+    pub(crate) fn flag(&mut self, name: &'static str) -> bool {
         match self.take(name) {
             None => false,
             Some(Value::Bool(flag)) => flag,
@@ -162,8 +171,8 @@ impl Fields {
         }
     }
 
-    /// String pairs.
-    pub fn pairs(&mut self, name: &'static str) -> BTreeMap<String, String> {
+    /// An object of strings.
+    pub(crate) fn pairs(&mut self, name: &'static str) -> BTreeMap<String, String> {
         let pairs = match self.take(name) {
             None => Some(BTreeMap::new()),
             Some(Value::Object(pairs)) => pairs
@@ -178,9 +187,9 @@ impl Fields {
         pairs.unwrap_or_default()
     }
 
-    /// A key's own rate limit. Its bounds are the use case's to know: what is left out, or is too large to be told, is
-    /// far out of them.
-    pub fn rate_limit(&mut self) -> Option<RateLimit> {
+    /// A key's own rate limit. The use case checks its bounds: a part that is left out or too large to represent becomes
+    /// a value that is out of them.
+    pub(crate) fn rate_limit(&mut self) -> Option<RateLimit> {
         let Value::Object(mut parts) = self.take("rateLimit")? else {
             self.bad("rateLimit", "must be an object of limit and windowMs");
             return None;
@@ -201,15 +210,16 @@ impl Fields {
         Some(RateLimit { limit: u32::try_from(limit).unwrap_or(u32::MAX), window })
     }
 
-    /// `expiresInDays` or `expiresAt`: RFC 3339, and unix milliseconds where `millis` are the route's own form.
-    pub fn expiry(&mut self, millis: bool) -> Expiry {
+    /// `expiresInDays` and `expiresAt`, of which at most one may be given. A time is RFC 3339, or unix milliseconds if the
+    /// route itself writes times in that form.
+    pub(crate) fn expiry(&mut self, millis: bool) -> (Option<u64>, Option<Micros>) {
         if self.has("expiresInDays") && self.has("expiresAt") {
             self.bad("expiresAt", "cannot go with expiresInDays");
         }
         let days = self.number("expiresInDays", 1..=3_650, "must be a whole number, 1 to 3650");
         let at = self.take("expiresAt").and_then(|value| {
             let at = match &value {
-                Value::String(text) => OffsetDateTime::parse(text, &Rfc3339).ok().map(micros),
+                Value::String(text) => rfc3339(text),
                 Value::Number(number) if millis => number.as_i64().map(|ms| ms.saturating_mul(1_000)),
                 _ => None,
             };
@@ -218,22 +228,19 @@ impl Fields {
             }
             at
         });
-        match (days.and_then(|days| Micros::try_from(days).ok()), at) {
-            (Some(days), _) => Expiry::In(days.saturating_mul(DAY)),
-            (None, Some(at)) => Expiry::At(at),
-            (None, None) => Expiry::Default,
-        }
+        (days, at)
     }
 }
 
-/// A whole number, also one that is written with a fraction of nothing.
+/// A whole number, also in the form `1.0`.
 fn whole(value: &Value) -> Option<u64> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the bounds of exact floats")]
     let of_float = |float: f64| (float.fract() == 0.0 && (0.0..=9e15).contains(&float)).then_some(float as u64);
     value.as_u64().or_else(|| value.as_f64().and_then(of_float))
 }
 
-/// A time in microseconds, rounded down.
-pub fn micros(time: OffsetDateTime) -> Micros {
-    Micros::try_from(time.unix_timestamp_nanos().div_euclid(1_000)).unwrap_or(Micros::MAX)
+/// Reads a time in RFC 3339; rounded down to microseconds.
+pub(crate) fn rfc3339(text: &str) -> Option<Micros> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    Some(Micros::try_from(time.unix_timestamp_nanos().div_euclid(1_000)).unwrap_or(Micros::MAX))
 }

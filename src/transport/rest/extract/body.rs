@@ -1,0 +1,30 @@
+//! Request bodies.
+
+use axum::extract::{FromRequest, Request};
+use http::request::Parts;
+
+use super::fields::Fields;
+use crate::transport::rest::{error::RestError, request::RequestContext};
+
+/// A body that is read field by field.
+pub(crate) trait FromFields: Sized {
+    /// Takes the fields, and notes every one that is bad.
+    fn from_fields(fields: &mut Fields, parts: &Parts) -> Self;
+}
+
+/// A JSON body. axum's `Json` stops at the first bad field and accepts a name that is given twice; this one names every
+/// bad field at once, and refuses unknown ones and those given twice.
+pub(crate) struct StrictJson<T>(pub(in crate::transport::rest) T);
+
+impl<S: Sync, T: FromFields> FromRequest<S> for StrictJson<T> {
+    type Rejection = RestError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, RestError> {
+        let (parts, body) = request.into_parts();
+        let deadline = RequestContext::of(&parts)?.deadline();
+        let mut fields = Fields::read(&parts.headers, body, deadline).await?;
+        let value = T::from_fields(&mut fields, &parts);
+        fields.finish()?;
+        Ok(Self(value))
+    }
+}

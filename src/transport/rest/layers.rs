@@ -1,0 +1,175 @@
+//! What every request has in common, as one stack of layers around the routes.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::{Request, State},
+    middleware::{Next, from_fn, from_fn_with_state},
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+use http::{HeaderValue, Method, header};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
+use parking_lot::Mutex;
+use tower::{ServiceBuilder, util::BoxCloneSyncService};
+
+use super::{
+    error::RestError,
+    request::{self, RequestContext, RestState},
+};
+use crate::{
+    domain::{
+        clock::Entropy,
+        error::{Error, ErrorKind},
+    },
+    transport::peer::Peer,
+};
+
+/// Handles the requests of a listener.
+pub type HttpHandler = BoxCloneSyncService<Request, Response, Infallible>;
+
+/// How much of an unread request body is read and thrown away, and for how long.
+const MAX_DISCARDED_BYTES: usize = 16 << 20;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Stacks the layers around the routes. The first one is the outermost: it sees a request first and its response last.
+pub(crate) fn stack(routes: Router, state: &Arc<RestState>) -> HttpHandler {
+    let layers = ServiceBuilder::new()
+        // All other layers, the extractors and the handlers use the request's context.
+        .layer(from_fn_with_state(Arc::clone(state), add_context))
+        // Outside of the log: the logged duration is that of the call, not of a client that still sends its body.
+        .layer(from_fn(discard_unread_body))
+        // Outside of everything that may change the response: what is logged is what the client gets.
+        .layer(from_fn(finish_call))
+        // Before headers are added: the removal of one moves the last one to its place.
+        .layer(from_fn(adapt_response))
+        // Inside of the layers above: it may replace the response.
+        .layer(from_fn(limit_failed_authentications))
+        .layer(from_fn(refuse_empty_segments));
+    BoxCloneSyncService::new(layers.service(routes))
+}
+
+/// The stack of a listener that has no service yet: no calls to log, and no credentials to check.
+pub(crate) fn startup_stack(routes: Router, entropy: Arc<dyn Entropy>) -> HttpHandler {
+    let layers =
+        ServiceBuilder::new().layer(from_fn_with_state(entropy, add_request_id)).layer(from_fn(adapt_response));
+    BoxCloneSyncService::new(layers.service(routes))
+}
+
+async fn add_context(
+    State(state): State<Arc<RestState>>,
+    Extension(peer): Extension<Arc<Peer>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let context = RequestContext::new(state, peer, request.headers());
+    request.extensions_mut().insert(context);
+    next.run(request).await
+}
+
+/// Reads what a handler left unread of the request's body, within bounds, before the response is sent. If a connection
+/// is closed while bytes are still arriving, it is reset, and the client loses the response that says why.
+async fn discard_unread_body(request: Request, next: Next) -> Response {
+    // A client that waits for `100 Continue` has sent no body and gets its response at once.
+    let waits = request.headers().contains_key(header::EXPECT);
+    let (parts, body) = request.into_parts();
+    let body = SharedBody(Arc::new(Mutex::new(body)));
+    let response = next.run(Request::from_parts(parts, Body::new(body.clone()))).await;
+    if !waits {
+        let _ = tokio::time::timeout(DISCARD_TIMEOUT, body.discard()).await;
+    }
+    response
+}
+
+/// Adds the headers that all responses have, logs the call and counts it.
+async fn finish_call(context: RequestContext, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let error = response.extensions_mut().remove::<Error>();
+    context.finish(response.headers_mut(), error.as_ref());
+    response
+}
+
+/// Undoes what axum adds to responses on its own and in another form than REST's.
+async fn adapt_response(request: Request, next: Next) -> Response {
+    let head = request.method() == Method::HEAD;
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    // hyper adds it after all other headers, and to no response to HEAD, where only the body's absence is certain.
+    headers.remove(header::CONTENT_LENGTH);
+    // axum separates methods by a comma alone.
+    let spaced = headers.get(header::ALLOW).and_then(|allow| allow.to_str().ok()).map(|allow| allow.replace(',', ", "));
+    if let Some(allow) = spaced.and_then(|allow| HeaderValue::try_from(allow).ok()) {
+        headers.insert(header::ALLOW, allow);
+    }
+    if head {
+        *response.body_mut() = Body::empty();
+    }
+    response
+}
+
+/// Counts invalid credentials by client address. An address with too many of them gets 429 instead of 401.
+async fn limit_failed_authentications(context: RequestContext, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    match response.extensions().get::<Error>() {
+        Some(error) if error.kind == ErrorKind::Unauthenticated => {
+            RestError::from(context.refused(error.clone())).into_response()
+        }
+        _ => response,
+    }
+}
+
+/// axum's router lets an id be empty if more of the path follows. No path of ours has an empty segment.
+async fn refuse_empty_segments(request: Request, next: Next) -> Response {
+    if request.uri().path().contains("//") { RestError::NoSuchPath.into_response() } else { next.run(request).await }
+}
+
+async fn add_request_id(State(entropy): State<Arc<dyn Entropy>>, request: Request, next: Next) -> Response {
+    let id = request::request_id(&*entropy, request.headers());
+    let mut response = next.run(request).await;
+    if let Ok(id) = HeaderValue::try_from(id) {
+        response.headers_mut().insert(request::REQUEST_ID, id);
+    }
+    response
+}
+
+/// A body that is read by a handler first, and by [`discard_unread_body`] afterwards.
+#[derive(Clone)]
+struct SharedBody(Arc<Mutex<Body>>);
+
+impl SharedBody {
+    async fn discard(self) {
+        let mut body = std::mem::take(&mut *self.0.lock());
+        let mut left = MAX_DISCARDED_BYTES;
+        while left > 0 && !body.is_end_stream() {
+            let Some(Ok(frame)) = body.frame().await else { break };
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+    }
+}
+
+impl http_body::Body for SharedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut *self.0.lock()).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.lock().is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.lock().size_hint()
+    }
+}

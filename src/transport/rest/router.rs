@@ -1,0 +1,99 @@
+//! The routes, and the OpenAPI document that is made from them.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{Next, from_fn},
+};
+use bytes::Bytes;
+use utoipa_axum::{
+    router::{OpenApiRouter, UtoipaMethodRouter},
+    routes,
+};
+
+use super::{
+    api_keys,
+    error::RestError,
+    events,
+    layers::{self, HttpHandler},
+    openapi, probes,
+    request::{RequestContext, RestState},
+    self_service, verify,
+};
+use crate::{config::Http, service::Services};
+
+/// Which routes a listener has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Routes {
+    /// All of them.
+    All,
+    /// All but the metrics, which have a listener of their own.
+    Api,
+    /// The probes and the metrics alone.
+    Probes,
+}
+
+/// The REST API over the use cases of a service.
+pub struct Rest {
+    state: Arc<RestState>,
+}
+
+impl Rest {
+    /// Serves these use cases.
+    pub fn new(service: Arc<Services>, http: Http) -> Self {
+        let document = openapi::document(table(Routes::All).into_openapi());
+        Self { state: Arc::new(RestState { service, http, document: Bytes::from(document) }) }
+    }
+
+    /// Returns the handler of one listener.
+    pub fn handler(&self, routes: Routes) -> HttpHandler {
+        let router = Router::from(table(routes))
+            .fallback(async || RestError::NoSuchPath)
+            .method_not_allowed_fallback(async || RestError::MethodNotAllowed);
+        layers::stack(router, &self.state)
+    }
+}
+
+/// The list of routes. `Allow` names the methods of a path in the order in which they are listed here.
+fn table(routes: Routes) -> OpenApiRouter {
+    let api = || {
+        OpenApiRouter::default()
+            .routes(call("get_own", routes!(self_service::get)))
+            .routes(call("create_own", routes!(self_service::create)))
+            .routes(call("revoke_own", routes!(self_service::revoke)))
+            .routes(call("update_own_webhook", routes!(self_service::update_webhook)))
+            .routes(call("list", routes!(api_keys::list)))
+            .routes(call("create", routes!(api_keys::create)))
+            .routes(call("get", routes!(api_keys::get)))
+            .routes(call("revoke", routes!(api_keys::revoke)))
+            .routes(call("update_webhook", routes!(api_keys::update_webhook)))
+            .routes(call("list_events", routes!(events::list)))
+            .routes(call("list_deliveries", routes!(events::deliveries)))
+            .routes(call("redeliver", routes!(events::redeliver)))
+            .routes(call("verify", routes!(verify::verify)))
+    };
+    let probes = || {
+        OpenApiRouter::default()
+            .routes(routes!(probes::live))
+            .routes(routes!(probes::ready))
+            .routes(routes!(probes::openapi))
+    };
+    let metrics = || OpenApiRouter::default().routes(routes!(probes::metrics));
+    match routes {
+        Routes::All => api().merge(probes()).merge(metrics()),
+        Routes::Api => api().merge(probes()),
+        Routes::Probes => probes().merge(metrics()),
+    }
+}
+
+/// Gives a route the name that its calls have in the log and in the metrics. Calls of routes without a name are neither
+/// logged nor counted: probes come every few seconds and say nothing.
+fn call(name: &'static str, (schemas, paths, methods): UtoipaMethodRouter) -> UtoipaMethodRouter {
+    let methods = methods.route_layer(from_fn(move |context: RequestContext, request: Request, next: Next| {
+        context.set_call(name);
+        next.run(request)
+    }));
+    (schemas, paths, methods)
+}
