@@ -123,7 +123,7 @@ pub fn json(bytes: &[u8]) -> Result<Value, bool> {
 
 /// Reads the body of a Verify over gRPC: the message behind its prefix, if the fast path takes it.
 pub fn verify_frame(body: &[u8]) -> Option<VerifyRequest> {
-    grpc::verify::fast_path::decode(body)
+    grpc::verify::messages::decode(body)
 }
 
 /// Decodes a message of `VerifyStream`.

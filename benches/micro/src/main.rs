@@ -1,5 +1,5 @@
-//! Times the parts of a Verify inside one process, one thread, each key another one of 100,000: where the time of an
-//! answer from memory goes. Medians of several passes, in nanoseconds.
+//! Times the parts of a Verify that is answered from memory, in one process and on one thread, with 100,000 keys in turn.
+//! Prints medians of several passes in nanoseconds.
 
 use std::{
     hint::black_box,
@@ -25,7 +25,7 @@ use keyward::{
         Store,
         sqlite::{Sqlite, SqliteOptions},
     },
-    transport::grpc::convert,
+    transport::grpc::verify::messages,
 };
 use prost::Message as _;
 
@@ -37,18 +37,18 @@ const PASSES: usize = 9;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Which key comes at its turn: far apart in memory, as strangers' keys are.
-fn place(number: usize) -> usize {
+/// The index of the key for a turn. Consecutive keys are far apart in memory, as in real use.
+fn index(number: usize) -> usize {
     number * 61_967 % KEYS
 }
 
-/// Runs `step` for each of the keys, some passes over; prints the median time of one step.
+/// Runs `step` for each key in several passes, and prints the median time of one step.
 fn time(what: &str, mut step: impl FnMut(usize)) {
     let mut passes: Vec<f64> = (0..PASSES)
         .map(|_| {
             let start = Instant::now();
             for number in 0..KEYS {
-                step(place(number));
+                step(index(number));
             }
             #[expect(clippy::cast_precision_loss, reason = "a small number")]
             let each = start.elapsed().as_secs_f64() * 1e9 / KEYS as f64;
@@ -115,7 +115,7 @@ fn facts(id: keyward::domain::key::KeyId, keyspace: &str, digest: Digest, scopes
     }
 }
 
-/// Puts a key into memory; its secret.
+/// Puts a key into the cache and returns its secret.
 fn remember(parts: &Parts, keyspace: &str, prefix: &str, encoding: Encoding, scopes: &[&str]) -> String {
     let secret = encoding.generate(prefix, &parts.master_keys, &SystemEntropy);
     let digest = secret::digest(secret.expose());
@@ -123,7 +123,7 @@ fn remember(parts: &Parts, keyspace: &str, prefix: &str, encoding: Encoding, sco
     let facts = facts(id, keyspace, digest, scopes);
     let entry = Arc::new(CachedKey::new(&facts, parts.services.registry.index(keyspace)));
     let cache = &parts.replica.cache;
-    cache.fill(cache.mark(), std::iter::once((&digest, &entry)));
+    cache.fill(cache.current_seq(), std::iter::once((&digest, &entry)));
     secret.expose().to_owned()
 }
 
@@ -152,7 +152,7 @@ fn measure(parts: &Parts, limited: &Parts) -> Result<(), Failure> {
         .map(|request| request.encode_to_vec())
         .collect();
 
-    let memory = replica.cache_guard().ok_or("memory may not answer")?;
+    let memory = replica.cache_guard().ok_or("the lease does not hold")?;
     println!("| part | ns |\n| --- | --- |");
     time("read the wall clock", |_| {
         black_box(services.clock.wall());
@@ -184,7 +184,7 @@ fn measure(parts: &Parts, limited: &Parts) -> Result<(), Failure> {
     let spending = MemoryLimiter::new(Arc::new(SystemClock));
     let limit = RateLimit { limit: 1_000_000_000, window: 60_000_000 };
     // In the order of the spendings: a verdict has its key at hand.
-    let mut subjects = (0..KEYS).map(|number| Subject::key(entries[place(number)].id)).collect::<Vec<_>>().into_iter().cycle();
+    let mut subjects = (0..KEYS).map(|number| Subject::key(entries[index(number)].id)).collect::<Vec<_>>().into_iter().cycle();
     time("count against a limit", |_| {
         black_box(subjects.next().map(|subject| spending.spend(subject, limit, 1)));
     });
@@ -207,16 +207,19 @@ fn measure(parts: &Parts, limited: &Parts) -> Result<(), Failure> {
     });
     let outcomes = secrets.iter().map(|secret| verify(services, secret)).collect::<Option<Vec<_>>>().ok_or("a verdict is missing")?;
     time("build the response", |at| {
-        black_box(convert::verdict(&outcomes[at], &services.registry));
+        black_box(messages::frame(&outcomes[at], &services.registry));
     });
-    let answer = convert::verdict(&outcomes[0], &services.registry);
+    time("build the message of a stream", |at| {
+        black_box(messages::response(&outcomes[at], &services.registry));
+    });
+    let response = messages::response(&outcomes[0], &services.registry);
     time("copy a response", |_| {
-        black_box(answer.clone());
+        black_box(response.clone());
     });
     let mut out = Vec::with_capacity(1 << 10);
     time("encode the response", |_| {
         out.clear();
-        black_box(answer.encode(&mut out).ok());
+        black_box(response.encode(&mut out).ok());
     });
     Ok(())
 }

@@ -15,4 +15,4 @@ pub mod server;
 mod services;
 pub mod startup;
 mod tonic_bridge;
-pub(crate) mod verify;
+pub mod verify;

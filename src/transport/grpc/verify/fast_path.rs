@@ -14,19 +14,16 @@ use http::{
     header::{CONTENT_TYPE, HeaderName},
     request::Parts,
 };
-use prost::Message as _;
 use tonic::{metadata::MetadataMap, service::Routes};
 
 use super::{
     super::{
         api::GrpcApi,
-        codec::MAX_MESSAGE_BYTES,
         http2::StreamHandler,
         metadata,
         tonic_bridge::{RequestBody, forward, poll_data, unless_reset},
     },
-    messages::{self, PREFIX_BYTES},
-    unary,
+    messages, unary,
 };
 use crate::{
     proto,
@@ -95,7 +92,7 @@ impl StreamHandler for RequestHandler {
 impl RequestHandler {
     /// Answers from memory, or says how far it got.
     fn try_cached(&self, headers: &HeaderMap, received: &[u8], body: &RecvStream) -> FastPath {
-        let Some(message) = body.is_end_stream().then(|| decode(received)).flatten() else {
+        let Some(message) = body.is_end_stream().then(|| messages::decode(received)).flatten() else {
             return FastPath::NotTaken;
         };
         let service = &self.api.service;
@@ -159,19 +156,6 @@ fn read_body(body: &mut RecvStream, cx: &mut Context<'_>) -> Bytes {
         }
     }
     joined
-}
-
-/// Decodes a body that holds exactly one request, not compressed. Tonic handles, and refuses, all others.
-pub(crate) fn decode(body: &[u8]) -> Option<proto::VerifyRequest> {
-    let message = message(body).filter(|message| message.len() <= MAX_MESSAGE_BYTES)?;
-    proto::VerifyRequest::decode(message).ok()
-}
-
-/// The message of a body that holds exactly one and not compressed.
-fn message(body: &[u8]) -> Option<&[u8]> {
-    let (prefix, message) = body.split_first_chunk::<PREFIX_BYTES>()?;
-    let [0, length @ ..] = prefix else { return None };
-    (u32::from_be_bytes(*length) as usize == message.len()).then_some(message)
 }
 
 /// Queues a response. The next write of the connection sends all of it.

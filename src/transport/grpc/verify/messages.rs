@@ -1,13 +1,16 @@
-//! The messages of Verify. [`check`] reads a `VerifyRequest`. [`frame`] and [`response`] render a verdict: the first as
+//! The messages of Verify. [`decode`] and [`check`] read a `VerifyRequest`. [`frame`] and [`response`] render a verdict: the first as
 //! bytes, straight from the cached key, for a single Verify; the second as a message, for a stream and for calls that
 //! tonic handles. A test compares the two.
 
 use std::collections::HashMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+use prost::{
+    Message as _,
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
+};
 
-use super::super::convert;
+use super::super::{codec::MAX_MESSAGE_BYTES, convert};
 use crate::{
     domain::{
         keyspace::Registry,
@@ -19,7 +22,7 @@ use crate::{
 };
 
 /// Length of the prefix of a gRPC message: whether it is compressed, and its length.
-pub(crate) const PREFIX_BYTES: usize = 5;
+const PREFIX_BYTES: usize = 5;
 /// Initial capacity for a message. Most responses fit; for others the buffer grows.
 const MESSAGE_CAPACITY: usize = 256;
 
@@ -41,6 +44,15 @@ mod field {
     /// Of each entry of the map.
     pub const PAIR_KEY: u32 = 1;
     pub const PAIR_VALUE: u32 = 2;
+}
+
+/// Decodes a body that holds exactly one request and is not compressed. Any other body is left to tonic, which refuses what
+/// is invalid.
+pub(crate) fn decode(body: &[u8]) -> Option<proto::VerifyRequest> {
+    let (prefix, message) = body.split_first_chunk::<PREFIX_BYTES>()?;
+    let [0, length @ ..] = prefix else { return None };
+    let complete = u32::from_be_bytes(*length) as usize == message.len() && message.len() <= MAX_MESSAGE_BYTES;
+    complete.then(|| proto::VerifyRequest::decode(message).ok()).flatten()
 }
 
 /// The check that a Verify requests.
@@ -76,7 +88,7 @@ fn code(code: VerdictCode) -> proto::Code {
 }
 
 /// The verdict as a message.
-pub(crate) fn response(verdict: &Verdict, registry: &Registry) -> proto::VerifyResponse {
+pub fn response(verdict: &Verdict, registry: &Registry) -> proto::VerifyResponse {
     let mut response = proto::VerifyResponse {
         code: code(verdict.code).into(),
         message: verdict.code.message().to_owned(),
@@ -108,7 +120,7 @@ fn keyspace_name<'a>(entry: &CachedKey, registry: &'a Registry) -> &'a str {
 }
 
 /// The verdict as one gRPC message with its prefix.
-pub(crate) fn frame(verdict: &Verdict, registry: &Registry) -> Bytes {
+pub fn frame(verdict: &Verdict, registry: &Registry) -> Bytes {
     let mut frame = BytesMut::with_capacity(PREFIX_BYTES + MESSAGE_CAPACITY);
     frame.put_bytes(0, PREFIX_BYTES);
     write(verdict, registry, &mut frame);
@@ -189,7 +201,6 @@ mod tests {
     use std::sync::Arc;
 
     use proptest::prelude::*;
-    use prost::Message as _;
     use uuid::Uuid;
 
     use super::*;

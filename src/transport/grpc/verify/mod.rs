@@ -4,6 +4,6 @@
 //! `stream` answers VerifyStream. `messages` reads their requests and renders their verdicts.
 
 pub(crate) mod fast_path;
-pub(crate) mod messages;
+pub mod messages;
 pub(crate) mod stream;
 pub(crate) mod unary;
