@@ -145,7 +145,7 @@ pub trait KeyStore {
     /// no such key.
     ///
     /// The signing secret MUST change from the version that the update names, or not at all (cases
-    /// `the_first_webhook_ever_makes_the_first_version` and `concurrent_rotations_rotate_once`). A dead key MUST not change
+    /// `the_first_webhook_ever_makes_the_first_version` and `two_rotations_from_one_version_rotate_once`). A dead key MUST not change
     /// (case `webhook_of_dead_key`), and only a change MUST write an event (case `a_webhook_change_writes_an_event`).
     async fn set_webhook(&self, id: KeyId, update: WebhookUpdate) -> Result<Option<WebhookChange>>;
 

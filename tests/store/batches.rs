@@ -1,4 +1,4 @@
-//! What many ask for at once is put into one statement, and each hears what came of its own.
+//! Cases on batches: concurrent writes share statements, and each has its own result.
 
 use std::sync::Arc;
 
@@ -19,21 +19,21 @@ use crate::{
     },
 };
 
-/// More than one statement takes, with every way in which one of them can go another way than the others.
+/// More creations than one statement holds, with each way in which one can end differently from the others.
 pub async fn concurrent_creations_have_their_own_results(mut f: Fixture) {
-    let there = key();
-    f.store.create_key(there.clone()).await.unwrap();
+    let existing = key();
+    f.store.create_key(existing.clone()).await.unwrap();
     let good: Vec<_> = (0..300).map(|n| key_with(|key| key.name = format!("key {n}"))).collect();
-    let (twin, hookless) = (key(), key_with(|key| (key.webhook_url, key.webhook_version) = (String::new(), 0)));
+    let (twin, without_webhook) = (key(), key_with(|key| (key.webhook_url, key.webhook_version) = (String::new(), 0)));
     let others = vec![
-        key_with(|key| key.digest = there.digest),
-        key_with(|key| key.id = there.id),
-        there.clone(),
-        // Two of one id, and two of one digest: one of each is written.
+        key_with(|key| key.digest = existing.digest),
+        key_with(|key| key.id = existing.id),
+        existing.clone(),
+        // Two with one id, and two with one digest: one of each is written.
         twin.clone(),
         key_with(|key| key.id = twin.id),
         key_with(|key| key.digest = twin.digest),
-        hookless.clone(),
+        without_webhook.clone(),
     ];
     let all = good.iter().chain(&others).map(|key| f.store.create_key(key.clone()));
     let outcomes = join_all(all).await;
@@ -49,30 +49,31 @@ pub async fn concurrent_creations_have_their_own_results(mut f: Fixture) {
         })
         .collect();
     assert_eq!(ends, ["collision", "row", "written", "written", "row", "collision", "written"]);
-    for made in good.iter().chain([&there, &twin, &hookless]) {
+    for made in good.iter().chain([&existing, &twin, &without_webhook]) {
         assert_eq!(f.store.find_by_id(made.id).await.unwrap().as_ref(), Some(made));
     }
     assert_eq!(ids(&f.store, everything()).await.len(), 303);
-    let told = "SELECT count(*) FROM keyward_events e JOIN keyward_keys k ON k.id = e.id AND k.id = e.key_id";
-    assert_eq!(f.raw.number(told).await, 303);
+    let creations = "SELECT count(*) FROM keyward_events e JOIN keyward_keys k ON k.id = e.id AND k.id = e.key_id";
+    assert_eq!(f.raw.number(creations).await, 303);
     assert_eq!(f.raw.number("SELECT count(*) FROM keyward_events").await, 303);
     assert_eq!(f.raw.number("SELECT count(*) FROM keyward_deliveries").await, 302, "not for the one without a webhook");
 }
 
-/// More than one statement takes, keys that are revoked already or twice at once, and one that is not there.
+/// More revocations than one statement holds, of keys that are revoked already or twice at once, and of one that does not
+/// exist.
 pub async fn concurrent_revocations_have_their_own_results(mut f: Fixture) {
     let keys: Vec<_> = (0..200).map(|_| key()).collect();
     for key in &keys {
         f.store.create_key(key.clone()).await.unwrap();
     }
     let early = f.store.revoke_key(keys[0].id, revocation("early")).await.unwrap().unwrap();
-    let asked = keys.iter().chain(&keys[..20]).map(|key| key.id).chain([key().id]).collect::<Vec<_>>();
-    let why = |place: usize| revocation(&format!("reason {place}"));
-    let answers = join_all(asked.iter().enumerate().map(|(place, id)| f.store.revoke_key(*id, why(place)))).await;
+    let ids = keys.iter().chain(&keys[..20]).map(|key| key.id).chain([key().id]).collect::<Vec<_>>();
+    let why = |index: usize| revocation(&format!("reason {index}"));
+    let answers = join_all(ids.iter().enumerate().map(|(index, id)| f.store.revoke_key(*id, why(index)))).await;
     let mut revisions = std::collections::BTreeSet::new();
-    for (place, (id, answer)) in asked.iter().zip(&answers).enumerate() {
+    for (index, (id, answer)) in ids.iter().zip(&answers).enumerate() {
         let Some(revoked) = answer.as_ref().unwrap() else {
-            assert_eq!(place, 220, "only the last one is not there");
+            assert_eq!(index, 220, "only the last one does not exist");
             continue;
         };
         assert_eq!(revoked.id, *id);
@@ -80,21 +81,21 @@ pub async fn concurrent_revocations_have_their_own_results(mut f: Fixture) {
         if *id == early.id {
             assert_eq!(revoked, &early);
         } else {
-            // Of two that asked for the same, one was heard, and both are told what holds.
+            // Of two revocations of one key, one was made, and both return its result.
             let reasons =
-                [format!("reason {place}"), format!("reason {}", place + 200), format!("reason {}", place % 200)];
-            assert!(reasons.contains(&revoked.revoke_reason), "{place}: {}", revoked.revoke_reason);
+                [format!("reason {index}"), format!("reason {}", index + 200), format!("reason {}", index % 200)];
+            assert!(reasons.contains(&revoked.revoke_reason), "{index}: {}", revoked.revoke_reason);
         }
         revisions.insert(revoked.revision);
     }
     assert_eq!(revisions, (1..=200).collect(), "each change has a revision of its own, and there are no others");
-    let told = "SELECT count(*) FROM keyward_events WHERE type = 'key.revoked'";
-    assert_eq!(f.raw.number(told).await, 200);
+    let revocations = "SELECT count(*) FROM keyward_events WHERE type = 'key.revoked'";
+    assert_eq!(f.raw.number(revocations).await, 200);
     assert_eq!(f.raw.number("SELECT count(DISTINCT key_id) FROM keyward_events WHERE type = 'key.revoked'").await, 200);
     assert_eq!(f.raw.number("SELECT count(*) FROM keyward_deliveries").await, 400);
 }
 
-/// Many statements change the same few keys, several keys each: none may wait for what waits for it.
+/// Many statements change the same few keys, several keys each, in different orders. None may deadlock.
 pub async fn concurrent_changes_do_not_deadlock(mut f: Fixture) {
     for _ in 0..10 {
         let ids: Vec<_> = write(&f.store, (0..40).map(|_| key())).await;
@@ -111,20 +112,20 @@ pub async fn concurrent_changes_do_not_deadlock(mut f: Fixture) {
         assert!(hooked.iter().all(Result::is_ok), "{hooked:?}");
     }
     if let Raw::Postgres(_) = f.raw {
-        // What the server counts shows a moment later.
+        // The server publishes its counters a moment later.
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
         assert_eq!(f.raw.number(deadlocks).await, 0);
     }
 }
 
-/// Keeps every reader and writer of keys waiting.
+/// Blocks every reader and writer of keys.
 async fn block(raw: &mut PgConnection) {
     raw.execute("BEGIN; LOCK TABLE keyward_keys IN ACCESS EXCLUSIVE MODE").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn creations_at_once_are_few_transactions() {
+async fn concurrent_creations_are_few_transactions() {
     let options = postgres_options().await;
     let mut raw = raw_postgres(&options.url).await;
     let store = open_postgres(options).await;
@@ -138,9 +139,9 @@ async fn creations_at_once_are_few_transactions() {
     assert!(transactions <= 10, "{transactions} for 200 keys");
 }
 
-/// Whoever sends a text that Postgres does not take is alone with that.
+/// A text that Postgres refuses fails only its own write.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_cannot_be_written_keeps_no_other_out() {
+async fn a_key_that_cannot_be_written_does_not_fail_the_others() {
     let options = postgres_options().await;
     let mut raw = raw_postgres(&options.url).await;
     let store = open_postgres(options).await;
@@ -150,15 +151,15 @@ async fn a_key_that_cannot_be_written_keeps_no_other_out() {
     let writing = tokio::spawn(async move { join_all(keys.into_iter().map(|key| store.create_key(key))).await });
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     raw.execute("COMMIT").await.unwrap();
-    for (place, outcome) in writing.await.unwrap().into_iter().enumerate() {
-        assert_eq!(matches!(outcome, Err(StoreError::Row(_))), place == 7, "{place}: {outcome:?}");
-        assert_eq!(outcome.is_ok(), place != 7, "{place}: {outcome:?}");
+    for (index, outcome) in writing.await.unwrap().into_iter().enumerate() {
+        assert_eq!(matches!(outcome, Err(StoreError::Row(_))), index == 7, "{index}: {outcome:?}");
+        assert_eq!(outcome.is_ok(), index != 7, "{index}: {outcome:?}");
     }
 }
 
-/// A row that was written past the service, by hand or by another version.
+/// A row that was not written by this service, but by hand or by another version.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_cannot_be_read_costs_no_other_its_verdict() {
+async fn a_key_that_cannot_be_read_does_not_fail_other_look_ups() {
     let options = postgres_options().await;
     let mut raw = raw_postgres(&options.url).await;
     let store = open_postgres(options).await;
@@ -166,27 +167,27 @@ async fn a_key_that_cannot_be_read_costs_no_other_its_verdict() {
     for key in &keys {
         store.create_key(key.clone()).await.unwrap();
     }
-    let spoil = sqlx::query("UPDATE keyward_keys SET scopes = 'none' WHERE id = $1").bind(keys[7].id.0);
-    spoil.execute(&mut raw).await.unwrap();
+    let corrupt = sqlx::query("UPDATE keyward_keys SET scopes = 'none' WHERE id = $1").bind(keys[7].id.0);
+    corrupt.execute(&mut raw).await.unwrap();
     let registry = Arc::new(Registry::new(Vec::new()));
     let cache = Arc::new(KeyCache::new(1 << 20));
     let reader = Arc::clone(&store) as Arc<dyn Store>;
     let lookups = Arc::new(Lookups::start(reader, Arc::clone(&cache), registry, &Handle::current()));
     block(&mut raw).await;
-    // The first ones take every statement that may be under way; the others gather.
+    // The first look-ups use all statements that may be in flight; the others are batched.
     let digests: Vec<_> = [&keys[8..], &keys[..8]].concat().into_iter().map(|key| key.digest).collect();
-    let mut asking = Vec::new();
+    let mut pending = Vec::new();
     for digest in digests {
         let lookups = Arc::clone(&lookups);
-        asking.push(tokio::spawn(async move { lookups.find(digest).await }));
+        pending.push(tokio::spawn(async move { lookups.find(digest).await }));
         tokio::task::yield_now().await;
     }
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     raw.execute("COMMIT").await.unwrap();
-    for (place, answer) in asking.into_iter().enumerate() {
+    for (index, answer) in pending.into_iter().enumerate() {
         let answer = answer.await.unwrap();
-        assert_eq!(answer.is_ok_and(|found| found.entry.is_some()), place != 19, "{place}");
+        assert_eq!(answer.is_ok_and(|found| found.entry.is_some()), index != 19, "{index}");
     }
-    eventually("what was read is in memory", async || cache.len() == 19).await;
+    eventually("the keys that were read are in the cache", async || cache.len() == 19).await;
     assert!(store.queries() < 20 + 5, "{} statements", store.queries());
 }

@@ -79,12 +79,12 @@ pub async fn the_first_webhook_ever_makes_the_first_version(f: Fixture) {
     assert_eq!(f.store.set_webhook(key().id, webhook("", now())).await.unwrap(), None);
 }
 
-/// The version of a first secret.
+/// The change to a first secret with this version.
 fn first(to: i64) -> SecretChange {
     SecretChange { from: 0, to, former_until: 0 }
 }
 
-pub async fn concurrent_rotations_rotate_once(f: Fixture) {
+pub async fn two_rotations_from_one_version_rotate_once(f: Fixture) {
     let hooked = key();
     let from = hooked.webhook_version;
     write(&f.store, [hooked.clone()]).await;
@@ -101,14 +101,14 @@ pub async fn concurrent_rotations_rotate_once(f: Fixture) {
     let until = now() + 60_000_000;
     for (step, shown, former) in [
         ((from, from + 1, until), from + 1, Some(FormerSecrets { version: from, until })),
-        // The same once more, as when the reply to the first was lost, and another one from the same version.
+        // A retry, as after a lost reply, and another rotation from the same version.
         ((from, from + 1, until + 5), from + 1, Some(FormerSecrets { version: from, until })),
         ((from, from + 7, until + 5), from + 1, Some(FormerSecrets { version: from, until })),
-        // The one before it still signs, so both go on.
+        // The former version still signs, so both go on signing.
         ((from + 1, from + 2, 1), from + 2, Some(FormerSecrets { version: from, until: 1 })),
-        // They do not any more.
+        // They do not sign any more.
         ((from + 2, from + 3, until), from + 3, Some(FormerSecrets { version: from + 2, until })),
-        // Another master key's.
+        // The version of another master key.
         (
             (from + 3, from + 4 + (1 << 32), until),
             from + 4 + (1 << 32),
@@ -121,11 +121,11 @@ pub async fn concurrent_rotations_rotate_once(f: Fixture) {
         assert_eq!(versions().await, (shown, former));
     }
     let last = from + 4 + (1 << 32);
-    // A webhook that is removed keeps its secret, for the next one.
+    // A removed webhook keeps its secret for the next one.
     let secret = SecretChange { from: last, to: last + 1, former_until: 0 };
     let removed = WebhookUpdate { secret, ..webhook("", now()) };
     assert_eq!(f.store.set_webhook(hooked.id, removed).await.unwrap().unwrap().key.webhook_version, last);
-    // Eight go on, and from the ninth on only the last one.
+    // Up to eight secrets go on signing; from the ninth on only the last one.
     for step in 0..7 {
         rotate(last + step, last + step + 1, until).await.unwrap().unwrap();
         let oldest = if step < 6 { from + 2 } else { last + step };
@@ -153,7 +153,7 @@ pub async fn usage_keeps_the_latest(f: Fixture) {
     let mut f = f;
     let ids = write(&f.store, [key(), key(), key()]).await;
     let used = |id: KeyId, last_used_at: i64, count: i64| Usage { id, last_used_at, count };
-    // A key that does not exist, and one that comes twice in a batch.
+    // A key that does not exist, and one that is twice in a batch.
     let batch = vec![used(ids[0], 50, 2), used(key().id, 60, 1), used(ids[1], 10, 1), used(ids[0], 40, 3)];
     f.store.record_usage(batch).await.unwrap();
     f.store.record_usage(vec![used(ids[0], 45, 1), used(ids[1], 20, 1)]).await.unwrap();
@@ -180,7 +180,7 @@ pub async fn usage_of_many_writers_adds_up(f: Fixture) {
         f.store.record_usage(batch)
     };
     let written = join_all((0..20).map(|n| batch(n % 2 == 0, n))).await;
-    assert!(written.iter().all(Result::is_ok), "batches in opposite orders must not lock each other out: {written:?}");
+    assert!(written.iter().all(Result::is_ok), "batches in opposite orders must not deadlock: {written:?}");
     assert_eq!(f.raw.number("SELECT CAST(sum(count) AS BIGINT) FROM keyward_usage").await, 20 * 50);
     assert_eq!(f.raw.number("SELECT min(last_used_at) FROM keyward_usage").await, 19);
 }
@@ -195,7 +195,7 @@ pub async fn usage_leaves_revisions_alone(f: Fixture) {
 }
 
 /// Writers change keys while a reader follows them as a replica does. A revision that became visible after a later one
-/// would be missed for ever: the reader has moved past it.
+/// would be missed for ever, because the reader has moved past it.
 pub async fn revision_order(f: Fixture) {
     const KEYS: usize = 200;
     let mut f = f;
@@ -215,7 +215,7 @@ pub async fn revision_order(f: Fixture) {
     let mut found = HashMap::new();
     eventually("every change is seen", async || {
         for (id, revision) in changes_since(&mut f.raw, seen).await {
-            assert_eq!(revision, seen + 1, "a change was passed over");
+            assert_eq!(revision, seen + 1, "a change was missed");
             seen = revision;
             found.insert(id, revision);
         }
@@ -230,7 +230,7 @@ pub async fn revision_order(f: Fixture) {
     }
 }
 
-/// What a replica reads: ids and revisions past `seen`.
+/// Reads changes as a replica does: ids and revisions after `seen`.
 async fn changes_since(raw: &mut Raw, seen: i64) -> Vec<(uuid::Uuid, i64)> {
     macro_rules! read {
         ($conn:expr) => {{

@@ -1,4 +1,4 @@
-//! Cases on making keys and finding them.
+//! Cases on creating keys and finding them.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::fixture::{Fixture, everything, facts, ids, key, key_with};
 
 pub async fn a_new_key_reads_back_whole(f: Fixture) {
     let full = key();
-    // Nothing but what must be there, and text outside ASCII.
+    // Only the required values, and text outside ASCII.
     let bare = key_with(|key| {
         key.prefix = String::new();
         key.binding = keyward::domain::key::Binding::default();
@@ -32,7 +32,7 @@ pub async fn a_new_key_reads_back_whole(f: Fixture) {
     assert_eq!(f.store.find_by_id(key().id).await.unwrap(), None);
 }
 
-/// It would be calculated with on each check, also by zero.
+/// The limiter calculates with it on each check and relies on its bounds.
 pub async fn a_rate_limit_out_of_bounds_is_an_error(mut f: Fixture) {
     let made = key();
     f.store.create_key(made.clone()).await.unwrap();
@@ -55,7 +55,7 @@ pub async fn a_rate_limit_out_of_bounds_is_an_error(mut f: Fixture) {
 
 pub async fn create_is_idempotent_by_id(f: Fixture) {
     let first = key();
-    // As when the reply to the first attempt was lost, and as when it is still under way.
+    // As when the reply to the first attempt was lost, and as when that attempt is still in flight.
     let attempts = (0..8).map(|_| f.store.create_key(first.clone()));
     assert!(join_all(attempts).await.iter().all(Result::is_ok));
     assert_eq!(ids(&f.store, everything()).await, [first.id]);
@@ -125,7 +125,7 @@ pub async fn one_installation_move_wins(f: Fixture) {
     let winner = answers[0].as_ref().unwrap();
     assert!(nexts.contains(winner), "{winner:?}");
     assert!(answers.iter().all(|answer| answer.as_ref().unwrap() == winner), "{answers:?}");
-    // From where it is no longer, nothing moves.
+    // A move from an outdated row changes nothing.
     assert_eq!(f.store.move_installation(kept.clone(), row("late", &["first"])).await.unwrap(), *winner);
     let last = row("last", &["first", "next"]);
     assert_eq!(f.store.move_installation(winner.clone(), last.clone()).await.unwrap(), last);

@@ -1,4 +1,4 @@
-//! Cases on deliveries: who holds one, and what comes of it.
+//! Cases on deliveries: who holds a claim, and how it ends.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,7 +21,7 @@ use crate::{
     fixture::{Fixture, event_id, key, key_with, now, write},
 };
 
-/// As when the receiver has taken it.
+/// A settlement as when the receiver has accepted the delivery.
 pub fn delivered(claimed: &ClaimedDelivery) -> Settlement {
     Settlement {
         event: claimed.event.id,
@@ -65,7 +65,7 @@ pub async fn each_event_of_a_key_with_a_webhook_has_a_delivery(f: Fixture) {
     for one in &claimed {
         assert_eq!(one.event.key.id, made.id);
         assert_eq!(f.store.find_event(one.event.id).await.unwrap().as_ref(), Some(&one.event));
-        // It goes where the key's webhook is now.
+        // It goes to the key's current webhook.
         assert_eq!((one.url.as_str(), one.webhook_version), ("https://b.example", 1));
         assert_eq!((one.attempt, one.claim), (1, 1));
     }
@@ -133,7 +133,7 @@ pub async fn an_unsettled_claim_becomes_due_again(f: Fixture) {
     assert!(f.store.settle_delivery(later).await.unwrap());
     assert_eq!(take(&f.store, claim(start + 89 * SECOND)).await, []);
     assert_eq!(take(&f.store, claim(start + 90 * SECOND)).await[0].attempt, 3);
-    // Nothing is due before its time.
+    // The delivery is not due before the claim ends.
     let future = key_with(|key| key.created_at = start + 3_600 * SECOND);
     write(&f.store, [future]).await;
     assert_eq!(take(&f.store, claim(start + 91 * SECOND)).await, []);
@@ -160,7 +160,7 @@ pub async fn a_released_claim_counts_no_attempt(f: Fixture) {
     assert!(take(&f.store, claim(start)).await.is_empty());
     let again = take(&f.store, claim(start + SECOND)).await.remove(0);
     assert_eq!(again, first);
-    // A claim that was lost releases nothing.
+    // A lost claim releases nothing.
     let held = take(&f.store, claim(start + 60 * SECOND)).await.remove(0);
     assert!(!f.store.release_delivery(first.event.id, first.claim, start).await.unwrap());
     assert!(f.store.settle_delivery(delivered(&held)).await.unwrap());
@@ -183,7 +183,7 @@ pub async fn a_lost_claim_settles_nothing(f: Fixture) {
         ..delivered(&held)
     };
     assert!(f.store.settle_delivery(failed.clone()).await.unwrap());
-    assert!(!f.store.settle_delivery(delivered(&held)).await.unwrap(), "what has ended has ended");
+    assert!(!f.store.settle_delivery(delivered(&held)).await.unwrap(), "a settled delivery is not settled again");
     let kept = f.store.find_delivery(lost.event.id).await.unwrap().unwrap();
     let expected = Delivery {
         event: lost.event.id,
@@ -215,7 +215,7 @@ pub async fn a_redelivery_counts_attempts_anew(f: Fixture) {
         assert_eq!((taken.attempt, taken.claim, &taken.event), (1, round + 1, &first.event));
         f.store.settle_delivery(delivered(&taken)).await.unwrap();
     }
-    // An event from before the key had a webhook.
+    // An event that was written before the key had a webhook.
     assert_eq!(f.store.redeliver(EventId(quiet.id.0), now()).await.unwrap(), None);
     f.store.set_webhook(ids[0], webhook("https://new.example/", now())).await.unwrap();
     let late = f.store.redeliver(EventId(quiet.id.0), now()).await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! Every statement about events and deliveries uses its index, on both databases.
+//! Each statement about events and deliveries uses its index, on both databases.
 
 use keyward::store::{engine::sql::events as sql, postgres, sqlite};
 use sqlx::{AssertSqlSafe, Executor as _};
@@ -19,7 +19,7 @@ const fn hot(text: &'static str, parameters: (&'static str, &'static str), index
 const EVENTS: &str = "uuid, uuid, text, text, text, text, text, text, bigint";
 const ID: &str = "'00000000-0000-0000-0000-000000012345'";
 
-/// Statements in the words of both. Values are of the worst kind: those that most events have.
+/// Statements that both databases share. The values match most events, which is the worst case.
 const SHARED: &[Hot] = &[
     hot(
         sql::EVENTS_BY_KEY,
@@ -93,7 +93,7 @@ const SHARED: &[Hot] = &[
     hot(sql::FIRST_DUE, ("bigint", "1"), &["keyward_deliveries_due"]),
 ];
 
-/// Statements that only Postgres has. None may read a whole table for a few rows.
+/// Statements of Postgres alone. None may read a whole table for a few rows.
 fn of_postgres() -> Vec<Hot> {
     let own =
         |name| postgres::OWN_STATEMENTS.into_iter().flatten().find(|(own, _)| *own == name).expect("the statement").1;
@@ -142,9 +142,8 @@ fn of_postgres() -> Vec<Hot> {
     ]
 }
 
-/// 100,000 keys with the event of their creation, of which one in ten has two more; one organization and one actor have
-/// a third of them. Each has a delivery, and every other one is
-/// pending.
+/// 100,000 keys with the event of their creation; one in ten has two more events. One organization and one actor have a third
+/// of them. Each event has a delivery, and every other one is pending.
 macro_rules! fill {
     ($keys:literal, $id:literal, $other:literal, $third:literal) => {
         concat!(
@@ -187,8 +186,8 @@ const FILL_SQLITE: &str = fill!(
     "unhex(printf('%032x', created_at + 400000))"
 );
 
-/// As with the keys: under a plan for any values as well as for these, and no plan may sort what a filter leaves. The
-/// statement of a key's events sorts one page.
+/// As with the keys: with a generic plan as well as with these values, no plan may sort the rows that match a filter. Only
+/// the statement of a key's events sorts, one page.
 #[tokio::test]
 async fn event_statements_use_their_indexes_on_postgres() {
     let mut conn = postgres().await;
@@ -197,14 +196,14 @@ async fn event_statements_use_their_indexes_on_postgres() {
     for mode in ["force_generic_plan", "force_custom_plan"] {
         conn.execute(AssertSqlSafe(format!("SET plan_cache_mode = {mode}"))).await.unwrap();
         for Hot { text, parameters: (types, values), indexes } in SHARED.iter().chain(&of_postgres()) {
-            // A statement without parameters needs none.
+            // A statement without parameters has no values.
             let (types, values) = if text.contains('$') { (*types, *values) } else { ("bigint", "1") };
             let plan = postgres_plan(&mut conn, text, types, values).await;
             for index in *indexes {
                 assert!(plan.contains(index), "{mode}: {text}\nwithout {index}\n{plan}");
             }
             let sorts = plan.contains("Sort") && *text != sql::EVENTS_BY_KEY && !text.contains("unnest");
-            // A table of one row.
+            // The table has one row.
             let reads = plan.replace("Seq Scan on keyward_revision", "").contains("Seq Scan");
             assert!(!reads && !sorts, "{mode}: {text}\n{plan}");
         }

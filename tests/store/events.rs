@@ -1,4 +1,4 @@
-//! Cases on events: each change writes its own, in one piece with it.
+//! Cases on events: each change writes its event atomically with it.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -27,7 +27,7 @@ pub async fn events(store: &Arc<dyn Store>) -> Vec<Event> {
     store.list_events(EventQuery { limit: 10_000, ..EventQuery::default() }).await.unwrap()
 }
 
-/// What an event keeps of a key.
+/// The part of a key that an event keeps.
 fn public(key: KeyRecord) -> KeyRecord {
     KeyRecord { digest: Digest([0; 32]), revision: 0, webhook_version: 0, last_used_at: None, ..key }
 }
@@ -43,7 +43,7 @@ pub async fn creating_a_key_writes_its_event(f: Fixture) {
     });
     for made in [odd, key()] {
         f.store.create_key(made.clone()).await.unwrap();
-        // A retry, and a collision: neither is a change.
+        // Neither a retry nor a collision is a change.
         f.store.create_key(made.clone()).await.unwrap();
         f.store.create_key(key_with(|key| key.digest = made.digest)).await.unwrap_err();
         let event = Event {
@@ -66,9 +66,9 @@ pub async fn the_first_root_key_writes_its_event(f: Fixture) {
     let (first, second) = (key(), key());
     assert!(f.store.first_root_key(first.clone()).await.unwrap());
     assert!(!f.store.first_root_key(second).await.unwrap());
-    let told = events(&f.store).await;
+    let found = events(&f.store).await;
     assert_eq!(
-        told.iter().map(|event| (event.kind, event.key.id)).collect::<Vec<_>>(),
+        found.iter().map(|event| (event.kind, event.key.id)).collect::<Vec<_>>(),
         [(EventType::KeyCreated, first.id)]
     );
 }
@@ -80,10 +80,10 @@ pub async fn only_the_first_revocation_writes_an_event(f: Fixture) {
     let revoked = f.store.revoke_key(made.id, first.clone()).await.unwrap().unwrap();
     f.store.revoke_key(made.id, revocation("again")).await.unwrap();
     f.store.revoke_key(key().id, revocation("unknown")).await.unwrap();
-    let told = events(&f.store).await;
+    let found = events(&f.store).await;
     let expected =
         Event { id: first.event, kind: EventType::KeyRevoked, actor: first.by, once: None, key: public(revoked) };
-    assert_eq!((told.len(), &told[0]), (2, &expected));
+    assert_eq!((found.len(), &found[0]), (2, &expected));
     for _ in 0..10 {
         let id = write(&f.store, [key()]).await[0];
         let calls = ["a", "b", "c"].map(|reason| f.store.revoke_key(id, revocation(reason)));
@@ -100,12 +100,12 @@ pub async fn a_webhook_change_writes_an_event(f: Fixture) {
     let updates = [webhook("https://new.example/x", now()), webhook("", now())];
     for (count, update) in (2..).zip(updates) {
         f.store.set_webhook(made.id, update.clone()).await.unwrap();
-        let told = events(&f.store).await;
+        let found = events(&f.store).await;
         let url = update.url.clone();
         let record = public(KeyRecord { webhook_url: url, ..made.clone() });
         let expected =
             Event { id: update.event, kind: EventType::WebhookUpdated, actor: update.by, once: None, key: record };
-        assert_eq!((told.len(), &told[0]), (count, &expected));
+        assert_eq!((found.len(), &found[0]), (count, &expected));
     }
     f.store.revoke_key(made.id, revocation("")).await.unwrap();
     f.store.set_webhook(made.id, webhook("https://late.example/", now())).await.unwrap();
@@ -127,13 +127,16 @@ pub async fn only_the_webhook_that_refused_is_disabled(f: Fixture) {
     assert!(!f.store.disable_webhook(active.id, removal(&url)).await.unwrap());
     let now_is = f.store.find_by_id(active.id).await.unwrap().unwrap();
     assert_eq!((now_is.webhook_url.as_str(), now_is.webhook_version), ("", 1));
-    let told = events(&f.store).await;
-    assert_eq!(told.len(), 4);
-    assert_eq!((told[0].id, told[0].kind, told[0].actor.as_str()), (right.event, EventType::WebhookDisabled, SYSTEM));
-    assert_eq!(told[0].key, public(now_is));
+    let found = events(&f.store).await;
+    assert_eq!(found.len(), 4);
+    assert_eq!(
+        (found[0].id, found[0].kind, found[0].actor.as_str()),
+        (right.event, EventType::WebhookDisabled, SYSTEM)
+    );
+    assert_eq!(found[0].key, public(now_is));
 }
 
-/// Any combination of filters gives what a walk over all of them gives.
+/// Each combination of filters finds the same events as a filter in memory over all of them.
 pub async fn every_event_filter_shape(f: Fixture) {
     for n in 0..12 {
         let made = key_with(|key| {
@@ -157,7 +160,7 @@ pub async fn every_event_filter_shape(f: Fixture) {
     let text = |value: &str| Some(value.to_owned());
     let some = &all[9];
     for bits in 0_u32..1 << 9 {
-        let given = |place: u32| bits >> place & 1 == 1;
+        let given = |index: u32| bits >> index & 1 == 1;
         let query = EventQuery {
             keyspace: text("k1").filter(|_| given(0)),
             organization: text("acme").filter(|_| given(1)),
@@ -193,7 +196,7 @@ pub async fn every_event_filter_shape(f: Fixture) {
     assert!(f.store.list_events(nobody).await.unwrap().iter().all(|event| event.key.binding.organization.is_empty()));
 }
 
-/// An event that happens once, for this key.
+/// An event of this key that is written only once.
 pub fn once(key: KeyId, once: i64) -> NewEvent {
     NewEvent { id: event_id(), key, once }
 }
@@ -203,7 +206,7 @@ pub async fn an_event_that_happens_once_is_written_once(f: Fixture) {
     let revoked = ids[0];
     f.store.revoke_key(revoked, revocation("")).await.unwrap();
     let before: BTreeSet<EventId> = events(&f.store).await.iter().map(|event| event.id).collect();
-    // As from eight replicas at once, each with its own ids, in different orders, one of them twice in a batch.
+    // As from eight replicas at once, each with its own ids and order, and one event twice in a batch.
     let batches = (0..8).map(|n| {
         let mut batch: Vec<_> = ids.iter().chain(&ids[3..4]).map(|id| once(*id, 60)).collect();
         batch.push(once(key().id, 60));
@@ -215,13 +218,13 @@ pub async fn an_event_that_happens_once_is_written_once(f: Fixture) {
     let written: Vec<u64> = join_all(batches).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(written.iter().sum::<u64>(), 19, "{written:?}");
     assert_eq!(f.store.add_events(EventType::KeyExpiring, vec![once(ids[1], 60)], now()).await.unwrap(), 0);
-    // Another type, and the same one set apart by another number, are other events.
+    // Another type, or another number, is another event.
     assert_eq!(f.store.add_events(EventType::KeyExpired, vec![once(ids[1], 60)], now()).await.unwrap(), 1);
     assert_eq!(f.store.add_events(EventType::KeyExpiring, vec![once(ids[1], 61)], now()).await.unwrap(), 1);
     assert_eq!(f.store.add_events(EventType::KeyExpired, vec![], now()).await.unwrap(), 0);
-    let told: Vec<_> = events(&f.store).await.into_iter().filter(|event| !before.contains(&event.id)).collect();
-    assert_eq!(told.len(), 21);
-    assert!(told.iter().all(|event| event.actor == SYSTEM && event.once.is_some() && event.key.id != revoked));
+    let found: Vec<_> = events(&f.store).await.into_iter().filter(|event| !before.contains(&event.id)).collect();
+    assert_eq!(found.len(), 21);
+    assert!(found.iter().all(|event| event.actor == SYSTEM && event.once.is_some() && event.key.id != revoked));
     let unchanged = f.store.find_by_id(ids[1]).await.unwrap().unwrap();
     assert_eq!(unchanged.revision, 0, "a sweep must not touch keys");
 }
@@ -230,7 +233,7 @@ pub async fn keys_by_their_expiry(f: Fixture) {
     let start = now() + 60 * SECOND;
     let at = |n: i64| start + n * SECOND;
     let with = |expires: Option<Micros>| key_with(|key| key.expires_at = expires);
-    // Two at one time, one that never expires, one that is revoked.
+    // Two with the same expiry, one that never expires, one that is revoked.
     let keys =
         [with(Some(at(3))), with(Some(at(1))), with(None), with(Some(at(2))), with(Some(at(2))), with(Some(at(1)))];
     write(&f.store, keys.clone()).await;
@@ -238,7 +241,7 @@ pub async fn keys_by_their_expiry(f: Fixture) {
     f.store.add_events(EventType::KeyExpired, vec![once(keys[3].id, 0)], now()).await.unwrap();
     f.store.add_events(EventType::KeyExpiring, vec![once(keys[1].id, 0)], now()).await.unwrap();
     f.store.add_events(EventType::KeyExpired, vec![once(keys[1].id, 7)], now()).await.unwrap();
-    let position = |place: usize| ExpiryPosition { at: keys[place].expires_at.unwrap(), key: keys[place].id };
+    let position = |index: usize| ExpiryPosition { at: keys[index].expires_at.unwrap(), key: keys[index].id };
     let expected = [(position(1), false), (position(3), true), (position(4), false), (position(0), false)];
     let everything = ExpiryQuery {
         after: ExpiryPosition { at: 0, key: KeyId(Uuid::nil()) },
@@ -270,26 +273,26 @@ pub async fn a_pending_delivery_keeps_its_event(f: Fixture) {
     let claimed = f.store.claim_deliveries(claim).await.unwrap().pop().unwrap();
     f.store.settle_delivery(crate::deliveries::delivered(&claimed)).await.unwrap();
     assert_eq!(f.store.delete_events(below, 100).await.unwrap(), 1);
-    assert_eq!(f.store.find_delivery(claimed.event.id).await.unwrap(), None, "it goes with its event");
+    assert_eq!(f.store.find_delivery(claimed.event.id).await.unwrap(), None, "it is deleted with its event");
 }
 
 pub async fn a_watermark_only_advances(f: Fixture) {
-    assert_eq!(f.store.watermark("mark".to_owned()).await.unwrap(), None);
+    assert_eq!(f.store.watermark("watermark".to_owned()).await.unwrap(), None);
     for (to, holds) in [(9, 9), (10, 10), (7, 10), (-3, 10), (100, 100)] {
-        assert_eq!(f.store.advance_watermark("mark".to_owned(), to).await.unwrap(), holds);
-        assert_eq!(f.store.watermark("mark".to_owned()).await.unwrap(), Some(holds));
+        assert_eq!(f.store.advance_watermark("watermark".to_owned(), to).await.unwrap(), holds);
+        assert_eq!(f.store.watermark("watermark".to_owned()).await.unwrap(), Some(holds));
     }
 }
 
 pub async fn a_job_lease_has_one_holder(f: Fixture) {
     let take = async |now: Micros| {
-        let all = join_all((0..8).map(|_| f.store.try_acquire_job_lease("turn", now, now + 100))).await;
+        let all = join_all((0..8).map(|_| f.store.try_acquire_job_lease("job", now, now + 100))).await;
         all.into_iter().filter(|taken| *taken.as_ref().unwrap()).count()
     };
     assert_eq!(take(1_000).await, 1);
     assert_eq!(take(1_050).await, 0);
     assert_eq!(take(1_100).await, 1);
-    // A clock that was far ahead must not keep everybody from working until then.
-    assert!(f.store.try_acquire_job_lease("turn", 1_000_000, 1_000_100).await.unwrap());
+    // A lease acquired by a clock that was far ahead must not block the job until then.
+    assert!(f.store.try_acquire_job_lease("job", 1_000_000, 1_000_100).await.unwrap());
     assert_eq!(take(1_101).await, 1);
 }

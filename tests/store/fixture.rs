@@ -1,4 +1,4 @@
-//! A store to test, with a way past it to the rows themselves.
+//! A store to test, and a connection to its rows without the store.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -30,7 +30,7 @@ pub struct Fixture {
     _dir: Option<TempDir>,
 }
 
-/// The database past the store.
+/// A connection to the database without the store.
 pub enum Raw {
     Postgres(PgConnection),
     Sqlite(SqliteConnection),
@@ -76,7 +76,7 @@ pub async fn open_sqlite(dir: &TempDir) -> Arc<Sqlite> {
     reopen_sqlite(sqlite_options(dir)).await
 }
 
-/// The same, as one likes; a store that was dropped lets go of its lock when its last call has ended.
+/// The same with other options. A dropped store releases its lock when its last call has ended, so this waits for the lock.
 pub async fn reopen_sqlite(options: SqliteOptions) -> Arc<Sqlite> {
     let mut opened = None;
     eventually("the lock is free", async || match Sqlite::open(options.clone()).await {
@@ -93,13 +93,13 @@ pub async fn reopen_sqlite(options: SqliteOptions) -> Arc<Sqlite> {
     store
 }
 
-/// A connection of one's own to a Postgres database.
+/// Opens a connection to a Postgres database.
 pub async fn raw_postgres(url: &str) -> PgConnection {
     let options: PgConnectOptions = url.parse().expect("a URL");
     options.connect().await.expect("the database answers")
 }
 
-/// A connection of one's own to a SQLite file.
+/// Opens a connection to a SQLite file.
 pub async fn raw_sqlite(dir: &TempDir) -> SqliteConnection {
     SqliteConnectOptions::new()
         .filename(dir.path().join("keyward.db"))
@@ -181,7 +181,7 @@ pub fn key() -> KeyRecord {
     }
 }
 
-/// What a look-up reads of a key.
+/// The part of a key that a look-up reads.
 pub fn facts(key: &KeyRecord) -> KeyFacts {
     key.into()
 }
@@ -208,7 +208,7 @@ pub fn everything() -> ListQuery {
     }
 }
 
-/// Writes keys and answers their ids, newest first: as a list shows them.
+/// Writes keys and returns their ids, newest first, like a list.
 pub async fn write(store: &Arc<dyn Store>, keys: impl IntoIterator<Item = KeyRecord>) -> Vec<KeyId> {
     let mut ids = Vec::new();
     for key in keys {

@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::fixture::{eventually, open_postgres, postgres_options};
 
-/// Panics at its next read, whenever it is told to.
+/// Panics at its next read when `breaks` is set.
 struct Fragile {
     feed: PostgresChangeFeed,
     breaks: Arc<AtomicBool>,
@@ -45,7 +45,7 @@ impl ChangeFeed for Fragile {
         self.feed.renew(id, step, next).await
     }
     async fn read(&mut self, seen: i64) -> Result<ChangeBatch> {
-        assert!(!self.breaks.swap(false, Ordering::SeqCst), "told to");
+        assert!(!self.breaks.swap(false, Ordering::SeqCst), "the test asked for a panic");
         self.feed.read(seen).await
     }
     async fn report(&mut self, id: Uuid, seen: i64) -> Result<()> {
@@ -57,7 +57,7 @@ impl ChangeFeed for Fragile {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follower_that_panics_is_followed_by_another_one() {
+async fn a_follower_that_panics_is_replaced() {
     let store = open_postgres(postgres_options().await).await;
     let keys = Arc::clone(&store) as Arc<dyn Store>;
     let registry = Arc::new(Registry::new(Vec::new()));

@@ -10,7 +10,7 @@ use crate::{
     fixture::{Fixture, everything, ids, key, key_with, now, write},
 };
 
-/// How a filter and a key's text go together, without SQL.
+/// The filter in plain Rust, to compare the SQL with.
 fn passes(filter: Option<&str>, text: &str) -> bool {
     filter.is_none_or(|filter| filter == text)
 }
@@ -38,7 +38,7 @@ pub async fn every_filter_shape(f: Fixture) {
     let filters = [None, Some(""), Some("a")];
     let statuses = [None, Some(KeyStatus::Active), Some(KeyStatus::Revoked), Some(KeyStatus::Expired)];
     for shape in 0..3_usize.pow(5) {
-        let filter = |place: u32| filters[shape / 3_usize.pow(place) % 3].map(str::to_owned);
+        let filter = |index: u32| filters[shape / 3_usize.pow(index) % 3].map(str::to_owned);
         // All statuses with each shape would be 972 queries; each shape still meets each status of its neighbours.
         let status = statuses[shape % 4];
         let query = ListQuery {
@@ -72,11 +72,11 @@ pub async fn a_status_is_evaluated_at_the_time_of_the_query(f: Fixture) {
     let found = async |status, now| ids(&f.store, ListQuery { status: Some(status), now, ..everything() }).await;
     assert_eq!(found(KeyStatus::Active, 999).await, [id]);
     assert_eq!(found(KeyStatus::Expired, 999).await, []);
-    // Expired from that moment on, the moment included.
+    // A key is expired from its expiry on, the expiry included.
     assert_eq!(found(KeyStatus::Active, 1_000).await, []);
     assert_eq!(found(KeyStatus::Expired, 1_000).await, [id]);
     f.store.revoke_key(id, revocation("")).await.unwrap();
-    // A key that is both is revoked.
+    // A key that is revoked and expired counts as revoked.
     assert_eq!(found(KeyStatus::Expired, 1_000).await, []);
     assert_eq!(found(KeyStatus::Revoked, 1_000).await, [id]);
 }
@@ -98,31 +98,35 @@ pub async fn pages_stay_stable(f: Fixture) {
             let Some(last) = page.last() else { break };
             query.before = Some(*last);
             seen.extend(page);
-            // Keys come while the pages are read, and others change.
+            // Keys are added and changed while the pages are read.
             written.insert(0, write(&f.store, [key()]).await[0]);
             f.store.revoke_key(seen[0], revocation("")).await.unwrap();
         }
         let before_the_first_page = written.iter().position(|id| *id == seen[0]).unwrap();
-        assert_eq!(seen, written[before_the_first_page..], "each key once, newest first, and none that came later");
+        assert_eq!(
+            seen,
+            written[before_the_first_page..],
+            "each key once, newest first, and none that was added later"
+        );
     }
 }
 
-/// Puts a text into one place of a key, and asks for it there.
+/// Sets one field of a key, and the filter that looks for it.
 type Give = fn(&mut KeyRecord, String);
 type Ask = fn(&mut ListQuery, String);
 
 pub async fn case_pairs(f: Fixture) {
-    // Pairs that one collation or another takes for the same text.
+    // Pairs that some collations consider equal.
     let pairs =
         [("Alice", "alice"), ("Zoë", "zoë"), ("Straße", "Strasse"), ("a", "a "), ("Ⅷ", "VIII"), ("é", "e\u{301}")];
-    let places: [(Give, Ask); 5] = [
+    let fields: [(Give, Ask); 5] = [
         (|key, text| key.keyspace = text, |query, text| query.keyspace = Some(text)),
         (|key, text| key.created_by = text, |query, text| query.created_by = Some(text)),
         (|key, text| key.binding.organization = text, |query, text| query.organization = Some(text)),
         (|key, text| key.binding.instance = text, |query, text| query.instance = Some(text)),
         (|key, text| key.binding.environment = text, |query, text| query.environment = Some(text)),
     ];
-    for (give, ask) in places {
+    for (give, ask) in fields {
         for (one, other) in pairs {
             let made = [one, other].map(|text| key_with(|key| give(key, text.to_owned())));
             write(&f.store, made.clone()).await;

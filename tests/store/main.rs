@@ -1,6 +1,6 @@
-//! The conformance suite: the same cases on every store, then what only one of them can show.
+//! The conformance suite: the same cases on each backend, and tests of one backend alone.
 
-#![expect(clippy::unwrap_used, reason = "a case that cannot go on fails there and then")]
+#![expect(clippy::unwrap_used, reason = "a case that cannot continue fails at that line")]
 
 mod batches;
 mod change;
@@ -36,7 +36,7 @@ macro_rules! on_both {
             )+)+
         }
 
-        /// As behind a transaction pooler: each call is a transaction, and nothing stays on a connection.
+        /// As behind a transaction pooler: each call is a transaction, and no statement stays prepared.
         mod pooled_postgres_store {
             $($(
                 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +65,7 @@ on_both! {
     batches: concurrent_creations_have_their_own_results, concurrent_revocations_have_their_own_results,
         concurrent_changes_do_not_deadlock;
     change: a_revoked_key_has_time_reason_and_actor, second_revoke_changes_nothing, two_revokes_at_once,
-        the_first_webhook_ever_makes_the_first_version, concurrent_rotations_rotate_once, webhook_of_dead_key, usage_keeps_the_latest,
+        the_first_webhook_ever_makes_the_first_version, two_rotations_from_one_version_rotate_once, webhook_of_dead_key, usage_keeps_the_latest,
         usage_of_many_writers_adds_up, usage_leaves_revisions_alone, revision_order, keys_are_never_deleted;
     list: every_filter_shape, a_status_is_evaluated_at_the_time_of_the_query, pages_stay_stable, case_pairs, a_page_has_a_limit;
     events: creating_a_key_writes_its_event, the_first_root_key_writes_its_event, only_the_first_revocation_writes_an_event, a_webhook_change_writes_an_event,
@@ -81,7 +81,7 @@ on_both! {
     outage: a_dropped_callers_write_still_lands, a_closed_store_is_unavailable;
 }
 
-/// A rule without a case is a wish.
+/// A rule of the traits' documentation must have a case that shows it.
 #[test]
 fn every_case_that_the_trait_names_exists() {
     let rules = [

@@ -1,4 +1,4 @@
-//! What a call does when the database is slow, silent, gone or back, and when its caller goes away.
+//! What a call does when the database is slow, silent, unavailable or back, and when its caller stops waiting.
 
 use std::time::{Duration, Instant};
 
@@ -18,9 +18,9 @@ use crate::{
     support,
 };
 
-/// Short enough to wait for, and long enough for what should succeed on a busy machine.
-const BOUND: Duration = Duration::from_secs(1);
-/// Far past the bound, and far short of for ever.
+/// Timeout of a call: short enough for a test, and long enough for calls that must succeed on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// Far longer than the timeout, yet short of waiting for ever.
 const LONG: Duration = Duration::from_secs(20);
 
 fn unavailable<T: std::fmt::Debug>(answer: &Result<T, StoreError>) {
@@ -36,7 +36,7 @@ async fn block(raw: &mut Raw) {
     raw.execute(block).await.unwrap();
 }
 
-/// As when a request is cancelled: the change must not depend on somebody waiting for it.
+/// As when a request is cancelled: the change must not depend on a caller waiting for it.
 pub async fn a_dropped_callers_write_still_lands(f: Fixture) {
     let mut f = f;
     let id = write(&f.store, [key()]).await[0];
@@ -59,10 +59,10 @@ pub async fn a_closed_store_is_unavailable(f: Fixture) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_postgres_call_past_its_bound_closes_its_connection() {
+async fn a_postgres_call_that_times_out_closes_its_connection() {
     for pooler in [false, true] {
         let mut options = postgres_options().await;
-        options.statement_timeout = BOUND;
+        options.statement_timeout = TIMEOUT;
         options.pooler = pooler;
         options.migrate_url = Some(options.url.clone());
         let mut raw = raw_postgres(&options.url).await;
@@ -75,7 +75,7 @@ async fn a_postgres_call_past_its_bound_closes_its_connection() {
         unavailable(&store.find_by_digests(vec![made.digest]).await);
         assert!(started.elapsed() < LONG, "{:?}", started.elapsed());
         eventually("the connections are closed", async || store.pool().open == 0).await;
-        eventually("the server gave up too", async || {
+        eventually("the server has cancelled the statements, too", async || {
             let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                  AND wait_event_type = 'Lock'";
             sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut raw).await.unwrap() == 0
@@ -86,42 +86,46 @@ async fn a_postgres_call_past_its_bound_closes_its_connection() {
     }
 }
 
-/// Behind a pooler a change is a transaction. A replica that is stopped inside one holds the row that every change must
-/// take; it is stopped by keeping its only thread busy.
+/// Behind a pooler a change is a transaction. A replica that is stopped inside one holds the lock on the row that every change
+/// needs. The test stops it by keeping its only thread busy.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_stops_inside_a_transaction_does_not_stop_the_others() {
     let thread = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (proxy, stopped) = behind_proxy(|options| {
-        options.statement_timeout = BOUND;
+        options.statement_timeout = TIMEOUT;
         options.pooler = true;
         options.migrate_url = Some(options.url.clone());
         options.runtime = thread.handle().clone();
     })
     .await;
     let others = open_postgres(PostgresOptions::new(url_of(&stopped), tokio::runtime::Handle::current())).await;
-    let (hers, ours) = (key(), key());
-    others.create_key(hers.clone()).await.unwrap();
-    others.create_key(ours.clone()).await.unwrap();
+    let (held_key, other_key) = (key(), key());
+    others.create_key(held_key.clone()).await.unwrap();
+    others.create_key(other_key.clone()).await.unwrap();
     proxy.hold_replies_to(b"held back");
-    let held = tokio::spawn(async move { stopped.revoke_key(hers.id, revocation("held back")).await });
+    let held = tokio::spawn(async move { stopped.revoke_key(held_key.id, revocation("held back")).await });
     proxy.holds_a_reply().await;
-    let (go_on, wait) = std::sync::mpsc::channel::<()>();
-    thread.spawn(async move { wait.recv().is_err() });
-    // Its own bound is far longer than the stopped one's.
-    assert!(others.revoke_key(ours.id, revocation("")).await.unwrap().unwrap().revoked_at.is_some());
-    assert_eq!(others.find_by_id(hers.id).await.unwrap().unwrap().revoked_at, None, "what was held back is undone");
-    drop(go_on);
+    let (resume, paused) = std::sync::mpsc::channel::<()>();
+    thread.spawn(async move { paused.recv().is_err() });
+    // Its own timeout is far longer than that of the stopped replica.
+    assert!(others.revoke_key(other_key.id, revocation("")).await.unwrap().unwrap().revoked_at.is_some());
+    assert_eq!(
+        others.find_by_id(held_key.id).await.unwrap().unwrap().revoked_at,
+        None,
+        "the held change is rolled back"
+    );
+    drop(resume);
     proxy.release();
     let _ = held.await.unwrap();
     thread.shutdown_background();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sqlite_call_past_its_bound_closes_its_connection() {
+async fn a_sqlite_call_that_times_out_closes_its_connection() {
     let dir = TempDir::new().unwrap();
     drop(open_sqlite(&dir).await);
     let mut options = sqlite_options(&dir);
-    options.statement_timeout = BOUND;
+    options.statement_timeout = TIMEOUT;
     let store = crate::fixture::reopen_sqlite(options).await;
     let made = key();
     store.create_key(made.clone()).await.unwrap();
@@ -132,13 +136,13 @@ async fn a_sqlite_call_past_its_bound_closes_its_connection() {
     unavailable(&store.revoke_key(made.id, revocation("")).await);
     assert!(started.elapsed() < LONG, "{:?}", started.elapsed());
     eventually("the writer is closed", async || store.pool().open < open).await;
-    // Readers go on.
+    // Readers are not affected.
     assert_eq!(store.find_by_digests(vec![made.digest]).await.unwrap().len(), 1);
     raw.execute("COMMIT").await.unwrap();
     assert!(store.revoke_key(made.id, revocation("")).await.unwrap().unwrap().revoked_at.is_some());
 }
 
-/// A store behind a proxy, with one key, and every connection idle.
+/// A store behind a proxy, with one key and only idle connections.
 async fn behind_proxy(
     change: impl FnOnce(&mut PostgresOptions),
 ) -> (Proxy, std::sync::Arc<keyward::store::postgres::Postgres>) {
@@ -150,49 +154,49 @@ async fn behind_proxy(
     change(&mut options);
     let store = open_postgres(options).await;
     store.create_key(key()).await.unwrap();
-    rest(&store).await;
+    until_idle(&store).await;
     (proxy, store)
 }
 
-async fn rest(store: &keyward::store::postgres::Postgres) {
+async fn until_idle(store: &keyward::store::postgres::Postgres) {
     eventually("every connection is idle", async || store.pool().idle == store.pool().open).await;
 }
 
 /// Opens several connections, as under load.
-async fn widen(store: &std::sync::Arc<keyward::store::postgres::Postgres>) {
-    eventually("the pool is wide", async || {
+async fn open_several(store: &std::sync::Arc<keyward::store::postgres::Postgres>) {
+    eventually("several connections are open", async || {
         futures::future::join_all((0..8).map(|_| store.ping())).await;
         store.pool().open >= 4
     })
     .await;
-    rest(store).await;
+    until_idle(store).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_whose_reply_is_lost_is_sent_again() {
-    // One connection, so that what one call prepared the next one has.
+async fn a_write_whose_reply_is_lost_is_retried() {
+    // One connection, so that a statement prepared by one call is prepared for the next.
     let (proxy, store) = behind_proxy(|options| options.max_connections = 1).await;
     let made = key();
     proxy.lose_next_reply();
     store.create_key(made.clone()).await.unwrap();
     proxy.lost_a_reply().await;
-    // Prepares the statement on the new connection, so that the reply that is lost is the change's own.
+    // Prepares the statement on the new connection, so that the lost reply is that of the change itself.
     store.revoke_key(key().id, revocation("")).await.unwrap();
-    rest(&store).await;
+    until_idle(&store).await;
     proxy.lose_next_reply();
     let revoked = store.revoke_key(made.id, revocation("")).await.unwrap().unwrap();
     proxy.lost_a_reply().await;
     assert_eq!(revoked.revision, 1, "a change is made once");
 }
 
-/// Counts of uses are no more than about right: what may have been written is written again, so that the last use is.
+/// Counts of uses are approximate: a write that may have happened is repeated, so that the last use is not lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn uses_whose_reply_is_lost_are_written_again() {
-    // One connection, so that what one call prepared the next one has.
+async fn a_usage_write_whose_reply_is_lost_is_retried() {
+    // One connection, so that a statement prepared by one call is prepared for the next.
     let (proxy, store) = behind_proxy(|options| options.max_connections = 1).await;
     let id = store.list_keys(crate::fixture::everything()).await.unwrap()[0].id;
     store.record_usage(vec![Usage { id, last_used_at: 1, count: 1 }]).await.unwrap();
-    rest(&store).await;
+    until_idle(&store).await;
     proxy.lose_next_reply();
     store.record_usage(vec![Usage { id, last_used_at: 7, count: 1 }]).await.unwrap();
     proxy.lost_a_reply().await;
@@ -202,14 +206,14 @@ async fn uses_whose_reply_is_lost_are_written_again() {
     assert!(last == 7 && (2..=3).contains(&count), "{last} {count}");
 }
 
-/// The secret is shown this once.
+/// The secret is shown only in this answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_webhook_whose_reply_is_lost_is_set_once_and_told_as_set() {
+async fn a_webhook_whose_reply_is_lost_is_set_once_and_reported_as_set() {
     let (proxy, store) = behind_proxy(|options| options.max_connections = 1).await;
     let made = key();
     store.create_key(made.clone()).await.unwrap();
     store.set_webhook(made.id, webhook("https://a.example/", now())).await.unwrap();
-    rest(&store).await;
+    until_idle(&store).await;
     proxy.lose_next_reply();
     let update = webhook("https://b.example/", now());
     let change = store.set_webhook(made.id, update).await.unwrap().unwrap();
@@ -217,8 +221,8 @@ async fn a_webhook_whose_reply_is_lost_is_set_once_and_told_as_set() {
     assert!(change.applied);
     assert_eq!((change.key.webhook_url.as_str(), change.key.revision), ("https://b.example/", 2));
     let mut raw = raw_postgres(&url_of(&store)).await;
-    let told = "SELECT count(*) FROM keyward_events WHERE type = 'webhook.updated'";
-    assert_eq!(sqlx::query_scalar::<_, i64>(told).fetch_one(&mut raw).await.unwrap(), 2);
+    let written = "SELECT count(*) FROM keyward_events WHERE type = 'webhook.updated'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(written).fetch_one(&mut raw).await.unwrap(), 2);
 }
 
 fn url_of(store: &keyward::store::postgres::Postgres) -> String {
@@ -226,19 +230,19 @@ fn url_of(store: &keyward::store::postgres::Postgres) -> String {
     format!("{}/{}", support::server(), options.get_database().unwrap())
 }
 
-/// As when the database was restarted: every pooled connection is dead, and no call fails for it.
+/// As after a restart of the database: every pooled connection is broken, and no call fails because of that.
 #[tokio::test(flavor = "multi_thread")]
 async fn recovery_after_a_restart_is_immediate() {
     let (proxy, store) = behind_proxy(|_| ()).await;
-    widen(&store).await;
+    open_several(&store).await;
     proxy.cut();
     let made = key();
     store.create_key(made.clone()).await.unwrap();
-    widen(&store).await;
+    open_several(&store).await;
     proxy.cut();
     assert_eq!(store.find_by_digests(vec![made.digest]).await.unwrap().len(), 1);
-    widen(&store).await;
-    // Told by the server, rather than by a closed socket.
+    open_several(&store).await;
+    // Closed with an error from the server instead of a closed socket.
     let mut raw = raw_postgres(&url_of(&store)).await;
     raw.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
@@ -249,9 +253,9 @@ async fn recovery_after_a_restart_is_immediate() {
     assert!(store.revoke_key(made.id, revocation("")).await.unwrap().is_some());
 }
 
-/// Whoever calls while the server starts again waits for it, within the bound.
+/// A call during the server's restart waits for it, within the timeout.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_is_waited_out() {
+async fn a_call_waits_for_a_restart() {
     let database = tokio::task::block_in_place(|| Database::start(""));
     let store = open_postgres(PostgresOptions::new(database.url(), tokio::runtime::Handle::current())).await;
     let made = key();
@@ -265,19 +269,19 @@ async fn a_restart_is_waited_out() {
     assert!(found.await.unwrap().unwrap().is_some());
 }
 
-/// A network that swallows everything: calls are bounded, and what it swallowed does not outlive it.
+/// A network that drops everything: calls time out, and the store recovers with the network.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_network_costs_no_more_than_the_bound() {
+async fn calls_on_a_silent_network_time_out() {
     let (proxy, store) = behind_proxy(|options| {
-        options.statement_timeout = BOUND;
-        options.acquire_timeout = BOUND;
+        options.statement_timeout = TIMEOUT;
+        options.acquire_timeout = TIMEOUT;
     })
     .await;
-    widen(&store).await;
+    open_several(&store).await;
     proxy.silence(true);
     let started = Instant::now();
     unavailable(&store.ping().await);
-    // Past the first, connections are new ones, and opening them is bounded too.
+    // Later calls open new connections, and that is bounded, too.
     unavailable(&store.ping().await);
     assert!(started.elapsed() < LONG, "{:?}", started.elapsed());
     proxy.silence(false);
@@ -285,7 +289,7 @@ async fn a_silent_network_costs_no_more_than_the_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_takes_no_writes_does_not_ping() {
+async fn a_read_only_database_does_not_ping() {
     let options = postgres_options().await;
     let url = options.url.clone();
     let store = open_postgres(options).await;

@@ -1,4 +1,4 @@
-//! Every statement prepares, and every hot one uses its index, on both databases.
+//! Each statement can be prepared, and each frequent one uses its index, on both databases.
 
 use keyward::store::{
     engine::sql::{database, events, keys as sql},
@@ -40,10 +40,10 @@ async fn every_statement_prepares_on_sqlite() {
     }
 }
 
-/// A statement that a busy service runs.
+/// A statement that a busy service runs often.
 struct Hot {
     text: &'static str,
-    /// The types of its parameters, and values of the worst kind: those that most keys have.
+    /// The types of its parameters, and the values that match most keys, which is the worst case.
     parameters: (&'static str, &'static str),
     /// The index that it must use.
     index: &'static str,
@@ -90,8 +90,8 @@ fn several<const N: usize>(own: [&[(&str, &'static str)]; N]) -> Hot {
     hot(text, ("bytea[]", "ARRAY[sha256('1'), sha256('2')]"), "keyward_keys_digest")
 }
 
-/// 100,000 keys of 500 organizations, 2,000 makers and 3 keyspaces; one in a hundred was changed. One organization and
-/// one maker have a third of them, so that an average says little.
+/// 100,000 keys of 500 organizations, 2,000 creators and 3 keyspaces; one in a hundred was changed. One organization and
+/// one creator have a third of them, so that averages mislead the planner.
 const FILL_POSTGRES: &str = "
     ALTER TABLE keyward_keys DISABLE TRIGGER USER;
     INSERT INTO keyward_keys (id, keyspace, digest, organization, created_by, created_at, revision)
@@ -112,7 +112,7 @@ const FILL_SQLITE: &str = "
     FROM numbers;
     INSERT INTO keyward_usage (key_id, last_used_at) SELECT id, 1 FROM keyward_keys";
 
-/// The plan of a statement, as Postgres tells it.
+/// The plan of a statement on Postgres.
 pub async fn postgres_plan(conn: &mut PgConnection, text: &str, types: &str, values: &str) -> String {
     let bracketed = |list: &str| if list.is_empty() { String::new() } else { format!("({list})") };
     let (types, values) = (bracketed(types), bracketed(values));
@@ -122,14 +122,14 @@ pub async fn postgres_plan(conn: &mut PgConnection, text: &str, types: &str, val
     rows.iter().map(|row| row.get::<String, _>(0)).collect::<Vec<_>>().join("\n")
 }
 
-/// The plan of a statement, as SQLite tells it.
+/// The plan of a statement on SQLite.
 pub async fn sqlite_plan(conn: &mut SqliteConnection, text: &str) -> String {
     let rows = conn.fetch_all(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {text}"))).await.unwrap();
     rows.iter().map(|row| row.get::<String, _>("detail")).collect::<Vec<_>>().join("\n")
 }
 
-/// Under a generic plan the parameters are unknown, as they are to a statement that stays prepared. No plan may read
-/// and sort all that an organization has.
+/// A statement that stays prepared has a generic plan, which does not know the parameters. No plan may read and sort all keys of
+/// an organization.
 #[tokio::test]
 async fn hot_statements_use_their_index_on_postgres() {
     let mut conn = postgres().await;
@@ -150,7 +150,7 @@ async fn hot_statements_use_their_index_on_postgres() {
 async fn hot_statements_use_their_index_on_sqlite() {
     let (_dir, mut conn) = sqlite().await;
     conn.execute(FILL_SQLITE).await.unwrap();
-    // With what ANALYZE knows, and without: nothing makes an operator run it.
+    // With and without statistics: an operator may never run ANALYZE.
     for analyzed in [false, true] {
         if analyzed {
             conn.execute("ANALYZE").await.unwrap();

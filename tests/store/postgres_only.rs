@@ -65,7 +65,7 @@ async fn migrations_apply_once_and_a_newer_database_is_refused() {
     }
 }
 
-/// The deterministic half of `revision_order`: a later revision cannot show before an earlier one.
+/// The deterministic half of `revision_order`: a later revision cannot become visible before an earlier one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_later_change_waits_until_the_earlier_one_is_committed() {
     let options = postgres_options().await;
@@ -127,13 +127,13 @@ async fn a_change_is_notified_with_its_revision() {
     let made = key();
     store.create_key(made.clone()).await.unwrap();
     store.revoke_key(made.id, revocation("")).await.unwrap();
-    // Of two messages the first would be the creation's; there is none.
+    // A creation sends no notification: the first one is that of the revocation.
     assert_eq!(listener.recv().await.unwrap().payload(), "1");
 }
 
-/// A sequence outlives a rollback, and so counts attempts.
+/// A sequence is not rolled back, and so counts attempts.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_crossed_another_is_tried_again() {
+async fn a_change_that_conflicts_with_another_is_retried() {
     for pooler in [false, true] {
         let mut options = postgres_options().await;
         options.migrate_url = Some(options.url.clone());
@@ -165,8 +165,7 @@ async fn the_pool_is_bounded() {
     assert!(store.pool().open <= 2, "{:?}", store.pool());
 }
 
-/// A standby's answers are from the past. The function is shadowed, which is a server in recovery as far as the store
-/// can see.
+/// A standby reads the past. The test shadows the function that the store calls, so that the server seems to be in recovery.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_in_recovery_is_refused() {
     let mut options = postgres_options().await;
@@ -188,7 +187,7 @@ async fn a_server_in_recovery_is_refused() {
     assert!(matches!(refused, OpenError::Unavailable(_)) && refused.to_string().contains("standby"), "{refused}");
 }
 
-/// Behind a pooler nobody asks each connection; the transaction that each call begins is refused there.
+/// Behind a pooler the connection check may reach another server. The transaction that each call begins is refused instead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_has_become_a_standby_is_unavailable() {
     let database = tokio::task::block_in_place(|| Database::start(""));
@@ -210,21 +209,21 @@ async fn a_primary_that_has_become_a_standby_is_unavailable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_url_says_what_is_wrong() {
+async fn an_unusable_url_has_an_error_that_says_why() {
     let open =
         |url: String| async move { Postgres::open(PostgresOptions::new(url, Handle::current())).await.err().unwrap() };
     let not_a_url = open("postgres://[".to_owned()).await;
     assert!(matches!(not_a_url, OpenError::Url(_)), "{not_a_url}");
     let no_database = open(format!("{}/no_such_database", support::server())).await;
     assert!(matches!(no_database, OpenError::Refused(_)), "{no_database}");
-    // A port that was free a moment ago.
+    // A port on which nothing listens.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let nobody = open(format!("postgres://postgres:hunter2@127.0.0.1:{port}/keyward")).await;
     assert!(matches!(nobody, OpenError::Unavailable(_)), "{nobody}");
     assert!(!format!("{nobody} {nobody:?}").contains("hunter2"));
 }
 
-/// What is logged of a failure must not help anyone who reads logs.
+/// A logged error must not reveal a digest to a reader of the logs.
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_hold_no_digest() {
     let options = postgres_options().await;
@@ -247,7 +246,7 @@ async fn only_look_ups_of_digests_are_counted() {
     count_look_ups(store.as_ref(), || store.queries()).await;
 }
 
-/// The count shows that a forged secret costs no query, so it must count nothing else, and miss nothing.
+/// Other tests use the count to show that a forged secret costs no query, so it must count all look-ups and nothing else.
 pub async fn count_look_ups(store: &dyn Store, queries: impl Fn() -> u64) {
     let made = key();
     store.create_key(made.clone()).await.unwrap();
@@ -259,9 +258,9 @@ pub async fn count_look_ups(store: &dyn Store, queries: impl Fn() -> u64) {
     assert_eq!(queries(), 2);
 }
 
-/// As when it was asked for while its event was deleted: nobody could ever attempt it, or end it.
+/// As when a redelivery was requested while its event was deleted: no worker could ever attempt or settle it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_without_its_event_does_not_stay() {
+async fn a_delivery_without_its_event_is_deleted() {
     let options = postgres_options().await;
     let mut raw = raw_postgres(&options.url).await;
     let store = open_postgres(options).await;
@@ -271,15 +270,19 @@ async fn a_delivery_without_its_event_does_not_stay() {
     let delete = sqlx::query("DELETE FROM keyward_events WHERE id = $1").bind(lost.id.0);
     delete.execute(&mut raw).await.unwrap();
     assert_eq!(store.outbox().await.unwrap().pending, 2);
-    assert_eq!(store.delete_events(EventId(uuid::Uuid::max()), 10).await.unwrap(), 0, "what is pending stays");
+    assert_eq!(
+        store.delete_events(EventId(uuid::Uuid::max()), 10).await.unwrap(),
+        0,
+        "an event with a pending delivery stays"
+    );
     assert_eq!(store.outbox().await.unwrap().pending, 1);
     assert!(store.find_delivery(EventId(kept.id.0)).await.unwrap().is_some());
 }
 
-/// Each page keeps room for the next version of its rows, so that the table does not grow under the writer's hands. On a
-/// Postgres of its own: a version is only removed once no transaction of the whole server can still see it.
+/// Each page keeps room for the next version of its rows (fillfactor), so that repeated updates do not grow the table. The test
+/// has a Postgres of its own: a version is removed only when no transaction of the whole server can see it.
 #[tokio::test(flavor = "multi_thread")]
-async fn uses_that_are_written_again_and_again_stay_where_they_are() {
+async fn repeated_usage_writes_do_not_grow_the_table() {
     let database = tokio::task::block_in_place(|| Database::start("-c autovacuum=off"));
     let mut raw = database.connect().await;
     let store = open_postgres(PostgresOptions::new(database.url(), Handle::current())).await;
@@ -293,8 +296,8 @@ async fn uses_that_are_written_again_and_again_stay_where_they_are() {
     assert!(pages[5] <= pages[0] + pages[0] / 4, "{pages:?}");
 }
 
-/// One replica's plan may find the rows by their ids, another's as they lie in the table, which is the other way round
-/// here: were they to lock them so at the same time, they would wait for each other.
+/// One replica's plan may find the rows by their ids, another's by their position in the table, which is the opposite order
+/// here. If both locked rows at the same time, they would deadlock.
 #[tokio::test(flavor = "multi_thread")]
 async fn uses_written_by_plans_of_opposite_orders_do_not_deadlock() {
     let options = postgres_options().await;
@@ -320,7 +323,7 @@ async fn uses_written_by_plans_of_opposite_orders_do_not_deadlock() {
         }
     };
     join_all(writers.into_iter().map(write)).await;
-    // What the server counts shows a moment later.
+    // The server publishes its counters a moment later.
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     assert_eq!(sqlx::query_scalar::<_, i64>(deadlocks).fetch_one(&mut raw).await.unwrap(), 0);
@@ -329,7 +332,7 @@ async fn uses_written_by_plans_of_opposite_orders_do_not_deadlock() {
     assert_eq!(uses, 500 * 6 * 12);
 }
 
-/// Writes 4,000 keys past the store; their ids.
+/// Writes 4,000 keys without the store, and returns their ids.
 async fn fill_with_keys(raw: &mut PgConnection) -> Vec<uuid::Uuid> {
     let fill = "ALTER TABLE keyward_keys DISABLE TRIGGER USER; \
         INSERT INTO keyward_keys (id, keyspace, digest, created_at) \

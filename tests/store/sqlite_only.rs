@@ -1,4 +1,4 @@
-//! What only a file can show: its lock, its rights, and what a crash leaves.
+//! Tests of SQLite alone: the file's lock, its permissions, and recovery after a crash.
 
 use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
 async fn a_second_process_is_refused() {
     let dir = TempDir::new().unwrap();
     let first = open_sqlite(&dir).await;
-    // By its own name, and by another.
+    // By its own name, and by a symbolic link.
     let other_name = dir.path().join("other.db");
     std::os::unix::fs::symlink(dir.path().join("keyward.db"), &other_name).unwrap();
     let other = SqliteOptions::new(format!("sqlite://{}", other_name.display()), Handle::current());
@@ -44,9 +44,9 @@ async fn a_store_dropped_without_close_opens_again() {
     assert_eq!(open_sqlite(&dir).await.list_keys(everything()).await.unwrap(), [made]);
 }
 
-/// The files as a crash of the machine would leave them at that moment: the store has not closed, nor said good-bye.
+/// Copies the files as a crash of the machine would leave them: the store has not been closed.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_outlives_a_crash() {
+async fn acknowledged_writes_survive_a_crash() {
     let dir = TempDir::new().unwrap();
     let store = open_sqlite(&dir).await;
     let mut expected = Vec::new();
@@ -67,7 +67,7 @@ async fn what_was_acknowledged_outlives_a_crash() {
 
 /// The file holds digests.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_file_is_its_owners_alone() {
+async fn a_new_file_is_readable_by_its_owner_alone() {
     let dir = TempDir::new().unwrap();
     let store = open_sqlite(&dir).await;
     store.create_key(key()).await.unwrap();
@@ -78,7 +78,7 @@ async fn a_new_file_is_its_owners_alone() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_file_is_refused() {
+async fn a_url_that_names_no_file_is_refused() {
     for url in ["sqlite::memory:", "sqlite://:memory:", "sqlite://", "sqlite://a.db?mode=memory", "keyward.db", ""] {
         let refused = Sqlite::open(SqliteOptions::new(url, Handle::current())).await.err().unwrap();
         assert!(matches!(refused, OpenError::Url(_)), "{url}: {refused}");
@@ -110,7 +110,7 @@ async fn migrations_apply_once_and_a_newer_database_is_refused() {
     }
 }
 
-/// An operator's own connection may have the setting on; the trigger must not fire itself.
+/// An operator's own connection may have the setting on. Even then the trigger must not fire itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_is_one_revision_under_recursive_triggers_too() {
     let dir = TempDir::new().unwrap();
@@ -122,7 +122,7 @@ async fn a_change_is_one_revision_under_recursive_triggers_too() {
     assert_eq!(store.find_by_id(made.id).await.unwrap().unwrap().revision, 1);
 }
 
-/// The one call of two statements: when the second fails, its connection must not stay inside the transaction.
+/// When the second statement of the transaction fails, the connection must not stay inside it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_root_key_that_fails_leaves_nothing_open() {
     let dir = TempDir::new().unwrap();
