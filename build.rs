@@ -64,7 +64,8 @@ fn embed_migrations(root: &Path) -> Result<String, Box<dyn Error>> {
             let name = file.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
             let (version, description) = name.split_once('_').ok_or("a migration is named NUMBER_DESCRIPTION.sql")?;
             let (version, description) = (version.parse::<i64>()?, description.replace('_', " "));
-            writeln!(source, "    ({version}, {description:?}, include_str!({file:?})),")?;
+            let path = file.to_str().ok_or("the path of the sources is not UTF-8")?;
+            writeln!(source, "    ({version}, {description:?}, include_str!({path:?})),")?;
         }
         writeln!(source, "];")?;
     }

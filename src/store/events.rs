@@ -39,9 +39,9 @@ pub struct EventQuery {
 /// An event that is written only once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewEvent {
-    /// Its id.
+    /// Id of the event.
     pub id: EventId,
-    /// Its key.
+    /// The key that it is about.
     pub key: KeyId,
     /// Identifies the event together with the key and the type. Of two such events only the first is written.
     pub once: i64,
@@ -171,7 +171,7 @@ pub struct Delivery {
     pub key: KeyId,
     /// Host and port of the webhook when the event was written.
     pub host: String,
-    /// Its state.
+    /// State of the delivery.
     pub state: DeliveryState,
     /// Number of attempts begun, including those before a redelivery.
     pub attempts: i64,
