@@ -7,7 +7,7 @@ use utoipa::{
 };
 
 use super::{
-    error::rest_names,
+    error::{RestResult, rest_names},
     extract::{
         body::{FromFields, StrictJson},
         caller::{KeyManager, KeyRevoker, Manager, in_organization, no_such_key_if_unreadable},
@@ -17,7 +17,7 @@ use super::{
     },
     openapi,
     request::RequestContext,
-    response::{RestResponse, RestResult},
+    response::RestResponse,
     self_service::{CreateOwnKey, Webhook},
 };
 use crate::{

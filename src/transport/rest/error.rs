@@ -16,6 +16,9 @@ use crate::{
     transport::status,
 };
 
+/// What a handler returns.
+pub(crate) type RestResult = Result<RestResponse, RestError>;
+
 /// Why a request fails.
 #[derive(Debug)]
 pub(crate) enum RestError {

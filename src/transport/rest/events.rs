@@ -4,7 +4,7 @@ use http::request::Parts;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    error::rest_names,
+    error::{RestResult, rest_names},
     extract::{
         body::{FromFields, StrictJson},
         caller::Manager,
@@ -14,7 +14,7 @@ use super::{
     },
     openapi,
     request::RequestContext,
-    response::{RestResponse, RestResult},
+    response::RestResponse,
 };
 use crate::{
     domain::{

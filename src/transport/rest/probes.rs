@@ -5,10 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{
-    request::RequestContext,
-    response::{RestResponse, RestResult},
-};
+use super::{error::RestResult, request::RequestContext, response::RestResponse};
 use crate::domain::error::Error;
 
 /// How long readiness waits for the database.

@@ -8,11 +8,6 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use super::error::RestError;
-
-/// What a handler returns.
-pub(crate) type RestResult = Result<RestResponse, RestError>;
-
 /// A response without the headers that depend on the request.
 pub(crate) struct RestResponse {
     status: StatusCode,

@@ -9,7 +9,7 @@ use utoipa::{
 };
 
 use super::{
-    error::rest_names,
+    error::{RestResult, rest_names},
     extract::{
         body::{FromFields, StrictJson},
         caller::{AnyCaller, OwnId, SelfRevoker, SelfServiceKey},
@@ -17,7 +17,7 @@ use super::{
     },
     openapi,
     request::RequestContext,
-    response::{RestResponse, RestResult},
+    response::RestResponse,
 };
 use crate::{
     domain::{

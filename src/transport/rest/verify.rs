@@ -4,13 +4,14 @@ use http::request::Parts;
 use utoipa::ToSchema;
 
 use super::{
+    error::RestResult,
     extract::{
         body::{FromFields, StrictJson},
         caller::Verifier,
         fields::Fields,
     },
     request::RequestContext,
-    response::{RestResponse, RestResult},
+    response::RestResponse,
 };
 use crate::{
     domain::{error::Error, secret::Secret, verdict::Assertions},

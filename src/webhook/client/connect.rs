@@ -9,8 +9,11 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::rustls::pki_types::ServerName;
 use url::Host;
 
-use super::{Resolve, SendError, Slot};
-use crate::domain::egress::{Egress, Target};
+use super::{error::SendError, resolve::Resolve};
+use crate::{
+    domain::egress::{Egress, Target},
+    webhook::scheduler::Slot,
+};
 
 /// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 4;

@@ -4,6 +4,7 @@
 //! to later. No proxy is used, no redirect is followed, and one timeout bounds the whole request.
 
 mod connect;
+mod error;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,10 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-pub use self::resolve::{Resolve, SystemResolver};
+pub use self::{
+    error::SendError,
+    resolve::{Resolve, SystemResolver},
+};
 use super::scheduler::Slot;
 use crate::domain::egress::{Egress, Target};
 
@@ -42,35 +46,6 @@ pub struct ReceiverResponse {
     pub status: u16,
     /// The first [`MAX_BODY_BYTES`] of the body, as text.
     pub body: String,
-}
-
-/// Why there is no response. The texts are shown to those who set the URL, so they do not say what a name resolved to.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SendError {
-    /// The URL is not allowed, or no longer.
-    #[error("the URL {0}")]
-    Refused(&'static str),
-    /// The name has no address.
-    #[error("the host's name could not be resolved")]
-    Unresolved,
-    /// One of the host's addresses may not be connected to.
-    #[error("the host has an address that is not public")]
-    NotPublic,
-    /// No TCP connection could be made.
-    #[error("could not connect: {0}")]
-    Unreachable(String),
-    /// The TLS handshake failed.
-    #[error("TLS failed: {0}")]
-    Tls(String),
-    /// The response is not HTTP, or the connection ended within it.
-    #[error("the receiver's answer could not be read: {0}")]
-    InvalidResponse(String),
-    /// The timeout passed.
-    #[error("no answer in time")]
-    TimedOut,
-    /// Nothing was sent: every endpoint of the host has as many attempts as it may have.
-    #[error("too many requests to its addresses are under way")]
-    ConcurrencyLimited,
 }
 
 /// Sends requests to receivers.
