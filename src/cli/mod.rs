@@ -57,10 +57,10 @@ struct Settings {
     insecure: bool,
 }
 
-/// Problems, a line each.
+/// Problems, one line each.
 type Problems = Vec<String>;
 
-/// Runs what the arguments ask for.
+/// Runs the command that the arguments name.
 pub fn run() -> Result<(), Problems> {
     match Cli::parse().command {
         Command::Serve(settings) => {
@@ -117,11 +117,11 @@ fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, Probl
     runtime.block_on(work).map_err(|problem| vec![problem])
 }
 
-/// Cancelled by the first SIGTERM or SIGINT; a second one ends the process at once. SIGHUP ends nothing: who has TLS reads
-/// its files anew then.
+/// A token that the first SIGTERM or SIGINT cancels; a second one ends the process at once. SIGHUP does not end the process:
+/// with TLS, it reloads the certificate files.
 fn stop_on_signals() -> Result<CancellationToken, String> {
     let stop = CancellationToken::new();
-    // Handled once, a signal no longer ends the process, although nobody listens any more.
+    // A signal that was handled once no longer ends the process, even after its handler is dropped.
     drop(signal(SignalKind::hangup()).map_err(|error| format!("signals cannot be handled: {error}"))?);
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut signals = signal(kind).map_err(|error| format!("signals cannot be handled: {error}"))?;

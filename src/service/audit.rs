@@ -1,4 +1,4 @@
-//! The audit log: events, and what became of their deliveries.
+//! The audit log: events, and the deliveries of them to webhooks.
 
 use std::sync::Arc;
 
@@ -26,21 +26,21 @@ use crate::{
 /// What to list; an empty field does not filter.
 #[derive(Debug, Clone, Default)]
 pub struct ListEvents {
-    /// Keyspace.
+    /// Events of keys of this keyspace.
     pub keyspace: String,
-    /// Organization, instance, environment.
+    /// Events of keys that are bound to this organization, instance and environment.
     pub binding: Binding,
-    /// Id of the key.
+    /// Events of the key with this id.
     pub key: String,
-    /// The type's name.
+    /// Events of this type.
     pub kind: String,
-    /// Who did it.
+    /// Events that this actor caused.
     pub actor: String,
-    /// From this time on.
+    /// Events from this time on.
     pub start: Option<Micros>,
-    /// Before this time.
+    /// Events before this time.
     pub end: Option<Micros>,
-    /// 0 is the default.
+    /// Events in one page; 0 is the default.
     pub page_size: u32,
     /// Empty for the first page.
     pub page_token: String,
@@ -51,16 +51,16 @@ pub struct ListEvents {
 pub struct EventPage {
     /// Newest first.
     pub events: Vec<Event>,
-    /// Gives the next page; none on the last one.
+    /// The token of the next page; none on the last one.
     pub next: Option<String>,
 }
 
-/// Whose deliveries to list, by their ids.
+/// The deliveries to list.
 #[derive(Debug, Clone)]
 pub enum DeliverySubject {
-    /// One event's.
+    /// Those of the event with this id.
     Event(String),
-    /// Those of a key's events.
+    /// Those of all events of the key with this id.
     Key(String),
 }
 
@@ -69,7 +69,7 @@ pub enum DeliverySubject {
 pub struct DeliveryPage {
     /// Newest event first.
     pub deliveries: Vec<Delivery>,
-    /// Gives the next page; none on the last one.
+    /// The token of the next page; none on the last one.
     pub next: Option<String>,
 }
 
@@ -85,6 +85,10 @@ pub struct AuditLog {
 
 impl AuditLog {
     /// A page of the events that the caller may see: those of keys that it may list.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_ARGUMENT with every bad field; PERMISSION_DENIED; UNAVAILABLE; DEADLINE_EXCEEDED.
     pub async fn list_events(
         &self,
         caller: &Caller,
@@ -122,7 +126,7 @@ impl AuditLog {
             actor: filter(request.actor),
             from: request.start.map(EventId::lowest),
             before: request.end.map(EventId::lowest),
-            // One more than asked for tells whether there is a next page.
+            // One more than requested shows whether there is a next page.
             limit: page_size + 1,
         };
         let filters = filters(&query);
@@ -137,18 +141,22 @@ impl AuditLog {
         Ok(EventPage { events, next })
     }
 
-    /// What became of telling a key's webhook. An event that the caller may not see does not exist for it.
+    /// A page of deliveries. To a caller that may not see an event, the event does not exist.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::list_events`], and NOT_FOUND.
     pub async fn list_deliveries(
         &self,
         caller: &Caller,
         subject: &DeliverySubject,
-        page_size_asked: u32,
+        requested_page_size: u32,
         page_token: &str,
         context: CallContext<'_>,
     ) -> Result<DeliveryPage> {
         let manager = access::may_manage(caller)?;
         let mut violations = Violations::default();
-        violations.check(page_size_asked <= MAX_PAGE_SIZE, "page_size", "must be 0 to 1000");
+        violations.check(requested_page_size <= MAX_PAGE_SIZE, "page_size", "must be 0 to 1000");
         let key = match subject {
             DeliverySubject::Event(id) => {
                 let id = parsed(&mut violations, "event_id", id.parse::<EventId>());
@@ -156,7 +164,7 @@ impl AuditLog {
                 let Some(id) = id else { return Err(no_such_event()) };
                 self.visible_event(manager, id, context).await?;
                 let delivery = context.bounded(self.store.find_delivery(id)).await?;
-                let deliveries = delivery.map(|delivery| shown(manager, delivery)).into_iter().collect();
+                let deliveries = delivery.map(|delivery| redacted(manager, delivery)).into_iter().collect();
                 return Ok(DeliveryPage { deliveries, next: None });
             }
             DeliverySubject::Key(id) => parsed(&mut violations, "key_id", id.parse::<KeyId>()),
@@ -166,17 +174,21 @@ impl AuditLog {
         self.keys.visible(manager, key, context).await?;
         let filters = vec![b"deliveries".to_vec(), key.0.as_bytes().to_vec()];
         let before = self.pages.position(&filters, page_token)?.map(EventId);
-        let page_size = page_size(page_size_asked);
+        let page_size = page_size(requested_page_size);
         let listing = self.store.deliveries_of_key(key, before, page_size + 1);
         let mut deliveries = context.bounded(listing).await?;
         let more = deliveries.len() > page_size as usize;
         deliveries.truncate(page_size as usize);
         let next = deliveries.last().filter(|_| more).map(|last| self.pages.token(&filters, last.event.0));
-        let deliveries = deliveries.into_iter().map(|delivery| shown(manager, delivery)).collect();
+        let deliveries = deliveries.into_iter().map(|delivery| redacted(manager, delivery)).collect();
         Ok(DeliveryPage { deliveries, next })
     }
 
-    /// Tells a key's webhook of an event again.
+    /// Schedules the delivery of an event again.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::list_deliveries`], and FAILED_PRECONDITION for a key without a webhook.
     pub async fn redeliver(&self, caller: &Caller, id: &str, context: CallContext<'_>) -> Result<Delivery> {
         let manager = access::may_manage(caller)?;
         let mut violations = Violations::default();
@@ -188,29 +200,31 @@ impl AuditLog {
         let none = || Error::new(ErrorKind::FailedPrecondition, "CONFLICT", "The key has no webhook to tell");
         let delivery = delivery.ok_or_else(none)?;
         self.deliveries.notify();
-        Ok(shown(manager, delivery))
+        Ok(redacted(manager, delivery))
     }
 
-    /// An event of a key that the manager may see; for any other one, exactly the answer to an id that does not exist.
+    /// An event of a key that the manager may see. For any other event the answer is exactly that for an id that does not
+    /// exist.
     async fn visible_event(&self, manager: Manager<'_>, id: EventId, context: CallContext<'_>) -> Result<Event> {
         let event = context.bounded(self.store.find_event(id)).await?;
-        let is_there = |event: &Event| self.registry.by_name(&event.key.keyspace).is_some() && manager.sees(&event.key);
-        let event = event.filter(is_there).ok_or_else(no_such_event)?;
+        let is_visible =
+            |event: &Event| self.registry.by_name(&event.key.keyspace).is_some() && manager.sees(&event.key);
+        let event = event.filter(is_visible).ok_or_else(no_such_event)?;
         manager.may_read(&event.key)?;
         Ok(event)
     }
 }
 
-/// A delivery as the manager may see it. What a receiver said is for operators alone: whoever chooses the URL could read
-/// by it what answers there to this server, and not to them.
-fn shown(manager: Manager<'_>, delivery: Delivery) -> Delivery {
+/// A delivery as the manager may see it. Only operators see the receiver's response: who chooses the URL could otherwise read
+/// responses of hosts that answer this server and not them.
+fn redacted(manager: Manager<'_>, delivery: Delivery) -> Delivery {
     match manager {
         Manager::Operator => delivery,
         Manager::Admin(_) | Manager::Session(_) => Delivery { last_response: String::new(), ..delivery },
     }
 }
 
-/// An id, or none and a violation.
+/// A parsed id; an invalid one is added to the violations.
 fn parsed<T, E: ToString>(
     violations: &mut Violations,
     field: &'static str,
@@ -223,7 +237,7 @@ fn no_such_event() -> Error {
     Error::new(ErrorKind::NotFound, "NOT_FOUND", "No such event")
 }
 
-/// What makes two pages belong to one query: the filters as they are after the caller's own limits.
+/// What makes two pages belong to one query: the filters after the caller's own limits are applied.
 fn filters(query: &EventQuery) -> Vec<Vec<u8>> {
     let id = |part: Option<EventId>| part.map_or(Vec::new(), |id| id.0.as_bytes().to_vec());
     vec![

@@ -1,4 +1,4 @@
-//! Service keys that are limited to keyspaces: for them, any other key does not exist.
+//! Service keys that are limited to keyspaces: to them, keys of other keyspaces do not exist.
 
 use keyward::{
     domain::{
@@ -26,7 +26,7 @@ fn start() -> Server {
     Setup::new().ready("all").env("KEYWARD_MASTER_KEY", &data_encoding::BASE64.encode(&MASTER)).start()
 }
 
-/// A secret that this installation could have made and never did.
+/// A secret with a valid checksum that was never created.
 fn unknown(prefix: &str, encoding: Encoding) -> String {
     let master_keys = MasterKeys::derive(&MasterKey::new(MASTER));
     encoding.generate(prefix, &master_keys, &SystemEntropy).expose().to_owned()
@@ -48,14 +48,14 @@ fn asking(secret: &str, keyspace: &str) -> VerifyRequest {
     VerifyRequest { secret: secret.into(), keyspace: keyspace.into(), ..VerifyRequest::default() }
 }
 
-/// The verdict by each of the three ways to ask, which must agree.
+/// The verdict of unary, stream and REST, which must agree.
 async fn verdict(server: &Server, client: &mut Client, service: &str, request: VerifyRequest) -> VerifyResponse {
     let answer = client.verify(with(service, request.clone())).await.unwrap().into_inner();
     let message = VerifyStreamRequest { id: 1, request: Some(request.clone()) };
     let stream = client.verify_stream(with(service, tokio_stream::once(message))).await;
     let streamed = stream.unwrap().into_inner().message().await.unwrap().unwrap();
     let Some(Outcome::Response(streamed)) = streamed.outcome else { panic!("{streamed:?}") };
-    // Each way of asking spends, where there is something to spend.
+    // Each of the three spends, if the key has a rate limit.
     let unspent = |answer: &VerifyResponse| VerifyResponse { rate_limit: None, ..answer.clone() };
     assert_eq!(unspent(&streamed), unspent(&answer));
     let body = json!({"secret": request.secret, "keyspace": request.keyspace});
@@ -67,7 +67,7 @@ async fn verdict(server: &Server, client: &mut Client, service: &str, request: V
 }
 
 #[tokio::test]
-async fn a_key_of_another_keyspace_is_as_one_that_does_not_exist() {
+async fn a_key_of_another_keyspace_looks_like_one_that_does_not_exist() {
     let server = start();
     let client = &mut server.client().await;
     let only_norrix = limited(client, &["norrix", "norrix"]).await;
@@ -76,7 +76,7 @@ async fn a_key_of_another_keyspace_is_as_one_that_does_not_exist() {
     let foreign = key(client, "noro", "", &[]).await;
     let unknown = noro();
 
-    // First unknown to memory, then known to it: an operator has asked meanwhile.
+    // First with the key not in the cache, then with it there, after an operator's Verify.
     for _ in 0..2 {
         let good = verdict(&server, client, &only_norrix.secret, asking(&norrix.secret, "")).await;
         assert_eq!((good.code(), good.key_id), (Code::Valid, norrix.id.clone()));
@@ -87,7 +87,7 @@ async fn a_key_of_another_keyspace_is_as_one_that_does_not_exist() {
             assert_eq!(of_foreign.code(), Code::NotFound);
             assert_eq!(of_foreign.key_id, "");
         }
-        // Its own record is none of its business either.
+        // The record of the key is hidden, too.
         let own = verdict(&server, client, &only_norrix.secret, asking(&only_norrix.secret, "")).await;
         assert_eq!(own.code(), Code::NotFound);
         let forged = verdict(&server, client, &only_norrix.secret, asking("noro_forged", "")).await;
@@ -95,12 +95,12 @@ async fn a_key_of_another_keyspace_is_as_one_that_does_not_exist() {
         let before = client.verify(with(ROOT, asking(&foreign.secret, ""))).await.unwrap().into_inner();
         assert_eq!(before.code(), Code::Valid);
     }
-    // What it asked in vain was not spent.
+    // The refused checks spent nothing.
     let spent = VerifyRequest { cost: Some(0), ..asking(&foreign.secret, "") };
     let spent = client.verify(with(ROOT, spent)).await.unwrap().into_inner().rate_limit.unwrap();
     assert_eq!(spent.limit - spent.remaining, 2);
 
-    // One that is not limited, and one that is limited to both.
+    // A service that is not limited, and one that is limited to both keyspaces.
     for keyspaces in [&[][..], &["noro", "norrix"]] {
         let service = limited(client, keyspaces).await;
         for secret in [&norrix.secret, &foreign.secret] {
@@ -110,7 +110,7 @@ async fn a_key_of_another_keyspace_is_as_one_that_does_not_exist() {
 }
 
 #[tokio::test]
-async fn only_services_are_limited_and_only_to_configured_keyspaces() {
+async fn only_service_keys_can_be_limited_and_only_to_configured_keyspaces() {
     let server = start();
     let client = &mut server.client().await;
     let product = |keyspace: &str| CreateRequest {
@@ -140,7 +140,7 @@ async fn only_services_are_limited_and_only_to_configured_keyspaces() {
 }
 
 #[tokio::test]
-async fn a_limit_is_shown_with_its_key_and_with_no_other() {
+async fn the_limit_is_shown_in_the_record_of_its_own_key_only() {
     let server = start();
     let client = &mut server.client().await;
     let body = json!({"name": "gateway", "keyspace": "keyward", "scopes": ["verify"], "keyspaces": ["nora", "noro"]});
@@ -156,7 +156,7 @@ async fn a_limit_is_shown_with_its_key_and_with_no_other() {
     assert_eq!(listed["keys"][1]["keyspaces"], created["keyspaces"]);
 }
 
-/// A limit to nothing that is left is not the same as no limit.
+/// A limit whose keyspaces are all gone is not the same as no limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_whose_keyspaces_are_no_longer_configured_sees_nothing() {
     let folder = tempfile::tempdir().unwrap();

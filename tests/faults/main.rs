@@ -1,5 +1,5 @@
-//! What happens to a whole server when its database is slow, silent, gone or back: a real server, a real Postgres, and
-//! a proxy between them.
+//! How a whole server behaves while its database is slow, silent, unreachable or back: a real server, a real Postgres, and a
+//! proxy between them.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -11,7 +11,7 @@ mod postgres;
 #[path = "../support/proxy.rs"]
 mod proxy;
 
-mod alike;
+mod backends;
 mod killed;
 mod outage;
 mod pending;
@@ -23,13 +23,13 @@ use std::net::SocketAddr;
 use proxy::Proxy;
 use tonic::Status;
 
-/// A database of one's own, reached through a proxy.
-struct Away {
+/// A new database, reached through a proxy that can cut it off.
+struct ProxiedDatabase {
     proxy: Proxy,
     url: String,
 }
 
-impl Away {
+impl ProxiedDatabase {
     async fn new() -> Self {
         let direct = postgres::fresh_database().await;
         let mut url = url::Url::parse(&direct).unwrap();
@@ -42,7 +42,7 @@ impl Away {
     }
 }
 
-/// What the public hears must not hold what the database or its driver said.
+/// A message to a client must not contain text of the database or of its driver.
 #[track_caller]
 fn assert_public(text: &str) {
     const WORDS: [&str; 14] = [
@@ -67,7 +67,7 @@ fn assert_public(text: &str) {
     }
 }
 
-/// Everything of a status that is on the wire.
+/// All that a status sends over the wire.
 fn wire(status: &Status) -> String {
     format!("{} {} {:?}", status.message(), String::from_utf8_lossy(status.details()), status.metadata())
 }

@@ -1,4 +1,4 @@
-//! The database goes away under a running server, and comes back.
+//! The database becomes unavailable under a running server, and comes back.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use tonic::{Request, Status};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use crate::{
-    Away, assert_public,
+    ProxiedDatabase, assert_public,
     support::{
         Server, Setup,
         grpc::{Client, Refusal, check, code, create, eventually, forged, key, made},
@@ -17,28 +17,28 @@ use crate::{
     wire,
 };
 
-/// Longer than any bound that the server sets itself.
+/// Longer than any timeout of the server itself.
 const BOUND: Duration = Duration::from_secs(12);
 
-/// A server whose database can be taken away, a key that is in its memory, and one that is not.
+/// A server whose database can be cut off, a key that is in its cache, and one that is not.
 struct Scene {
-    away: Away,
+    database: ProxiedDatabase,
     server: Server,
     client: Client,
-    held: String,
-    not_held: String,
+    cached: String,
+    not_cached: String,
     id: String,
 }
 
 impl Scene {
     async fn new() -> Self {
-        let away = Away::new().await;
-        let server = Setup::new().database(&away.url).start();
+        let database = ProxiedDatabase::new().await;
+        let server = Setup::new().database(&database.url).start();
         let mut client = server.client().await;
-        let held = key(&mut client, "", "", &[]).await;
-        assert_eq!(code(&mut client, &held.secret).await, Code::Valid);
-        let not_held = key(&mut client, "", "", &[]).await.secret;
-        Self { away, server, client, held: held.secret, not_held, id: held.id }
+        let cached = key(&mut client, "", "", &[]).await;
+        assert_eq!(code(&mut client, &cached.secret).await, Code::Valid);
+        let not_cached = key(&mut client, "", "", &[]).await.secret;
+        Self { database, server, client, cached: cached.secret, not_cached, id: cached.id }
     }
 
     async fn health(&self) -> ServingStatus {
@@ -50,15 +50,15 @@ impl Scene {
         self.server.call("GET", "/readyz", None, Value::Null).await.0
     }
 
-    /// The lease has run out: memory answers no more.
-    async fn lease_is_over(&mut self) {
-        let (mut client, held) = (self.client.clone(), self.held.clone());
-        eventually(BOUND, "the lease runs out", async || client.verify(with(ROOT, check(&held))).await.is_err()).await;
+    /// Waits until the lease has expired, so that memory does not answer.
+    async fn wait_for_lease_expiry(&mut self) {
+        let (mut client, cached) = (self.client.clone(), self.cached.clone());
+        eventually(BOUND, "the lease expires", async || client.verify(with(ROOT, check(&cached))).await.is_err()).await;
     }
 
-    /// Everything works again, by itself.
-    async fn recovers(&mut self) {
-        let (mut client, secrets) = (self.client.clone(), [self.held.clone(), self.not_held.clone()]);
+    /// Waits until everything works again without any help.
+    async fn wait_for_recovery(&mut self) {
+        let (mut client, secrets) = (self.client.clone(), [self.cached.clone(), self.not_cached.clone()]);
         for secret in &secrets {
             eventually(BOUND, "keys are valid again", async || {
                 client
@@ -68,7 +68,7 @@ impl Scene {
             })
             .await;
         }
-        eventually(BOUND, "it is ready again", async || {
+        eventually(BOUND, "the server is ready again", async || {
             self.ready().await == 200 && self.health().await == ServingStatus::Serving
         })
         .await;
@@ -76,28 +76,28 @@ impl Scene {
     }
 }
 
-fn hurried<T>(length: Duration, message: T) -> Request<T> {
+fn with_timeout<T>(timeout: Duration, message: T) -> Request<T> {
     let mut request = with(ROOT, message);
-    request.set_timeout(length);
+    request.set_timeout(timeout);
     request
 }
 
-/// One call of each kind that needs the database, side by side under the same bound; what each answered.
-async fn calls(client: &Client, scene: (&str, &str), bound: Duration) -> Vec<(&'static str, Status)> {
-    let (id, not_held) = scene;
+/// Makes one call of each kind that needs the database, at the same time and with the same timeout; returns their errors.
+async fn failing_calls(client: &Client, scene: (&str, &str), bound: Duration) -> Vec<(&'static str, Status)> {
+    let (id, not_cached) = scene;
     let end = RevokeRequest { id: id.into(), reason: String::new() };
     let hook = UpdateWebhookRequest { id: id.into(), webhook_url: String::new(), ..Default::default() };
-    // The caller's own credential is a key that is not in memory.
-    let mut own = hurried(bound, check("x"));
-    own.metadata_mut().insert("authorization", format!("Bearer {not_held}").parse().unwrap());
+    // The caller's own key is not in the cache.
+    let mut own = with_timeout(bound, check("x"));
+    own.metadata_mut().insert("authorization", format!("Bearer {not_cached}").parse().unwrap());
     let mut clients: [Client; 6] = std::array::from_fn(|_| client.clone());
     let [verifier, creator, lister, changer, revoker, caller] = &mut clients;
     let (verify, create, list, update, revoke, caller) = tokio::join!(
-        verifier.verify(hurried(bound, check(not_held))),
-        creator.create(hurried(bound, CreateRequest::default())),
-        lister.list(hurried(bound, ListRequest::default())),
-        changer.update_webhook(hurried(bound, hook)),
-        revoker.revoke(hurried(bound, end)),
+        verifier.verify(with_timeout(bound, check(not_cached))),
+        creator.create(with_timeout(bound, CreateRequest::default())),
+        lister.list(with_timeout(bound, ListRequest::default())),
+        changer.update_webhook(with_timeout(bound, hook)),
+        revoker.revoke(with_timeout(bound, end)),
         caller.verify(own),
     );
     vec![
@@ -111,36 +111,36 @@ async fn calls(client: &Client, scene: (&str, &str), bound: Duration) -> Vec<(&'
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_gone_makes_calls_unavailable_in_time_and_is_found_again() {
+async fn calls_are_unavailable_in_time_while_the_database_is_down_and_recover_with_it() {
     let mut scene = Scene::new().await;
-    scene.away.proxy.down(true);
+    scene.database.proxy.down(true);
     let start = Instant::now();
-    for (call, status) in calls(&scene.client, (&scene.id, &scene.not_held), BOUND).await {
+    for (call, status) in failing_calls(&scene.client, (&scene.id, &scene.not_cached), BOUND).await {
         let refusal = Refusal::of(&status);
         assert_eq!((refusal.code, refusal.reason.as_str()), (tonic::Code::Unavailable, "UNAVAILABLE"), "{call}");
         assert_eq!(refusal.message, "Try again", "{call}");
         assert_public(&wire(&status));
     }
     assert!(start.elapsed() < BOUND, "{:?}", start.elapsed());
-    scene.lease_is_over().await;
-    // Memory is not asked any more, for a key that it holds neither.
-    let status = scene.client.verify(with(ROOT, check(&scene.held))).await.unwrap_err();
+    scene.wait_for_lease_expiry().await;
+    // Without a lease the cache does not answer, not even for a key that it holds.
+    let status = scene.client.verify(with(ROOT, check(&scene.cached))).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unavailable);
-    eventually(BOUND, "it is not ready", async || {
+    eventually(BOUND, "the server is not ready", async || {
         scene.ready().await == 503 && scene.health().await == ServingStatus::NotServing
     })
     .await;
-    scene.away.proxy.down(false);
-    scene.recovers().await;
+    scene.database.proxy.down(false);
+    scene.wait_for_recovery().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rest_answers_503_while_the_database_is_gone() {
+async fn rest_answers_503_while_the_database_is_down() {
     let scene = Scene::new().await;
-    scene.away.proxy.down(true);
+    scene.database.proxy.down(true);
     for (method, path, bearer, body) in [
-        ("POST", "/api/v1/verify", ROOT, json!({"secret": scene.not_held})),
-        ("GET", "/api/v1/keys", scene.not_held.as_str(), Value::Null),
+        ("POST", "/api/v1/verify", ROOT, json!({"secret": scene.not_cached})),
+        ("GET", "/api/v1/keys", scene.not_cached.as_str(), Value::Null),
         ("POST", "/api/api-keys", ROOT, json!({"name": "x"})),
         ("GET", "/api/api-keys", ROOT, Value::Null),
     ] {
@@ -159,30 +159,32 @@ async fn rest_answers_503_while_the_database_is_gone() {
     }
 }
 
-/// A guess must cost the database nothing: with the database gone, what was not made here is still told apart at once.
+/// Guessed secrets must not cost the database anything, so they are refused at once even while it is silent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forged_secret_is_malformed_without_the_database() {
     let mut scene = Scene::new().await;
-    scene.away.proxy.silence(true);
+    scene.database.proxy.silence(true);
     let start = Instant::now();
-    for secret in [forged(&scene.not_held), forged(&scene.held), "nonsense".into(), "ak_".into(), "a".repeat(900_000)] {
+    for secret in
+        [forged(&scene.not_cached), forged(&scene.cached), "nonsense".into(), "ak_".into(), "a".repeat(900_000)]
+    {
         assert_eq!(code(&mut scene.client, &secret).await, Code::Malformed);
-        let bad = scene.client.verify(with(&forged(&scene.not_held), check("x"))).await.unwrap_err();
+        let bad = scene.client.verify(with(&forged(&scene.not_cached), check("x"))).await.unwrap_err();
         assert_eq!(bad.code(), tonic::Code::Unauthenticated);
     }
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_database_costs_no_caller_more_than_its_deadline() {
+async fn a_silent_database_delays_no_call_past_its_deadline() {
     let scene = Scene::new().await;
-    scene.away.proxy.silence(true);
+    scene.database.proxy.silence(true);
     for bound in [Duration::from_secs(1), Duration::from_secs(2)] {
         let start = Instant::now();
-        let answers = calls(&scene.client, (&scene.id, &scene.not_held), bound).await;
+        let answers = failing_calls(&scene.client, (&scene.id, &scene.not_cached), bound).await;
         let took = start.elapsed();
         for (call, status) in &answers {
-            // The server itself says so: the client's own clock would bring no details.
+            // The error is the server's: one of the client's own timer would have no details.
             let refusal = Refusal::of(status);
             let expected = (tonic::Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
             assert_eq!((refusal.code, refusal.reason.as_str()), expected, "{call} {status:?}");
@@ -190,43 +192,43 @@ async fn a_silent_database_costs_no_caller_more_than_its_deadline() {
         }
         assert!(took < bound, "{took:?}");
     }
-    scene.away.proxy.silence(false);
-    // The revocation was asked for: it may have been done or not, and repeating it is safe.
+    scene.database.proxy.silence(false);
+    // The revocation may or may not be committed. Repeating it is safe.
     let end = RevokeRequest { id: scene.id.clone(), reason: String::new() };
     let mut client = scene.client.clone();
     eventually(BOUND, "the revocation can be repeated", async || client.revoke(with(ROOT, end.clone())).await.is_ok())
         .await;
-    assert_eq!(code(&mut client, &scene.held).await, Code::Revoked);
+    assert_eq!(code(&mut client, &scene.cached).await, Code::Revoked);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_database_is_given_up_by_the_server_where_the_caller_names_no_deadline() {
+async fn a_silent_database_times_out_where_the_caller_sets_no_deadline() {
     let mut scene = Scene::new().await;
-    scene.away.proxy.silence(true);
+    scene.database.proxy.silence(true);
     let start = Instant::now();
-    let status = scene.client.verify(with(ROOT, check(&scene.not_held))).await.unwrap_err();
+    let status = scene.client.verify(with(ROOT, check(&scene.not_cached))).await.unwrap_err();
     assert!(start.elapsed() < BOUND, "{:?}", start.elapsed());
     let given_up = [tonic::Code::Unavailable, tonic::Code::DeadlineExceeded];
     assert!(given_up.contains(&status.code()), "{status:?}");
     assert_public(&wire(&status));
-    eventually(BOUND, "it is not ready", async || {
+    eventually(BOUND, "the server is not ready", async || {
         scene.ready().await == 503 && scene.health().await == ServingStatus::NotServing
     })
     .await;
-    scene.away.proxy.silence(false);
-    scene.recovers().await;
+    scene.database.proxy.silence(false);
+    scene.wait_for_recovery().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_are_cut_under_load_cost_no_wrong_answer() {
+async fn cut_database_connections_cause_no_wrong_answer() {
     let mut scene = Scene::new().await;
-    let wrong = VerifyRequest { organization: "other".into(), ..check(&scene.held) };
+    let wrong = VerifyRequest { organization: "other".into(), ..check(&scene.cached) };
     for _ in 0..10 {
-        scene.away.proxy.cut();
+        scene.database.proxy.cut();
         let made = scene.client.create(with(ROOT, CreateRequest::default())).await;
         if let Ok(response) = made {
             let made = made_of(response.into_inner());
-            eventually(BOUND, "what was acknowledged is there", async || {
+            eventually(BOUND, "the acknowledged key is verified", async || {
                 match scene.client.verify(with(ROOT, check(&made))).await {
                     Ok(answer) => {
                         assert_eq!(answer.into_inner().code(), Code::Valid);
@@ -244,7 +246,7 @@ async fn connections_that_are_cut_under_load_cost_no_wrong_answer() {
             assert_eq!(answer.into_inner().code(), Code::WrongOrganization);
         }
     }
-    scene.recovers().await;
+    scene.wait_for_recovery().await;
 }
 
 fn made_of(response: keyward::proto::CreateResponse) -> String {

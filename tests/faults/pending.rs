@@ -1,4 +1,4 @@
-//! A revocation that is not yet certain everywhere: one replica stands still.
+//! A revocation that is committed but not acknowledged by every replica, because one of them is suspended.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,8 @@ use crate::{
     },
 };
 
-/// Two replicas over one database.
-async fn pair(lease: &str) -> (Server, Client, Server, Client) {
+/// Two replicas on one database.
+async fn two_replicas(lease: &str) -> (Server, Client, Server, Client) {
     let url = fresh_database().await;
     let setup = || Setup::new().database(&url).env("KEYWARD_REPLICA_LEASE", lease);
     let (first, second) = (setup().start(), setup().start());
@@ -23,29 +23,28 @@ async fn pair(lease: &str) -> (Server, Client, Server, Client) {
     (first, one, second, two)
 }
 
-fn end(id: &str, length: Duration) -> tonic::Request<RevokeRequest> {
+fn revoke_within(id: &str, timeout: Duration) -> tonic::Request<RevokeRequest> {
     let mut request = with(ROOT, RevokeRequest { id: id.into(), reason: "stolen".into() });
-    request.set_timeout(length);
+    request.set_timeout(timeout);
     request
 }
 
-/// A replica that stands still may wake up and answer from memory: until its lease is over nobody may hear that the
-/// revocation holds everywhere.
+/// A suspended replica may resume and answer from memory. Until its lease has expired, Revoke must not return OK.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_is_pending_while_a_replica_stands_still_and_certain_once_its_lease_is_over() {
-    let (_first, mut one, second, mut two) = pair("3s").await;
+async fn a_revocation_is_pending_while_a_replica_is_suspended_and_complete_once_its_lease_has_expired() {
+    let (_first, mut one, second, mut two) = two_replicas("3s").await;
     let made = key(&mut one, "", "", &[]).await;
     assert_eq!(code(&mut two, &made.secret).await, Code::Valid);
     second.signal("STOP");
     let start = Instant::now();
-    let refusal = Refusal::of(&one.revoke(end(&made.id, Duration::from_secs(1))).await.unwrap_err());
+    let refusal = Refusal::of(&one.revoke(revoke_within(&made.id, Duration::from_secs(1))).await.unwrap_err());
     assert_eq!((refusal.code, refusal.reason.as_str()), (tonic::Code::DeadlineExceeded, "REVOCATION_PENDING"));
     assert_eq!(code(&mut one, &made.secret).await, Code::Revoked, "it is committed");
-    let revoked = one.revoke(end(&made.id, Duration::from_secs(12))).await.unwrap().into_inner().key.unwrap();
+    let revoked = one.revoke(revoke_within(&made.id, Duration::from_secs(12))).await.unwrap().into_inner().key.unwrap();
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert_eq!(revoked.revoke_reason, "stolen");
     second.signal("CONT");
-    eventually(Duration::from_secs(10), "the second answers again", async || {
+    eventually(Duration::from_secs(10), "the second replica answers again", async || {
         match two.verify(with(ROOT, crate::support::grpc::check(&made.secret))).await {
             Ok(answer) => {
                 assert_eq!(answer.into_inner().code(), Code::Revoked);
@@ -58,8 +57,8 @@ async fn a_revocation_is_pending_while_a_replica_stands_still_and_certain_once_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_rest_a_pending_revocation_is_503_and_can_be_repeated() {
-    let (first, mut one, second, mut two) = pair("20s").await;
+async fn a_pending_revocation_is_503_over_rest_and_can_be_repeated() {
+    let (first, mut one, second, mut two) = two_replicas("20s").await;
     let made = key(&mut one, "", "", &[]).await;
     assert_eq!(code(&mut two, &made.secret).await, Code::Valid);
     second.signal("STOP");
@@ -79,9 +78,9 @@ async fn over_rest_a_pending_revocation_is_503_and_can_be_repeated() {
     }
 }
 
-/// The key is revoked from the first call on, and its holder can still make the call again, until it is certain.
+/// The key is revoked from the first call on, and its holder can still repeat the call until the revocation is complete.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_holder_repeats_its_own_pending_revocation_by_its_id_too() {
+async fn a_key_can_repeat_its_own_pending_revocation_by_its_id() {
     let url = fresh_database().await;
     let setup = || Setup::new().ready("norrix").database(&url).env("KEYWARD_REPLICA_LEASE", "20s");
     let (first, second) = (setup().start(), setup().start());
@@ -93,19 +92,19 @@ async fn a_holder_repeats_its_own_pending_revocation_by_its_id_too() {
     let path = |id: &str| format!("/api/api-keys/{id}");
     let (status, body) = first.call("DELETE", &path(&made.id), Some(&made.secret), Value::Null).await;
     assert_eq!((status, &body["code"]), (503, &json!("revocation_pending")));
-    // For anything else the key is dead already.
+    // For any other call the key is revoked already.
     let (status, body) = first.call("DELETE", &path(&other.id), Some(&made.secret), Value::Null).await;
     assert_eq!((status, &body["code"]), (401, &json!("revoked")));
     second.signal("CONT");
-    eventually(Duration::from_secs(10), "the holder hears that it is certain", async || {
+    eventually(Duration::from_secs(10), "the holder learns that the revocation is complete", async || {
         first.call("DELETE", &path(&made.id), Some(&made.secret), Value::Null).await.0 == 200
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_replica_revokes_no_other_finds_valid_and_what_it_makes_every_other_does() {
-    let (_first, one, _second, two) = pair("3s").await;
+async fn keys_that_one_replica_creates_and_revokes_are_valid_and_revoked_on_the_other_at_once() {
+    let (_first, one, _second, two) = two_replicas("3s").await;
     let mut clients = [one, two];
     for round in 0..20 {
         let (here, there) = (round % 2, (round + 1) % 2);

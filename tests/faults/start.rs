@@ -1,4 +1,4 @@
-//! Starts: many at once, with the database away, and with another installation's key.
+//! Starts: several at once, with the database unavailable, and with the master key of another installation.
 
 use std::{
     net::TcpListener,
@@ -9,7 +9,7 @@ use std::{
 use keyward::proto::{Code, CreateRequest};
 
 use crate::{
-    Away, assert_public,
+    ProxiedDatabase, assert_public,
     postgres::fresh_database,
     support::{
         Server, Setup,
@@ -21,7 +21,7 @@ use crate::{
 const MASTER: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 const OTHER_MASTER: &str = "eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHg=";
 
-/// Starts servers side by side and waits until each is ready.
+/// Starts servers at the same time and waits until each is ready.
 async fn start_all(setups: impl IntoIterator<Item = Setup>) -> Vec<Server> {
     let starts = setups.into_iter().map(|setup| tokio::task::spawn_blocking(|| setup.start()));
     let mut servers = Vec::new();
@@ -32,16 +32,16 @@ async fn start_all(setups: impl IntoIterator<Item = Setup>) -> Vec<Server> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_that_start_at_once_on_an_empty_database_all_serve_one_installation() {
+async fn replicas_that_start_together_on_an_empty_database_share_one_installation() {
     let url = fresh_database().await;
     let servers = start_all((0..4).map(|_| Setup::new().database(&url))).await;
     let mut clients = Vec::new();
     for server in &servers {
         clients.push(server.client().await);
     }
-    for place in 0..clients.len() {
-        // Whoever made it, every other one knows it at once: they share one installation key and one database.
-        let secret = key(&mut clients[place], "", "", &[]).await.secret;
+    for creator in 0..clients.len() {
+        // Each replica knows the keys of every other one at once: they share one master key and one database.
+        let secret = key(&mut clients[creator], "", "", &[]).await.secret;
         for client in &mut clients {
             assert_eq!(code(client, &secret).await, Code::Valid);
         }
@@ -49,20 +49,20 @@ async fn replicas_that_start_at_once_on_an_empty_database_all_serve_one_installa
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_replicas_that_start_at_once_without_a_root_credential_one_makes_a_root_key() {
+async fn of_replicas_that_start_together_without_a_root_credential_one_creates_a_root_key() {
     let url = fresh_database().await;
     let servers = start_all((0..4).map(|_| Setup::new().without_root().database(&url))).await;
     let outputs: String = servers.iter().map(Server::output).collect();
     let roots: Vec<&str> =
         outputs.lines().filter_map(|line| line.strip_prefix("root key, shown this once: ")).collect();
-    let [root] = roots[..] else { panic!("one root key is made: {outputs}") };
+    let [root] = roots[..] else { panic!("not one root key: {outputs}") };
     for server in &servers {
         create(&mut server.client().await, root, CreateRequest::default()).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn migrations_may_be_applied_by_many_at_once() {
+async fn migrations_can_be_applied_by_several_processes_at_once() {
     let url = fresh_database().await;
     let folder = tempfile::tempdir().unwrap();
     let migrate = || spawn(&mut Setup::new().database(&url).command(folder.path(), &["migrate"]));
@@ -75,7 +75,7 @@ async fn migrations_may_be_applied_by_many_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_root_key_is_replaced_in_the_database_beside_a_running_server() {
+async fn the_root_key_command_replaces_a_lost_root_key_beside_a_running_server() {
     let url = fresh_database().await;
     let server = Setup::new().without_root().database(&url).start();
     let folder = tempfile::tempdir().unwrap();
@@ -88,61 +88,64 @@ fn spawn(command: &mut Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// A start that must end by itself.
-fn ended(setup: &Setup) -> Output {
+/// Runs a start that must end by itself.
+fn failed_start(setup: &Setup) -> Output {
     let folder = tempfile::tempdir().unwrap();
     spawn(&mut setup.command(folder.path(), &["serve"])).wait_with_output().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_away_for_good_ends_the_start_after_half_a_minute_with_the_reason() {
-    // A port that was free a moment ago: nobody listens there.
+async fn a_start_without_a_database_exits_with_the_reason_after_half_a_minute() {
+    // A port that was free a moment ago, so that nothing listens on it.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("postgres://keyward:hunter2-hunter2@127.0.0.1:{port}/keyward");
     let start = Instant::now();
-    let output = ended(&Setup::new().database(&url));
+    let output = failed_start(&Setup::new().database(&url));
     let (took, log) = (start.elapsed(), String::from_utf8_lossy(&output.stderr).into_owned());
     assert_eq!(output.status.code(), Some(1), "{log}");
     assert!((25..45).contains(&took.as_secs()), "{took:?}");
     let last = log.lines().last().unwrap();
     assert!(last.starts_with("keyward: database unavailable") && last.contains("refused"), "{last}");
     assert!(!log.contains("hunter2"), "a password is in the log");
-    assert!(output.stdout.is_empty(), "nothing listens, nothing is announced");
+    assert!(output.stdout.is_empty(), "addresses are printed although nothing listens");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_comes_while_a_start_waits_for_it_is_found() {
+async fn a_start_completes_once_its_database_becomes_available() {
     for silent in [false, true] {
-        let away = Away::new().await;
-        let take = |away: &Away, off| if silent { away.proxy.silence(off) } else { away.proxy.down(off) };
-        take(&away, true);
-        let setup = Setup::new().database(&away.url);
+        let database = ProxiedDatabase::new().await;
+        let cut_off = |database: &ProxiedDatabase, off| {
+            if silent { database.proxy.silence(off) } else { database.proxy.down(off) }
+        };
+        cut_off(&database, true);
+        let setup = Setup::new().database(&database.url);
         let starting = tokio::task::spawn_blocking(|| setup.start());
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         assert!(!starting.is_finished());
-        take(&away, false);
+        cut_off(&database, false);
         let server = starting.await.unwrap();
         key(&mut server.client().await, "", "", &[]).await;
     }
 }
 
-/// An orchestrator's probes must not hang meanwhile.
+/// The probes of an orchestrator must be answered during the start.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_waits_for_its_database_lives_and_serves_nothing() {
-    let away = Away::new().await;
-    away.proxy.down(true);
-    // Ports that were free a moment ago: they are told only once it is ready.
+async fn a_start_that_waits_for_its_database_is_alive_and_not_ready() {
+    let database = ProxiedDatabase::new().await;
+    database.proxy.down(true);
+    // Ports that were free a moment ago: the server prints its addresses only once it is ready.
     let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let (grpc, http) = (free(), free());
-    let setup = Setup::new().database(&away.url).env("KEYWARD_GRPC_ADDR", &grpc).env("KEYWARD_HTTP_ADDR", &http);
+    let setup = Setup::new().database(&database.url).env("KEYWARD_GRPC_ADDR", &grpc).env("KEYWARD_HTTP_ADDR", &http);
     let starting = tokio::task::spawn_blocking(|| setup.start());
-    let asks = reqwest::Client::new();
+    let http_client = reqwest::Client::new();
     let get = async |path: &str| {
-        let answer = asks.get(format!("http://{http}{path}")).timeout(Duration::from_secs(2)).send().await.ok()?;
+        let answer =
+            http_client.get(format!("http://{http}{path}")).timeout(Duration::from_secs(2)).send().await.ok()?;
         let named = answer.headers().contains_key("x-request-id");
         Some((answer.status().as_u16(), named, answer.text().await.unwrap()))
     };
-    eventually(Duration::from_secs(5), "it lives", async || get("/healthz").await.is_some()).await;
+    eventually(Duration::from_secs(5), "the process is alive", async || get("/healthz").await.is_some()).await;
     assert_eq!(get("/healthz").await.unwrap().0, 200);
     for path in ["/readyz", "/api/api-keys", "/metrics", "/no/such/path"] {
         let (status, named, body) = get(path).await.unwrap();
@@ -158,12 +161,12 @@ async fn a_start_that_waits_for_its_database_lives_and_serves_nothing() {
     let refused = keys.create(with(ROOT, CreateRequest::default())).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unavailable);
     assert!(!starting.is_finished());
-    away.proxy.down(false);
+    database.proxy.down(false);
     let server = starting.await.unwrap();
     assert_eq!((&server.grpc, &server.http), (&grpc, &http));
     assert_eq!(get("/readyz").await.unwrap().0, 200);
     key(&mut server.client().await, "", "", &[]).await;
-    // The connection from before leads to the service now, or is made anew.
+    // The client's connection reaches the service now, or the client makes a new one.
     eventually(Duration::from_secs(5), "the same client is served", async || {
         keys.create(with(ROOT, CreateRequest::default())).await.is_ok()
     })
@@ -171,7 +174,7 @@ async fn a_start_that_waits_for_its_database_lives_and_serves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_with_another_installation_key_than_the_databases_is_refused() {
+async fn a_start_with_another_master_key_than_the_databases_is_refused() {
     let url = fresh_database().await;
     let with = |master: Option<&str>| {
         let setup = Setup::new().database(&url);
@@ -181,7 +184,7 @@ async fn a_start_with_another_installation_key_than_the_databases_is_refused() {
     let kept = made(create(&mut first.client().await, ROOT, CreateRequest::default()).await);
     assert_eq!(first.stop(), Some(0));
     for master in [None, Some(OTHER_MASTER)] {
-        let output = ended(&with(master));
+        let output = failed_start(&with(master));
         let log = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{log}");
         assert!(log.lines().last().unwrap().contains("KEYWARD_MASTER_KEY"), "{log}");
@@ -192,12 +195,12 @@ async fn a_start_with_another_installation_key_than_the_databases_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_has_its_own_key_refuses_one_from_the_environment() {
+async fn a_database_with_its_own_master_key_refuses_one_from_the_environment() {
     let url = fresh_database().await;
     let mut first = Setup::new().database(&url).start();
     let kept = made(create(&mut first.client().await, ROOT, CreateRequest::default()).await);
     first.stop();
-    let output = ended(&Setup::new().database(&url).env("KEYWARD_MASTER_KEY", MASTER));
+    let output = failed_start(&Setup::new().database(&url).env("KEYWARD_MASTER_KEY", MASTER));
     assert_eq!(output.status.code(), Some(1));
     let again = Setup::new().database(&url).start();
     assert_eq!(code(&mut again.client().await, &kept.secret).await, Code::Valid);

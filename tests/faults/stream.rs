@@ -1,4 +1,4 @@
-//! VerifyStream while the database is away, and while the server stops.
+//! VerifyStream while the database is unavailable, and while the server stops.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::{
-    Away, assert_public,
+    ProxiedDatabase, assert_public,
     support::{
         Setup,
         grpc::{Client, check, eventually, key},
@@ -28,7 +28,7 @@ async fn open(client: &mut Client, credential: &str) -> (Checks, Streaming<Verif
 async fn ask(stream: &mut (Checks, Streaming<VerifyStreamResponse>), secret: &str) -> Result<Code, tonic::Code> {
     stream.0.send(VerifyStreamRequest { id: 1, request: Some(check(secret)) }).await.unwrap();
     let answer = tokio::time::timeout(Duration::from_secs(15), stream.1.next()).await.expect("an answer");
-    match answer.expect("the stream goes on").expect("the stream goes on").outcome.unwrap() {
+    match answer.expect("the stream continues").expect("the stream continues").outcome.unwrap() {
         Outcome::Response(response) => Ok(response.code()),
         Outcome::Error(error) => {
             assert_public(&error.message);
@@ -38,25 +38,25 @@ async fn ask(stream: &mut (Checks, Streaming<VerifyStreamResponse>), secret: &st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_outlives_an_outage_and_says_of_each_check_that_it_could_not_be_decided() {
-    let away = Away::new().await;
-    let server = Setup::new().database(&away.url).start();
+async fn a_stream_survives_an_outage_and_answers_each_check_with_an_error() {
+    let database = ProxiedDatabase::new().await;
+    let server = Setup::new().database(&database.url).start();
     let mut client = server.client().await;
     let service = key(&mut client, "keyward", "", &["verify"]).await;
-    let (held, not_held) = (key(&mut client, "", "", &[]).await, key(&mut client, "", "", &[]).await);
+    let (cached, not_cached) = (key(&mut client, "", "", &[]).await, key(&mut client, "", "", &[]).await);
     for credential in [ROOT, service.secret.as_str()] {
         let mut stream = open(&mut client, credential).await;
-        assert_eq!(ask(&mut stream, &held.secret).await, Ok(Code::Valid));
-        away.proxy.down(true);
-        // The key, and for a service its own credential, can be looked up no more once the lease is over.
-        eventually(Duration::from_secs(10), "the lease runs out", async || {
-            ask(&mut stream, &held.secret).await == Err(tonic::Code::Unavailable)
+        assert_eq!(ask(&mut stream, &cached.secret).await, Ok(Code::Valid));
+        database.proxy.down(true);
+        // Once the lease has expired, the key needs a look-up, and so does the key of a service caller.
+        eventually(Duration::from_secs(10), "the lease expires", async || {
+            ask(&mut stream, &cached.secret).await == Err(tonic::Code::Unavailable)
         })
         .await;
-        assert_eq!(ask(&mut stream, &not_held.secret).await, Err(tonic::Code::Unavailable));
-        away.proxy.down(false);
-        for secret in [&held.secret, &not_held.secret] {
-            eventually(Duration::from_secs(10), "checks are decided again", async || {
+        assert_eq!(ask(&mut stream, &not_cached.secret).await, Err(tonic::Code::Unavailable));
+        database.proxy.down(false);
+        for secret in [&cached.secret, &not_cached.secret] {
+            eventually(Duration::from_secs(10), "checks have verdicts again", async || {
                 ask(&mut stream, secret).await == Ok(Code::Valid)
             })
             .await;
@@ -65,7 +65,7 @@ async fn a_stream_outlives_an_outage_and_says_of_each_check_that_it_could_not_be
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_open_stream_does_not_keep_a_server_from_stopping_in_good_order() {
+async fn an_open_stream_does_not_prevent_a_graceful_stop() {
     let mut server = Setup::new().start();
     let mut client = server.client().await;
     let made = key(&mut client, "", "", &[]).await;
@@ -78,6 +78,6 @@ async fn an_open_stream_does_not_keep_a_server_from_stopping_in_good_order() {
     assert_eq!(last.unwrap_err().code(), tonic::Code::Unavailable);
     let (code, server) = ended.await.unwrap();
     assert_eq!(code, Some(0), "{}", server.log());
-    // Far below what calls in flight are given.
+    // Far less than the drain timeout of calls in flight.
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }

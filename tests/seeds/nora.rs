@@ -3,19 +3,19 @@
 //! | statement | test |
 //! |---|---|
 //! | every endpoint authenticates with the single header `X-API-Key` | `the_key_is_read_from_x_api_key_alone` |
-//! | no bearer tokens, cookies, organization or instance headers | `whatever_else_is_sent_changes_nothing` |
+//! | no bearer tokens, cookies, organization or instance headers | `other_headers_have_no_effect` |
 //! | `cp-*` headers are ignored | the same |
-//! | every key is a tuple of organization and instance | `a_key_tells_its_organization_and_instance` |
-//! | no way to call a different organization with the same key | `a_key_is_of_one_organization_and_one_instance` |
+//! | every key is a tuple of organization and instance | `a_key_has_its_organization_and_instance` |
+//! | no way to call a different organization with the same key | `a_key_is_bound_to_one_organization_and_one_instance` |
 //! | sandbox keys are `sk_test_…`, production keys `sk_live_…` | `the_environment_chooses_the_prefix` |
 //! | the wrong environment's key is always a 401 | `a_key_of_the_other_environment_is_401_at_either_host` |
-//! | the prefix informs; the look-up on the server decides | `the_record_decides_and_not_the_prefix` |
-//! | rotation: create, swap, verify, revoke | `a_key_is_rotated_by_a_second_one` |
+//! | the prefix is informational; the look-up on the server decides | `the_record_decides_not_the_prefix` |
+//! | rotation: create, swap, verify, revoke | `a_key_is_rotated_by_creating_a_second_one` |
 //! | revoked keys return 401 with a machine-readable code | the same |
-//! | "never valid" can be told from "revoked" | `a_code_tells_never_valid_from_revoked` |
+//! | "never valid" can be told from "revoked" | `codes_distinguish_never_valid_from_revoked` |
 //! | the secret is displayed once and not stored | `the_secret_is_displayed_at_creation_only`; `tests/api/operation.rs` looks into the database |
-//! | never embed keys in client-side code | `no_page_of_another_origin_gets_leave` |
-//! | create a key in the dashboard, by a dated name | later: sessions; its call is in `a_key_is_rotated_by_a_second_one` |
+//! | never embed keys in client-side code | `pages_of_other_origins_are_not_allowed` |
+//! | create a key in the dashboard, by a dated name | later: sessions; its call is in `a_key_is_rotated_by_creating_a_second_one` |
 //! | /v2 endpoints | later: gateways; until then the product asks Verify |
 
 use serde_json::{Value, json};
@@ -60,7 +60,7 @@ async fn the_key_is_read_from_x_api_key_alone() {
 
 /// A caller that could move its key to another organization by a header would read that organization's data.
 #[tokio::test]
-async fn whatever_else_is_sent_changes_nothing() {
+async fn other_headers_have_no_effect() {
     let server = nora();
     let (made, other) = (key(&server, "sandbox").await, key(&server, "production").await);
     let plain = own(&server, &made).await.good(200);
@@ -79,13 +79,13 @@ async fn whatever_else_is_sent_changes_nothing() {
         answer["lastUsed"] = plain["lastUsed"].clone();
         assert_eq!(answer, plain, "{name}");
     }
-    // Nor do they stand in for the key.
+    // They do not replace the key either.
     let request = server.rest("GET", KEYS).header("cp-organization-id", "org_1").bearer_auth("some-oauth-token");
     reply(request).await.refused(401, "malformed");
 }
 
 #[tokio::test]
-async fn a_key_tells_its_organization_and_instance() {
+async fn a_key_has_its_organization_and_instance() {
     let server = nora();
     let made = key(&server, "sandbox").await;
     let record = own(&server, &made).await.good(200);
@@ -96,7 +96,7 @@ async fn a_key_tells_its_organization_and_instance() {
 }
 
 #[tokio::test]
-async fn a_key_is_of_one_organization_and_one_instance() {
+async fn a_key_is_bound_to_one_organization_and_one_instance() {
     let server = nora();
     let made = key(&server, "sandbox").await;
     for (field, value, code) in
@@ -139,9 +139,10 @@ async fn a_key_of_the_other_environment_is_401_at_either_host() {
     }
 }
 
-/// A key whose record was moved keeps its old prefix: believing the prefix would let it into the environment it left.
+/// A key whose record is moved to another environment keeps its old prefix. Trusting the prefix would let it into the
+/// environment that it left.
 #[tokio::test]
-async fn the_record_decides_and_not_the_prefix() {
+async fn the_record_decides_not_the_prefix() {
     let mut server = host("production").start();
     let folder = tempfile::tempdir().unwrap();
     let made = key(&server, "sandbox").await;
@@ -164,7 +165,7 @@ async fn the_record_decides_and_not_the_prefix() {
 }
 
 #[tokio::test]
-async fn a_key_is_rotated_by_a_second_one() {
+async fn a_key_is_rotated_by_creating_a_second_one() {
     let server = nora();
     let (old, new) = (key(&server, "production").await, key(&server, "production").await);
     own(&server, &old).await.good(200);
@@ -176,7 +177,7 @@ async fn a_key_is_rotated_by_a_second_one() {
 }
 
 #[tokio::test]
-async fn a_code_tells_never_valid_from_revoked() {
+async fn codes_distinguish_never_valid_from_revoked() {
     let server = nora();
     let made = key(&server, "production").await;
     let path = format!("/api/api-keys/{}", made["id"].as_str().unwrap());
@@ -201,7 +202,7 @@ async fn the_secret_is_displayed_at_creation_only() {
 }
 
 #[tokio::test]
-async fn no_page_of_another_origin_gets_leave() {
+async fn pages_of_other_origins_are_not_allowed() {
     let server = nora();
     let preflight = server
         .rest("OPTIONS", KEYS)
@@ -211,6 +212,6 @@ async fn no_page_of_another_origin_gets_leave() {
     reply(preflight).await.refused(405, "method_not_allowed");
     let made = key(&server, "sandbox").await;
     let request = server.rest("GET", KEYS).header("x-api-key", secret(&made)).header("origin", "https://evil.example");
-    // That no header gives leave is checked of every answer.
+    // Every response of these tests is checked for CORS headers.
     reply(request).await.good(200);
 }

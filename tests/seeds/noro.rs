@@ -2,18 +2,18 @@
 //!
 //! | statement | test |
 //! |---|---|
-//! | keys are `noro_` and 32 alphanumeric characters | `a_post_without_anything_makes_a_key_of_the_documented_form` |
+//! | keys are `noro_` and 32 alphanumeric characters | `an_empty_post_creates_a_key_of_the_documented_form` |
 //! | `curl -X POST …/api/v1/keys` answers `key` and `expires` | the same |
-//! | optionally, include a webhook URL | `a_key_may_be_made_with_a_webhook` |
+//! | optionally, include a webhook URL | `a_key_can_be_created_with_a_webhook` |
 //! | keys expire after 90 days; `expires` is a unix timestamp in milliseconds | `a_key_expires_after_ninety_days_in_unix_milliseconds` |
-//! | check your key's expiration date | `a_key_tells_its_own_expiration` |
-//! | generate a new key before expiration | `a_new_key_can_be_made_while_the_old_one_works` |
+//! | check your key's expiration date | `a_key_can_read_its_own_expiration` |
+//! | generate a new key before expiration | `a_new_key_can_be_created_while_the_old_one_works` |
 //! | an expired key no longer works | `an_expired_key_is_refused` |
-//! | delete your API key | `a_deleted_key_is_dead_at_once` |
+//! | delete your API key | `a_deleted_key_is_invalid_at_once` |
 //! | change the webhook URL; empty removes it | `a_webhook_is_changed_and_removed` |
 //! | `Authorization` header with the Bearer scheme | `only_the_bearer_scheme_carries_a_key` |
 //! | 100 requests a minute for each key, then 429 | `the_hundred_and_first_request_of_a_minute_is_429` |
-//! | sliding window | `the_window_slides_instead_of_starting_anew` |
+//! | sliding window | `the_window_slides_instead_of_restarting` |
 //! | responses include the rate limit headers and a request id | `answers_carry_the_rate_limit_and_a_request_id` |
 //! | use separate keys for different environments | `two_keys_have_nothing_in_common` |
 //! | the webhook receives notifications; change it and they go to the new one; set to empty, none come | `notifications_reach_the_webhook_that_the_key_has` |
@@ -50,11 +50,11 @@ async fn with_key(server: &Server, method: &str, key: &str) -> Reply {
 }
 
 #[tokio::test]
-async fn a_post_without_anything_makes_a_key_of_the_documented_form() {
+async fn an_empty_post_creates_a_key_of_the_documented_form() {
     let server = noro();
     for request in [
         server.rest("POST", KEYS),
-        // As curl does with -d '' and as clients do that always name a type.
+        // As curl sends with -d '', and as clients that always set a content type send.
         server.rest("POST", KEYS).header("content-type", "application/json"),
         server.rest("POST", KEYS).header("content-type", "application/x-www-form-urlencoded").body(""),
     ] {
@@ -68,7 +68,7 @@ async fn a_post_without_anything_makes_a_key_of_the_documented_form() {
 }
 
 #[tokio::test]
-async fn a_key_may_be_made_with_a_webhook() {
+async fn a_key_can_be_created_with_a_webhook() {
     let server = noro();
     let body = json!({"webhook": "https://example.com/webhook"});
     let made = reply(server.rest("POST", KEYS).json(&body)).await.good(201);
@@ -84,12 +84,12 @@ async fn a_key_expires_after_ninety_days_in_unix_milliseconds() {
     let server = noro();
     let before = now_ms();
     let expires = reply(server.rest("POST", KEYS)).await.good(201)["expires"].as_i64().unwrap();
-    // Times are told rounded down.
+    // Times are rounded down to milliseconds.
     assert!((before + NINETY_DAYS..=now_ms() + NINETY_DAYS).contains(&expires), "{expires}");
 }
 
 #[tokio::test]
-async fn a_key_tells_its_own_expiration() {
+async fn a_key_can_read_its_own_expiration() {
     let server = noro();
     let made = reply(server.rest("POST", KEYS)).await.good(201);
     let own = with_key(&server, "GET", made["key"].as_str().unwrap()).await.good(200);
@@ -100,7 +100,7 @@ async fn a_key_tells_its_own_expiration() {
 }
 
 #[tokio::test]
-async fn a_new_key_can_be_made_while_the_old_one_works() {
+async fn a_new_key_can_be_created_while_the_old_one_works() {
     let server = noro();
     let old = generate(&server).await;
     let new = generate(&server).await;
@@ -126,7 +126,7 @@ async fn an_expired_key_is_refused() {
 }
 
 #[tokio::test]
-async fn a_deleted_key_is_dead_at_once() {
+async fn a_deleted_key_is_invalid_at_once() {
     let server = noro();
     let key = generate(&server).await;
     assert_eq!(with_key(&server, "DELETE", &key).await.good(200), json!({"revoked": true}));
@@ -172,7 +172,7 @@ async fn notifications_reach_the_webhook_that_the_key_has() {
     let revoked = new.wait_for(2).await.remove(1);
     assert_eq!((revoked.kind().as_str(), &revoked.json()["data"]["status"]), ("key.revoked", &json!("revoked")));
     assert!(revoked.is_by(secret), "a new URL keeps the secret");
-    // Removed: of this one's end nobody hears.
+    // The webhook is removed, so this revocation is not delivered.
     let silent = reply(server.rest("POST", KEYS).json(&json!({"webhook": old.url("/")}))).await.good(201);
     old.wait_for(2).await;
     let silent = silent["key"].as_str().unwrap();
@@ -212,13 +212,13 @@ async fn the_hundred_and_first_request_of_a_minute_is_429() {
     assert_eq!(refused.refused(429, "rate_limited"), "Rate limit exceeded");
     assert_eq!((refused.number("x-ratelimit-limit"), refused.number("x-ratelimit-remaining")), (100, 0));
     assert!((1..=66).contains(&refused.number("retry-after")), "{refused:?}");
-    // Each key has a limit of its own.
+    // Each key has its own limit.
     assert_eq!(with_key(&server, "GET", &other).await.number("x-ratelimit-remaining"), 99);
 }
 
 /// The same rule with a window short enough to wait for.
 #[tokio::test]
-async fn the_window_slides_instead_of_starting_anew() {
+async fn the_window_slides_instead_of_restarting() {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/noro.toml")).unwrap();
     let short = text.replace("{ limit = 100, window = \"60s\" }", "{ limit = 4, window = \"2s\" }");
     assert_ne!(text, short);
@@ -236,7 +236,7 @@ async fn the_window_slides_instead_of_starting_anew() {
     }
     assert!(admitted.len() >= 8, "spent requests come back: {admitted:?}");
     for five in admitted.windows(5) {
-        // The server decided between what was sent and what was answered.
+        // The server decided at some moment between the request and its response.
         let span = five[4].1.saturating_sub(five[0].0);
         assert!(span >= Duration::from_secs(2), "five requests within {span:?}");
     }

@@ -3,7 +3,7 @@
 //! | statement | test |
 //! |---|---|
 //! | `Authorization: Bearer nrx_…` | `a_key_is_passed_as_bearer_and_in_no_other_way` |
-//! | enter a name; select scopes | `a_key_is_made_with_a_name_and_chosen_scopes` |
+//! | enter a name; select scopes | `a_key_is_created_with_a_name_and_chosen_scopes` |
 //! | keys are `nrx_<base64_random_bytes>` | `a_key_has_the_documented_form` |
 //! | the first 12 characters are stored for display | the same |
 //! | the full key is shown once, at creation | `the_full_key_is_shown_once` |
@@ -14,21 +14,21 @@
 //! | missing authentication: 401 and its body | `missing_authentication_is_answered_as_documented` |
 //! | invalid key: 401 and its body | `an_invalid_key_is_answered_as_documented` |
 //! | insufficient permissions: 403 and its body | `a_missing_scope_is_answered_as_documented` |
-//! | keys are scoped to the organization they were created in | `a_key_belongs_to_the_organization_that_made_it` |
-//! | `orgId` overrides, within what the caller may | `an_organization_may_be_named_if_it_is_the_callers_own` |
-//! | separate keys and base URLs for environments | `an_environment_may_be_told_and_checked` |
+//! | keys are scoped to the organization they were created in | `a_key_belongs_to_the_organization_that_created_it` |
+//! | `orgId` overrides, within what the caller may | `a_caller_can_name_only_its_own_organization` |
+//! | separate keys and base URLs for environments | `an_environment_can_be_set_and_asserted` |
 //! | optionally set expiration in days | `an_expiration_in_days_is_optional` |
 //! | keys without expiration never expire | the same |
 //! | expired keys can't authenticate, stay in the list, show "expired" | `an_expired_key_is_refused_and_stays_in_the_list` |
 //! | the list shows name, prefix, scopes, last used, expiration, created by | `the_list_shows_what_the_dashboard_needs` |
 //! | check `lastUsedAt` | `the_last_use_shows_within_two_seconds` |
-//! | a revoked key is invalid immediately and stays in the list as "revoked" | `a_revoked_key_is_dead_at_once_and_stays_in_the_list` |
+//! | a revoked key is invalid immediately and stays in the list as "revoked" | `a_revoked_key_is_invalid_at_once_and_stays_in_the_list` |
 //! | any active requests will fail | later: with Verify streams, in the gRPC suite |
-//! | revoke old keys after confirming new ones work | `a_key_is_rotated_by_a_second_one` |
+//! | revoke old keys after confirming new ones work | `a_key_is_rotated_by_creating_a_second_one` |
 //! | build-only and deploy keys (least privilege) | `a_key_is_valid_for_its_scopes_only` |
 //! | session tokens, cookies; who can revoke; Dashboard → Settings → API Keys; `--org` | `norrix_sessions.rs` |
 //! | GET, POST, DELETE /build, /submit; POST /update by scope | later: gateways |
-//! | `NORRIX_API_KEY`, `norrix sign-in`, `orgs`, `--dev`, token storage | not the service's: the product's own CLI |
+//! | `NORRIX_API_KEY`, `norrix sign-in`, `orgs`, `--dev`, token storage | the product's own CLI, not the service |
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ fn norrix() -> Server {
     Setup::new().ready("norrix").start()
 }
 
-/// A key of organization `org_abc123`, made by the operator.
+/// A key of organization `org_abc123` that the operator created.
 async fn key(server: &Server, scopes: &[&str]) -> Value {
     server.create(json!({"name": "GitHub Actions", "orgId": "org_abc123", "scopes": scopes})).await
 }
@@ -55,7 +55,7 @@ async fn as_key(server: &Server, method: &str, path: &str, key: &Value) -> Reply
     reply(server.rest(method, path).bearer_auth(key["key"].as_str().unwrap())).await
 }
 
-/// What a Norrix endpoint asks Keyward about a request's key.
+/// The check that a Norrix endpoint makes for a request's key.
 async fn check(server: &Server, key: &Value, more: Value) -> Value {
     let mut body = json!({"secret": key["key"], "keyspace": "norrix"});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -76,7 +76,7 @@ async fn a_key_is_passed_as_bearer_and_in_no_other_way() {
 }
 
 #[tokio::test]
-async fn a_key_is_made_with_a_name_and_chosen_scopes() {
+async fn a_key_is_created_with_a_name_and_chosen_scopes() {
     let server = norrix();
     let made = key(&server, &["submit", "update"]).await;
     assert_eq!((&made["name"], &made["scopes"]), (&json!("GitHub Actions"), &json!(["submit", "update"])));
@@ -179,19 +179,19 @@ async fn a_missing_scope_is_answered_as_documented() {
 }
 
 #[tokio::test]
-async fn a_key_belongs_to_the_organization_that_made_it() {
+async fn a_key_belongs_to_the_organization_that_created_it() {
     let server = norrix();
     let made = key(&server, &["build"]).await;
     assert_eq!(check(&server, &made, json!({})).await["organization"], "org_abc123");
     assert_eq!(check(&server, &made, json!({"organization": "org_abc123"})).await["code"], "VALID");
     assert_eq!(check(&server, &made, json!({"organization": "org_xyz"})).await["code"], "WRONG_ORGANIZATION");
-    // A key of no organization is none at all here.
+    // In this keyspace a key needs an organization.
     let body = json!({"name": "x"});
     reply(server.rest("POST", KEYS).bearer_auth(ROOT).json(&body)).await.bad(&["orgId"]);
 }
 
 #[tokio::test]
-async fn an_organization_may_be_named_if_it_is_the_callers_own() {
+async fn a_caller_can_name_only_its_own_organization() {
     let server = norrix();
     let admin = key(&server, &["admin"]).await;
     server.create(json!({"name": "theirs", "orgId": "org_xyz"})).await;
@@ -203,7 +203,7 @@ async fn an_organization_may_be_named_if_it_is_the_callers_own() {
 }
 
 #[tokio::test]
-async fn an_environment_may_be_told_and_checked() {
+async fn an_environment_can_be_set_and_asserted() {
     let server = norrix();
     let body = json!({"name": "dev", "orgId": "org_abc123", "environment": "development"});
     let development = server.create(body).await;
@@ -273,7 +273,7 @@ async fn the_last_use_shows_within_two_seconds() {
 }
 
 #[tokio::test]
-async fn a_revoked_key_is_dead_at_once_and_stays_in_the_list() {
+async fn a_revoked_key_is_invalid_at_once_and_stays_in_the_list() {
     let server = norrix();
     let made = key(&server, &["admin"]).await;
     as_key(&server, "GET", KEYS, &made).await.good(200);
@@ -285,7 +285,7 @@ async fn a_revoked_key_is_dead_at_once_and_stays_in_the_list() {
 }
 
 #[tokio::test]
-async fn a_key_is_rotated_by_a_second_one() {
+async fn a_key_is_rotated_by_creating_a_second_one() {
     let server = norrix();
     let (old, new) = (key(&server, &["build"]).await, key(&server, &["build"]).await);
     assert_eq!(check(&server, &old, json!({})).await["code"], "VALID");

@@ -1,15 +1,15 @@
-//! Norrix: people and their sessions. The ready config for AWS Cognito, with another provider in its place.
+//! Norrix: people and their sessions. The ready-made configuration for AWS Cognito, with a test provider in its place.
 //!
 //! | statement | test |
 //! |---|---|
 //! | session tokens, for browser-based dashboard access, via cookies after login | `a_dashboard_session_is_a_cookie` |
-//! | Dashboard → Settings → API Keys: create, copy once, see the list, revoke | `the_dashboard_makes_shows_and_revokes_keys` |
+//! | Dashboard → Settings → API Keys: create, copy once, see the list, revoke | `the_dashboard_creates_lists_and_revokes_keys` |
 //! | owners can revoke any key; admins can revoke their own keys; members can't manage API keys | `who_can_revoke` |
 //! | admin endpoints require session authentication or an admin-scoped key | `admin_endpoints_need_a_session_or_an_admin_scoped_key` |
 //! | login via AWS Cognito | all of them: the claims are Cognito's |
 //! | specify an organization: `orgId`, `--org org_abc123` | `an_organization_is_chosen_for_one_call` |
-//! | the list shows "Created by" | `the_dashboard_makes_shows_and_revokes_keys` |
-//! | token storage, `sign-in`, `sign-out`, `whoami` | not the service's: the product's own CLI |
+//! | the list shows "Created by" | `the_dashboard_creates_lists_and_revokes_keys` |
+//! | token storage, `sign-in`, `sign-out`, `whoami` | the product's own CLI, not the service |
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ struct Norrix {
 }
 
 impl Norrix {
-    /// `config/cognito.toml`, but for where the pool is.
+    /// `config/cognito.toml` with the address of the test provider.
     fn start() -> Self {
         let provider = Provider::start();
         let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/cognito.toml")).unwrap();
@@ -67,7 +67,7 @@ async fn a_dashboard_session_is_a_cookie() {
 }
 
 #[tokio::test]
-async fn the_dashboard_makes_shows_and_revokes_keys() {
+async fn the_dashboard_creates_lists_and_revokes_keys() {
     let norrix = Norrix::start();
     let olga = norrix.person("olga", &["org_abc123"], "owner").await;
     let body = json!({"name": "GitHub Actions", "scopes": ["build", "submit"], "expiresInDays": 90});

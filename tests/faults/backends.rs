@@ -1,4 +1,4 @@
-//! The same calls give the same answers on Postgres and on embedded SQLite.
+//! The same calls have the same results on Postgres and on embedded SQLite.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::{
     },
 };
 
-/// Goes through the life of keys; every backend must give the same.
-async fn life(setup: Setup) {
+/// Creates, verifies, lists, changes and revokes keys. Every backend must give the same results.
+async fn run_all_calls(setup: Setup) {
     let server = setup.ready("all").start();
     let mut client = server.client().await;
     let request = CreateRequest {
@@ -55,15 +55,15 @@ async fn life(setup: Setup) {
     ids.reverse();
     assert_eq!(ids.iter().map(|key| &key.id).collect::<Vec<_>>(), [&admin.id, &own.id]);
 
-    let hook =
+    let patch =
         UpdateWebhookRequest { id: own.id.clone(), webhook_url: "https://example.com/x".into(), ..Default::default() };
-    let hooked = client.update_webhook(with(ROOT, hook.clone())).await.unwrap().into_inner();
-    assert!(hooked.webhook_secret.starts_with("whsec_"));
+    let updated = client.update_webhook(with(ROOT, patch.clone())).await.unwrap().into_inner();
+    assert!(updated.webhook_secret.starts_with("whsec_"));
     let end = RevokeRequest { id: own.id.clone(), reason: "left".into() };
     let revoked = client.revoke(with(&response.secret, end.clone())).await.unwrap().into_inner().key.unwrap();
     assert_eq!((revoked.status(), revoked.revoked_by), (KeyStatus::Revoked, format!("key:{}", admin.id)));
     assert_eq!(code(&mut client, &own.secret).await, Code::Revoked);
-    assert_refused(client.update_webhook(with(ROOT, hook)).await, tonic::Code::FailedPrecondition, "CONFLICT");
+    assert_refused(client.update_webhook(with(ROOT, patch)).await, tonic::Code::FailedPrecondition, "CONFLICT");
 
     let short =
         CreateRequest { keyspace: "noro".into(), expiry: ttl(Duration::from_millis(300)), ..Default::default() };
@@ -72,14 +72,14 @@ async fn life(setup: Setup) {
     let expired = ListRequest { status: KeyStatus::Expired.into(), ..ListRequest::default() };
     assert_eq!(list(&mut client, ROOT, expired).await.len(), 1);
 
-    // A stranger makes a key over REST, uses it and ends it.
+    // A caller without a credential creates a key over REST, uses it and revokes it.
     let (status, made) = server.call("POST", "/api/v1/keys", None, json!({"webhook": "https://example.com/n"})).await;
     assert_eq!(status, 201, "{made}");
     let secret = made["key"].as_str().unwrap();
     let (status, own) = server.call("GET", "/api/v1/keys", Some(secret), Value::Null).await;
     assert_eq!((status, &own["status"]), (200, &json!("active")));
-    let (status, hooked) = server.call("PATCH", "/api/v1/keys", Some(secret), json!({"webhook": ""})).await;
-    assert_eq!((status, &hooked["webhook"]), (200, &Value::Null));
+    let (status, updated) = server.call("PATCH", "/api/v1/keys", Some(secret), json!({"webhook": ""})).await;
+    assert_eq!((status, &updated["webhook"]), (200, &Value::Null));
     let (status, gone) = server.call("DELETE", "/api/v1/keys", Some(secret), Value::Null).await;
     assert_eq!((status, gone), (200, json!({"revoked": true})));
     let (status, _) = server.call("GET", "/api/v1/keys", Some(secret), Value::Null).await;
@@ -89,17 +89,17 @@ async fn life(setup: Setup) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_live_the_same_life_on_postgres() {
-    life(Setup::new().database(&fresh_database().await)).await;
+async fn all_calls_have_the_expected_results_on_postgres() {
+    run_all_calls(Setup::new().database(&fresh_database().await)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_live_the_same_life_on_sqlite() {
-    life(Setup::new()).await;
+async fn all_calls_have_the_expected_results_on_sqlite() {
+    run_all_calls(Setup::new()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_on_postgres_is_there_after_a_kill_and_a_restart() {
+async fn acknowledged_keys_survive_a_kill_and_a_restart_on_postgres() {
     let url = fresh_database().await;
     let first = Setup::new().database(&url).start();
     let mut client = first.client().await;
