@@ -1,4 +1,4 @@
-//! Authentication: from a credential to the caller. A credential is a key like any other and its verdict is made anew for
+//! Authentication: from a credential to the caller. A credential is a key like any other, and its verdict is made for
 //! each call, so a revoked caller is out as fast as any revoked key.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};

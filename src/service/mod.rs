@@ -3,15 +3,15 @@
 //! [`Services`] is what the composition root builds and a transport gets. Each service in it holds what it uses itself;
 //! what several of them share is behind an `Arc`.
 
-pub mod audit;
-pub mod authenticate;
+pub(crate) mod audit;
+pub(crate) mod authenticate;
 pub mod bootstrap;
-pub mod context;
-pub mod deliveries;
-pub mod health;
-pub mod ids;
-pub mod jobs;
-pub mod keys;
+pub(crate) mod context;
+pub(crate) mod deliveries;
+pub(crate) mod health;
+pub(crate) mod ids;
+pub(crate) mod jobs;
+pub(crate) mod keys;
 mod paging;
 mod rate_limited;
 pub mod verify;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-pub use self::context::CallContext;
+pub(crate) use self::context::CallContext;
 use self::{
     audit::AuditLog,
     authenticate::Authenticator,

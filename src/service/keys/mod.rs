@@ -1,11 +1,11 @@
 //! Keys: create, read, list, revoke, and change the webhook.
 
-pub mod create;
+pub(crate) mod create;
 mod get;
-pub mod list;
+pub(crate) mod list;
 mod revoke;
 mod root;
-pub mod webhook;
+pub(crate) mod webhook;
 
 use std::sync::Arc;
 
