@@ -32,12 +32,18 @@ fn revoke_within(id: &str, timeout: Duration) -> tonic::Request<RevokeRequest> {
 /// A suspended replica may resume and answer from memory. Until its lease has expired, Revoke must not return OK.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_is_pending_while_a_replica_is_suspended_and_complete_once_its_lease_has_expired() {
-    let (_first, mut one, second, mut two) = two_replicas("3s").await;
+    let (_first, mut one, second, mut two) = two_replicas("5s").await;
     let made = key(&mut one, "", "", &[]).await;
     assert_eq!(code(&mut two, &made.secret).await, Code::Valid);
     second.signal("STOP");
     let start = Instant::now();
-    let refusal = Refusal::of(&one.revoke(revoke_within(&made.id, Duration::from_secs(1))).await.unwrap_err());
+    let refusal = loop {
+        let refusal = Refusal::of(&one.revoke(revoke_within(&made.id, Duration::from_secs(1))).await.unwrap_err());
+        // On a busy machine the client's own timer may fire before the server's response arrives.
+        if refusal.code != tonic::Code::Cancelled {
+            break refusal;
+        }
+    };
     assert_eq!((refusal.code, refusal.reason.as_str()), (tonic::Code::DeadlineExceeded, "REVOCATION_PENDING"));
     assert_eq!(code(&mut one, &made.secret).await, Code::Revoked, "it is committed");
     let revoked = one.revoke(revoke_within(&made.id, Duration::from_secs(12))).await.unwrap().into_inner().key.unwrap();
