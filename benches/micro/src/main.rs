@@ -207,12 +207,12 @@ fn measure(parts: &Parts, limited: &Parts) -> Result<(), Failure> {
     });
     let outcomes = secrets.iter().map(|secret| verify(services, secret)).collect::<Option<Vec<_>>>().ok_or("a verdict is missing")?;
     time("build the response", |at| {
-        black_box(messages::frame(&outcomes[at], &services.registry));
+        black_box(messages::frame(&services.verify.answer(&outcomes[at])));
     });
     time("build the message of a stream", |at| {
-        black_box(messages::response(&outcomes[at], &services.registry));
+        black_box(messages::response(&services.verify.answer(&outcomes[at])));
     });
-    let response = messages::response(&outcomes[0], &services.registry);
+    let response = messages::response(&services.verify.answer(&outcomes[0]));
     time("copy a response", |_| {
         black_box(response.clone());
     });

@@ -1,5 +1,6 @@
 //! Verify: whether a secret is a valid key that has what the caller asserts of it.
 
+mod answer;
 pub(super) mod check;
 pub(super) mod evaluator;
 
@@ -7,8 +8,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-pub use self::check::{Check, Verdict, VerifyCaller};
 use self::evaluator::{Evaluation, Evaluator, Pending};
+pub use self::{
+    answer::{Answer, AnswerKey},
+    check::{Check, Verdict, VerifyCaller},
+};
 use super::authenticate::Authenticator;
 pub use crate::replica::cached_key::CachedKey;
 #[cfg(test)]
@@ -104,6 +108,11 @@ impl Verifier {
         let verdict = self.evaluator.complete(check, allowed.as_deref(), pending, deadline).await;
         self.count(check, &verdict, start);
         verdict
+    }
+
+    /// The content of the answer to a Verify with this verdict.
+    pub fn answer<'a>(&'a self, verdict: &'a Verdict) -> Answer<'a> {
+        Answer::new(verdict, &self.evaluator.registry)
     }
 
     fn count(&self, check: &Check<'_>, verdict: &Result<Verdict>, start: std::time::Instant) {

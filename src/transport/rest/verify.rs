@@ -20,10 +20,7 @@ use crate::{
         time::Rfc3339,
         verdict::{Pairs, VerifyResponse},
     },
-    service::{
-        Services,
-        verify::{Check, Verdict, VerifyCaller},
-    },
+    service::verify::{Answer, Check, VerifyCaller},
 };
 
 /// The verdict on a secret
@@ -57,7 +54,7 @@ pub(crate) async fn verify(
     };
     let caller = VerifyCaller::Authorized(allowed_keyspaces.as_ref());
     let outcome = context.service().verify.verify(caller, &check, context.deadline()).await.map_err(json_names)?;
-    Ok(RestResponse::ok(&verdict(&outcome, context.service())))
+    Ok(RestResponse::ok(&json_answer(&context.service().verify.answer(&outcome))))
 }
 
 /// An empty field asserts nothing; a named one must equal the key's own.
@@ -118,22 +115,22 @@ fn json_names(mut error: Error) -> Error {
     error
 }
 
-fn verdict<'a>(outcome: &'a Verdict, service: &'a Services) -> VerifyResponse<'a> {
-    let key = outcome.key.as_ref();
-    let keyspace = key.and_then(|key| service.registry.get(key.keyspace?));
+/// The answer in JSON.
+fn json_answer<'a>(answer: &Answer<'a>) -> VerifyResponse<'a> {
+    let key = answer.key.as_ref();
     VerifyResponse {
-        code: outcome.code.name(),
-        message: outcome.code.message(),
+        code: answer.code.name(),
+        message: answer.message,
         key_id: key.map(|key| key.id.to_string()),
-        keyspace: keyspace.map(|keyspace| keyspace.name.as_str()),
-        organization: key.and_then(|key| text(key.organization())),
-        instance: key.and_then(|key| text(key.instance())),
-        environment: key.and_then(|key| text(key.environment())),
-        name: key.and_then(|key| text(key.name())),
+        keyspace: key.map(|key| key.keyspace),
+        organization: key.and_then(|key| text(key.organization)),
+        instance: key.and_then(|key| text(key.instance)),
+        environment: key.and_then(|key| text(key.environment)),
+        name: key.and_then(|key| text(key.name)),
         scopes: key.map_or_else(Vec::new, |key| key.scopes().collect()),
         create_time: key.map(|key| Rfc3339(key.created_at)),
-        expire_time: key.and_then(|key| key.expire_time()).map(Rfc3339),
+        expire_time: key.and_then(|key| key.expires_at).map(Rfc3339),
         metadata: Pairs(key.map_or_else(Vec::new, |key| key.metadata().collect())),
-        rate_limit: outcome.rate.map(Into::into),
+        rate_limit: answer.rate.map(Into::into),
     }
 }

@@ -61,7 +61,7 @@ impl KeyService for GrpcApi {
     async fn verify(&self, request: Request<proto::VerifyRequest>) -> Result<Response<proto::VerifyResponse>, Status> {
         let peer = metadata::peer(request.extensions());
         let outcome = unary::verify(self, request.metadata(), peer, request.get_ref(), None).await?;
-        Ok(Response::new(messages::response(&outcome, &self.service.registry)))
+        Ok(Response::new(messages::response(&self.service.verify.answer(&outcome))))
     }
 
     type VerifyStreamStream = VerdictStream;

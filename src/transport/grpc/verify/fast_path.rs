@@ -98,7 +98,7 @@ impl RequestHandler {
         let service = &self.api.service;
         let Ok(secret) = metadata::secret(headers) else { return FastPath::Undecided(message, None) };
         match service.verify.try_verify_cached(VerifyCaller::Credential(secret), &messages::check(&message)) {
-            CachedVerdict::Decided(verdict) => FastPath::Answered(messages::frame(&verdict, &service.registry)),
+            CachedVerdict::Decided(verdict) => FastPath::Answered(messages::frame(&service.verify.answer(&verdict))),
             CachedVerdict::Pending(pending) => FastPath::Undecided(message, Some(pending)),
             CachedVerdict::Refused(_) | CachedVerdict::CallerNotCached => FastPath::Undecided(message, None),
         }
@@ -116,7 +116,7 @@ async fn complete(
     let metadata = MetadataMap::from_headers(headers);
     let outcome = pin!(unary::verify(&api, &metadata, Some(&peer), &message, pending));
     match unless_reset(outcome, &mut respond).await {
-        Some(Ok(outcome)) => send(&mut respond, messages::frame(&outcome, &api.service.registry)),
+        Some(Ok(outcome)) => send(&mut respond, messages::frame(&api.service.verify.answer(&outcome))),
         // Sending fails only if the client has closed the stream.
         Some(Err(status)) => drop(respond.send_response(status.into_http(), true)),
         None => {}

@@ -1,8 +1,6 @@
-//! The messages of Verify. [`decode`] and [`check`] read a `VerifyRequest`. [`frame`] and [`response`] render a verdict: the first as
-//! bytes, straight from the cached key, for a single Verify; the second as a message, for a stream and for calls that
-//! tonic handles. A test compares the two.
-
-use std::collections::HashMap;
+//! The messages of Verify. [`decode`] and [`check`] read a `VerifyRequest`. [`frame`] and [`response`] render an answer:
+//! the first as bytes, straight from the cached key, for a single Verify; the second as a message, for a stream and for
+//! calls that tonic handles. A test compares the two.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::{
@@ -13,12 +11,11 @@ use prost::{
 use super::super::{codec::MAX_MESSAGE_BYTES, convert};
 use crate::{
     domain::{
-        keyspace::Registry,
         rate_limit::RateState,
         verdict::{Assertions, VerdictCode},
     },
     proto,
-    service::verify::{CachedKey, Check, Verdict},
+    service::verify::{Answer, AnswerKey, Check},
 };
 
 /// Length of the prefix of a gRPC message: whether it is compressed, and its length.
@@ -87,76 +84,67 @@ fn code(code: VerdictCode) -> proto::Code {
     }
 }
 
-/// The verdict as a message.
-pub fn response(verdict: &Verdict, registry: &Registry) -> proto::VerifyResponse {
+/// The answer as a message.
+pub fn response(answer: &Answer<'_>) -> proto::VerifyResponse {
     let mut response = proto::VerifyResponse {
-        code: code(verdict.code).into(),
-        message: verdict.code.message().to_owned(),
-        rate_limit: verdict.rate.map(rate_limit),
+        code: code(answer.code).into(),
+        message: answer.message.to_owned(),
+        rate_limit: answer.rate.map(rate_limit),
         ..proto::VerifyResponse::default()
     };
-    if let Some(entry) = &verdict.key {
-        response.key_id = entry.id.text();
-        keyspace_name(entry, registry).clone_into(&mut response.keyspace);
-        entry.organization().clone_into(&mut response.organization);
-        entry.instance().clone_into(&mut response.instance);
-        entry.environment().clone_into(&mut response.environment);
-        entry.name().clone_into(&mut response.name);
-        response.scopes = entry.scopes().map(str::to_owned).collect();
-        response.create_time = Some(convert::timestamp(entry.created_at));
-        response.expire_time = entry.expire_time().map(convert::timestamp);
-        response.metadata = owned(entry.metadata());
+    if let Some(key) = &answer.key {
+        response.key_id = key.id.text();
+        key.keyspace.clone_into(&mut response.keyspace);
+        key.organization.clone_into(&mut response.organization);
+        key.instance.clone_into(&mut response.instance);
+        key.environment.clone_into(&mut response.environment);
+        key.name.clone_into(&mut response.name);
+        response.scopes = key.scopes().map(str::to_owned).collect();
+        response.create_time = Some(convert::timestamp(key.created_at));
+        response.expire_time = key.expires_at.map(convert::timestamp);
+        response.metadata = key.metadata().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     }
     response
 }
 
-fn owned<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> HashMap<String, String> {
-    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
-}
-
-fn keyspace_name<'a>(entry: &CachedKey, registry: &'a Registry) -> &'a str {
-    let keyspace = entry.keyspace.and_then(|index| registry.get(index));
-    keyspace.map_or("", |keyspace| keyspace.name.as_str())
-}
-
-/// The verdict as one gRPC message with its prefix.
-pub fn frame(verdict: &Verdict, registry: &Registry) -> Bytes {
+/// The answer as one gRPC message with its prefix.
+pub fn frame(answer: &Answer<'_>) -> Bytes {
     let mut frame = BytesMut::with_capacity(PREFIX_BYTES + MESSAGE_CAPACITY);
     frame.put_bytes(0, PREFIX_BYTES);
-    write(verdict, registry, &mut frame);
+    write(answer, &mut frame);
     // The fields of a key are bounded far below 4 GiB.
     let length = u32::try_from(frame.len() - PREFIX_BYTES).unwrap_or(u32::MAX);
     frame[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
     frame.freeze()
 }
 
-fn write(verdict: &Verdict, registry: &Registry, out: &mut BytesMut) {
+fn write(answer: &Answer<'_>, out: &mut BytesMut) {
     encode_key(field::CODE, WireType::Varint, out);
-    encode_varint(code(verdict.code) as u64, out);
-    text(field::MESSAGE, verdict.code.message(), out);
-    if let Some(entry) = &verdict.key {
-        key(entry, registry, out);
+    encode_varint(code(answer.code) as u64, out);
+    text(field::MESSAGE, answer.message, out);
+    if let Some(key) = &answer.key {
+        write_key(key, out);
     }
-    if let Some(rate) = verdict.rate {
+    if let Some(rate) = answer.rate {
         nested(field::RATE_LIMIT, &rate_limit(rate), out);
     }
 }
 
-fn key(entry: &CachedKey, registry: &Registry, out: &mut BytesMut) {
-    bytes(field::KEY_ID, &entry.id.ascii(), out);
-    text(field::KEYSPACE, keyspace_name(entry, registry), out);
-    text(field::ORGANIZATION, entry.organization(), out);
-    text(field::INSTANCE, entry.instance(), out);
-    text(field::ENVIRONMENT, entry.environment(), out);
-    text(field::NAME, entry.name(), out);
-    for scope in entry.scopes() {
+fn write_key(key: &AnswerKey<'_>, out: &mut BytesMut) {
+    bytes(field::KEY_ID, &key.id.ascii(), out);
+    text(field::KEYSPACE, key.keyspace, out);
+    text(field::ORGANIZATION, key.organization, out);
+    text(field::INSTANCE, key.instance, out);
+    text(field::ENVIRONMENT, key.environment, out);
+    text(field::NAME, key.name, out);
+    for scope in key.scopes() {
         bytes(field::SCOPES, scope.as_bytes(), out);
     }
-    nested(field::CREATE_TIME, &convert::timestamp(entry.created_at), out);
-    if let Some(at) = entry.expire_time() {
+    nested(field::CREATE_TIME, &convert::timestamp(key.created_at), out);
+    if let Some(at) = key.expires_at {
         nested(field::EXPIRE_TIME, &convert::timestamp(at), out);
     }
-    for (name, value) in entry.metadata() {
+    for (name, value) in key.metadata() {
         let length = text_length(field::PAIR_KEY, name) + text_length(field::PAIR_VALUE, value);
         encode_key(field::METADATA, WireType::LengthDelimited, out);
         encode_varint(length as u64, out);
@@ -207,10 +195,9 @@ mod tests {
     use crate::{
         domain::{
             key::{Binding, KeyFacts, KeyId},
-            rate_limit::RateState,
-            verdict::VerdictCode,
+            keyspace::Registry,
         },
-        service::verify::test_facts as facts,
+        service::verify::{CachedKey, Verdict, test_facts as facts},
     };
 
     prop_compose! {
@@ -245,11 +232,12 @@ mod tests {
         ) {
             let registry = registry();
             let verdict = Verdict { code, key: entry, rate };
-            let frame = frame(&verdict, &registry);
+            let answer = Answer::new(&verdict, &registry);
+            let frame = frame(&answer);
             prop_assert_eq!(frame[0], 0);
             prop_assert_eq!(u32::from_be_bytes(frame[1..PREFIX_BYTES].try_into().unwrap()) as usize, frame.len() - PREFIX_BYTES);
             let decoded = proto::VerifyResponse::decode(&frame[PREFIX_BYTES..]).unwrap();
-            prop_assert_eq!(decoded, response(&verdict, &registry));
+            prop_assert_eq!(decoded, response(&answer));
         }
     }
 }

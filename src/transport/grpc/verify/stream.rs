@@ -134,7 +134,7 @@ impl VerdictStream {
 /// because the database is unavailable, only this check fails.
 fn response(service: &Services, id: u64, verdict: Result<Verdict>) -> StreamItem {
     let outcome = match verdict {
-        Ok(verdict) => verify_stream_response::Outcome::Response(messages::response(&verdict, &service.registry)),
+        Ok(verdict) => verify_stream_response::Outcome::Response(messages::response(&service.verify.answer(&verdict))),
         Err(error) if matches!(error.kind, ErrorKind::Unauthenticated | ErrorKind::PermissionDenied) => {
             return Err(status::grpc(&error));
         }
