@@ -62,5 +62,6 @@ fn a_million_permit_leases_fit_in_200_megabytes() {
     assert_eq!(leases.len(), 1_000_000);
     println!("{taken} MB");
     assert!((64..=200).contains(&taken), "{taken} MB");
-    assert!(leases.spend(key(7), LIMIT, 1).is_some());
+    // The lease of the last key cannot have expired yet, however slow the machine is.
+    assert!(leases.spend(key(KEYS - 1), LIMIT, 1).is_some());
 }
