@@ -1,4 +1,4 @@
-//! `keyward config check`, and what a start refuses.
+//! `keyward config check`, and the configurations that a start refuses.
 
 use std::{path::Path, process::Output};
 
@@ -6,7 +6,7 @@ use keyward::config::reference;
 
 use crate::support::{Setup, reply, server::ROOT};
 
-/// One file with as many different problems as fit.
+/// One file with as many different problems as possible.
 const BAD: &str = r#"colour = "red"
 
 [database]
@@ -69,7 +69,7 @@ fn every_problem_is_printed_at_once_with_its_line_and_key() {
         "keyward.toml:1: colour: unknown setting",
         "keyward.toml:4: database.url: ",
         "keyward.toml:5: database.max_connections: must be a whole number, not a string",
-        // An environment variable stands before grpc_addr here, so that it is not read; its kind is checked.
+        // An environment variable of the harness overrides grpc_addr, so only the type of the file's value is checked.
         "keyward.toml:9: server.http_addr: must be a string, not an integer",
         "keyward.toml:12: replica.lease: ",
         "keyward.toml:15: http.default_keyspace: there is no keyspace \"nowhere\"",
@@ -91,7 +91,7 @@ fn every_problem_is_printed_at_once_with_its_line_and_key() {
 }
 
 #[test]
-fn a_start_with_a_bad_config_says_the_same_and_makes_nothing() {
+fn a_start_with_an_invalid_config_prints_the_same_problems_and_creates_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let setup = Setup::new().config(BAD);
     let check = run(&setup, folder.path(), &["config", "check"]);
@@ -103,7 +103,7 @@ fn a_start_with_a_bad_config_says_the_same_and_makes_nothing() {
 }
 
 #[test]
-fn the_ready_configs_are_good() {
+fn the_ready_configs_are_valid() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["norrix", "noro", "nora", "all"] {
         let file = format!("{}/config/{name}.toml", env!("CARGO_MANIFEST_DIR"));
@@ -113,7 +113,7 @@ fn the_ready_configs_are_good() {
 }
 
 #[test]
-fn a_file_that_is_not_there_and_text_that_is_no_toml_are_problems_too() {
+fn a_missing_file_and_a_syntax_error_are_problems() {
     let folder = tempfile::tempdir().unwrap();
     let output = run(&Setup::new(), folder.path(), &["config", "check", "--config", "missing.toml"]);
     assert!(output.status.code() == Some(1) && error(&output).contains("missing.toml"), "{output:?}");
@@ -136,7 +136,7 @@ fn a_check_prints_no_secret() {
     }
 }
 
-/// A root credential that can be guessed is worse than none.
+/// A short root credential could be guessed.
 #[test]
 fn a_root_key_of_fewer_than_32_characters_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -148,9 +148,9 @@ fn a_root_key_of_fewer_than_32_characters_is_refused() {
 }
 
 #[tokio::test]
-async fn a_flag_goes_before_the_environment_before_the_file() {
+async fn a_flag_overrides_the_environment_which_overrides_the_file() {
     let folder = tempfile::tempdir().unwrap();
-    // All three name a file; the one that appears tells which counted.
+    // Each of the three names another database file: the one that is created shows which setting was used.
     let migrate = |file: bool, variable: bool, flag: bool| {
         let mut setup = Setup::new();
         if file {
@@ -178,9 +178,9 @@ async fn a_flag_goes_before_the_environment_before_the_file() {
     assert_eq!(migrate(false, false, false), "keyward");
 }
 
-/// With another master key every checksum, page token and webhook secret would silently be another one.
+/// With another master key, every checksum, page token and webhook secret would silently change.
 #[tokio::test]
-async fn a_start_with_another_master_key_than_the_first_one_is_refused() {
+async fn a_start_with_another_master_key_than_the_first_start_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let start = |byte: Option<u8>| {
         let setup = Setup::new().ready("noro").folder(folder.path());
@@ -202,9 +202,9 @@ async fn a_start_with_another_master_key_than_the_first_one_is_refused() {
     reply(server.rest("GET", "/api/api-keys").bearer_auth(ROOT)).await.good(200);
 }
 
-/// A key that was made at the first start may not be exchanged later either.
+/// A key that the first start created in the database may not be replaced without a rotation either.
 #[tokio::test]
-async fn a_start_with_a_master_key_on_a_database_that_made_its_own_is_refused() {
+async fn a_start_with_a_master_key_on_a_database_that_has_its_own_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let setup = || Setup::new().folder(folder.path());
     setup().start().stop();
@@ -217,7 +217,7 @@ async fn a_start_with_a_master_key_on_a_database_that_made_its_own_is_refused() 
 const STORE: &str = "KEYWARD_RATE_LIMIT_STORE";
 
 #[test]
-fn a_malformed_rate_limit_store_is_named_by_the_check_and_at_the_start() {
+fn a_malformed_rate_limit_store_is_refused_by_the_check_and_at_startup() {
     let folder = tempfile::tempdir().unwrap();
     let empty = run(&Setup::new().config("[rate_limit]\nstore = \"\"\n"), folder.path(), &["config", "check"]);
     assert!(error(&empty).contains("keyward.toml:2: rate_limit.store: "), "{}", error(&empty));
@@ -256,7 +256,7 @@ fn a_malformed_rate_limit_store_is_named_by_the_check_and_at_the_start() {
 }
 
 #[test]
-fn a_batch_of_permits_has_its_bounds() {
+fn the_batch_of_permits_is_bounded() {
     let folder = tempfile::tempdir().unwrap();
     for (batch, good) in [("1", true), ("10000", true), ("0", false), ("10001", false), ("-1", false), ("\"5\"", false)]
     {
@@ -268,7 +268,7 @@ fn a_batch_of_permits_has_its_bounds() {
 }
 
 #[test]
-fn what_would_start_well_and_refuse_everybody_is_found() {
+fn settings_with_which_every_caller_would_be_refused_are_problems() {
     let folder = tempfile::tempdir().unwrap();
     let nora = || Setup::new().ready("nora");
     let long = "0123456789abcdef0123456789abcdef";
@@ -289,7 +289,7 @@ fn what_would_start_well_and_refuse_everybody_is_found() {
     }
 }
 
-/// Compose passes a variable that nobody set as the empty string.
+/// Compose passes an unset variable, `${VAR:-}`, as the empty string.
 #[test]
 fn an_empty_environment_variable_counts_as_unset() {
     let folder = tempfile::tempdir().unwrap();

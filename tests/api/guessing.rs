@@ -1,4 +1,4 @@
-//! Credentials that are not good: counted by client address, told apart from good ones, and never without a trace.
+//! Invalid credentials: counted by client address, without effect on valid ones, and always logged.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn metric(server: &Server, line: &str) -> Option<f64> {
 }
 
 #[tokio::test]
-async fn failures_past_the_limit_are_told_to_wait_and_good_callers_never_are() {
+async fn failures_past_the_limit_are_told_to_wait_and_valid_callers_are_not() {
     let server = Setup::new().config(LIMIT).start();
     let client = &mut server.client().await;
     let made = key(client, "", "", &[]).await;
@@ -39,7 +39,7 @@ async fn failures_past_the_limit_are_told_to_wait_and_good_callers_never_are() {
     assert_eq!(limited.refused(429, "rate_limited"), "Rate limit exceeded");
     assert_eq!(limited.number("retry-after"), 1);
     assert_eq!(limited.header("x-ratelimit-limit"), None, "there is no key whose limit this is");
-    // The same on the other port, of the same client.
+    // The limit also applies to the same client on the other port.
     let refusal = refused(client.list(with("kw_forged", ListRequest::default())).await);
     assert_eq!((refusal.code, refusal.reason.as_str()), (Status::ResourceExhausted, "RATE_LIMITED"));
     assert!(refusal.retry.is_some_and(|wait| wait <= Duration::from_secs(1)), "{refusal:?}");
@@ -48,19 +48,19 @@ async fn failures_past_the_limit_are_told_to_wait_and_good_callers_never_are() {
     let stream = client.verify_stream(with("kw_forged", tokio_stream::empty())).await;
     assert_eq!(refused(stream).code, Status::ResourceExhausted);
 
-    // Whoever shares the address and has a good credential hears nothing of it, known to memory or not.
+    // Valid credentials from the same address are accepted, cached or not.
     list(&server, ROOT).await.good(200);
     let fresh = key(client, "", "", &[]).await;
     reply(server.rest("GET", "/api/v1/keys").bearer_auth(&fresh.secret)).await.good(200);
     assert_eq!(client.verify(with(service, check())).await.unwrap().into_inner().code(), Code::Valid);
-    // Who tries nothing does not fail.
+    // A request without a credential is not a failure.
     reply(server.rest("GET", "/api/api-keys")).await.refused(401, "missing_credential");
     assert_eq!(
         refused(client.list(ListRequest::default()).await).code,
         Status::Unauthenticated,
         "no credential is no failure"
     );
-    // Going on makes the wait longer.
+    // Further failures lengthen the wait.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     assert_eq!(list(&server, "ak_forged").await.number("retry-after"), 2);
 
@@ -68,9 +68,9 @@ async fn failures_past_the_limit_are_told_to_wait_and_good_callers_never_are() {
     assert_eq!(metric(&server, "keyward_failed_authentications_total{outcome=\"limited\"}").await, Some(5.0));
 }
 
-/// What a service asks about is not what it proves itself by.
+/// A service that checks a forged key has a valid credential itself.
 #[tokio::test]
-async fn forged_keys_that_a_service_checks_are_no_failures() {
+async fn checks_of_forged_keys_do_not_count_as_failures_of_the_service() {
     let server = Setup::new().config(LIMIT).start();
     let client = &mut server.client().await;
     for n in 0..50 {
@@ -84,7 +84,7 @@ async fn forged_keys_that_a_service_checks_are_no_failures() {
 }
 
 #[tokio::test]
-async fn each_client_behind_a_trusted_proxy_fails_for_itself() {
+async fn failures_behind_a_trusted_proxy_are_counted_for_each_client() {
     let proxies = "[http]\ntrusted_proxies = [\"127.0.0.1\"]\n";
     let server = Setup::new().config(LIMIT).and(proxies).start();
     let fail = async |client: &str| {
@@ -96,7 +96,7 @@ async fn each_client_behind_a_trusted_proxy_fails_for_itself() {
     }
     assert_eq!(fail("198.51.100.1").await, 429);
     assert_eq!(fail("198.51.100.2").await, 401);
-    // IPv6 by its network: one client has all of it.
+    // An IPv6 /64 network counts as one client.
     for n in 0..5 {
         assert_eq!(fail(&format!("2001:db8::{n}")).await, 401);
     }
@@ -104,9 +104,9 @@ async fn each_client_behind_a_trusted_proxy_fails_for_itself() {
     assert_eq!(fail("2001:db8:0:1::1").await, 401);
 }
 
-/// Who was refused, and from where, is in the log: on both ports, for checks too.
+/// The log names the caller and the address of each refusal, on both ports and also for checks.
 #[tokio::test]
-async fn a_refusal_names_the_key_that_was_presented_and_the_client() {
+async fn the_log_line_of_a_refusal_names_the_presented_key_and_the_client() {
     let server = Setup::new().start();
     let client = &mut server.client().await;
     let dead = key(client, "", "", &[]).await;
@@ -127,7 +127,7 @@ async fn a_refusal_names_the_key_that_was_presented_and_the_client() {
     server.logged(&line("verify", "grpc", "FORBIDDEN", &product.id)).await;
     refused(client.verify_stream(with("kw_forged", tokio_stream::empty())).await);
     server.logged(&line("verify_stream", "grpc", "MALFORMED", "")).await;
-    // A caller that is known and may not is named as such.
+    // An authenticated caller without permission is named as the actor.
     refused(client.list(with(&product.secret, ListRequest::default())).await);
     server.logged(&format!("caller=\"key\" actor=\"key:{}\"", product.id)).await;
     assert!(!server.log().contains(&dead.secret) && !server.log().contains("kw_forged"));

@@ -1,4 +1,4 @@
-//! The contract, black box: a real server, spoken to over gRPC and REST.
+//! Black-box tests of the public contract: a real server, called over gRPC and REST.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::similar_names, reason = "noro and nora are two products")]

@@ -1,5 +1,4 @@
-//! `KEYWARD_MASTER_KEY` as a list: the first key makes, each one verifies, and a key that is dropped takes what it made
-//! with it.
+//! `KEYWARD_MASTER_KEY` as a list: the first key signs, all keys verify, and secrets of a removed key become invalid.
 
 use std::path::Path;
 
@@ -48,7 +47,7 @@ fn made_by(secret: &str, key: u8) -> bool {
 }
 
 #[tokio::test]
-async fn the_first_key_makes_and_each_one_verifies_until_it_is_dropped() {
+async fn the_first_key_signs_and_every_key_verifies_until_it_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = setup(folder.path(), &[1]).start();
     let old = make(&server, "old").await;
@@ -57,7 +56,7 @@ async fn the_first_key_makes_and_each_one_verifies_until_it_is_dropped() {
     let cursor = text(&page(&server, "").await.good(200)["nextCursor"]).to_owned();
     server.stop();
 
-    // First every replica learns to verify what the next key will make.
+    // First, every replica is given the next key for verification.
     let mut server = setup(folder.path(), &[1, 2]).start();
     assert!(made_by(text(&make(&server, "still").await["key"]), 1));
     assert_eq!(code(&server, text(&old["key"])).await, "VALID");
@@ -71,13 +70,13 @@ async fn the_first_key_makes_and_each_one_verifies_until_it_is_dropped() {
     let verdict =
         server.call("POST", "/api/v1/verify", Some(text(&service["key"])), json!({"secret": new["key"]})).await;
     assert_eq!((verdict.0, &verdict.1["code"]), (200, &json!("VALID")));
-    // Another URL for the old key: its signing secret stays, and so none is shown.
+    // A new URL keeps the signing secret of the old key, so no secret is returned.
     let path = format!("/api/api-keys/{}", text(&old["id"]));
     let (status, rehooked) = server.call("PATCH", &path, Some(ROOT), json!({"webhook": "https://two.example/"})).await;
     assert_eq!((status, rehooked.get("webhookSecret")), (200, None));
     server.stop();
 
-    // The database is at the new key: it may not be left out any more, but the order may go back.
+    // The database records the new key: from now on it must be listed, but the order may be reversed.
     refused(setup(folder.path(), &[1]));
     refused(setup(folder.path(), &[1, 3]));
     let mut server = setup(folder.path(), &[1, 2]).start();
@@ -87,7 +86,7 @@ async fn the_first_key_makes_and_each_one_verifies_until_it_is_dropped() {
     assert!(made_by(text(&make(&server, "back").await["key"]), 1));
     server.stop();
 
-    // Without the old key, what it made is nothing that this installation knows.
+    // Without the old key, its secrets are malformed.
     let server = setup(folder.path(), &[2]).start();
     assert_eq!(code(&server, text(&new["key"])).await, "VALID");
     assert_eq!(code(&server, text(&old["key"])).await, "MALFORMED");
@@ -106,9 +105,9 @@ async fn setting(folder: &Path) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// The way from a key that the database keeps to one that it does not.
+/// The migration from a key in the database to one in the environment.
 #[tokio::test]
-async fn a_key_that_the_database_kept_leaves_it_when_another_one_comes_first() {
+async fn a_key_in_the_database_is_deleted_there_once_another_key_is_first() {
     let folder = tempfile::tempdir().unwrap();
     let kept = || Setup::new().ready("noro").folder(folder.path());
     let mut server = kept().start();

@@ -1,5 +1,5 @@
-//! Who may call what: every kind of caller × every call × whose key or organization it names, over gRPC and REST both.
-//! A cell says `ok` or names the exact refusal.
+//! Who may call what: every kind of caller × every call × the key or organization that it names, over gRPC and REST.
+//! A cell is `ok` or the exact refusal.
 
 use std::collections::HashMap;
 
@@ -18,13 +18,13 @@ use crate::support::{
     server::{ROOT, with},
 };
 
-/// The callers, as the columns have them. `olga`, `adam` and `mia` are owner, admin and member of Norrix's `acme`; `noa`
+/// The callers, one for each column. `olga`, `adam` and `mia` are owner, admin and member of Norrix's `acme`; `noa`
 /// is an owner of nora's `acme`, which is another organization with the same name.
 const CALLERS: [&str; 10] = ["root", "service", "admin", "plain", "noro", "olga", "adam", "mia", "noa", "nobody"];
 
 /// The calls and what they name. Organizations: none, `acme`, `globex` of another customer, and `nowhere`, which does
 /// not exist. Keys: `adams` and `roots` are of `acme` and made by these, `globex` of that organization, `namesake` of
-/// nora's `acme`, and `unknown` is none.
+/// nora's `acme`, and `unknown` does not exist.
 const TABLE: &str = "
     call    names     root  service  admin   plain  noro    olga   adam    mia     noa     nobody
     create  none      need  service  ok      scope  cannot  ok     ok      member  space   401
@@ -63,11 +63,11 @@ const TABLE: &str = "
     own     revoke    staff staff    self    self   ok      bad    bad     bad     bad     401
 ";
 
-/// What a cell's word stands for: HTTP status, code, and sentence.
+/// The refusal that a cell's word stands for: HTTP status, code, and message.
 fn refusal(word: &str) -> (u16, &'static str, &'static str) {
     match word {
         "401" => (401, "missing_credential", "No authentication provided"),
-        // A route that does not take sessions does not know what a token is.
+        // A route without sessions treats a token as a malformed secret.
         "bad" => (401, "malformed", "Invalid or expired API key"),
         "404" => (404, "not_found", "No such API key"),
         "need" => (400, "invalid_argument", "is required by the keyspace"),
@@ -116,7 +116,7 @@ impl World {
         Self { server, client, credentials, _provider: provider }
     }
 
-    /// A new key that a row names, by its id.
+    /// Creates the key that a row names, and returns its id.
     async fn target(&self, name: &str) -> String {
         let (maker, body) = match name {
             "adams" => ("adam", json!({"name": "n"})),
@@ -132,7 +132,7 @@ impl World {
         reply(request).await.good(201)["id"].as_str().unwrap().to_owned()
     }
 
-    /// One call over REST; the whole answer.
+    /// Makes a call over REST.
     async fn rest(&self, caller: &str, call: &str, names: &str) -> reply::Reply {
         const MANY: &str = "/api/api-keys";
         let organization = Some(names).filter(|name| *name != "none");
@@ -166,7 +166,7 @@ impl World {
         reply(request).await
     }
 
-    /// The same over gRPC; none where gRPC has no such call.
+    /// Makes the same call over gRPC; none if gRPC has no such call.
     async fn grpc(&self, caller: &str, call: &str, names: &str) -> Option<Result<(), Status>> {
         fn dressed<T>(credential: Option<&String>, message: T) -> tonic::Request<T> {
             match credential {
@@ -219,9 +219,9 @@ impl World {
     }
 }
 
-/// Whoever gets in where he does not belong gets in through one of these cells.
+/// The complete access policy: a caller who gets access without permission does so through one of these cells.
 #[tokio::test]
-async fn every_cell_is_allowed_or_refused_exactly_as_the_table_says() {
+async fn every_call_is_allowed_or_refused_as_the_table_states() {
     let world = World::new().await;
     let mut rows =
         TABLE.lines().map(str::split_whitespace).map(Iterator::collect::<Vec<_>>).filter(|row| !row.is_empty());
@@ -238,7 +238,7 @@ async fn every_cell_is_allowed_or_refused_exactly_as_the_table_says() {
                 let seen = if answer.status < 300 {
                     (*cell == "ok").then_some(())
                 } else {
-                    // Two organizations or ids, neither of which is the caller's own, are answered alike to the byte.
+                    // The responses for two foreign organizations or ids are equal byte for byte, so they reveal nothing.
                     let alike = bodies.entry((format!("{call} {caller}"), cell)).or_insert_with(|| answer.text.clone());
                     let body = answer.json();
                     (*cell != "ok" && *alike == answer.text)

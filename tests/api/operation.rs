@@ -1,4 +1,4 @@
-//! Starting, stopping and running it.
+//! Starting, stopping and operating the service.
 
 use std::{
     io::{Read as _, Write as _},
@@ -26,7 +26,7 @@ fn root_key(server: &Server) -> Option<String> {
 }
 
 #[tokio::test]
-async fn the_first_start_makes_and_prints_a_root_key_and_no_later_one_does() {
+async fn only_the_first_start_creates_and_prints_a_root_key() {
     let folder = tempfile::tempdir().unwrap();
     let setup = || Setup::new().without_root().folder(folder.path());
     let mut server = setup().start();
@@ -41,7 +41,7 @@ async fn the_first_start_makes_and_prints_a_root_key_and_no_later_one_does() {
 }
 
 #[tokio::test]
-async fn with_a_root_credential_no_root_key_is_made() {
+async fn with_a_root_credential_no_root_key_is_created() {
     let server = Setup::new().start();
     assert_eq!(root_key(&server), None);
     assert!(!server.output().contains(ROOT));
@@ -49,7 +49,7 @@ async fn with_a_root_credential_no_root_key_is_made() {
     assert_eq!(listed["keys"], json!([]));
 }
 
-/// What a newcomer does: pastes the printed lines one after another.
+/// A newcomer pastes the printed lines one after another.
 #[test]
 fn the_printed_lines_create_and_verify_a_key_when_pasted() {
     for name in ["", "norrix", "noro", "nora", "all"] {
@@ -77,7 +77,7 @@ fn the_printed_lines_create_and_verify_a_key_when_pasted() {
 }
 
 #[tokio::test]
-async fn root_key_makes_another_one_for_who_has_lost_it() {
+async fn the_command_root_key_creates_another_root_key() {
     let folder = tempfile::tempdir().unwrap();
     let setup = || Setup::new().without_root().folder(folder.path());
     let made = run(&setup(), folder.path(), &["root-key"]);
@@ -90,7 +90,7 @@ async fn root_key_makes_another_one_for_who_has_lost_it() {
 }
 
 #[test]
-fn migrate_applies_migrations_again_and_again() {
+fn migrate_can_be_repeated() {
     let folder = tempfile::tempdir().unwrap();
     for _ in 0..2 {
         let ran = run(&Setup::new(), folder.path(), &["migrate"]);
@@ -109,7 +109,7 @@ fn the_version_names_the_commit() {
 }
 
 #[test]
-fn a_wrong_command_line_is_an_error_with_usage() {
+fn an_invalid_command_line_prints_the_usage() {
     let folder = tempfile::tempdir().unwrap();
     for arguments in [&["no-such"][..], &["serve", "--no-such"], &["config"], &[]] {
         let ran = run(&Setup::new(), folder.path(), arguments);
@@ -117,9 +117,9 @@ fn a_wrong_command_line_is_an_error_with_usage() {
     }
 }
 
-/// A request whose body is still under way when the signal comes.
+/// The body of a request is still being sent when the signal arrives.
 #[test]
-fn both_signals_end_it_with_0_and_let_requests_in_flight_finish() {
+fn both_signals_stop_the_service_with_status_0_after_requests_in_flight() {
     for signal in ["TERM", "INT"] {
         let mut server = Setup::new().start();
         let mut stream = std::net::TcpStream::connect(&server.http).unwrap();
@@ -128,14 +128,14 @@ fn both_signals_end_it_with_0_and_let_requests_in_flight_finish() {
              content-type: application/json\r\ncontent-length: 12\r\n\r\n{{\"name\""
         );
         stream.write_all(head.as_bytes()).unwrap();
-        // By the time that a request sent later is answered, the server has this one's head.
+        // Once a later request is answered, the server has read the head of this one.
         let mut other = std::net::TcpStream::connect(&server.http).unwrap();
         other.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
         other.read_to_string(&mut String::new()).unwrap();
         server.signal(signal);
         let start = Instant::now();
         while std::net::TcpStream::connect(&server.http).is_ok() {
-            assert!(start.elapsed() < Duration::from_secs(5), "it still listens");
+            assert!(start.elapsed() < Duration::from_secs(5), "the port is still open");
             std::thread::sleep(Duration::from_millis(5));
         }
         stream.write_all(b":\"n\"}").unwrap();
@@ -147,10 +147,9 @@ fn both_signals_end_it_with_0_and_let_requests_in_flight_finish() {
     }
 }
 
-/// Two processes on one file would each answer from a memory that the other makes stale.
-/// As it comes when a terminal is closed, or from a tool that asks for settings to be read anew.
+/// SIGHUP arrives when a terminal is closed, or from a tool that wants the settings to be read again.
 #[tokio::test]
-async fn a_hangup_does_not_end_it() {
+async fn sighup_does_not_stop_the_service() {
     let server = Setup::new().start();
     for _ in 0..3 {
         server.signal("HUP");
@@ -158,6 +157,7 @@ async fn a_hangup_does_not_end_it() {
     }
 }
 
+/// Each of two processes on one file would answer from a cache that the other one makes stale.
 #[tokio::test]
 async fn a_second_process_on_the_same_file_is_refused() {
     let first = Setup::new().start();
@@ -169,7 +169,7 @@ async fn a_second_process_on_the_same_file_is_refused() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_a_clear_error() {
+fn a_port_in_use_is_a_clear_error() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for name in ["KEYWARD_GRPC_ADDR", "KEYWARD_HTTP_ADDR", "KEYWARD_METRICS_ADDR"] {
@@ -182,7 +182,7 @@ fn a_port_that_is_taken_is_a_clear_error() {
 }
 
 #[tokio::test]
-async fn the_bound_addresses_are_on_standard_output_a_line_each() {
+async fn the_bound_addresses_are_printed_one_per_line() {
     let server = Setup::new().env("KEYWARD_METRICS_ADDR", "127.0.0.1:0").start();
     let output = server.output();
     for name in ["grpc", "http", "metrics"] {
@@ -194,7 +194,7 @@ async fn the_bound_addresses_are_on_standard_output_a_line_each() {
 }
 
 #[tokio::test]
-async fn a_metrics_address_of_its_own_has_the_metrics_and_the_probes_and_nothing_else() {
+async fn a_separate_metrics_address_serves_the_metrics_and_the_probes_alone() {
     let server = Setup::new().env("KEYWARD_METRICS_ADDR", "127.0.0.1:0").start();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let apart = |path: &str| client.get(format!("http://{}{path}", server.metrics.as_ref().unwrap()));
@@ -203,7 +203,7 @@ async fn a_metrics_address_of_its_own_has_the_metrics_and_the_probes_and_nothing
     }
     reply(apart("/api/api-keys").bearer_auth(ROOT)).await.refused(404, "no_such_path");
     reply(server.rest("GET", "/metrics")).await.refused(404, "no_such_path");
-    assert_eq!(reply(server.rest("GET", "/readyz")).await.status, 200, "the probes stay where they are");
+    assert_eq!(reply(server.rest("GET", "/readyz")).await.status, 200, "the probes stay on the HTTP address, too");
 }
 
 #[tokio::test]
@@ -238,11 +238,11 @@ async fn metrics_count_verdicts_calls_and_connections() {
     assert!(value("keyward_database_connections{state=\"idle\"}") >= 0.0);
     assert!((value("keyward_calls_total{call=\"verify\",outcome=\"OK\"}") - 4.0).abs() < 0.1);
     assert!((value("keyward_calls_total{call=\"create\",outcome=\"OK\"}") - 1.0).abs() < 0.1);
-    assert!(!metrics.contains(key["id"].as_str().unwrap()), "no metric for each key: they are without number");
+    assert!(!metrics.contains(key["id"].as_str().unwrap()), "no metric per key: their number is unbounded");
 }
 
 #[tokio::test]
-async fn json_logs_are_one_object_a_line_and_one_line_a_call() {
+async fn json_logs_have_one_object_per_line_and_one_line_per_call() {
     let server = Setup::new().env("KEYWARD_LOG_FORMAT", "json").start();
     let made = server.create(json!({"name": "n"})).await;
     reply(server.rest("GET", "/api/api-keys/none").bearer_auth(ROOT).header("x-request-id", "mine")).await;
@@ -257,7 +257,7 @@ async fn json_logs_are_one_object_a_line_and_one_line_a_call() {
         (calls.len() >= 3).then_some(calls)
     })
     .await;
-    assert_eq!(lines.len(), 3, "one for each, none for probes: {lines:?}");
+    assert_eq!(lines.len(), 3, "one for each call, none for probes: {lines:?}");
     let [create, get, list] = lines.as_slice() else { unreachable!() };
     assert_eq!((&create["call"], &create["outcome"], &create["key"]), (&json!("create"), &json!("OK"), &made["id"]));
     assert_eq!((&create["caller"], &create["actor"]), (&json!("operator"), &json!("root")));
@@ -267,7 +267,7 @@ async fn json_logs_are_one_object_a_line_and_one_line_a_call() {
 }
 
 #[tokio::test]
-async fn the_log_is_as_loud_as_it_is_asked_to_be() {
+async fn the_log_settings_select_level_and_format() {
     let quiet = Setup::new().env("KEYWARD_LOG", "off").start();
     quiet.create(json!({"name": "n"})).await;
     assert_eq!(quiet.log(), "");

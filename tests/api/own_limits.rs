@@ -1,4 +1,4 @@
-//! A key's own rate limit, which an operator gives it and which goes before its keyspace's.
+//! A key's own rate limit, which operators set and which overrides its keyspace's.
 
 use keyward::proto::{Code, CreateRequest, ListRequest, RateLimit, VerifyRequest};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::support::{
     server::{ROOT, with},
 };
 
-/// A limited keyspace, and one that is not.
+/// One keyspace with a rate limit and one without.
 const KEYSPACES: &str = r#"
 [[keyspace]]
 name = "limited"
@@ -36,7 +36,7 @@ async fn with_own(client: &mut Client, keyspace: &str, limit: u32) -> Made {
     made(create(client, ROOT, request(keyspace, own_limit(limit, 7_200))).await)
 }
 
-/// The limit that is told, and how many calls of cost 1 are admitted.
+/// The reported limit, and how many calls of cost 1 are admitted.
 async fn admitted(client: &mut Client, secret: &str) -> (u32, u32) {
     let limit = verify(client, VerifyRequest { cost: Some(0), ..check(secret) }).await.rate_limit.unwrap().limit;
     for count in 0.. {
@@ -44,11 +44,11 @@ async fn admitted(client: &mut Client, secret: &str) -> (u32, u32) {
             return (limit, count);
         }
     }
-    unreachable!("the limit is never spent")
+    unreachable!("the limit is never reached")
 }
 
 #[tokio::test]
-async fn a_keys_own_limit_goes_before_its_keyspaces() {
+async fn a_keys_own_limit_overrides_its_keyspaces() {
     let server = Setup::new().config(KEYSPACES).start();
     let mut client = server.client().await;
     for (keyspace, own) in [("limited", 5), ("limited", 1), ("free", 2)] {
@@ -60,17 +60,17 @@ async fn a_keys_own_limit_goes_before_its_keyspaces() {
 }
 
 #[tokio::test]
-async fn it_is_shown_and_outlives_a_restart() {
+async fn a_keys_own_limit_is_shown_and_survives_a_restart() {
     let mut server = Setup::new().config(KEYSPACES).start();
     let mut client = server.client().await;
     let own = with_own(&mut client, "limited", 5).await;
     let plain = key(&mut client, "limited", "", &[]).await;
     assert_eq!(server.stop(), Some(0));
-    // Nothing is in memory: a look-up of one key, and of several at once, reads it again.
+    // After the restart the cache is empty: look-ups of one key and of several at once read the limit again.
     let server = Setup::new().config(KEYSPACES).folder(server.folder()).start();
     let mut client = server.client().await;
     assert_eq!(record(&mut client, &own.id).await.rate_limit, Some(own_limit(5, 7_200)));
-    assert_eq!(record(&mut client, &plain.id).await.rate_limit, None, "its keyspace's is not its own");
+    assert_eq!(record(&mut client, &plain.id).await.rate_limit, None, "the keyspace's limit is not the key's own");
     let shown: Vec<_> =
         list(&mut client, ROOT, ListRequest::default()).await.into_iter().map(|key| key.rate_limit).collect();
     assert_eq!(shown, [None, Some(own_limit(5, 7_200))]);
@@ -79,14 +79,14 @@ async fn it_is_shown_and_outlives_a_restart() {
 }
 
 #[tokio::test]
-async fn only_operators_give_a_key_its_own_limit() {
+async fn only_operators_may_set_a_keys_own_limit() {
     let server = Setup::new().config(KEYSPACES).start();
     let mut client = server.client().await;
     let admin = key(&mut client, "limited", "", &["admin"]).await.secret;
     let service = key(&mut client, "keyward", "", &["verify"]).await.secret;
     let operator = key(&mut client, "keyward", "", &["root"]).await.secret;
     for caller in [&admin, &service] {
-        // Also one that is out of bounds, or less than the keyspace's.
+        // Also an invalid limit, or one below the keyspace's.
         for limit in [own_limit(1_000, 60), own_limit(1, 7_200), own_limit(0, 0)] {
             let refused = client.create(with(caller, request("limited", limit))).await;
             assert_refused(refused, PermissionDenied, "FORBIDDEN");
@@ -102,7 +102,7 @@ async fn post(server: &Server, path: &str, bearer: &str, rate_limit: Value) -> c
 }
 
 #[tokio::test]
-async fn rest_takes_and_shows_it_and_limits_by_it() {
+async fn rest_accepts_shows_and_enforces_a_keys_own_limit() {
     let server = Setup::new().config(KEYSPACES).start();
     for path in ["/api/api-keys", "/api/v1/keys"] {
         let made = post(&server, path, ROOT, json!({"limit": 2, "windowMs": 3_600_000})).await.good(201);
@@ -123,7 +123,7 @@ async fn rest_takes_and_shows_it_and_limits_by_it() {
 }
 
 #[tokio::test]
-async fn rest_names_what_is_wrong_with_it_and_who_may_not() {
+async fn rest_names_invalid_fields_of_the_limit_and_refuses_other_callers() {
     let server = Setup::new().config(KEYSPACES).start();
     let admin = server.create(json!({"name": "n", "keyspace": "limited", "scopes": ["admin"]})).await;
     let admin = admin["key"].as_str().unwrap();

@@ -1,5 +1,5 @@
-//! What a check costs the database, counted in process: nothing for a forged secret, one statement for a lone miss,
-//! nothing for what memory holds.
+//! The database statements of a check, counted in process: none for a forged secret, one for a cache miss, none for a
+//! cache hit.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use keyward::{
 };
 use tokio::{runtime::Handle, time::Instant};
 
-/// A service over a store of its own, and the store, which counts its look-ups.
+/// A service on its own store, and the store, which counts its look-ups.
 async fn service(folder: &std::path::Path) -> (Arc<Services>, Arc<Sqlite>) {
     let runtime = Handle::current();
     let url = format!("sqlite://{}", folder.join("keyward.db").display());
@@ -59,7 +59,7 @@ async fn a_forged_checksum_costs_no_query_and_a_miss_costs_one() {
     let secret = service.keys.create_root_key().await.unwrap();
     let before = store.queries();
 
-    // Every single character changed, by turns: none of these was made here.
+    // Each character changed in turn: none of these secrets is valid.
     for place in "kw_".len()..secret.expose().len() {
         let mut forged = secret.expose().to_owned();
         let other = if forged.as_bytes()[place] == b'a' { "b" } else { "a" };
@@ -69,9 +69,9 @@ async fn a_forged_checksum_costs_no_query_and_a_miss_costs_one() {
     assert_eq!(store.queries(), before, "a forged secret reached the database");
 
     assert_eq!(verdict(&service, secret.expose()).await, VerdictCode::Valid);
-    assert_eq!(store.queries(), before + 1, "a lone miss is one query");
+    assert_eq!(store.queries(), before + 1, "a miss is one query");
     for _ in 0..100 {
         assert_eq!(verdict(&service, secret.expose()).await, VerdictCode::Valid);
     }
-    assert_eq!(store.queries(), before + 1, "what memory holds costs none");
+    assert_eq!(store.queries(), before + 1, "a cache hit is no query");
 }

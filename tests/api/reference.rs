@@ -1,4 +1,4 @@
-//! The files that list every setting agree with the settings' declarations in `src/config`.
+//! The documents agree with the sources: every setting with its declaration in `src/config`, every named test with a test.
 //!
 //! `UPDATE=1 cargo test --features faults --test api reference::` rewrites these files.
 
@@ -84,5 +84,19 @@ fn the_help_of_serve_names_every_flag_with_its_variable() {
         let (_, text) = help.split_once(flag).unwrap_or_else(|| panic!("{flag} is not in {help}"));
         let text = text.split("      --").next().unwrap();
         assert!(text.contains(&format!("[env: {variable}]")), "{flag} and {variable} in {help}");
+    }
+}
+
+/// `docs/security.md` names tests as `file::beginning of a name…`.
+#[test]
+fn the_tests_that_the_security_page_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let names: Vec<&str> = page.split('`').filter(|word| word.starts_with("api/") && !word.contains(' ')).collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        let (file, test) = name.split_once("::").unwrap_or((name, ""));
+        let source = fs::read_to_string(root.join(format!("tests/{file}.rs"))).unwrap_or_else(|_| panic!("no {file}"));
+        assert!(source.contains(&format!("fn {}", test.trim_end_matches('…'))), "no {name}");
     }
 }

@@ -1,4 +1,4 @@
-//! A session in a cookie: which cookie counts, and for which requests.
+//! Sessions in cookies: which cookie is accepted, and for which requests.
 
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_cookie_is_a_session_if_its_issuer_reads_that_one() {
+async fn a_cookie_is_accepted_only_if_its_issuer_is_configured_with_its_name() {
     let world = World::new().await;
     let own = world.cookie();
     let nora = world.provider.token("nora", "noa", &json!({"acme": "owner"})).await;
@@ -54,18 +54,18 @@ async fn a_cookie_is_a_session_if_its_issuer_reads_that_one() {
         (format!("norrix_session {token}"), "missing_credential"),
         ("norrix_session=".to_owned(), "missing_credential"),
         ("norrix_session=garbage".to_owned(), "malformed"),
-        // Each in the other's cookie; and one whose issuer reads none.
+        // Each token in the other issuer's cookie, and a token whose issuer has no cookie.
         (format!("nora_session={token}"), "malformed"),
         (format!("norrix_session={nora}"), "malformed"),
         (format!("norrix_session={noro}"), "malformed"),
-        // A key in the cookie is none.
+        // A key in a cookie is not accepted.
         (format!("norrix_session={ROOT}"), "malformed"),
     ] {
         reply(world.with("GET", MANY, &bad)).await.refused(401, code);
     }
 }
 
-/// A neighbouring host sets a cookie of the same name, so that its victim works in the attacker's account.
+/// The attack: a neighbouring host sets a cookie of the same name, so that its victim works in the attacker's account.
 #[tokio::test]
 async fn two_session_cookies_are_400() {
     let world = World::new().await;
@@ -80,27 +80,27 @@ async fn two_session_cookies_are_400() {
     reply(apart).await.bad(&["cookie"]);
 }
 
-/// A cookie goes along with whatever is sent: what was presented on purpose counts.
+/// Browsers add cookies to every request. A credential in a header was sent on purpose.
 #[tokio::test]
-async fn a_credential_goes_before_a_cookie() {
+async fn a_credential_overrides_a_cookie() {
     let world = World::new().await;
     let made = |request: reqwest::RequestBuilder| {
         let request =
             request.header("cookie", world.cookie()).json(&json!({"name": "n", "keyspace": "norrix", "orgId": "acme"}));
         async move { reply(request).await.good(201)["createdBy"].clone() }
     };
-    // No `Origin` is needed, since the cookie is not what counts.
+    // No `Origin` is needed, since the cookie is not used.
     assert_eq!(made(world.server.rest("POST", MANY).bearer_auth(ROOT)).await, "root");
     let adam = world.provider.token("norrix", "adam", &json!({"acme": "admin"})).await;
     assert_eq!(made(world.server.rest("POST", MANY).bearer_auth(&adam)).await, "user:adam");
-    // What does not count leaves it to the cookie.
+    // If the credential is of a kind that the route ignores, the cookie is used.
     let site = world.server.rest("POST", MANY).header("sec-fetch-site", "same-origin");
     assert_eq!(made(site.bearer_auth("garbage")).await, "user:olga");
 }
 
-/// A page elsewhere makes the victim's browser send requests, and the browser adds the cookie.
+/// The attack: a page of another origin makes the victim's browser send requests, and the browser adds the cookie.
 #[tokio::test]
-async fn a_change_by_cookie_needs_a_page_of_the_same_origin() {
+async fn a_change_with_a_cookie_requires_a_page_of_the_same_origin() {
     let world = World::new().await;
     let key = world.server.create(json!({"name": "n", "keyspace": "norrix", "orgId": "acme"})).await;
     let one = format!("{MANY}/{}", key["id"].as_str().unwrap());
@@ -143,18 +143,18 @@ async fn a_change_by_cookie_needs_a_page_of_the_same_origin() {
     let listed = world.server.call("GET", &format!("{MANY}?keyspace=norrix"), Some(ROOT), Value::Null).await.1;
     assert_eq!(listed["keys"].as_array().unwrap().len(), 1, "nothing was made");
 
-    // Reading changes nothing, and no other origin gets to see the answer.
+    // Reads change nothing, and no other origin can read the response.
     reply(world.with("GET", MANY, &world.cookie()).header("sec-fetch-site", "cross-site")).await.good(200);
     for allowed in [vec![("origin", same.as_str())], vec![("sec-fetch-site", "same-origin")]] {
         for change in &changes {
             let answer = ask(change, &allowed).await;
-            // The second round meets a key that is revoked already.
+            // In the second round the key is already revoked.
             assert!(matches!(answer.status, 200 | 201 | 409), "{answer:?}");
         }
     }
     let record = world.server.call("GET", &one, Some(ROOT), Value::Null).await.1;
     assert_eq!((&record["status"], &record["webhook"]), (&json!("revoked"), &json!("https://h.example/")));
-    // A bearer token is sent by nobody but its owner.
+    // Only its owner sends a bearer token.
     let body = json!({"name": "n"});
     let bearer = world.server.rest("POST", MANY).bearer_auth(&world.token).header("origin", "https://evil.example");
     reply(bearer.json(&body)).await.good(201);

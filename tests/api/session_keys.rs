@@ -1,4 +1,4 @@
-//! The issuer's keys: fetched seldom, kept when the issuer is away, and given up when it gives them up.
+//! The issuer's keys: rarely fetched, kept while the issuer is unavailable, and dropped once the issuer withdraws them.
 
 use std::time::{Duration, Instant};
 
@@ -27,15 +27,15 @@ fn good(provider: &Provider, key: &str) -> String {
     provider.sign(key, &provider.claims("dashboard", &json!({})))
 }
 
-/// A well-made token that names a key that the issuer does not have.
+/// A well-formed token with a key id that the issuer does not have.
 fn of_unknown_key(provider: &Provider, id: &str) -> String {
     let header = json!({"alg": "RS256", "kid": id});
     token(&header, &provider.claims("dashboard", &json!({})), |_| "c2lnbmF0dXJl".to_owned())
 }
 
-/// Whoever sends garbage must not be able to make us hammer the issuer.
+/// Tokens of strangers must not cause many requests to the issuer.
 #[tokio::test]
-async fn a_flood_of_unknown_keys_asks_the_issuer_once() {
+async fn a_flood_of_unknown_key_ids_causes_one_fetch() {
     let provider = Provider::start();
     let server = start(&provider, "");
     until_fetched(&provider, 1).await;
@@ -56,7 +56,7 @@ async fn a_flood_of_unknown_keys_asks_the_issuer_once() {
 }
 
 #[tokio::test]
-async fn a_new_key_is_fetched_when_a_token_names_it() {
+async fn a_token_with_a_new_key_id_causes_a_fetch() {
     let mut provider = Provider::start();
     let server = start(&provider, "");
     ask(&server, &good(&provider, "first")).await.good(200);
@@ -67,7 +67,7 @@ async fn a_new_key_is_fetched_when_a_token_names_it() {
 }
 
 #[tokio::test]
-async fn a_key_that_the_issuer_withdraws_is_given_up_with_the_next_refresh() {
+async fn a_withdrawn_key_is_not_accepted_after_the_next_refresh() {
     let mut provider = Provider::with_keys("first,second");
     let server = start(&provider, "refresh = \"1s\"");
     let (withdrawn, kept) = (good(&provider, "first"), good(&provider, "second"));
@@ -76,14 +76,14 @@ async fn a_key_that_the_issuer_withdraws_is_given_up_with_the_next_refresh() {
     eventually(Duration::from_secs(5), "the key is given up", async || ask(&server, &withdrawn).await.status == 401)
         .await;
     ask(&server, &kept).await.good(200);
-    // Ahead of their age: nobody had to ask.
+    // The keys were refreshed before their maximum age, without a request.
     let fetches = provider.fetches();
     until_fetched(&provider, fetches + 2).await;
 }
 
-/// The dashboard goes on while the provider is away; but what cannot be told is not guessed.
+/// Sessions work while the issuer is unavailable, but a token with an unknown key is neither accepted nor rejected.
 #[tokio::test]
-async fn while_the_issuer_is_away_its_last_keys_are_good_and_nothing_waits_for_it() {
+async fn while_the_issuer_is_unavailable_its_cached_keys_are_used_without_waiting() {
     let mut provider = Provider::start();
     let server = start(&provider, "refresh = \"1s\"");
     let token = good(&provider, "first");
@@ -99,7 +99,7 @@ async fn while_the_issuer_is_away_its_last_keys_are_good_and_nothing_waits_for_i
     let unknown = client.list(with(&of_unknown_key(&provider, "new"), ListRequest::default())).await;
     assert_refused(unknown, tonic::Code::Unavailable, "UNAVAILABLE");
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
-    // Keys need no issuer.
+    // API keys need no issuer.
     reply(server.rest("GET", MANY).bearer_auth(ROOT)).await.good(200);
     let metrics = reply(server.rest("GET", "/metrics")).await.text;
     let failures = metrics.lines().find_map(|line| line.strip_prefix("keyward_session_key_fetch_failures_total "));
@@ -112,7 +112,7 @@ async fn while_the_issuer_is_away_its_last_keys_are_good_and_nothing_waits_for_i
 }
 
 #[tokio::test]
-async fn a_start_without_the_issuer_is_a_start_and_its_sessions_are_503_until_it_is_there() {
+async fn without_the_issuer_the_service_starts_and_sessions_are_503_until_it_is_available() {
     let mut provider = Provider::start();
     provider.stop();
     let server = start(&provider, "");
@@ -120,7 +120,7 @@ async fn a_start_without_the_issuer_is_a_start_and_its_sessions_are_503_until_it
     ask(&server, &token).await.refused(503, "unavailable");
     reply(server.rest("GET", "/readyz")).await.good(200);
     reply(server.rest("GET", MANY).bearer_auth(ROOT)).await.good(200);
-    // What is no token of the issuer's at all needs none of its keys.
+    // A token of another issuer is rejected without this issuer's keys.
     let other = provider.sign("first", &provider.claims("elsewhere", &json!({})));
     ask(&server, &other).await.refused(401, "malformed");
     let metrics = reply(server.rest("GET", "/metrics")).await.text;
@@ -129,9 +129,9 @@ async fn a_start_without_the_issuer_is_a_start_and_its_sessions_are_503_until_it
     eventually(Duration::from_secs(40), "the session", async || ask(&server, &token).await.status == 200).await;
 }
 
-/// An issuer that is silent, endless or another one than it should be does no more harm than one that is away.
+/// An issuer that is silent, sends endless documents or claims another identity counts as unavailable.
 #[tokio::test]
-async fn an_issuer_that_answers_badly_is_an_issuer_that_is_away() {
+async fn an_issuer_with_invalid_responses_counts_as_unavailable() {
     let bad = BadIssuer::start();
     let provider = Provider::start();
     for (path, why) in [
@@ -156,7 +156,7 @@ async fn an_issuer_that_answers_badly_is_an_issuer_that_is_away() {
     }
 }
 
-/// Plays an issuer that does what a provider should not.
+/// An issuer with faulty responses.
 struct BadIssuer {
     address: std::net::SocketAddr,
 }

@@ -1,4 +1,4 @@
-//! What a session may do besides the matrix: several organizations, several keyspaces, and who is recorded.
+//! What a session may do beyond the matrix: several organizations, several keyspaces, and the recorded caller.
 
 use keyward::proto::{CreateRequest, ListRequest, RevokeRequest, UpdateWebhookRequest};
 use serde_json::{Value, json};
@@ -32,7 +32,7 @@ fn path(key: &Value) -> String {
 }
 
 #[tokio::test]
-async fn of_several_organizations_one_must_be_named_and_each_has_its_own_role() {
+async fn a_session_of_several_organizations_must_name_one_and_has_a_role_in_each() {
     let (server, provider) = start("");
     let roles = json!({"acme": "owner", "globex": "admin", "initech": "member"});
     let token = provider.token("norrix", "sam", &roles).await;
@@ -47,7 +47,7 @@ async fn of_several_organizations_one_must_be_named_and_each_has_its_own_role() 
     {
         let listed = call(&server, &token, "GET", &format!("{MANY}?orgId={organization}"), Value::Null).await;
         let created = call(&server, &token, "POST", MANY, json!({"name": "n", "orgId": organization})).await;
-        // On a POST, the query chooses as well as the body does.
+        // A POST may name the organization in the query as well as in the body.
         let path = format!("{MANY}?orgId={organization}");
         let chosen = call(&server, &token, "POST", &path, json!({"name": "n"})).await;
         if allowed {
@@ -64,12 +64,12 @@ async fn of_several_organizations_one_must_be_named_and_each_has_its_own_role() 
     let both = format!("{MANY}?orgId=acme");
     call(&server, &token, "POST", &both, json!({"name": "n", "orgId": "globex"})).await.refused(403, "forbidden");
 
-    // By its id a key is of one organization, and that one's role counts.
+    // A key id determines the organization, and the role in that organization applies.
     call(&server, &token, "GET", &path(&acme), Value::Null).await.good(200);
     call(&server, &token, "GET", &path(&globex), Value::Null).await.good(200);
     call(&server, &token, "GET", &path(&initech), Value::Null).await.refused(403, "forbidden");
     call(&server, &token, "GET", &path(&other), Value::Null).await.refused(404, "not_found");
-    // `orgId` narrows there, too.
+    // `orgId` restricts requests for a single key, too.
     let narrowed = |key: &Value, organization: &str| format!("{}?orgId={organization}", path(key));
     call(&server, &token, "GET", &narrowed(&acme, "acme"), Value::Null).await.good(200);
     call(&server, &token, "DELETE", &narrowed(&acme, "globex"), Value::Null).await.refused(404, "not_found");
@@ -85,7 +85,7 @@ async fn of_several_organizations_one_must_be_named_and_each_has_its_own_role() 
     assert!(!keys.is_empty() && keys.iter().all(|key| key.organization == "globex"));
 }
 
-/// An admin who may change what he made changes what another made, if he can pass for him.
+/// The attack: an admin with a similar subject tries to change the keys of another admin.
 #[tokio::test]
 async fn an_admin_changes_only_the_keys_that_it_created() {
     let (server, provider) = start("");
@@ -100,27 +100,27 @@ async fn an_admin_changes_only_the_keys_that_it_created() {
         call(&server, &other, "DELETE", &path(&own), Value::Null).await.refused(403, "forbidden");
         call(&server, &other, "PATCH", &path(&own), json!({"webhook": ""})).await.refused(403, "forbidden");
     }
-    // Whoever was an admin and is a member now has lost what he made.
+    // A former admin who is now a member may no longer change the keys that he created.
     let demoted = provider.token("norrix", "adam", &json!({"acme": "member"})).await;
     call(&server, &demoted, "DELETE", &path(&own), Value::Null).await.refused(403, "forbidden");
     let moved = provider.token("norrix", "adam", &json!({"globex": "admin"})).await;
     call(&server, &moved, "DELETE", &path(&own), Value::Null).await.refused(404, "not_found");
-    // Another token of the same person is the same person.
+    // Another token of the same person gives the same rights.
     let hooked = call(&server, &again, "PATCH", &path(&own), json!({"webhook": "https://h.example/"})).await.good(200);
     assert_eq!(hooked["webhook"], "https://h.example/");
     let revoked = call(&server, &again, "DELETE", &path(&own), Value::Null).await.good(200);
     assert_eq!(revoked["status"], "revoked");
 }
 
-/// A key with the admin scope may revoke any key: an admin that could make one would be an owner.
+/// A key with the admin scope may revoke any key: an admin who could create one would have an owner's rights.
 #[tokio::test]
-async fn an_admin_cannot_come_by_the_admin_scope() {
+async fn an_admin_cannot_grant_the_admin_scope() {
     let provider = Provider::start();
     let keyspace = "[[keyspace]]\nname = \"x\"\nprefix = \"x_\"\nsecret = { encoding = \"base64url\", bytes = 32 }\n\
                     scopes = [\"use\", \"admin\"]\nadmin_scope = \"admin\"\ndefault_scopes = [\"use\", \"admin\"]\n";
     let server = Setup::new().config(keyspace).and(&provider.table("a", &["x"], "")).start();
     let adam = provider.token("a", "adam", &json!({"acme": "admin"})).await;
-    // Also where leaving the scopes out would give it.
+    // Not even by leaving the scopes out where the defaults include it.
     for body in [
         json!({"name": "n", "scopes": ["admin"]}),
         json!({"name": "n", "scopes": ["use", "admin"]}),
@@ -138,7 +138,7 @@ async fn an_admin_cannot_come_by_the_admin_scope() {
 }
 
 #[tokio::test]
-async fn a_session_for_several_keyspaces_names_the_one_it_means() {
+async fn a_session_of_several_keyspaces_must_name_one() {
     let provider = Provider::start();
     let table = provider.table("suite", &["norrix", "nora"], "");
     let server = Setup::new().ready("all").and(&table).start();
@@ -184,9 +184,9 @@ async fn a_session_is_recorded_by_its_subject_in_records_and_in_the_log() {
     assert!(!server.log().contains(&olga[..40]), "no token is logged");
 }
 
-/// A subject that is as long as may be is a caller whose keys can be listed.
+/// Keys of a caller with a subject of the maximum length can be listed.
 #[tokio::test]
-async fn the_longest_subject_is_recorded_whole() {
+async fn the_longest_subject_is_recorded_in_full() {
     let (server, provider) = start("");
     let subject = "ü".repeat(255);
     let olga = provider.token("norrix", &subject, &json!({"acme": "owner"})).await;
@@ -197,7 +197,7 @@ async fn the_longest_subject_is_recorded_whole() {
     assert_eq!(list(&mut client, &olga, request).await.len(), 1);
 }
 
-/// The environment of a host binds a product's keys, not the people who manage them.
+/// The environment of a host restricts a product's keys, not the people who manage them.
 #[tokio::test]
 async fn a_session_is_not_bound_to_the_environment_of_the_host() {
     let provider = Provider::start();
@@ -216,7 +216,7 @@ async fn a_session_is_not_bound_to_the_environment_of_the_host() {
 }
 
 #[tokio::test]
-async fn events_are_for_sessions_and_admin_keys_of_their_organization() {
+async fn sessions_and_admin_keys_read_the_events_of_their_organization() {
     let (server, provider) = start("");
     for (organization, scopes) in [("acme", json!(["build"])), ("other", json!(["build"]))] {
         let body = json!({"name": "n", "keyspace": "norrix", "orgId": organization, "scopes": scopes});

@@ -1,4 +1,4 @@
-//! Which tokens are sessions. The provider is a real one; what it would not sign is signed with its own key.
+//! Which tokens are accepted as sessions. The provider is real; tokens that it would not issue are signed with its own key.
 
 use std::collections::HashMap;
 
@@ -25,12 +25,12 @@ async fn ask(server: &Server, token: &str) -> Reply {
     reply(server.rest("GET", MANY).bearer_auth(token)).await
 }
 
-/// What a browser keeps between the steps of a login.
+/// The cookies that a browser keeps between the steps of a login.
 #[derive(Default)]
 struct Browser(HashMap<String, String>);
 
 impl Browser {
-    /// Sends a request with the cookies there are, and keeps the new ones.
+    /// Sends a request with the stored cookies, and stores the new ones.
     async fn send(&mut self, request: reqwest::RequestBuilder) -> Response {
         let cookies: Vec<String> = self.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let response = request.header(header::COOKIE, cookies.join("; ")).send().await.unwrap();
@@ -41,14 +41,14 @@ impl Browser {
         response
     }
 
-    /// Where an answer leads.
+    /// The target of a redirect.
     fn next(provider: &Provider, response: &Response) -> String {
         let location = response.headers().get(header::LOCATION).expect("a redirect").to_str().unwrap();
         if location.starts_with('/') { format!("{}{location}", provider.issuer) } else { location.to_owned() }
     }
 }
 
-/// Logs in as people do, by the authorization code flow with PKCE; the ID token.
+/// Logs in by the authorization code flow with PKCE, and returns the ID token.
 async fn log_in(provider: &Provider, login: &str) -> String {
     let (http, mut browser) = (client(), Browser::default());
     let verifier = "a-code-verifier-of-more-than-forty-three-characters";
@@ -88,7 +88,7 @@ async fn log_in(provider: &Provider, login: &str) -> String {
 }
 
 #[tokio::test]
-async fn whoever_logs_in_at_the_provider_has_a_session_over_rest_and_grpc() {
+async fn a_login_at_the_provider_gives_a_session_over_rest_and_grpc() {
     let provider = Provider::start();
     let server = start(&provider, "");
     let token = log_in(&provider, "olga/acme/owner").await;
@@ -101,9 +101,9 @@ async fn whoever_logs_in_at_the_provider_has_a_session_over_rest_and_grpc() {
     ask(&server, &member).await.refused(403, "forbidden");
 }
 
-/// Every way to make a token without being the provider, or to use one that was not made for this.
+/// The attacks: tokens that the provider did not sign, or that were issued for something else.
 #[tokio::test]
-async fn a_token_that_is_forged_expired_or_for_another_is_refused() {
+async fn forged_expired_and_foreign_tokens_are_refused() {
     let provider = Provider::with_keys("first,ec1");
     let elsewhere = Provider::start();
     let server = start(&provider, "");
@@ -180,14 +180,14 @@ async fn a_token_that_is_forged_expired_or_for_another_is_refused() {
         let refused = client.verify(with(&forged, check("x"))).await;
         assert_refused(refused, tonic::Code::Unauthenticated, &reason.to_uppercase());
     }
-    // A minute either way is nobody's fault.
+    // A minute of clock skew is tolerated.
     for more in [json!({"exp": now - 20}), json!({"nbf": now + 30}), json!({"aud": ["cli", "dashboard"]})] {
         ask(&server, &sign(more)).await.good(200);
     }
 }
 
 #[tokio::test]
-async fn algorithms_are_the_configured_ones_only() {
+async fn only_the_configured_algorithms_are_accepted() {
     let provider = Provider::with_keys("ec1,first");
     let server = start(&provider, "algorithms = [\"ES256\"]");
     let claims = provider.claims("dashboard", &json!({}));
@@ -196,9 +196,9 @@ async fn algorithms_are_the_configured_ones_only() {
     ask(&server, &provider.sign("first", &claims)).await.refused(401, "malformed");
 }
 
-/// A token of the one product must not open the other, though one provider signs for both.
+/// A token for one product must not be accepted for another one, although the same provider signs both.
 #[tokio::test]
-async fn an_audience_opens_its_own_keyspaces_only() {
+async fn an_audience_gives_access_to_its_own_keyspaces_only() {
     let provider = Provider::start();
     let tables = provider.table("norrix", &["norrix"], "") + &provider.table("nora", &["nora"], "");
     let server = Setup::new().ready("all").and(&tables).start();
@@ -212,9 +212,9 @@ async fn an_audience_opens_its_own_keyspaces_only() {
     }
 }
 
-/// A session is for management alone: wherever a route does not say so, a token is as good as garbage.
+/// Sessions are for management only: every other route rejects a token like any invalid credential.
 #[tokio::test]
-async fn a_session_is_no_key_and_verifies_nothing() {
+async fn a_session_cannot_act_as_a_key_or_verify_keys() {
     let provider = Provider::start();
     let table = provider.table("dashboard", &["noro"], "cookie = \"session\"");
     let server = Setup::new().ready("noro").and(&table).start();
@@ -232,10 +232,10 @@ async fn a_session_is_no_key_and_verifies_nothing() {
         reply(request().bearer_auth(&olga)).await.refused(401, "malformed");
         let by_cookie = reply(request().header("cookie", &cookie)).await;
         if (method, path) == ("POST", "/api/v1/keys") {
-            // Anybody makes a key here; with the cookie no more than anybody.
+            // Anybody may create a key here; the cookie gives no further rights.
             let own = by_cookie.good(201)["key"].as_str().unwrap().to_owned();
             let listed = reply(server.rest("GET", MANY).bearer_auth(&olga)).await.good(200);
-            assert_eq!(listed["keys"], json!([]), "it is not the session's");
+            assert_eq!(listed["keys"], json!([]), "the key does not belong to the session");
             reply(server.rest("GET", path).bearer_auth(own)).await.good(200);
         } else {
             by_cookie.refused(401, "missing_credential");
@@ -246,7 +246,7 @@ async fn a_session_is_no_key_and_verifies_nothing() {
 }
 
 #[tokio::test]
-async fn where_no_issuer_is_trusted_a_token_is_a_malformed_secret() {
+async fn without_a_trusted_issuer_a_token_is_a_malformed_secret() {
     let provider = Provider::start();
     let server = Setup::new().ready("norrix").start();
     let olga = provider.token("dashboard", "olga", &json!({"acme": "owner"})).await;
@@ -254,7 +254,7 @@ async fn where_no_issuer_is_trusted_a_token_is_a_malformed_secret() {
     assert_eq!(provider.fetches(), 0);
 }
 
-/// Two callers in one request: whichever is taken, a proxy in front may have checked the other one.
+/// If a request has two credentials, a proxy in front may have checked the one that Keyward does not use.
 #[tokio::test]
 async fn a_token_beside_another_credential_is_400() {
     let provider = Provider::start();
@@ -266,8 +266,8 @@ async fn a_token_beside_another_credential_is_400() {
     reply(request().bearer_auth(&olga)).await.bad(&["authorization"]);
     reply(request().bearer_auth(crate::support::server::ROOT)).await.bad(&["authorization"]);
     reply(request().header("x-api-key", &nora)).await.bad(&["authorization"]);
-    // Where sessions do not count, a token changes nothing.
+    // On a route without sessions, the token is ignored.
     reply(server.rest("GET", "/api/v1/keys").bearer_auth(&olga).header("x-api-key", &nora)).await.good(200);
-    // A token is bearer or cookie, and nothing else.
+    // A token is accepted as bearer or in a cookie, not in X-API-Key.
     reply(server.rest("GET", MANY).header("x-api-key", &olga)).await.refused(401, "malformed");
 }

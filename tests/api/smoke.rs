@@ -1,4 +1,4 @@
-//! The shortest way through: create, verify, revoke.
+//! The shortest scenario: create, verify, revoke.
 
 use keyward::proto::{Code, CreateRequest, RevokeRequest, VerifyRequest};
 
