@@ -49,10 +49,10 @@ impl Rest {
 
     /// Returns the handler of one listener.
     pub fn handler(&self, routes: Routes) -> HttpHandler {
-        let router = Router::from(table(routes))
+        let table = Router::from(table(routes))
             .fallback(async || RestError::NoSuchPath)
             .method_not_allowed_fallback(async || RestError::MethodNotAllowed);
-        layers::stack(router, &self.state)
+        layers::stack(table, &self.state)
     }
 }
 

@@ -267,6 +267,6 @@ fn metadata() -> Object {
 
 fn rate_limit() -> Ref {
     let mut reference = own_rate_limit();
-    reference.description = "For operators only; left out, the keyspace's limit holds.".to_owned();
+    reference.description.push_str("For operators only; left out, the keyspace's limit holds.");
     reference
 }
