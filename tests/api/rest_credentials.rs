@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Reply, Server, Setup, reply,
-    reply::{from_now, until},
+    reply::until,
     server::ROOT,
 };
 
@@ -179,8 +179,8 @@ async fn each_reason_for_a_401_has_its_own_code_and_message() {
     refused("noro_", "malformed").await;
     refused(&"noro_a".repeat(1_000), "malformed").await;
 
-    let soon = json!({"name": "n", "keyspace": "noro", "expiresAt": from_now(Duration::from_millis(200))});
-    let short = server.create(soon).await["key"].as_str().unwrap().to_owned();
+    let soon = json!({"name": "n", "keyspace": "noro"});
+    let short = server.create_expiring("/api/api-keys", Some(ROOT), soon).await["key"].as_str().unwrap().to_owned();
     until("the key expires", async || (reply(ask(&server, Some(&short), None)).await.status == 401).then_some(()))
         .await;
     refused(&short, "expired").await;

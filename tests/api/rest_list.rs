@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Reply, Server, Setup, reply,
-    reply::{from_now, until},
+    reply::until,
     server::ROOT,
 };
 
@@ -70,8 +70,8 @@ async fn a_status_selects_the_keys_that_have_it_now() {
     let server = Setup::new().start();
     server.create(json!({"name": "active"})).await;
     let revoked = server.create(json!({"name": "revoked"})).await;
-    server.create(json!({"name": "expired", "expiresAt": from_now(Duration::from_millis(100))})).await;
-    let both = server.create(json!({"name": "both", "expiresAt": from_now(Duration::from_millis(100))})).await;
+    server.create_expiring("/api/api-keys", Some(ROOT), json!({"name": "expired"})).await;
+    let both = server.create_expiring("/api/api-keys", Some(ROOT), json!({"name": "both"})).await;
     for key in [&revoked, &both] {
         let path = format!("/api/api-keys/{}", key["id"].as_str().unwrap());
         reply(server.rest("DELETE", &path).bearer_auth(ROOT)).await.good(200);

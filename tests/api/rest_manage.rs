@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Reply, Server, Setup, reply,
-    reply::{from_now, names, until},
+    reply::{names, until},
     server::ROOT,
 };
 
@@ -177,8 +177,7 @@ async fn setting_the_same_webhook_again_is_no_change() {
 #[tokio::test]
 async fn an_expired_key_is_kept_and_revoked_outweighs_expired() {
     let server = Setup::new().start();
-    let body = json!({"name": "n", "expiresAt": from_now(Duration::from_millis(150))});
-    let made = server.create(body).await;
+    let made = server.create_expiring(MANY, Some(ROOT), json!({"name": "n"})).await;
     until("the key expires", async || {
         (as_root(&server, "GET", &path(&made), Value::Null).await.good(200)["status"] == "expired").then_some(())
     })
@@ -236,7 +235,7 @@ async fn the_webhook_of_a_revoked_or_expired_key_cannot_be_changed() {
     let server = Setup::new().start();
     let revoked = server.create(json!({"name": "n", "webhook": "https://e.example/1"})).await;
     as_root(&server, "DELETE", &path(&revoked), Value::Null).await.good(200);
-    let expired = server.create(json!({"name": "n", "expiresAt": from_now(Duration::from_millis(100))})).await;
+    let expired = server.create_expiring(MANY, Some(ROOT), json!({"name": "n"})).await;
     until("the key expires", async || {
         (as_root(&server, "GET", &path(&expired), Value::Null).await.good(200)["status"] == "expired").then_some(())
     })

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Reply, Server, Setup, reply,
-    reply::{from_now, names, until},
+    reply::{names, until},
     server::ROOT,
 };
 
@@ -74,14 +74,14 @@ async fn fields_that_a_key_does_not_have_are_null() {
 #[tokio::test]
 async fn every_verdict_is_200() {
     let server = Setup::new().ready("all").start();
-    let make = async |more: Value| {
+    let body = |more: Value| {
         let mut body = json!({
             "name": "n", "keyspace": "norrix", "orgId": "o", "instanceId": "i", "environment": "e",
         });
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        server.create(body).await
+        body
     };
-    let key = make(json!({"scopes": ["build"]})).await;
+    let key = server.create(body(json!({"scopes": ["build"]}))).await;
     let secret = &key["key"];
     let foreign = Setup::new().ready("all").start();
     let elsewhere = foreign.create(json!({"name": "n", "keyspace": "noro"})).await;
@@ -115,7 +115,7 @@ async fn every_verdict_is_200() {
     ] {
         assert_eq!(code(&server, body.clone()).await, expected, "{body}");
     }
-    let short = make(json!({"expiresAt": from_now(Duration::from_millis(150))})).await;
+    let short = server.create_expiring("/api/api-keys", Some(ROOT), body(json!({}))).await;
     let expired = json!({"secret": short["key"], "environment": "x"});
     until("the key expires", async || (code(&server, expired.clone()).await == "EXPIRED").then_some(())).await;
     let path = format!("/api/api-keys/{}", short["id"].as_str().unwrap());

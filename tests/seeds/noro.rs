@@ -27,7 +27,7 @@ use crate::{
     receiver::Receiver,
     support::{
         Reply, Server, Setup, reply,
-        reply::{from_now, now_ms, until},
+        reply::{now_ms, until},
         server::ROOT,
     },
 };
@@ -113,8 +113,7 @@ async fn a_new_key_can_be_created_while_the_old_one_works() {
 #[tokio::test]
 async fn an_expired_key_is_refused() {
     let server = noro();
-    let body = json!({"expiresAt": from_now(Duration::from_millis(400))});
-    let made = reply(server.rest("POST", KEYS).json(&body)).await.good(201);
+    let made = server.create_expiring(KEYS, None, json!({})).await;
     let key = made["key"].as_str().unwrap();
     let refused = until("the key expires", async || {
         let reply = with_key(&server, "GET", key).await;

@@ -199,7 +199,7 @@ pub async fn eventually(bound: Duration, what: &str, mut holds: impl AsyncFnMut(
 
 /// Waits until the key has expired, by what the server says of it.
 pub async fn until_expired(client: &mut Client, secret: &str) {
-    eventually(Duration::from_secs(10), "the key expires", async || code(client, secret).await == Code::Expired).await;
+    eventually(Duration::from_secs(30), "the key expires", async || code(client, secret).await == Code::Expired).await;
 }
 
 /// A secret with another last character: well-shaped, but not of this installation.

@@ -10,6 +10,7 @@ use std::{
 
 use keyward::proto::key_service_client::KeyServiceClient;
 use serde_json::Value;
+use super::reply::{from_now, short_lives};
 use tonic::{Request, metadata::MetadataValue, transport::Channel};
 
 /// The root credential of every test server.
@@ -184,9 +185,10 @@ impl Server {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits until standard error has this text: a line may be read here a little after the answer that it is about.
+    /// Waits until standard error has this text: a line may arrive here later than the response that it is about.
     pub async fn logged(&self, text: &str) {
-        for _ in 0..500 {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(30) {
             if self.log().contains(text) {
                 return;
             }
@@ -255,6 +257,21 @@ impl Server {
         let response = request.send().await.unwrap();
         let status = response.status().as_u16();
         (status, response.json().await.unwrap())
+    }
+
+    /// Creates a key that expires soon, by `POST` to `path` with a body to which `expiresAt` is added. A busy machine may
+    /// deliver the request after that time; it is then refused, and repeated with more time.
+    pub async fn create_expiring(&self, path: &str, bearer: Option<&str>, body: Value) -> Value {
+        for life in short_lives() {
+            let mut body = body.clone();
+            body["expiresAt"] = from_now(life).into();
+            let (status, answer) = self.call("POST", path, bearer, body).await;
+            if status != 400 {
+                assert_eq!(status, 201, "{answer}");
+                return answer;
+            }
+        }
+        panic!("no request arrived before the expiry that it asked for")
     }
 
     /// Creates a key by `POST /api/api-keys` as the operator; the answer.
