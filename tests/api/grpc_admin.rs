@@ -1,7 +1,5 @@
 //! Admin keys: what they manage, and what they must not learn.
 
-use std::time::Duration;
-
 use keyward::proto::{CreateRequest, ListRequest, RevokeRequest, UpdateWebhookRequest};
 use tonic::Code::{InvalidArgument, NotFound, PermissionDenied};
 

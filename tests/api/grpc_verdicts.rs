@@ -13,7 +13,10 @@ use keyward::{
 
 use crate::support::{
     Server, Setup,
-    grpc::{Client, assert_refused, check, code, create, eventually, forged, made, revoke, texts, ttl, verify},
+    grpc::{
+        Client, assert_refused, check, code, create, eventually, forged, made, revoke, texts, ttl, until_expired,
+        verify,
+    },
     reply::{short_lives, within},
     server::{ROOT, with},
 };

@@ -2,16 +2,10 @@
 
 #![expect(clippy::similar_names, reason = "two products' names are a letter apart")]
 
-use std::time::Duration;
-
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
-use crate::support::{
-    Reply, Server, Setup, reply,
-    reply::until,
-    server::ROOT,
-};
+use crate::support::{Reply, Server, Setup, reply, reply::until, server::ROOT};
 
 const OWN: &str = "/api/v1/keys";
 

@@ -1,14 +1,8 @@
 //! `GET /api/api-keys`: filters, pages and cursors.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
-use crate::support::{
-    Reply, Server, Setup, reply,
-    reply::until,
-    server::ROOT,
-};
+use crate::support::{Reply, Server, Setup, reply, reply::until, server::ROOT};
 
 async fn list(server: &Server, query: &str) -> Reply {
     reply(server.rest("GET", &format!("/api/api-keys?{query}")).bearer_auth(ROOT)).await

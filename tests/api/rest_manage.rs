@@ -1,7 +1,5 @@
 //! `/api/api-keys`: creating, reading, revoking keys and changing their webhooks.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::support::{

@@ -1,6 +1,6 @@
 //! Places where no secret may appear: database, log, metrics, and every response but that of its creation.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Row as _, SqliteConnection};

@@ -1,7 +1,5 @@
 //! `POST /api/v1/verify`: verdicts in JSON.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::support::{

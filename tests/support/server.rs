@@ -8,9 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::reply::{from_now, short_lives};
 use keyward::proto::key_service_client::KeyServiceClient;
 use serde_json::Value;
-use super::reply::{from_now, short_lives};
 use tonic::{Request, metadata::MetadataValue, transport::Channel};
 
 /// The root credential of every test server.
