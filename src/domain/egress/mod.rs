@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use url::{Host, Url};
 
 use super::ip_class;
@@ -53,6 +53,14 @@ pub struct Target {
     pub authority: String,
     /// Path and query.
     pub path: String,
+}
+
+/// The [`Target::authority`] of a URL, whether or not its target is allowed. Empty if there is none: the text is empty or
+/// no URL of a webhook.
+pub fn host_of(url: &str) -> String {
+    let allow_cidrs = vec![IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
+    let anything = Egress { allow_http: true, allow_cidrs, deny_ports: Vec::new() };
+    anything.target(url).map(|target| target.authority).unwrap_or_default()
 }
 
 impl Egress {

@@ -224,7 +224,22 @@ fn every_spelling_of_a_host_and_port_has_the_same_authority() {
         for url in spellings {
             let target = Egress::default().target(url).unwrap_or_else(|why| panic!("{url}: {why}"));
             assert_eq!(target.authority, authority, "{url}");
+            assert_eq!(host_of(url), authority, "{url}");
         }
+    }
+}
+
+#[test]
+fn the_host_of_a_url_is_known_whether_or_not_it_is_allowed() {
+    for (url, host) in [
+        ("http://127.0.0.1:8080/x?y", "127.0.0.1:8080"),
+        ("http://localhost/", "localhost"),
+        ("https://[::1]:443/", "[::1]"),
+        ("http://10.0.0.1:22?x", "10.0.0.1:22"),
+        ("", ""),
+        ("nonsense", ""),
+    ] {
+        assert_eq!(host_of(url), host, "{url}");
     }
 }
 
