@@ -1,4 +1,4 @@
-//! A receiver that is slow or dead keeps nobody waiting but itself.
+//! A receiver that is slow or dead delays no other.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use super::{
-    fixture::{deliveries, hooked, local, revoke, server},
+    fixture::{deliveries, hooked, local_within, revoke, server},
     receiver::{Receiver, Reply},
 };
 use crate::support::Setup;
@@ -15,7 +15,7 @@ use crate::support::Setup;
 async fn a_receiver_that_hangs_delays_no_other() {
     let dead = Receiver::start(|_, _| Reply::Hang).await;
     let good = Receiver::good().await;
-    let settings = local("[\"1h\"]").replace("2s", "30s") + "concurrency = 6\nper_host = 2\n";
+    let settings = local_within("30s", "[\"1h\"]") + "concurrency = 6\nper_host = 2\n";
     let server = Setup::new().config(&settings).delivering().start();
     for _ in 0..40 {
         hooked(&server, &dead.url("/")).await;
@@ -24,25 +24,25 @@ async fn a_receiver_that_hangs_delays_no_other() {
     for _ in 0..20 {
         hooked(&server, &good.url("/")).await;
     }
-    // All of the good one's, while the attempts at the dead one, which came first, are still under way.
+    // All of the good receiver's, while the attempts to the dead one, which started first, still run.
     good.wait_for(20).await;
-    assert_eq!(dead.requests().len(), 2, "as many at a time as a host may have");
+    assert_eq!(dead.requests().len(), 2, "per_host attempts at the same time");
     let delivered = |rows: Vec<super::fixture::Row>| rows.iter().filter(|row| row.state == "delivered").count();
-    crate::support::reply::until("the good ones are written down", async || {
+    crate::support::reply::until("the good deliveries are settled", async || {
         (delivered(deliveries(&server).await) == 20).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn what_waits_for_a_dead_receiver_spends_no_attempt() {
+async fn a_delivery_that_waits_for_a_dead_receiver_counts_no_attempt() {
     let dead = Receiver::start(|_, _| Reply::Hang).await;
-    let settings = local("[\"1h\"]").replace("2s", "1s") + "per_host = 1\n";
+    let settings = local_within("1s", "[\"1h\"]") + "per_host = 1\n";
     let server = Setup::new().config(&settings).delivering().start();
     for _ in 0..8 {
         hooked(&server, &dead.url("/")).await;
     }
-    // Each attempt takes a second. What could not begin in time went back, and came again as its first attempt.
+    // Each attempt takes a second. A delivery that could not start in time was released, and its next attempt is its first.
     dead.wait_for(5).await;
     let rows = deliveries(&server).await;
     assert_eq!(rows.len(), 8);
@@ -52,15 +52,15 @@ async fn what_waits_for_a_dead_receiver_spends_no_attempt() {
     let sent = ids.len();
     ids.sort();
     ids.dedup();
-    assert_eq!(ids.len(), sent, "an hour has to pass before the second attempt of any");
+    assert_eq!(ids.len(), sent, "the second attempt of each is an hour later");
 }
 
 #[tokio::test]
-async fn what_finds_its_address_crowded_spends_no_attempt() {
+async fn a_delivery_whose_endpoint_is_full_counts_no_attempt() {
     let dead = Receiver::start(|_, _| Reply::Hang).await;
     let good = Receiver::good().await;
-    // Half of the places is one: the other attempts at the dead receiver find it taken, and come again.
-    let settings = local("[\"1h\"]").replace("2s", "1s") + "concurrency = 2\nper_host = 2\n";
+    // One endpoint may have half of two attempts. The other deliveries to the dead receiver are released, and claimed again.
+    let settings = local_within("1s", "[\"1h\"]") + "concurrency = 2\nper_host = 2\n";
     let server = Setup::new().config(&settings).delivering().start();
     for _ in 0..4 {
         hooked(&server, &dead.url("/")).await;
@@ -88,20 +88,20 @@ async fn a_revocation_does_not_wait_for_its_delivery() {
     let server = server("[]");
     let key = hooked(&server, &receiver.url("/")).await;
     receiver.wait_for(1).await;
-    // Answered although the receiver has not, and cannot before the gate is opened below.
+    // Revoke returns although the receiver has not answered, and cannot before the gate is opened below.
     revoke(&server, &key.id).await;
     receiver.wait_for(2).await;
     let rows = deliveries(&server).await;
     assert_eq!((rows[1].kind.as_str(), rows[1].state.as_str()), ("key.revoked", "pending"));
     gate.notify_one();
-    crate::support::reply::until("it is told", async || {
+    crate::support::reply::until("the delivery is settled", async || {
         (deliveries(&server).await[1].state == "delivered").then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_stop_lets_a_delivery_under_way_end_and_does_not_wait_for_one_that_hangs() {
+async fn a_stop_lets_a_running_attempt_finish_and_does_not_wait_for_one_that_hangs() {
     let gate = Arc::new(Notify::new());
     let held = Arc::clone(&gate);
     let receiver = Receiver::start(
@@ -110,7 +110,7 @@ async fn a_stop_lets_a_delivery_under_way_end_and_does_not_wait_for_one_that_han
         },
     )
     .await;
-    let settings = local("[\"1h\"]").replace("2s", "60s");
+    let settings = local_within("60s", "[\"1h\"]");
     let folder = tempfile::tempdir().unwrap();
     let mut server = Setup::new().config(&settings).folder(folder.path()).delivering().start();
     hooked(&server, &receiver.url("/slow")).await;
@@ -120,7 +120,7 @@ async fn a_stop_lets_a_delivery_under_way_end_and_does_not_wait_for_one_that_han
     tokio::time::sleep(Duration::from_millis(300)).await;
     gate.notify_one();
     assert_eq!(tokio::task::spawn_blocking(move || (server.wait(), server)).await.unwrap().0, Some(0));
-    // The one that hung goes out again at once, and has spent no attempt; the other one does not.
+    // The one that hung is sent again at once, as its first attempt; the other is not.
     let server = Setup::new().config(&settings).folder(folder.path()).delivering().start();
     let requests = receiver.wait_for(3).await;
     assert_eq!(requests[2].path, "/hang");

@@ -1,31 +1,37 @@
-//! Servers that may tell receivers on this machine, keys with a webhook, and what the outbox says of their deliveries.
+//! Servers that may deliver to receivers on this machine, keys with a webhook, and the rows of their deliveries.
 
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::support::{Server, Setup, server::ROOT};
 
-/// The settings of a server that may reach this machine. Short waits: `retries` are TOML.
+/// Settings of a server that may deliver to this machine; `retries` is TOML.
 pub fn local(retries: &str) -> String {
-    format!("[webhooks]\nallow_http = true\nallow_cidrs = [\"127.0.0.0/8\"]\ntimeout = \"2s\"\nretries = {retries}\n")
+    local_within("5s", retries)
 }
 
-/// A server of the plain keyspace that may reach this machine.
+/// The same with another timeout of an attempt.
+pub fn local_within(timeout: &str, retries: &str) -> String {
+    format!(
+        "[webhooks]\nallow_http = true\nallow_cidrs = [\"127.0.0.0/8\"]\ntimeout = \"{timeout}\"\nretries = {retries}\n"
+    )
+}
+
+/// A server of the default keyspace that may deliver to this machine.
 pub fn server(retries: &str) -> Server {
     Setup::new().config(&local(retries)).delivering().start()
 }
 
 /// A key with a webhook.
 pub struct Hooked {
-    /// The answer to its creation.
+    /// The response to its creation.
     pub made: Value,
-    /// Its id.
     pub id: String,
-    /// What its deliveries are signed with.
+    /// The secret that signs its deliveries.
     pub secret: String,
 }
 
-/// Makes a key with a webhook.
+/// Creates a key with a webhook.
 pub async fn hooked(server: &Server, url: &str) -> Hooked {
     let made = server.create(json!({"name": "hooked", "webhook": url})).await;
     let text = |name: &str| made[name].as_str().unwrap().to_owned();
@@ -46,14 +52,14 @@ pub async fn revoke(server: &Server, id: &str) -> Value {
     answer
 }
 
-/// A delivery as the database has it.
+/// A row of a delivery.
 #[derive(Debug)]
 pub struct Row {
     /// The event's type.
     pub kind: String,
-    /// Where it stands.
+    /// Its state.
     pub state: String,
-    /// Attempts begun.
+    /// Number of attempts begun.
     pub attempts: i64,
     /// Of the last attempt.
     pub last_status: Option<i64>,
@@ -63,7 +69,7 @@ pub struct Row {
     pub last_response: String,
 }
 
-/// Every delivery of a server on SQLite, in the order of events.
+/// Every delivery of a server on SQLite, in the order of their events.
 pub async fn deliveries(server: &Server) -> Vec<Row> {
     let options = SqliteConnectOptions::new().filename(server.folder().join("keyward.db")).read_only(true);
     let mut conn = SqliteConnection::connect_with(&options).await.unwrap();
@@ -85,7 +91,7 @@ pub async fn deliveries(server: &Server) -> Vec<Row> {
     rows
 }
 
-/// Waits until the only delivery stands so.
+/// Waits until the only delivery is in this state.
 pub async fn settled(server: &Server, state: &str) -> Row {
     crate::support::reply::until(&format!("the delivery is {state}"), async || {
         let mut rows = deliveries(server).await;

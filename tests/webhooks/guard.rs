@@ -1,4 +1,4 @@
-//! Where nothing is sent.
+//! Where deliveries are not sent, and who sees responses.
 
 use std::{
     net::TcpListener,
@@ -11,13 +11,13 @@ use std::{
 use serde_json::json;
 
 use super::{
-    fixture::{hooked, local, patch, server, settled},
+    fixture::{hooked, local, local_within, patch, server, settled},
     receiver::{Receiver, Reply},
 };
 use crate::support::{Setup, reply, server::ROOT};
 
 #[tokio::test]
-async fn a_url_that_is_out_of_bounds_is_refused_when_it_is_set() {
+async fn a_url_that_is_not_allowed_is_refused_when_it_is_set() {
     let server = Setup::new().start();
     let made = server.create(json!({"name": "n"})).await;
     let one = format!("/api/api-keys/{}", made["id"].as_str().unwrap());
@@ -37,15 +37,15 @@ async fn a_url_that_is_out_of_bounds_is_refused_when_it_is_set() {
         let body = json!({"webhook": url});
         reply(server.rest("PATCH", &one).bearer_auth(ROOT).json(&body)).await.bad(&["webhook"]);
     }
-    // A name is not asked for here, whatever it would turn out to be.
+    // A name is not resolved when a webhook is set.
     patch(&server, made["id"].as_str().unwrap(), json!({"webhook": "https://not-resolved.invalid/"})).await;
 }
 
 #[tokio::test]
-async fn what_was_allowed_once_is_refused_when_it_is_sent_and_is_not_any_more() {
+async fn a_url_that_is_no_longer_allowed_is_refused_when_it_is_sent() {
     let receiver = Receiver::start(|_, _| Reply::Status(500, "")).await;
     let folder = tempfile::tempdir().unwrap();
-    let lax = Setup::new().config(&local("[\"300ms\"]")).folder(folder.path()).delivering().start();
+    let lax = Setup::new().config(&local_within("2s", "[\"300ms\"]")).folder(folder.path()).delivering().start();
     hooked(&lax, &receiver.url("/")).await;
     receiver.wait_for(1).await;
     drop(lax);
@@ -58,7 +58,7 @@ async fn what_was_allowed_once_is_refused_when_it_is_sent_and_is_not_any_more() 
 }
 
 #[tokio::test]
-async fn a_proxy_of_the_environment_sees_nothing() {
+async fn proxies_of_the_environment_are_not_used() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = format!("http://{}", listener.local_addr().unwrap());
     let asked = Arc::new(AtomicUsize::new(0));
@@ -76,7 +76,7 @@ async fn a_proxy_of_the_environment_sees_nothing() {
 }
 
 #[tokio::test]
-async fn a_response_is_kept_only_at_its_beginning() {
+async fn the_beginning_of_a_response_is_stored() {
     let long: &'static str = Box::leak("x".repeat(100_000).into_boxed_str());
     let receiver = Receiver::start(move |_, _| Reply::Status(500, long)).await;
     let server = server("[]");
@@ -85,7 +85,7 @@ async fn a_response_is_kept_only_at_its_beginning() {
 }
 
 #[tokio::test]
-async fn a_response_is_for_operators_alone() {
+async fn only_operators_see_a_response() {
     let receiver = Receiver::start(move |_, _| Reply::Status(500, "what only this server can reach")).await;
     let norrix = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/norrix.toml")).unwrap();
     let server = Setup::new().config(&norrix).and(&local("[]")).delivering().start();

@@ -1,4 +1,4 @@
-//! The receivers of docs/webhooks.md, run as they are printed there, take every delivery.
+//! The receivers of docs/webhooks.md, run as they are printed there, accept every delivery.
 
 use std::{
     io::Write as _,
@@ -27,8 +27,8 @@ fn printed(language: &str) -> &'static str {
     &text[begin..begin + text[begin..].find("```").unwrap()]
 }
 
-/// Deliveries as JSON for a receiver in another language: with the secret and a newer one, headers in lower case.
-async fn come() -> (Vec<Request>, String, String) {
+/// Deliveries that were received: signed by a secret, then by that and a newer one.
+async fn received() -> (Vec<Request>, String, String) {
     let receiver = Receiver::good().await;
     let server = server("[]");
     let key = hooked(&server, &receiver.url("/é?ü")).await;
@@ -49,7 +49,7 @@ fn input(requests: &[Request], secret: &str) -> Value {
     json!({"secret": secret, "requests": requests.iter().map(one).collect::<Vec<_>>()})
 }
 
-/// Runs a receiver; what it says of each delivery: the event's type, or why it refuses.
+/// Runs a receiver. Returns what it prints for each delivery: the event's type, or the error.
 fn run(mut command: Command, input: &Value) -> Vec<String> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the language is installed");
     child.stdin.take().unwrap().write_all(input.to_string().as_bytes()).unwrap();
@@ -85,8 +85,8 @@ fn javascript(input: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_documented_receivers_take_every_delivery_and_nothing_else() {
-    let (requests, secret, newer) = come().await;
+async fn the_documented_receivers_accept_every_delivery_and_nothing_else() {
+    let (requests, secret, newer) = received().await;
     let kinds = ["key.created", "webhook.updated", "key.revoked"];
     let refused = ["WebhookVerificationError"; 3];
     let mut changed = requests.clone();
@@ -97,7 +97,7 @@ async fn the_documented_receivers_take_every_delivery_and_nothing_else() {
     }
     for receive in [python, javascript] {
         assert_eq!(receive(&input(&requests, &secret)), kinds);
-        assert_eq!(receive(&input(&requests[1..], &newer)), kinds[1..], "since it was rotated, by both");
+        assert_eq!(receive(&input(&requests[1..], &newer)), kinds[1..], "those after the rotation");
         assert_eq!(receive(&input(&changed, &secret)), refused);
         assert_eq!(receive(&input(&requests, "whsec_bm90IHRoZSBzZWNyZXQ=")), refused);
     }
@@ -105,7 +105,7 @@ async fn the_documented_receivers_take_every_delivery_and_nothing_else() {
     assert!(changed.iter().all(|request| documented::receive(&secret, &request.headers, &request.body).is_err()));
 }
 
-/// The same lines as in the documentation.
+/// The lines of the documentation.
 mod documented {
     pub fn receive(secret: &str, headers: &http::HeaderMap, body: &[u8]) -> Result<(), standardwebhooks::WebhookError> {
         standardwebhooks::Webhook::new(secret)?.verify(body, headers)

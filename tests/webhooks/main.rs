@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test of a real server runs on real time")]
 
 mod bounds;
+mod events;
 mod fixture;
 mod guard;
 mod libraries;
@@ -19,4 +20,3 @@ mod rotation;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
-mod told;

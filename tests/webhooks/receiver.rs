@@ -1,4 +1,4 @@
-//! A receiver of webhooks that does as it is told and remembers what came.
+//! A receiver of webhooks that answers as a test wants, and keeps the requests.
 
 #![allow(dead_code, reason = "each test target uses a part of this")]
 
@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
-/// What a receiver does with a request.
+/// How a receiver answers a request.
 #[derive(Clone)]
 pub enum Reply {
     /// Answers with a status and a body.
@@ -28,16 +28,15 @@ pub enum Reply {
     Hang,
 }
 
-/// A request that came.
+/// A request that was received.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// When.
+    /// When it had arrived.
     pub at: Instant,
     /// Path and query.
     pub path: String,
-    /// Its headers.
     pub headers: HeaderMap,
-    /// Its body, byte for byte.
+    /// The body, byte for byte.
     pub body: Vec<u8>,
 }
 
@@ -57,13 +56,13 @@ impl Request {
         self.json()["type"].as_str().unwrap().to_owned()
     }
 
-    /// Whether the public library takes it for genuine.
+    /// Whether the public library accepts its signature.
     pub fn is_by(&self, secret: &str) -> bool {
         standardwebhooks::Webhook::new(secret).unwrap().verify(&self.body, &self.headers).is_ok()
     }
 }
 
-/// A receiver on a port of its own; it ends when this is dropped.
+/// A receiver on a free port; it stops when this is dropped.
 pub struct Receiver {
     port: u16,
     requests: Arc<Mutex<Vec<Request>>>,
@@ -77,12 +76,12 @@ impl Drop for Receiver {
 }
 
 impl Receiver {
-    /// One that answers as `reply` says to the number of the request (from 0) and the request.
+    /// A receiver that answers by `reply`, which gets the number of the request (from 0) and the request.
     pub async fn start(reply: impl Fn(usize, &Request) -> Reply + Send + Sync + 'static) -> Self {
         Self::listen(None, reply).await
     }
 
-    /// One that takes everything over TLS.
+    /// A receiver that answers 200 over TLS.
     pub async fn over_tls(config: ServerConfig) -> Self {
         Self::listen(Some(TlsAcceptor::from(Arc::new(config))), |_, _| Reply::Status(200, "")).await
     }
@@ -110,43 +109,43 @@ impl Receiver {
         Self { port, requests, accepting }
     }
 
-    /// Where it listens.
+    /// The port that it listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// One that takes everything.
+    /// A receiver that answers 200.
     pub async fn good() -> Self {
         Self::start(|_, _| Reply::Status(200, "")).await
     }
 
-    /// A URL of it.
+    /// Its URL with this path.
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    /// Everything that came so far.
+    /// All requests so far.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
 
-    /// Waits until so much has come.
+    /// Waits for this number of requests.
     pub async fn wait_for(&self, count: usize) -> Vec<Request> {
         self.wait_until(&format!("{count} requests"), |requests| requests.len() >= count).await
     }
 
-    /// Waits until what came is enough.
+    /// Waits until the requests are enough.
     pub async fn wait_until(&self, what: &str, enough: impl Fn(&[Request]) -> bool) -> Vec<Request> {
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(20) {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(40) {
             let requests = self.requests();
             if enough(&requests) {
                 return requests;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let came: Vec<_> = self.requests().iter().map(|r| String::from_utf8_lossy(&r.body).into_owned()).collect();
-        panic!("{what} did not come; what came: {came:#?}");
+        let received: Vec<_> = self.requests().iter().map(|r| String::from_utf8_lossy(&r.body).into_owned()).collect();
+        panic!("{what} did not arrive: {received:#?}");
     }
 }
 
@@ -168,7 +167,7 @@ async fn serve(
             (200, "")
         }
         Reply::Hang => {
-            // Until the other side has had enough.
+            // Until the client closes the connection.
             let _ = stream.read(&mut [0]).await;
             return None;
         }

@@ -1,9 +1,9 @@
-//! Many replicas share the work, and take over what a killed one held.
+//! Replicas share the deliveries, and take over those of a replica that was killed.
 
 use std::{collections::HashMap, time::Duration};
 
 use super::{
-    fixture::{hooked, local},
+    fixture::{hooked, local, local_within},
     postgres::fresh_database,
     receiver::{Receiver, Reply},
 };
@@ -14,7 +14,7 @@ fn replica(database: &str, settings: &str) -> Server {
 }
 
 #[tokio::test]
-async fn replicas_share_the_work_without_doubling_it() {
+async fn replicas_share_the_deliveries_without_repeating_any() {
     let receiver = Receiver::good().await;
     let database = fresh_database().await;
     let settings = local("[\"1h\"]");
@@ -24,7 +24,7 @@ async fn replicas_share_the_work_without_doubling_it() {
         keys.push(hooked(&replicas[round % 2], &receiver.url("/")).await.id);
     }
     let requests = receiver.wait_for(100).await;
-    // A second one of any would come with or before the next event's.
+    // A repeated delivery would arrive with or before that of the next event.
     hooked(&replicas[0], &receiver.url("/last")).await;
     receiver.wait_until("the last", |all| all.iter().any(|request| request.path == "/last")).await;
     let mut times = HashMap::new();
@@ -36,17 +36,17 @@ async fn replicas_share_the_work_without_doubling_it() {
 }
 
 #[tokio::test]
-async fn what_a_killed_replica_was_sending_is_sent_by_another() {
-    // The first attempt never ends: whoever makes it is killed in the midst of it.
+async fn a_delivery_of_a_killed_replica_is_made_by_another() {
+    // The first attempt never ends; the replica that makes it is killed.
     let receiver = Receiver::start(|number, _| if number == 0 { Reply::Hang } else { Reply::Status(200, "") }).await;
     let database = fresh_database().await;
-    let settings = local("[\"1h\"]").replace("2s", "3s");
+    let settings = local_within("3s", "[\"1h\"]");
     let victim = replica(&database, &settings);
     let key = hooked(&victim, &receiver.url("/")).await;
     let first = receiver.wait_for(1).await.remove(0);
     let survivor = replica(&database, &settings);
     victim.signal("KILL");
-    // The claim ends by itself: after two timeouts and five seconds.
+    // The claim expires after two timeouts and 5 s.
     let again = receiver.wait_for(2).await.remove(1);
     assert_eq!(again.header("webhook-id"), first.header("webhook-id"));
     assert!(again.is_by(&key.secret));

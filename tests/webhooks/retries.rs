@@ -1,4 +1,4 @@
-//! What is tried again, and what is not.
+//! Which attempts are repeated, and when.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn a_failed_delivery_is_tried_again_under_the_same_id_and_signed_anew() {
+async fn a_failed_attempt_is_repeated_with_the_same_id_and_a_new_signature() {
     let receiver = Receiver::start(|number, _| Reply::Status([500, 302, 200][number.min(2)], "")).await;
     let server = server("[\"100ms\", \"1500ms\", \"1h\"]");
     let key = hooked(&server, &receiver.url("/")).await;
@@ -24,7 +24,7 @@ async fn a_failed_delivery_is_tried_again_under_the_same_id_and_signed_anew() {
     }
     let timestamp = |at: usize| requests[at].header("webhook-timestamp").parse::<i64>().unwrap();
     assert!(timestamp(2) > timestamp(0), "signed at the time of the attempt");
-    // The waits of the schedule, a tenth more or less.
+    // The waits of the schedule, which vary by a tenth.
     let wait = |at: usize| requests[at + 1].at - requests[at].at;
     assert!(
         wait(0) >= Duration::from_millis(90) && wait(1) >= Duration::from_millis(1_350),
@@ -34,7 +34,7 @@ async fn a_failed_delivery_is_tried_again_under_the_same_id_and_signed_anew() {
 }
 
 #[tokio::test]
-async fn a_delivery_fails_after_the_last_attempt_and_keeps_what_was_answered() {
+async fn a_delivery_fails_after_the_last_attempt_and_keeps_the_response() {
     let receiver = Receiver::start(|_, _| Reply::Status(500, "the reason")).await;
     let server = server("[\"20ms\", \"20ms\"]");
     hooked(&server, &receiver.url("/")).await;
@@ -46,7 +46,7 @@ async fn a_delivery_fails_after_the_last_attempt_and_keeps_what_was_answered() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_a_failure_and_nothing_goes_where_it_points() {
+async fn a_redirect_is_a_failure_and_is_not_followed() {
     let receiver = Receiver::start(|_, _| Reply::Status(307, "")).await;
     let server = server("[]");
     hooked(&server, &receiver.url("/")).await;
@@ -57,7 +57,7 @@ async fn a_redirect_is_a_failure_and_nothing_goes_where_it_points() {
 }
 
 #[tokio::test]
-async fn nobody_who_answers_is_a_failure_that_says_why() {
+async fn a_refused_connection_is_a_failure_with_its_reason() {
     let server = server("[]");
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     hooked(&server, &format!("http://127.0.0.1:{port}/")).await;
@@ -66,7 +66,7 @@ async fn nobody_who_answers_is_a_failure_that_says_why() {
 }
 
 #[tokio::test]
-async fn gone_takes_the_webhook_away() {
+async fn a_receiver_that_answers_410_disables_its_webhook() {
     let receiver = Receiver::start(|number, _| Reply::Status(if number == 0 { 200 } else { 410 }, "")).await;
     let server = server("[\"50ms\"]");
     let key = hooked(&server, &receiver.url("/a")).await;
@@ -79,13 +79,13 @@ async fn gone_takes_the_webhook_away() {
         item["webhook"].is_null().then_some(item)
     })
     .await;
-    assert_eq!(item["status"], "active", "the key itself is as good as before");
+    assert_eq!(item["status"], "active", "the key itself stays active");
     tokio::time::sleep(Duration::from_millis(1_300)).await;
     let rows = deliveries(&server).await;
     let states: Vec<_> = rows.iter().map(|row| (row.kind.as_str(), row.state.as_str(), row.last_status)).collect();
     assert_eq!(states, [("key.created", "delivered", Some(200)), ("webhook.updated", "failed", Some(410))]);
-    assert_eq!(receiver.requests().len(), 2, "nothing is sent any more");
-    // A new URL makes it work again, with the secret as it was.
+    assert_eq!(receiver.requests().len(), 2, "nothing is sent afterwards");
+    // A new URL enables it again, with the same secret.
     let again = patch(&server, &key.id, json!({"webhook": Receiver::good().await.url("/")})).await;
     assert!(again.get("webhookSecret").is_none(), "{again}");
 }

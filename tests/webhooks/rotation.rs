@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_rotation_gives_a_new_secret_once_and_both_sign_for_a_day() {
+async fn a_rotation_returns_a_new_secret_and_both_sign_for_a_day() {
     let receiver = Receiver::good().await;
     let server = server("[]");
     let key = hooked(&server, &receiver.url("/")).await;
@@ -21,21 +21,21 @@ async fn a_rotation_gives_a_new_secret_once_and_both_sign_for_a_day() {
     let rotate = json!({"webhook": receiver.url("/"), "rotateSecret": true});
     let second = patch(&server, &key.id, rotate.clone()).await["webhookSecret"].as_str().unwrap().to_owned();
     assert!(second.starts_with("whsec_") && second != key.secret);
-    let told = receiver.wait_for(2).await.pop().unwrap();
-    assert_eq!(told.header("webhook-signature").split(' ').count(), 2);
-    assert!(told.is_by(&key.secret) && told.is_by(&second));
-    // A new URL alone changes nothing of it.
+    let delivery = receiver.wait_for(2).await.pop().unwrap();
+    assert_eq!(delivery.header("webhook-signature").split(' ').count(), 2);
+    assert!(delivery.is_by(&key.secret) && delivery.is_by(&second));
+    // A new URL alone changes no secret.
     let plain = patch(&server, &key.id, json!({"webhook": receiver.url("/other")})).await;
     assert!(plain.get("webhookSecret").is_none());
-    let told = receiver.wait_for(3).await.pop().unwrap();
-    assert!(told.is_by(&key.secret) && told.is_by(&second));
-    // Rotated again, as by a caller that lost the answer: whichever secret it has, it is told.
+    let delivery = receiver.wait_for(3).await.pop().unwrap();
+    assert!(delivery.is_by(&key.secret) && delivery.is_by(&second));
+    // Rotated again, as by a caller that lost the response: each of the three secrets verifies deliveries.
     let third = patch(&server, &key.id, rotate).await["webhookSecret"].as_str().unwrap().to_owned();
-    let told = receiver.wait_for(4).await.pop().unwrap();
-    assert!(told.is_by(&key.secret) && told.is_by(&second) && told.is_by(&third));
+    let delivery = receiver.wait_for(4).await.pop().unwrap();
+    assert!(delivery.is_by(&key.secret) && delivery.is_by(&second) && delivery.is_by(&third));
     revoke(&server, &key.id).await;
-    let told = receiver.wait_for(5).await.pop().unwrap();
-    assert!(told.is_by(&key.secret) && told.is_by(&second) && told.is_by(&third));
+    let delivery = receiver.wait_for(5).await.pop().unwrap();
+    assert!(delivery.is_by(&key.secret) && delivery.is_by(&second) && delivery.is_by(&third));
 }
 
 #[tokio::test]
@@ -45,13 +45,13 @@ async fn a_first_url_with_a_rotation_has_one_secret() {
     let made = server.create(json!({"name": "n"})).await;
     let body = json!({"webhook": receiver.url("/"), "rotateSecret": true});
     let set = patch(&server, made["id"].as_str().unwrap(), body).await;
-    let told = receiver.wait_for(1).await.pop().unwrap();
-    assert_eq!(told.header("webhook-signature").split(' ').count(), 1);
-    assert!(told.is_by(set["webhookSecret"].as_str().unwrap()));
+    let delivery = receiver.wait_for(1).await.pop().unwrap();
+    assert_eq!(delivery.header("webhook-signature").split(' ').count(), 1);
+    assert!(delivery.is_by(set["webhookSecret"].as_str().unwrap()));
 }
 
 #[tokio::test]
-async fn grpc_and_the_key_itself_rotate_too() {
+async fn a_secret_is_rotated_by_grpc_and_by_the_key_itself() {
     let receiver = Receiver::good().await;
     let noro = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/noro.toml")).unwrap();
     let server = Setup::new().config(&noro).and(&super::fixture::local("[]")).delivering().start();
@@ -66,8 +66,8 @@ async fn grpc_and_the_key_itself_rotate_too() {
         rotate_secret: true,
     };
     let third = server.client().await.update_webhook(with(ROOT, request)).await.unwrap().into_inner().webhook_secret;
-    let told = receiver.wait_for(3).await.pop().unwrap();
-    assert!(told.is_by(first) && told.is_by(second) && told.is_by(&third));
+    let delivery = receiver.wait_for(3).await.pop().unwrap();
+    assert!(delivery.is_by(first) && delivery.is_by(second) && delivery.is_by(&third));
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Receivers over TLS: who is believed to be one.
+//! Receivers over TLS: which certificates are trusted.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ async fn receiver(authority: &Authority, name: &str) -> Receiver {
     Receiver::over_tls(config).await
 }
 
-/// A server on a machine that trusts this authority. It asks for https, as by default.
+/// A server that trusts this authority, and requires https, which is the default.
 fn server(trusted: &Authority) -> (Server, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("roots.pem");
@@ -48,20 +48,20 @@ fn server(trusted: &Authority) -> (Server, tempfile::TempDir) {
 }
 
 #[tokio::test]
-async fn a_receiver_with_a_certificate_that_the_machine_trusts_is_told() {
+async fn a_receiver_with_a_trusted_certificate_gets_its_deliveries() {
     let trusted = authority();
     let (server, _folder) = server(&trusted);
     for (name, host) in [("localhost", "localhost"), ("127.0.0.1", "127.0.0.1")] {
         let receiver = receiver(&trusted, name).await;
         let key = hooked(&server, &format!("https://{host}:{}/x", receiver.port())).await;
-        let told = receiver.wait_for(1).await.remove(0);
-        assert!(told.is_by(&key.secret));
-        assert_eq!(told.header("host"), format!("{host}:{}", receiver.port()));
+        let delivery = receiver.wait_for(1).await.remove(0);
+        assert!(delivery.is_by(&key.secret));
+        assert_eq!(delivery.header("host"), format!("{host}:{}", receiver.port()));
     }
 }
 
 #[tokio::test]
-async fn nobody_else_is_told() {
+async fn a_receiver_with_another_certificate_gets_nothing() {
     let trusted = authority();
     for (signer, name, why) in
         [(&trusted, "example.com", "not valid for name"), (&authority(), "localhost", "invalid peer certificate")]

@@ -1,9 +1,9 @@
-//! What is told, and to whom.
+//! Which events are delivered, to whom, and in what form.
 
 use serde_json::{Value, json};
 
 use super::{
-    fixture::{deliveries, hooked, local, patch, revoke, server, settled},
+    fixture::{deliveries, hooked, local_within, patch, revoke, server, settled},
     receiver::{Receiver, Reply},
 };
 use crate::support::{Server, Setup, server::ROOT};
@@ -51,16 +51,16 @@ async fn the_body_is_what_the_documentation_shows() {
     let key = hooked(&server, &receiver.url("/")).await;
     revoke(&server, &key.id).await;
     let requests = receiver.wait_for(2).await;
-    let told = requests.iter().find(|request| request.kind() == "key.revoked").unwrap().json();
+    let delivered = requests.iter().find(|request| request.kind() == "key.revoked").unwrap().json();
     let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&told), names(&documented));
-    assert_eq!(names(&told["data"]), names(&documented["data"]));
+    assert_eq!(names(&delivered), names(&documented));
+    assert_eq!(names(&delivered["data"]), names(&documented["data"]));
     let form = |value: &Value| value.as_str().unwrap().replace(|c: char| c.is_ascii_digit(), "0");
-    assert_eq!(form(&told["timestamp"]), form(&documented["timestamp"]));
+    assert_eq!(form(&delivered["timestamp"]), form(&documented["timestamp"]));
 }
 
 #[tokio::test]
-async fn a_webhook_that_was_removed_or_never_there_is_told_nothing() {
+async fn a_key_without_a_webhook_has_no_deliveries() {
     let receiver = Receiver::good().await;
     let server = server("[]");
     let silent = server.create(json!({"name": "silent"})).await;
@@ -69,7 +69,7 @@ async fn a_webhook_that_was_removed_or_never_there_is_told_nothing() {
     receiver.wait_for(1).await;
     patch(&server, &key.id, json!({"webhook": ""})).await;
     revoke(&server, &key.id).await;
-    // Told after all of those.
+    // Delivered after all of those.
     let last = hooked(&server, &receiver.url("/last")).await;
     let requests = receiver.wait_for(2).await;
     assert_eq!(requests[1].json()["data"]["id"], last.id.as_str());
@@ -89,12 +89,12 @@ async fn a_delivery_that_is_due_when_its_webhook_is_removed_is_not_sent() {
 }
 
 #[tokio::test]
-async fn a_change_is_told_although_the_server_is_killed_right_after() {
+async fn a_change_is_delivered_although_the_server_is_killed_right_after() {
     let receiver = Receiver::good().await;
     let folder = tempfile::tempdir().unwrap();
-    // Nothing can be told while nothing listens at the URL.
+    // Nothing can be delivered while nothing listens at the URL.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let start = || Setup::new().config(&local("[\"100ms\"]")).folder(folder.path()).delivering().start();
+    let start = || Setup::new().config(&local_within("2s", "[\"100ms\"]")).folder(folder.path()).delivering().start();
     let first = start();
     let key = hooked(&first, &format!("http://127.0.0.1:{port}/")).await;
     patch(&first, &key.id, json!({"webhook": receiver.url("/")})).await;
@@ -106,7 +106,7 @@ async fn a_change_is_told_although_the_server_is_killed_right_after() {
 }
 
 #[tokio::test]
-async fn what_is_measured_of_webhooks_is_shown() {
+async fn attempts_and_latencies_are_measured() {
     let receiver = Receiver::start(|number, _| Reply::Status(if number == 0 { 503 } else { 204 }, "")).await;
     let server = server("[\"50ms\"]");
     hooked(&server, &receiver.url("/")).await;
@@ -126,6 +126,6 @@ async fn what_is_measured_of_webhooks_is_shown() {
     ] {
         assert!(text.contains(line), "{line}:\n{text}");
     }
-    // A key of the tests' root is told like any other, and none of it is in the log.
+    // Neither a signing secret nor the operator's key is in the log.
     assert!(!server.log().contains("whsec_") && !server.log().contains(ROOT));
 }
