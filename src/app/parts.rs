@@ -54,7 +54,7 @@ impl Parts {
             RateLimitStore::Redis(url) => {
                 let leases = (config.rate_limit.batch > 1)
                     .then(|| PermitLeases::new(Arc::clone(&clock), config.rate_limit.batch));
-                let shared = SharedLimiter::start(url, leases, &runtime);
+                let shared = SharedLimiter::start(url, config.rate_limit.timeout, leases, &runtime);
                 Some(shared.map_err(|error| RunError::RateLimitStore(error.to_string()))?)
             }
         };

@@ -1,5 +1,7 @@
 //! `[rate_limit]`: where spent limits are counted.
 
+use std::time::Duration;
+
 use super::{
     section::Section,
     setting::{Setting, Table},
@@ -10,7 +12,7 @@ pub const TABLE: Table = Table {
     name: "rate_limit",
     list: false,
     help: "Where rate limits are counted.",
-    settings: &[STORE, BATCH],
+    settings: &[STORE, BATCH, TIMEOUT],
     tables: &[],
 };
 
@@ -24,6 +26,13 @@ const STORE: Setting = Setting::new(
 
 const BATCH: Setting =
     Setting::new("batch", "1", "With Redis: maximum number of permits that one round trip takes, 1 to 10000.");
+
+const TIMEOUT: Setting = Setting::new(
+    "timeout",
+    "\"5ms\"",
+    "With Redis: timeout of one call, 1ms to 1s. A call that takes longer is counted locally.",
+)
+.variable("KEYWARD_RATE_LIMIT_TIMEOUT");
 
 /// Where spent limits are counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,13 +50,17 @@ pub struct RateLimits {
     pub store: RateLimitStore,
     /// Maximum number of permits that one round trip takes.
     pub batch: u32,
+    /// Timeout of one call to the shared store.
+    pub timeout: Duration,
 }
 
 /// Reads the table.
 pub fn read(section: &Section<'_>) -> Option<RateLimits> {
     let store = section.parsed(&STORE, store);
     let batch = section.number(&BATCH, 1..=10_000);
-    Some(RateLimits { store: store?, batch: batch? })
+    let bounds = Duration::from_millis(1)..=Duration::from_secs(1);
+    let timeout = section.duration_within(&TIMEOUT, bounds, "must be a length of time from 1ms to 1s");
+    Some(RateLimits { store: store?, batch: batch?, timeout: timeout? })
 }
 
 fn store(text: &str) -> Result<RateLimitStore, String> {

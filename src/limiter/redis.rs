@@ -1,6 +1,6 @@
 //! Limits shared by many replicas, in Redis or Valkey: one script, one round trip, on the server's clock.
 //!
-//! No caller waits for an unavailable server. Each call has a timeout of [`CALL_TIMEOUT`]. After several failures in a
+//! No caller waits for an unavailable server. Each call has a timeout (`rate_limit.timeout`). After several failures in a
 //! row the circuit breaker opens: the connection is dropped, and a background task reconnects.
 //!
 //! With permit leases, a call takes permits ahead of need, and most calls need no round trip.
@@ -30,8 +30,6 @@ use crate::domain::rate_limit::{
     permit_lease::{Grant, GrantOrigin},
 };
 
-/// Timeout of one Redis call.
-const CALL_TIMEOUT: Duration = Duration::from_millis(5);
 /// Number of failures in a row after which the circuit breaker may open.
 const MAX_FAILURES: u32 = 5;
 /// Redis is considered down once no call has been answered for this long. A stall of a few milliseconds fails every call
@@ -58,17 +56,23 @@ pub struct SharedLimiter {
     /// Wakes the reconnecting task when the circuit breaker opens.
     lost: Notify,
     script: Script,
+    call_timeout: Duration,
     /// `None`: every call makes a round trip.
     leases: Option<PermitLeases>,
 }
 
 impl SharedLimiter {
-    /// Starts connecting on `runtime`.
+    /// Starts connecting on `runtime`. A call that takes longer than `call_timeout` fails; it is at most a second.
     ///
     /// # Errors
     ///
     /// A URL that cannot be parsed.
-    pub fn start(url: &str, leases: Option<PermitLeases>, runtime: &Handle) -> Result<Arc<Self>, RedisError> {
+    pub fn start(
+        url: &str,
+        call_timeout: Duration,
+        leases: Option<PermitLeases>,
+        runtime: &Handle,
+    ) -> Result<Arc<Self>, RedisError> {
         let client = Client::open(url)?;
         let limiter = Arc::new(Self {
             connection: ArcSwapOption::empty(),
@@ -77,6 +81,7 @@ impl SharedLimiter {
             answered: AtomicU64::new(0),
             lost: Notify::new(),
             script: Script::new(include_str!("window.lua")),
+            call_timeout,
             leases,
         });
         runtime.spawn(keep_connected(Arc::downgrade(&limiter), client));
@@ -144,7 +149,7 @@ impl SharedLimiter {
             let (permits, origin) = request.returned.unwrap_or((0, GrantOrigin { bucket: 0, window: 0 }));
             call.arg(request.wanted).arg(permits).arg(origin.bucket).arg(origin.window);
         }
-        match timeout(CALL_TIMEOUT, call.invoke_async(&mut connection)).await {
+        match timeout(self.call_timeout, call.invoke_async(&mut connection)).await {
             Ok(Ok(answer)) => {
                 self.on_answer();
                 Some(answer)

@@ -36,8 +36,13 @@ fn subject(number: u128) -> Subject {
     Subject::key(KeyId(uuid::Uuid::from_u128(number)))
 }
 
-async fn replica(redis: &RedisServer) -> Arc<Limiter> {
-    let shared = SharedLimiter::start(&redis.url(), None, &Handle::current()).unwrap();
+/// A timeout that a call misses only if the server does not answer.
+const LONG_TIMEOUT: Duration = Duration::from_secs(1);
+/// The default, which a busy machine may miss.
+const SHORT_TIMEOUT: Duration = Duration::from_millis(5);
+
+async fn replica(redis: &RedisServer, call_timeout: Duration) -> Arc<Limiter> {
+    let shared = SharedLimiter::start(&redis.url(), call_timeout, None, &Handle::current()).unwrap();
     let limiter = Limiter::new(MemoryLimiter::new(Arc::new(SystemClock)), Some(shared));
     until(|| limiter.is_shared() == Some(true)).await;
     Arc::new(limiter)
@@ -125,7 +130,7 @@ async fn three_replicas_together_admit_exactly_the_limit() {
     let redis = RedisServer::start();
     let mut replicas = Vec::new();
     for _ in 0..3 {
-        replicas.push(replica(&redis).await);
+        replicas.push(replica(&redis, LONG_TIMEOUT).await);
     }
     let (admitted, shared) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let mut callers = Vec::new();
@@ -150,17 +155,19 @@ async fn three_replicas_together_admit_exactly_the_limit() {
             break state;
         }
     };
+    let (admitted, shared) = (admitted.load(Ordering::Relaxed), shared.load(Ordering::Relaxed));
     // A call that timed out may have been counted by the server all the same. Then fewer calls than the limit are
     // admitted, never more.
-    assert!(admitted.load(Ordering::Relaxed) <= LIMIT.limit);
-    assert!(shared.load(Ordering::Relaxed) > 2_000, "most calls were shared");
+    assert!(admitted <= LIMIT.limit);
+    assert!(shared < 12 * 400 || admitted == LIMIT.limit, "{admitted} admitted, and no call timed out");
+    assert!(shared > 2_000, "most calls were shared");
     assert_eq!(state.remaining, 0, "together they spent the whole limit, and each replica sees that");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn during_an_outage_each_replica_limits_by_itself_and_afterwards_limits_are_shared_again() {
     let mut redis = RedisServer::start();
-    let limiter = replica(&redis).await;
+    let limiter = replica(&redis, SHORT_TIMEOUT).await;
     let small = RateLimit { limit: 3, window: 3_600 * SECOND };
     redis.stop();
     let mut admitted = 0;
@@ -187,7 +194,7 @@ async fn during_an_outage_each_replica_limits_by_itself_and_afterwards_limits_ar
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_server_delays_no_call() {
     let redis = RedisServer::start();
-    let limiter = replica(&redis).await;
+    let limiter = replica(&redis, SHORT_TIMEOUT).await;
     redis.signal("STOP");
     let start = Instant::now();
     for number in 0..200 {
@@ -202,7 +209,7 @@ async fn a_paused_server_delays_no_call() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_short_stall_fails_the_calls_in_flight_only() {
     let redis = RedisServer::start();
-    let limiter = replica(&redis).await;
+    let limiter = replica(&redis, SHORT_TIMEOUT).await;
     // A busy machine may lengthen the stall, or fail a call before it. Then try again.
     for attempt in 0..20 {
         until(|| limiter.is_shared() == Some(true)).await;

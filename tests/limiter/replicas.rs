@@ -30,6 +30,9 @@ use crate::{
 /// their timeout.
 const ATTEMPTS: u32 = 40;
 
+/// Timeout of a call to Redis: long enough for a busy machine, short enough for calls during an outage.
+const CALL_TIMEOUT: &str = "250ms";
+
 /// Replicas that reach Redis through a proxy.
 struct Replicas {
     redis: RedisServer,
@@ -52,7 +55,8 @@ impl Replicas {
         let store = format!("redis://{}", proxy.address());
         let (mut servers, mut clients) = (Vec::new(), Vec::new());
         for _ in 0..count {
-            let server = setup().database(&database).env("KEYWARD_RATE_LIMIT_STORE", &store).start();
+            let setup = setup().database(&database).env("KEYWARD_RATE_LIMIT_STORE", &store);
+            let server = setup.env("KEYWARD_RATE_LIMIT_TIMEOUT", CALL_TIMEOUT).start();
             clients.push(server.client().await);
             servers.push(server);
         }
