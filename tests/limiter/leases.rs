@@ -21,7 +21,7 @@ use keyward::{
 use redis::{Script, aio::MultiplexedConnection};
 use tokio::runtime::Handle;
 
-use crate::{redis_server::RedisServer, subject, until};
+use crate::{LONG_TIMEOUT, redis_server::RedisServer, subject, until};
 
 const WINDOW: i64 = 60_000;
 const BUCKET: i64 = WINDOW / 12;
