@@ -256,14 +256,27 @@ fn a_malformed_rate_limit_store_is_refused_by_the_check_and_at_startup() {
 }
 
 #[test]
-fn the_batch_of_permits_is_bounded() {
+fn the_settings_of_a_shared_rate_limit_store_have_bounds() {
     let folder = tempfile::tempdir().unwrap();
-    for (batch, good) in [("1", true), ("10000", true), ("0", false), ("10001", false), ("-1", false), ("\"5\"", false)]
-    {
-        let setup = Setup::new().config(&format!("[rate_limit]\nbatch = {batch}\n"));
+    for (setting, value, good) in [
+        ("batch", "1", true),
+        ("batch", "10000", true),
+        ("batch", "0", false),
+        ("batch", "10001", false),
+        ("batch", "-1", false),
+        ("batch", "\"5\"", false),
+        ("timeout", "\"1ms\"", true),
+        ("timeout", "\"1s\"", true),
+        ("timeout", "\"999us\"", false),
+        ("timeout", "\"1001ms\"", false),
+        ("timeout", "\"0s\"", false),
+        ("timeout", "5", false),
+    ] {
+        let setup = Setup::new().config(&format!("[rate_limit]\n{setting} = {value}\n"));
         let check = run(&setup, folder.path(), &["config", "check"]);
-        assert_eq!(check.status.code(), Some(i32::from(!good)), "{batch}: {}", error(&check));
-        assert!(good || error(&check).contains("keyward.toml:2: rate_limit.batch: "), "{batch}: {}", error(&check));
+        let (status, problem) = (check.status.code(), format!("keyward.toml:2: rate_limit.{setting}: "));
+        assert_eq!(status, Some(i32::from(!good)), "{setting} = {value}: {}", error(&check));
+        assert!(good || error(&check).contains(&problem), "{setting} = {value}: {}", error(&check));
     }
 }
 
