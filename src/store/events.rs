@@ -100,7 +100,7 @@ pub struct Claim {
 pub struct ClaimedDelivery {
     /// The event to deliver.
     pub event: Event,
-    /// Host and port of the webhook when the event was written, in lower case. Concurrent attempts are bounded by it.
+    /// The host of the webhook when the event was written, as [`host_of`](crate::domain::egress::host_of) gives it.
     pub host: String,
     /// The current URL of the webhook; empty if it was removed since.
     pub url: String,
@@ -169,7 +169,8 @@ pub struct Delivery {
     pub event: EventId,
     /// The event's key.
     pub key: KeyId,
-    /// Host and port of the webhook when the event was written.
+    /// The host of the webhook when the event was written, with its port if that is not the scheme's own. Empty until the
+    /// first claim if a version that did not store hosts set the webhook.
     pub host: String,
     /// State of the delivery.
     pub state: DeliveryState,
@@ -222,7 +223,8 @@ pub trait EventStore {
     /// Claims due deliveries until [`Claim::until`]. Two callers MUST never hold the same delivery (case
     /// `a_delivery_is_claimed_by_one`). A delivery that is not settled MUST become due again (case
     /// `an_unsettled_claim_becomes_due_again`). Deliveries to busy hosts MUST not delay others (case
-    /// `busy_hosts_are_skipped`).
+    /// `busy_hosts_are_skipped`), and all spellings of a host MUST be one host (case `each_spelling_of_a_host_is_one_host`).
+    /// A delivery without a host MUST get it (case `a_delivery_without_a_host_gets_it_with_its_first_claim`).
     async fn claim_deliveries(&self, claim: Claim) -> Result<Vec<ClaimedDelivery>>;
 
     /// Writes the result of an attempt. Returns whether the claim still held. A claim that was taken over MUST change

@@ -149,6 +149,56 @@ pub async fn busy_hosts_are_skipped(f: Fixture) {
     assert_eq!(take(&f.store, claim(now())).await.len(), 16);
 }
 
+pub async fn each_spelling_of_a_host_is_one_host(f: Fixture) {
+    let spellings = [
+        "https://dead.example",
+        "https://dead.example?1",
+        "https://dead.example/?2",
+        "https://dead.example#3",
+        "https://dead.example.",
+        "https://dead.example:443/x",
+        "https://DEAD.example./y?z",
+        "https://dead。example",
+        "http://dead.example:80?5",
+    ];
+    let at = |url: &str| key_with(|key| url.clone_into(&mut key.webhook_url));
+    let created = write(&f.store, spellings.map(at)).await;
+    let changed = write(&f.store, spellings.map(|_| key_with(|key| key.webhook_url = String::new()))).await;
+    for (id, url) in changed.iter().zip(spellings) {
+        f.store.set_webhook(*id, webhook(url, now())).await.unwrap();
+    }
+    f.store.redeliver(EventId(changed[0].0), now()).await.unwrap().unwrap();
+    let other = write(&f.store, [at("https://dead.example:8443/")]).await;
+    let busy_hosts = vec!["dead.example".to_owned()];
+    let claimed = take(&f.store, Claim { busy_hosts, ..claim(now()) }).await;
+    let hosts: Vec<_> = claimed.iter().map(|one| (one.event.key.id, one.host.as_str())).collect();
+    assert_eq!(hosts, [(other[0], "dead.example:8443")]);
+    for id in created.into_iter().chain(changed) {
+        for delivery in f.store.deliveries_of_key(id, None, 10).await.unwrap() {
+            assert_eq!(delivery.host, "dead.example");
+        }
+    }
+    assert_eq!(take(&f.store, claim(now())).await.len(), 2 * spellings.len() + 1);
+}
+
+/// As for a key of a version without the column, and for its events since.
+pub async fn a_delivery_without_a_host_gets_it_with_its_first_claim(mut f: Fixture) {
+    let made = key_with(|key| "https://Old.Example:443/x".clone_into(&mut key.webhook_url));
+    write(&f.store, [made.clone()]).await;
+    f.raw.execute("UPDATE keyward_keys SET webhook_host = ''").await.unwrap();
+    f.raw.execute("UPDATE keyward_deliveries SET host = ''").await.unwrap();
+    let revoked = revocation("");
+    f.store.revoke_key(made.id, revoked.clone()).await.unwrap();
+    let first = take(&f.store, claim(now())).await;
+    assert_eq!(first.iter().map(|one| one.host.as_str()).collect::<Vec<_>>(), ["old.example", "old.example"]);
+    for one in &first {
+        assert!(f.store.release_delivery(one.event.id, one.claim, now()).await.unwrap());
+        assert_eq!(f.store.find_delivery(one.event.id).await.unwrap().unwrap().host, "old.example");
+    }
+    let busy_hosts = vec!["old.example".to_owned()];
+    assert_eq!(take(&f.store, Claim { busy_hosts, ..claim(now()) }).await, []);
+}
+
 pub async fn a_released_claim_counts_no_attempt(f: Fixture) {
     write(&f.store, [key()]).await;
     let start = now();

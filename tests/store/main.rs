@@ -74,6 +74,7 @@ on_both! {
         a_watermark_only_advances, a_job_lease_has_one_holder;
     deliveries: each_event_of_a_key_with_a_webhook_has_a_delivery, events_after_a_removed_webhook_have_no_delivery,
         a_delivery_is_claimed_by_one, an_unsettled_claim_becomes_due_again, busy_hosts_are_skipped,
+        each_spelling_of_a_host_is_one_host, a_delivery_without_a_host_gets_it_with_its_first_claim,
         a_lost_claim_settles_nothing, a_released_claim_counts_no_attempt, a_redelivery_counts_attempts_anew;
     sweep: each_expiry_has_one_event_with_any_number_of_replicas, keys_that_expired_before_the_first_sweep_have_no_event,
         more_expiries_than_one_batch_all_have_events, a_key_that_becomes_visible_late_has_its_event, rate_limit_refusals_have_one_event_for_each_window,

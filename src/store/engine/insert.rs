@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::connection::Value;
 use crate::{
-    domain::key::KeyRecord,
+    domain::{egress::host_of, key::KeyRecord},
     store::error::{Result, StoreError},
 };
 
@@ -18,6 +18,8 @@ pub struct NewKey<'a> {
     pub metadata: String,
     /// The keyspaces that it is restricted to, as a JSON list.
     pub keyspaces: String,
+    /// The host of its webhook.
+    pub webhook_host: String,
     /// The limit of its own rate limit, if it has one.
     pub rate_limit: Option<i64>,
     /// The window of that rate limit, in microseconds.
@@ -32,13 +34,14 @@ impl<'a> NewKey<'a> {
             scopes: to_json(&key.scopes)?,
             metadata: to_json(&key.metadata)?,
             keyspaces: to_json(&key.keyspaces)?,
+            webhook_host: host_of(&key.webhook_url),
             rate_limit: key.rate_limit.map(|own| i64::from(own.limit)),
             rate_window: key.rate_limit.map(|own| own.window),
         })
     }
 
     /// The values in the order of `new_columns!`.
-    pub fn values(&self) -> [Value<'_>; 18] {
+    pub fn values(&self) -> [Value<'_>; 19] {
         let key = self.key;
         [
             Value::Id(key.id.0),
@@ -59,6 +62,7 @@ impl<'a> NewKey<'a> {
             Value::MaybeInt(self.rate_limit),
             Value::MaybeInt(self.rate_window),
             Value::Text(&self.keyspaces),
+            Value::Text(&self.webhook_host),
         ]
     }
 }

@@ -6,7 +6,7 @@ macro_rules! insert_delivery {
         concat!(
             "INSERT INTO keyward_deliveries (event_id, key_id, host, next_attempt_at) SELECT ",
             $event,
-            ", k.id, lower(split_part(k.webhook_url, '/', 3)), ",
+            ", k.id, k.webhook_host, ",
             $at
         )
     };

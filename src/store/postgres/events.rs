@@ -46,7 +46,7 @@ const CLAIM: &str = concat!(
     " FROM d JOIN keyward_events e ON e.id = d.event_id JOIN keyward_keys k ON k.id = e.key_id"
 );
 
-/// SQLite has no `split_part` to take the host from the URL.
+/// Postgres needs the type of the time.
 const REDELIVER: &str = concat!(
     insert_delivery!("e.id", "CAST($2 AS BIGINT)"),
     " FROM keyward_events e JOIN keyward_keys k ON k.id = e.key_id WHERE e.id = $1 AND k.webhook_url <> '' \

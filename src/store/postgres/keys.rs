@@ -55,7 +55,7 @@ const CREATE_KEYS: &str = concat!(
             new_columns!(),
             ") SELECT * FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[], \
              $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::bigint[], $15::text[], \
-             $16::bigint[], $17::bigint[], $18::text[]) ON CONFLICT DO NOTHING"
+             $16::bigint[], $17::bigint[], $18::text[], $19::text[]) ON CONFLICT DO NOTHING"
         ),
         "k.id",
         "key.created",
@@ -86,11 +86,11 @@ const SET_WEBHOOK: &str = with_event!(
         lock_revision!(),
         "k AS (",
         set_webhook!(" FROM head"),
-        " AND NOT EXISTS (SELECT 1 FROM keyward_events e WHERE e.id = $7)"
+        " AND NOT EXISTS (SELECT 1 FROM keyward_events e WHERE e.id = $8)"
     ),
-    "CAST($7 AS UUID)",
+    "CAST($8 AS UUID)",
     "webhook.updated",
-    "CAST($8 AS TEXT)",
+    "CAST($9 AS TEXT)",
     "CAST($3 AS BIGINT)"
 );
 const DISABLE_WEBHOOK: &str = with_event!(
@@ -168,6 +168,7 @@ impl KeyDialect for PooledConnection<Driver> {
             .bind(column(keys, |new| new.rate_limit))
             .bind(column(keys, |new| new.rate_window))
             .bind(column(keys, |new| new.keyspaces.as_str()))
+            .bind(column(keys, |new| new.webhook_host.as_str()))
             .fetch_all(&mut *self.checkout)
             .await
     }

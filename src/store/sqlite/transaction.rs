@@ -23,15 +23,13 @@ const WRITE_EVENT: &str = concat!(
     " FROM keyward_keys k WHERE k.id = $5 ON CONFLICT DO NOTHING"
 );
 
-/// The beginning of each statement that writes a delivery. The host is what is between `://` and the next slash, in lower
-/// case; SQLite has no `split_part`.
+/// The beginning of each statement that writes a delivery.
 macro_rules! insert_delivery {
     ($event:literal) => {
         concat!(
             "INSERT INTO keyward_deliveries (event_id, key_id, host, next_attempt_at) SELECT ",
             $event,
-            ", k.id, lower(substr(substr(k.webhook_url, instr(k.webhook_url, '://') + 3), 1, \
-             instr(substr(k.webhook_url, instr(k.webhook_url, '://') + 3) || '/', '/') - 1)), $2"
+            ", k.id, k.webhook_host, $2"
         )
     };
 }

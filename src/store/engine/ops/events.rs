@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::{
     domain::{
         clock::Micros,
+        egress::host_of,
         event::{Event, EventId, EventType},
         key::KeyId,
     },
@@ -152,7 +153,16 @@ async fn deliveries_of_key(
 }
 
 async fn claim_deliveries(db: &mut impl EventDialect, claim: &Claim) -> AttemptResult<Vec<ClaimedDelivery>> {
-    Ok(db.claim(claim).await?.into_iter().map(ClaimedDelivery::try_from).collect::<Result<_>>()?)
+    let mut claimed = Vec::new();
+    for mut row in db.claim(claim).await? {
+        // The webhook was set by a version that did not store its host.
+        if row.host.is_empty() {
+            row.host = host_of(&row.webhook_url);
+            db.execute(sql::SET_DELIVERY_HOST, &[Value::Id(row.event_id()), Value::Text(&row.host)]).await?;
+        }
+        claimed.push(row.try_into()?);
+    }
+    Ok(claimed)
 }
 
 async fn settle_delivery(db: &mut impl Executor, settlement: &Settlement) -> AttemptResult<bool> {

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::{
     domain::{
         clock::Micros,
+        egress::host_of,
         event::SYSTEM,
         key::{Digest, KeyFacts, KeyId, KeyRecord},
     },
@@ -234,6 +235,7 @@ async fn set_webhook(
     update: &WebhookUpdate,
 ) -> AttemptResult<Option<WebhookChange>> {
     let WebhookUpdate { url, secret: SecretChange { from, to, former_until }, at, by, event } = update;
+    let host = host_of(url);
     let values = [
         Value::Id(id.0),
         Value::Text(url),
@@ -241,6 +243,7 @@ async fn set_webhook(
         Value::Int(*from),
         Value::Int(*to),
         Value::Int(*former_until),
+        Value::Text(&host),
     ];
     let changed = db.set_webhook(&values, &ChangeEvent { id: event.0, key: id.0, actor: by, at: *at }).await?;
     // The event exists if this is a retry and the reply to the attempt that made the change was lost.

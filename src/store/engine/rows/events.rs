@@ -143,8 +143,10 @@ impl TryFrom<DeliveryRow> for Delivery {
 /// A claimed delivery with its event.
 pub struct ClaimRow {
     event: EventRow,
-    host: String,
-    webhook_url: String,
+    /// Empty if the webhook was set by a version that did not store its host.
+    pub host: String,
+    /// The current URL of the webhook.
+    pub webhook_url: String,
     webhook_version: i64,
     webhook_former_version: i64,
     webhook_former_until: i64,

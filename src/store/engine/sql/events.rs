@@ -161,6 +161,8 @@ pub const DELIVERIES_BY_KEY: &str = concat!(
 pub const SETTLE_DELIVERY: &str = "UPDATE keyward_deliveries SET attempted_at = $3, state = $4, next_attempt_at = $5, \
      last_status = $6, last_error = $7, last_response = $8, settled_at = $9 \
      WHERE event_id = $1 AND state = 'pending' AND attempts = $2";
+/// Sets the host `$2` of the delivery of event `$1`, which was written without one.
+pub const SET_DELIVERY_HOST: &str = "UPDATE keyward_deliveries SET host = $2 WHERE event_id = $1 AND host = ''";
 /// Releases the claim `$2` of the delivery of event `$1` as if it had not been claimed. It is due at `$3`.
 pub const RELEASE_DELIVERY: &str = "UPDATE keyward_deliveries SET attempts = attempts - 1, next_attempt_at = $3 \
      WHERE event_id = $1 AND state = 'pending' AND attempts = $2";
@@ -189,6 +191,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("FIND_DELIVERY", FIND_DELIVERY),
     ("DELIVERIES_BY_KEY", DELIVERIES_BY_KEY),
     ("SETTLE_DELIVERY", SETTLE_DELIVERY),
+    ("SET_DELIVERY_HOST", SET_DELIVERY_HOST),
     ("RELEASE_DELIVERY", RELEASE_DELIVERY),
     ("EXPIRING_KEYS", EXPIRING_KEYS),
     ("PENDING", PENDING),

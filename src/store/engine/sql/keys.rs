@@ -34,11 +34,11 @@ macro_rules! key_with_usage {
 
 pub(crate) use {key_columns, key_with_usage};
 
-/// The columns of a new key, in the order of `NewKey::values`: `$1` to `$18`.
+/// The columns of a new key, in the order of `NewKey::values`: `$1` to `$19`.
 macro_rules! new_columns {
     () => {
         "id, keyspace, digest, prefix, organization, instance, environment, name, scopes, created_at, expires_at, \
-         created_by, webhook_url, webhook_version, metadata, rate_limit, rate_window, keyspaces"
+         created_by, webhook_url, webhook_version, metadata, rate_limit, rate_window, keyspaces, webhook_host"
     };
 }
 pub(crate) use new_columns;
@@ -46,7 +46,7 @@ pub(crate) use new_columns;
 /// The values of [`new_columns`].
 macro_rules! new_values {
     () => {
-        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18"
+        "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19"
     };
 }
 pub(crate) use new_values;
@@ -104,7 +104,7 @@ pub const FIND_BY_ID: &str = concat!("SELECT ", key_with_usage!(), " WHERE k.id 
 macro_rules! set_webhook {
     ($from:literal) => {
         concat!(
-            "UPDATE keyward_keys SET webhook_url = $2, \
+            "UPDATE keyward_keys SET webhook_url = $2, webhook_host = $7, \
              webhook_version = CASE WHEN $2 <> '' AND webhook_version = $4 THEN $5 ELSE webhook_version END, \
              webhook_former_version = \
              CASE WHEN $2 = '' OR webhook_version <> $4 OR $4 = 0 THEN webhook_former_version \
@@ -121,7 +121,7 @@ macro_rules! set_webhook {
 macro_rules! disable_webhook {
     ($from:literal) => {
         concat!(
-            "UPDATE keyward_keys SET webhook_url = ''",
+            "UPDATE keyward_keys SET webhook_url = '', webhook_host = ''",
             $from,
             " WHERE id = $1 AND webhook_url = $2 AND webhook_url <> '' AND revoked_at IS NULL"
         )
@@ -133,8 +133,8 @@ pub(crate) use {disable_webhook, set_webhook};
 /// statement.
 pub const REVOKE_KEY: &str = "UPDATE keyward_keys SET revoked_at = $2, revoke_reason = $3, revoked_by = $4 \
      WHERE id = $1 AND revoked_at IS NULL";
-/// Sets the webhook of key `$1` to `$2`, unless the key is revoked, or expired at `$3`. Its secret changes from version `$4`
-/// (0: none yet) to `$5`; the former one goes on signing until `$6`.
+/// Sets the webhook of key `$1` to `$2`, whose host is `$7`, unless the key is revoked, or expired at `$3`. Its secret changes
+/// from version `$4` (0: none yet) to `$5`; the former one goes on signing until `$6`.
 pub const SET_WEBHOOK: &str = set_webhook!("");
 /// Removes the webhook of key `$1` if its URL is `$2` and the key is not revoked.
 pub const DISABLE_WEBHOOK: &str = disable_webhook!("");
