@@ -32,8 +32,9 @@ use crate::domain::rate_limit::{
 
 /// Number of failures in a row after which the circuit breaker may open.
 const MAX_FAILURES: u32 = 5;
-/// Redis is considered down once no call has been answered for this long. A stall of a few milliseconds fails every call
-/// in flight; that alone must not open the circuit breaker, since reconnecting fails far more calls.
+/// Redis is considered down once no call has been answered for this long, and for twice the timeout of a call. A stall of
+/// one timeout fails every call in flight; that alone must not open the circuit breaker, since reconnecting fails far more
+/// calls.
 const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(100);
 /// Delay between two attempts to connect.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
@@ -180,7 +181,7 @@ impl SharedLimiter {
         let in_a_row = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
         let unanswered = Duration::from_micros(self.now().saturating_sub(self.answered.load(Ordering::Relaxed)));
         if in_a_row >= MAX_FAILURES
-            && (error || unanswered >= UNRESPONSIVE_AFTER)
+            && (error || unanswered >= UNRESPONSIVE_AFTER.max(2 * self.call_timeout))
             && self.connection.swap(None).is_some()
         {
             tracing::warn!("rate limit store unavailable, each replica enforces the whole limit by itself");

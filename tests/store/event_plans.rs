@@ -134,8 +134,8 @@ fn of_postgres() -> Vec<Hot> {
         hot(
             own("SET_WEBHOOK"),
             (
-                "uuid, text, bigint, bigint, bigint, bigint, uuid, text",
-                "'00000000-0000-0000-0000-000000012345', '', 1, 1, 1, 1, '00000000-0000-0000-0000-000000999999', ''",
+                "uuid, text, bigint, bigint, bigint, bigint, text, uuid, text",
+                "'00000000-0000-0000-0000-000000012345', '', 1, 1, 1, 1, '', '00000000-0000-0000-0000-000000999999', ''",
             ),
             &["keyward_keys_pkey"],
         ),

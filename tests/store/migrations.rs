@@ -26,6 +26,11 @@ const POSTGRES: &[(i64, &str, &str)] = &[
         "webhook rotation",
         "c973da4f7c560df2dc9137e9c37564254227f5a1cd7e2459fc72304d6f3b98c2f640c39fdc5f7060e628eedeea7cfec9",
     ),
+    (
+        6,
+        "webhook host",
+        "b6c6c2ddcd444c1d701a974f45249651c072f4ebaa5f18504e96843177e87d8d9a39bb9447ebe4ae375f179faa66e767",
+    ),
 ];
 const SQLITE: &[(i64, &str, &str)] = &[
     (1, "keys", "560091685d77494ae5a34934946e46d7895f4e28a19fcad8e814c29ced7cd559b04c86fb4acea8ee8e8991c8dd0830a4"),
@@ -40,6 +45,11 @@ const SQLITE: &[(i64, &str, &str)] = &[
         5,
         "webhook rotation",
         "f6886a24c518817a1536cb5afcd6a42c82784b8f6aa94bcb7be84377f084462966076a3d1537a14f1deee6a2772559ff",
+    ),
+    (
+        6,
+        "webhook host",
+        "f201a00e9a4e4812a50f6c67c05ca334c8f1287af810ce9628615da2616804b47e5a9a3836ee9a88e2af3f146416ab84",
     ),
 ];
 

@@ -79,10 +79,10 @@ const HOT: &[Hot] = &[
         "keyward_keys_pkey",
     ),
     hot(sql::REVOKE_KEY, ("uuid, bigint, text, text", ID_AND_3), "keyward_keys_pkey"),
-    hot(sql::SET_WEBHOOK, ("uuid, text, bigint, bigint, bigint, bigint", ID_AND_5), "keyward_keys_pkey"),
+    hot(sql::SET_WEBHOOK, ("uuid, text, bigint, bigint, bigint, bigint, text", ID_AND_6), "keyward_keys_pkey"),
 ];
 const ID_AND_3: &str = "'00000000-0000-0000-0000-000000012345', 1, '', ''";
-const ID_AND_5: &str = "'00000000-0000-0000-0000-000000012345', '', 1, 1, 1, 1";
+const ID_AND_6: &str = "'00000000-0000-0000-0000-000000012345', '', 1, 1, 1, 1, ''";
 
 /// The look-up of several digests, in each database's own SQL.
 fn several<const N: usize>(own: [&[(&str, &'static str)]; N]) -> Hot {
