@@ -48,7 +48,16 @@
 //! assert_eq!(format!("{secret:?}"), "Secret(…)");
 //! ```
 
-#![cfg_attr(not(test), warn(clippy::unwrap_used, reason = "a panic in one call must be a defect, never an input"))]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, reason = "a panic in one call must be a defect, never an input")
+)]
+// Of the library alone: each test sees the dependencies of all tests.
+#![cfg_attr(not(test), warn(unused_crate_dependencies))]
+
+// The program uses these.
+use clap as _;
+use mimalloc as _;
 
 pub mod app;
 pub mod config;

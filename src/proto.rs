@@ -1,6 +1,12 @@
 //! The messages and services that are generated from `proto/`.
 
-#![expect(clippy::pedantic, clippy::large_enum_variant, reason = "generated code")]
+#![expect(
+    clippy::pedantic,
+    clippy::large_enum_variant,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
 
 use std::fmt;
 

@@ -82,12 +82,11 @@ impl<'a> Section<'a> {
         };
         let mut pairs = Vec::new();
         for (name, value) in table {
-            match value.get_ref().as_str() {
-                Some(text) => pairs.push((name.get_ref().to_string(), text.to_owned())),
-                None => {
-                    let key = format!("{}.{}", self.key(setting.name), name.get_ref());
-                    self.layers.problems.at(value.span().start, &key, "must be a string");
-                }
+            if let Some(text) = value.get_ref().as_str() {
+                pairs.push((name.get_ref().to_string(), text.to_owned()));
+            } else {
+                let key = format!("{}.{}", self.key(setting.name), name.get_ref());
+                self.layers.problems.at(value.span().start, &key, "must be a string");
             }
         }
         pairs
@@ -135,7 +134,7 @@ impl<'a> Section<'a> {
 
     /// True or false.
     pub fn boolean(&self, setting: &Setting) -> Option<bool> {
-        self.read(setting, "true or false", |value| value.as_bool())
+        self.read(setting, "true or false", DeValue::as_bool)
     }
 
     /// True or false, where `parse` reads the text of a flag or an environment variable.

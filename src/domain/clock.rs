@@ -88,6 +88,7 @@ pub trait Entropy: Send + Sync + 'static {
 pub struct SystemEntropy;
 
 impl Entropy for SystemEntropy {
+    #[expect(clippy::expect_used, reason = "a secret with fewer random bytes would be worse than none")]
     fn fill(&self, out: &mut [u8]) {
         rand::rngs::SysRng
             .try_fill_bytes(out)

@@ -129,6 +129,7 @@ fn framed(parts: &[&[u8]]) -> Vec<u8> {
     framed
 }
 
+#[expect(clippy::expect_used, reason = "it fails only for a length that is too large, and this one is constant")]
 fn subkey(master: &MasterKey, label: &str) -> Zeroizing<[u8; 32]> {
     let mut out = Zeroizing::new([0_u8; 32]);
     Hkdf::<Sha256>::new(None, &master[..])
@@ -137,6 +138,7 @@ fn subkey(master: &MasterKey, label: &str) -> Zeroizing<[u8; 32]> {
     out
 }
 
+#[expect(clippy::expect_used, reason = "it fails for no key")]
 fn mac(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC accepts a key of any length");
     for part in parts {

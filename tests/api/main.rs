@@ -1,6 +1,5 @@
 //! Black-box tests of the public contract: a real server, called over gRPC and REST.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::similar_names, reason = "noro and nora are two products")]
 
 #[path = "../support/mod.rs"]

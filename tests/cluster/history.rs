@@ -98,7 +98,12 @@ impl History {
         let mut latencies = self.latencies.lock().unwrap().clone();
         latencies.sort_unstable();
         let at = |part: f64| {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "a place in a list that fits into memory"
+            )]
             let place = (latencies.len() as f64 * part) as usize;
             latencies.get(place).copied().unwrap_or_default()
         };

@@ -1,8 +1,6 @@
 //! How a whole server behaves while its database is slow, silent, unreachable or back: a real server, a real Postgres, and a
 //! proxy between them.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
 #[path = "../support/mod.rs"]
 mod support;
 

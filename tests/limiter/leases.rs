@@ -283,10 +283,10 @@ async fn no_span_of_one_window_holds_more_than_the_limit() {
             callers.push(tokio::spawn(async move {
                 let mut admitted = Vec::new();
                 while start.elapsed() < Duration::from_secs(7) {
-                    let sent = SystemClock.boottime();
+                    let before = SystemClock.boottime();
                     let spent = limiter.spend(subject(attempt), limit, 1).await;
                     if spent.admitted {
-                        admitted.push((sent, SystemClock.boottime()));
+                        admitted.push((before, SystemClock.boottime()));
                     }
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }

@@ -1,6 +1,5 @@
 //! The promises in the documents of the three products, tested against a server with the ready-made configuration of each.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::disallowed_methods, reason = "a test of a real server runs on real time")]
 
 #[path = "../webhooks/receiver.rs"]

@@ -1,7 +1,6 @@
 //! What the tests share: a real server on free ports, and clients that speak to it.
 
 #![allow(dead_code, unused_imports, reason = "each test target uses a part of this")]
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::disallowed_methods, reason = "a test of a real server runs on real time")]
 
 pub mod grpc;

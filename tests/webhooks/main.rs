@@ -1,6 +1,5 @@
 //! Webhooks from the outside: a real server, real receivers, and the public libraries that receivers use.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::disallowed_methods, reason = "a test of a real server runs on real time")]
 
 mod bounds;

@@ -28,6 +28,7 @@ use crate::{
 };
 
 /// Manages keys.
+#[expect(clippy::struct_field_names, reason = "master keys are called so everywhere")]
 pub struct Keys {
     pub(super) store: Arc<dyn Store>,
     pub(super) replica: Arc<Replica>,

@@ -238,12 +238,14 @@ impl<DB: Database> Checkout<DB> {
 impl<DB: Database> std::ops::Deref for Checkout<DB> {
     type Target = DB::Connection;
 
+    #[expect(clippy::expect_used, reason = "a checkout without a connection cannot be reached any more")]
     fn deref(&self) -> &DB::Connection {
         self.connection.as_ref().expect("only release and drop take it, and both end the checkout")
     }
 }
 
 impl<DB: Database> std::ops::DerefMut for Checkout<DB> {
+    #[expect(clippy::expect_used, reason = "a checkout without a connection cannot be reached any more")]
     fn deref_mut(&mut self) -> &mut DB::Connection {
         self.connection.as_mut().expect("only release and drop take it, and both end the checkout")
     }

@@ -111,6 +111,7 @@ fn start<H: Health>(
     Ok(Worker { connections, count: ConnectionCount::default(), ended })
 }
 
+#[expect(clippy::expect_used, reason = "the descriptors are constants, so every test of the listener would fail first")]
 fn routes<H: Health>(api: &GrpcApi, health: HealthServer<H>) -> Routes {
     let keys = KeyServiceServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let audit = AuditServiceServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);

@@ -45,13 +45,11 @@ impl Body for RequestBody {
         if let Some(prefix) = self.prefix.take() {
             return Poll::Ready(Some(Ok(Frame::data(prefix))));
         }
-        match ready!(poll_data(&mut self.body, cx)) {
-            Some(data) => Poll::Ready(Some(data.map(Frame::data))),
-            None => {
-                let trailers = ready!(self.body.poll_trailers(cx));
-                Poll::Ready(trailers.transpose().map(|trailers| trailers.map(Frame::trailers)))
-            }
+        if let Some(data) = ready!(poll_data(&mut self.body, cx)) {
+            return Poll::Ready(Some(data.map(Frame::data)));
         }
+        let trailers = ready!(self.body.poll_trailers(cx));
+        Poll::Ready(trailers.transpose().map(|trailers| trailers.map(Frame::trailers)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -9,6 +9,7 @@ use tokio_rustls::{
 
 /// Trusts the operating system's authorities, with those that the operator added (`SSL_CERT_FILE` names another file).
 /// Where there are none, as in a container that holds only the program, the built-in list of Mozilla is trusted.
+#[expect(clippy::expect_used, reason = "the versions are constants, so every test of the client would fail first")]
 pub fn connector() -> TlsConnector {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -90,8 +90,8 @@ impl<T> HostScheduler<T> {
         drop(limits);
         let shared = Arc::clone(&self.shared);
         let started = shared.clock.monotonic();
-        let slot = Slot { shared, host, started, slow, connected: None, endpoints: Endpoints::Untried, shown: None };
-        Some((slot, work))
+        let endpoints = Endpoints::Untried;
+        Some((Slot { shared, host, started, slow, connected: None, endpoints, shown: None }, work))
     }
 
     /// Removes the work at the head of each queue for which `is_overdue` holds.
