@@ -133,8 +133,9 @@ impl<'a> Section<'a> {
     }
 
     /// True or false.
+    #[expect(clippy::redundant_closure_for_method_calls, reason = "the method's lifetime is not general enough")]
     pub fn boolean(&self, setting: &Setting) -> Option<bool> {
-        self.read(setting, "true or false", DeValue::as_bool)
+        self.read(setting, "true or false", |value| value.as_bool())
     }
 
     /// True or false, where `parse` reads the text of a flag or an environment variable.
