@@ -54,6 +54,12 @@ pub enum OpenError {
     /// Migrations cannot be applied through a transaction pooler.
     #[error("migrations are pending, and cannot be applied through a connection pooler: give a direct migration URL")]
     NeedsDirectUrl,
+    /// Migrations are pending, and the role has no right to apply them.
+    #[error(
+        "migrations are pending, and the database role may not apply them: run `keyward migrate` as the owner of the \
+         tables, or set database.migrate_url ({0})"
+    )]
+    MayNotMigrate(String),
 }
 
 impl From<StoreError> for OpenError {

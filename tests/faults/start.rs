@@ -10,7 +10,7 @@ use keyward::proto::{Code, CreateRequest};
 
 use crate::{
     ProxiedDatabase, assert_public,
-    postgres::fresh_database,
+    postgres::{fresh_database, role_of_the_service},
     support::{
         Server, Setup,
         grpc::{code, create, eventually, key, made},
@@ -82,6 +82,18 @@ async fn the_root_key_command_replaces_a_lost_root_key_beside_a_running_server()
     let output = Setup::new().database(&url).command(folder.path(), &["root-key"]).output().unwrap();
     let root = String::from_utf8(output.stdout).unwrap();
     create(&mut server.client().await, root.trim(), CreateRequest::default()).await;
+}
+
+/// The owner of the tables migrates, and the service has only the rights that the operator's guide grants.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_role_may_not_create_tables_serves_a_migrated_database() {
+    let url = fresh_database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let owner = Setup::new().database(&url);
+    assert!(owner.command(folder.path(), &["migrate"]).output().unwrap().status.success());
+    let server = Setup::new().database(&role_of_the_service(&url).await).start();
+    let made = key(&mut server.client().await, "", "", &[]).await;
+    assert_eq!(code(&mut server.client().await, &made.secret).await, Code::Valid);
 }
 
 fn spawn(command: &mut Command) -> Child {

@@ -19,6 +19,7 @@ mod plans;
 mod postgres_only;
 #[path = "../support/proxy.rs"]
 mod proxy;
+mod roles;
 mod sqlite_only;
 #[path = "../support/postgres.rs"]
 mod support;

@@ -105,6 +105,11 @@ pub fn describe(error: &sqlx::Error) -> String {
     }
 }
 
+/// Whether the role lacks a right: insufficient_privilege of Postgres.
+pub(crate) fn is_denied(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|database| database.code().as_deref() == Some("42501"))
+}
+
 impl From<sqlx::Error> for OpenError {
     fn from(error: sqlx::Error) -> Self {
         let text = describe(&error);

@@ -8,7 +8,7 @@ use crate::store::{
     database::ReplicaRow,
     engine::{
         connection::{Executor as _, PooledConnection},
-        migrate::APPLIED,
+        migrate::{APPLIED, AppliedRow},
         ops::database::DatabaseDialect,
     },
 };
@@ -37,11 +37,11 @@ impl DatabaseDialect for PooledConnection<Driver> {
         sqlx::query_scalar(WRITABLE).persistent(self.persistent).fetch_one(&mut *self.checkout).await
     }
 
-    async fn applied_migrations(&mut self) -> sqlx::Result<Vec<i64>> {
+    async fn applied_migrations(&mut self) -> sqlx::Result<Vec<AppliedRow>> {
         let has_migrations = sqlx::query_scalar(HAS_MIGRATIONS).persistent(self.persistent);
         if !has_migrations.fetch_one(&mut *self.checkout).await? {
             return Ok(Vec::new());
         }
-        Ok(self.fetch::<(i64,)>(APPLIED, &[]).await?.into_iter().map(|(version,)| version).collect())
+        self.fetch(APPLIED, &[]).await
     }
 }

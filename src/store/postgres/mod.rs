@@ -70,18 +70,18 @@ impl Postgres {
     }
 
     /// Applies pending migrations. Safe with many replicas at once: a lock lets one of them migrate, and the others then
-    /// find nothing pending.
+    /// find nothing pending. If nothing is pending, nothing is locked, created or altered, and `migrate_url` is not used.
     ///
     /// # Errors
     ///
     /// Why they cannot be applied.
     pub async fn migrate(&self) -> Result<(), OpenError> {
+        if self.migrations_pending().await? == 0 {
+            return Ok(());
+        }
         let options = &self.attempts.own.options;
         if options.pooler && options.migrate_url.is_none() {
-            return match self.migrations_pending().await? {
-                0 => Ok(()),
-                _ => Err(OpenError::NeedsDirectUrl),
-            };
+            return Err(OpenError::NeedsDirectUrl);
         }
         let attempts = Arc::clone(&self.attempts);
         run_in_task(self.attempts.runtime(), async move {

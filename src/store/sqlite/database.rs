@@ -7,7 +7,7 @@ use crate::store::{
     database::ReplicaRow,
     engine::{
         connection::{Executor as _, PooledConnection},
-        migrate::APPLIED,
+        migrate::{APPLIED, AppliedRow},
         ops::database::DatabaseDialect,
     },
 };
@@ -31,10 +31,10 @@ impl DatabaseDialect for PooledConnection<Driver> {
         Ok(true)
     }
 
-    async fn applied_migrations(&mut self) -> sqlx::Result<Vec<i64>> {
+    async fn applied_migrations(&mut self) -> sqlx::Result<Vec<AppliedRow>> {
         if self.fetch::<(i64,)>(HAS_MIGRATIONS, &[]).await? != [(1,)] {
             return Ok(Vec::new());
         }
-        Ok(self.fetch::<(i64,)>(APPLIED, &[]).await?.into_iter().map(|(version,)| version).collect())
+        self.fetch(APPLIED, &[]).await
     }
 }

@@ -95,12 +95,15 @@ impl Sqlite {
         .await
     }
 
-    /// Applies pending migrations.
+    /// Applies pending migrations. If nothing is pending, nothing is written.
     ///
     /// # Errors
     ///
     /// Why they cannot be applied.
     pub async fn migrate(&self) -> Result<(), OpenError> {
+        if self.migrations_pending().await? == 0 {
+            return Ok(());
+        }
         let attempts = Arc::clone(&self.attempts);
         run_in_task(self.attempts.runtime(), async move {
             let mut connection = attempts.writers.acquire().await?;

@@ -14,6 +14,7 @@ use crate::{
             classify::AttemptResult,
             connection::{Executor, PooledConnection, Value},
             insert::to_json,
+            migrate::AppliedRow,
             sql::database as sql,
         },
         error::{Result, StoreError},
@@ -27,8 +28,8 @@ pub trait DatabaseDialect: Executor {
     async fn replicas(&mut self) -> sqlx::Result<Vec<ReplicaRow>>;
     /// Whether the database accepts writes.
     async fn is_writable(&mut self) -> sqlx::Result<bool>;
-    /// Reads the versions of the applied migrations. Returns none if their table does not exist yet.
-    async fn applied_migrations(&mut self) -> sqlx::Result<Vec<i64>>;
+    /// Reads the applied migrations. Returns none if their table does not exist yet.
+    async fn applied_migrations(&mut self) -> sqlx::Result<Vec<AppliedRow>>;
 }
 
 #[async_trait]
@@ -77,8 +78,8 @@ where
     }
 }
 
-/// Reads the versions of the applied migrations.
-pub(crate) async fn applied_migrations<DB, X>(backend: &Backend<DB, X>) -> Result<Vec<i64>>
+/// Reads the applied migrations.
+pub(crate) async fn applied_migrations<DB, X>(backend: &Backend<DB, X>) -> Result<Vec<AppliedRow>>
 where
     DB: Database,
     X: Send + Sync + 'static,

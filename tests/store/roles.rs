@@ -1,0 +1,87 @@
+//! The role of the service may read and write rows, and create or alter nothing.
+
+use std::time::Duration;
+
+use keyward::store::{
+    EventStore as _, KeyStore as _, OpenError, Store as _, Usage,
+    change_feed::ChangeFeed as _,
+    events::{Claim, EventQuery},
+    postgres::{Postgres, PostgresOptions, change_feed::PostgresChangeFeed},
+};
+use sqlx::{Executor as _, migrate::Migrate as _};
+use tokio::runtime::Handle;
+
+use crate::{
+    change::{revocation, webhook},
+    fixture::{event_id, everything, key, now, open_postgres, postgres_options, raw_postgres},
+    support::role_of_the_service,
+};
+
+/// Another process may hold the lock of migrations for long. A start with nothing pending does not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_with_the_grants_of_the_guide_opens_a_migrated_database_without_a_lock() {
+    let owner = postgres_options().await;
+    open_postgres(owner.clone()).await;
+    let url = role_of_the_service(&owner.url).await;
+    let mut raw = raw_postgres(&owner.url).await;
+    raw.lock().await.unwrap();
+    for pooler in [false, true] {
+        let options = PostgresOptions { pooler, ..PostgresOptions::new(&url, Handle::current()) };
+        let store = Postgres::open(options).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(20), store.migrate()).await.expect("it waits for no lock").unwrap();
+    }
+    // Where a direct URL for migrations is set, it is not used either: nobody listens there.
+    let options = PostgresOptions {
+        migrate_url: Some("postgres://127.0.0.1:1/none".to_owned()),
+        ..PostgresOptions::new(&url, Handle::current())
+    };
+    Postgres::open(options).await.unwrap().migrate().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_with_the_grants_of_the_guide_may_call_every_verb() {
+    let owner = postgres_options().await;
+    open_postgres(owner.clone()).await;
+    let options = PostgresOptions::new(role_of_the_service(&owner.url).await, Handle::current());
+    let store = open_postgres(options).await;
+    assert!(store.first_root_key(key()).await.unwrap());
+    let made = key();
+    store.create_key(made.clone()).await.unwrap();
+    store.find_by_digests(vec![made.digest]).await.unwrap();
+    assert_eq!(store.list_keys(everything()).await.unwrap().len(), 2);
+    store.set_webhook(made.id, webhook("https://a.example/", now())).await.unwrap();
+    store.record_usage(vec![Usage { id: made.id, last_used_at: 1, count: 1 }]).await.unwrap();
+    store.record_usage(vec![Usage { id: made.id, last_used_at: 2, count: 1 }]).await.unwrap();
+    store.advance_watermark("mark".to_owned(), 1).await.unwrap();
+    store.advance_watermark("mark".to_owned(), 2).await.unwrap();
+    store.try_acquire_job_lease("job", 1, 2).await.unwrap();
+    let claim = Claim { now: now(), until: now(), limit: 10, busy_hosts: Vec::new() };
+    let claimed = store.claim_deliveries(claim).await.unwrap().remove(0);
+    store.release_delivery(claimed.event.id, claimed.claim, now()).await.unwrap();
+    store.redeliver(claimed.event.id, now()).await.unwrap();
+    store.revoke_key(made.id, revocation("")).await.unwrap();
+    store.delete_events(event_id(), 10).await.unwrap();
+    store.list_events(EventQuery { limit: 10, ..Default::default() }).await.unwrap();
+    store.ping().await.unwrap();
+    let mut feed = PostgresChangeFeed::new(store.connect_options(), Duration::from_secs(5));
+    feed.connect().await.unwrap();
+    let id = uuid::Uuid::from_u128(7);
+    let seen = feed.join(id, 1_000).await.unwrap();
+    assert!(feed.renew(id, 0, 1).await.unwrap());
+    feed.read(seen).await.unwrap();
+    feed.report(id, seen).await.unwrap();
+    feed.remove(id, None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_may_not_create_says_who_must_migrate() {
+    let owner = postgres_options().await;
+    open_postgres(owner.clone()).await;
+    let url = role_of_the_service(&owner.url).await;
+    let mut raw = raw_postgres(&owner.url).await;
+    raw.execute("DELETE FROM keyward_migrations WHERE version = 5").await.unwrap();
+    let store = Postgres::open(PostgresOptions::new(url, Handle::current())).await.unwrap();
+    let refused = store.migrate().await.unwrap_err();
+    assert!(matches!(&refused, OpenError::MayNotMigrate(_)), "{refused}");
+    assert!(refused.to_string().contains("keyward migrate"), "{refused}");
+}
