@@ -32,6 +32,7 @@ impl Health {
         GaugeSnapshot {
             open: pool.open,
             idle: pool.idle,
+            unreadable_rows: self.store.unreadable_rows(),
             cached_keys: self.replica.cache.len(),
             cached_bytes: self.replica.cache.bytes(),
             uses_dropped: self.replica.usage.dropped(),

@@ -74,6 +74,9 @@ pub trait Store: KeyStore + EventStore + Send + Sync + 'static {
     /// Returns the current numbers of connections.
     fn pool(&self) -> PoolGauge;
 
+    /// Returns the number of rows that could not be read and were skipped.
+    fn unreadable_rows(&self) -> u64;
+
     /// Waits for the calls in flight, then closes every connection.
     async fn close(&self);
 }

@@ -25,6 +25,8 @@ const FAILED_AUTHENTICATIONS: &str = "keyward_failed_authentications_total";
 const REVOKE_WAIT_SECONDS: &str = "keyward_revoke_wait_seconds";
 /// Database connections by `state` (`open`, `idle`).
 const POOL: &str = "keyward_database_connections";
+/// Rows of the database that could not be read and were skipped.
+const UNREADABLE_ROWS: &str = "keyward_unreadable_rows_total";
 /// Keys in the cache.
 const CACHED_KEYS: &str = "keyward_cached_keys";
 /// Bytes used by cached keys.
@@ -70,6 +72,7 @@ pub struct Metrics {
 struct Gauges {
     open: Gauge,
     idle: Gauge,
+    unreadable_rows: Counter,
     cached_keys: Gauge,
     cached_bytes: Gauge,
     uses_dropped: Counter,
@@ -89,6 +92,8 @@ pub struct GaugeSnapshot {
     pub open: u32,
     /// Number of idle database connections.
     pub idle: u32,
+    /// Number of database rows that could not be read.
+    pub unreadable_rows: u64,
     /// Number of cached keys.
     pub cached_keys: usize,
     /// Bytes used by cached keys.
@@ -135,6 +140,7 @@ impl Metrics {
                 let gauges = Gauges {
                     open: metrics::gauge!(POOL, "state" => "open"),
                     idle: metrics::gauge!(POOL, "state" => "idle"),
+                    unreadable_rows: metrics::counter!(UNREADABLE_ROWS),
                     cached_keys: metrics::gauge!(CACHED_KEYS),
                     cached_bytes: metrics::gauge!(CACHED_BYTES),
                     uses_dropped: metrics::counter!(USES_DROPPED),
@@ -209,6 +215,7 @@ impl Metrics {
         }
         self.gauges.limit_fallbacks.absolute(snapshot.limit_fallbacks);
         self.gauges.issuer_failures.absolute(snapshot.issuer_failures);
+        self.gauges.unreadable_rows.absolute(snapshot.unreadable_rows);
         self.gauges.uses_dropped.absolute(snapshot.uses_dropped);
         self.handle.render()
     }
@@ -232,6 +239,7 @@ fn describe() {
     metrics::describe_counter!(CALLS, "Management and REST calls by call and outcome.");
     metrics::describe_histogram!(REVOKE_WAIT_SECONDS, Unit::Seconds, "Wait of a Revoke until every replica has it.");
     metrics::describe_gauge!(POOL, "Database connections by state.");
+    metrics::describe_counter!(UNREADABLE_ROWS, "Database rows that could not be read and were skipped.");
     metrics::describe_gauge!(CACHED_KEYS, "Keys in memory.");
     metrics::describe_gauge!(CACHED_BYTES, Unit::Bytes, "Bytes that keys in memory take.");
     metrics::describe_counter!(USES_DROPPED, "Uses that are not written down, since too many waited.");

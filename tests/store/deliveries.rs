@@ -18,7 +18,7 @@ use keyward::{
 use crate::{
     change::{revocation, webhook},
     events::once,
-    fixture::{Fixture, event_id, key, key_with, now, write},
+    fixture::{Fixture, Raw, event_id, key, key_with, now, write},
 };
 
 /// A settlement as when the receiver has accepted the delivery.
@@ -209,12 +209,78 @@ pub async fn a_released_claim_counts_no_attempt(f: Fixture) {
     assert_eq!(after, Delivery { attempts: 0, next_attempt_at: start + SECOND, ..before });
     assert!(take(&f.store, claim(start)).await.is_empty());
     let again = take(&f.store, claim(start + SECOND)).await.remove(0);
-    assert_eq!(again, first);
+    assert!(again.claim > first.claim, "a claim that was released is over");
+    assert_eq!(ClaimedDelivery { claim: first.claim, ..again }, first);
     // A lost claim releases nothing.
     let held = take(&f.store, claim(start + 60 * SECOND)).await.remove(0);
     assert!(!f.store.release_delivery(first.event.id, first.claim, start).await.unwrap());
     assert!(f.store.settle_delivery(delivered(&held)).await.unwrap());
     assert!(!f.store.release_delivery(first.event.id, held.claim, start).await.unwrap());
+}
+
+/// A claim that is released lowers the number of attempts to what it was for an earlier claim.
+pub async fn a_late_settlement_is_not_taken_for_a_later_claim(f: Fixture) {
+    write(&f.store, [key()]).await;
+    let start = now();
+    let first = take(&f.store, claim(start)).await.remove(0);
+    let second = take(&f.store, claim(start + 30 * SECOND)).await.remove(0);
+    assert!(f.store.release_delivery(second.event.id, second.claim, start + 60 * SECOND).await.unwrap());
+    assert!(!f.store.release_delivery(second.event.id, second.claim, start).await.unwrap(), "released once");
+    assert!(!f.store.settle_delivery(delivered(&first)).await.unwrap(), "nobody holds a claim");
+    let third = take(&f.store, claim(start + 60 * SECOND)).await.remove(0);
+    assert_eq!((second.attempt, third.attempt), (2, 2));
+    for late in [&first, &second] {
+        assert!(!f.store.settle_delivery(delivered(late)).await.unwrap(), "{late:?}");
+        assert!(!f.store.release_delivery(late.event.id, late.claim, start).await.unwrap(), "{late:?}");
+    }
+    assert!(f.store.settle_delivery(delivered(&third)).await.unwrap());
+}
+
+/// Changes events without the trigger that refuses it.
+pub async fn spoil_events(f: &mut Fixture, change: &'static str) {
+    let allow = match &f.raw {
+        Raw::Postgres(_) => "ALTER TABLE keyward_events DISABLE TRIGGER USER",
+        Raw::Sqlite(_) => "DROP TRIGGER IF EXISTS keyward_events_no_update",
+    };
+    f.raw.execute(allow).await.unwrap();
+    f.raw.execute(change).await.unwrap();
+}
+
+/// A good key, and one whose event is spoilt.
+async fn good_and_bad(f: &Fixture) -> (EventId, EventId) {
+    let ids = write(&f.store, [key(), key_with(|key| "bad".clone_into(&mut key.created_by))]).await;
+    (EventId(ids[1].0), EventId(ids[0].0))
+}
+
+pub async fn a_delivery_that_cannot_be_read_is_ended_alone(mut f: Fixture) {
+    let (good, bad) = good_and_bad(&f).await;
+    spoil_events(&mut f, "UPDATE keyward_events SET record = 'none' WHERE actor = 'bad'").await;
+    let start = now();
+    let claimed = take(&f.store, claim(start)).await;
+    assert_eq!(claimed.iter().map(|one| one.event.id).collect::<Vec<_>>(), [good]);
+    let ended = f.store.find_delivery(bad).await.unwrap().unwrap();
+    assert_eq!((ended.state, ended.settled_at, ended.attempts), (DeliveryState::Failed, Some(start), 1));
+    assert_eq!(ended.last_error, "the event cannot be read");
+    assert_eq!(f.store.unreadable_rows(), 1);
+    assert_eq!(take(&f.store, claim(start + 3_600 * SECOND)).await.len(), 1, "it is over");
+}
+
+/// As during a rolling upgrade.
+pub async fn a_delivery_of_an_unknown_type_is_left_to_newer_versions(mut f: Fixture) {
+    let (good, bad) = good_and_bad(&f).await;
+    spoil_events(&mut f, "UPDATE keyward_events SET type = 'key.renamed' WHERE actor = 'bad'").await;
+    let start = now();
+    let claimed = take(&f.store, claim(start)).await;
+    assert_eq!(claimed.iter().map(|one| one.event.id).collect::<Vec<_>>(), [good]);
+    let left = f.store.find_delivery(bad).await.unwrap().unwrap();
+    assert_eq!((left.state, left.attempts), (DeliveryState::Pending, 0));
+    assert_eq!(left.next_attempt_at, start + 30 * SECOND);
+    assert_eq!(f.store.unreadable_rows(), 1);
+    // A newer version knows the type.
+    spoil_events(&mut f, "UPDATE keyward_events SET type = 'key.created' WHERE actor = 'bad'").await;
+    assert!(f.store.settle_delivery(delivered(&claimed[0])).await.unwrap());
+    let claimed = take(&f.store, claim(start + 30 * SECOND)).await;
+    assert_eq!(claimed.iter().map(|one| (one.event.id, one.attempt)).collect::<Vec<_>>(), [(bad, 1)]);
 }
 
 pub async fn a_lost_claim_settles_nothing(f: Fixture) {

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     change::{revocation, webhook},
+    deliveries::spoil_events,
     fixture::{Fixture, event_id, key, key_with, now, write},
 };
 
@@ -295,4 +296,25 @@ pub async fn a_job_lease_has_one_holder(f: Fixture) {
     // A lease acquired by a clock that was far ahead must not block the job until then.
     assert!(f.store.try_acquire_job_lease("job", 1_000_000, 1_000_100).await.unwrap());
     assert_eq!(take(1_101).await, 1);
+}
+
+pub async fn a_page_passes_events_that_cannot_be_read(mut f: Fixture) {
+    let bad = || key_with(|key| "bad".clone_into(&mut key.created_by));
+    let good: Vec<_> = (0..3).map(|_| key()).collect();
+    let [first, second, third] = [&good[0], &good[1], &good[2]].map(Clone::clone);
+    write(&f.store, [first, bad(), bad(), second, bad(), third]).await;
+    let newest: Vec<_> = good.iter().rev().map(|key| EventId(key.id.0)).collect();
+    for change in [
+        "UPDATE keyward_events SET record = 'none' WHERE actor = 'bad'",
+        "UPDATE keyward_events SET type = 'key.renamed' WHERE actor = 'bad'",
+    ] {
+        spoil_events(&mut f, change).await;
+        for (limit, before, expected) in
+            [(10, None, &newest[..]), (2, None, &newest[..2]), (2, Some(newest[1]), &newest[2..])]
+        {
+            let page = f.store.list_events(EventQuery { limit, before, ..EventQuery::default() }).await.unwrap();
+            assert_eq!(page.iter().map(|event| event.id).collect::<Vec<_>>(), expected, "{change}");
+        }
+    }
+    assert!(f.store.unreadable_rows() >= 6);
 }

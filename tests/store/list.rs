@@ -146,3 +146,19 @@ pub async fn a_page_has_a_limit(f: Fixture) {
         assert_eq!(page, written[..written.len().min(limit as usize)]);
     }
 }
+
+/// A page that is shorter than its limit is the last one, so one that leaves keys out must be filled.
+pub async fn a_page_passes_keys_that_cannot_be_read(mut f: Fixture) {
+    let bad = || key_with(|key| "bad".clone_into(&mut key.name));
+    let good: Vec<_> = (0..4).map(|_| key()).collect();
+    let [first, second, third, fourth] = [&good[0], &good[1], &good[2], &good[3]].map(Clone::clone);
+    let all = [first, bad(), second, bad(), bad(), third, bad(), fourth];
+    write(&f.store, all).await;
+    f.raw.execute("UPDATE keyward_keys SET metadata = '[' WHERE name = 'bad'").await.unwrap();
+    let newest: Vec<_> = good.iter().rev().map(|key| key.id).collect();
+    assert_eq!(ids(&f.store, everything()).await, newest);
+    assert_eq!(ids(&f.store, ListQuery { limit: 2, ..everything() }).await, newest[..2]);
+    let rest = ListQuery { limit: 2, before: Some(newest[1]), ..everything() };
+    assert_eq!(ids(&f.store, rest).await, newest[2..]);
+    assert!(f.store.unreadable_rows() >= 4);
+}

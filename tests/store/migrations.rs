@@ -31,6 +31,11 @@ const POSTGRES: &[(i64, &str, &str)] = &[
         "webhook host",
         "b6c6c2ddcd444c1d701a974f45249651c072f4ebaa5f18504e96843177e87d8d9a39bb9447ebe4ae375f179faa66e767",
     ),
+    (
+        7,
+        "delivery claims",
+        "bb75df942dc327bfb8029859f18568ac7bcd04a248d2fc5273bee0ff4474fbc9d034a20b92c50863fd704f44166aec7b",
+    ),
 ];
 const SQLITE: &[(i64, &str, &str)] = &[
     (1, "keys", "560091685d77494ae5a34934946e46d7895f4e28a19fcad8e814c29ced7cd559b04c86fb4acea8ee8e8991c8dd0830a4"),
@@ -50,6 +55,11 @@ const SQLITE: &[(i64, &str, &str)] = &[
         6,
         "webhook host",
         "f201a00e9a4e4812a50f6c67c05ca334c8f1287af810ce9628615da2616804b47e5a9a3836ee9a88e2af3f146416ab84",
+    ),
+    (
+        7,
+        "delivery claims",
+        "bb75df942dc327bfb8029859f18568ac7bcd04a248d2fc5273bee0ff4474fbc9d034a20b92c50863fd704f44166aec7b",
     ),
 ];
 

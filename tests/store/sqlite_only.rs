@@ -154,3 +154,22 @@ async fn only_look_ups_of_digests_are_counted() {
     let store = open_sqlite(&dir).await;
     crate::postgres_only::count_look_ups(store.as_ref(), || store.queries()).await;
 }
+
+/// A column of SQLite holds values of any type. One of a wrong type fails its own row alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_of_a_wrong_type_spoils_one_row() {
+    let dir = TempDir::new().unwrap();
+    let store = open_sqlite(&dir).await;
+    let (good, bad) = (key(), key());
+    for key in [&good, &bad] {
+        store.create_key(key.clone()).await.unwrap();
+    }
+    let mut raw = raw_sqlite(&dir).await;
+    let spoil = sqlx::query("UPDATE keyward_keys SET created_at = 'soon' WHERE id = $1").bind(bad.id.0);
+    spoil.execute(&mut raw).await.unwrap();
+    let page = store.list_keys(crate::fixture::everything()).await.unwrap();
+    assert_eq!(page.iter().map(|key| key.id).collect::<Vec<_>>(), [good.id]);
+    // Look-ups that arrive together are then made one by one.
+    let both = store.find_by_digests(vec![good.digest, bad.digest]).await;
+    assert!(matches!(both, Err(StoreError::Row(_))), "{both:?}");
+}

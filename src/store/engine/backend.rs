@@ -10,6 +10,7 @@ use sqlx::Database;
 use super::{
     attempts::{Attempts, Job, Kind, run_in_task},
     connection::{Executor, PooledConnection},
+    rows::readable::{Readable, Unreadable},
     write_batch::BatchedWrites,
 };
 use crate::store::{database::PoolGauge, error::Result};
@@ -19,6 +20,7 @@ pub struct Backend<DB: Database, X> {
     pub(crate) attempts: Arc<Attempts<DB, X>>,
     batches: BatchedWrites,
     lookups: AtomicU64,
+    unreadable: AtomicU64,
 }
 
 impl<DB: Database, X: Send + Sync + 'static> Backend<DB, X>
@@ -27,7 +29,7 @@ where
 {
     /// Puts the parts together.
     pub(crate) fn new(attempts: Arc<Attempts<DB, X>>, batches: BatchedWrites) -> Self {
-        Self { attempts, batches, lookups: AtomicU64::new(0) }
+        Self { attempts, batches, lookups: AtomicU64::new(0), unreadable: AtomicU64::new(0) }
     }
 
     /// Runs a job on a connection, in a task of its own, so that it ends even when its caller stops waiting.
@@ -69,6 +71,20 @@ where
     /// Number of statements that looked up digests.
     pub fn queries(&self) -> u64 {
         self.lookups.load(Ordering::Relaxed)
+    }
+
+    /// Counts and logs rows that could not be read, in one line for each call. Returns the others.
+    pub(crate) fn report_unreadable<T>(&self, what: &'static str, read: Readable<T>) -> Vec<T> {
+        if let Some(Unreadable { id, why }) = read.unreadable.first() {
+            let count = read.unreadable.len();
+            self.unreadable.fetch_add(count as u64, Ordering::Relaxed);
+            tracing::error!(what, first = %id, %why, count, "rows that cannot be read are skipped");
+        }
+        read.rows
+    }
+
+    pub(crate) fn unreadable(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
     }
 
     pub(crate) fn gauge(&self) -> PoolGauge {

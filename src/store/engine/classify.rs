@@ -129,6 +129,8 @@ fn classify(error: &sqlx::Error) -> ErrorClass {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
             ErrorClass::Lost
         }
+        // A column of another type, or a NULL where none may be: other rows can be read.
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => ErrorClass::Row,
         sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => ErrorClass::Unavailable,
         _ => ErrorClass::Broken,
     }

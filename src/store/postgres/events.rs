@@ -14,7 +14,7 @@ use crate::{
         engine::{
             connection::{Executor as _, PooledConnection, Value},
             ops::events::EventDialect,
-            rows::events::ClaimRow,
+            rows::{events::ClaimRow, readable::RowResult},
             sql::events::{claim_columns, event_columns, insert_event, key_snapshot},
         },
         events::{Claim, NewEvent},
@@ -40,9 +40,9 @@ const ADD_EVENTS: &str = concat!(
 const CLAIM: &str = concat!(
     "WITH due AS MATERIALIZED (SELECT event_id FROM keyward_deliveries WHERE state = 'pending' \
      AND next_attempt_at <= $1 AND host <> ALL($4) ORDER BY next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
-     d AS (UPDATE keyward_deliveries t SET next_attempt_at = $2, attempts = t.attempts + 1 \
-     WHERE t.event_id = ANY(ARRAY(SELECT event_id FROM due)) RETURNING t.event_id, t.host, t.attempts, t.attempts_before) SELECT ",
-    claim_columns!("d.attempts"),
+     d AS (UPDATE keyward_deliveries t SET next_attempt_at = $2, attempts = t.attempts + 1, claim = t.claim + 1 \
+     WHERE t.event_id = ANY(ARRAY(SELECT event_id FROM due)) RETURNING t.event_id, t.host, t.attempts, t.attempts_before, t.claim) SELECT ",
+    claim_columns!("d.attempts", "d.claim"),
     " FROM d JOIN keyward_events e ON e.id = d.event_id JOIN keyward_keys k ON k.id = e.key_id"
 );
 
@@ -80,7 +80,7 @@ impl EventDialect for PooledConnection<Driver> {
         Ok(u64::try_from(written).unwrap_or(0))
     }
 
-    async fn claim(&mut self, claim: &Claim) -> sqlx::Result<Vec<ClaimRow>> {
+    async fn claim(&mut self, claim: &Claim) -> sqlx::Result<Vec<RowResult<ClaimRow>>> {
         let query = sqlx::query_as(CLAIM).persistent(self.persistent).bind(claim.now).bind(claim.until);
         query.bind(i64::from(claim.limit)).bind(&claim.busy_hosts).fetch_all(&mut *self.checkout).await
     }

@@ -14,7 +14,7 @@ use crate::{
         engine::{
             connection::{Executor as _, PooledConnection, Value},
             ops::events::EventDialect,
-            rows::events::ClaimRow,
+            rows::{events::ClaimRow, readable::RowResult},
             sql::events::{claim_columns, event_columns},
         },
         events::{Claim, NewEvent},
@@ -26,12 +26,13 @@ const IS_REVOKED: &str = "SELECT 'revoked' FROM keyward_keys WHERE id = $1 AND r
 /// The hosts are a JSON array; SQLite has no array parameters. There is one writer, so nobody else claims any meanwhile.
 const DUE: &str = concat!(
     "SELECT ",
-    claim_columns!("d.attempts + 1"),
+    claim_columns!("d.attempts + 1", "d.claim + 1"),
     " FROM keyward_deliveries d JOIN keyward_events e ON e.id = d.event_id JOIN keyward_keys k ON k.id = e.key_id \
      WHERE d.state = 'pending' AND d.next_attempt_at <= $1 AND d.host NOT IN (SELECT value FROM json_each($3)) \
      ORDER BY d.next_attempt_at LIMIT $2"
 );
-const CLAIM: &str = "UPDATE keyward_deliveries SET next_attempt_at = $2, attempts = attempts + 1 WHERE event_id = $1";
+const CLAIM: &str = "UPDATE keyward_deliveries SET next_attempt_at = $2, attempts = attempts + 1, claim = claim + 1 \
+     WHERE event_id = $1";
 
 const REDELIVER: &str = concat!(
     insert_delivery!("e.id"),
@@ -68,7 +69,7 @@ impl EventDialect for PooledConnection<Driver> {
         self.end(written).await
     }
 
-    async fn claim(&mut self, claim: &Claim) -> sqlx::Result<Vec<ClaimRow>> {
+    async fn claim(&mut self, claim: &Claim) -> sqlx::Result<Vec<RowResult<ClaimRow>>> {
         self.begin().await?;
         let claimed = self.claim_in_transaction(claim).await;
         self.end(claimed).await
@@ -99,12 +100,13 @@ impl PooledConnection<Driver> {
         Ok(written)
     }
 
-    async fn claim_in_transaction(&mut self, claim: &Claim) -> sqlx::Result<Vec<ClaimRow>> {
+    async fn claim_in_transaction(&mut self, claim: &Claim) -> sqlx::Result<Vec<RowResult<ClaimRow>>> {
         let busy_hosts = serde_json::Value::from(claim.busy_hosts.clone()).to_string();
         let values = [Value::Int(claim.now), Value::Int(i64::from(claim.limit)), Value::Text(&busy_hosts)];
-        let due: Vec<ClaimRow> = self.fetch(DUE, &values).await?;
-        for row in &due {
-            self.execute(CLAIM, &[Value::Id(row.event_id()), Value::Int(claim.until)]).await?;
+        let due: Vec<RowResult<ClaimRow>> = self.fetch(DUE, &values).await?;
+        // Without its id a row cannot be claimed.
+        for id in due.iter().filter_map(|row| row.id().ok()) {
+            self.execute(CLAIM, &[Value::Id(id), Value::Int(claim.until)]).await?;
         }
         Ok(due)
     }

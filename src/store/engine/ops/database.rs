@@ -73,6 +73,10 @@ where
         self.gauge()
     }
 
+    fn unreadable_rows(&self) -> u64 {
+        self.unreadable()
+    }
+
     async fn close(&self) {
         self.close_pools().await;
     }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
-        clock::Micros,
+        clock::{Micros, SECOND},
         egress::host_of,
         event::{Event, EventId, EventType},
         key::KeyId,
@@ -16,10 +16,13 @@ use crate::{
             backend::Backend,
             classify::AttemptResult,
             connection::{Executor, PooledConnection, Value},
-            rows::events::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
+            rows::{
+                events::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
+                readable::{NextRows, PageReader, Readable, RowResult, Unreadable},
+            },
             sql::events as sql,
         },
-        error::Result,
+        error::{Result, StoreError},
         events::{
             Claim, ClaimedDelivery, Delivery, DeliveryState, EventQuery, EventStore, ExpiringKey, ExpiryQuery,
             NewEvent, Outbox, Settlement,
@@ -30,6 +33,9 @@ use crate::{
 /// Maximum number of bytes that are kept of a response or an error.
 const MAX_RESPONSE_BYTES: usize = 1_024;
 
+/// When a delivery with an event type of a newer version is due again: a replica of that version may claim it then.
+const UNKNOWN_TYPE_DELAY: Micros = 30 * SECOND;
+
 /// What the verbs about events need of a database in its own SQL. Each method is atomic.
 #[async_trait]
 pub trait EventDialect: Executor {
@@ -37,7 +43,7 @@ pub trait EventDialect: Executor {
     /// how many.
     async fn add_events(&mut self, kind: EventType, events: &[NewEvent], at: Micros) -> sqlx::Result<u64>;
     /// Claims deliveries that are due, and skips those that another worker claims at the same time.
-    async fn claim(&mut self, claim: &Claim) -> sqlx::Result<Vec<ClaimRow>>;
+    async fn claim(&mut self, claim: &Claim) -> sqlx::Result<Vec<RowResult<ClaimRow>>>;
     /// Makes the delivery of an event due at `at`, also if it was settled. Returns whether the event exists and its key has a
     /// webhook.
     async fn redeliver(&mut self, event: Uuid, at: Micros) -> sqlx::Result<bool>;
@@ -54,7 +60,8 @@ where
     PooledConnection<DB>: EventDialect,
 {
     async fn list_events(&self, query: EventQuery) -> Result<Vec<Event>> {
-        self.read(query, |db, query| Box::pin(list_events(db, query))).await
+        let page = self.read(query, |db, query| Box::pin(list_events(db, query))).await?;
+        Ok(self.report_unreadable("event", page))
     }
 
     async fn find_event(&self, id: EventId) -> Result<Option<Event>> {
@@ -83,7 +90,8 @@ where
     }
 
     async fn claim_deliveries(&self, claim: Claim) -> Result<Vec<ClaimedDelivery>> {
-        self.write(claim, |db, claim| Box::pin(claim_deliveries(db, claim))).await
+        let claimed = self.write(claim, |db, claim| Box::pin(claim_deliveries(db, claim))).await?;
+        Ok(self.report_unreadable("event to deliver", claimed))
     }
 
     async fn settle_delivery(&self, settlement: Settlement) -> Result<bool> {
@@ -102,10 +110,10 @@ where
     }
 
     async fn deliveries_of_key(&self, key: KeyId, before: Option<EventId>, limit: u32) -> Result<Vec<Delivery>> {
-        self.read((key, before, limit), |db, (key, before, limit)| {
+        let page = self.read((key, before, limit), |db, (key, before, limit)| {
             Box::pin(deliveries_of_key(db, *key, *before, *limit))
-        })
-        .await
+        });
+        Ok(self.report_unreadable("delivery", page.await?))
     }
 
     async fn redeliver(&self, event: EventId, now: Micros) -> Result<Option<Delivery>> {
@@ -117,9 +125,18 @@ where
     }
 }
 
-async fn list_events(db: &mut impl Executor, query: &EventQuery) -> AttemptResult<Vec<Event>> {
+async fn list_events(db: &mut impl Executor, query: &EventQuery) -> AttemptResult<Readable<Event>> {
+    let mut page = PageReader::new(query.limit);
+    while let Some(NextRows { after, limit }) = page.next() {
+        let values = event_values(query, after.or(query.before.map(|id| id.0)), limit);
+        page.add::<EventRow>(db.fetch(sql::events_for(query), &values).await?)?;
+    }
+    Ok(page.finish())
+}
+
+fn event_values(query: &EventQuery, before: Option<Uuid>, limit: u32) -> Vec<Value<'_>> {
     let mut values = vec![
-        Value::Id(query.before.map_or(Uuid::max(), |id| id.0)),
+        Value::Id(before.unwrap_or(Uuid::max())),
         Value::Id(query.from.map_or(Uuid::nil(), |id| id.0)),
         Value::MaybeText(query.keyspace.as_deref()),
         Value::MaybeText(query.organization.as_deref()),
@@ -129,8 +146,8 @@ async fn list_events(db: &mut impl Executor, query: &EventQuery) -> AttemptResul
         Value::MaybeText(query.actor.as_deref()),
     ];
     values.extend(query.key.map(|key| Value::Id(key.0)));
-    values.push(Value::Int(i64::from(query.limit)));
-    events(db.fetch(sql::events_for(query), &values).await?)
+    values.push(Value::Int(i64::from(limit)));
+    values
 }
 
 async fn find_event(db: &mut impl Executor, id: EventId) -> AttemptResult<Option<Event>> {
@@ -146,23 +163,52 @@ async fn deliveries_of_key(
     key: KeyId,
     before: Option<EventId>,
     limit: u32,
-) -> AttemptResult<Vec<Delivery>> {
-    let below = before.map_or(Uuid::max(), |id| id.0);
-    let values = [Value::Id(key.0), Value::Id(below), Value::Int(i64::from(limit))];
-    deliveries(db.fetch(sql::DELIVERIES_BY_KEY, &values).await?)
+) -> AttemptResult<Readable<Delivery>> {
+    let mut page = PageReader::new(limit);
+    while let Some(NextRows { after, limit }) = page.next() {
+        let below = after.or(before.map(|id| id.0)).unwrap_or(Uuid::max());
+        let values = [Value::Id(key.0), Value::Id(below), Value::Int(i64::from(limit))];
+        page.add::<DeliveryRow>(db.fetch(sql::DELIVERIES_BY_KEY, &values).await?)?;
+    }
+    Ok(page.finish())
 }
 
-async fn claim_deliveries(db: &mut impl EventDialect, claim: &Claim) -> AttemptResult<Vec<ClaimedDelivery>> {
-    let mut claimed = Vec::new();
-    for mut row in db.claim(claim).await? {
-        // The webhook was set by a version that did not store its host.
-        if row.host.is_empty() {
-            row.host = host_of(&row.webhook_url);
-            db.execute(sql::SET_DELIVERY_HOST, &[Value::Id(row.event_id()), Value::Text(&row.host)]).await?;
-        }
-        claimed.push(row.try_into()?);
+/// Claims deliveries. One that cannot be read is ended alone: its attempts would fail in the same way. One whose event has a
+/// type that this version does not know is released for the newer version that wrote it.
+async fn claim_deliveries(db: &mut impl EventDialect, claim: &Claim) -> AttemptResult<Readable<ClaimedDelivery>> {
+    let mut claimed = Readable::default();
+    for row in db.claim(claim).await? {
+        let id = row.id()?;
+        let unread = [Value::Id(id), Value::Int(claim.until)];
+        let why = match row.read() {
+            Ok(row) if !row.has_known_type() => {
+                let due = Value::Int(claim.now.saturating_add(UNKNOWN_TYPE_DELAY));
+                db.execute(sql::RELEASE_UNREAD_DELIVERY, &[unread[0], unread[1], due]).await?;
+                claimed.unreadable.push(Unreadable { id, why: StoreError::Row("unknown event type".to_owned()) });
+                continue;
+            }
+            Ok(row) => match with_host(db, row).await?.try_into() {
+                Ok(delivery) => {
+                    claimed.rows.push(delivery);
+                    continue;
+                }
+                Err(why) => why,
+            },
+            Err(why) => why,
+        };
+        db.execute(sql::FAIL_UNREAD_DELIVERY, &[unread[0], unread[1], Value::Int(claim.now)]).await?;
+        claimed.unreadable.push(Unreadable { id, why });
     }
     Ok(claimed)
+}
+
+/// Completes a delivery whose webhook was set by a version that did not store its host.
+async fn with_host(db: &mut impl Executor, mut row: ClaimRow) -> AttemptResult<ClaimRow> {
+    if row.host.is_empty() {
+        row.host = host_of(&row.webhook_url);
+        db.execute(sql::SET_DELIVERY_HOST, &[Value::Id(row.event_id()), Value::Text(&row.host)]).await?;
+    }
+    Ok(row)
 }
 
 async fn settle_delivery(db: &mut impl Executor, settlement: &Settlement) -> AttemptResult<bool> {

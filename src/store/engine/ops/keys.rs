@@ -26,6 +26,7 @@ use crate::{
             rows::{
                 events::EventRow,
                 keys::{FactsRow, KeyRow, read_facts},
+                readable::{NextRows, PageReader, Readable},
             },
             sql::{events::FIND_EVENT, keys as sql},
             write_batch::{BatchedWrites, WriteBatcher},
@@ -122,7 +123,8 @@ where
     }
 
     async fn list_keys(&self, query: ListQuery) -> Result<Vec<KeyRecord>> {
-        self.read(query, |db, query| Box::pin(list_keys(db, query))).await
+        let page = self.read(query, |db, query| Box::pin(list_keys(db, query))).await?;
+        Ok(self.report_unreadable("key", page))
     }
 
     async fn revoke_key(&self, id: KeyId, revocation: Revocation) -> Result<Option<KeyRecord>> {
@@ -201,9 +203,18 @@ async fn find_by_id(db: &mut impl Executor, id: KeyId) -> AttemptResult<Option<K
     Ok(records(db.fetch(sql::FIND_BY_ID, &[Value::Id(id.0)]).await?)?.pop())
 }
 
-async fn list_keys(db: &mut impl Executor, query: &ListQuery) -> AttemptResult<Vec<KeyRecord>> {
-    let values = [
-        Value::Id(query.before.map_or(Uuid::max(), |id| id.0)),
+async fn list_keys(db: &mut impl Executor, query: &ListQuery) -> AttemptResult<Readable<KeyRecord>> {
+    let mut page = PageReader::new(query.limit);
+    while let Some(NextRows { after, limit }) = page.next() {
+        let values = list_values(query, after.or(query.before.map(|id| id.0)), limit);
+        page.add::<KeyRow>(db.fetch(sql::list_for(query), &values).await?)?;
+    }
+    Ok(page.finish())
+}
+
+fn list_values(query: &ListQuery, before: Option<Uuid>, limit: u32) -> [Value<'_>; 9] {
+    [
+        Value::Id(before.unwrap_or(Uuid::max())),
         Value::MaybeText(query.keyspace.as_deref()),
         Value::MaybeText(query.organization.as_deref()),
         Value::MaybeText(query.instance.as_deref()),
@@ -211,9 +222,8 @@ async fn list_keys(db: &mut impl Executor, query: &ListQuery) -> AttemptResult<V
         Value::MaybeText(query.created_by.as_deref()),
         Value::MaybeInt(query.status.map(sql::status_number)),
         Value::Int(query.now),
-        Value::Int(i64::from(query.limit)),
-    ];
-    records(db.fetch(sql::list_for(query), &values).await?)
+        Value::Int(i64::from(limit)),
+    ]
 }
 
 /// Revokes keys and returns each as it is afterwards.

@@ -152,6 +152,7 @@ pub struct ClaimRow {
     webhook_former_until: i64,
     attempts: i64,
     attempts_before: i64,
+    claim: i64,
 }
 
 from_row!(ClaimRow {
@@ -161,7 +162,8 @@ from_row!(ClaimRow {
     webhook_former_version,
     webhook_former_until,
     attempts,
-    attempts_before;
+    attempts_before,
+    claim;
     event
 });
 
@@ -169,6 +171,11 @@ impl ClaimRow {
     /// The event's id.
     pub fn event_id(&self) -> Uuid {
         self.event.id
+    }
+
+    /// Whether this version knows the type of the event. Newer versions may have added types.
+    pub fn has_known_type(&self) -> bool {
+        EventType::of_name(&self.event.kind).is_some()
     }
 }
 
@@ -184,7 +191,7 @@ impl TryFrom<ClaimRow> for ClaimedDelivery {
             former: (row.webhook_former_version != 0)
                 .then_some(FormerSecrets { version: row.webhook_former_version, until: row.webhook_former_until }),
             attempt: row.attempts - row.attempts_before,
-            claim: row.attempts,
+            claim: row.claim,
         })
     }
 }

@@ -3,3 +3,4 @@
 pub(crate) mod events;
 mod from_row;
 pub(crate) mod keys;
+pub(crate) mod readable;

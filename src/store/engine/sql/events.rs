@@ -46,12 +46,14 @@ macro_rules! delivery_columns {
 
 /// The columns of a claimed delivery.
 macro_rules! claim_columns {
-    ($attempts:literal) => {
+    ($attempts:literal, $claim:literal) => {
         concat!(
             event_columns!(),
             ", d.host, k.webhook_url, k.webhook_version, k.webhook_former_version, k.webhook_former_until, ",
             $attempts,
-            " AS attempts, d.attempts_before"
+            " AS attempts, d.attempts_before, ",
+            $claim,
+            " AS claim"
         )
     };
 }
@@ -160,12 +162,20 @@ pub const DELIVERIES_BY_KEY: &str = concat!(
 /// response, and when it was settled.
 pub const SETTLE_DELIVERY: &str = "UPDATE keyward_deliveries SET attempted_at = $3, state = $4, next_attempt_at = $5, \
      last_status = $6, last_error = $7, last_response = $8, settled_at = $9 \
-     WHERE event_id = $1 AND state = 'pending' AND attempts = $2";
+     WHERE event_id = $1 AND state = 'pending' AND claim = $2";
 /// Sets the host `$2` of the delivery of event `$1`, which was written without one.
 pub const SET_DELIVERY_HOST: &str = "UPDATE keyward_deliveries SET host = $2 WHERE event_id = $1 AND host = ''";
-/// Releases the claim `$2` of the delivery of event `$1` as if it had not been claimed. It is due at `$3`.
-pub const RELEASE_DELIVERY: &str = "UPDATE keyward_deliveries SET attempts = attempts - 1, next_attempt_at = $3 \
-     WHERE event_id = $1 AND state = 'pending' AND attempts = $2";
+/// Releases the claim `$2` of the delivery of event `$1` as if it had not been claimed. It is due at `$3`. The claim moves on,
+/// so that it ends once.
+pub const RELEASE_DELIVERY: &str = "UPDATE keyward_deliveries SET attempts = attempts - 1, claim = claim + 1, \
+     next_attempt_at = $3 WHERE event_id = $1 AND state = 'pending' AND claim = $2";
+/// Releases the delivery of event `$1`, which is claimed until `$2`, in the same way.
+pub const RELEASE_UNREAD_DELIVERY: &str = "UPDATE keyward_deliveries SET attempts = attempts - 1, claim = claim + 1, \
+     next_attempt_at = $3 WHERE event_id = $1 AND state = 'pending' AND next_attempt_at = $2";
+/// Ends the delivery of event `$1`, which is claimed until `$2`, at `$3`: it cannot be read.
+pub const FAIL_UNREAD_DELIVERY: &str = "UPDATE keyward_deliveries SET state = 'failed', attempted_at = $3, \
+     settled_at = $3, last_status = NULL, last_error = 'the event cannot be read', last_response = '' \
+     WHERE event_id = $1 AND state = 'pending' AND next_attempt_at = $2";
 
 /// At most `$6` keys that expire after the position (`$1`, `$2`) and at `$3` or before, in that order, and whether their
 /// event of type `$4` with the number `$5` is written.
@@ -193,6 +203,8 @@ pub const ALL: &[(&str, &str)] = &[
     ("SETTLE_DELIVERY", SETTLE_DELIVERY),
     ("SET_DELIVERY_HOST", SET_DELIVERY_HOST),
     ("RELEASE_DELIVERY", RELEASE_DELIVERY),
+    ("RELEASE_UNREAD_DELIVERY", RELEASE_UNREAD_DELIVERY),
+    ("FAIL_UNREAD_DELIVERY", FAIL_UNREAD_DELIVERY),
     ("EXPIRING_KEYS", EXPIRING_KEYS),
     ("PENDING", PENDING),
     ("FIRST_DUE", FIRST_DUE),
