@@ -28,21 +28,21 @@
 //! ```
 //! use keyward::domain::{
 //!     clock::SystemEntropy,
+//!     keyspace::{Keyspace, Registry},
 //!     master_keys::{MasterKey, MasterKeys},
 //!     secret::Encoding,
 //! };
 //!
-//! let master_keys = MasterKeys::derive(&MasterKey::new([7; 32]));
 //! let encoding = Encoding::Alphanumeric { length: 40 };
+//! let registry = Registry::new(vec![Keyspace::with_defaults("acme", "acme_", encoding)]);
+//! let master_keys = MasterKeys::derive(&MasterKey::new([7; 32]));
 //! let secret = encoding.generate("acme_", &master_keys, &SystemEntropy);
+//! assert!(registry.well_formed(secret.expose(), &master_keys));
 //!
-//! let body = secret.expose().strip_prefix("acme_").expect("a secret begins with its prefix");
-//! assert!(encoding.accepts("acme_", body, &master_keys));
-//!
-//! // Every other installation refuses it, and so does this one under another prefix.
+//! // A mistyped secret is refused, and so is one of another installation.
+//! assert!(!registry.well_formed(&secret.expose().replace("acme_", "acme_x"), &master_keys));
 //! let others = MasterKeys::derive(&MasterKey::new([8; 32]));
-//! assert!(!encoding.accepts("acme_", body, &others));
-//! assert!(!encoding.accepts("other_", body, &master_keys));
+//! assert!(!registry.well_formed(secret.expose(), &others));
 //!
 //! // The secret itself is never logged.
 //! assert_eq!(format!("{secret:?}"), "Secret(…)");
