@@ -1,28 +1,88 @@
 //! Readiness, and what the gauges show.
+//!
+//! One worker measures readiness. Probes read the last measurement: they need no credential, so a probe that used a
+//! database connection would let anybody use them all up.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
 use crate::{limiter::Limiter, replica::Replica, session::Sessions, store::Store, telemetry::GaugeSnapshot};
 
+/// How long a measurement waits for the database.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// Age at which a measurement no longer counts: the worker that should have replaced it hangs.
+const MAX_MEASUREMENT_AGE: Duration = Duration::from_secs(15);
+
+/// Whether calls can be served, or the reason why not.
+pub type Readiness = Result<(), Arc<str>>;
+
+struct Measurement {
+    at: Instant,
+    database: Readiness,
+}
+
 /// Observes the parts that answer calls.
 pub struct Health {
-    pub(super) store: Arc<dyn Store>,
-    pub(super) replica: Arc<Replica>,
-    pub(super) sessions: Arc<Sessions>,
-    pub(super) limiter: Arc<Limiter>,
+    store: Arc<dyn Store>,
+    replica: Arc<Replica>,
+    sessions: Arc<Sessions>,
+    limiter: Arc<Limiter>,
+    measured: watch::Sender<Measurement>,
 }
 
 impl Health {
-    /// Whether calls can be served: the lease holds and the database answers.
+    /// Readiness is not measured yet: not ready.
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        replica: Arc<Replica>,
+        sessions: Arc<Sessions>,
+        limiter: Arc<Limiter>,
+    ) -> Self {
+        let measured = Measurement { at: Instant::now(), database: Err("readiness is not measured yet".into()) };
+        Self { store, replica, sessions, limiter, measured: watch::Sender::new(measured) }
+    }
+
+    /// Whether calls can be served: the lease holds, and the database answered the last measurement. Reads memory only.
     ///
     /// # Errors
     ///
-    /// The reason why not, for the log.
-    pub async fn ready(&self) -> Result<(), String> {
-        if !self.replica.lease.holds() {
-            return Err("no live lease".to_owned());
+    /// The reason why not.
+    pub fn readiness(&self) -> Readiness {
+        if !self.lease_holds() {
+            return Err("no live lease".into());
         }
-        self.store.ping().await.map_err(|error| error.to_string())
+        let measured = self.measured.borrow();
+        if measured.at.elapsed() > MAX_MEASUREMENT_AGE {
+            return Err("readiness is no longer measured".into());
+        }
+        measured.database.clone()
+    }
+
+    /// Whether the cache may answer now.
+    pub fn lease_holds(&self) -> bool {
+        self.replica.lease.holds()
+    }
+
+    /// Asks the database whether it accepts writes, and keeps the answer for [`Self::readiness`]. For the one worker that
+    /// measures.
+    pub async fn measure(&self) {
+        let database = match timeout(PING_TIMEOUT, self.store.ping()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string().into()),
+            Err(_) => Err("the database did not answer in time".into()),
+        };
+        self.measured.send_replace(Measurement { at: Instant::now(), database });
+    }
+
+    /// Waits until calls can be served. The lease is read anew after each measurement.
+    pub async fn wait_until_ready(&self) {
+        let mut measured = self.measured.subscribe();
+        // The sender lives as long as this service, so the wait cannot fail.
+        while self.readiness().is_err() && measured.changed().await.is_ok() {}
     }
 
     /// The current value of every gauge.

@@ -194,7 +194,7 @@ impl Services {
                 clock: Arc::clone(&clock),
                 rules: events,
             }),
-            health: Health { store, replica, sessions, limiter },
+            health: Health::new(store, replica, sessions, limiter),
             registry,
             metrics,
             deliveries,

@@ -36,6 +36,7 @@ mod rest_list;
 mod rest_manage;
 mod rest_openapi;
 mod rest_own;
+mod rest_probes;
 mod rest_public;
 mod rest_secrecy;
 mod rest_surface;

@@ -14,6 +14,7 @@ mod probes;
 mod request;
 mod response;
 mod router;
+mod scrape;
 mod self_service;
 pub mod server;
 pub mod startup;

@@ -1,15 +1,11 @@
 //! What orchestrators and scrapers ask.
 
-use std::time::Duration;
-
 use serde::Serialize;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::{error::RestResult, request::RequestContext, response::RestResponse};
 use crate::domain::error::Error;
-
-/// How long readiness waits for the database.
-const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -46,10 +42,9 @@ pub(crate) async fn live() -> RestResponse {
     responses((status = 200, description = "They can.", body = Health))
 )]
 pub(crate) async fn ready(context: RequestContext) -> RestResult {
-    match tokio::time::timeout(READY_TIMEOUT, context.service().health.ready()).await {
-        Ok(Ok(())) => Ok(RestResponse::ok(&Health { status: HealthStatus::Ready })),
-        Ok(Err(why)) => Err(Error::unavailable(why).into()),
-        Err(_) => Err(Error::unavailable("the database did not answer in time").into()),
+    match context.service().health.readiness() {
+        Ok(()) => Ok(RestResponse::ok(&Health { status: HealthStatus::Ready })),
+        Err(why) => Err(Error::unavailable(why.to_string()).into()),
     }
 }
 
@@ -63,7 +58,8 @@ pub(crate) async fn ready(context: RequestContext) -> RestResult {
 )]
 pub(crate) async fn metrics(context: RequestContext) -> RestResponse {
     let service = context.service();
-    RestResponse::text("text/plain; version=0.0.4; charset=utf-8", service.metrics.render(service.health.gauges()))
+    let text = context.metrics_text().get(Instant::now(), || service.metrics.render(service.health.gauges()));
+    RestResponse::text("text/plain; version=0.0.4; charset=utf-8", text)
 }
 
 /// This document

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, request::Parts};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{client_ip, error::RestError};
+use super::{client_ip, error::RestError, scrape::MetricsText};
 use crate::{
     config::Http,
     domain::{
@@ -37,6 +37,8 @@ pub(crate) struct RestState {
     pub(crate) http: Http,
     /// The OpenAPI document.
     pub(crate) document: Bytes,
+    /// The text of `/metrics`.
+    pub(crate) metrics_text: MetricsText,
 }
 
 /// The context of one request. Layers, extractors and the handler share it.
@@ -97,6 +99,11 @@ impl RequestContext {
     /// The OpenAPI document.
     pub(crate) fn document(&self) -> &Bytes {
         &self.0.state.document
+    }
+
+    /// The text of `/metrics`.
+    pub(crate) fn metrics_text(&self) -> &MetricsText {
+        &self.0.state.metrics_text
     }
 
     /// The client side of the connection.

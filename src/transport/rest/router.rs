@@ -20,6 +20,7 @@ use super::{
     layers::{self, HttpHandler},
     openapi, probes,
     request::{RequestContext, RestState},
+    scrape::MetricsText,
     self_service, verify,
 };
 use crate::{config::Http, service::Services};
@@ -44,7 +45,8 @@ impl Rest {
     /// Serves these use cases.
     pub fn new(service: Arc<Services>, http: Http) -> Self {
         let document = openapi::document(table(Routes::All).into_openapi());
-        Self { state: Arc::new(RestState { service, http, document: Bytes::from(document) }) }
+        let document = Bytes::from(document);
+        Self { state: Arc::new(RestState { service, http, document, metrics_text: MetricsText::new() }) }
     }
 
     /// Returns the handler of one listener.
