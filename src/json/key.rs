@@ -145,6 +145,7 @@ pub(crate) struct Key<'a> {
     #[schema(value_type = String, format = DateTime)]
     created_at: Rfc3339,
     /// Who made it: root, key:<id>, user:<subject> or public.
+    #[expect(rustdoc::invalid_html_tags, reason = "the OpenAPI document shows this text, which is not HTML")]
     #[schema(required)]
     created_by: Option<&'a str>,
     /// When it was revoked.
