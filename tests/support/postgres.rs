@@ -1,5 +1,7 @@
 //! A database of one's own on the Postgres that `tests/run` started.
 
+#![allow(dead_code, reason = "each test target uses a part of this")]
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, postgres::PgConnectOptions};
@@ -28,7 +30,6 @@ pub async fn fresh_database() -> String {
 
 /// Makes a role with the rights that the operator's guide grants to the service, on a migrated database. Returns the
 /// database's URL with that role.
-#[allow(dead_code, reason = "each test target uses a part of this")]
 pub async fn role_of_the_service(url: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let role = format!("keyward_app_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
