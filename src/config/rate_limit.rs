@@ -58,8 +58,12 @@ pub struct RateLimits {
 pub fn read(section: &Section<'_>) -> Option<RateLimits> {
     let store = section.parsed(&STORE, store);
     let batch = section.number(&BATCH, 1..=10_000);
-    let bounds = Duration::from_millis(1)..=Duration::from_secs(1);
-    let timeout = section.duration_within(&TIMEOUT, bounds, "must be a length of time from 1ms to 1s");
+    let timeout = section.parsed(&TIMEOUT, |text| {
+        let timeout = humantime::parse_duration(text).ok();
+        timeout
+            .filter(|timeout| (Duration::from_millis(1)..=Duration::from_secs(1)).contains(timeout))
+            .ok_or_else(|| "must be a length of time from 1ms to 1s".to_owned())
+    });
     Some(RateLimits { store: store?, batch: batch?, timeout: timeout? })
 }
 

@@ -278,6 +278,12 @@ fn the_settings_of_a_shared_rate_limit_store_have_bounds() {
         assert_eq!(status, Some(i32::from(!good)), "{setting} = {value}: {}", error(&check));
         assert!(good || error(&check).contains(&problem), "{setting} = {value}: {}", error(&check));
     }
+    for (value, good) in [("1s", true), ("2s", false), ("soon", false)] {
+        let setup = Setup::new().env("KEYWARD_RATE_LIMIT_TIMEOUT", value);
+        let check = run(&setup, folder.path(), &["config", "check"]);
+        assert_eq!(check.status.code(), Some(i32::from(!good)), "{value}: {}", error(&check));
+        assert!(good || error(&check).contains("KEYWARD_RATE_LIMIT_TIMEOUT"), "{value}: {}", error(&check));
+    }
 }
 
 #[test]

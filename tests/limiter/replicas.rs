@@ -320,7 +320,8 @@ async fn redis_connections_support_tls_and_a_password() {
     for (password, known, shared) in
         [("p4ssw0rd-of-the-test", true, true), ("p4ssw0rd-of-the-test", false, false), ("another", true, false)]
     {
-        let mut setup = Setup::new().env("KEYWARD_RATE_LIMIT_STORE", &url(password));
+        let setup = Setup::new().env("KEYWARD_RATE_LIMIT_STORE", &url(password));
+        let mut setup = setup.env("KEYWARD_RATE_LIMIT_TIMEOUT", LONG_TIMEOUT);
         if known {
             setup = setup.env("SSL_CERT_FILE", ca.cert.to_str().unwrap());
         }
