@@ -11,7 +11,7 @@ use crate::{
     replica::{PeerMode, Replica, follower::Follower, follower_thread},
     store::{
         OpenError, Store,
-        postgres::change_feed::{PostgresChangeFeed, listen},
+        postgres::change_feed::listen,
         postgres::{Postgres, PostgresOptions},
         sqlite::{Sqlite, SqliteOptions},
     },
@@ -80,12 +80,12 @@ impl OpenStore {
         let lease = config.replica.lease;
         let query_timeout = (lease / 2).max(MIN_QUERY_TIMEOUT);
         let (replica, clock, entropy) = (Arc::clone(replica), Arc::clone(clock), Arc::clone(entropy));
-        let (options, has_pooler, stopped) = (postgres.connect_options(), config.database.pooler, stop.clone());
+        let (postgres, has_pooler, stopped) = (Arc::clone(postgres), config.database.pooler, stop.clone());
         let make = move || {
-            let feed = PostgresChangeFeed::new(options.clone(), query_timeout);
+            let feed = postgres.change_feed(query_timeout);
             let (clock, entropy) = (Arc::clone(&clock), Arc::clone(&entropy));
             let follower = Follower::new(feed, &replica, clock, entropy, lease, stopped.clone());
-            let (notified, options) = (Arc::clone(&replica), options.clone());
+            let (notified, options) = (Arc::clone(&replica), postgres.connect_options());
             let listening = async move {
                 if has_pooler {
                     // A transaction pooler drops LISTEN. The reads of the renewals are enough, only later.

@@ -15,6 +15,7 @@ mod follower;
 mod list;
 mod migrations;
 mod outage;
+mod pinned;
 mod plans;
 mod postgres_only;
 #[path = "../support/proxy.rs"]

@@ -13,7 +13,7 @@ use sqlx::{
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::connect::refuse_standby;
+use super::connect::check_server;
 use crate::{
     domain::key::Digest,
     store::{
@@ -34,6 +34,8 @@ pub struct PostgresChangeFeed {
     options: PgConnectOptions,
     /// Timeout of a statement. When it passes, the connection is closed.
     statement_timeout: Duration,
+    /// What each statement begins with.
+    begin: String,
     writer: Option<PgConnection>,
     reader: Option<PgConnection>,
 }
@@ -41,13 +43,18 @@ pub struct PostgresChangeFeed {
 impl PostgresChangeFeed {
     /// Makes a feed that is not connected.
     pub fn new(options: PgConnectOptions, statement_timeout: Duration) -> Self {
-        Self { options, statement_timeout, writer: None, reader: None }
+        Self { options, statement_timeout, begin: String::new(), writer: None, reader: None }
+    }
+
+    /// Lets each statement begin with `begin`, which holds for its transaction.
+    pub(super) fn begin_with(self, begin: String) -> Self {
+        Self { begin, ..self }
     }
 
     async fn open(&self) -> Result<PgConnection> {
         let opened = timeout(self.statement_timeout, async {
             let mut connection = self.options.connect().await?;
-            refuse_standby(&mut connection).await?;
+            check_server(&mut connection).await?;
             Ok(connection)
         });
         check(opened.await)
@@ -56,7 +63,8 @@ impl PostgresChangeFeed {
     /// Runs statements on the writer. A failure drops the connection, because the result is unknown.
     async fn write(&mut self, sql: String) -> Result<u64> {
         let mut connection = self.writer.take().ok_or_else(not_connected)?;
-        let done = timeout(self.statement_timeout, connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))));
+        let sql = AssertSqlSafe(format!("{}{sql}", self.begin));
+        let done = timeout(self.statement_timeout, connection.execute(sqlx::raw_sql(sql)));
         let done = check(done.await)?;
         self.writer = Some(connection);
         Ok(done.rows_affected())
@@ -64,7 +72,8 @@ impl PostgresChangeFeed {
 
     async fn rows(&mut self, sql: String) -> Result<Vec<PgRow>> {
         let mut connection = self.reader.take().ok_or_else(not_connected)?;
-        let rows = timeout(self.statement_timeout, connection.fetch_all(sqlx::raw_sql(AssertSqlSafe(sql))));
+        let sql = AssertSqlSafe(format!("{}{sql}", self.begin));
+        let rows = timeout(self.statement_timeout, connection.fetch_all(sqlx::raw_sql(sql)));
         let rows = check(rows.await)?;
         self.reader = Some(connection);
         Ok(rows)

@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use sqlx::{ConnectOptions as _, Executor as _, PgConnection, postgres::PgConnectOptions};
 
-use super::options::PostgresOptions;
+use super::{options::PostgresOptions, pinned};
 use crate::store::error::OpenError;
 
-pub(super) fn invalid_url(error: sqlx::Error) -> OpenError {
+fn invalid_url(error: sqlx::Error) -> OpenError {
     match error {
         sqlx::Error::Configuration(reason) => OpenError::Url(reason.to_string()),
         other => OpenError::Url(other.to_string()),
     }
 }
 
-/// Returns how to open the connections of the pool.
-pub(super) fn connect_options(options: &PostgresOptions) -> Result<PgConnectOptions, OpenError> {
+/// Returns how to open the connections of the pool. The version is the server's, as far as it is known.
+pub(super) fn connect_options(options: &PostgresOptions, version: Option<u32>) -> Result<PgConnectOptions, OpenError> {
     let connect: PgConnectOptions = options.url.parse().map_err(invalid_url)?;
     // No floats are read, and PgBouncer refuses the parameter.
     let connect = connect.application_name("keyward").extra_float_digits(None).disable_statement_logging();
@@ -24,19 +24,22 @@ pub(super) fn connect_options(options: &PostgresOptions) -> Result<PgConnectOpti
         // refuses `options`.
         connect.statement_cache_capacity(0)
     } else {
-        connect.options([
-            ("statement_timeout", options.statement_timeout.as_millis().to_string().as_str()),
-            // The database may have another default, under which concurrent changes would conflict and be retried.
-            ("default_transaction_isolation", "read committed"),
-        ])
+        connect.options(pinned::at_start(options.statement_timeout, version))
     })
+}
+
+/// Returns how to open the connection that migrates. It has no statement timeout: an index over many keys takes its time.
+pub(super) fn migrate_options(options: &PostgresOptions, version: Option<u32>) -> Result<PgConnectOptions, OpenError> {
+    let url = options.migrate_url.as_deref().unwrap_or(&options.url);
+    let connect: PgConnectOptions = url.parse().map_err(invalid_url)?;
+    Ok(connect.application_name("keyward").options(pinned::at_start(Duration::ZERO, version)))
 }
 
 /// Opens one connection outside the pool.
 pub(super) async fn connect_once(connect: &PgConnectOptions, timeout: Duration) -> Result<PgConnection, OpenError> {
     let connected = tokio::time::timeout(timeout, async {
         let mut connection = connect.connect().await?;
-        refuse_standby(&mut connection).await?;
+        check_server(&mut connection).await?;
         Ok::<_, sqlx::Error>(connection)
     });
     match connected.await {
@@ -45,12 +48,31 @@ pub(super) async fn connect_once(connect: &PgConnectOptions, timeout: Duration) 
     }
 }
 
-/// Refuses a standby: it reads the past, where a revoked key may still be active.
-pub(super) async fn refuse_standby(connection: &mut PgConnection) -> sqlx::Result<()> {
+/// Refuses a server on which Keyward cannot work:
+///
+/// - a standby: it reads the past, where a revoked key may still be active;
+/// - a database with another encoding than UTF-8: it cannot hold every name;
+/// - a role or database whose triggers are off: a revocation would get no revision, and no replica would learn of it.
+pub(super) async fn check_server(connection: &mut PgConnection) -> sqlx::Result<()> {
+    const SERVER: &str = "SELECT pg_is_in_recovery(), current_setting('server_encoding'), \
+         current_setting('session_replication_role')";
     // A simple query, so that it works through a pooler.
-    let row = connection.fetch_one(sqlx::raw_sql("SELECT pg_is_in_recovery()")).await?;
+    let row = connection.fetch_one(sqlx::raw_sql(SERVER)).await?;
     if sqlx::Row::try_get_unchecked::<bool, _>(&row, 0)? {
         return Err(sqlx::Error::Io(std::io::Error::other("the server is a standby")));
+    }
+    let encoding: String = sqlx::Row::try_get_unchecked(&row, 1)?;
+    if encoding != "UTF8" {
+        return Err(sqlx::Error::Configuration(
+            format!("the database has the encoding {encoding}; create it with ENCODING 'UTF8'").into(),
+        ));
+    }
+    let role: String = sqlx::Row::try_get_unchecked(&row, 2)?;
+    if role == "replica" {
+        return Err(sqlx::Error::Configuration(
+            "session_replication_role is replica, so that no trigger runs: reset it for the role and the database"
+                .into(),
+        ));
     }
     Ok(())
 }

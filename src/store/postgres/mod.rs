@@ -7,13 +7,15 @@ mod database;
 mod events;
 mod keys;
 mod options;
+mod pinned;
 
 use std::{
     sync::{Arc, LazyLock},
     time::Duration,
 };
 
-use self::connect::{connect_once, connect_options, invalid_url, refuse_standby};
+use self::change_feed::PostgresChangeFeed;
+use self::connect::{check_server, connect_once, connect_options, migrate_options};
 pub use self::options::PostgresOptions;
 use super::{
     engine::{
@@ -46,6 +48,8 @@ const TIMEOUT_GRACE: Duration = Duration::from_millis(250);
 pub struct PostgresConfig {
     options: PostgresOptions,
     connect: PgConnectOptions,
+    /// The server's version at the start, as in `server_version_num`.
+    version: Option<u32>,
 }
 
 /// The Postgres backend.
@@ -58,11 +62,14 @@ impl Postgres {
     ///
     /// Why the database cannot be used.
     pub async fn open(options: PostgresOptions) -> Result<Arc<Self>, OpenError> {
-        let connect = connect_options(&options)?;
+        let connect = connect_options(&options, None)?;
         let runtime = options.runtime.clone();
         run_in_task(&runtime, async move {
-            connect_once(&connect, options.acquire_timeout).await?.close().await?;
-            let attempts = Arc::new(attempts(options, connect));
+            let connection = connect_once(&connect, options.acquire_timeout).await?;
+            let version = connection.server_version_num();
+            connection.close().await?;
+            let connect = connect_options(&options, version)?;
+            let attempts = Arc::new(attempts(options, connect, version));
             let batches = batched_writes(&attempts, MAX_BATCHES);
             Ok(Arc::new(Self::new(attempts, batches)))
         })
@@ -85,12 +92,8 @@ impl Postgres {
         }
         let attempts = Arc::clone(&self.attempts);
         run_in_task(self.attempts.runtime(), async move {
-            let options = &attempts.own.options;
-            let url = options.migrate_url.as_deref().unwrap_or(&options.url);
-            let connect: PgConnectOptions = url.parse().map_err(invalid_url)?;
-            // No statement timeout: an index over many keys takes its time. No notices that a table exists already.
-            let connect = connect.application_name("keyward").options([("client_min_messages", "warning")]);
-            let mut connection = connect_once(&connect, options.acquire_timeout).await?;
+            let PostgresConfig { options, version, .. } = &attempts.own;
+            let mut connection = connect_once(&migrate_options(options, *version)?, options.acquire_timeout).await?;
             migrate::apply(&MIGRATOR, &mut connection).await?;
             Ok(connection.close().await?)
         })
@@ -106,13 +109,24 @@ impl Postgres {
         migrate::pending(&MIGRATOR, &applied_migrations(self).await?)
     }
 
+    /// Makes a change feed on this database that is not connected, whose statements take at most `statement_timeout`.
+    pub fn change_feed(&self, statement_timeout: Duration) -> PostgresChangeFeed {
+        let PostgresConfig { options, connect, version } = &self.attempts.own;
+        let feed = PostgresChangeFeed::new(connect.clone(), statement_timeout);
+        if options.pooler { feed.begin_with(pinned::in_transaction(options.statement_timeout, *version)) } else { feed }
+    }
+
     /// Returns how to open a connection outside the pool.
     pub fn connect_options(&self) -> PgConnectOptions {
         self.attempts.own.connect.clone()
     }
 }
 
-fn attempts(options: PostgresOptions, connect: PgConnectOptions) -> Attempts<Driver, PostgresConfig> {
+fn attempts(
+    options: PostgresOptions,
+    connect: PgConnectOptions,
+    version: Option<u32>,
+) -> Attempts<Driver, PostgresConfig> {
     let pool_rules = PoolRules {
         max_connections: options.max_connections,
         acquire_timeout: options.acquire_timeout,
@@ -120,16 +134,14 @@ fn attempts(options: PostgresOptions, connect: PgConnectOptions) -> Attempts<Dri
         idle_timeout: Some(Duration::from_secs(60)),
         // The memory of a server's process grows with the age of its connection.
         max_lifetime: Some(Duration::from_secs(1_800)),
-        after_connect: |connection| Box::pin(refuse_standby(connection)),
+        after_connect: |connection| Box::pin(check_server(connection)),
         runtime: options.runtime.clone(),
     };
     let begin = options.pooler.then(|| {
-        let timeout = options.statement_timeout.as_millis();
-        // A standby refuses READ WRITE. A replica that is paused between a statement and its COMMIT holds the statement's
-        // locks, and every other writer waits for them: the idle timeout lets the server end the transaction.
+        // A standby refuses READ WRITE.
         format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {timeout}; \
-             SET LOCAL idle_in_transaction_session_timeout = {timeout}"
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE, NOT DEFERRABLE; {}",
+            pinned::in_transaction(options.statement_timeout, version)
         )
     });
     let rules = AttemptRules {
@@ -141,5 +153,5 @@ fn attempts(options: PostgresOptions, connect: PgConnectOptions) -> Attempts<Dri
         runtime: options.runtime.clone(),
     };
     let writers = Pool::new(connect.clone(), pool_rules);
-    Attempts { writers, readers: None, rules, own: PostgresConfig { options, connect } }
+    Attempts { writers, readers: None, rules, own: PostgresConfig { options, connect, version } }
 }
