@@ -19,6 +19,8 @@ use crate::{
 
 /// How long a start retries while the database is unavailable.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Interval between two looks at the lease, which is in memory.
+const LEASE_INTERVAL: Duration = Duration::from_millis(100);
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// The shortest timeout of a follower's query. With a short lease, half of it would be less than a slow query takes.
 const MIN_QUERY_TIMEOUT: Duration = Duration::from_millis(500);
@@ -91,7 +93,15 @@ impl OpenStore {
                     // A transaction pooler drops LISTEN. The reads of the renewals are enough, only later.
                     std::future::pending::<()>().await;
                 }
-                listen(options, move |notification| notified.on_notification(notification)).await;
+                loop {
+                    wait_for_lease(&notified, true).await;
+                    let on_notification = |notification| notified.on_notification(notification);
+                    tokio::select! {
+                        () = listen(options.clone(), on_notification) => {}
+                        // Where the server allows few connections, those of the lease come first.
+                        () = wait_for_lease(&notified, false) => {}
+                    }
+                }
             };
             (follower, listening)
         };
@@ -104,6 +114,13 @@ impl OpenStore {
             Kind::Sqlite(sqlite) => sqlite.migrate().await,
             Kind::Postgres(postgres) => postgres.migrate().await,
         }
+    }
+}
+
+/// Waits until the lease holds, or no longer holds.
+async fn wait_for_lease(replica: &Replica, held: bool) {
+    while replica.lease.holds() != held {
+        tokio::time::sleep(LEASE_INTERVAL).await;
     }
 }
 
@@ -127,10 +144,15 @@ impl FollowerHandle {
 /// Opens the database, and retries for a while if it is unavailable.
 pub async fn open_with_retry(config: &Config) -> Result<OpenStore, OpenError> {
     let give_up_at = Instant::now() + OPEN_TIMEOUT;
+    let mut logged = String::new();
     loop {
         match OpenStore::open(&config.database).await {
             Err(OpenError::Unavailable(why)) if Instant::now() + RETRY_DELAY < give_up_at => {
-                tracing::warn!(why, "database unavailable, retrying");
+                // A cause that lasts is logged once: the start itself ends with it.
+                if logged != why {
+                    tracing::warn!(why, "database unavailable, retrying");
+                    logged = why;
+                }
                 tokio::time::sleep(RETRY_DELAY).await;
             }
             opened => return opened,

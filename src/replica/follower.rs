@@ -14,6 +14,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep},
@@ -41,6 +42,8 @@ pub struct Follower<F> {
     feed: F,
     cache: Arc<KeyCache>,
     pub(super) lease: Arc<Lease>,
+    /// [`Replica::membership_error`].
+    error: Arc<Mutex<Option<StoreError>>>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     lease_length: Duration,
@@ -80,7 +83,8 @@ impl<F: ChangeFeed> Follower<F> {
     ) -> Self {
         let (cache, lease) = (Arc::clone(&replica.cache), Arc::clone(&replica.lease));
         let wake = Arc::clone(&replica.follower_wake);
-        Self { feed, cache, lease, clock, entropy, lease_length, wake, stop, peers: PeerTracker::default() }
+        let error = Arc::clone(&replica.membership_error);
+        Self { feed, cache, lease, error, clock, entropy, lease_length, wake, stop, peers: PeerTracker::default() }
     }
 
     /// Joins and follows until it is stopped; then leaves.
@@ -95,6 +99,7 @@ impl<F: ChangeFeed> Follower<F> {
                 Ok(member) => member,
                 Err(error) => {
                     tracing::warn!(%error, "replica could not join, retrying");
+                    *self.error.lock() = Some(error);
                     self.lease.end();
                     connected = false;
                     continue;
@@ -123,7 +128,9 @@ impl<F: ChangeFeed> Follower<F> {
         match self.stop.clone().run_until_cancelled(self.feed.connect()).await {
             Some(Ok(())) => true,
             Some(Err(error)) => {
+                // Readiness logs it, once and then every half minute.
                 tracing::debug!(%error, "follower cannot reach the database, retrying");
+                *self.error.lock() = Some(error);
                 sleep(RETRY_DELAY).await;
                 false
             }
@@ -145,6 +152,7 @@ impl<F: ChangeFeed> Follower<F> {
             self.cache.clear();
         }
         self.lease.extend(self.deadline(before));
+        *self.error.lock() = None;
         self.peers = PeerTracker::default();
         tracing::info!(replica = %id, revision = seen, "joined");
         let mut member = Membership::joined(id, seen, last_change);
@@ -197,6 +205,7 @@ impl<F: ChangeFeed> Follower<F> {
                     // A higher step than the known one: the renewal in flight was committed.
                     Some(row) => {
                         member.step = row.step;
+                        *self.error.lock() = None;
                         return None;
                     }
                 },

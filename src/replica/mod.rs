@@ -19,6 +19,7 @@ pub(crate) mod usage;
 
 use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
     sync::Notify,
@@ -41,7 +42,7 @@ use crate::{
         key::Digest,
         keyspace::Registry,
     },
-    store::{Store, change_feed::Notification},
+    store::{Store, StoreError, change_feed::Notification},
 };
 
 /// Timeout of one look-up, including the wait for its statement. It is shorter than the store's own timeout, because the
@@ -54,6 +55,8 @@ pub struct Replica {
     pub cache: Arc<KeyCache>,
     /// Until when the cache may answer.
     pub lease: Arc<Lease>,
+    /// Why the follower cannot join or renew; `None` while it can.
+    pub membership_error: Arc<Mutex<Option<StoreError>>>,
     /// Uses of keys that are not flushed to the database yet.
     pub usage: UsageLog,
     /// Refusals by rate limits that are not in the audit log yet.
@@ -127,6 +130,7 @@ impl Replica {
             lookups: Lookups::start(store, Arc::clone(&cache), registry, runtime),
             cache,
             lease: Arc::new(Lease::new(clock)),
+            membership_error: Arc::default(),
             usage: UsageLog::default(),
             rate_limit_events: RateLimitEventLog::default(),
             follower_wake: Arc::default(),

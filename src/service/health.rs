@@ -10,7 +10,13 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{limiter::Limiter, replica::Replica, session::Sessions, store::Store, telemetry::GaugeSnapshot};
+use crate::{
+    limiter::Limiter,
+    replica::Replica,
+    session::Sessions,
+    store::{Store, StoreError},
+    telemetry::GaugeSnapshot,
+};
 
 /// How long a measurement waits for the database.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -18,7 +24,36 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_MEASUREMENT_AGE: Duration = Duration::from_secs(15);
 
 /// Whether calls can be served, or the reason why not.
-pub type Readiness = Result<(), Arc<str>>;
+pub type Readiness = Result<(), NotReady>;
+
+/// Why calls cannot be served.
+#[derive(Debug, Clone)]
+pub struct NotReady {
+    /// For everybody: it holds nothing that the database or its driver said.
+    pub message: &'static str,
+    /// For the log.
+    why: Arc<str>,
+}
+
+impl NotReady {
+    fn because(message: &'static str) -> Self {
+        Self { message, why: message.into() }
+    }
+
+    fn of(error: &StoreError) -> Self {
+        let message = match error {
+            StoreError::Unavailable(why) => why.cause.message(),
+            _ => "The database does not answer as it should",
+        };
+        Self { message, why: error.to_string().into() }
+    }
+}
+
+impl std::fmt::Display for NotReady {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.why)
+    }
+}
 
 struct Measurement {
     at: Instant,
@@ -42,7 +77,8 @@ impl Health {
         sessions: Arc<Sessions>,
         limiter: Arc<Limiter>,
     ) -> Self {
-        let measured = Measurement { at: Instant::now(), database: Err("readiness is not measured yet".into()) };
+        let measured =
+            Measurement { at: Instant::now(), database: Err(NotReady::because("Readiness is not measured yet")) };
         Self { store, replica, sessions, limiter, measured: watch::Sender::new(measured) }
     }
 
@@ -53,11 +89,14 @@ impl Health {
     /// The reason why not.
     pub fn readiness(&self) -> Readiness {
         if !self.lease_holds() {
-            return Err("no live lease".into());
+            return Err(match self.replica.membership_error.lock().as_ref() {
+                Some(error) => NotReady { why: format!("no live lease: {error}").into(), ..NotReady::of(error) },
+                None => NotReady::because("There is no live lease"),
+            });
         }
         let measured = self.measured.borrow();
         if measured.at.elapsed() > MAX_MEASUREMENT_AGE {
-            return Err("readiness is no longer measured".into());
+            return Err(NotReady::because("Readiness is no longer measured"));
         }
         measured.database.clone()
     }
@@ -72,8 +111,8 @@ impl Health {
     pub async fn measure(&self) {
         let database = match timeout(PING_TIMEOUT, self.store.ping()).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string().into()),
-            Err(_) => Err("the database did not answer in time".into()),
+            Ok(Err(error)) => Err(NotReady::of(&error)),
+            Err(_) => Err(NotReady::because("The database did not answer in time")),
         };
         self.measured.send_replace(Measurement { at: Instant::now(), database });
     }

@@ -7,7 +7,7 @@ use crate::domain::error::Error;
 pub enum StoreError {
     /// The database is unavailable or did not answer in time. A write may have happened or not.
     #[error("database unavailable: {0}")]
-    Unavailable(String),
+    Unavailable(Unavailability),
     /// Another key has this digest.
     #[error("digest collision")]
     DigestCollision,
@@ -17,6 +17,76 @@ pub enum StoreError {
     /// Any other error of the database. A retry would fail in the same way.
     #[error("database error: {0}")]
     Broken(String),
+}
+
+/// Why the database cannot answer now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unavailability {
+    /// The kind of the reason, which anybody may know.
+    pub cause: UnavailableCause,
+    /// The reason in the words of the database or its driver, for the log.
+    detail: String,
+}
+
+/// The kind of reason for which the database cannot answer now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnavailableCause {
+    /// It cannot be reached.
+    Unreachable,
+    /// It does not answer in time.
+    TimedOut,
+    /// It allows no more connections.
+    TooManyConnections,
+    /// It does not accept the role, its password or its rights.
+    Denied,
+    /// It takes no writes.
+    ReadOnly,
+    /// Its disk is full.
+    DiskFull,
+    /// Another process holds its lock.
+    Locked,
+    /// A transaction pooler is between, and `database.pooler` is not set.
+    PoolerNotSet,
+}
+
+impl UnavailableCause {
+    /// A sentence for everybody. It holds nothing that the database or its driver said.
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::Unreachable => "The database cannot be reached",
+            Self::TimedOut => "The database does not answer in time",
+            Self::TooManyConnections => "The database allows no more sessions",
+            Self::Denied => "The database denies access",
+            Self::ReadOnly => "The database takes no writes",
+            Self::DiskFull => "The disk of the database is full",
+            Self::Locked => "Another process holds the lock of the database",
+            Self::PoolerNotSet => "The database is behind a transaction pooler: set database.pooler",
+        }
+    }
+}
+
+impl Unavailability {
+    /// A reason with its detail.
+    pub(crate) fn new(cause: UnavailableCause, detail: impl Into<String>) -> Self {
+        Self { cause, detail: detail.into() }
+    }
+
+    /// No answer came in time.
+    pub(crate) fn timed_out() -> Self {
+        Self::new(UnavailableCause::TimedOut, "no answer within the bound")
+    }
+}
+
+impl From<&str> for Unavailability {
+    fn from(detail: &str) -> Self {
+        Self::new(UnavailableCause::Unreachable, detail)
+    }
+}
+
+impl std::fmt::Display for Unavailability {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.detail)
+    }
 }
 
 /// The result of a store call.
@@ -65,7 +135,7 @@ pub enum OpenError {
 impl From<StoreError> for OpenError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(text) => Self::Unavailable(text),
+            StoreError::Unavailable(why) => Self::Unavailable(why.to_string()),
             StoreError::DigestCollision | StoreError::Row(_) | StoreError::Broken(_) => {
                 Self::Refused(error.to_string())
             }

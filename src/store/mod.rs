@@ -41,7 +41,7 @@ pub mod sqlite;
 pub use self::{
     database::{InstallationRow, PoolGauge, ReplicaRow, Store},
     engine::batch,
-    error::{OpenError, Result, StoreError},
+    error::{OpenError, Result, StoreError, Unavailability, UnavailableCause},
     events::EventStore,
     keys::{KeyStore, ListQuery, Revocation, Usage, WebhookChange},
 };

@@ -7,6 +7,7 @@ use std::{
 };
 
 use keyward::proto::{Code, CreateRequest};
+use sqlx::{Connection as _, Executor as _};
 
 use crate::{
     ProxiedDatabase, assert_public,
@@ -94,6 +95,54 @@ async fn a_server_whose_role_may_not_create_tables_serves_a_migrated_database() 
     let server = Setup::new().database(&role_of_the_service(&url).await).start();
     let made = key(&mut server.client().await, "", "", &[]).await;
     assert_eq!(code(&mut server.client().await, &made.secret).await, Code::Valid);
+}
+
+/// A role that may have `limit` connections, on a database that its owner has migrated.
+async fn limited_role(limit: u32) -> String {
+    let url = fresh_database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let owner = Setup::new().database(&url);
+    assert!(owner.command(folder.path(), &["migrate"]).output().unwrap().status.success());
+    let service = role_of_the_service(&url).await;
+    let role = url::Url::parse(&service).unwrap().username().to_owned();
+    let mut conn = sqlx::postgres::PgConnection::connect(&url).await.unwrap();
+    let limit = format!("ALTER ROLE {role} CONNECTION LIMIT {limit}");
+    conn.execute(sqlx::AssertSqlSafe(limit)).await.unwrap();
+    service
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_may_not_connect_often_enough_says_so_in_its_log_and_to_its_probes() {
+    let server = Setup::new().database(&limited_role(2).await).start();
+    server.logged("not ready").await;
+    server.logged("too many connections for role").await;
+    eventually(Duration::from_secs(20), "the probe says why", async || {
+        let (status, body) = server.call("GET", "/readyz", None, serde_json::Value::Null).await;
+        let body = body.to_string();
+        assert_public(&body);
+        status == 503 && body.contains("The database allows no more sessions")
+    })
+    .await;
+    assert!(server.log().matches("not ready").count() < 5, "{}", server.log());
+}
+
+/// The lease takes two connections, so that one is left for all calls, and none to listen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_one_connection_for_calls_answers_all_of_them() {
+    let server = Setup::new().database(&limited_role(3).await).start();
+    let mut client = server.client().await;
+    let made = key(&mut client, "", "", &[]).await;
+    let checks = (0..50).map(|_| {
+        let mut client = client.clone();
+        let secret = made.secret.clone();
+        async move { code(&mut client, &secret).await }
+    });
+    assert!(futures::future::join_all(checks).await.iter().all(|code| *code == Code::Valid));
+    let reads = (0..50).map(|_| server.call("GET", "/api/api-keys", Some(ROOT), serde_json::Value::Null));
+    for (status, body) in futures::future::join_all(reads).await {
+        assert_eq!(status, 200, "{body}");
+    }
+    server.logged("the listener has no connection").await;
 }
 
 fn spawn(command: &mut Command) -> Child {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use keyward::store::{
-    EventStore as _, KeyStore as _, OpenError, Store as _, Usage,
+    EventStore as _, KeyStore as _, OpenError, Store as _, StoreError, UnavailableCause, Usage,
     change_feed::ChangeFeed as _,
     events::{Claim, EventQuery},
     postgres::{Postgres, PostgresOptions, change_feed::PostgresChangeFeed},
@@ -84,4 +85,54 @@ async fn a_role_that_may_not_create_says_who_must_migrate() {
     let refused = store.migrate().await.unwrap_err();
     assert!(matches!(&refused, OpenError::MayNotMigrate(_)), "{refused}");
     assert!(refused.to_string().contains("keyward migrate"), "{refused}");
+}
+
+/// As many calls as the pool has places, with one connection for all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_wait_for_the_pools_connection_when_the_server_allows_no_more() {
+    let owner = postgres_options().await;
+    open_postgres(owner.clone()).await;
+    let url = role_of_the_service(&owner.url).await;
+    limit_connections(&owner.url, &url, 1).await;
+    let mut options = PostgresOptions::new(url, Handle::current());
+    // On a busy machine forty calls in a row take a while.
+    options.acquire_timeout = Duration::from_secs(20);
+    let store = open_postgres(options).await;
+    store.ping().await.unwrap();
+    let pages = join_all((0..40).map(|_| store.list_keys(everything()))).await;
+    assert!(pages.iter().all(Result::is_ok), "{:?}", pages.iter().find(|page| page.is_err()));
+    assert_eq!(store.pool().open, 1);
+}
+
+/// Sets how many connections the role of a URL may have.
+async fn limit_connections(owner: &str, url: &str, limit: u32) {
+    let role = url.split(['/', '@']).nth(2).unwrap();
+    let limit = format!("ALTER ROLE {role} CONNECTION LIMIT {limit}");
+    raw_postgres(owner).await.execute(sqlx::AssertSqlSafe(limit)).await.unwrap();
+}
+
+/// What a transaction pooler makes of prepared statements, with and without one of that name on the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_of_prepared_statements_name_the_setting_of_the_pooler() {
+    for (code, refuse) in [
+        (
+            "26000",
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'prepared' USING ERRCODE = '26000'; END $$",
+        ),
+        (
+            "42P05",
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'prepared' USING ERRCODE = '42P05'; END $$",
+        ),
+    ] {
+        let options = postgres_options().await;
+        let mut raw = raw_postgres(&options.url).await;
+        let store = open_postgres(options).await;
+        raw.execute(refuse).await.unwrap();
+        raw.execute("CREATE TRIGGER refuse BEFORE INSERT ON keyward_keys FOR EACH ROW EXECUTE FUNCTION refuse()")
+            .await
+            .unwrap();
+        let refused = store.create_key(key()).await.unwrap_err();
+        assert!(refused.to_string().contains("set database.pooler"), "{code}: {refused}");
+        assert!(matches!(refused, StoreError::Unavailable(why) if why.cause == UnavailableCause::PoolerNotSet));
+    }
 }

@@ -146,7 +146,7 @@ where
         Err(E::from(if error.is_panic() {
             StoreError::Broken("a store call panicked".to_owned())
         } else {
-            StoreError::Unavailable("the program is shutting down".to_owned())
+            StoreError::Unavailable("the program is shutting down".into())
         }))
     })
 }

@@ -2,7 +2,7 @@
 
 use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 
-use crate::store::error::{OpenError, StoreError};
+use crate::store::error::{OpenError, StoreError, Unavailability, UnavailableCause};
 
 /// Why an attempt failed.
 #[derive(Debug)]
@@ -84,24 +84,80 @@ impl From<AttemptError> for StoreError {
         let class = error.class();
         match error {
             AttemptError::Store(error) => error,
-            AttemptError::TimedOut => Self::Unavailable("no answer within the bound".to_owned()),
+            AttemptError::TimedOut => Self::Unavailable(Unavailability::timed_out()),
             AttemptError::Sql(error) | AttemptError::Unreachable(error) => match class {
                 ErrorClass::Collision => Self::DigestCollision,
                 ErrorClass::Row => Self::Row(describe(&error)),
                 ErrorClass::Broken => Self::Broken(describe(&error)),
                 ErrorClass::Lost | ErrorClass::Conflict | ErrorClass::Unavailable => {
-                    Self::Unavailable(describe(&error))
+                    Self::Unavailable(unavailability(&error))
                 }
             },
         }
     }
 }
 
+/// Describes why the database cannot answer.
+pub(crate) fn unavailability(error: &sqlx::Error) -> Unavailability {
+    Unavailability::new(cause(error), describe(error))
+}
+
 /// Describes an error by its message and code. A database's detail and hint are left out, because they quote values.
 pub fn describe(error: &sqlx::Error) -> String {
     match error.as_database_error() {
-        Some(database) => format!("{} (code {})", database.message(), database.code().unwrap_or_default()),
+        Some(database) => {
+            let hint = if is_pooler_between(error) { ": set database.pooler if a pooler is between" } else { "" };
+            format!("{} (code {}){hint}", database.message(), database.code().unwrap_or_default())
+        }
         None => error.to_string(),
+    }
+}
+
+/// Whether the server allows no more connections, of this role or at all. Poolers say so in their own words.
+pub(crate) fn is_full(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|database| {
+        let message = database.message();
+        database.code().as_deref() == Some("53300")
+            || ["no more connections allowed", "max clients reached"].iter().any(|words| message.contains(words))
+    })
+}
+
+/// Whether a prepared statement is missing or exists already: a transaction pooler gave the call another connection than
+/// the one that prepared it.
+fn is_pooler_between(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|database| matches!(database.code().as_deref(), Some("26000" | "42P05")))
+}
+
+/// Why the database cannot answer, as far as an error says so.
+fn cause(error: &sqlx::Error) -> UnavailableCause {
+    if is_full(error) {
+        return UnavailableCause::TooManyConnections;
+    }
+    if is_pooler_between(error) {
+        return UnavailableCause::PoolerNotSet;
+    }
+    let Some(database) = error.as_database_error() else {
+        return match error {
+            sqlx::Error::PoolTimedOut => UnavailableCause::TimedOut,
+            _ => UnavailableCause::Unreachable,
+        };
+    };
+    let code = database.code().unwrap_or_default();
+    if database.try_downcast_ref::<PgDatabaseError>().is_none() {
+        return match code.parse::<u32>().unwrap_or(0) & 0xff {
+            5 | 6 => UnavailableCause::Locked,
+            8 => UnavailableCause::ReadOnly,
+            13 => UnavailableCause::DiskFull,
+            _ => UnavailableCause::Unreachable,
+        };
+    }
+    match code.as_ref() {
+        "25006" => UnavailableCause::ReadOnly,
+        "53100" => UnavailableCause::DiskFull,
+        "57014" | "55P03" => UnavailableCause::TimedOut,
+        "42501" => UnavailableCause::Denied,
+        code if code.starts_with("28") => UnavailableCause::Denied,
+        _ => UnavailableCause::Unreachable,
     }
 }
 
@@ -144,6 +200,8 @@ fn classify_postgres(error: &PgDatabaseError) -> ErrorClass {
         code if code.starts_with("08") => ErrorClass::Lost,
         // serialization_failure, deadlock_detected.
         "40001" | "40P01" => ErrorClass::Conflict,
+        // A transaction pooler is between, and the configuration does not say so.
+        "26000" | "42P05" => ErrorClass::Unavailable,
         // query_canceled (the statement timeout), lock_not_available, read_only_sql_transaction (now a standby).
         "57014" | "55P03" | "25006" => ErrorClass::Unavailable,
         // Too many connections, no memory, disk full.

@@ -19,14 +19,17 @@ use parking_lot::Mutex;
 use sqlx::{Connection as _, Database};
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, timeout, timeout_at},
 };
 
+use super::classify::is_full;
 use crate::store::database::PoolGauge;
 
 /// How long an unreachable server is assumed to be starting, so that connecting is retried.
 const STARTUP_GRACE: Duration = Duration::from_secs(1);
+/// How long a server that allows no more connections is not asked for one, while the pool has some.
+const FULL_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Timeout of closing a connection cleanly.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -58,6 +61,10 @@ pub(crate) struct Pool<DB: Database> {
     open: AtomicU32,
     /// Since when the server cannot be reached.
     unreachable_since: Mutex<Option<Instant>>,
+    /// Until when no connection is opened, because the server allows no more.
+    full_until: Mutex<Option<Instant>>,
+    /// Signals that a connection was returned or closed.
+    returned: Notify,
     /// Connections of an earlier generation went to a server that is gone.
     generation: AtomicU64,
 }
@@ -88,6 +95,8 @@ impl<DB: Database> Pool<DB> {
             idle: Mutex::default(),
             open: AtomicU32::new(0),
             unreachable_since: Mutex::default(),
+            full_until: Mutex::default(),
+            returned: Notify::new(),
             generation: AtomicU64::new(0),
         })
     }
@@ -108,13 +117,36 @@ impl<DB: Database> Pool<DB> {
             pool: Arc::clone(self),
             _permit: permit,
         };
-        if let Some(IdleConnection { connection, opened_at, generation, .. }) = self.pop_idle() {
-            return Ok(checkout(connection, opened_at, generation));
+        loop {
+            // Registered before the look at the idle connections, so that none is returned unnoticed in between.
+            let mut returned = std::pin::pin!(self.returned.notified());
+            returned.as_mut().enable();
+            if let Some(IdleConnection { connection, opened_at, generation, .. }) = self.pop_idle() {
+                return Ok(checkout(connection, opened_at, generation));
+            }
+            if !self.is_server_full() {
+                let generation = self.generation.load(Ordering::SeqCst);
+                match timeout_at(deadline, self.connect()).await.map_err(|_| sqlx::Error::PoolTimedOut)? {
+                    Ok(connection) => {
+                        self.open.fetch_add(1, Ordering::SeqCst);
+                        return Ok(checkout(connection, Instant::now(), generation));
+                    }
+                    Err(error) if !is_full(&error) || self.open.load(Ordering::SeqCst) == 0 => return Err(error),
+                    // The calls that use the pool's connections return them soon.
+                    Err(_) => *self.full_until.lock() = Some(Instant::now() + FULL_RETRY_DELAY),
+                }
+            }
+            if timeout_at(deadline.min(Instant::now() + FULL_RETRY_DELAY), returned).await.is_err()
+                && Instant::now() >= deadline
+            {
+                return Err(sqlx::Error::PoolTimedOut);
+            }
         }
-        let generation = self.generation.load(Ordering::SeqCst);
-        let connection = timeout_at(deadline, self.connect()).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
-        self.open.fetch_add(1, Ordering::SeqCst);
-        Ok(checkout(connection, Instant::now(), generation))
+    }
+
+    /// Whether the server refused a further connection a moment ago, while the pool has some.
+    fn is_server_full(&self) -> bool {
+        self.open.load(Ordering::SeqCst) > 0 && self.full_until.lock().is_some_and(|until| Instant::now() < until)
     }
 
     /// Opens a connection. Retries while the server may be starting; a server that is unreachable for longer fails at once.
@@ -129,6 +161,9 @@ impl<DB: Database> Pool<DB> {
                 }
                 Err(error) => error,
             };
+            if is_full(&error) && self.open.load(Ordering::SeqCst) > 0 {
+                return Err(error);
+            }
             let since = *self.unreachable_since.lock().get_or_insert_with(Instant::now);
             if !is_starting(&error) || since.elapsed() > STARTUP_GRACE {
                 return Err(error);
@@ -187,6 +222,7 @@ impl<DB: Database> Pool<DB> {
     /// Closes a connection in a task of its own.
     fn close_one(&self, connection: DB::Connection) {
         self.open.fetch_sub(1, Ordering::SeqCst);
+        self.returned.notify_one();
         self.rules.runtime.spawn(timeout(CLOSE_TIMEOUT, connection.close()));
     }
 
@@ -213,6 +249,7 @@ impl<DB: Database> Pool<DB> {
                 expired.extend(idle.pop_front().map(|one| one.connection));
             }
         }
+        self.returned.notify_one();
         self.close_each(expired);
     }
 }

@@ -61,8 +61,8 @@ where
     pub async fn write(&self, write: Q) -> Result<A> {
         self.batcher.submit(write).await.unwrap_or_else(|error| {
             Err(StoreError::Unavailable(match error {
-                BatchError::Full => "too many writes in flight".to_owned(),
-                BatchError::Abandoned => "the write ended without a result".to_owned(),
+                BatchError::Full => "too many writes in flight".into(),
+                BatchError::Abandoned => "the write ended without a result".into(),
             }))
         })
     }

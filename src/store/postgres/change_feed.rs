@@ -10,7 +10,7 @@ use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions, PgRow},
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::connect::check_server;
@@ -19,8 +19,8 @@ use crate::{
     store::{
         change_feed::{ChangeBatch, ChangeFeed, MAX_CHANGES, Notification},
         database::ReplicaRow,
-        engine::classify::describe,
-        error::{Result, StoreError},
+        engine::classify::{describe, unavailability},
+        error::{Result, StoreError, Unavailability},
     },
 };
 
@@ -83,13 +83,13 @@ impl PostgresChangeFeed {
 fn check<T>(result: std::result::Result<sqlx::Result<T>, tokio::time::error::Elapsed>) -> Result<T> {
     match result {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(StoreError::Unavailable(describe(&error))),
-        Err(_) => Err(StoreError::Unavailable("no answer within the bound".to_owned())),
+        Ok(Err(error)) => Err(StoreError::Unavailable(unavailability(&error))),
+        Err(_) => Err(StoreError::Unavailable(Unavailability::timed_out())),
     }
 }
 
 fn not_connected() -> StoreError {
-    StoreError::Unavailable("not connected".to_owned())
+    StoreError::Unavailable("not connected".into())
 }
 
 fn unreadable(error: &sqlx::Error) -> StoreError {
@@ -122,7 +122,7 @@ impl ChangeFeed for PostgresChangeFeed {
         let visible = format!("EXISTS (SELECT 1 FROM keyward_replicas WHERE id = '{id}')");
         let rows = self.rows(format!("SELECT value FROM keyward_revision WHERE {visible}")).await?;
         let [row] = rows.as_slice() else {
-            return Err(StoreError::Unavailable("the row of the join is not visible".to_owned()));
+            return Err(StoreError::Unavailable("the row of the join is not visible".into()));
         };
         row.try_get(0).map_err(|error| unreadable(&error))
     }
@@ -194,15 +194,23 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Timeout of that check.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A cause that lasts is logged again after this time.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(30);
+
 /// Delay before the listener reconnects.
 const RECONNECT_DELAY: Duration = Duration::from_millis(250);
 
 /// Listens for ever, and calls `on_notification` for each notification. A notification saves waiting for the next poll;
 /// nothing depends on its arrival.
 pub async fn listen(options: PgConnectOptions, on_notification: impl Fn(Notification)) {
+    let mut quiet_until = Instant::now();
     loop {
-        if let Err(error) = listen_once(&options, &on_notification).await {
-            tracing::debug!(error = describe(&error), "the listener lost its connection, reconnecting");
+        if let Err(error) = listen_once(&options, &on_notification).await
+            && Instant::now() >= quiet_until
+        {
+            let error = describe(&error);
+            tracing::warn!(error, "the listener has no connection, reconnecting; revocations take longer meanwhile");
+            quiet_until = Instant::now() + REPEAT_INTERVAL;
         }
         on_notification(Notification::Lost);
         tokio::time::sleep(RECONNECT_DELAY).await;

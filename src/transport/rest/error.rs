@@ -151,7 +151,7 @@ fn message(error: &Error) -> Cow<'static, str> {
             let fields = error.fields.iter().map(|bad| format!("{}: {}", bad.field, bad.description));
             fields.collect::<Vec<_>>().join("; ").into()
         }
-        ErrorKind::DeadlineExceeded | ErrorKind::Unavailable => "Try again".into(),
+        ErrorKind::DeadlineExceeded => "Try again".into(),
         _ => error.message.clone(),
     }
 }

@@ -44,7 +44,7 @@ pub(crate) async fn live() -> RestResponse {
 pub(crate) async fn ready(context: RequestContext) -> RestResult {
     match context.service().health.readiness() {
         Ok(()) => Ok(RestResponse::ok(&Health { status: HealthStatus::Ready })),
-        Err(why) => Err(Error::unavailable(why.to_string()).into()),
+        Err(why) => Err(Error { message: why.message.into(), ..Error::unavailable(why.to_string()) }.into()),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
             migrate::AppliedRow,
             sql::database as sql,
         },
-        error::{Result, StoreError},
+        error::{Result, StoreError, Unavailability, UnavailableCause},
     },
 };
 
@@ -173,6 +173,7 @@ async fn ping(db: &mut impl DatabaseDialect) -> AttemptResult<()> {
     if db.is_writable().await? {
         Ok(())
     } else {
-        Err(StoreError::Unavailable("the database takes no writes: a standby, or read-only".to_owned()).into())
+        let why = "the database takes no writes: a standby, or read-only";
+        Err(StoreError::Unavailable(Unavailability::new(UnavailableCause::ReadOnly, why)).into())
     }
 }
