@@ -78,9 +78,60 @@ pub fn read(section: &Section<'_>) -> Option<Database> {
     Some(Database { url: url?, migrate_url, max_connections: max_connections?, pooler: pooler? })
 }
 
+/// The parameters of a Postgres URL that are understood. Any other is refused by its name: one that is ignored could be one
+/// that protects the connection.
+const PARAMETERS: [&str; 18] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
+const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
+/// Checks the parameters of a Postgres URL. A message names a parameter and never its value, which may be a password.
+fn check_parameters(url: &url::Url) -> Result<(), String> {
+    for (name, value) in url.query_pairs() {
+        if !PARAMETERS.contains(&&*name) && !(name.starts_with("options[") && name.ends_with(']')) {
+            let shown: String = name.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+            return Err(format!("has the parameter {shown}, which is not supported"));
+        }
+        let valid = match &*name {
+            "sslmode" | "ssl-mode" => SSL_MODES.contains(&&*value),
+            "port" => value.parse::<u16>().is_ok(),
+            "hostaddr" => value.parse::<std::net::IpAddr>().is_ok(),
+            "statement-cache-capacity" => value.parse::<usize>().is_ok(),
+            _ => true,
+        };
+        if !valid {
+            return Err(format!("has a value of the parameter {name} that is not valid"));
+        }
+    }
+    Ok(())
+}
+
 fn database_url(text: &str) -> Result<DatabaseUrl, String> {
+    // A file or a variable often ends with a new line.
+    let text = text.trim();
     if let Some(path) = text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:")) {
-        let path = path.split('?').next().unwrap_or_default();
+        if let Some((_, query)) = path.split_once('?') {
+            let name = query.split(['=', '&']).next().unwrap_or_default();
+            let shown: String = name.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+            return Err(format!("has the parameter {shown}, but a sqlite:// URL takes none"));
+        }
         if path.is_empty() || path == ":memory:" {
             return Err("must name a file, such as sqlite://keyward.db".to_owned());
         }
@@ -88,10 +139,39 @@ fn database_url(text: &str) -> Result<DatabaseUrl, String> {
     }
     if text.starts_with("postgres://") || text.starts_with("postgresql://") {
         return match url::Url::parse(text) {
-            Ok(_) => Ok(DatabaseUrl::Postgres(text.to_owned())),
+            Ok(url) => check_parameters(&url).map(|()| DatabaseUrl::Postgres(text.to_owned())),
             // The parser's message could hold the password.
             Err(_) => Err("is not a well-formed postgres:// URL".to_owned()),
         };
     }
     Err("must begin with sqlite:// or postgres://".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DatabaseUrl, database_url};
+
+    #[test]
+    fn a_parameter_that_is_not_supported_is_refused_by_its_name_and_without_its_value() {
+        for (url, name) in [
+            ("postgres://u@h/db?sslpassword=hunter2", "sslpassword"),
+            ("postgres://u@h/db?ssl=hunter2", "ssl"),
+            ("postgres://u@h/db?target_session_attrs=hunter2", "target_session_attrs"),
+            ("postgres://u@h/db?sslmode=hunter2", "sslmode"),
+            ("postgres://u@h/db?port=hunter2", "port"),
+            ("postgres://u@h/db?user=a&hostaddr=hunter2", "hostaddr"),
+            ("sqlite://keyward.db?mode=hunter2", "mode"),
+            ("sqlite:keyward.db?vfs=hunter2&cache=shared", "vfs"),
+        ] {
+            let refused = database_url(url).unwrap_err();
+            assert!(refused.contains(name) && !refused.contains("hunter2"), "{url}: {refused}");
+        }
+    }
+
+    #[test]
+    fn white_space_around_a_url_is_no_part_of_it() {
+        assert_eq!(database_url(" sqlite://k.db\n"), Ok(DatabaseUrl::Sqlite("k.db".into())));
+        let url = "postgres://u:p@[::1]:5432/db?sslmode=verify-full&options[work_mem]=1MB";
+        assert_eq!(database_url(&format!("{url}\r\n")), Ok(DatabaseUrl::Postgres(url.to_owned())));
+    }
 }

@@ -14,9 +14,19 @@ fn invalid_url(error: sqlx::Error) -> OpenError {
     }
 }
 
+/// Reads a URL. An IPv6 address is written in brackets there, which are no part of the address.
+fn read_url(url: &str) -> Result<PgConnectOptions, OpenError> {
+    let connect: PgConnectOptions = url.trim().parse().map_err(invalid_url)?;
+    let host = connect.get_host().strip_prefix('[').and_then(|host| host.strip_suffix(']')).map(str::to_owned);
+    Ok(match host {
+        Some(address) => connect.host(&address),
+        None => connect,
+    })
+}
+
 /// Returns how to open the connections of the pool. The version is the server's, as far as it is known.
 pub(super) fn connect_options(options: &PostgresOptions, version: Option<u32>) -> Result<PgConnectOptions, OpenError> {
-    let connect: PgConnectOptions = options.url.parse().map_err(invalid_url)?;
+    let connect = read_url(&options.url)?;
     // No floats are read, and PgBouncer refuses the parameter.
     let connect = connect.application_name("keyward").extra_float_digits(None).disable_statement_logging();
     Ok(if options.pooler {
@@ -31,7 +41,7 @@ pub(super) fn connect_options(options: &PostgresOptions, version: Option<u32>) -
 /// Returns how to open the connection that migrates. It has no statement timeout: an index over many keys takes its time.
 pub(super) fn migrate_options(options: &PostgresOptions, version: Option<u32>) -> Result<PgConnectOptions, OpenError> {
     let url = options.migrate_url.as_deref().unwrap_or(&options.url);
-    let connect: PgConnectOptions = url.parse().map_err(invalid_url)?;
+    let connect = read_url(url)?;
     Ok(connect.application_name("keyward").options(pinned::at_start(Duration::ZERO, version)))
 }
 
@@ -75,4 +85,17 @@ pub(super) async fn check_server(connection: &mut PgConnection) -> sqlx::Result<
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::read_url;
+
+    #[test]
+    fn an_ipv6_host_is_its_address() {
+        for url in ["postgres://u@[::1]:5432/db", "postgres://u@localhost/db?host=[::1]", "postgres://u@[::1]/db\n"] {
+            assert_eq!(read_url(url).unwrap().get_host(), "::1", "{url}");
+        }
+        assert_eq!(read_url("postgres://u@db.example/db").unwrap().get_host(), "db.example");
+    }
 }
