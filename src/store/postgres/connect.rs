@@ -1,8 +1,11 @@
 //! How connections to Postgres are opened, and which servers are refused.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
-use sqlx::{ConnectOptions as _, Executor as _, PgConnection, postgres::PgConnectOptions};
+use sqlx::{
+    ConnectOptions as _, Executor as _, PgConnection,
+    postgres::{PgConnectOptions, PgSslMode},
+};
 
 use super::{options::PostgresOptions, pinned};
 use crate::store::error::OpenError;
@@ -18,10 +21,24 @@ fn invalid_url(error: sqlx::Error) -> OpenError {
 fn read_url(url: &str) -> Result<PgConnectOptions, OpenError> {
     let connect: PgConnectOptions = url.trim().parse().map_err(invalid_url)?;
     let host = connect.get_host().strip_prefix('[').and_then(|host| host.strip_suffix(']')).map(str::to_owned);
-    Ok(match host {
+    Ok(with_tls(match host {
         Some(address) => connect.host(&address),
         None => connect,
-    })
+    }))
+}
+
+/// Requires TLS of a server that is not on this machine, unless the URL says `sslmode=disable`. Otherwise whoever answers in
+/// its place gets the password by saying that it has no TLS.
+fn with_tls(connect: PgConnectOptions) -> PgConnectOptions {
+    let host = connect.get_host();
+    let is_local = connect.get_socket().is_some()
+        || host.starts_with('/')
+        || host == "localhost"
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    match connect.get_ssl_mode() {
+        PgSslMode::Allow | PgSslMode::Prefer if !is_local => connect.ssl_mode(PgSslMode::Require),
+        _ => connect,
+    }
 }
 
 /// Returns how to open the connections of the pool. The version is the server's, as far as it is known.
@@ -89,7 +106,27 @@ pub(super) async fn check_server(connection: &mut PgConnection) -> sqlx::Result<
 
 #[cfg(test)]
 mod tests {
+    use sqlx::postgres::PgSslMode;
+
     use super::read_url;
+
+    #[test]
+    fn a_server_elsewhere_must_have_tls_unless_the_url_disables_it() {
+        for (url, requires) in [
+            ("postgres://u:p@db.example/db", true),
+            ("postgres://u:p@192.0.2.7/db?sslmode=prefer", true),
+            ("postgres://u:p@[2001:db8::1]/db?sslmode=allow", true),
+            ("postgres://u:p@localhost/db?host=db.example", true),
+            ("postgres://u:p@db.example/db?sslmode=disable", false),
+            ("postgres://u:p@127.0.0.1/db", false),
+            ("postgres://u:p@[::1]/db", false),
+            ("postgres://u:p@%2Fvar%2Frun%2Fpostgresql/db", false),
+        ] {
+            assert_eq!(matches!(read_url(url).unwrap().get_ssl_mode(), PgSslMode::Require), requires, "{url}");
+        }
+        let strict = read_url("postgres://u:p@db.example/db?sslmode=verify-full").unwrap();
+        assert!(matches!(strict.get_ssl_mode(), PgSslMode::VerifyFull));
+    }
 
     #[test]
     fn an_ipv6_host_is_its_address() {
