@@ -3,9 +3,11 @@
 mod banner;
 mod commands;
 mod error;
+mod file_limit;
 mod listeners;
 mod open_store;
 mod parts;
+mod port_options;
 mod readiness;
 mod run;
 mod startup_servers;

@@ -1,6 +1,6 @@
 //! `keyward serve`: the order of the start and of the stop.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -12,6 +12,7 @@ use super::{
     listeners::Listeners,
     open_store::{FollowerHandle, open_with_retry},
     parts::Parts,
+    port_options::PortOptions,
     readiness,
     startup_servers::StartupServers,
     workers,
@@ -22,14 +23,10 @@ use crate::{
     service::Services,
     transport::{
         grpc,
-        listener::ListenerOptions,
         rest::{Rest, Routes, server as http_server},
         tls::Tls,
     },
 };
-
-/// How long calls in flight have to complete at a stop.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the service until `stop` is cancelled, then drains and returns.
 ///
@@ -45,8 +42,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let listeners = Listeners::bind(&config).await?;
     let (health, health_service) = tonic_health::server::health_reporter();
     readiness::set_serving(&health, false).await;
-    let (stop_listening, max_age) = (stop.clone(), config.server.max_connection_age);
-    let options = ListenerOptions { tls, max_age, stop: stop_listening, drain: DRAIN_TIMEOUT };
+    let options = PortOptions::new(&config, tls, &stop);
     let startup = StartupServers::start(&listeners, health_service.clone(), &options);
     let started = start_services(&config, &stop).await;
     startup.stop().await;
@@ -59,7 +55,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     if config.webhooks.deliver {
         workers::deliver_webhooks(&tasks, &stop, &parts, &config.webhooks);
     }
-    if let Some(tls) = &options.tls {
+    if let Some(tls) = &options.grpc.tls {
         tasks.spawn(Arc::clone(tls).reload_on_change(stop.clone()));
     }
     let addresses = listeners.addresses();
@@ -112,22 +108,22 @@ fn serve<H: Health>(
     services: &Arc<Services>,
     config: &Config,
     health_service: HealthServer<H>,
-    options: &ListenerOptions,
+    options: &PortOptions,
 ) -> JoinHandle<Result<(), String>> {
     let rest = Rest::new(Arc::clone(services), config.http.clone());
     let routes = if listeners.metrics.is_some() { Routes::Api } else { Routes::All };
     let entropy = &services.entropy;
-    servers.spawn(http_server::run(listeners.http, rest.handler(routes), Arc::clone(entropy), options.clone()));
+    servers.spawn(http_server::run(listeners.http, rest.handler(routes), Arc::clone(entropy), options.http.clone()));
     if let Some(listener) = listeners.metrics {
-        let plain = ListenerOptions { tls: None, ..options.clone() };
-        servers.spawn(http_server::run(listener, rest.handler(Routes::Probes), Arc::clone(entropy), plain));
+        let (handler, entropy) = (rest.handler(Routes::Probes), Arc::clone(entropy));
+        servers.spawn(http_server::run(listener, handler, entropy, options.metrics.clone()));
     }
     servers.spawn(grpc::server::run(
         listeners.grpc,
         Arc::clone(services),
         health_service,
         config.server.grpc_threads,
-        options.clone(),
+        options.grpc.clone(),
     ))
 }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
-use super::listeners::Listeners;
+use super::{listeners::Listeners, port_options::PortOptions};
 use crate::{
     domain::clock::{Entropy, SystemEntropy},
     transport::{
@@ -25,21 +25,24 @@ pub struct StartupServers {
 }
 
 impl StartupServers {
-    pub fn start<H: Health>(listeners: &Listeners, health: HealthServer<H>, options: &ListenerOptions) -> Self {
-        let (tasks, stop) = (TaskTracker::new(), options.stop.child_token());
-        let options = ListenerOptions { stop: stop.clone(), drain: STARTUP_DRAIN_TIMEOUT, ..options.clone() };
+    pub fn start<H: Health>(listeners: &Listeners, health: HealthServer<H>, options: &PortOptions) -> Self {
+        let (tasks, stop) = (TaskTracker::new(), options.http.stop.child_token());
+        let brief = |options: &ListenerOptions| ListenerOptions {
+            stop: stop.clone(),
+            drain: STARTUP_DRAIN_TIMEOUT,
+            ..options.clone()
+        };
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let handler = startup::handler(Arc::clone(&entropy));
-        tasks.spawn(grpc::startup::run(Arc::clone(&listeners.grpc), health, options.clone()));
+        tasks.spawn(grpc::startup::run(Arc::clone(&listeners.grpc), health, brief(&options.grpc)));
         tasks.spawn(http_server::run(
             Arc::clone(&listeners.http),
             handler.clone(),
             Arc::clone(&entropy),
-            options.clone(),
+            brief(&options.http),
         ));
         if let Some(listener) = &listeners.metrics {
-            let plain = ListenerOptions { tls: None, ..options };
-            tasks.spawn(http_server::run(Arc::clone(listener), handler, entropy, plain));
+            tasks.spawn(http_server::run(Arc::clone(listener), handler, entropy, brief(&options.metrics)));
         }
         tasks.close();
         Self { tasks, stop }

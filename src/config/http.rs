@@ -1,5 +1,7 @@
 //! `[http]`: REST.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 
 use super::{
@@ -14,7 +16,7 @@ pub const TABLE: Table = Table {
     name: "http",
     list: false,
     help: "REST.",
-    settings: &[DEFAULT_KEYSPACE, ENVIRONMENT, TRUSTED_PROXIES, PUBLIC_CREATE_LIMIT],
+    settings: &[DEFAULT_KEYSPACE, ENVIRONMENT, TRUSTED_PROXIES, PUBLIC_CREATE_LIMIT, IDLE_TIMEOUT],
     tables: &[],
 };
 
@@ -45,6 +47,13 @@ const PUBLIC_CREATE_LIMIT: Setting = Setting::new(
 )
 .fields(&limit::FIELDS);
 
+const IDLE_TIMEOUT: Setting = Setting::new(
+    "idle_timeout",
+    "\"75s\"",
+    "How long a connection without a request is kept open, 1s to 1h. Keep it longer than the idle timeout of a load \
+     balancer in front (often 60s), or the balancer uses a connection that is being closed.",
+);
+
 /// `[http]`
 #[derive(Debug, Clone)]
 pub struct Http {
@@ -56,6 +65,8 @@ pub struct Http {
     pub trusted_proxies: Vec<IpNet>,
     /// Creations without a credential, for each client address.
     pub public_create_limit: RateLimit,
+    /// How long a connection without a request is kept open.
+    pub idle_timeout: Duration,
 }
 
 /// Reads the table. `names` are the names of all keyspaces, `keyspaces` those without a problem.
@@ -74,11 +85,14 @@ pub fn read(section: &Section<'_>, names: &[&str], keyspaces: &[Keyspace]) -> Op
     }
     let trusted_proxies = section.networks(&TRUSTED_PROXIES);
     let public_create_limit = limit::read(section, &PUBLIC_CREATE_LIMIT);
+    let bounds = Duration::from_secs(1)..=Duration::from_hours(1);
+    let idle_timeout = section.duration_within(&IDLE_TIMEOUT, bounds, "must be a length of time from 1s to 1h");
     Some(Http {
         default_keyspace,
         environment: environment?,
         trusted_proxies: trusted_proxies?,
         public_create_limit: public_create_limit?,
+        idle_timeout: idle_timeout?,
     })
 }
 

@@ -20,6 +20,7 @@ mod section;
 mod server;
 mod session;
 mod setting;
+mod size;
 mod tables;
 mod tls;
 mod webhooks;

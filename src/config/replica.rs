@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     section::Section,
     setting::{Setting, Table},
+    size::bytes,
 };
 
 /// The table.
@@ -45,16 +46,8 @@ pub fn read(section: &Section<'_>) -> Option<Replica> {
             .filter(|lease| (Duration::from_millis(300)..=Duration::from_mins(1)).contains(lease))
             .ok_or_else(|| "must be a length of time from 300ms to 60s".to_owned())
     });
-    let cache = section.parsed(&CACHE, bytes);
-    Some(Replica { lease: lease?, cache_bytes: cache? })
-}
-
-fn bytes(text: &str) -> Result<u64, String> {
-    let units = [("KiB", 1_u64 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
-    let read = units.iter().find_map(|(unit, size)| {
-        let number = text.strip_suffix(unit)?.trim().parse::<u64>().ok()?;
-        number.checked_mul(*size)
+    let cache = section.parsed(&CACHE, |text| {
+        bytes(text, 1 << 20..=1 << 40, "must be a size from 1MiB to 1024GiB, such as \"256MiB\"")
     });
-    read.filter(|bytes| (1 << 20..=1 << 40).contains(bytes))
-        .ok_or_else(|| "must be a size from 1MiB to 1024GiB, such as \"256MiB\"".to_owned())
+    Some(Replica { lease: lease?, cache_bytes: cache? })
 }

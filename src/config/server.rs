@@ -6,6 +6,7 @@ use super::{
     limit,
     section::Section,
     setting::{Setting, Table},
+    size::bytes,
 };
 use crate::domain::rate_limit::RateLimit;
 
@@ -14,7 +15,23 @@ pub const TABLE: Table = Table {
     name: "server",
     list: false,
     help: "Addresses, threads, and the lifetime of connections.",
-    settings: &[GRPC_ADDR, HTTP_ADDR, METRICS_ADDR, GRPC_THREADS, FAILED_AUTHENTICATIONS, INSECURE, MAX_CONNECTION_AGE],
+    settings: &[
+        GRPC_ADDR,
+        HTTP_ADDR,
+        METRICS_ADDR,
+        GRPC_THREADS,
+        FAILED_AUTHENTICATIONS,
+        INSECURE,
+        MAX_CONNECTION_AGE,
+        MAX_CONNECTIONS,
+        MAX_CONNECTIONS_PER_ADDRESS,
+        BODY_TIMEOUT,
+        WRITE_TIMEOUT,
+        REQUEST_MEMORY,
+        ANONYMOUS_MEMORY,
+        ANONYMOUS_MEMORY_PER_ADDRESS,
+        ANONYMOUS_MEMORY_PER_CONNECTION,
+    ],
     tables: &[],
 };
 
@@ -60,11 +77,70 @@ const INSECURE: Setting =
 
 const MAX_CONNECTION_AGE: Setting = Setting::unset(
     "max_connection_age",
-    "`30m` with TLS, unlimited without",
+    "`30m` with TLS, `12h` without",
     "\"30m\"",
     "Maximum age of a connection, 1s to 7d; `0s` is unlimited. At that age the connection is closed gracefully (a \
      VerifyStream ends with UNAVAILABLE); 30 seconds later whatever is left of it is cut off.",
 );
+
+const MAX_CONNECTIONS: Setting = Setting::new(
+    "max_connections",
+    "4096",
+    "Connections that each listener holds at most, 16 to 1000000; fewer if the process may open fewer files. When all \
+     places are taken, a new connection takes the place of the oldest one on which no call was authenticated.",
+);
+
+const MAX_CONNECTIONS_PER_ADDRESS: Setting = Setting::new(
+    "max_connections_per_address",
+    "1024",
+    "Connections that each listener holds at most from one client address (IPv6: each /64), 1 to 1000000. Addresses in \
+     `http.trusted_proxies` have no such bound.",
+);
+
+const BODY_TIMEOUT: Setting = Setting::new(
+    "body_timeout",
+    "\"10s\"",
+    "How long the body of a request, or the first message of a stream, may take to arrive, 1s to 10m.",
+);
+
+const WRITE_TIMEOUT: Setting = Setting::new(
+    "write_timeout",
+    "\"30s\"",
+    "How long a client may take no byte of what is written to it, 1s to 10m. The connection is closed then.",
+);
+
+const REQUEST_MEMORY: Setting = Setting::new(
+    "request_memory",
+    "\"64MiB\"",
+    "Memory for requests of authenticated callers while they arrive, 4MiB to 1024GiB. Past it, calls are refused with \
+     503 or RESOURCE_EXHAUSTED.",
+);
+
+const ANONYMOUS_MEMORY: Setting = Setting::new(
+    "anonymous_memory",
+    "\"16MiB\"",
+    "The same for all requests whose caller is not authenticated, in addition.",
+);
+
+const ANONYMOUS_MEMORY_PER_ADDRESS: Setting = Setting::new(
+    "anonymous_memory_per_address",
+    "\"8MiB\"",
+    "The part of `anonymous_memory` that one client address (IPv6: each /64) may use.",
+);
+
+const ANONYMOUS_MEMORY_PER_CONNECTION: Setting = Setting::new(
+    "anonymous_memory_per_connection",
+    "\"4MiB\"",
+    "The part of `anonymous_memory` that one connection may use.",
+);
+
+/// The largest size of each part.
+const MAX_MEMORY: u64 = 1 << 40;
+/// The smallest one: room for a body of 1 MiB while its buffer grows, and for its headers.
+const MIN_MEMORY: u64 = 4 << 20;
+
+/// Without TLS, connections are closed after this time, so that none is for ever.
+const MAX_AGE_WITHOUT_TLS: Duration = Duration::from_hours(12);
 
 /// With TLS, connections are closed after this time, so that every client sees a new certificate and is checked against
 /// a new list of authorities.
@@ -86,6 +162,29 @@ pub struct Server {
     pub max_connection_age: Option<Duration>,
     /// Invalid credentials that one client address may send before it is told to wait.
     pub failed_authentications: RateLimit,
+    /// Connections that each listener holds at most.
+    pub max_connections: usize,
+    /// Connections that each listener holds at most from one client address.
+    pub max_connections_per_address: usize,
+    /// How long a request's body may take to arrive.
+    pub body_timeout: Duration,
+    /// How long a client may take nothing of what is written to it.
+    pub write_timeout: Duration,
+    /// Memory for requests while they arrive.
+    pub memory: RequestMemory,
+}
+
+/// Memory for requests while they arrive, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestMemory {
+    /// For authenticated callers.
+    pub authenticated: usize,
+    /// For all other requests.
+    pub anonymous: usize,
+    /// For those of one client address.
+    pub per_address: usize,
+    /// For those of one connection.
+    pub per_connection: usize,
 }
 
 /// Reads the table. `tls`: whether the listeners have a certificate.
@@ -114,6 +213,14 @@ pub fn read(section: &Section<'_>, tls: bool) -> Option<Server> {
     let metrics_addr = section.parsed(&METRICS_ADDR, socket_addr);
     let max_connection_age = max_connection_age(section, tls);
     let failed_authentications = limit::read(section, &FAILED_AUTHENTICATIONS);
+    let max_connections = section.number(&MAX_CONNECTIONS, 16..=1_000_000);
+    let max_connections_per_address = section.number(&MAX_CONNECTIONS_PER_ADDRESS, 1..=1_000_000);
+    let timeout = |setting| {
+        let bounds = Duration::from_secs(1)..=Duration::from_mins(10);
+        section.duration_within(setting, bounds, "must be a length of time from 1s to 10m")
+    };
+    let (body_timeout, write_timeout) = (timeout(&BODY_TIMEOUT), timeout(&WRITE_TIMEOUT));
+    let memory = request_memory(section);
     Some(Server {
         grpc_addr: grpc?,
         http_addr: http?,
@@ -121,6 +228,29 @@ pub fn read(section: &Section<'_>, tls: bool) -> Option<Server> {
         metrics_addr,
         max_connection_age,
         failed_authentications: failed_authentications?,
+        max_connections: max_connections?,
+        max_connections_per_address: max_connections_per_address?,
+        body_timeout: body_timeout?,
+        write_timeout: write_timeout?,
+        memory: memory?,
+    })
+}
+
+fn request_memory(section: &Section<'_>) -> Option<RequestMemory> {
+    let size = |setting| {
+        let what = "must be a size from 4MiB to 1024GiB, such as \"16MiB\"";
+        section.parsed(setting, |text| {
+            let bytes = bytes(text, MIN_MEMORY..=MAX_MEMORY, what)?;
+            usize::try_from(bytes).map_err(|_| what.to_owned())
+        })
+    };
+    let (authenticated, anonymous) = (size(&REQUEST_MEMORY), size(&ANONYMOUS_MEMORY));
+    let (per_address, per_connection) = (size(&ANONYMOUS_MEMORY_PER_ADDRESS), size(&ANONYMOUS_MEMORY_PER_CONNECTION));
+    Some(RequestMemory {
+        authenticated: authenticated?,
+        anonymous: anonymous?,
+        per_address: per_address?,
+        per_connection: per_connection?,
     })
 }
 
@@ -132,7 +262,7 @@ fn socket_addr(text: &str) -> Result<SocketAddr, String> {
 
 fn max_connection_age(section: &Section<'_>, tls: bool) -> Option<Duration> {
     if !section.has(MAX_CONNECTION_AGE.name) {
-        return tls.then_some(MAX_AGE_WITH_TLS);
+        return Some(if tls { MAX_AGE_WITH_TLS } else { MAX_AGE_WITHOUT_TLS });
     }
     let age = section.duration(&MAX_CONNECTION_AGE)?;
     if !age.is_zero() && !(Duration::from_secs(1)..=Duration::from_hours(24 * 7)).contains(&age) {

@@ -31,6 +31,9 @@ use crate::{
     telemetry::Metrics,
 };
 
+/// No secret is shorter than this: it has at least 96 random bits.
+const MIN_SECRET_LEN: usize = 20;
+
 /// Authenticates callers by secret or by session token.
 pub struct Authenticator {
     pub(super) evaluator: Arc<Evaluator>,
@@ -146,6 +149,16 @@ impl Authenticator {
     /// Whether a credential is a session token: it has the form of one, and is neither a key nor the root credential.
     pub fn is_session(&self, credential: &str) -> bool {
         self.sessions.has_form(credential) && self.registry.by_prefix(credential).is_none() && !self.is_root(credential)
+    }
+
+    /// Whether a text that may be logged and repeated, such as a request id, holds something like a credential. A part
+    /// that only begins like a secret, or like a token of any issuer, counts: a mistyped one must not be in a log either.
+    pub fn holds_credential(&self, text: &str) -> bool {
+        let begins = |rest: &str| {
+            rest.len() >= MIN_SECRET_LEN
+                && (self.registry.by_prefix(rest).is_some() || rest.starts_with("whsec_") || rest.starts_with("eyJ"))
+        };
+        self.is_root(text) || text.char_indices().any(|(start, _)| text.get(start..).is_some_and(begins))
     }
 
     /// The caller of a session token; `cookie` is the name of the cookie that held it, if one did.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::tls::Tls;
+use super::{accept::ConnectionTable, budget::Budget, tls::Tls};
 use crate::domain::clock::Entropy;
 
 /// How long the calls in flight on a connection may go on once the connection has reached its maximum age.
@@ -21,6 +21,23 @@ pub struct ListenerOptions {
     pub stop: CancellationToken,
     /// How long calls in flight may go on after `stop`.
     pub drain: Duration,
+    /// The connections of this listener.
+    pub connections: Arc<ConnectionTable>,
+    /// Memory for requests while they arrive; all listeners share it.
+    pub budget: Budget,
+    /// How long clients may be silent or slow.
+    pub timeouts: ConnectionTimeouts,
+}
+
+/// How long clients may be silent or slow.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionTimeouts {
+    /// For a request's body, or the first message of a stream.
+    pub body: Duration,
+    /// For any byte of what is written to the client.
+    pub write: Duration,
+    /// For the next request of an HTTP connection.
+    pub idle: Duration,
 }
 
 impl ListenerOptions {

@@ -1,6 +1,8 @@
 //! The network side: gRPC and REST. Only conversion and wiring; every decision is made by a service.
 
+pub mod accept;
 pub(crate) mod bearer;
+pub mod budget;
 pub(crate) mod call_log;
 pub(crate) mod deadline;
 pub mod grpc;
@@ -9,3 +11,4 @@ pub mod peer;
 pub mod rest;
 pub(crate) mod status;
 pub mod tls;
+pub mod write_timeout;

@@ -31,6 +31,7 @@ mod rest_credentials;
 mod rest_environment;
 mod rest_events;
 mod rest_fuzz;
+mod rest_hostile;
 mod rest_limits;
 mod rest_list;
 mod rest_manage;

@@ -28,9 +28,16 @@ async fn a_body_that_is_no_json_object_is_400_with_the_position_of_the_error() {
     let server = Setup::new().start();
     let deep = format!("{{\"metadata\":{}{}}}", "[".repeat(50_000), "]".repeat(50_000));
     for path in [CREATE[0], CREATE[1], "/api/v1/verify"] {
-        for body in
-            ["{", "nonsense", "{\"name\":}", "{\"name\":\"a\"} x", "\u{feff}{}", "{'name':'a'}", " ", deep.as_str()]
-        {
+        for body in [
+            "{",
+            "nonsense",
+            "{\"name\":}",
+            "{\"name\":\"a\"} x",
+            "\u{feff}\u{feff}{}",
+            "{'name':'a'}",
+            " ",
+            deep.as_str(),
+        ] {
             let message = raw(&server, "POST", path, Some("application/json"), body.to_owned()).await.bad(&["body"]);
             assert!(message.starts_with("body: is not JSON, at line "), "{message}");
         }
@@ -276,4 +283,18 @@ async fn a_patch_must_have_a_webhook_and_no_other_settings() {
     }
     reply(server.rest("PATCH", &path).bearer_auth(ROOT)).await.bad(&["webhook"]);
     raw(&server, "PATCH", &path, None, "{}").await.refused(415, "invalid_argument");
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_is_skipped_and_whole_numbers_may_have_any_form() {
+    let server = Setup::new().start();
+    let json = Some("application/json");
+    raw(&server, "POST", CREATE[1], json, "\u{feff}{\"name\":\"a\"}").await.good(201);
+    for (limit, window) in [("100.0", "60000.0"), ("1e2", "6e4"), ("100", "60000")] {
+        let body = format!("{{\"name\":\"a\",\"rateLimit\":{{\"limit\":{limit},\"windowMs\":{window}}}}}");
+        raw(&server, "POST", CREATE[1], json, body).await.good(201);
+    }
+    raw(&server, "POST", CREATE[1], json, "{\"name\":\"a\",\"expiresInDays\":7.0}").await.good(201);
+    let body = "{\"name\":\"a\",\"rateLimit\":{\"limit\":1.5,\"windowMs\":60000}}";
+    raw(&server, "POST", CREATE[1], json, body).await.bad(&["rateLimit.limit"]);
 }

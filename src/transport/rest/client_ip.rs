@@ -14,10 +14,10 @@ pub(crate) fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) ->
         return peer;
     }
     let mut client = peer;
-    let lines: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok()).collect();
-    for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
-        // An unreadable entry cannot be trusted, nor can anything left of it.
-        let Some(address) = hop_address(hop.trim()) else { break };
+    let lines = headers.get_all("x-forwarded-for").iter().rev();
+    for hop in lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')) {
+        // An unreadable entry cannot be trusted, nor can anything left of it or in a line before it.
+        let Some(address) = str::from_utf8(hop.trim_ascii()).ok().and_then(hop_address) else { break };
         client = address.to_canonical();
         if !is_trusted(&client) {
             break;
@@ -38,10 +38,10 @@ mod tests {
 
     use super::*;
 
-    fn seen(peer: &str, lines: &[&str], trusted: &[&str]) -> String {
+    fn seen(peer: &str, lines: &[impl AsRef<[u8]>], trusted: &[&str]) -> String {
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append("x-forwarded-for", HeaderValue::from_str(line).unwrap());
+            headers.append("x-forwarded-for", HeaderValue::from_bytes(line.as_ref()).unwrap());
         }
         let trusted: Vec<IpNet> = trusted.iter().map(|network| network.parse().unwrap()).collect();
         client_ip(peer.parse().unwrap(), &headers, &trusted).to_string()
@@ -76,8 +76,16 @@ mod tests {
     #[test]
     fn an_unreadable_entry_is_not_trusted() {
         let trusted = ["10.0.0.0/8"];
-        assert_eq!(seen("10.0.0.1", &[], &trusted), "10.0.0.1");
+        assert_eq!(seen("10.0.0.1", &[""; 0], &trusted), "10.0.0.1");
         assert_eq!(seen("10.0.0.1", &["1.2.3.4, garbage"], &trusted), "10.0.0.1");
         assert_eq!(seen("10.0.0.1", &["1.2.3.4, garbage, 10.0.0.3"], &trusted), "10.0.0.3");
+        for unreadable in
+            [&b"\xff, 10.0.0.3"[..], b"\xff,10.0.0.3", b"1.2.3.\xc3\xa4, 10.0.0.3", b", 10.0.0.3", b"unknown, 10.0.0.3"]
+        {
+            assert_eq!(seen("10.0.0.1", &[&b"6.6.6.6"[..], unreadable], &trusted), "10.0.0.3", "{unreadable:?}");
+            assert_eq!(seen("10.0.0.1", &[&b"6.6.6.6"[..], unreadable, b"203.0.113.7"], &trusted), "203.0.113.7");
+            let line = [&b"6.6.6.6, "[..], unreadable].concat();
+            assert_eq!(seen("10.0.0.1", &[line], &trusted), "10.0.0.3", "{unreadable:?}");
+        }
     }
 }

@@ -32,6 +32,8 @@ pub(crate) enum RestError {
     BodyTooLarge,
     /// The body's type is not JSON.
     NotJson,
+    /// The body is compressed.
+    Compressed,
 }
 
 impl From<Error> for RestError {
@@ -90,7 +92,7 @@ impl RestError {
             Self::NoSuchPath => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NotJson | Self::Compressed => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         }
     }
 
@@ -104,6 +106,7 @@ impl RestError {
             }
             Self::BodyTooLarge => Error::invalid("body", "must be at most 1 MiB"),
             Self::NotJson => Error::invalid("body", "Content-Type must be application/json"),
+            Self::Compressed => Error::invalid("body", "must not be compressed"),
         }
     }
 }
@@ -111,7 +114,7 @@ impl RestError {
 impl IntoResponse for RestError {
     /// The response carries the [`Error`] as an extension: the layers log it and may replace the response.
     fn into_response(self) -> Response {
-        let status = self.status();
+        let (status, compressed) = (self.status(), matches!(self, Self::Compressed));
         let error = self.into_error();
         let name = match status {
             // The standard's newer name is "Content Too Large".
@@ -123,6 +126,9 @@ impl IntoResponse for RestError {
         let headers = response.headers_mut();
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"keyward\""));
+        }
+        if compressed {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         // Every 503 says when to retry, also if only the server's own time ran out.
         let retry = error.retry_after.or((status == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1)));

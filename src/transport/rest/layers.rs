@@ -16,7 +16,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use http::{HeaderValue, Method, header};
+use http::{HeaderValue, Method, Version, header};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
 
 use super::{
+    activity::Activity,
     error::RestError,
     request::{self, RequestContext, RestState},
 };
@@ -37,6 +38,9 @@ use crate::{
 
 /// Handles the requests of a listener.
 pub type HttpHandler = BoxCloneSyncService<Request, Response, Infallible>;
+
+/// Requests at once of a connection on which no call was authenticated.
+const MAX_ANONYMOUS_REQUESTS: usize = 16;
 
 /// How much of an unread request body is read and thrown away, and for how long.
 const MAX_DISCARDED_BYTES: usize = 16 << 20;
@@ -55,6 +59,8 @@ pub(crate) fn stack(routes: Router, state: &Arc<RestState>) -> HttpHandler {
         .layer(from_fn(adapt_response))
         // Inside of the layers above: it may replace the response.
         .layer(from_fn(limit_failed_authentications))
+        .layer(from_fn(limit_anonymous_requests))
+        .layer(from_fn(refuse_ambiguous_heads))
         .layer(from_fn(refuse_empty_segments));
     BoxCloneSyncService::new(layers.service(routes))
 }
@@ -69,10 +75,11 @@ pub(crate) fn startup_stack(routes: Router, entropy: Arc<dyn Entropy>) -> HttpHa
 async fn add_context(
     State(state): State<Arc<RestState>>,
     Extension(peer): Extension<Arc<Peer>>,
+    Extension(connection): Extension<Arc<Activity>>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let context = RequestContext::new(state, peer, request.headers());
+    let context = RequestContext::new(state, peer, connection, request.headers());
     request.extensions_mut().insert(context);
     next.run(request).await
 }
@@ -128,13 +135,63 @@ async fn limit_failed_authentications(context: RequestContext, request: Request,
     }
 }
 
+/// Bounds the requests at once of a connection on which no call was authenticated. A request with a credential is never
+/// refused here: its credential is looked at before anything of it is kept.
+async fn limit_anonymous_requests(context: RequestContext, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let credential = [header::AUTHORIZATION.as_str(), "x-api-key", header::COOKIE.as_str()];
+    let connection = context.connection();
+    if connection.requests() > MAX_ANONYMOUS_REQUESTS
+        && !connection.admission.is_authenticated()
+        && !credential.iter().any(|name| headers.contains_key(*name))
+    {
+        return RestError::from(Error::unavailable("too many anonymous requests on one connection")).into_response();
+    }
+    next.run(request).await
+}
+
+/// Refuses requests that a proxy in front may have read in another way: without a host or with several, or with a coding
+/// of the transfer that hyper leaves in place.
+async fn refuse_ambiguous_heads(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let host = {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        match (hosts.next(), hosts.next(), request.uri().authority()) {
+            (Some(_), Some(_), _) | (None, _, None) => {
+                request.version() == Version::HTTP_10 && headers.get(header::HOST).is_none()
+            }
+            (Some(host), None, Some(authority)) if request.version() == Version::HTTP_2 => {
+                host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())
+            }
+            _ => true,
+        }
+    };
+    let only = |name, allowed: &[u8]| {
+        headers.get_all(name).iter().all(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(allowed))
+    };
+    let problem = if !host {
+        Some(("host", "must be given once"))
+    } else if !only(header::TRANSFER_ENCODING, b"chunked") {
+        Some(("transfer-encoding", "must be chunked"))
+    } else if !only(header::TE, b"trailers") {
+        Some(("te", "must be trailers"))
+    } else {
+        None
+    };
+    match problem {
+        Some((field, what)) => RestError::from(Error::invalid(field, what)).into_response(),
+        None => next.run(request).await,
+    }
+}
+
 /// axum's router lets an id be empty if more of the path follows. No path of ours has an empty segment.
 async fn refuse_empty_segments(request: Request, next: Next) -> Response {
     if request.uri().path().contains("//") { RestError::NoSuchPath.into_response() } else { next.run(request).await }
 }
 
 async fn add_request_id(State(entropy): State<Arc<dyn Entropy>>, request: Request, next: Next) -> Response {
-    let id = request::request_id(&*entropy, request.headers());
+    // Nothing is known of credentials yet, and a request's own id may hold one by mistake: it is not repeated.
+    let id = request::new_id(&*entropy);
     let mut response = next.run(request).await;
     if let Ok(id) = HeaderValue::try_from(id) {
         response.headers_mut().insert(request::REQUEST_ID, id);

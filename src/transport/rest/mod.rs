@@ -3,6 +3,7 @@
 //! A request passes `server` (connections), `layers` (what every request has in common), `router` (the routes) and the
 //! file of its resource. A new route is a handler in the file of its resource and a line in `router`.
 
+mod activity;
 mod api_keys;
 mod client_ip;
 mod error;

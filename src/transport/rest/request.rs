@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, request::Parts};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{client_ip, error::RestError, scrape::MetricsText};
+use super::{activity::Activity, client_ip, error::RestError, scrape::MetricsText};
 use crate::{
     config::Http,
     domain::{
@@ -20,6 +20,7 @@ use crate::{
     },
     service::{CallContext, Services},
     transport::{
+        budget::Standing,
         call_log::{self, CallRecord},
         deadline,
         peer::Peer,
@@ -48,6 +49,7 @@ pub(crate) struct RequestContext(Arc<Inner>);
 struct Inner {
     state: Arc<RestState>,
     peer: Arc<Peer>,
+    connection: Arc<Activity>,
     client: IpAddr,
     request_id: String,
     deadline: Instant,
@@ -66,12 +68,14 @@ struct Recorded {
 
 impl RequestContext {
     /// The context of a request that arrives now.
-    pub(crate) fn new(state: Arc<RestState>, peer: Arc<Peer>, headers: &HeaderMap) -> Self {
+    pub(crate) fn new(state: Arc<RestState>, peer: Arc<Peer>, connection: Arc<Activity>, headers: &HeaderMap) -> Self {
         let client = client_ip::client_ip(peer.address, headers, &state.http.trusted_proxies);
-        let request_id = request_id(&*state.service.entropy, headers);
+        let request_id = incoming_id(headers).filter(|id| !state.service.auth.holds_credential(id));
+        let request_id = request_id.map_or_else(|| new_id(&*state.service.entropy), str::to_owned);
         Self(Arc::new(Inner {
             state,
             peer,
+            connection,
             client,
             request_id,
             deadline: deadline::deadline(None),
@@ -111,6 +115,19 @@ impl RequestContext {
         &self.0.peer
     }
 
+    /// When the call stops waiting for the request's body.
+    pub(crate) fn body_deadline(&self) -> Instant {
+        self.0.deadline.min(self.0.start + self.0.connection.body_timeout())
+    }
+
+    /// Whether the memory of this request is that of an authenticated caller.
+    pub(crate) fn standing(&self) -> Standing {
+        match self.0.recorded.lock().caller {
+            None | Some(Caller::Anonymous) => Standing::Anonymous,
+            Some(_) => Standing::Authenticated,
+        }
+    }
+
     /// When the call stops waiting.
     pub(crate) fn deadline(&self) -> Instant {
         self.0.deadline
@@ -145,8 +162,16 @@ impl RequestContext {
         self.0.recorded.lock().call = call;
     }
 
-    /// Notes the caller, for the log.
+    /// The connection that the request came on.
+    pub(crate) fn connection(&self) -> &Arc<Activity> {
+        &self.0.connection
+    }
+
+    /// Notes the caller, for the log and for the bounds of its connection.
     pub(crate) fn set_caller(&self, caller: Caller) {
+        if !matches!(caller, Caller::Anonymous) {
+            self.0.connection.admission.authenticated();
+        }
         self.0.recorded.lock().caller = Some(caller);
     }
 
@@ -174,9 +199,14 @@ impl RequestContext {
             headers.insert("x-ratelimit-remaining", HeaderValue::from(rate.remaining));
             headers.insert("x-ratelimit-reset", HeaderValue::from(reset));
         }
-        if call.is_empty() {
-            return;
-        }
+        let call = match error {
+            // Requests of no route: a client that is set up wrongly, or one that looks for something.
+            Some(error) if call.is_empty() && ["NO_SUCH_PATH", "METHOD_NOT_ALLOWED"].contains(&error.reason) => {
+                "unknown"
+            }
+            _ if call.is_empty() => return,
+            _ => call,
+        };
         let caller = caller.as_ref();
         let record = CallRecord {
             transport: "rest",
@@ -198,19 +228,18 @@ impl<S: Sync> FromRequestParts<S> for RequestContext {
     }
 }
 
-/// Returns the request's own id if it is safe to repeat, or a new one.
-pub(crate) fn request_id(entropy: &dyn Entropy, headers: &HeaderMap) -> String {
+/// Returns the request's own id if it is safe to repeat.
+fn incoming_id(headers: &HeaderMap) -> Option<&str> {
     let safe = |text: &&str| {
         (1..=128).contains(&text.len())
             && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-' | b':'))
     };
-    let incoming = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(safe);
-    incoming.map_or_else(
-        || {
-            let mut random = [0; 15];
-            entropy.fill(&mut random);
-            format!("req_{}", data_encoding::BASE32_NOPAD.encode(&random).to_ascii_lowercase())
-        },
-        str::to_owned,
-    )
+    headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(safe)
+}
+
+/// Makes a request id.
+pub(crate) fn new_id(entropy: &dyn Entropy) -> String {
+    let mut random = [0; 15];
+    entropy.fill(&mut random);
+    format!("req_{}", data_encoding::BASE32_NOPAD.encode(&random).to_ascii_lowercase())
 }

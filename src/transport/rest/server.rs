@@ -1,14 +1,6 @@
 //! The HTTP listener: HTTP/1.1 and HTTP/2, in plain text or under TLS, bounded in connections and in time.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use http::Request;
@@ -20,26 +12,34 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use super::layers::HttpHandler;
+use super::{
+    activity::{Activity, Observed},
+    layers::HttpHandler,
+};
 use crate::{
     domain::clock::Entropy,
     transport::{
+        accept::{Acceptor, Admission},
         listener::{AGE_GRACE, ListenerOptions},
         peer::Peer,
         tls::Port,
+        write_timeout::WriteTimeout,
     },
 };
 
-/// The most connections at once. More of them wait in the listener's queue.
-const MAX_CONNECTIONS: usize = 10_000;
-/// Timeout for the first request of a connection, and for the headers of each.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
+/// The largest headers of a request. hyper keeps as much of each connection.
+const MAX_HEADER_BYTES: u32 = 16 << 10;
+/// HTTP/2: requests at once on a connection.
+const MAX_STREAMS: u32 = 128;
+/// HTTP/2: bytes that a client may send ahead of what is read, on a stream and on a connection.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 128 << 10;
+/// HTTP/2: bytes of a response that wait for the client.
+const MAX_SEND_BUFFER: usize = 64 << 10;
 
 /// Serves until `options.stop` is cancelled, then lets requests in flight end.
 pub async fn run(
@@ -48,16 +48,13 @@ pub async fn run(
     entropy: Arc<dyn Entropy>,
     options: ListenerOptions,
 ) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut acceptor = Acceptor::new(listener, Arc::clone(&options.connections));
     let connections = TaskTracker::new();
-    while let Some((stream, peer, slot)) = options.stop.run_until_cancelled(accept(&listener, &slots)).await {
+    while let Some((stream, address, admission)) = options.stop.run_until_cancelled(acceptor.accept()).await {
         let (handler, age, options) = (handler.clone(), options.connection_age(&*entropy), options.clone());
-        connections.spawn(async move {
-            serve(stream, peer.ip(), handler, age, &options).await;
-            drop(slot);
-        });
+        connections.spawn(async move { serve(stream, address, admission, handler, age, &options).await });
     }
-    drop(listener);
+    drop(acceptor);
     connections.close();
     let _ = tokio::time::timeout(options.drain, connections.wait()).await;
 }
@@ -65,81 +62,81 @@ pub async fn run(
 async fn serve(
     stream: TcpStream,
     address: IpAddr,
+    admission: Admission,
     handler: HttpHandler,
     age: Option<Duration>,
     options: &ListenerOptions,
 ) {
-    let closing = options.stop.clone();
+    let activity = Activity::new(admission, options.budget.connection(address), options.timeouts);
+    let (closing, timeout) = (options.stop.clone(), options.timeouts.write);
     let Some(tls) = &options.tls else {
         let peer = Peer { address, secure: false, caller: None, closing };
-        return serve_connection(stream, peer, handler, age, options).await;
+        return serve_connection(WriteTimeout::new(stream, timeout), peer, activity, handler, age, options).await;
     };
-    let accepted = options.stop.run_until_cancelled(tls.accept(stream, address, Port::Rest)).await;
-    if let Some(Some((stream, caller))) = accepted {
+    let accepted = tokio::select! {
+        accepted = tls.accept(stream, address, Port::Rest) => accepted,
+        () = options.stop.cancelled() => None,
+        () = activity.admission.displaced() => None,
+    };
+    if let Some((stream, caller)) = accepted {
+        if caller.is_some() {
+            activity.admission.authenticated();
+        }
         let peer = Peer { address, secure: true, caller, closing };
-        serve_connection(stream, peer, handler, age, options).await;
+        serve_connection(WriteTimeout::new(stream, timeout), peer, activity, handler, age, options).await;
     }
 }
 
-/// Serves one connection until the client closes it, the listener stops, or the connection reaches its maximum age.
-/// hyper-util's builder is used instead of `axum::serve`, which sets no timeouts.
-async fn serve_connection<I>(io: I, peer: Peer, handler: HttpHandler, age: Option<Duration>, options: &ListenerOptions)
-where
+/// Serves one connection until the client closes it or is silent for too long, the listener stops or needs the place, or
+/// the connection reaches its maximum age. hyper-util's builder is used instead of `axum::serve`, which sets no timeouts.
+async fn serve_connection<I>(
+    io: I,
+    peer: Peer,
+    activity: Arc<Activity>,
+    handler: HttpHandler,
+    age: Option<Duration>,
+    options: &ListenerOptions,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let peer = Arc::new(peer);
-    let requested = AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
-        requested.store(true, Ordering::Relaxed);
+        let active = activity.request();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Arc::clone(&peer));
-        handler.clone().oneshot(request)
+        request.extensions_mut().insert(Arc::clone(&activity));
+        let handling = handler.clone().oneshot(request);
+        async move { handling.await.map(|response| active.until_sent(response)) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).half_close(true);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(256).max_header_list_size(32 << 10);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    // hyper's timeout covers the wait for a request as well as its headers, so it is the longer of the two.
+    let mut http1 = builder.http1();
+    http1.timer(TokioTimer::new()).header_read_timeout(options.timeouts.idle).half_close(true);
+    http1.max_buf_size(MAX_HEADER_BYTES as usize);
+    let mut http2 = builder.http2();
+    http2.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
+    http2.max_header_list_size(MAX_HEADER_BYTES).max_send_buf_size(MAX_SEND_BUFFER);
+    http2.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+    let io = TokioIo::new(Observed { io, activity: Arc::clone(&activity) });
+    let mut connection = pin!(builder.serve_connection(io, service));
     let too_old = async {
         match age {
             Some(age) => tokio::time::sleep(age).await,
             None => std::future::pending().await,
         }
     };
-    // hyper's own timeout covers HTTP/1 only, from the moment when the first bytes show the version.
-    let silent = async {
-        tokio::time::sleep(HEADER_TIMEOUT).await;
-        if requested.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
-        }
-    };
     let grace = tokio::select! {
         biased;
         // The connection ends, or the client breaks it off: neither is an error of the server.
         _ = connection.as_mut() => return,
-        () = silent => return,
+        () = activity.admission.displaced() => return,
+        () = activity.expired() => return,
         () = options.stop.cancelled() => options.drain,
         () = too_old => AGE_GRACE,
     };
     connection.as_mut().graceful_shutdown();
-    let _ = tokio::time::timeout(grace, connection).await;
-}
-
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
-    let slot = Arc::clone(slots).acquire_owned().await.ok();
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let _ = stream.set_nodelay(true);
-                return (stream, peer, slot);
-            }
-            Err(error) => {
-                // Usually the process has no file descriptor left. Without a delay this loop would spin.
-                tracing::warn!(%error, "accept failed, retrying");
-                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
-            }
-        }
+    tokio::select! {
+        _ = tokio::time::timeout(grace, connection) => {}
+        () = activity.expired() => {}
     }
 }

@@ -21,8 +21,8 @@ impl<S: Sync, T: FromFields> FromRequest<S> for StrictJson<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, RestError> {
         let (parts, body) = request.into_parts();
-        let deadline = RequestContext::of(&parts)?.deadline();
-        let mut fields = Fields::read(&parts.headers, body, deadline).await?;
+        let context = RequestContext::of(&parts)?;
+        let mut fields = Fields::read(&parts.headers, body, &context).await?;
         let value = T::from_fields(&mut fields, &parts);
         fields.finish()?;
         Ok(Self(value))

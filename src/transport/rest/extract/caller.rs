@@ -1,6 +1,6 @@
 //! Callers: each extractor stands for a kind of caller that a route accepts, and refuses all others.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
@@ -124,7 +124,7 @@ pub(crate) fn no_such_key_if_unreadable<T>(result: Result<T>) -> Result<T> {
     })
 }
 
-fn path_id(parts: &Parts) -> Result<&str> {
+fn path_id(parts: &Parts) -> Result<Cow<'_, str>> {
     PathId::of(parts).ok_or_else(|| Error::internal("the route has no id in its path"))
 }
 
@@ -201,19 +201,19 @@ impl Manager {
 
 impl KeyManager {
     async fn extract(context: &RequestContext, parts: &Parts) -> Result<Self> {
-        let id = path_id(parts)?;
+        let id = path_id(parts)?.into_owned();
         let caller = manager(context, parts, WITH_SESSIONS).await?;
-        check_organization(context, parts, &caller, id).await?;
-        Ok(Self { caller, id: id.to_owned() })
+        check_organization(context, parts, &caller, &id).await?;
+        Ok(Self { caller, id })
     }
 }
 
 impl KeyRevoker {
     async fn extract(context: &RequestContext, parts: &Parts) -> Result<Self> {
-        let id = path_id(parts)?;
-        let caller = manager(context, parts, Policy { revokes: Some(id), ..WITH_SESSIONS }).await?;
-        check_organization(context, parts, &caller, id).await?;
-        Ok(Self { caller, id: id.to_owned() })
+        let id = path_id(parts)?.into_owned();
+        let caller = manager(context, parts, Policy { revokes: Some(&id), ..WITH_SESSIONS }).await?;
+        check_organization(context, parts, &caller, &id).await?;
+        Ok(Self { caller, id })
     }
 }
 

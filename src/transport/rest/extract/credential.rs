@@ -76,10 +76,12 @@ pub(crate) fn find<'a>(headers: &'a HeaderMap, service: &'a Services, sessions: 
 fn cookie<'a>(headers: &'a HeaderMap, service: &'a Services) -> Result<Option<Presented<'a>>> {
     let mut found = None;
     for value in headers.get_all(header::COOKIE) {
-        let Ok(text) = value.to_str() else { continue };
-        for (name, value) in text.split(';').filter_map(|pair| pair.trim().split_once('=')) {
-            let Some(name) = service.auth.session_cookies().find(|known| *known == name) else { continue };
-            let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+        // As bytes: other cookies may hold anything, and a browser sends them in the same header.
+        for pair in value.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii) {
+            let Some(end) = pair.iter().position(|byte| *byte == b'=') else { continue };
+            let (name, value) = (&pair[..end], &pair[end + 1..]);
+            let Some(name) = service.auth.session_cookies().find(|known| known.as_bytes() == name) else { continue };
+            let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
             if value.is_empty() {
                 continue;
             }
@@ -87,7 +89,7 @@ fn cookie<'a>(headers: &'a HeaderMap, service: &'a Services) -> Result<Option<Pr
             if found.is_some() {
                 return Err(Error::invalid("cookie", "two session cookies count in this request; send one"));
             }
-            found = Some(Presented::Cookie(name, value.into()));
+            found = Some(Presented::Cookie(name, String::from_utf8_lossy(value)));
         }
     }
     Ok(found)

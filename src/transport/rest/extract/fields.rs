@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use axum::body::Body;
 use http::{HeaderMap, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 use serde_json::{Map, Value};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::strict_json;
 use crate::{
@@ -18,11 +18,17 @@ use crate::{
         rate_limit::RateLimit,
         validation::Violations,
     },
-    transport::rest::error::RestError,
+    transport::{
+        budget::{BudgetExceeded, Reservation},
+        rest::{error::RestError, request::RequestContext},
+    },
 };
 
 /// The largest body that is read.
 const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// Unknown names that an error shows.
+pub(crate) const MAX_UNKNOWN_NAMES: usize = 8;
 
 /// The fields of a body. Each is taken once; one that nobody takes is unknown.
 #[derive(Debug, Default)]
@@ -40,18 +46,23 @@ impl Fields {
     pub(crate) async fn read(
         headers: &HeaderMap,
         body: Body,
-        deadline: Instant,
+        context: &RequestContext,
     ) -> std::result::Result<Self, RestError> {
         // Checked before the body is polled: a client that waits for `100 Continue` gets the response at once.
         if body.size_hint().exact().is_some_and(|bytes| bytes > MAX_BODY_BYTES as u64) {
             return Err(RestError::BodyTooLarge);
         }
-        let bytes = match timeout_at(deadline, Limited::new(body, MAX_BODY_BYTES).collect()).await {
-            Ok(Ok(collected)) => collected.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(RestError::BodyTooLarge),
-            Ok(Err(_)) => return Err(Error::invalid("body", "could not be read").into()),
-            Err(_) => return Err(Error::invalid("body", "did not arrive in time").into()),
-        };
+        let coded = headers
+            .get_all(header::CONTENT_ENCODING)
+            .iter()
+            .any(|coding| !coding.is_empty() && !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity"));
+        if coded && !body.is_end_stream() {
+            return Err(RestError::Compressed);
+        }
+        let reading = collect(headers, body, context);
+        let (bytes, _memory) = timeout_at(context.body_deadline(), reading)
+            .await
+            .map_err(|_| Error::invalid("body", "did not arrive in time"))??;
         if bytes.is_empty() {
             return Ok(Self::default());
         }
@@ -62,7 +73,8 @@ impl Fields {
         if !is_json {
             return Err(RestError::NotJson);
         }
-        match strict_json::read(&bytes) {
+        // Some editors and platforms write a byte order mark before the text.
+        match strict_json::read(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes)) {
             Ok(Value::Object(fields)) => Ok(Self::of(fields)),
             Ok(_) => Err(Error::invalid("body", "must be a JSON object").into()),
             // The parser's own message could repeat a value of the body.
@@ -75,7 +87,8 @@ impl Fields {
 
     /// Fails if a field is bad or unknown.
     pub(crate) fn finish(mut self) -> Result<()> {
-        for name in self.fields.keys() {
+        // Only the first ones: the response to many unknown fields would be larger than the request.
+        for name in self.fields.keys().take(MAX_UNKNOWN_NAMES) {
             let shown: String = name.chars().take(64).collect();
             self.violations.add(shown, "unknown field");
         }
@@ -196,7 +209,7 @@ impl Fields {
         };
         let mut number = |part: &str, field: &'static str| match parts.remove(part) {
             None | Some(Value::Null) => 0,
-            Some(value) => value.as_u64().unwrap_or_else(|| {
+            Some(value) => whole(&value).unwrap_or_else(|| {
                 self.bad(field, "must be a whole number");
                 0
             }),
@@ -220,7 +233,7 @@ impl Fields {
         let at = self.take("expiresAt").and_then(|value| {
             let at = match &value {
                 Value::String(text) => rfc3339(text),
-                Value::Number(number) if millis => number.as_i64().map(|ms| ms.saturating_mul(1_000)),
+                Value::Number(_) if millis => integer(&value).map(|ms| ms.saturating_mul(1_000)),
                 _ => None,
             };
             if at.is_none() {
@@ -232,11 +245,44 @@ impl Fields {
     }
 }
 
-/// A whole number, also in the form `1.0`.
+/// Collects a body. Its bytes, and the headers that are kept meanwhile, are reserved until the reservation is dropped.
+async fn collect(
+    headers: &HeaderMap,
+    mut body: Body,
+    context: &RequestContext,
+) -> std::result::Result<(Vec<u8>, Reservation), RestError> {
+    let exceeded = |exceeded: BudgetExceeded| Error::unavailable(exceeded.to_string());
+    let held = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let mut memory = context.connection().budget.reserve(held, context.standing()).map_err(exceeded)?;
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Error::invalid("body", "could not be read"))?;
+        let Some(data) = frame.data_ref() else { continue };
+        if bytes.len() + data.len() > MAX_BODY_BYTES {
+            return Err(RestError::BodyTooLarge);
+        }
+        let length = bytes.len() + data.len();
+        if length > bytes.capacity() {
+            let capacity = length.max(bytes.capacity() * 2);
+            memory.grow(capacity - bytes.capacity()).map_err(exceeded)?;
+            bytes.reserve_exact(capacity - bytes.len());
+        }
+        bytes.extend_from_slice(data);
+    }
+    Ok((bytes, memory))
+}
+
+/// A whole number, however it is written: `7`, `7.0` or `0.7e1`. JSON knows no other kind of number.
+fn integer(value: &Value) -> Option<i64> {
+    #[expect(clippy::cast_possible_truncation, reason = "within the bounds of exact floats")]
+    let of_float = |float: f64| (float.fract() == 0.0 && float.abs() <= 9e15).then_some(float as i64);
+    let large = || value.as_u64().map(|_| i64::MAX);
+    value.as_i64().or_else(large).or_else(|| value.as_f64().and_then(of_float))
+}
+
+/// A whole number that is not negative.
 fn whole(value: &Value) -> Option<u64> {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the bounds of exact floats")]
-    let of_float = |float: f64| (float.fract() == 0.0 && (0.0..=9e15).contains(&float)).then_some(float as u64);
-    value.as_u64().or_else(|| value.as_f64().and_then(of_float))
+    value.as_u64().or_else(|| u64::try_from(integer(value)?).ok())
 }
 
 /// Reads a time in RFC 3339; rounded down to microseconds.

@@ -1,18 +1,22 @@
 //! Ids in paths.
 
+use std::borrow::Cow;
+
 use axum::extract::{FromRequestParts, MatchedPath};
 use http::request::Parts;
 
 use crate::{domain::error::Error, transport::rest::error::RestError};
 
-/// The `{id}` of a path, as it stands there. axum's own extractor decodes `%`, so one id would have several spellings.
+/// The `{id}` of a path. Some clients percent-encode every character that is not a letter or a digit.
 pub(crate) struct PathId(pub(in crate::transport::rest) String);
 
 impl PathId {
-    pub(crate) fn of(parts: &Parts) -> Option<&str> {
+    pub(crate) fn of(parts: &Parts) -> Option<Cow<'_, str>> {
         let pattern = parts.extensions.get::<MatchedPath>()?.as_str();
         let mut segments = pattern.split('/').zip(parts.uri.path().split('/'));
-        segments.find(|(pattern, _)| *pattern == "{id}").map(|(_, id)| id)
+        let (_, id) = segments.find(|(pattern, _)| *pattern == "{id}")?;
+        // What is not UTF-8 names no key.
+        Some(percent_encoding::percent_decode_str(id).decode_utf8_lossy())
     }
 }
 
@@ -20,7 +24,7 @@ impl<S: Sync> FromRequestParts<S> for PathId {
     type Rejection = RestError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, RestError> {
-        let id = Self::of(parts).map(str::to_owned);
+        let id = Self::of(parts).map(Cow::into_owned);
         id.map(Self).ok_or_else(|| Error::internal("the route has no id in its path").into())
     }
 }

@@ -40,10 +40,11 @@ pub(crate) struct Query {
 
 impl Query {
     fn read(text: &str) -> Self {
-        let mut query = Self::default();
+        let (mut query, mut repeated) = (Self::default(), 0);
         for (name, value) in url::form_urlencoded::parse(text.as_bytes()) {
             let name: String = name.chars().take(64).collect();
-            if query.given.insert(name.clone(), value.into_owned()).is_some() {
+            if query.given.insert(name.clone(), value.into_owned()).is_some() && repeated < fields::MAX_UNKNOWN_NAMES {
+                repeated += 1;
                 query.violations.add(name, "must be given once");
             }
         }
@@ -89,7 +90,7 @@ impl Query {
     }
 
     fn finish(mut self) -> Result<(), RestError> {
-        for name in self.given.into_keys() {
+        for name in self.given.into_keys().take(fields::MAX_UNKNOWN_NAMES) {
             self.violations.add(name, "unknown parameter");
         }
         self.violations.finish().map_err(RestError::from)

@@ -1,0 +1,304 @@
+//! Accepts connections within bounds.
+//!
+//! A listener holds a bounded number of connections, in total and of each client address. When it is full, a new
+//! connection takes the place of the oldest one on which no call was authenticated. Connections of authenticated callers
+//! are never closed for a new one. So clients that only hold connections displace each other, and a probe or a caller
+//! with a credential always comes in.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{Instant, sleep},
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+
+use super::budget::network;
+
+/// Pause after an accept that failed. The usual reason is that the process has no file descriptor left; without a pause
+/// the accept loop would spin.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+/// Interval between two log lines of one kind.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many connections a listener holds.
+#[derive(Debug, Clone)]
+pub struct ConnectionLimits {
+    /// In total.
+    pub total: usize,
+    /// From one client address (IPv6: each /64).
+    pub per_address: usize,
+    /// Networks of proxies, each of which connects for many clients: `per_address` does not hold for them.
+    pub proxies: Vec<IpNet>,
+}
+
+/// The connections of one listener.
+pub struct ConnectionTable {
+    limits: ConnectionLimits,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    /// Connections that were not told to close.
+    total: usize,
+    addresses: HashMap<IpAddr, OfAddress>,
+}
+
+/// The connections of one client address.
+#[derive(Default)]
+struct OfAddress {
+    total: usize,
+    /// Those without an authenticated call, oldest first.
+    anonymous: BTreeMap<u64, CancellationToken>,
+}
+
+/// The place of one connection in its listener's table; given back when this is dropped.
+pub struct Admission {
+    table: Arc<ConnectionTable>,
+    network: IpAddr,
+    number: u64,
+    authenticated: AtomicBool,
+    displaced: CancellationToken,
+}
+
+impl ConnectionTable {
+    /// No connection is open.
+    pub fn new(limits: ConnectionLimits) -> Arc<Self> {
+        Arc::new(Self { limits, open: Mutex::default() })
+    }
+
+    /// Admits a connection; `None` if it has to be closed. May displace another one.
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Admission> {
+        let (address, network) = (address.to_canonical(), network(address));
+        let proxy = self.limits.proxies.iter().any(|proxies| proxies.contains(&address));
+        let mut open = self.open.lock();
+        let of_address = open.addresses.get(&network).map_or(0, |of_address| of_address.total);
+        let admitted = if !proxy && of_address >= self.limits.per_address {
+            open.displace(network)
+        } else {
+            open.total < self.limits.total || open.displace_any()
+        };
+        if !admitted {
+            return None;
+        }
+        let (number, displaced) = (open.next, CancellationToken::new());
+        open.next += 1;
+        open.total += 1;
+        let of_address = open.addresses.entry(network).or_default();
+        of_address.total += 1;
+        of_address.anonymous.insert(number, displaced.clone());
+        drop(open);
+        let (table, authenticated) = (Arc::clone(self), AtomicBool::new(false));
+        Some(Admission { table, network, number, authenticated, displaced })
+    }
+
+    /// Closes a connection without an authenticated call, so that its file descriptor becomes free.
+    fn displace_any(&self) {
+        self.open.lock().displace_any();
+    }
+}
+
+impl Open {
+    /// Displaces the oldest anonymous connection of the address that has the most of them; whether there is one.
+    fn displace_any(&mut self) -> bool {
+        let most = self.addresses.iter().max_by_key(|(_, of_address)| of_address.anonymous.len());
+        let Some((&network, _)) = most else { return false };
+        self.displace(network)
+    }
+
+    /// Displaces the oldest anonymous connection of an address; whether there is one.
+    fn displace(&mut self, network: IpAddr) -> bool {
+        let Some(of_address) = self.addresses.get_mut(&network) else { return false };
+        let Some((_, displaced)) = of_address.anonymous.pop_first() else { return false };
+        displaced.cancel();
+        self.forget(network);
+        true
+    }
+
+    /// Counts one connection less.
+    fn forget(&mut self, network: IpAddr) {
+        self.total -= 1;
+        if let Some(of_address) = self.addresses.get_mut(&network) {
+            of_address.total -= 1;
+            if of_address.total == 0 {
+                self.addresses.remove(&network);
+            }
+        }
+    }
+}
+
+impl Admission {
+    /// Notes that a call was authenticated on this connection: from now on it is not closed for a new one. Cheap if it
+    /// was noted before.
+    pub fn authenticated(&self) {
+        if self.authenticated.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut open = self.table.open.lock();
+        // A connection that was displaced meanwhile is closing, and has no place to keep.
+        if let Some(of_address) = open.addresses.get_mut(&self.network) {
+            of_address.anonymous.remove(&self.number);
+        }
+        self.authenticated.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a call was authenticated on this connection.
+    pub fn is_authenticated(&self) -> bool {
+        self.authenticated.load(Ordering::Relaxed)
+    }
+
+    /// Completes when the connection has to close at once, since a new one takes its place.
+    pub fn displaced(&self) -> WaitForCancellationFuture<'_> {
+        self.displaced.cancelled()
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let mut open = self.table.open.lock();
+        // Displacing is done under the same lock, so a connection is forgotten exactly once.
+        if !self.displaced.is_cancelled() {
+            if let Some(of_address) = open.addresses.get_mut(&self.network) {
+                of_address.anonymous.remove(&self.number);
+            }
+            open.forget(self.network);
+        }
+    }
+}
+
+/// The accept loop of one listener.
+pub struct Acceptor {
+    listener: Arc<TcpListener>,
+    table: Arc<ConnectionTable>,
+    failed: Throttle,
+    refused: Throttle,
+}
+
+impl Acceptor {
+    /// Accepts from this listener.
+    pub fn new(listener: Arc<TcpListener>, table: Arc<ConnectionTable>) -> Self {
+        Self { listener, table, failed: Throttle::default(), refused: Throttle::default() }
+    }
+
+    /// Returns the next connection that is admitted. Others are closed at once.
+    pub async fn accept(&mut self) -> (TcpStream, IpAddr, Admission) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    let client = peer.ip().to_canonical();
+                    if let Some(admission) = self.table.admit(client) {
+                        // Without it, small responses would wait for the client's acknowledgements.
+                        let _ = stream.set_nodelay(true);
+                        return (stream, client, admission);
+                    }
+                    if let Some(count) = self.refused.note(Instant::now()) {
+                        tracing::warn!(%client, count, "too many connections, connections refused");
+                    }
+                }
+                Err(error) => {
+                    if let Some(count) = self.failed.note(Instant::now()) {
+                        tracing::warn!(%error, count, "accept failed, retrying");
+                    }
+                    self.table.displace_any();
+                    sleep(RETRY_DELAY).await;
+                }
+            }
+        }
+    }
+}
+
+/// Lets one log line of a kind through in each [`LOG_INTERVAL`].
+#[derive(Default)]
+struct Throttle {
+    last: Option<Instant>,
+    count: u64,
+}
+
+impl Throttle {
+    /// Counts an occurrence. Returns how many there were since the last line if a line is due.
+    fn note(&mut self, now: Instant) -> Option<u64> {
+        self.count += 1;
+        if self.last.is_some_and(|last| now.duration_since(last) < LOG_INTERVAL) {
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(total: usize, per_address: usize) -> Arc<ConnectionTable> {
+        let proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        ConnectionTable::new(ConnectionLimits { total, per_address, proxies })
+    }
+
+    fn admit(table: &Arc<ConnectionTable>, address: &str) -> Option<Admission> {
+        table.admit(address.parse().unwrap())
+    }
+
+    #[test]
+    fn a_full_listener_closes_the_oldest_stranger_of_the_address_with_the_most() {
+        let table = table(3, 9);
+        let honest = admit(&table, "192.0.2.1").unwrap();
+        let hostile = [admit(&table, "192.0.2.9").unwrap(), admit(&table, "192.0.2.9").unwrap()];
+        let probe = admit(&table, "192.0.2.2").unwrap();
+        assert!(hostile[0].displaced.is_cancelled());
+        assert!(![&honest, &hostile[1], &probe].iter().any(|open| open.displaced.is_cancelled()));
+        assert_eq!(table.open.lock().total, 3);
+        drop((honest, hostile, probe));
+        assert_eq!(table.open.lock().total, 0);
+        assert!(table.open.lock().addresses.is_empty());
+    }
+
+    #[test]
+    fn connections_of_authenticated_callers_are_never_displaced() {
+        let table = table(2, 9);
+        let callers = [admit(&table, "192.0.2.1").unwrap(), admit(&table, "192.0.2.1").unwrap()];
+        callers.iter().for_each(Admission::authenticated);
+        assert!(admit(&table, "192.0.2.2").is_none());
+        assert!(!callers.iter().any(|open| open.displaced.is_cancelled()));
+        drop(callers);
+        assert!(admit(&table, "192.0.2.2").is_some());
+    }
+
+    #[test]
+    fn an_address_displaces_only_its_own_connections() {
+        let table = table(9, 2);
+        let other = admit(&table, "192.0.2.2").unwrap();
+        let own = [admit(&table, "2001:db8::1").unwrap(), admit(&table, "2001:db8::2").unwrap()];
+        own[0].authenticated();
+        let third = admit(&table, "2001:db8::3").unwrap();
+        assert!(own[1].displaced.is_cancelled());
+        third.authenticated();
+        assert!(admit(&table, "2001:db8::4").is_none());
+        assert!(!other.displaced.is_cancelled());
+        // A proxy connects for many clients.
+        let proxied: Vec<_> = (0..4).map(|_| admit(&table, "10.0.0.1").unwrap()).collect();
+        assert!(!proxied.iter().any(|open| open.displaced.is_cancelled()));
+    }
+
+    #[test]
+    fn one_line_in_each_second_says_how_often_something_happened() {
+        let (mut throttle, start) = (Throttle::default(), Instant::now());
+        assert_eq!(throttle.note(start), Some(1));
+        for _ in 0..5 {
+            assert_eq!(throttle.note(start + LOG_INTERVAL / 2), None);
+        }
+        assert_eq!(throttle.note(start + LOG_INTERVAL), Some(6));
+    }
+}
