@@ -105,8 +105,8 @@ const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-c
 /// Checks the parameters of a Postgres URL. A message names a parameter and never its value, which may be a password.
 fn check_parameters(url: &url::Url) -> Result<(), String> {
     for (name, value) in url.query_pairs() {
-        if !PARAMETERS.contains(&&*name) && !(name.starts_with("options[") && name.ends_with(']')) {
-            let shown: String = name.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+        if !(PARAMETERS.contains(&&*name) || name.starts_with("options[") && name.ends_with(']')) {
+            let shown: String = name.chars().filter(char::is_ascii_graphic).take(64).collect();
             return Err(format!("has the parameter {shown}, which is not supported"));
         }
         let valid = match &*name {
@@ -129,7 +129,7 @@ fn database_url(text: &str) -> Result<DatabaseUrl, String> {
     if let Some(path) = text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:")) {
         if let Some((_, query)) = path.split_once('?') {
             let name = query.split(['=', '&']).next().unwrap_or_default();
-            let shown: String = name.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+            let shown: String = name.chars().filter(char::is_ascii_graphic).take(64).collect();
             return Err(format!("has the parameter {shown}, but a sqlite:// URL takes none"));
         }
         if path.is_empty() || path == ":memory:" {

@@ -106,7 +106,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
-        let error = server.write_all(&[0; 100_000]).await.unwrap_err();
+        let error = server.write_all(&vec![0; 100_000]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(server);
         reading.await.unwrap();

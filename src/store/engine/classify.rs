@@ -200,10 +200,10 @@ fn classify_postgres(error: &PgDatabaseError) -> ErrorClass {
         code if code.starts_with("08") => ErrorClass::Lost,
         // serialization_failure, deadlock_detected.
         "40001" | "40P01" => ErrorClass::Conflict,
-        // A transaction pooler is between, and the configuration does not say so.
-        "26000" | "42P05" => ErrorClass::Unavailable,
-        // query_canceled (the statement timeout), lock_not_available, read_only_sql_transaction (now a standby).
-        "57014" | "55P03" | "25006" => ErrorClass::Unavailable,
+        // A prepared statement is missing or already there: a transaction pooler is between, and the configuration does
+        // not say so. Then query_canceled (the statement timeout), lock_not_available, read_only_sql_transaction (now a
+        // standby).
+        "26000" | "42P05" | "57014" | "55P03" | "25006" => ErrorClass::Unavailable,
         // Too many connections, no memory, disk full.
         code if code.starts_with("53") => ErrorClass::Unavailable,
         // unique_violation.

@@ -52,14 +52,10 @@ pub(super) fn at_start(statement_timeout: Duration, version: Option<u32>) -> Vec
 /// connection. A replica that is paused between a statement and its COMMIT holds the statement's locks, and every other
 /// writer waits for them: the idle timeout lets the server end the transaction.
 pub(super) fn in_transaction(statement_timeout: Duration, version: Option<u32>) -> String {
-    let timeout = statement_timeout.as_millis();
-    let mut statements: String = VALUES.iter().map(|(name, value)| format!("SET LOCAL {name} = '{value}'; ")).collect();
-    statements += &format!(
-        "SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = {timeout}; \
-         SET LOCAL idle_in_transaction_session_timeout = {timeout}; "
-    );
-    if version.is_some_and(|version| version >= HAS_TRANSACTION_TIMEOUT) {
-        statements += "SET LOCAL transaction_timeout = 0; ";
-    }
-    statements
+    let timeout = statement_timeout.as_millis().to_string();
+    let later = version.is_some_and(|version| version >= HAS_TRANSACTION_TIMEOUT).then_some("transaction_timeout");
+    let timeouts =
+        [("lock_timeout", "0"), ("statement_timeout", &*timeout), ("idle_in_transaction_session_timeout", &*timeout)];
+    let settings = VALUES.iter().copied().chain(timeouts).chain(later.map(|name| (name, "0")));
+    settings.map(|(name, value)| format!("SET LOCAL {name} = '{value}'; ")).collect::<Vec<_>>().concat()
 }
