@@ -82,7 +82,7 @@ async fn work(options: PostgresOptions, pause: Duration, raw: &mut PgConnection)
         (key.scopes, key.rate_limit) = (vec!["a\\b".to_owned(), "NULL".to_owned()], None);
     });
     store.create_key(made.clone()).await.unwrap();
-    assert_eq!(store.list_keys(everything()).await.unwrap(), [made.clone()]);
+    assert_eq!(store.list_keys(everything()).await.unwrap(), std::slice::from_ref(&made));
     assert_eq!(store.find_by_digests(vec![made.digest, key().digest]).await.unwrap(), [(&made).into()]);
     store.set_webhook(made.id, webhook("https://a.example/", now())).await.unwrap();
     store.revoke_key(made.id, revocation("it's \\ over")).await.unwrap();
