@@ -100,14 +100,79 @@ const PARAMETERS: [&str; 18] = [
     "statement-cache-capacity",
     "user",
 ];
+/// Parameters that other clients of Postgres and of SQLite know. A message may name these.
+const KNOWN_ELSEWHERE: &[&str] = &[
+    "cache",
+    "channel_binding",
+    "client_encoding",
+    "connect_timeout",
+    "connection_limit",
+    "currentSchema",
+    "fallback_application_name",
+    "gssdelegation",
+    "gssencmode",
+    "gsslib",
+    "immutable",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "krbsrvname",
+    "load_balance_hosts",
+    "max_protocol_version",
+    "min_protocol_version",
+    "mode",
+    "nolock",
+    "oauth_client_id",
+    "oauth_client_secret",
+    "oauth_issuer",
+    "oauth_scope",
+    "passfile",
+    "pgbouncer",
+    "pool_timeout",
+    "psow",
+    "replication",
+    "require_auth",
+    "requirepeer",
+    "requiressl",
+    "schema",
+    "scram_client_key",
+    "scram_server_key",
+    "service",
+    "servicefile",
+    "ssl",
+    "ssl_max_protocol_version",
+    "ssl_min_protocol_version",
+    "sslcertmode",
+    "sslcompression",
+    "sslcrl",
+    "sslcrldir",
+    "sslkeylogfile",
+    "sslnegotiation",
+    "sslpassword",
+    "sslsni",
+    "target_session_attrs",
+    "tcp_user_timeout",
+    "tty",
+    "vfs",
+];
 const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
+/// How a message names a parameter. What no client knows is not repeated: it may be the rest of a password in which `?` is
+/// not percent-encoded.
+fn named(parameter: &str) -> String {
+    if KNOWN_ELSEWHERE.contains(&parameter) {
+        format!("the parameter {parameter}")
+    } else {
+        "a parameter of an unknown name (not shown: it may be part of a password with an unescaped '?')".to_owned()
+    }
+}
 
 /// Checks the parameters of a Postgres URL. A message names a parameter and never its value, which may be a password.
 fn check_parameters(url: &url::Url) -> Result<(), String> {
     for (name, value) in url.query_pairs() {
         if !(PARAMETERS.contains(&&*name) || name.starts_with("options[") && name.ends_with(']')) {
-            let shown: String = name.chars().filter(char::is_ascii_graphic).take(64).collect();
-            return Err(format!("has the parameter {shown}, which is not supported"));
+            return Err(format!("has {}, which is not supported", named(&name)));
         }
         let valid = match &*name {
             "sslmode" | "ssl-mode" => SSL_MODES.contains(&&*value),
@@ -129,8 +194,7 @@ fn database_url(text: &str) -> Result<DatabaseUrl, String> {
     if let Some(path) = text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:")) {
         if let Some((_, query)) = path.split_once('?') {
             let name = query.split(['=', '&']).next().unwrap_or_default();
-            let shown: String = name.chars().filter(char::is_ascii_graphic).take(64).collect();
-            return Err(format!("has the parameter {shown}, but a sqlite:// URL takes none"));
+            return Err(format!("has {}, but a sqlite:// URL takes none", named(name)));
         }
         if path.is_empty() || path == ":memory:" {
             return Err("must name a file, such as sqlite://keyward.db".to_owned());
@@ -165,6 +229,14 @@ mod tests {
         ] {
             let refused = database_url(url).unwrap_err();
             assert!(refused.contains(name) && !refused.contains("hunter2"), "{url}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_password_with_an_unescaped_question_mark_is_not_repeated_as_a_name() {
+        for url in ["postgres://u:1?hunter2@h/db", "postgres://u:1?a=b&hunter2@h/db", "sqlite://k.db?hunter2"] {
+            let refused = database_url(url).unwrap_err();
+            assert!(!refused.contains("hunter2"), "{url}: {refused}");
         }
     }
 
