@@ -86,34 +86,31 @@ const MAX_CONNECTION_AGE: Setting = Setting::unset(
 const MAX_CONNECTIONS: Setting = Setting::new(
     "max_connections",
     "4096",
-    "Connections that each listener holds at most, 16 to 1000000; fewer if the process may open fewer files. When all \
+    "Connections that each HTTP listener holds at most, 16 to 1000000; fewer if the process may open fewer files. When all \
      places are taken, a new connection takes the place of the oldest one on which no call was authenticated.",
 );
 
 const MAX_CONNECTIONS_PER_ADDRESS: Setting = Setting::new(
     "max_connections_per_address",
     "1024",
-    "Connections that each listener holds at most from one client address (IPv6: each /64), 1 to 1000000. Addresses in \
+    "Connections that each HTTP listener holds at most from one client address (IPv6: each /64), 1 to 1000000. Addresses in \
      `http.trusted_proxies` have no such bound.",
 );
 
-const BODY_TIMEOUT: Setting = Setting::new(
-    "body_timeout",
-    "\"10s\"",
-    "How long the body of a request, or the first message of a stream, may take to arrive, 1s to 10m.",
-);
+const BODY_TIMEOUT: Setting =
+    Setting::new("body_timeout", "\"10s\"", "How long the body of an HTTP request may take to arrive, 1s to 10m.");
 
 const WRITE_TIMEOUT: Setting = Setting::new(
     "write_timeout",
     "\"30s\"",
-    "How long a client may take no byte of what is written to it, 1s to 10m. The connection is closed then.",
+    "How long an HTTP client may take no byte of what is written to it, 1s to 10m. The connection is closed then.",
 );
 
 const REQUEST_MEMORY: Setting = Setting::new(
     "request_memory",
     "\"64MiB\"",
-    "Memory for requests of authenticated callers while they arrive, 4MiB to 1024GiB. Past it, calls are refused with \
-     503 or RESOURCE_EXHAUSTED.",
+    "Memory for HTTP requests of authenticated callers while they arrive, 4MiB to 1024GiB. Past it, calls are refused \
+     with 503.",
 );
 
 const ANONYMOUS_MEMORY: Setting = Setting::new(
@@ -162,9 +159,9 @@ pub struct Server {
     pub max_connection_age: Option<Duration>,
     /// Invalid credentials that one client address may send before it is told to wait.
     pub failed_authentications: RateLimit,
-    /// Connections that each listener holds at most.
+    /// Connections that each HTTP listener holds at most.
     pub max_connections: usize,
-    /// Connections that each listener holds at most from one client address.
+    /// Connections that each HTTP listener holds at most from one client address.
     pub max_connections_per_address: usize,
     /// How long a request's body may take to arrive.
     pub body_timeout: Duration,

@@ -211,12 +211,21 @@ impl Acceptor {
                     if let Some(count) = self.failed.note(Instant::now()) {
                         tracing::warn!(%error, count, "accept failed, retrying");
                     }
-                    self.table.displace_any();
+                    if is_out_of_files(&error) {
+                        self.table.displace_any();
+                    }
                     sleep(RETRY_DELAY).await;
                 }
             }
         }
     }
+}
+
+/// Whether the process or the machine has no file descriptor left. A connection that is closed then makes room; after any
+/// other error, such as a client that has gone, it would be closed for nothing.
+fn is_out_of_files(error: &std::io::Error) -> bool {
+    let out_of_files = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(rustix::io::Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| out_of_files.contains(&code))
 }
 
 /// Lets one log line of a kind through in each [`LOG_INTERVAL`].
@@ -249,6 +258,13 @@ mod tests {
 
     fn admit(table: &Arc<ConnectionTable>, address: &str) -> Option<Admission> {
         table.admit(address.parse().unwrap())
+    }
+
+    #[test]
+    fn only_a_lack_of_files_closes_a_connection() {
+        let of = |errno: rustix::io::Errno| is_out_of_files(&std::io::Error::from(errno));
+        assert!(of(rustix::io::Errno::MFILE) && of(rustix::io::Errno::NFILE));
+        assert!(!of(rustix::io::Errno::CONNABORTED));
     }
 
     #[test]
