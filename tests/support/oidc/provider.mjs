@@ -43,22 +43,37 @@ server.listen(Number(process.argv[2] ?? 0), '127.0.0.1', () => {
         response_types: ['code'],
         redirect_uris: [redirect],
       },
+      // A command line: a public client, at any port of the loopback interface (RFC 8252).
+      {
+        client_id: 'cli',
+        application_type: 'native',
+        token_endpoint_auth_method: 'none',
+        grant_types: ['authorization_code', 'refresh_token', 'urn:ietf:params:oauth:grant-type:device_code'],
+        response_types: ['code'],
+        redirect_uris: ['http://127.0.0.1/callback'],
+      },
     ],
     jwks: { keys: keys.map(({ der, ...key }) => key) },
     cookies: { keys: ['only for tests'] },
     pkce: { required: () => true },
     conformIdTokenClaims: false,
     claims: { openid: ['sub', 'norrix:orgs', 'norrix:role'] },
-    // People are named `<subject>/<organization>/<role>` at the login form.
+    // A refresh token is used once. Lifetimes are of seconds where a test waits for their end.
+    issueRefreshToken: async (_, client) => client.grantTypeAllowed('refresh_token'),
+    rotateRefreshToken: true,
+    ttl: { IdToken: Number(process.env.ID_TOKEN_TTL ?? 3600) },
+    // People are named `<subject>/<organization>/<role>` at the login form; `a+b` is two organizations.
     async findAccount(_, id) {
       const [sub, organization, role] = id.split('/');
       return {
         accountId: id,
-        claims: () => ({ sub, 'norrix:orgs': organization, 'norrix:role': role }),
+        claims: () => ({ sub, 'norrix:orgs': organization?.includes('+') ? organization.split('+') : organization, 'norrix:role': role }),
       };
     },
     features: {
       devInteractions: { enabled: true },
+      deviceFlow: { enabled: process.env.DEVICE_FLOW !== 'off' },
+      revocation: { enabled: true },
       clientCredentials: { enabled: true },
       resourceIndicators: {
         enabled: true,
