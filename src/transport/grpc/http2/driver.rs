@@ -20,11 +20,14 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{
-    batching::ResponseBatcher,
     keepalive::Keepalive,
     options::{ConnectionOptions, h2_builder},
+    spinning::Spinning,
 };
 use crate::transport::listener::AGE_GRACE;
+
+/// Requests that are accepted before any of them is answered: their responses share one write.
+const MAX_BATCH: usize = 64;
 
 /// Handles the requests of a connection.
 pub(crate) trait StreamHandler {
@@ -69,9 +72,11 @@ struct Driver<'a, I, H> {
     accepted: Vec<(Request<RecvStream>, SendResponse<Bytes>)>,
     /// Requests of this turn.
     arrived: usize,
-    /// Requests of the previous turn that had any. Zero: accept until none is left.
-    expected: usize,
-    batcher: ResponseBatcher,
+    /// The last turn that had requests had one.
+    lone: bool,
+    /// The previous turn left a response unsent.
+    deferred: bool,
+    spinning: Spinning,
 }
 
 impl<'a, I, H> Driver<'a, I, H>
@@ -92,26 +97,27 @@ where
             draining: false,
             accepted: Vec::new(),
             arrived: 0,
-            expected: 1,
-            batcher: ResponseBatcher::new(polls, std::time::Instant::now()),
+            lone: true,
+            deferred: false,
+            spinning: Spinning::new(polls, std::time::Instant::now()),
         }
     }
 
     /// One turn. Ready when the connection is to be dropped.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let batch_size = self.batcher.begin(std::time::Instant::now());
+        self.spinning.begin(std::time::Instant::now());
         self.arrived = 0;
-        let result = self.poll_steps(cx, batch_size);
+        let result = self.poll_steps(cx);
         let now = std::time::Instant::now();
-        self.batcher.end(now, self.arrived);
-        if result.is_pending() && self.batcher.should_spin(now) {
+        self.spinning.end(now, self.arrived);
+        if result.is_pending() && self.spinning.should_spin(now) {
             // Wakes this task after the thread has polled its sockets once.
             let _ = pin!(yield_now()).poll(cx);
         }
         result
     }
 
-    fn poll_steps(&mut self, cx: &mut Context<'_>, batch_size: usize) -> Poll<()> {
+    fn poll_steps(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.poll_grace_over(cx) {
             return Poll::Ready(());
         }
@@ -120,12 +126,14 @@ where
             return Poll::Ready(());
         }
         loop {
-            // Accept all pending requests before answering any, so that the responses share one write.
-            if self.poll_accept(cx, batch_size).is_ready() {
+            if self.poll_accept(cx).is_ready() {
                 return Poll::Ready(());
             }
             if self.accepted.is_empty() {
-                self.expected = if self.arrived > 0 { self.arrived } else { self.expected.max(1) };
+                if self.arrived > 0 {
+                    self.lone = self.arrived == 1;
+                }
+                self.deferred = false;
                 return Poll::Pending;
             }
             for (request, respond) in self.accepted.drain(..) {
@@ -160,35 +168,31 @@ where
         }
     }
 
-    /// Accepts requests until none is pending, the batch is full, or as many have arrived as in the previous turn. Polling
-    /// once more to learn that none is left costs a system call; with that many, the next poll flushes the responses
-    /// instead. Ready: the connection is closed.
-    fn poll_accept(&mut self, cx: &mut Context<'_>, batch_size: usize) -> Poll<()> {
-        loop {
+    /// Accepts requests until none is pending or the batch is full. Ready: the connection is closed.
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.accepted.len() < MAX_BATCH {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok(request))) => {
                     self.accepted.push(request);
                     self.arrived += 1;
-                    if self.arrived == self.expected || self.accepted.len() >= batch_size {
-                        return Poll::Pending;
-                    }
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => break,
             }
         }
+        Poll::Pending
     }
 
     /// Leaves the response to a lone request unsent until the other connections of this thread had their turn: the writes
     /// then follow each other directly. To wake a client's process costs as much as to answer it, and a process that is
     /// still busy with the first response needs no waking for the next.
     fn defer_lone_response(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.arrived != 1 || self.expected != 1 {
+        if self.arrived != 1 || !self.lone || self.deferred {
             return false;
         }
         cx.waker().wake_by_ref();
-        // The next turn accepts until none is left: otherwise a burst would be accepted one request at a time.
-        self.expected = 0;
+        // The next turn writes. If it has a request, too, both responses go out together.
+        self.deferred = true;
         true
     }
 }

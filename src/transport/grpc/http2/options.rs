@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use h2::server::Builder;
 use tokio_util::sync::CancellationToken;
 
-use super::batching::PollCounter;
+use super::spinning::PollCounter;
 
 /// Open streams of one connection.
 const MAX_STREAMS: u32 = 1_024;
