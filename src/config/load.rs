@@ -12,12 +12,12 @@ use super::{
     layers::{Flags, Layers, Origins},
     problems::Problems,
     rate_limit::{self, RateLimits},
-    replica::{self, Replica},
+    replica::{self, ReplicaSettings},
     section::Section,
     server::{self, Server},
     session,
     tables::TABLES,
-    tls::{self, Tls},
+    tls::{self, TlsSettings},
     webhooks::{self, Webhooks},
 };
 use crate::domain::{
@@ -36,9 +36,9 @@ pub struct Config {
     /// `[server]`
     pub server: Server,
     /// `[tls]`; without it both listeners speak plain text.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsSettings>,
     /// `[replica]`
-    pub replica: Replica,
+    pub replica: ReplicaSettings,
     /// `[http]`
     pub http: Http,
     /// `[webhooks]`

@@ -31,9 +31,9 @@ pub use self::{
     layers::{Flags, Origin, Origins},
     load::{Config, load, parse},
     rate_limit::{RateLimitStore, RateLimits},
-    replica::Replica,
+    replica::ReplicaSettings,
     server::Server,
-    tls::{Tls, TlsClient, TlsRole},
+    tls::{TlsClient, TlsRole, TlsSettings},
     webhooks::Webhooks,
 };
 

@@ -30,7 +30,7 @@ const CACHE: Setting =
 
 /// `[replica]`
 #[derive(Debug, Clone)]
-pub struct Replica {
+pub struct ReplicaSettings {
     /// How long memory may answer without reaching the database, and how long a Revoke waits for a replica that does
     /// not respond.
     pub lease: Duration,
@@ -39,7 +39,7 @@ pub struct Replica {
 }
 
 /// Reads the table.
-pub fn read(section: &Section<'_>) -> Option<Replica> {
+pub fn read(section: &Section<'_>) -> Option<ReplicaSettings> {
     let lease = section.parsed(&LEASE, |text| {
         let lease = humantime::parse_duration(text).ok();
         lease
@@ -49,5 +49,5 @@ pub fn read(section: &Section<'_>) -> Option<Replica> {
     let cache = section.parsed(&CACHE, |text| {
         bytes(text, 1 << 20..=1 << 40, "must be a size from 1MiB to 1024GiB, such as \"256MiB\"")
     });
-    Some(Replica { lease: lease?, cache_bytes: cache? })
+    Some(ReplicaSettings { lease: lease?, cache_bytes: cache? })
 }

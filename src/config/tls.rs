@@ -60,7 +60,7 @@ const KEYSPACES: Setting = Setting::unset(
 
 /// `[tls]`
 #[derive(Debug, Clone)]
-pub struct Tls {
+pub struct TlsSettings {
     /// The certificate and its chain, in PEM.
     pub cert: PathBuf,
     /// The certificate's private key, in PEM.
@@ -98,7 +98,7 @@ pub enum TlsRole {
 const MAX_SAN_LEN: usize = 120;
 
 /// Reads the table; none without a certificate and its key. `keyspaces` are the names of all keyspaces.
-pub fn read(section: &Section<'_>, keyspaces: &[&str]) -> Option<Tls> {
+pub fn read(section: &Section<'_>, keyspaces: &[&str]) -> Option<TlsSettings> {
     let path = |setting| {
         section.parsed(setting, |text| {
             if text.is_empty() { Err("must name a file".to_owned()) } else { Ok(PathBuf::from(text)) }
@@ -122,7 +122,7 @@ pub fn read(section: &Section<'_>, keyspaces: &[&str]) -> Option<Tls> {
         }
     }
     match (cert, key) {
-        (Some(cert), Some(key)) => Some(Tls { cert, key, client_ca, require_client, clients }),
+        (Some(cert), Some(key)) => Some(TlsSettings { cert, key, client_ca, require_client, clients }),
         (Some(_), None) => {
             section.problem("", "key is missing: the private key of the certificate");
             None

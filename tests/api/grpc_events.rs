@@ -57,18 +57,18 @@ async fn every_change_makes_an_event_with_its_actor_and_the_record_after_it() {
     client.revoke(with(ROOT, request)).await.unwrap();
     client.list(with(ROOT, ListRequest::default())).await.unwrap();
 
-    let told = events(&mut audit, ROOT, of_key(&target.id)).await;
-    let seen: Vec<_> = told.iter().map(|event| (event.r#type.as_str(), event.actor.as_str())).collect();
+    let recorded = events(&mut audit, ROOT, of_key(&target.id)).await;
+    let seen: Vec<_> = recorded.iter().map(|event| (event.r#type.as_str(), event.actor.as_str())).collect();
     assert_eq!(seen, [("key.revoked", actor.as_str()), ("webhook.updated", "root"), ("key.created", actor.as_str())]);
-    let keys: Vec<_> = told.iter().map(|event| event.key.clone().unwrap()).collect();
+    let keys: Vec<_> = recorded.iter().map(|event| event.key.clone().unwrap()).collect();
     assert_eq!(keys[2], target.key, "the record is the one that Create answered");
     assert_eq!((keys[1].webhook_url.as_str(), keys[1].status()), ("https://b.invalid/y", KeyStatus::Active));
     assert_eq!((keys[0].revoke_reason.as_str(), keys[0].status()), ("left", KeyStatus::Revoked));
-    assert!(told.iter().all(|event| event.id.starts_with("evt_")));
-    let times: Vec<i64> = told.iter().map(|event| micros(event.create_time.unwrap())).collect();
+    assert!(recorded.iter().all(|event| event.id.starts_with("evt_")));
+    let times: Vec<i64> = recorded.iter().map(|event| micros(event.create_time.unwrap())).collect();
     assert!(times.is_sorted_by(|later, earlier| later >= earlier), "{times:?}");
     assert!(times[2] >= start - 1_000 && times[0] <= now(), "{start} {times:?}");
-    assert!(!format!("{told:?}").contains(&target.secret));
+    assert!(!format!("{recorded:?}").contains(&target.secret));
     let database = std::fs::read(server.folder().join("keyward.db-wal")).unwrap();
     let holds = |text: &str| database.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(holds("key.revoked") && !holds(&target.secret));
@@ -263,18 +263,18 @@ async fn an_expiry_and_a_spent_rate_limit_make_events_without_a_management_call(
     for _ in 0..5 {
         crate::support::grpc::code(&mut client, &limited.secret).await;
     }
-    let told = async |audit: &mut Audit, id: &str| -> Vec<String> {
+    let recorded = async |audit: &mut Audit, id: &str| -> Vec<String> {
         events(audit, ROOT, of_key(id)).await.into_iter().map(|event| event.r#type).collect()
     };
-    eventually(Duration::from_secs(10), "the refusal is told of", async || {
-        told(&mut audit.clone(), &limited.id).await == ["key.rate_limited", "key.created"]
+    eventually(Duration::from_secs(10), "the refusal is recorded", async || {
+        recorded(&mut audit.clone(), &limited.id).await == ["key.rate_limited", "key.created"]
     })
     .await;
-    eventually(Duration::from_secs(40), "the expiry is told of", async || {
-        told(&mut audit.clone(), &short.id).await == ["key.expired", "key.created"]
+    eventually(Duration::from_secs(40), "the expiry is recorded", async || {
+        recorded(&mut audit.clone(), &short.id).await == ["key.expired", "key.created"]
     })
     .await;
     let expired = events(&mut audit, ROOT, of_key(&short.id)).await.remove(0);
     assert_eq!((expired.actor.as_str(), expired.key.unwrap().status()), ("keyward", KeyStatus::Expired));
-    assert_eq!(told(&mut audit, &limited.id).await.len(), 2);
+    assert_eq!(recorded(&mut audit, &limited.id).await.len(), 2);
 }

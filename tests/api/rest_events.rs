@@ -147,11 +147,12 @@ async fn an_event_shows_the_keys_own_rate_limit() {
     let server = Setup::new().ready("noro").start();
     let limited = json!({"name": "n", "rateLimit": {"limit": 7, "windowMs": 60_000}});
     let made = server.create(limited.clone()).await;
-    let told = get(&server, ROOT, "/api/events").await["events"][0]["data"].clone();
-    assert_eq!((&told["id"], &told["rateLimit"]), (&made["id"], &limited["rateLimit"]));
-    assert!(told.get("keyspaces").is_none());
+    let recorded = get(&server, ROOT, "/api/events").await["events"][0]["data"].clone();
+    assert_eq!((&recorded["id"], &recorded["rateLimit"]), (&made["id"], &limited["rateLimit"]));
+    assert!(recorded.get("keyspaces").is_none());
     let service = json!({"keyspace": "keyward", "name": "s", "scopes": ["verify"], "keyspaces": ["noro"]});
     server.create(service).await;
-    let told = get(&server, ROOT, "/api/events?keyspace=keyward&type=key.created").await["events"][0]["data"].clone();
-    assert_eq!((&told["keyspaces"], &told["rateLimit"]), (&json!(["noro"]), &json!(null)));
+    let recorded =
+        get(&server, ROOT, "/api/events?keyspace=keyward&type=key.created").await["events"][0]["data"].clone();
+    assert_eq!((&recorded["keyspaces"], &recorded["rateLimit"]), (&json!(["noro"]), &json!(null)));
 }

@@ -129,8 +129,8 @@ async fn a_revocation_accepts_a_reason_and_no_other_field() {
     }
     assert_eq!(as_root(&server, "GET", &path(&made), Value::Null).await.good(200)["status"], "active");
     as_root(&server, "DELETE", &path(&made), json!({"reason": "leaked"})).await.good(200);
-    let told = as_root(&server, "GET", "/api/events?type=key.revoked", Value::Null).await.good(200);
-    assert_eq!(told["events"][0]["data"]["revokeReason"], "leaked");
+    let recorded = as_root(&server, "GET", "/api/events?type=key.revoked", Value::Null).await.good(200);
+    assert_eq!(recorded["events"][0]["data"]["revokeReason"], "leaked");
 }
 
 /// `orgId` limits the search to one organization for every caller.

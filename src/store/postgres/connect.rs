@@ -27,8 +27,8 @@ fn read_url(url: &str) -> Result<PgConnectOptions, OpenError> {
     }))
 }
 
-/// Requires TLS of a server that is not on this machine, unless the URL says `sslmode=disable`. Otherwise whoever answers in
-/// its place gets the password by saying that it has no TLS.
+/// Requires TLS of a server that is not on this machine, unless the URL says `sslmode=disable`. Otherwise any server that
+/// answers in its place gets the password by saying that it has no TLS.
 fn with_tls(connect: PgConnectOptions) -> PgConnectOptions {
     let host = connect.get_host();
     let is_local = connect.get_socket().is_some()

@@ -15,7 +15,7 @@ use tokio_rustls::rustls::{
 };
 use zeroize::Zeroizing;
 
-use crate::config::Tls;
+use crate::config::TlsSettings;
 
 /// The largest file that is read. A certificate chain, a key or a bundle of authorities is far smaller.
 const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -24,7 +24,7 @@ const MAX_FILE_BYTES: u64 = 4 << 20;
 pub(crate) type FileStamp = Option<(u64, u64, u64, i64, i64)>;
 
 /// The stamps of all files of the configuration. Links are followed, because their target may be replaced.
-pub(crate) fn stamps(config: &Tls) -> Vec<FileStamp> {
+pub(crate) fn stamps(config: &TlsSettings) -> Vec<FileStamp> {
     let stamp = |path: &PathBuf| {
         let file = fs::metadata(path).ok()?;
         Some((file.dev(), file.ino(), file.len(), file.ctime(), file.ctime_nsec()))
@@ -37,7 +37,7 @@ pub(crate) fn stamps(config: &Tls) -> Vec<FileStamp> {
 /// # Errors
 ///
 /// Every problem, with the setting that names the file. The text never repeats what a file contains.
-pub(crate) fn server_config(config: &Tls) -> Result<ServerConfig, Vec<String>> {
+pub(crate) fn server_config(config: &TlsSettings) -> Result<ServerConfig, Vec<String>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut problems = Vec::new();
     let mut report = |setting: &str, path: &Path, problem: &str| {

@@ -46,7 +46,7 @@ struct Acceptors {
 
 /// The TLS configuration of this process.
 pub struct Tls {
-    config: config::Tls,
+    config: config::TlsSettings,
     callers: CertificateCallers,
     acceptors: ArcSwap<Acceptors>,
     /// The stamps of the files, taken just before they were first read.
@@ -60,7 +60,7 @@ impl Tls {
     /// # Errors
     ///
     /// Every problem, with the setting that names the file.
-    pub fn load(config: &config::Tls, registry: &Registry) -> Result<Arc<Self>, Vec<String>> {
+    pub fn load(config: &config::TlsSettings, registry: &Registry) -> Result<Arc<Self>, Vec<String>> {
         let initial_stamps = files::stamps(config);
         Ok(Arc::new(Self {
             acceptors: ArcSwap::from_pointee(Acceptors::read(config)?),
@@ -151,7 +151,7 @@ impl Tls {
 }
 
 impl Acceptors {
-    fn read(config: &config::Tls) -> Result<Self, Vec<String>> {
+    fn read(config: &config::TlsSettings) -> Result<Self, Vec<String>> {
         let server = files::server_config(config)?;
         let acceptor = |protocols: &[&[u8]]| {
             let mut server = server.clone();
