@@ -18,7 +18,7 @@ pub const LEEWAY: Micros = 60 * SECOND;
 /// Maximum number of characters in a subject (OpenID Connect Core 1.0, section 2).
 const MAX_SUBJECT_LEN: usize = 255;
 
-/// A signature algorithm. Symmetric algorithms are not supported: the key that verifies such a token can also forge one.
+/// A signature algorithm. Symmetric ones are not supported: the key that verifies such a token can also forge one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
     /// RSASSA-PKCS1-v1_5 with SHA-256.
