@@ -6,14 +6,18 @@ use tokio::runtime::Handle;
 
 use super::{error::RunError, open_store::OpenStore};
 use crate::{
-    config::{Config, RateLimitStore},
+    config::{Config, RateLimitStore, RateLimits},
     domain::{
         clock::{Clock, Entropy, SystemClock, SystemEntropy},
         master_keys::MasterKeys,
         secret,
     },
     limiter::{
-        Limiter, auth_failures::AuthFailures, memory::MemoryLimiter, permit_leases::PermitLeases, redis::SharedLimiter,
+        Limiter,
+        auth_failures::AuthFailures,
+        memory::MemoryLimiter,
+        permit_leases::PermitLeases,
+        redis::{SharedLimiter, SharedOptions},
     },
     replica::Replica,
     service::{ServiceDeps, ServiceOptions, Services, bootstrap},
@@ -54,7 +58,8 @@ impl Parts {
             RateLimitStore::Redis(url) => {
                 let leases = (config.rate_limit.batch > 1)
                     .then(|| PermitLeases::new(Arc::clone(&clock), config.rate_limit.batch));
-                let shared = SharedLimiter::start(url, config.rate_limit.timeout, leases, &runtime);
+                let RateLimits { timeout, on_timeout, .. } = config.rate_limit;
+                let shared = SharedLimiter::start(url, SharedOptions { timeout, on_timeout }, leases, &runtime);
                 Some(shared.map_err(|error| RunError::RateLimitStore(error.to_string()))?)
             }
         };

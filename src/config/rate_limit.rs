@@ -6,13 +6,14 @@ use super::{
     section::Section,
     setting::{Setting, Table},
 };
+use crate::domain::rate_limit::OnTimeout;
 
 /// The table.
 pub const TABLE: Table = Table {
     name: "rate_limit",
     list: false,
     help: "Where rate limits are counted.",
-    settings: &[STORE, BATCH, TIMEOUT],
+    settings: &[STORE, BATCH, TIMEOUT, ON_TIMEOUT],
     tables: &[],
 };
 
@@ -29,10 +30,18 @@ const BATCH: Setting =
 
 const TIMEOUT: Setting = Setting::new(
     "timeout",
-    "\"5ms\"",
-    "With Redis: timeout of one call, 1ms to 1s. A call that takes longer is counted locally.",
+    "\"50ms\"",
+    "With Redis: how long a call waits for its answer while Redis answers others, 1ms to 1s.",
 )
 .variable("KEYWARD_RATE_LIMIT_TIMEOUT");
+
+const ON_TIMEOUT: Setting = Setting::new(
+    "on_timeout",
+    "\"refuse\"",
+    "With Redis: what happens to a call that waited for longer. `refuse` keeps the limit strict; `admit` may exceed it by \
+     such calls.",
+)
+.variable("KEYWARD_RATE_LIMIT_ON_TIMEOUT");
 
 /// Where spent limits are counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,8 +59,10 @@ pub struct RateLimits {
     pub store: RateLimitStore,
     /// Maximum number of permits that one round trip takes.
     pub batch: u32,
-    /// Timeout of one call to the shared store.
+    /// How long a call to the shared store waits for its answer.
     pub timeout: Duration,
+    /// What happens to a call that waited for longer.
+    pub on_timeout: OnTimeout,
 }
 
 /// Reads the table.
@@ -64,7 +75,12 @@ pub fn read(section: &Section<'_>) -> Option<RateLimits> {
             .filter(|timeout| (Duration::from_millis(1)..=Duration::from_secs(1)).contains(timeout))
             .ok_or_else(|| "must be a length of time from 1ms to 1s".to_owned())
     });
-    Some(RateLimits { store: store?, batch: batch?, timeout: timeout? })
+    let on_timeout = section.parsed(&ON_TIMEOUT, |text| match text {
+        "refuse" => Ok(OnTimeout::Refuse),
+        "admit" => Ok(OnTimeout::Admit),
+        _ => Err("must be \"refuse\" or \"admit\"".to_owned()),
+    });
+    Some(RateLimits { store: store?, batch: batch?, timeout: timeout?, on_timeout: on_timeout? })
 }
 
 fn store(text: &str) -> Result<RateLimitStore, String> {

@@ -4,6 +4,16 @@ use std::{borrow::Cow, fmt, time::Duration};
 
 use super::{key::KeyId, rate_limit::RateState};
 
+/// The sentence for a credential that is not valid, whatever the reason: the code says which.
+pub(crate) const INVALID_CREDENTIAL: &str = "Invalid or expired API key";
+/// The sentence for an exhausted rate limit.
+pub(crate) const RATE_LIMIT_EXCEEDED: &str = "Rate limit exceeded";
+
+/// The sentence for a key without a scope.
+pub(crate) fn lacks_scope(scope: &str) -> String {
+    format!("API key does not have '{scope}' scope")
+}
+
 /// The kind of an error. `transport/status.rs` maps each kind to a gRPC code and an HTTP status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -96,10 +106,14 @@ impl Error {
         Self::new(ErrorKind::PermissionDenied, "FORBIDDEN", message)
     }
 
+    /// The credential is not valid.
+    pub(crate) fn invalid_credential(reason: &'static str) -> Self {
+        Self::new(ErrorKind::Unauthenticated, reason, INVALID_CREDENTIAL)
+    }
+
     /// The caller's key lacks a scope.
     pub fn insufficient_scope(scope: &str) -> Self {
-        let message = format!("API key does not have '{scope}' scope");
-        Self::new(ErrorKind::PermissionDenied, "INSUFFICIENT_SCOPE", message)
+        Self::new(ErrorKind::PermissionDenied, "INSUFFICIENT_SCOPE", lacks_scope(scope))
     }
 
     /// The id is unknown or foreign. The two must not differ in any way, or ids could be probed.

@@ -8,7 +8,7 @@ use url::{Host, Url};
 
 use super::{
     clock::{Micros, SECOND},
-    error::{Error, ErrorKind},
+    error::Error,
     session::{OrgMembership, Role, SessionCaller},
     validation::MAX_BINDING_LEN,
 };
@@ -124,7 +124,7 @@ impl Issuer {
         let time = |name: &str| claims.get(name).map(|value| time(value).ok_or_else(malformed)).transpose();
         let expiry = time("exp")?.ok_or_else(malformed)?;
         if now >= expiry.saturating_add(LEEWAY) {
-            return Err(Error::new(ErrorKind::Unauthenticated, "EXPIRED", INVALID_CREDENTIAL));
+            return Err(Error::invalid_credential("EXPIRED"));
         }
         if time("nbf")?.is_some_and(|start| now.saturating_add(LEEWAY) < start) {
             return Err(malformed());
@@ -168,12 +168,9 @@ impl Issuer {
     }
 }
 
-/// The same message as for any other invalid credential.
-const INVALID_CREDENTIAL: &str = "Invalid or expired API key";
-
 /// The error for a token that is invalid, whatever the time.
 pub fn malformed() -> Error {
-    Error::new(ErrorKind::Unauthenticated, "MALFORMED", INVALID_CREDENTIAL)
+    Error::invalid_credential("MALFORMED")
 }
 
 /// A claim by its name, or by a path of names separated by dots. Names may contain dots themselves, as URLs do; the

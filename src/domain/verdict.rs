@@ -1,6 +1,12 @@
 //! Verdicts on keys, with a fixed order of reasons.
 
-use super::{clock::Micros, key::Binding};
+use std::borrow::Cow;
+
+use super::{
+    clock::Micros,
+    error::{INVALID_CREDENTIAL, RATE_LIMIT_EXCEEDED, lacks_scope},
+    key::Binding,
+};
 
 /// The code of a verdict. If several reasons apply, the first in this order is the verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,19 +64,20 @@ impl VerdictCode {
         }
     }
 
-    /// The verdict as a message for people.
-    pub fn message(self) -> &'static str {
+    /// The verdict as a sentence for people: the one of the REST error with this code, so that a service can pass it on.
+    /// `missing_scope` is the first required scope that the key lacks.
+    pub fn message(self, missing_scope: &str) -> Cow<'static, str> {
         match self {
-            Self::Valid => "The key is valid",
-            Self::Malformed => "The secret is malformed",
-            Self::NotFound => "There is no such key",
-            Self::Revoked => "The key was revoked",
-            Self::Expired => "The key has expired",
-            Self::WrongEnvironment => "The key belongs to another environment",
-            Self::WrongOrganization => "The key belongs to another organization",
-            Self::WrongInstance => "The key belongs to another instance",
-            Self::InsufficientScope => "The key lacks a required scope",
-            Self::RateLimited => "The key has spent its rate limit",
+            Self::Valid => "The key is valid".into(),
+            Self::Malformed
+            | Self::NotFound
+            | Self::Revoked
+            | Self::Expired
+            | Self::WrongEnvironment
+            | Self::WrongOrganization
+            | Self::WrongInstance => INVALID_CREDENTIAL.into(),
+            Self::InsufficientScope => lacks_scope(missing_scope).into(),
+            Self::RateLimited => RATE_LIMIT_EXCEEDED.into(),
         }
     }
 }
@@ -110,6 +117,11 @@ impl<'a> Assertions<'a> {
             scopes: &[],
         }
     }
+
+    /// The first asserted scope that the key lacks.
+    pub(crate) fn missing_scope(&self, key: &impl KeyView) -> Option<&'a str> {
+        self.scopes.iter().map(String::as_str).find(|scope| !key.holds(scope))
+    }
 }
 
 /// The verdict on a key that exists, before its rate limit. The caller spends the rate limit only after
@@ -133,7 +145,7 @@ pub(crate) fn verdict_before_limit(key: &impl KeyView, asserted: &Assertions<'_>
     if mismatch(asserted.instance, instance) {
         return VerdictCode::WrongInstance;
     }
-    if asserted.scopes.iter().any(|scope| !key.holds(scope)) {
+    if asserted.missing_scope(key).is_some() {
         return VerdictCode::InsufficientScope;
     }
     VerdictCode::Valid

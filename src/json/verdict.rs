@@ -1,5 +1,7 @@
 //! Verdicts in JSON, as the JSON mapping of the proto writes them.
 
+use std::borrow::Cow;
+
 use serde::{Serialize, Serializer};
 use utoipa::{
     ToSchema,
@@ -15,8 +17,8 @@ use crate::domain::{clock::SECOND, rate_limit::RateState, verdict::VerdictCode};
 pub(crate) struct VerifyResponse<'a> {
     #[schema(schema_with = code)]
     pub(crate) code: &'static str,
-    /// The verdict in words.
-    pub(crate) message: &'static str,
+    /// The verdict in words: the sentence of the error with this code, to pass on.
+    pub(crate) message: Cow<'static, str>,
     /// The key's id.
     #[schema(required)]
     pub(crate) key_id: Option<String>,

@@ -48,6 +48,11 @@ impl MemoryLimiter {
         SpendResult { state: spent.state.on_clock(now, self.clock.wall()), ..spent }
     }
 
+    /// The time on the wall clock.
+    pub(super) fn wall(&self) -> Micros {
+        self.clock.wall()
+    }
+
     /// Drops the subjects that have nothing spent.
     pub fn sweep(&self) {
         self.subjects.sweep(|| self.clock.monotonic(), |state, now| !state.window.is_idle(state.length, now));

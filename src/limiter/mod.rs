@@ -4,6 +4,7 @@ pub mod auth_failures;
 pub mod memory;
 pub mod permit_leases;
 pub mod redis;
+mod redis_call;
 mod sharded_map;
 mod subject;
 
@@ -13,8 +14,14 @@ use std::sync::{
 };
 
 pub use self::subject::Subject;
-use self::{memory::MemoryLimiter, redis::SharedLimiter};
-use crate::domain::rate_limit::{RateLimit, SpendResult};
+use self::{
+    memory::MemoryLimiter,
+    redis::{SharedLimiter, SharedSpend},
+};
+use crate::domain::{
+    clock::Micros,
+    rate_limit::{RateLimit, RateState, SpendResult},
+};
 
 /// Limits in memory, or limits shared by many replicas with memory as the fallback.
 pub struct Limiter {
@@ -47,9 +54,19 @@ impl Limiter {
         }
         let spent = match &self.shared {
             Some(shared) => shared.spend(subject, limit, cost).await,
-            None => None,
+            None => SharedSpend::Unavailable,
         };
-        spent.unwrap_or_else(|| self.fall_back(subject, limit, cost))
+        match spent {
+            SharedSpend::Counted(spent) => spent,
+            SharedSpend::TimedOut { admitted, retry_after } => {
+                // What remains is unknown, so nothing is promised until another attempt is worthwhile.
+                let wait = Micros::try_from(retry_after.as_micros()).unwrap_or(Micros::MAX);
+                let reset_at = self.memory.wall().saturating_add(wait);
+                let retry_after = (!admitted).then_some(wait);
+                SpendResult { admitted, state: RateState { limit: limit.limit, remaining: 0, reset_at, retry_after } }
+            }
+            SharedSpend::Unavailable => self.fall_back(subject, limit, cost),
+        }
     }
 
     fn fall_back(&self, subject: Subject, limit: RateLimit, cost: u32) -> SpendResult {
@@ -78,5 +95,10 @@ impl Limiter {
     /// Number of calls that should have been counted by the shared limiter, and were counted by this replica alone.
     pub fn fallbacks(&self) -> u64 {
         self.fallbacks.load(Ordering::Relaxed)
+    }
+
+    /// Number of calls that the shared limiter did not answer in time while it was available.
+    pub fn timeouts(&self) -> u64 {
+        self.shared.as_ref().map_or(0, |shared| shared.timeouts())
     }
 }

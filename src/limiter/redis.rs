@@ -1,7 +1,12 @@
 //! Limits shared by many replicas, in Redis or Valkey: one script, one round trip, on the server's clock.
 //!
-//! No caller waits for an unavailable server. Each call has a timeout (`rate_limit.timeout`). After several failures in a
-//! row the circuit breaker opens: the connection is dropped, and a background task reconnects.
+//! A server that answers slowly and a server that is unavailable are told apart:
+//!
+//! - Slow: the server answers other calls, but not this one within `rate_limit.timeout`. It may have counted the call, so
+//!   the call is not counted again here: `rate_limit.on_timeout` decides whether it is refused or admitted. What the
+//!   server then counted for a refused call is given back as soon as its answer arrives.
+//! - Unavailable: the connection fails, or nothing has been answered for [`OUTAGE_AFTER`]. The circuit breaker opens: the
+//!   connection is dropped, this replica limits by itself, and a background task reconnects.
 //!
 //! With permit leases, a call takes permits ahead of need, and most calls need no round trip.
 
@@ -22,68 +27,95 @@ use tokio::{
 };
 
 use super::{
-    permit_leases::{PermitLeases, PermitRequest, SpendStart},
+    permit_leases::{PermitLeases, SpendStart},
+    redis_call::{LastAnswer, PendingCall, ScriptCall, ScriptClient, ScriptReply},
     subject::Subject,
 };
-use crate::domain::rate_limit::{
-    RateLimit, RateState, SpendResult,
-    permit_lease::{Grant, GrantOrigin},
-};
+use crate::domain::rate_limit::{OnTimeout, RateLimit, SpendResult};
 
-/// Number of failures in a row after which the circuit breaker may open.
-const MAX_FAILURES: u32 = 5;
-/// Redis is considered down once no call has been answered for this long, and for twice the timeout of a call. A stall of
-/// one timeout fails every call in flight; that alone must not open the circuit breaker, since reconnecting fails far more
-/// calls.
-const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(100);
+/// Number of error replies in a row after which the circuit breaker opens. A lost connection opens it at once.
+const MAX_ERRORS: u32 = 5;
+/// The server is considered unavailable once a call waits and nothing has been answered for this long, and for twice the
+/// timeout of a call. A shorter stall delays the calls in flight; it must not open the circuit breaker, since a replica
+/// that limits by itself admits a whole limit of its own.
+const OUTAGE_AFTER: Duration = Duration::from_millis(250);
 /// Delay between two attempts to connect.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 /// Timeout of one attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a late answer is waited for, so that what it took can be given back.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a task that holds a connection checks whether its limiter still exists.
 const OWNER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of calls queued on the connection, for all callers together. The library's default is 50.
 const PIPELINE_BUFFER: usize = 4_096;
 
+/// How calls to the shared store are bounded.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedOptions {
+    /// How long a call waits for its answer while the store answers other calls; at most a second.
+    pub timeout: Duration,
+    /// What happens to a call that waited for longer.
+    pub on_timeout: OnTimeout,
+}
+
+/// The outcome of a call to the shared store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SharedSpend {
+    /// The store has counted the call, or refused it.
+    Counted(SpendResult),
+    /// The store is available and has not answered in time. It may count the call later.
+    TimedOut {
+        /// Whether the call is admitted all the same.
+        admitted: bool,
+        /// When another attempt is worthwhile.
+        retry_after: Duration,
+    },
+    /// The store is unavailable.
+    Unavailable,
+}
+
 /// The connection to the shared store, and whether it works.
 pub struct SharedLimiter {
     /// `None` while the server is unavailable.
     connection: ArcSwapOption<MultiplexedConnection>,
-    /// Failures in a row.
-    failures: AtomicU32,
-    started: Instant,
-    /// Time of the last answer, in microseconds since `started`.
-    answered: AtomicU64,
+    /// Error replies in a row.
+    errors: AtomicU32,
+    answers: Arc<LastAnswer>,
     /// Wakes the reconnecting task when the circuit breaker opens.
     lost: Notify,
-    script: Script,
-    call_timeout: Duration,
+    script: Arc<Script>,
+    options: SharedOptions,
+    /// Calls that were decided by `on_timeout`.
+    timeouts: AtomicU64,
     /// `None`: every call makes a round trip.
     leases: Option<PermitLeases>,
+    runtime: Handle,
 }
 
 impl SharedLimiter {
-    /// Starts connecting on `runtime`. A call that takes longer than `call_timeout` fails; it is at most a second.
+    /// Starts connecting on `runtime`.
     ///
     /// # Errors
     ///
     /// A URL that cannot be parsed.
     pub fn start(
         url: &str,
-        call_timeout: Duration,
+        options: SharedOptions,
         leases: Option<PermitLeases>,
         runtime: &Handle,
     ) -> Result<Arc<Self>, RedisError> {
         let client = Client::open(url)?;
         let limiter = Arc::new(Self {
             connection: ArcSwapOption::empty(),
-            failures: AtomicU32::new(0),
-            started: Instant::now(),
-            answered: AtomicU64::new(0),
+            errors: AtomicU32::new(0),
+            answers: Arc::new(LastAnswer::new()),
             lost: Notify::new(),
-            script: Script::new(include_str!("window.lua")),
-            call_timeout,
+            script: Arc::new(Script::new(include_str!("window.lua"))),
+            options,
+            timeouts: AtomicU64::new(0),
             leases,
+            runtime: runtime.clone(),
         });
         runtime.spawn(keep_connected(Arc::downgrade(&limiter), client));
         Ok(limiter)
@@ -94,33 +126,92 @@ impl SharedLimiter {
         self.connection.load().is_some()
     }
 
+    /// Number of calls that the server did not answer in time while it was available.
+    pub(crate) fn timeouts(&self) -> u64 {
+        self.timeouts.load(Ordering::Relaxed)
+    }
+
     /// Spends without a round trip; `None` if one is needed.
     pub fn spend_local(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<SpendResult> {
         self.leases.as_ref()?.spend(subject, limit, cost)
     }
 
-    /// Spends on the server; `None` if it is unavailable or does not answer in time.
-    pub async fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> Option<SpendResult> {
+    /// Spends on the server. Waits at most for `timeout` while the server answers others, and for the longer of
+    /// [`OUTAGE_AFTER`] and two timeouts while it answers nothing.
+    pub async fn spend(&self, subject: Subject, limit: RateLimit, cost: u32) -> SharedSpend {
         let request = match self.leases.as_ref().map(|leases| leases.spend_or_request(subject, limit, cost)) {
-            Some(SpendStart::Done(spent)) => return Some(spent),
+            Some(SpendStart::Done(spent)) => return SharedSpend::Counted(spent),
             Some(SpendStart::Request(request)) => Some(request),
             None => None,
         };
-        let answer = self.call_script(subject, limit, cost, request.as_ref()).await?;
-        let [admitted, remaining, reset, wait, ..] = answer[..] else { return None };
-        let spent = SpendResult {
-            admitted: admitted == 1,
-            state: RateState {
-                limit: limit.limit,
-                remaining: u32::try_from(remaining).unwrap_or(0),
-                reset_at: reset.saturating_mul(1_000),
-                retry_after: (wait >= 0).then(|| wait.saturating_mul(1_000)),
-            },
-        };
-        Some(match request {
-            Some(request) => request.complete(spent, grant(&answer)),
-            None => spent,
-        })
+        let Some(connection) = self.connection.load_full() else { return SharedSpend::Unavailable };
+        let client = ScriptClient { script: Arc::clone(&self.script), connection: (*connection).clone() };
+        let wanted = request.as_ref().map_or(0, |request| request.wanted);
+        let returned = request.as_ref().and_then(|request| request.returned);
+        let call = ScriptCall { subject, limit, cost, wanted, returned };
+        let mut pending = client.clone().call(call);
+        match self.wait(&mut pending).await {
+            Wait::Answered(reply) => SharedSpend::Counted(match request {
+                Some(request) => request.complete(reply.spent, Some(reply.grant)),
+                None => reply.spent,
+            }),
+            Wait::Unavailable => SharedSpend::Unavailable,
+            Wait::TimedOut => {
+                self.timeouts.fetch_add(1, Ordering::Relaxed);
+                let admitted = self.options.on_timeout == OnTimeout::Admit;
+                self.runtime.spawn(client.settle(call, pending, !admitted, Arc::clone(&self.answers)));
+                SharedSpend::TimedOut { admitted, retry_after: self.options.timeout }
+            }
+        }
+    }
+
+    /// Waits for the answer to a call, or until it is known that none comes in time.
+    async fn wait(&self, pending: &mut PendingCall) -> Wait {
+        let sent = Instant::now();
+        let wait = self.options.timeout;
+        if let Ok(answer) = timeout(wait, &mut *pending).await {
+            return self.answered(answer);
+        }
+        let silent = self.answers.silent_since(sent);
+        if silent < wait / 2 {
+            return Wait::TimedOut;
+        }
+        // Nothing was answered lately: the server stalls or is gone, and a while longer tells which. The wait counts from
+        // now and not from the sending. A process that got no CPU for long enough finds its answer in the socket.
+        let outage = OUTAGE_AFTER.max(2 * wait);
+        if let Ok(answer) = timeout(outage.saturating_sub(silent).max(wait), &mut *pending).await {
+            return self.answered(answer);
+        }
+        if self.answers.silent_since(sent) < outage {
+            return Wait::TimedOut;
+        }
+        self.open_breaker();
+        Wait::Unavailable
+    }
+
+    fn answered(&self, answer: Result<ScriptReply, RedisError>) -> Wait {
+        match answer {
+            Ok(reply) => {
+                self.errors.store(0, Ordering::Relaxed);
+                self.answers.note();
+                Wait::Answered(reply)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "rate limit store call failed");
+                let in_a_row = self.errors.fetch_add(1, Ordering::Relaxed) + 1;
+                if in_a_row >= MAX_ERRORS || error.is_io_error() || error.is_unrecoverable_error() {
+                    self.open_breaker();
+                }
+                Wait::Unavailable
+            }
+        }
+    }
+
+    fn open_breaker(&self) {
+        if self.connection.swap(None).is_some() {
+            tracing::warn!("rate limit store unavailable, each replica enforces the whole limit by itself");
+            self.lost.notify_one();
+        }
     }
 
     /// Drops local state that no longer matters.
@@ -134,80 +225,20 @@ impl SharedLimiter {
     pub fn subjects(&self) -> usize {
         self.leases.as_ref().map_or(0, PermitLeases::len)
     }
-
-    /// One round trip. Returns the script's answer.
-    async fn call_script(
-        &self,
-        subject: Subject,
-        limit: RateLimit,
-        cost: u32,
-        request: Option<&PermitRequest<'_>>,
-    ) -> Option<Vec<i64>> {
-        let mut connection = MultiplexedConnection::clone(&*self.connection.load_full()?);
-        let mut call = self.script.prepare_invoke();
-        call.key(key(subject, limit)).arg(limit.limit).arg(limit.window / 1_000).arg(cost).arg(0);
-        if let Some(request) = request {
-            let (permits, origin) = request.returned.unwrap_or((0, GrantOrigin { bucket: 0, window: 0 }));
-            call.arg(request.wanted).arg(permits).arg(origin.bucket).arg(origin.window);
-        }
-        match timeout(self.call_timeout, call.invoke_async(&mut connection)).await {
-            Ok(Ok(answer)) => {
-                self.on_answer();
-                Some(answer)
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "rate limit store call failed");
-                self.on_failure(true);
-                None
-            }
-            Err(_) => {
-                self.on_failure(false);
-                None
-            }
-        }
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
-    fn on_answer(&self) {
-        self.failures.store(0, Ordering::Relaxed);
-        self.answered.store(self.now(), Ordering::Relaxed);
-    }
-
-    /// Counts a failed call: an error, or only a timeout. Opens the circuit breaker after enough of them.
-    fn on_failure(&self, error: bool) {
-        let in_a_row = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        let unanswered = Duration::from_micros(self.now().saturating_sub(self.answered.load(Ordering::Relaxed)));
-        if in_a_row >= MAX_FAILURES
-            && (error || unanswered >= UNRESPONSIVE_AFTER.max(2 * self.call_timeout))
-            && self.connection.swap(None).is_some()
-        {
-            tracing::warn!("rate limit store unavailable, each replica enforces the whole limit by itself");
-            self.lost.notify_one();
-        }
-    }
 }
 
-/// The permits that the script granted ahead of need.
-fn grant(answer: &[i64]) -> Option<Grant> {
-    let [permits, left, bucket, window] = *answer.get(4..)? else { return None };
-    let permits = u32::try_from(permits).ok()?;
-    Some(Grant { permits, left: left.saturating_mul(1_000), origin: GrantOrigin { bucket, window } })
-}
-
-/// The Redis key of a window. Its braces keep it in one slot of a cluster.
-fn key(subject: Subject, limit: RateLimit) -> String {
-    let Subject(high, low) = subject;
-    format!("keyward:rate:{{{high:016x}{low:016x}}}:{}", limit.window)
+/// How the wait for an answer ended.
+enum Wait {
+    Answered(ScriptReply),
+    TimedOut,
+    Unavailable,
 }
 
 /// Keeps a connection open for as long as the limiter exists.
 async fn keep_connected(limiter: Weak<SharedLimiter>, client: Client) {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(RESPONSE_TIMEOUT))
         .set_pipeline_buffer_size(PIPELINE_BUFFER);
     let (mut was_connected, mut failure_logged) = (false, false);
     loop {
@@ -215,7 +246,8 @@ async fn keep_connected(limiter: Weak<SharedLimiter>, client: Client) {
         let Some(this) = limiter.upgrade() else { return };
         match connected {
             Ok(Ok(connection)) => {
-                this.on_answer();
+                this.answers.note();
+                this.errors.store(0, Ordering::Relaxed);
                 this.connection.store(Some(Arc::new(connection)));
                 if was_connected {
                     tracing::info!("rate limit store reconnected, limits are shared again");

@@ -243,10 +243,7 @@ impl Authenticator {
                 Ok(Authenticated { caller: self.caller(key), rate: None })
             }
             (_, VerdictCode::RateLimited) => Err(Error { presented, ..rate_limited(verdict.rate) }),
-            (_, code) => Err(Error {
-                presented,
-                ..Error::new(ErrorKind::Unauthenticated, code.name(), "Invalid or expired API key")
-            }),
+            (_, code) => Err(Error { presented, ..Error::invalid_credential(code.name()) }),
         }
     }
 

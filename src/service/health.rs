@@ -139,6 +139,7 @@ impl Health {
             limited_subjects: self.limiter.subjects(),
             limits_shared: self.limiter.is_shared(),
             limit_fallbacks: self.limiter.fallbacks(),
+            limit_timeouts: self.limiter.timeouts(),
             issuers_without_keys: sessions.map(|status| status.without),
             issuer_keys_micros: sessions.map(|status| status.oldest),
             issuer_failures: sessions.map_or(0, |status| status.failures),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::domain::{
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, RATE_LIMIT_EXCEEDED},
     rate_limit::RateState,
 };
 
@@ -13,6 +13,6 @@ pub(super) fn rate_limited(rate: Option<RateState>) -> Error {
     Error {
         rate,
         retry_after: retry_after.map(Duration::from_micros),
-        ..Error::new(ErrorKind::ResourceExhausted, "RATE_LIMITED", "Rate limit exceeded")
+        ..Error::new(ErrorKind::ResourceExhausted, "RATE_LIMITED", RATE_LIMIT_EXCEEDED)
     }
 }

@@ -41,6 +41,7 @@ const LIMITED_SUBJECTS: &str = "keyward_limited_subjects";
 const LIMITS_SHARED: &str = "keyward_rate_limit_shared";
 /// Calls that the shared limiter should have counted and this replica counted alone.
 const LIMIT_FALLBACKS: &str = "keyward_rate_limit_fallbacks_total";
+const LIMIT_TIMEOUTS: &str = "keyward_rate_limit_timeouts_total";
 /// Session issuers whose public keys have never been fetched.
 const ISSUERS_WITHOUT_KEYS: &str = "keyward_session_issuers_without_keys";
 /// Age of the oldest public keys of an issuer in use, in seconds.
@@ -80,6 +81,7 @@ struct Gauges {
     limited_subjects: Gauge,
     limits_shared: Gauge,
     limit_fallbacks: Counter,
+    limit_timeouts: Counter,
     issuers_without_keys: Gauge,
     issuer_keys_seconds: Gauge,
     issuer_failures: Counter,
@@ -108,6 +110,8 @@ pub struct GaugeSnapshot {
     pub limits_shared: Option<bool>,
     /// Number of calls that this replica counted alone although limits should be shared.
     pub limit_fallbacks: u64,
+    /// Number of calls that the shared limiter did not answer in time while it was available.
+    pub limit_timeouts: u64,
     /// Number of session issuers without public keys; `None` if no issuer is configured.
     pub issuers_without_keys: Option<usize>,
     /// Age of the oldest issuer's public keys in microseconds; `None` if no issuer is configured.
@@ -148,6 +152,7 @@ impl Metrics {
                     limited_subjects: metrics::gauge!(LIMITED_SUBJECTS),
                     limits_shared: metrics::gauge!(LIMITS_SHARED),
                     limit_fallbacks: metrics::counter!(LIMIT_FALLBACKS),
+                    limit_timeouts: metrics::counter!(LIMIT_TIMEOUTS),
                     issuers_without_keys: metrics::gauge!(ISSUERS_WITHOUT_KEYS),
                     issuer_keys_seconds: metrics::gauge!(ISSUER_KEYS_SECONDS),
                     issuer_failures: metrics::counter!(ISSUER_FAILURES),
@@ -214,6 +219,7 @@ impl Metrics {
             self.gauges.limits_shared.set(f64::from(u8::from(snapshot.limits_shared == Some(true))));
         }
         self.gauges.limit_fallbacks.absolute(snapshot.limit_fallbacks);
+        self.gauges.limit_timeouts.absolute(snapshot.limit_timeouts);
         self.gauges.issuer_failures.absolute(snapshot.issuer_failures);
         self.gauges.unreadable_rows.absolute(snapshot.unreadable_rows);
         self.gauges.uses_dropped.absolute(snapshot.uses_dropped);
@@ -246,6 +252,7 @@ fn describe() {
     metrics::describe_gauge!(LEASE_SECONDS, Unit::Seconds, "How long memory may still answer.");
     metrics::describe_gauge!(LIMITS_SHARED, "Whether limits are shared with other replicas now.");
     metrics::describe_counter!(LIMIT_FALLBACKS, "Spendings that should have been shared and were not.");
+    metrics::describe_counter!(LIMIT_TIMEOUTS, "Spendings that Redis did not answer in time while it was available.");
     metrics::describe_gauge!(LIMITED_SUBJECTS, "Subjects whose spent limits are in memory.");
     metrics::describe_gauge!(ISSUERS_WITHOUT_KEYS, "Session issuers whose keys could never be fetched yet.");
     metrics::describe_gauge!(ISSUER_KEYS_SECONDS, Unit::Seconds, "Age of the oldest issuer's keys in use.");

@@ -222,7 +222,30 @@ async fn a_well_formed_secret_of_no_key_is_not_found() {
 fn assert_anonymous(verdict: &VerifyResponse) {
     let bare = VerifyResponse { code: verdict.code, message: verdict.message.clone(), ..VerifyResponse::default() };
     assert_eq!(verdict, &bare);
-    assert!(!verdict.message.is_empty());
+    assert_eq!(verdict.message, sentence(verdict.code(), ""));
+}
+
+/// The sentence of the REST error with this code, which a service can pass on.
+fn sentence(code: Code, missing_scope: &str) -> String {
+    match code {
+        Code::Valid => "The key is valid".into(),
+        Code::InsufficientScope => format!("API key does not have '{missing_scope}' scope"),
+        Code::RateLimited => "Rate limit exceeded".into(),
+        _ => "Invalid or expired API key".into(),
+    }
+}
+
+#[tokio::test]
+async fn the_message_names_the_first_missing_scope_in_the_order_of_the_request() {
+    let (_server, mut client) = start().await;
+    let key = made(create(&mut client, ROOT, bound()).await);
+    for (required, missing) in
+        [(&["update"][..], "update"), (&["read", "b", "a"], "b"), (&["a:b.c_d-e", "read"], "a:b.c_d-e")]
+    {
+        let request = VerifyRequest { required_scopes: texts(required), ..fitting(&key.secret) };
+        let verdict = verify(&mut client, request).await;
+        assert_eq!((verdict.code(), verdict.message), (Code::InsufficientScope, sentence(Code::InsufficientScope, missing)));
+    }
 }
 
 #[tokio::test]
@@ -232,6 +255,7 @@ async fn every_verdict_on_an_existing_key_describes_the_key() {
         let secret = prepare(&mut client, reasons).await;
         let verdict = verify(&mut client, failing(&secret, reasons)).await;
         assert_eq!(verdict.code(), reasons.first().copied().unwrap_or(Code::Valid));
+        assert_eq!(verdict.message, sentence(verdict.code(), "write"));
         assert!(verdict.key_id.starts_with("key_"));
         let seen = [&verdict.keyspace, &verdict.organization, &verdict.instance, &verdict.environment, &verdict.name];
         assert_eq!(seen, ["product", "acme", "eu-1", "production", "deploys"]);
@@ -239,7 +263,6 @@ async fn every_verdict_on_an_existing_key_describes_the_key() {
         assert_eq!(verdict.metadata, HashMap::from([("team".into(), "core".into())]));
         assert!(verdict.create_time.is_some());
         assert_eq!(verdict.expire_time.is_some(), reasons.contains(&Code::Expired), "{reasons:?}");
-        assert!(!verdict.message.is_empty());
     }
 }
 

@@ -32,7 +32,13 @@ async fn ask(server: &Server, body: Value) -> Reply {
 async fn code(server: &Server, body: Value) -> String {
     let verdict = ask(server, body).await.good(200);
     assert_eq!(names(&verdict), FIELDS);
-    assert!(!verdict["message"].as_str().unwrap().is_empty());
+    let message = match verdict["code"].as_str().unwrap() {
+        "VALID" => "The key is valid",
+        "INSUFFICIENT_SCOPE" => "API key does not have 'submit' scope",
+        "RATE_LIMITED" => "Rate limit exceeded",
+        _ => "Invalid or expired API key",
+    };
+    assert_eq!(verdict["message"], message, "{verdict}");
     verdict["code"].as_str().unwrap().to_owned()
 }
 

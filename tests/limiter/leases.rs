@@ -21,7 +21,7 @@ use keyward::{
 use redis::{Script, aio::MultiplexedConnection};
 use tokio::runtime::Handle;
 
-use crate::{LONG_TIMEOUT, redis_server::RedisServer, subject, until};
+use crate::{LONG_TIMEOUT, redis_server::RedisServer, refusing, subject, until};
 
 const WINDOW: i64 = 60_000;
 const BUCKET: i64 = WINDOW / 12;
@@ -200,7 +200,7 @@ async fn leases_keep_the_limit_and_withhold_no_more_permits_than_replicas_hold()
 
 async fn replica(redis: &RedisServer, batch: u32) -> Arc<Limiter> {
     let leases = PermitLeases::new(Arc::new(SystemClock), batch);
-    let shared = SharedLimiter::start(&redis.url(), LONG_TIMEOUT, Some(leases), &Handle::current()).unwrap();
+    let shared = SharedLimiter::start(&redis.url(), refusing(LONG_TIMEOUT), Some(leases), &Handle::current()).unwrap();
     let limiter = Limiter::new(MemoryLimiter::new(Arc::new(SystemClock)), Some(shared));
     until(|| limiter.is_shared() == Some(true)).await;
     Arc::new(limiter)

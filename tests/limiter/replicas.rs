@@ -32,6 +32,8 @@ const ATTEMPTS: u32 = 40;
 
 /// A timeout of calls to Redis that even a busy machine meets.
 const LONG_TIMEOUT: &str = "1s";
+/// The default of the setting: a variable that is empty is unset.
+const DEFAULT_TIMEOUT: &str = "";
 /// A timeout for tests with outages, which calls wait for until the circuit breaker opens.
 const OUTAGE_TIMEOUT: &str = "250ms";
 
@@ -182,6 +184,57 @@ async fn three_replicas_under_load_admit_exactly_the_limit() {
 async fn three_replicas_with_leases_admit_no_more_than_the_limit_and_hardly_fewer() {
     let mut replicas = Replicas::start(3, LONG_TIMEOUT, batch(20)).await;
     replicas.keep_one_limit(600, 3 * 19, 0).await;
+}
+
+/// Threads that keep every core busy until this is dropped.
+struct BusyLoops(Arc<AtomicBool>);
+
+impl BusyLoops {
+    fn start(count: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        for _ in 0..count {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        Self(stop)
+    }
+}
+
+impl Drop for BusyLoops {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// With the default timeout, on a machine without a free core: a call that Redis answers late is not counted twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn three_replicas_beside_busy_loops_admit_exactly_the_limit() {
+    const LIMIT: u32 = 500;
+    let mut replicas = Replicas::start(3, DEFAULT_TIMEOUT, Setup::new).await;
+    let _busy = BusyLoops::start(2);
+    for _ in 0..ATTEMPTS {
+        replicas.shared(true).await;
+        let secret = replicas.key(LIMIT).await;
+        let before = replicas.fallbacks().await;
+        let mut admitted = replicas.burst(&secret, 3, 100).await;
+        // A call that timed out was refused. What Redis counted for it comes back.
+        let start = Instant::now();
+        while admitted < LIMIT && start.elapsed() < Duration::from_secs(10) {
+            admitted += replicas.burst(&secret, 1, 1).await;
+        }
+        admitted += replicas.burst(&secret, 1, 10).await;
+        if replicas.fallbacks().await > before {
+            // Nothing was answered for long enough to look like an outage.
+            continue;
+        }
+        assert_eq!(admitted, LIMIT);
+        return;
+    }
+    panic!("in each of {ATTEMPTS} attempts Redis seemed to be unavailable");
 }
 
 /// Calls continue through every kind of outage. None is refused or delayed because of it.

@@ -33,6 +33,15 @@ impl RateLimit {
     }
 }
 
+/// What happens to a call that a shared limit has not answered in time, although it is available.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnTimeout {
+    /// It is refused. The limit holds.
+    Refuse,
+    /// It is admitted. The limit may be exceeded by such calls.
+    Admit,
+}
+
 /// The state of a limit at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateState {

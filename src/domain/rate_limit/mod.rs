@@ -8,6 +8,6 @@ mod window;
 
 pub(crate) use self::limit::{DEFAULT_FAILED_AUTHENTICATION_LIMIT, DEFAULT_PUBLIC_CREATE_LIMIT, MAX_LIMIT};
 pub use self::{
-    limit::{RateLimit, RateState, SpendResult},
+    limit::{OnTimeout, RateLimit, RateState, SpendResult},
     window::SlidingWindow,
 };

@@ -1,6 +1,6 @@
 //! The content of the answer to a Verify.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use super::check::Verdict;
 use crate::{
@@ -15,7 +15,7 @@ pub struct Answer<'a> {
     /// The verdict.
     pub code: VerdictCode,
     /// The verdict in words.
-    pub message: &'static str,
+    pub message: Cow<'static, str>,
     /// The key. None for MALFORMED and NOT_FOUND.
     pub key: Option<AnswerKey<'a>>,
     /// The state of the key's rate limit, if it has one and the verdict depends on it.
@@ -56,7 +56,7 @@ impl<'a> Answer<'a> {
             expires_at: key.expire_time(),
             key,
         });
-        Self { code: verdict.code, message: verdict.code.message(), key, rate: verdict.rate }
+        Self { code: verdict.code, message: verdict.message(), key, rate: verdict.rate }
     }
 }
 

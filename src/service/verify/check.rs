@@ -1,6 +1,6 @@
 //! What a Verify asks, and what it answers.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use crate::{
     domain::{
@@ -72,11 +72,18 @@ pub struct Verdict {
     pub key: Option<Arc<CachedKey>>,
     /// The state of its rate limit, if it has one and everything else was good.
     pub rate: Option<RateState>,
+    /// The first required scope that the key lacks, for INSUFFICIENT_SCOPE.
+    pub missing_scope: Option<Box<str>>,
 }
 
 impl Verdict {
     /// A verdict that tells of no key.
     pub(super) fn unknown(code: VerdictCode) -> Self {
-        Self { code, key: None, rate: None }
+        Self { code, key: None, rate: None, missing_scope: None }
+    }
+
+    /// The verdict in words.
+    pub(crate) fn message(&self) -> Cow<'static, str> {
+        self.code.message(self.missing_scope.as_deref().unwrap_or_default())
     }
 }

@@ -181,7 +181,11 @@ impl Evaluator {
         }
         match verdict_before_limit(&**key, &asserted, now) {
             VerdictCode::Valid => WithoutLimit::Valid { now, limit: limit_of(key, keyspace) },
-            code => WithoutLimit::Decided(Verdict { code, key: Some(Arc::clone(key)), rate: None }),
+            code => {
+                let missing = (code == VerdictCode::InsufficientScope).then(|| asserted.missing_scope(&**key)).flatten();
+                let (key, missing_scope) = (Some(Arc::clone(key)), missing.map(Box::from));
+                WithoutLimit::Decided(Verdict { code, key, rate: None, missing_scope })
+            }
         }
     }
 
@@ -206,7 +210,7 @@ impl Evaluator {
             self.replica.usage.record(key, now);
             VerdictCode::Valid
         };
-        Verdict { code, key: Some(Arc::clone(key)), rate: spent.map(|spent| spent.state) }
+        Verdict { code, key: Some(Arc::clone(key)), rate: spent.map(|spent| spent.state), missing_scope: None }
     }
 
     #[cold]

@@ -9,7 +9,7 @@ use tonic::{Extensions, metadata::MetadataMap};
 use crate::{
     domain::{
         caller::Caller,
-        error::{Error, ErrorKind, Result},
+        error::{Error, Result},
     },
     transport::{bearer::bearer, deadline, peer::Peer},
 };
@@ -50,7 +50,7 @@ pub(crate) fn secret(headers: &HeaderMap) -> Result<&str> {
     }
     match value.to_str() {
         Ok(text) => bearer(text).ok_or_else(Error::missing_credential),
-        Err(_) => Err(Error::new(ErrorKind::Unauthenticated, "MALFORMED", "Invalid or expired API key")),
+        Err(_) => Err(Error::invalid_credential("MALFORMED")),
     }
 }
 

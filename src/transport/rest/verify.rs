@@ -120,7 +120,7 @@ fn json_answer<'a>(answer: &Answer<'a>) -> VerifyResponse<'a> {
     let key = answer.key.as_ref();
     VerifyResponse {
         code: answer.code.name(),
-        message: answer.message,
+        message: answer.message.clone(),
         key_id: key.map(|key| key.id.to_string()),
         keyspace: key.map(|key| key.keyspace),
         organization: key.and_then(|key| text(key.organization)),

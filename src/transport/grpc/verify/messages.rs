@@ -88,7 +88,7 @@ fn code(code: VerdictCode) -> proto::Code {
 pub fn response(answer: &Answer<'_>) -> proto::VerifyResponse {
     let mut response = proto::VerifyResponse {
         code: code(answer.code).into(),
-        message: answer.message.to_owned(),
+        message: answer.message.to_string(),
         rate_limit: answer.rate.map(rate_limit),
         ..proto::VerifyResponse::default()
     };
@@ -121,7 +121,7 @@ pub fn frame(answer: &Answer<'_>) -> Bytes {
 fn write(answer: &Answer<'_>, out: &mut BytesMut) {
     encode_key(field::CODE, WireType::Varint, out);
     encode_varint(code(answer.code) as u64, out);
-    text(field::MESSAGE, answer.message, out);
+    text(field::MESSAGE, &answer.message, out);
     if let Some(key) = &answer.key {
         write_key(key, out);
     }
@@ -228,10 +228,10 @@ mod tests {
         #[test]
         fn the_frame_holds_the_same_message(
             code in prop::sample::select(VerdictCode::ALL.to_vec()), entry in prop::option::of(entries()),
-            rate in prop::option::of(rates()),
+            rate in prop::option::of(rates()), missing in prop::option::of("[a-z:.]{1,64}"),
         ) {
             let registry = registry();
-            let verdict = Verdict { code, key: entry, rate };
+            let verdict = Verdict { code, key: entry, rate, missing_scope: missing.map(String::into_boxed_str) };
             let answer = Answer::new(&verdict, &registry);
             let frame = frame(&answer);
             prop_assert_eq!(frame[0], 0);
