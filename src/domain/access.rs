@@ -8,6 +8,7 @@ use super::{
     key::{Binding, KeyRecord},
     keyspace::{AllowedKeyspaces, Keyspace, RESERVED_KEYSPACE, VERIFY_SCOPE},
     session::{self, SessionCaller},
+    text::same,
 };
 
 /// Allows operators and services to verify keys. Returns the keyspaces that a limited service may verify.
@@ -80,9 +81,9 @@ impl Manager<'_> {
             Self::Admin(admin) => {
                 let own = &admin.binding;
                 admin.keyspace.name == key.keyspace
-                    && own.organization == key.binding.organization
-                    && (own.instance.is_empty() || own.instance == key.binding.instance)
-                    && (own.environment.is_empty() || own.environment == key.binding.environment)
+                    && same(&own.organization, &key.binding.organization)
+                    && (own.instance.is_empty() || same(&own.instance, &key.binding.instance))
+                    && (own.environment.is_empty() || same(&own.environment, &key.binding.environment))
             }
         }
     }
@@ -178,7 +179,7 @@ impl Manager<'_> {
 fn restrict_part(named: &mut String, own: &str, field: &str) -> Result<()> {
     if named.is_empty() {
         own.clone_into(named);
-    } else if named != own {
+    } else if !same(named, own) {
         // The same message whether the named one exists or not.
         return Err(Error::forbidden(format!("The {field} is not this caller's own")));
     }

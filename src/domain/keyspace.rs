@@ -7,6 +7,7 @@ use super::{
     master_keys::MasterKeys,
     rate_limit::RateLimit,
     secret::{self, Encoding},
+    text::same,
 };
 
 /// Name of the built-in keyspace for the keys of operators and services.
@@ -73,7 +74,7 @@ impl Prefixes {
         match self {
             Self::One(prefix) => Some(prefix),
             Self::ByEnvironment(pairs) => {
-                pairs.iter().find(|(name, _)| name == environment).map(|(_, prefix)| prefix.as_str())
+                pairs.iter().find(|(name, _)| same(name, environment)).map(|(_, prefix)| prefix.as_str())
             }
         }
     }

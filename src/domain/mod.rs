@@ -16,6 +16,7 @@ pub mod page_token;
 pub mod rate_limit;
 pub mod secret;
 pub mod session;
+pub(crate) mod text;
 mod typeid;
 pub mod validation;
 pub mod verdict;

@@ -10,6 +10,7 @@ use super::{
     clock::{Micros, SECOND},
     error::Error,
     session::{OrgMembership, Role, SessionCaller},
+    text::same,
     validation::MAX_BINDING_LEN,
 };
 
@@ -160,7 +161,7 @@ impl Issuer {
             // Skip names that no key can be bound to. An empty name would stand for every key without an organization.
             let valid = (1..=MAX_BINDING_LEN).contains(&organization.chars().count())
                 && !organization.contains(char::is_control);
-            if valid && !memberships.iter().any(|known| known.organization == organization) {
+            if valid && !memberships.iter().any(|known| same(&known.organization, organization)) {
                 memberships.push(OrgMembership { organization: organization.to_owned(), role });
             }
         }

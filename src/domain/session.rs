@@ -6,6 +6,7 @@ use super::{
     error::{Error, Result},
     key::KeyRecord,
     keyspace::Keyspace,
+    text::same,
 };
 
 /// What a person may do in an organization.
@@ -134,7 +135,7 @@ impl SessionCaller {
     }
 
     fn membership(&self, organization: &str) -> Option<&OrgMembership> {
-        self.organizations.iter().find(|own| own.organization == organization)
+        self.organizations.iter().find(|own| same(&own.organization, organization))
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     error::{Error, FieldViolation, Result},
     key::Binding,
     rate_limit::RateLimit,
+    text,
 };
 
 /// Maximum number of characters in a name or a revocation reason.
@@ -61,10 +62,20 @@ impl Violations {
     /// Checks text for people: a name or a reason.
     pub fn display_text(&mut self, field: &'static str, text: &str) {
         self.check(within(text, MAX_NAME_LEN), field, "must be at most 200 characters");
-        self.printable(field, text);
+        self.visible(field, text);
     }
 
-    /// Checks organization, instance and environment. Empty parts are valid.
+    /// Checks organization, instance and environment of a new key. Empty parts are valid.
+    pub fn new_binding(&mut self, binding: &Binding) {
+        let Binding { organization, instance, environment } = binding;
+        for (field, text) in [("organization", organization), ("instance", instance), ("environment", environment)] {
+            self.check(within(text, MAX_BINDING_LEN), field, "must be 1 to 128 characters");
+            self.visible(field, text);
+        }
+    }
+
+    /// Checks organization, instance and environment of a filter. Empty parts are valid. Keys that were made before
+    /// [`text::problem`] was asked must be found, so it is not asked here.
     pub fn binding(&mut self, binding: &Binding) {
         let Binding { organization, instance, environment } = binding;
         self.identifier("organization", organization);
@@ -72,7 +83,7 @@ impl Violations {
         self.identifier("environment", environment);
     }
 
-    /// Checks one part of a binding, or another identifier.
+    /// Checks one part of a filter's binding, or another identifier.
     pub fn identifier(&mut self, field: &'static str, text: &str) {
         self.check(within(text, MAX_BINDING_LEN), field, "must be 1 to 128 characters");
         self.printable(field, text);
@@ -82,6 +93,12 @@ impl Violations {
     pub fn actor(&mut self, field: &'static str, text: &str) {
         self.check(within(text, MAX_ACTOR_LEN), field, "must be at most 324 characters");
         self.printable(field, text);
+    }
+
+    fn visible(&mut self, field: &'static str, text: &str) {
+        if let Some(problem) = text::problem(text) {
+            self.add(field, problem);
+        }
     }
 
     fn printable(&mut self, field: &'static str, text: &str) {
@@ -106,6 +123,9 @@ impl Violations {
         self.check(metadata.keys().all(|key| !key.is_empty()), "metadata", "keys must not be empty");
         let nul = metadata.iter().any(|(key, value)| key.contains('\0') || value.contains('\0'));
         self.check(!nul, "metadata", "must not hold NUL characters");
+        if let Some(problem) = metadata.keys().find_map(|key| text::problem(key)).filter(|_| !nul) {
+            self.add("metadata", format!("a key {problem}"));
+        }
     }
 
     /// Checks a webhook URL. Empty is valid.

@@ -6,6 +6,7 @@ use super::{
     clock::Micros,
     error::{INVALID_CREDENTIAL, RATE_LIMIT_EXCEEDED, lacks_scope},
     key::Binding,
+    text::same,
 };
 
 /// The code of a verdict. If several reasons apply, the first in this order is the verdict.
@@ -135,7 +136,7 @@ pub(crate) fn verdict_before_limit(key: &impl KeyView, asserted: &Assertions<'_>
     }
     let [environment, organization, instance] = key.bound_to();
     // An assertion about a part to which the key is not bound is a mismatch, too.
-    let mismatch = |asserted: &str, own: &str| !asserted.is_empty() && asserted != own;
+    let mismatch = |asserted: &str, own: &str| !asserted.is_empty() && !same(asserted, own);
     if mismatch(asserted.environment, environment) {
         return VerdictCode::WrongEnvironment;
     }

@@ -6,7 +6,7 @@ use super::{
     context::CallContext,
     deliveries::DeliverySignal,
     keys::Keys,
-    paging::{PageTokens, filter, fitting, page_size, text_part},
+    paging::{BindingFilter, PageTokens, filter, fitting, list_forms, page_size, stored_forms, text_part},
 };
 pub use crate::store::events::{Delivery, DeliveryState};
 use crate::{
@@ -114,7 +114,8 @@ impl AuditLog {
         let mut binding = [filter(organization), filter(instance), filter(environment)];
         manager.restrict_filter(&mut binding)?;
         let keyspace = filter(manager.keyspace(&request.keyspace)?.to_owned());
-        let [organization, instance, environment] = binding;
+        let forms = stored_forms(binding);
+        let [organization, instance, environment] = forms[0].clone();
         let page_size = page_size(request.page_size);
         let mut query = EventQuery {
             keyspace,
@@ -133,12 +134,24 @@ impl AuditLog {
         if let Some(last) = self.pages.position(&filters, &request.page_token)? {
             query.before = Some(EventId(last));
         }
-        let mut events = context.bounded(self.store.list_events(query)).await?;
-        let fit = fitting(events.iter().map(|event| &event.key)).min(page_size as usize);
-        let more = events.len() > fit;
-        events.truncate(fit);
-        let next = events.last().filter(|_| more).map(|last| self.pages.token(&filters, last.id.0));
-        Ok(EventPage { events, next })
+        loop {
+            let list = |[organization, instance, environment]: BindingFilter| {
+                let query = EventQuery { organization, instance, environment, ..query.clone() };
+                context.bounded(self.store.list_events(query))
+            };
+            let mut events = list_forms(&forms, query.limit, |event: &Event| event.id.0, list).await?;
+            let fit = fitting(events.iter().map(|event| &event.key)).min(page_size as usize);
+            let more = events.len() > fit;
+            events.truncate(fit);
+            let last = events.last().filter(|_| more).map(|last| last.id);
+            // A key whose keyspace is no longer configured does not exist, and neither do its events.
+            events.retain(|event| self.registry.by_name(&event.key.keyspace).is_some());
+            if events.is_empty() && last.is_some() {
+                query.before = last;
+                continue;
+            }
+            return Ok(EventPage { events, next: last.map(|last| self.pages.token(&filters, last.0)) });
+        }
     }
 
     /// A page of deliveries. To a caller that may not see an event, the event does not exist.

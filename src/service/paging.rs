@@ -1,6 +1,6 @@
 //! Pages of a list: tokens, sizes, and how much fits into one message.
 
-use std::sync::Arc;
+use std::{borrow::Cow, cmp::Reverse, sync::Arc};
 
 use uuid::Uuid;
 
@@ -8,7 +8,7 @@ use crate::domain::{
     error::{Error, Result},
     key::{Binding, KeyId, KeyRecord},
     master_keys::MasterKeys,
-    page_token,
+    page_token, text,
     validation::DEFAULT_PAGE_SIZE,
 };
 
@@ -72,6 +72,45 @@ fn encoded_size(key: &KeyRecord) -> usize {
     let scopes = key.scopes.iter().map(|scope| scope.len() + FRAMING);
     let metadata = key.metadata.iter().map(|(key, value)| key.len() + value.len() + FRAMING);
     FIXED + texts.map(String::len).iter().sum::<usize>() + scopes.sum::<usize>() + metadata.sum::<usize>()
+}
+
+/// The organization, instance and environment of a query.
+pub(super) type BindingFilter = [Option<String>; 3];
+
+/// The forms in which the texts of a filter may be stored: normalized, as all texts are now, and, for keys that were made
+/// before that, decomposed or as the request has them. Nearly always there is one form.
+pub(super) fn stored_forms(given: BindingFilter) -> Vec<BindingFilter> {
+    let form = |of: fn(&str) -> Cow<'_, str>| given.clone().map(|part| part.map(|text| of(&text).into_owned()));
+    let mut forms = vec![form(text::normalized)];
+    for other in [form(text::decomposed), given.clone()] {
+        if !forms.contains(&other) {
+            forms.push(other);
+        }
+    }
+    forms
+}
+
+/// A page of every form of a filter, newest first. `id` orders the items.
+///
+/// # Errors
+///
+/// Those of `list`.
+pub(super) async fn list_forms<T, F: Future<Output = Result<Vec<T>>>>(
+    forms: &[BindingFilter],
+    limit: u32,
+    id: impl Fn(&T) -> Uuid,
+    mut list: impl FnMut(BindingFilter) -> F,
+) -> Result<Vec<T>> {
+    let mut items = Vec::new();
+    for form in forms {
+        items.append(&mut list(form.clone()).await?);
+    }
+    if forms.len() > 1 {
+        items.sort_by_key(|item| Reverse(id(item)));
+        items.dedup_by_key(|item| id(item));
+        items.truncate(limit as usize);
+    }
+    Ok(items)
 }
 
 /// A filter of a query; an empty text does not filter.

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::domain::error::ErrorKind;
 
 const NOW: Micros = 2_000_000_000 * SECOND;
 

@@ -20,6 +20,7 @@ use crate::{
         keyspace::{Keyspace, Registry},
         rate_limit::RateLimit,
         secret::{self, DISPLAY_PREFIX_LEN, Secret},
+        text,
         validation::Violations,
     },
     limiter::Subject,
@@ -79,6 +80,7 @@ impl Keys {
     /// INVALID_ARGUMENT with every bad field; PERMISSION_DENIED; RESOURCE_EXHAUSTED for a creation without a credential
     /// past the limit of its client address; UNAVAILABLE; DEADLINE_EXCEEDED.
     pub async fn create(&self, caller: &Caller, mut request: CreateKey, context: CallContext<'_>) -> Result<Created> {
+        normalize(&mut request)?;
         let public = context.client.filter(|_| is_public(caller));
         let keyspace = self.resolve_keyspace(caller, &mut request, context.host_environment, public.is_some())?;
         if request.rate_limit.is_some() {
@@ -171,6 +173,25 @@ impl Keys {
     }
 }
 
+/// Brings the texts of a new key into the form in which they are stored and compared.
+fn normalize(request: &mut CreateKey) -> Result<()> {
+    let Binding { organization, instance, environment } = &mut request.binding;
+    for text in [&mut request.name, organization, instance, environment] {
+        text::normalize(text);
+    }
+    if request.metadata.keys().all(|key| key.is_ascii()) {
+        return Ok(());
+    }
+    let pairs = std::mem::take(&mut request.metadata);
+    let count = pairs.len();
+    request.metadata = pairs.into_iter().map(|(key, value)| (text::normalized(&key).into_owned(), value)).collect();
+    if request.metadata.len() == count {
+        Ok(())
+    } else {
+        Err(Error::invalid("metadata", "two keys are the same text"))
+    }
+}
+
 /// Checks every field of a new key; returns its expiry.
 fn validate(
     caller: &Caller,
@@ -181,7 +202,7 @@ fn validate(
     now: Micros,
 ) -> Result<Option<Micros>> {
     let mut violations = Violations::default();
-    violations.binding(&request.binding);
+    violations.new_binding(&request.binding);
     violations.display_text("name", &request.name);
     violations.metadata(&request.metadata);
     violations.webhook(&request.webhook_url, egress);
@@ -240,7 +261,7 @@ fn apply_host_environment(caller: &Caller, binding: &mut Binding, host: &str) ->
     }
     if binding.environment.is_empty() {
         host.clone_into(&mut binding.environment);
-    } else if binding.environment != host && !matches!(caller, Caller::Operator { .. } | Caller::Session(_)) {
+    } else if !text::same(&binding.environment, host) && !matches!(caller, Caller::Operator { .. } | Caller::Session(_)) {
         return Err(Error::invalid("environment", "is not the environment of this host"));
     }
     Ok(())

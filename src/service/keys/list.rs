@@ -11,7 +11,7 @@ use crate::{
     },
     service::{
         context::CallContext,
-        paging::{filter, fitting, page_size, text_part},
+        paging::{BindingFilter, filter, fitting, list_forms, page_size, stored_forms, text_part},
     },
     store::ListQuery,
 };
@@ -60,7 +60,8 @@ impl Keys {
         let mut binding = [filter(organization), filter(instance), filter(environment)];
         manager.restrict_filter(&mut binding)?;
         let keyspace = filter(manager.keyspace(&request.keyspace)?.to_owned());
-        let [organization, instance, environment] = binding;
+        let forms = stored_forms(binding);
+        let [organization, instance, environment] = forms[0].clone();
         let page_size = page_size(request.page_size);
         let mut query = ListQuery {
             keyspace,
@@ -77,7 +78,11 @@ impl Keys {
         let filters = filters(&query);
         query.before = self.pages.position(&filters, &request.page_token)?.map(KeyId);
         loop {
-            let mut keys = context.bounded(self.store.list_keys(query.clone())).await?;
+            let list = |[organization, instance, environment]: BindingFilter| {
+                let query = ListQuery { organization, instance, environment, ..query.clone() };
+                context.bounded(self.store.list_keys(query))
+            };
+            let mut keys = list_forms(&forms, query.limit, |key: &KeyRecord| key.id.0, list).await?;
             let fit = fitting(keys.iter()).min(page_size as usize);
             let more = keys.len() > fit;
             keys.truncate(fit);

@@ -11,6 +11,7 @@ use crate::{
         caller::{Caller, KeyCaller},
         error::{Error, Result},
         key::{KeyId, KeyRecord},
+        text,
         validation::Violations,
     },
     service::context::CallContext,
@@ -28,12 +29,13 @@ impl Keys {
         self: &Arc<Self>,
         caller: &Caller,
         id: &str,
-        reason: String,
+        mut reason: String,
         context: CallContext<'_>,
     ) -> Result<KeyRecord> {
         let manager = access::may_manage(caller)?;
         let mut violations = Violations::default();
         let id = id.parse::<KeyId>().map_err(|why| violations.add("id", why.to_string()));
+        text::normalize(&mut reason);
         violations.display_text("reason", &reason);
         violations.finish()?;
         let Ok(id) = id else { return Err(Error::no_such_key()) };
