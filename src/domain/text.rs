@@ -129,10 +129,41 @@ mod tests {
     #[test]
     fn characters_that_cannot_be_seen_are_refused_in_every_place() {
         let hidden = [
-            "\u{200b}", "\u{3164}", "\u{202e}", "\u{2066}", "\u{2028}", "\u{2029}", "\u{feff}", "\u{ad}", "\u{34f}",
-            "\u{61c}", "\u{115f}", "\u{1160}", "\u{17b4}", "\u{180e}", "\u{2060}", "\u{2064}", "\u{206a}", "\u{ffa0}",
-            "\u{fff9}", "\u{e0001}", "\u{e0041}", "\u{1d173}", "\u{e000}", "\u{f0000}", "\u{378}", "\u{ffff}",
-            "\u{10ffff}", "\u{200c}", "\u{200d}", "\u{fe0f}", "\u{e0100}", "\u{0}", "\n", "\u{7f}", "\u{85}",
+            "\u{200b}",
+            "\u{3164}",
+            "\u{202e}",
+            "\u{2066}",
+            "\u{2028}",
+            "\u{2029}",
+            "\u{feff}",
+            "\u{ad}",
+            "\u{34f}",
+            "\u{61c}",
+            "\u{115f}",
+            "\u{1160}",
+            "\u{17b4}",
+            "\u{180e}",
+            "\u{2060}",
+            "\u{2064}",
+            "\u{206a}",
+            "\u{ffa0}",
+            "\u{fff9}",
+            "\u{e0001}",
+            "\u{e0041}",
+            "\u{1d173}",
+            "\u{e000}",
+            "\u{f0000}",
+            "\u{378}",
+            "\u{ffff}",
+            "\u{10ffff}",
+            "\u{200c}",
+            "\u{200d}",
+            "\u{fe0f}",
+            "\u{e0100}",
+            "\u{0}",
+            "\n",
+            "\u{7f}",
+            "\u{85}",
         ];
         for hidden in hidden {
             for text in [hidden.to_owned(), format!("{hidden}a"), format!("a {hidden}"), format!("a {hidden}b")] {
@@ -151,8 +182,31 @@ mod tests {
     #[test]
     fn names_in_the_scripts_of_the_world_and_emoji_are_valid() {
         for text in [
-            "", "a", "CI deploys", "Müller & Söhne", "本番 キー", "प्रोडक्शन", "क्‍ष", "می‌خواهم", "مفتاح", "מפתח", "ключ",
-            "한국어", "🔑", "👩‍💻", "👩🏽‍💻", "👨‍👩‍👧", "❤️", "1️⃣", "🇩🇪", "🏳️‍🌈", "e\u{301}", "a\u{a0}b", "㊙", "葛\u{e0100}", "½ ©",
+            "",
+            "a",
+            "CI deploys",
+            "Müller & Söhne",
+            "本番 キー",
+            "प्रोडक्शन",
+            "क्‍ष",
+            "می‌خواهم",
+            "مفتاح",
+            "מפתח",
+            "ключ",
+            "한국어",
+            "🔑",
+            "👩‍💻",
+            "👩🏽‍💻",
+            "👨‍👩‍👧",
+            "❤️",
+            "1️⃣",
+            "🇩🇪",
+            "🏳️‍🌈",
+            "e\u{301}",
+            "a\u{a0}b",
+            "㊙",
+            "葛\u{e0100}",
+            "½ ©",
         ] {
             assert_eq!(problem(text), None, "{text:?}");
         }
@@ -160,14 +214,25 @@ mod tests {
 
     #[test]
     fn joiners_are_refused_where_they_join_nothing() {
-        for text in ["a\u{200d}b", "🔑\u{200d}", "🔑\u{200d}a", "a\u{200d}🔑", "a\u{200c}b", "م\u{200c}", "م\u{200c}a", "🔑\u{200c}🔑"] {
+        for text in [
+            "a\u{200d}b",
+            "🔑\u{200d}",
+            "🔑\u{200d}a",
+            "a\u{200d}🔑",
+            "a\u{200c}b",
+            "م\u{200c}",
+            "م\u{200c}a",
+            "🔑\u{200c}🔑",
+        ] {
             assert!(problem(text).is_some(), "{text:?}");
         }
     }
 
     #[test]
     fn texts_are_equal_in_every_normalization_form() {
-        for (one, other) in [("Bürö", "Bu\u{308}ro\u{308}"), ("한", "\u{1112}\u{1161}\u{11ab}"), ("Å", "\u{212b}"), ("a", "a")] {
+        for (one, other) in
+            [("Bürö", "Bu\u{308}ro\u{308}"), ("한", "\u{1112}\u{1161}\u{11ab}"), ("Å", "\u{212b}"), ("a", "a")]
+        {
             assert!(same(one, other) && same(other, one), "{one:?} {other:?}");
             assert_eq!(normalized(one), normalized(other));
         }

@@ -13,6 +13,7 @@ use tonic::{Code, transport::Channel};
 use crate::support::{
     Server, Setup,
     grpc::{Client, Refusal, assert_invalid, assert_refused, create, eventually, key, made, micros, now, ttl},
+    reply,
     server::{ROOT, with},
 };
 
@@ -277,4 +278,50 @@ async fn an_expiry_and_a_spent_rate_limit_make_events_without_a_management_call(
     let expired = events(&mut audit, ROOT, of_key(&short.id)).await.remove(0);
     assert_eq!((expired.actor.as_str(), expired.key.unwrap().status()), ("keyward", KeyStatus::Expired));
     assert_eq!(recorded(&mut audit, &limited.id).await.len(), 2);
+}
+
+/// A key whose keyspace is no longer configured does not exist, and neither do its events, in any list.
+#[tokio::test]
+async fn events_of_keys_whose_keyspace_is_gone_are_not_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = |name: &str| Setup::new().ready(name).folder(folder.path());
+    let mut server = setup("all").start();
+    let mut client = server.client().await;
+    let mut kept = Vec::new();
+    let mut gone = Vec::new();
+    // The newest events are of the keyspace that will be gone: whole pages of them are passed over.
+    for (keyspace, ids, count) in [("norrix", &mut kept, 3), ("noro", &mut gone, 5)] {
+        for _ in 0..count {
+            ids.insert(0, key(&mut client, keyspace, "acme", &[]).await.id);
+        }
+    }
+    let before = events(&mut audit(&server).await, ROOT, ListEventsRequest::default()).await;
+    assert_eq!(before.len(), 8);
+    server.stop();
+    let server = setup("norrix").start();
+    let mut audit = audit(&server).await;
+    for page_size in [0, 1, 2, 100] {
+        let mut request = ListEventsRequest { page_size, ..ListEventsRequest::default() };
+        let mut listed = Vec::new();
+        loop {
+            let page = audit.list_events(with(ROOT, request.clone())).await.unwrap().into_inner();
+            listed.extend(page.events.into_iter().map(|event| event.key.unwrap().id));
+            if page.next_page_token.is_empty() {
+                break;
+            }
+            request.page_token = page.next_page_token;
+        }
+        assert_eq!(listed, kept, "pages of {page_size}");
+    }
+    for id in &gone {
+        assert_eq!(events(&mut audit, ROOT, of_key(id)).await, []);
+        assert_refused(audit.list_deliveries(with(ROOT, deliveries_of(id))).await, Code::NotFound, "NOT_FOUND");
+    }
+    for keyspace in ["noro", "norrix"] {
+        let request = ListEventsRequest { keyspace: keyspace.into(), ..ListEventsRequest::default() };
+        let expected = if keyspace == "noro" { 0 } else { 3 };
+        assert_eq!(events(&mut audit, ROOT, request).await.len(), expected, "{keyspace}");
+    }
+    let events = reply(server.rest("GET", "/api/events").bearer_auth(ROOT)).await.good(200);
+    assert_eq!(events["events"].as_array().unwrap().len(), 3);
 }

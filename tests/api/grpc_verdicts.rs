@@ -244,7 +244,10 @@ async fn the_message_names_the_first_missing_scope_in_the_order_of_the_request()
     {
         let request = VerifyRequest { required_scopes: texts(required), ..fitting(&key.secret) };
         let verdict = verify(&mut client, request).await;
-        assert_eq!((verdict.code(), verdict.message), (Code::InsufficientScope, sentence(Code::InsufficientScope, missing)));
+        assert_eq!(
+            (verdict.code(), verdict.message),
+            (Code::InsufficientScope, sentence(Code::InsufficientScope, missing))
+        );
     }
 }
 

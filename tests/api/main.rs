@@ -21,6 +21,7 @@ mod grpc_wire;
 mod guessing;
 mod master_keys;
 mod matrix;
+mod names;
 mod operation;
 mod own_limits;
 mod queries;

@@ -8,9 +8,9 @@ mod proxy;
 mod redis_server;
 mod replicas;
 mod size;
-mod timeouts;
 #[path = "../support/mod.rs"]
 mod support;
+mod timeouts;
 
 use std::{
     sync::{

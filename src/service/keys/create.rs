@@ -185,11 +185,7 @@ fn normalize(request: &mut CreateKey) -> Result<()> {
     let pairs = std::mem::take(&mut request.metadata);
     let count = pairs.len();
     request.metadata = pairs.into_iter().map(|(key, value)| (text::normalized(&key).into_owned(), value)).collect();
-    if request.metadata.len() == count {
-        Ok(())
-    } else {
-        Err(Error::invalid("metadata", "two keys are the same text"))
-    }
+    if request.metadata.len() == count { Ok(()) } else { Err(Error::invalid("metadata", "two keys are the same text")) }
 }
 
 /// Checks every field of a new key; returns its expiry.
@@ -261,7 +257,8 @@ fn apply_host_environment(caller: &Caller, binding: &mut Binding, host: &str) ->
     }
     if binding.environment.is_empty() {
         host.clone_into(&mut binding.environment);
-    } else if !text::same(&binding.environment, host) && !matches!(caller, Caller::Operator { .. } | Caller::Session(_)) {
+    } else if !text::same(&binding.environment, host) && !matches!(caller, Caller::Operator { .. } | Caller::Session(_))
+    {
         return Err(Error::invalid("environment", "is not the environment of this host"));
     }
     Ok(())

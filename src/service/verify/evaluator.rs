@@ -182,7 +182,8 @@ impl Evaluator {
         match verdict_before_limit(&**key, &asserted, now) {
             VerdictCode::Valid => WithoutLimit::Valid { now, limit: limit_of(key, keyspace) },
             code => {
-                let missing = (code == VerdictCode::InsufficientScope).then(|| asserted.missing_scope(&**key)).flatten();
+                let missing =
+                    (code == VerdictCode::InsufficientScope).then(|| asserted.missing_scope(&**key)).flatten();
                 let (key, missing_scope) = (Some(Arc::clone(key)), missing.map(Box::from));
                 WithoutLimit::Decided(Verdict { code, key, rate: None, missing_scope })
             }
