@@ -1,6 +1,6 @@
 //! Pages of a list: tokens, sizes, and how much fits into one message.
 
-use std::{borrow::Cow, cmp::Reverse, sync::Arc};
+use std::{cmp::Reverse, sync::Arc};
 
 use uuid::Uuid;
 
@@ -77,15 +77,24 @@ fn encoded_size(key: &KeyRecord) -> usize {
 /// The organization, instance and environment of a query.
 pub(super) type BindingFilter = [Option<String>; 3];
 
-/// The forms in which the texts of a filter may be stored: normalized, as all texts are now, and, for keys that were made
-/// before that, decomposed or as the request has them. Nearly always there is one form.
-pub(super) fn stored_forms(given: BindingFilter) -> Vec<BindingFilter> {
-    let form = |of: fn(&str) -> Cow<'_, str>| given.clone().map(|part| part.map(|text| of(&text).into_owned()));
-    let mut forms = vec![form(text::normalized)];
-    for other in [form(text::decomposed), given.clone()] {
-        if !forms.contains(&other) {
-            forms.push(other);
+/// The forms in which the texts of a filter may be stored, normalized first: all texts are now. Keys that were made before
+/// that may have each text decomposed, or as the request has it. Nearly always there is one form; there are at most 27.
+pub(super) fn stored_forms(given: &BindingFilter) -> Vec<BindingFilter> {
+    let mut forms = vec![[None, None, None]];
+    for (part, text) in given.iter().enumerate() {
+        let Some(text) = text else { continue };
+        let mut texts = vec![text::normalized(text).into_owned()];
+        for other in [text::decomposed(text).into_owned(), text.clone()] {
+            if !texts.contains(&other) {
+                texts.push(other);
+            }
         }
+        let with = |form: &BindingFilter, text: &String| {
+            let mut form = form.clone();
+            form[part] = Some(text.clone());
+            form
+        };
+        forms = texts.iter().flat_map(|text| forms.iter().map(move |form| with(form, text))).collect();
     }
     forms
 }
@@ -121,4 +130,27 @@ pub(super) fn filter(text: String) -> Option<String> {
 /// A filter as the token of its query covers it.
 pub(super) fn text_part(filter: Option<&str>) -> Vec<u8> {
     filter.map_or(Vec::new(), |text| [b"=", text.as_bytes()].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_has_one_form_unless_its_texts_can_be_spelled_in_several() {
+        let filter = |parts: [&str; 3]| parts.map(|part| filter(part.to_owned()));
+        for (given, count) in [
+            (["", "", ""], 1),
+            (["acme", "eu-1", "production"], 1),
+            (["日本", "", ""], 1),
+            (["Bürö", "", ""], 2),
+            (["Bu\u{308}rö", "", ""], 3),
+            (["Bürö", "ä", "ö"], 8),
+        ] {
+            let forms = stored_forms(&filter(given));
+            assert_eq!(forms.len(), count, "{given:?}");
+            assert!(forms.contains(&filter(given)), "{given:?}");
+            assert_eq!(forms[0], filter(given).map(|part| part.map(|text| text::normalized(&text).into_owned())));
+        }
+    }
 }

@@ -38,6 +38,10 @@ async fn rest_refuses_hidden_characters_in_every_text_of_a_new_key() {
             let public = reply(server.rest("POST", "/api/v1/keys").json(&json!({"name": text}))).await;
             let message = public.refused(400, "invalid_argument");
             assert!(message.starts_with("name: "), "{text:?}: {message}");
+            if text.trim().is_empty() {
+                // This route needs a name, and white space is none.
+                continue;
+            }
             let fields = json!({
                 "name": text, "orgId": text, "instanceId": text, "environment": text, "metadata": {text.clone(): "v"},
             });
@@ -125,6 +129,8 @@ async fn texts_of_older_keys_are_readable_and_equal_in_every_form() {
     server.stop();
     let options = SqliteConnectOptions::new().filename(folder.path().join("keyward.db"));
     let mut database = options.connect().await.unwrap();
+    // Events are never changed: only a test does.
+    database.execute("DROP TRIGGER keyward_events_no_update").await.unwrap();
     for table in ["keyward_keys", "keyward_events"] {
         let changed = format!(
             "UPDATE {table} SET organization = '{DECOMPOSED}', instance = '{DECOMPOSED}', environment = '{DECOMPOSED}' \

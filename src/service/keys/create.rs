@@ -86,6 +86,8 @@ impl Keys {
         if request.rate_limit.is_some() {
             access::may_set_rate_limit(caller)?;
         }
+        // Parts that come from the caller's own key may be older than the rules of texts.
+        normalize_binding(&mut request.binding);
         let now = self.clock.wall();
         let expires_at = validate(caller, &self.registry, &keyspace, &request, &self.egress, now)?;
         if let Some(client) = public {
@@ -175,10 +177,8 @@ impl Keys {
 
 /// Brings the texts of a new key into the form in which they are stored and compared.
 fn normalize(request: &mut CreateKey) -> Result<()> {
-    let Binding { organization, instance, environment } = &mut request.binding;
-    for text in [&mut request.name, organization, instance, environment] {
-        text::normalize(text);
-    }
+    text::normalize(&mut request.name);
+    normalize_binding(&mut request.binding);
     if request.metadata.keys().all(|key| key.is_ascii()) {
         return Ok(());
     }
@@ -186,6 +186,13 @@ fn normalize(request: &mut CreateKey) -> Result<()> {
     let count = pairs.len();
     request.metadata = pairs.into_iter().map(|(key, value)| (text::normalized(&key).into_owned(), value)).collect();
     if request.metadata.len() == count { Ok(()) } else { Err(Error::invalid("metadata", "two keys are the same text")) }
+}
+
+fn normalize_binding(binding: &mut Binding) {
+    let Binding { organization, instance, environment } = binding;
+    for text in [organization, instance, environment] {
+        text::normalize(text);
+    }
 }
 
 /// Checks every field of a new key; returns its expiry.

@@ -60,7 +60,7 @@ impl Keys {
         let mut binding = [filter(organization), filter(instance), filter(environment)];
         manager.restrict_filter(&mut binding)?;
         let keyspace = filter(manager.keyspace(&request.keyspace)?.to_owned());
-        let forms = stored_forms(binding);
+        let forms = stored_forms(&binding);
         let [organization, instance, environment] = forms[0].clone();
         let page_size = page_size(request.page_size);
         let mut query = ListQuery {
