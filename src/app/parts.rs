@@ -20,7 +20,7 @@ use crate::{
         redis::{SharedLimiter, SharedOptions},
     },
     replica::Replica,
-    service::{ServiceDeps, ServiceOptions, Services, bootstrap},
+    service::{ServiceDeps, ServiceOptions, Services, bootstrap, bulk::Bulk},
     session::Sessions,
     store::Store,
 };
@@ -78,6 +78,8 @@ impl Parts {
             limiter: Arc::clone(&limiter),
             failures: AuthFailures::new(config.server.failed_authentications, Arc::clone(&clock)),
             public_create_limit: config.http.public_create_limit,
+            calls_per_caller: config.server.calls_per_caller,
+            bulk: Some(Bulk::start().map_err(RunError::Thread)?),
             egress: config.webhooks.egress.clone(),
             events: config.events.clone(),
             root: config.root_key.as_ref().map(|root| secret::digest(root.expose())),

@@ -21,6 +21,7 @@ pub const TABLE: Table = Table {
         METRICS_ADDR,
         GRPC_THREADS,
         FAILED_AUTHENTICATIONS,
+        CALLS_PER_CALLER,
         INSECURE,
         MAX_CONNECTION_AGE,
         MAX_CONNECTIONS,
@@ -69,6 +70,13 @@ const FAILED_AUTHENTICATIONS: Setting = Setting::new(
      429 or RESOURCE_EXHAUSTED.",
 )
 .fields(&limit::FIELDS);
+
+const CALLS_PER_CALLER: Setting = Setting::new(
+    "calls_per_caller",
+    "256",
+    "Management calls of one caller that may be in flight, 4 to 100000. Further ones are answered 429 or \
+     RESOURCE_EXHAUSTED. Of its lists, two are read at a time; the others wait.",
+);
 
 const INSECURE: Setting =
     Setting::new("insecure", "false", "Allows plain text on an address that other machines can reach.")
@@ -159,6 +167,8 @@ pub struct Server {
     pub max_connection_age: Option<Duration>,
     /// Invalid credentials that one client address may send before it is told to wait.
     pub failed_authentications: RateLimit,
+    /// Management calls of one caller that may be in flight.
+    pub calls_per_caller: usize,
     /// Connections that each HTTP listener holds at most.
     pub max_connections: usize,
     /// Connections that each HTTP listener holds at most from one client address.
@@ -210,6 +220,7 @@ pub fn read(section: &Section<'_>, tls: bool) -> Option<Server> {
     let metrics_addr = section.parsed(&METRICS_ADDR, socket_addr);
     let max_connection_age = max_connection_age(section, tls);
     let failed_authentications = limit::read(section, &FAILED_AUTHENTICATIONS);
+    let calls_per_caller = section.number(&CALLS_PER_CALLER, 4..=100_000);
     let max_connections = section.number(&MAX_CONNECTIONS, 16..=1_000_000);
     let max_connections_per_address = section.number(&MAX_CONNECTIONS_PER_ADDRESS, 1..=1_000_000);
     let timeout = |setting| {
@@ -225,6 +236,7 @@ pub fn read(section: &Section<'_>, tls: bool) -> Option<Server> {
         metrics_addr,
         max_connection_age,
         failed_authentications: failed_authentications?,
+        calls_per_caller: calls_per_caller?,
         max_connections: max_connections?,
         max_connections_per_address: max_connections_per_address?,
         body_timeout: body_timeout?,

@@ -127,6 +127,10 @@ pub struct Keyspace {
     pub default_ttl: Option<Duration>,
     /// Rate limit of each key.
     pub rate_limit: Option<RateLimit>,
+    /// How many keys that are neither revoked nor expired an organization may have.
+    pub max_keys: Option<u32>,
+    /// How often a caller that is no operator may create keys.
+    pub create_limit: Option<RateLimit>,
     /// Whether keys can be created over REST without a credential.
     pub public_create: bool,
     /// Whether a key may revoke itself and change its webhook over REST.
@@ -162,6 +166,8 @@ impl Keyspace {
             require: RequiredBinding::default(),
             default_ttl: None,
             rate_limit: None,
+            max_keys: None,
+            create_limit: None,
             public_create: false,
             self_service: false,
         }

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::domain::key::KeyId;
 
 /// The key or client address that a limit applies to. 128 bits as two words, so that it needs no wider alignment than
@@ -14,6 +16,14 @@ impl Subject {
     pub fn key(id: KeyId) -> Self {
         let (high, low) = id.0.as_u64_pair();
         Self(high, low)
+    }
+
+    /// A caller that creates keys in a keyspace. The highest byte is 1, and the version bits of a UUID are 0, so it collides
+    /// with neither a key nor an address.
+    pub fn creator(keyspace: &str, actor: &str) -> Self {
+        let digest = Sha256::new().chain_update(keyspace).chain_update([0]).chain_update(actor).finalize();
+        let word = |at: usize| digest[at..].iter().take(8).fold(0_u64, |word, byte| word << 8 | u64::from(*byte));
+        Self((word(0) >> 8 | 1 << 56) & !0xf000, word(8))
     }
 
     /// A client address. IPv6 addresses count by their /64 network, since one client usually has all of it. Key ids are
@@ -29,6 +39,16 @@ impl Subject {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_creator_is_one_caller_in_one_keyspace() {
+        let one = Subject::creator("norrix", "user:ann");
+        assert_eq!(one, Subject::creator("norrix", "user:ann"));
+        for (keyspace, actor) in [("noro", "user:ann"), ("norrix", "user:bob"), ("norrixuser:a", "nn")] {
+            assert_ne!(one, Subject::creator(keyspace, actor));
+        }
+        assert_eq!((one.0 >> 56, one.0 & 0xf000), (1, 0));
+    }
 
     #[test]
     fn a_client_has_one_limit_for_its_whole_ipv6_network() {

@@ -6,12 +6,15 @@ use super::{
     context::CallContext,
     deliveries::DeliverySignal,
     keys::Keys,
-    paging::{BindingFilter, PageTokens, filter, fitting, list_forms, page_size, stored_forms, text_part},
+    management::ManagementCalls,
+    paging::{
+        BindingFilter, MAX_PASSED_PAGES, PageTokens, filter, fitting, list_forms, page_size, stored_forms, text_part,
+    },
 };
 pub use crate::store::events::{Delivery, DeliveryState};
 use crate::{
     domain::{
-        access::{self, Manager},
+        access::Manager,
         caller::Caller,
         clock::{Clock, Micros},
         error::{Error, ErrorKind, Result},
@@ -20,7 +23,7 @@ use crate::{
         keyspace::Registry,
         validation::{MAX_PAGE_SIZE, Violations},
     },
-    store::{Store, events::EventQuery},
+    store::{Store, events::EventQuery, page::RowPage},
 };
 
 /// What to list; an empty field does not filter.
@@ -49,7 +52,7 @@ pub struct ListEvents {
 /// A page of events.
 #[derive(Debug, Clone)]
 pub struct EventPage {
-    /// Newest first.
+    /// Newest first. Where filters fit few events, a page that is not the last one may hold fewer than asked for, or none.
     pub events: Vec<Event>,
     /// The token of the next page; none on the last one.
     pub next: Option<String>,
@@ -78,6 +81,7 @@ pub struct AuditLog {
     pub(super) store: Arc<dyn Store>,
     pub(super) registry: Arc<Registry>,
     pub(super) keys: Arc<Keys>,
+    pub(super) calls: Arc<ManagementCalls>,
     pub(super) pages: PageTokens,
     pub(super) deliveries: Arc<DeliverySignal>,
     pub(super) clock: Arc<dyn Clock>,
@@ -95,7 +99,7 @@ impl AuditLog {
         request: ListEvents,
         context: CallContext<'_>,
     ) -> Result<EventPage> {
-        let manager = access::may_manage(caller)?;
+        let (manager, mut call) = self.calls.begin(caller)?;
         let mut violations = Violations::default();
         violations.binding(&request.binding);
         violations.identifier("keyspace", &request.keyspace);
@@ -134,23 +138,28 @@ impl AuditLog {
         if let Some(last) = self.pages.position(&filters, &request.page_token)? {
             query.before = Some(EventId(last));
         }
+        call.page_turn(context).await?;
+        let mut passed_pages = 0;
         loop {
             let list = |[organization, instance, environment]: BindingFilter| {
                 let query = EventQuery { organization, instance, environment, ..query.clone() };
                 context.bounded(self.store.list_events(query))
             };
-            let mut events = list_forms(&forms, query.limit, |event: &Event| event.id.0, list).await?;
+            let page = list_forms(&forms, query.limit, |event: &Event| event.id.0, list).await?;
+            let RowPage { rows: mut events, ended_at } = page;
             let fit = fitting(events.iter().map(|event| &event.key)).min(page_size as usize);
             let more = events.len() > fit;
             events.truncate(fit);
             let last = events.last().filter(|_| more).map(|last| last.id);
             // A key whose keyspace is no longer configured does not exist, and neither do its events.
             events.retain(|event| self.registry.by_name(&event.key.keyspace).is_some());
-            if events.is_empty() && last.is_some() {
+            if events.is_empty() && last.is_some() && passed_pages < MAX_PASSED_PAGES {
                 query.before = last;
+                passed_pages += 1;
                 continue;
             }
-            return Ok(EventPage { events, next: last.map(|last| self.pages.token(&filters, last.0)) });
+            let next = last.map(|last| last.0).or(ended_at).map(|last| self.pages.token(&filters, last));
+            return Ok(EventPage { events, next });
         }
     }
 
@@ -167,7 +176,7 @@ impl AuditLog {
         page_token: &str,
         context: CallContext<'_>,
     ) -> Result<DeliveryPage> {
-        let manager = access::may_manage(caller)?;
+        let (manager, mut call) = self.calls.begin(caller)?;
         let mut violations = Violations::default();
         violations.check(requested_page_size <= MAX_PAGE_SIZE, "page_size", "must be 0 to 1000");
         let key = match subject {
@@ -188,6 +197,7 @@ impl AuditLog {
         let filters = vec![b"deliveries".to_vec(), key.0.as_bytes().to_vec()];
         let before = self.pages.position(&filters, page_token)?.map(EventId);
         let page_size = page_size(requested_page_size);
+        call.page_turn(context).await?;
         let listing = self.store.deliveries_of_key(key, before, page_size + 1);
         let mut deliveries = context.bounded(listing).await?;
         let more = deliveries.len() > page_size as usize;
@@ -203,7 +213,7 @@ impl AuditLog {
     ///
     /// Those of [`Self::list_deliveries`], and FAILED_PRECONDITION for a key without a webhook.
     pub async fn redeliver(&self, caller: &Caller, id: &str, context: CallContext<'_>) -> Result<Delivery> {
-        let manager = access::may_manage(caller)?;
+        let (manager, _call) = self.calls.begin(caller)?;
         let mut violations = Violations::default();
         let id = parsed(&mut violations, "event_id", id.parse::<EventId>());
         violations.finish()?;

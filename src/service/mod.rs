@@ -6,12 +6,14 @@
 pub(crate) mod audit;
 pub(crate) mod authenticate;
 pub mod bootstrap;
+pub mod bulk;
 pub(crate) mod context;
 pub(crate) mod deliveries;
 pub(crate) mod health;
 pub(crate) mod ids;
 pub(crate) mod jobs;
 pub(crate) mod keys;
+mod management;
 mod paging;
 mod rate_limited;
 pub mod verify;
@@ -24,11 +26,13 @@ pub(crate) use self::context::CallContext;
 use self::{
     audit::AuditLog,
     authenticate::Authenticator,
+    bulk::Bulk,
     deliveries::DeliverySignal,
     health::Health,
     ids::IdGenerator,
     jobs::Jobs,
     keys::Keys,
+    management::ManagementCalls,
     paging::PageTokens,
     verify::{Verifier, evaluator::Evaluator},
 };
@@ -49,6 +53,9 @@ use crate::{
     telemetry::Metrics,
 };
 
+/// How many management calls of one caller may be in flight where nothing is configured.
+pub const DEFAULT_CALLS_PER_CALLER: usize = 256;
+
 /// Every service, and what their callers need beside them.
 pub struct Services {
     /// The configured keyspaces.
@@ -67,6 +74,8 @@ pub struct Services {
     pub health: Health,
     /// Counters and histograms.
     pub metrics: Arc<Metrics>,
+    /// Where pages of keys and events become messages.
+    pub bulk: Arc<Bulk>,
     /// Wakes the webhook worker.
     pub deliveries: Arc<DeliverySignal>,
     /// Makes ids of keys and events.
@@ -105,6 +114,10 @@ pub struct ServiceOptions {
     pub failures: AuthFailures,
     /// How often a client address may create keys without a credential.
     pub public_create_limit: RateLimit,
+    /// How many management calls of one caller may be in flight.
+    pub calls_per_caller: usize,
+    /// Where pages of keys and events become messages; none: on the runtime of the services.
+    pub bulk: Option<Bulk>,
     /// Which addresses webhooks may have.
     pub egress: Egress,
     /// Which expiry events there are, and how long events are kept.
@@ -122,6 +135,8 @@ impl ServiceOptions {
             limiter: Arc::new(Limiter::new(MemoryLimiter::new(Arc::clone(clock)), None)),
             failures: AuthFailures::new(DEFAULT_FAILED_AUTHENTICATION_LIMIT, Arc::clone(clock)),
             public_create_limit: DEFAULT_PUBLIC_CREATE_LIMIT,
+            calls_per_caller: DEFAULT_CALLS_PER_CALLER,
+            bulk: None,
             egress: Egress::default(),
             events: EventRules::default(),
             root: None,
@@ -139,7 +154,8 @@ impl Services {
     /// Builds every service.
     pub fn new(deps: ServiceDeps, options: ServiceOptions) -> Self {
         let ServiceDeps { store, replica, registry, master_keys, clock, entropy, runtime } = deps;
-        let ServiceOptions { sessions, limiter, failures, public_create_limit, egress, events, root } = options;
+        let ServiceOptions { sessions, limiter, failures, public_create_limit, calls_per_caller, bulk, egress, events, root } =
+            options;
         let metrics = Arc::new(Metrics::new(&registry));
         let deliveries = Arc::<DeliverySignal>::default();
         let ids = Arc::new(IdGenerator::new(Arc::clone(&clock), Arc::clone(&entropy)));
@@ -158,11 +174,14 @@ impl Services {
             root,
             metrics: Arc::clone(&metrics),
         });
+        let bulk = Arc::new(bulk.unwrap_or_else(|| Bulk::on(runtime.clone())));
+        let calls = Arc::new(ManagementCalls::new(calls_per_caller));
         let keys = Arc::new(Keys {
             store: Arc::clone(&store),
             replica: Arc::clone(&replica),
             registry: Arc::clone(&registry),
             pages: PageTokens::new(Arc::clone(&master_keys)),
+            calls: Arc::clone(&calls),
             master_keys: Arc::clone(&master_keys),
             limiter: Arc::clone(&limiter),
             public_create_limit,
@@ -181,6 +200,7 @@ impl Services {
                 store: Arc::clone(&store),
                 registry: Arc::clone(&registry),
                 keys: Arc::clone(&keys),
+                calls,
                 pages: PageTokens::new(master_keys),
                 deliveries: Arc::clone(&deliveries),
                 clock: Arc::clone(&clock),
@@ -197,6 +217,7 @@ impl Services {
             health: Health::new(store, replica, sessions, limiter),
             registry,
             metrics,
+            bulk,
             deliveries,
             ids,
             clock,

@@ -4,16 +4,22 @@ use std::{cmp::Reverse, sync::Arc};
 
 use uuid::Uuid;
 
-use crate::domain::{
-    error::{Error, Result},
-    key::{Binding, KeyId, KeyRecord},
-    master_keys::MasterKeys,
-    page_token, text,
-    validation::DEFAULT_PAGE_SIZE,
+use crate::{
+    domain::{
+        error::{Error, Result},
+        key::{Binding, KeyId, KeyRecord},
+        master_keys::MasterKeys,
+        page_token, text,
+        validation::DEFAULT_PAGE_SIZE,
+    },
+    store::page::RowPage,
 };
 
 /// About how many bytes one page may hold, whatever its size in keys: most gRPC clients refuse a message above 4 MiB.
 const MAX_PAGE_BYTES: usize = 3 << 20;
+
+/// How many pages of keys whose keyspace is no longer configured one call passes. Then it answers an empty page.
+pub(super) const MAX_PASSED_PAGES: u32 = 8;
 
 /// Makes and reads page tokens. A token is bound to the filters of its query.
 pub(super) struct PageTokens(Arc<MasterKeys>);
@@ -104,22 +110,29 @@ pub(super) fn stored_forms(given: &BindingFilter) -> Vec<BindingFilter> {
 /// # Errors
 ///
 /// Those of `list`.
-pub(super) async fn list_forms<T, F: Future<Output = Result<Vec<T>>>>(
+pub(super) async fn list_forms<T, F: Future<Output = Result<RowPage<T>>>>(
     forms: &[BindingFilter],
     limit: u32,
     id: impl Fn(&T) -> Uuid,
     mut list: impl FnMut(BindingFilter) -> F,
-) -> Result<Vec<T>> {
-    let mut items = Vec::new();
+) -> Result<RowPage<T>> {
+    let mut pages = Vec::new();
     for form in forms {
-        items.append(&mut list(form.clone()).await?);
+        pages.push(list(form.clone()).await?);
     }
-    if forms.len() > 1 {
-        items.sort_by_key(|item| Reverse(id(item)));
-        items.dedup_by_key(|item| id(item));
-        items.truncate(limit as usize);
-    }
-    Ok(items)
+    Ok(merged(pages, limit, id))
+}
+
+/// Several pages as one. It ends where the first of them has ended: below that, items are missing.
+fn merged<T>(pages: Vec<RowPage<T>>, limit: u32, id: impl Fn(&T) -> Uuid) -> RowPage<T> {
+    let ended_at = pages.iter().filter_map(|page| page.ended_at).max();
+    let mut rows: Vec<T> = pages.into_iter().flat_map(|page| page.rows).collect();
+    rows.retain(|row| ended_at.is_none_or(|end| id(row) >= end));
+    rows.sort_by_key(|row| Reverse(id(row)));
+    rows.dedup_by_key(|row| id(row));
+    let is_full = rows.len() >= limit as usize;
+    rows.truncate(limit as usize);
+    RowPage { rows, ended_at: ended_at.filter(|_| !is_full) }
 }
 
 /// A filter of a query; an empty text does not filter.
@@ -152,5 +165,20 @@ mod tests {
             assert!(forms.contains(&filter(given)), "{given:?}");
             assert_eq!(forms[0], filter(given).map(|part| part.map(|text| text::normalized(&text).into_owned())));
         }
+    }
+    #[test]
+    fn several_pages_are_one_that_ends_where_the_first_of_them_ended() {
+        let page = |rows: &[u128], ended_at: Option<u128>| RowPage {
+            rows: rows.iter().map(|id| Uuid::from_u128(*id)).collect(),
+            ended_at: ended_at.map(Uuid::from_u128),
+        };
+        let merged = |pages: &[RowPage<Uuid>], limit| merged(pages.to_vec(), limit, |id| *id);
+        assert_eq!(merged(&[page(&[9, 5], None)], 4), page(&[9, 5], None));
+        assert_eq!(merged(&[page(&[9, 5], None), page(&[7, 5], None)], 4), page(&[9, 7, 5], None));
+        // What the first page may hold below 6 is not known yet.
+        assert_eq!(merged(&[page(&[9], Some(6)), page(&[7, 5], None)], 4), page(&[9, 7], Some(6)));
+        assert_eq!(merged(&[page(&[], Some(6)), page(&[], Some(2))], 4), page(&[], Some(6)));
+        // A full page goes on after its last row.
+        assert_eq!(merged(&[page(&[9], Some(1)), page(&[7, 5], None)], 2), page(&[9, 7], None));
     }
 }

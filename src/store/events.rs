@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::error::Result;
+use super::{error::Result, page::RowPage};
 use crate::domain::{
     clock::Micros,
     event::{Event, EventId, EventType},
@@ -202,8 +202,9 @@ pub struct Outbox {
 /// The verbs about events and their deliveries. The rules of [`Store`](super::Store) apply.
 #[async_trait]
 pub trait EventStore {
-    /// Reads a page of events, newest (highest id) first (case `every_event_filter_shape`).
-    async fn list_events(&self, query: EventQuery) -> Result<Vec<Event>>;
+    /// Reads a page of events, newest (highest id) first (case `every_event_filter_shape`). A page looks at a bounded number of
+    /// rows (case `a_page_of_events_looks_at_a_bounded_number_of_rows`).
+    async fn list_events(&self, query: EventQuery) -> Result<RowPage<Event>>;
 
     /// Reads one event.
     async fn find_event(&self, id: EventId) -> Result<Option<Event>>;

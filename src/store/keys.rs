@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::error::Result;
+use super::{error::Result, page::RowPage};
 use crate::domain::{
     clock::Micros,
     event::EventId,
@@ -121,6 +121,12 @@ pub trait KeyStore {
     /// `each_event_of_a_key_with_a_webhook_has_a_delivery`). This holds for each change below, too.
     async fn create_key(&self, key: KeyRecord) -> Result<()>;
 
+    /// Like [`Self::create_key`], unless the key's organization has `max` keys in the key's keyspace that are neither revoked
+    /// nor expired at [`KeyRecord::created_at`]. Returns whether the key was written. Of any number of concurrent calls, also
+    /// of other replicas, no more MUST write than fit (case `an_organization_has_no_more_keys_than_its_bound`). Keys that
+    /// `create_key` writes meanwhile are not counted.
+    async fn create_key_within(&self, key: KeyRecord, max: u32) -> Result<bool>;
+
     /// Reads what verdicts on these digests need, in any order. Digests without a key are left out. One indexed query
     /// (case `find_by_digest`).
     async fn find_by_digests(&self, digests: Vec<Digest>) -> Result<Vec<KeyFacts>>;
@@ -129,8 +135,9 @@ pub trait KeyStore {
     async fn find_by_id(&self, id: KeyId) -> Result<Option<KeyRecord>>;
 
     /// Reads a page of keys with their last use, newest (highest id) first. Pages MUST stay stable while keys are added
-    /// (case `pages_stay_stable`). Strings are compared by case (case `case_pairs`).
-    async fn list_keys(&self, query: ListQuery) -> Result<Vec<KeyRecord>>;
+    /// (case `pages_stay_stable`). Strings are compared by case (case `case_pairs`). A page looks at a bounded number of rows
+    /// whatever its filters (case `a_page_looks_at_a_bounded_number_of_rows`).
+    async fn list_keys(&self, query: ListQuery) -> Result<RowPage<KeyRecord>>;
 
     /// Revokes a key and returns it as it is afterwards; `None` if there is no such key.
     ///

@@ -35,6 +35,7 @@ pub mod engine;
 pub mod error;
 pub mod events;
 pub mod keys;
+pub mod page;
 pub mod postgres;
 pub mod sqlite;
 

@@ -49,5 +49,6 @@ mod session_keys;
 mod session_roles;
 mod session_tokens;
 mod smoke;
+mod tenants;
 mod tls;
 mod tls_callers;

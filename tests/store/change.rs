@@ -163,7 +163,7 @@ pub async fn usage_keeps_the_latest(f: Fixture) {
         last.push(f.store.find_by_id(*id).await.unwrap().unwrap().last_used_at);
     }
     assert_eq!(last, [Some(50), Some(20), None]);
-    let listed = f.store.list_keys(crate::fixture::everything()).await.unwrap();
+    let listed = f.store.list_keys(crate::fixture::everything()).await.unwrap().rows;
     assert_eq!(listed.iter().map(|key| key.last_used_at).collect::<Vec<_>>(), last);
     assert_eq!(f.raw.number("SELECT CAST(sum(count) AS BIGINT) FROM keyward_usage").await, 8);
     assert_eq!(f.raw.number("SELECT count(*) FROM keyward_usage").await, 2);

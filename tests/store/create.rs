@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use keyward::{
-    domain::key::{Digest, KeyFacts},
+    domain::key::{Digest, KeyFacts, KeyRecord},
     store::{InstallationRow, StoreError},
 };
 
-use crate::fixture::{Fixture, everything, facts, ids, key, key_with};
+use crate::{
+    change::revocation,
+    fixture::{Fixture, everything, facts, ids, key, key_with, now},
+};
 
 pub async fn a_new_key_reads_back_whole(f: Fixture) {
     let full = key();
@@ -159,4 +162,48 @@ pub async fn first_root_key_is_idempotent_by_id(f: Fixture) {
     assert!(f.store.first_root_key(first.clone()).await.unwrap());
     assert!(f.store.first_root_key(first.clone()).await.unwrap(), "the reply to the first attempt may have been lost");
     assert_eq!(f.store.find_by_id(first.id).await.unwrap(), Some(first));
+}
+
+/// Keys that are revoked, expired, of another keyspace or of another organization take no room.
+pub async fn an_organization_has_no_more_keys_than_its_bound(f: Fixture) {
+    let max = 7;
+    let of = |organization: &str, keyspace: &str| {
+        key_with(|key| {
+            organization.clone_into(&mut key.binding.organization);
+            keyspace.clone_into(&mut key.keyspace);
+        })
+    };
+    // Without an expiry, and with one: both are counted.
+    let lasting = || KeyRecord { expires_at: None, ..of("acme", "norrix") };
+    let creations = (0..30).flat_map(|_| [of("acme", "norrix"), lasting(), of("other", "norrix"), of("acme", "noro")]);
+    let creations: Vec<KeyRecord> = creations.collect();
+    let written = join_all(creations.iter().map(|key| f.store.create_key_within(key.clone(), max))).await;
+    let written: Vec<&KeyRecord> =
+        creations.iter().zip(&written).filter(|(_, written)| *written.as_ref().unwrap()).map(|(key, _)| key).collect();
+    let count = |organization: &str, keyspace: &str| {
+        written.iter().filter(|key| key.binding.organization == organization && key.keyspace == keyspace).count()
+    };
+    assert_eq!((count("acme", "norrix"), count("other", "norrix"), count("acme", "noro")), (7, 7, 7));
+    assert_eq!(f.store.list_keys(everything()).await.unwrap().rows.len(), 21);
+
+    assert!(!f.store.create_key_within(lasting(), max).await.unwrap());
+    f.store.revoke_key(written[0].id, revocation("")).await.unwrap();
+    let expired = KeyRecord { expires_at: Some(now() - 1), ..lasting() };
+    assert!(f.store.create_key_within(expired, max).await.unwrap());
+    assert!(f.store.create_key_within(lasting(), max).await.unwrap(), "one was revoked, and one has expired");
+    assert!(!f.store.create_key_within(lasting(), max).await.unwrap());
+}
+
+pub async fn a_bounded_creation_is_idempotent_by_id(f: Fixture) {
+    let made = key();
+    for _ in 0..3 {
+        assert!(f.store.create_key_within(made.clone(), 1).await.unwrap());
+    }
+    assert_eq!(f.store.find_by_id(made.id).await.unwrap(), Some(made.clone()));
+    let same_id = KeyRecord { id: made.id, ..key() };
+    assert!(f.store.create_key_within(same_id, 9).await.is_err());
+    let same_digest = KeyRecord { digest: made.digest, ..key() };
+    assert!(matches!(f.store.create_key_within(same_digest, 9).await, Err(StoreError::DigestCollision)));
+    // The transaction that failed has left a connection that others can use.
+    assert!(f.store.create_key_within(key(), 9).await.unwrap());
 }

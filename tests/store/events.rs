@@ -25,7 +25,7 @@ use crate::{
 
 /// Every event, newest first.
 pub async fn events(store: &Arc<dyn Store>) -> Vec<Event> {
-    store.list_events(EventQuery { limit: 10_000, ..EventQuery::default() }).await.unwrap()
+    store.list_events(EventQuery { limit: 10_000, ..EventQuery::default() }).await.unwrap().rows
 }
 
 /// The part of a key that an event keeps.
@@ -90,7 +90,7 @@ pub async fn only_the_first_revocation_writes_an_event(f: Fixture) {
         let calls = ["a", "b", "c"].map(|reason| f.store.revoke_key(id, revocation(reason)));
         assert!(join_all(calls).await.iter().all(Result::is_ok));
         let query = EventQuery { key: Some(id), limit: 10, ..EventQuery::default() };
-        let kinds: Vec<_> = f.store.list_events(query).await.unwrap().into_iter().map(|event| event.kind).collect();
+        let kinds: Vec<_> = f.store.list_events(query).await.unwrap().rows.into_iter().map(|event| event.kind).collect();
         assert_eq!(kinds, [EventType::KeyRevoked, EventType::KeyCreated]);
     }
 }
@@ -188,13 +188,13 @@ pub async fn every_event_filter_shape(f: Fixture) {
                 && query.before.is_none_or(|before| event.id < before)
         };
         let expected: Vec<EventId> = all.iter().filter(fits).map(|event| event.id).collect();
-        let found = f.store.list_events(query.clone()).await.unwrap();
+        let found = f.store.list_events(query.clone()).await.unwrap().rows;
         assert_eq!(found.iter().map(|event| event.id).collect::<Vec<_>>(), expected, "{query:?}");
-        let first = f.store.list_events(EventQuery { limit: 1, ..query.clone() }).await.unwrap();
+        let first = f.store.list_events(EventQuery { limit: 1, ..query.clone() }).await.unwrap().rows;
         assert_eq!(first.first().map(|event| event.id), expected.first().copied(), "{query:?}");
     }
     let nobody = EventQuery { organization: text(""), limit: 1_000, ..EventQuery::default() };
-    assert!(f.store.list_events(nobody).await.unwrap().iter().all(|event| event.key.binding.organization.is_empty()));
+    assert!(f.store.list_events(nobody).await.unwrap().rows.iter().all(|event| event.key.binding.organization.is_empty()));
 }
 
 /// An event of this key that is written only once.
@@ -312,9 +312,44 @@ pub async fn a_page_passes_events_that_cannot_be_read(mut f: Fixture) {
         for (limit, before, expected) in
             [(10, None, &newest[..]), (2, None, &newest[..2]), (2, Some(newest[1]), &newest[2..])]
         {
-            let page = f.store.list_events(EventQuery { limit, before, ..EventQuery::default() }).await.unwrap();
+            let page = f.store.list_events(EventQuery { limit, before, ..EventQuery::default() }).await.unwrap().rows;
             assert_eq!(page.iter().map(|event| event.id).collect::<Vec<_>>(), expected, "{change}");
         }
     }
     assert!(f.store.unreadable_rows() >= 6);
+}
+
+/// 33,333 creations of keys of the organization `big`, none of them by `nobody`.
+pub async fn a_page_of_events_looks_at_a_bounded_number_of_rows(mut f: Fixture) {
+    crate::fixture::fill(&mut f.raw).await;
+    f.raw
+        .execute(
+            "INSERT INTO keyward_events (id, type, actor, key_id, keyspace, organization, instance, environment, once, record) \
+             SELECT id, 'key.created', created_by, id, keyspace, organization, '', '', NULL, '{}' FROM keyward_keys",
+        )
+        .await
+        .unwrap();
+    let text = |text: &str| Some(text.to_owned());
+    let mut query = EventQuery { organization: text("big"), actor: text("nobody"), limit: 50, ..EventQuery::default() };
+    let mut pages = 0;
+    loop {
+        let page = f.store.list_events(query.clone()).await.unwrap();
+        assert_eq!(page.rows, []);
+        pages += 1;
+        let Some(end) = page.ended_at else { break };
+        query.before = Some(EventId(end));
+    }
+    assert_eq!(pages, 4);
+    for filter in [
+        EventQuery { instance: text("nowhere"), limit: 50, ..EventQuery::default() },
+        EventQuery { keyspace: text("nowhere"), limit: 50, ..EventQuery::default() },
+        EventQuery { kind: Some(EventType::KeyCreated), environment: text("nowhere"), limit: 50, ..EventQuery::default() },
+        EventQuery { actor: text("root"), environment: text("nowhere"), limit: 50, ..EventQuery::default() },
+    ] {
+        let page = f.store.list_events(filter.clone()).await.unwrap();
+        assert!(page.rows.is_empty() && page.ended_at.is_some(), "{filter:?}");
+        // What is older than asked for was not passed over.
+        let recent = EventQuery { from: page.ended_at.map(EventId), ..filter };
+        assert_eq!(f.store.list_events(recent).await.unwrap().ended_at, None);
+    }
 }

@@ -193,6 +193,14 @@ pub fn key_with(change: impl FnOnce(&mut KeyRecord)) -> KeyRecord {
     key
 }
 
+/// Adds 100,000 keys as the tests of plans do.
+pub async fn fill(raw: &mut Raw) {
+    match raw {
+        Raw::Postgres(_) => raw.execute(crate::plans::FILL_POSTGRES).await.expect("keys"),
+        Raw::Sqlite(_) => raw.execute(crate::plans::FILL_SQLITE).await.expect("keys"),
+    }
+}
+
 /// Every key, up to a page of 1,000.
 pub fn everything() -> ListQuery {
     ListQuery {
@@ -220,7 +228,7 @@ pub async fn write(store: &Arc<dyn Store>, keys: impl IntoIterator<Item = KeyRec
 
 /// The ids of a page.
 pub async fn ids(store: &Arc<dyn Store>, query: ListQuery) -> Vec<KeyId> {
-    store.list_keys(query).await.expect("a page").into_iter().map(|key| key.id).collect()
+    store.list_keys(query).await.expect("a page").rows.into_iter().map(|key| key.id).collect()
 }
 
 /// Waits until something holds; it fails when it does not within half a minute.

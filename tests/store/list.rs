@@ -1,8 +1,8 @@
 //! Cases on pages of keys.
 
 use keyward::{
-    domain::key::{KeyRecord, KeyStatus},
-    store::ListQuery,
+    domain::key::{KeyId, KeyRecord, KeyStatus},
+    store::{ListQuery, page::MAX_SCANNED_ROWS},
 };
 
 use crate::{
@@ -63,7 +63,7 @@ pub async fn every_filter_shape(f: Fixture) {
             })
             .cloned()
             .collect();
-        assert_eq!(f.store.list_keys(query.clone()).await.unwrap(), expected, "{query:?}");
+        assert_eq!(f.store.list_keys(query.clone()).await.unwrap().rows, expected, "{query:?}");
     }
 }
 
@@ -133,7 +133,7 @@ pub async fn case_pairs(f: Fixture) {
             for (key, text) in made.iter().zip([one, other]) {
                 let mut query = everything();
                 ask(&mut query, text.to_owned());
-                assert_eq!(f.store.list_keys(query).await.unwrap(), std::slice::from_ref(key), "{text:?}");
+                assert_eq!(f.store.list_keys(query).await.unwrap().rows, std::slice::from_ref(key), "{text:?}");
             }
         }
     }
@@ -161,4 +161,54 @@ pub async fn a_page_passes_keys_that_cannot_be_read(mut f: Fixture) {
     let rest = ListQuery { limit: 2, before: Some(newest[1]), ..everything() };
     assert_eq!(ids(&f.store, rest).await, newest[2..]);
     assert!(f.store.unreadable_rows() >= 4);
+}
+
+/// Of 100,000 keys, 33,333 are of the organization `big`, and none of those was created by `root`.
+pub async fn a_page_looks_at_a_bounded_number_of_rows(mut f: Fixture) {
+    crate::fixture::fill(&mut f.raw).await;
+    let text = |text: &str| Some(text.to_owned());
+    let of_big = ListQuery { organization: text("big"), created_by: text("root"), ..everything() };
+    let at = |n: i64| uuid::Uuid::from_u128(u128::try_from(n).unwrap());
+    let (mut query, mut ends) = (of_big.clone(), Vec::new());
+    loop {
+        let page = f.store.list_keys(query.clone()).await.unwrap();
+        assert_eq!(page.rows, []);
+        let Some(end) = page.ended_at else { break };
+        ends.push(end);
+        query.before = Some(KeyId(end));
+    }
+    // Every third key, from the newest.
+    let rows = i64::from(MAX_SCANNED_ROWS);
+    assert_eq!(ends, [1, 2, 3].map(|pages| at(99_999 - 3 * (pages * rows - 1))));
+
+    // A key beyond the first page's rows is found by the page that reaches it, and once.
+    f.raw.execute("UPDATE keyward_keys SET created_by = 'root' WHERE organization = 'big' AND created_at = 45000")
+        .await
+        .unwrap();
+    let (mut query, mut found) = (of_big, Vec::new());
+    loop {
+        let page = f.store.list_keys(query.clone()).await.unwrap();
+        found.extend(page.rows.iter().map(|key| key.id.0));
+        let Some(end) = page.ended_at else { break };
+        query.before = Some(KeyId(end));
+    }
+    assert_eq!(found, [at(45_000)]);
+    // A page that is full ends where its rows end, and one whose filter has an index ends at no bound.
+    let full = ListQuery { environment: text(""), organization: text("big"), limit: 5, ..everything() };
+    let full = f.store.list_keys(full).await.unwrap();
+    assert_eq!((full.rows.len(), full.ended_at), (5, None));
+    let nobody = ListQuery { created_by: text("nobody"), ..everything() };
+    let nobody = f.store.list_keys(nobody).await.unwrap();
+    assert_eq!((nobody.rows.len(), nobody.ended_at), (0, None));
+    // The filters without an index of their own are bounded, too.
+    for filter in [
+        ListQuery { instance: text("nowhere"), ..everything() },
+        ListQuery { environment: text("nowhere"), ..everything() },
+        ListQuery { status: Some(KeyStatus::Revoked), ..everything() },
+        ListQuery { status: Some(KeyStatus::Revoked), organization: text("big"), ..everything() },
+        ListQuery { instance: text("nowhere"), created_by: text("root"), ..everything() },
+    ] {
+        let page = f.store.list_keys(filter.clone()).await.unwrap();
+        assert!(page.rows.is_empty() && page.ended_at.is_some(), "{filter:?}");
+    }
 }

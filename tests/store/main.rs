@@ -63,16 +63,17 @@ on_both! {
     create: a_new_key_reads_back_whole, a_rate_limit_out_of_bounds_is_an_error, create_is_idempotent_by_id,
         digest_collision, an_id_is_never_used_for_another_key, find_by_digest, one_installation_wins,
         one_installation_move_wins, one_first_root_key, no_first_root_key_beside_a_key,
-        first_root_key_is_idempotent_by_id;
+        first_root_key_is_idempotent_by_id, an_organization_has_no_more_keys_than_its_bound,
+        a_bounded_creation_is_idempotent_by_id;
     batches: concurrent_creations_have_their_own_results, concurrent_revocations_have_their_own_results,
         concurrent_changes_do_not_deadlock;
     change: a_revoked_key_has_time_reason_and_actor, second_revoke_changes_nothing, two_revokes_at_once,
         the_first_webhook_ever_makes_the_first_version, two_rotations_from_one_version_rotate_once, webhook_of_dead_key, usage_keeps_the_latest,
         usage_of_many_writers_adds_up, usage_leaves_revisions_alone, revision_order, keys_are_never_deleted;
-    list: a_page_passes_keys_that_cannot_be_read, every_filter_shape, a_status_is_evaluated_at_the_time_of_the_query, pages_stay_stable, case_pairs, a_page_has_a_limit;
+    list: a_page_passes_keys_that_cannot_be_read, a_page_looks_at_a_bounded_number_of_rows, every_filter_shape, a_status_is_evaluated_at_the_time_of_the_query, pages_stay_stable, case_pairs, a_page_has_a_limit;
     events: creating_a_key_writes_its_event, the_first_root_key_writes_its_event, only_the_first_revocation_writes_an_event, a_webhook_change_writes_an_event,
         only_the_webhook_that_refused_is_disabled, every_event_filter_shape, a_page_passes_events_that_cannot_be_read,
-        an_event_that_happens_once_is_written_once, keys_by_their_expiry, a_pending_delivery_keeps_its_event,
+        a_page_of_events_looks_at_a_bounded_number_of_rows, an_event_that_happens_once_is_written_once, keys_by_their_expiry, a_pending_delivery_keeps_its_event,
         a_watermark_only_advances, a_job_lease_has_one_holder;
     deliveries: each_event_of_a_key_with_a_webhook_has_a_delivery, events_after_a_removed_webhook_have_no_delivery,
         a_delivery_is_claimed_by_one, an_unsettled_claim_becomes_due_again, busy_hosts_are_skipped,

@@ -194,7 +194,7 @@ async fn a_write_whose_reply_is_lost_is_retried() {
 async fn a_usage_write_whose_reply_is_lost_is_retried() {
     // One connection, so that a statement prepared by one call is prepared for the next.
     let (proxy, store) = behind_proxy(|options| options.max_connections = 1).await;
-    let id = store.list_keys(crate::fixture::everything()).await.unwrap()[0].id;
+    let id = store.list_keys(crate::fixture::everything()).await.unwrap().rows[0].id;
     store.record_usage(vec![Usage { id, last_used_at: 1, count: 1 }]).await.unwrap();
     until_idle(&store).await;
     proxy.lose_next_reply();

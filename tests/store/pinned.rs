@@ -82,7 +82,7 @@ async fn work(options: PostgresOptions, pause: Duration, raw: &mut PgConnection)
         (key.scopes, key.rate_limit) = (vec!["a\\b".to_owned(), "NULL".to_owned()], None);
     });
     store.create_key(made.clone()).await.unwrap();
-    assert_eq!(store.list_keys(everything()).await.unwrap(), std::slice::from_ref(&made));
+    assert_eq!(store.list_keys(everything()).await.unwrap().rows, std::slice::from_ref(&made));
     assert_eq!(store.find_by_digests(vec![made.digest, key().digest]).await.unwrap(), [(&made).into()]);
     store.set_webhook(made.id, webhook("https://a.example/", now())).await.unwrap();
     store.revoke_key(made.id, revocation("it's \\ over")).await.unwrap();
@@ -93,7 +93,7 @@ async fn work(options: PostgresOptions, pause: Duration, raw: &mut PgConnection)
     assert_eq!((batch.head, batch.changes), (2, vec![(2, made.digest)]));
     feed.report(id, 2).await.unwrap();
     store.ping().await.unwrap();
-    assert_eq!(store.list_events(EventQuery { limit: 10, ..EventQuery::default() }).await.unwrap().len(), 3);
+    assert_eq!(store.list_events(EventQuery { limit: 10, ..EventQuery::default() }).await.unwrap().rows.len(), 3);
     store.close().await;
 }
 

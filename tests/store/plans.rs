@@ -53,29 +53,29 @@ const fn hot(text: &'static str, parameters: (&'static str, &'static str), index
     Hot { text, parameters, index }
 }
 
-const LIST: &str = "uuid, text, text, text, text, text, bigint, bigint, bigint";
+const LIST: &str = "uuid, text, text, text, text, text, bigint, bigint, bigint, uuid";
 const ID: &str = "'00000000-0000-0000-0000-000000012345'";
 const HOT: &[Hot] = &[
     hot(sql::FIND_BY_DIGEST, ("bytea", "sha256('1')"), "keyward_keys_digest"),
     hot(sql::FIND_BY_ID, ("uuid", ID), "keyward_keys_pkey"),
     hot(
         sql::LIST_BY_ORGANIZATION,
-        (LIST, "'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, 'big', NULL, NULL, NULL, NULL, 0, 51"),
+        (LIST, "'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, 'big', NULL, NULL, NULL, NULL, 0, 51, '00000000-0000-0000-0000-000000000000'"),
         "keyward_keys_organization",
     ),
     hot(
         sql::LIST_BY_CREATED_BY,
-        (LIST, "'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, NULL, NULL, NULL, 'root', NULL, 0, 51"),
+        (LIST, "'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, NULL, NULL, NULL, 'root', NULL, 0, 51, '00000000-0000-0000-0000-000000000000'"),
         "keyward_keys_created_by",
     ),
     hot(
         sql::LIST_BY_KEYSPACE,
-        (LIST, "'ffffffff-ffff-ffff-ffff-ffffffffffff', 'k1', NULL, NULL, NULL, NULL, NULL, 0, 51"),
+        (LIST, "'ffffffff-ffff-ffff-ffff-ffffffffffff', 'k1', NULL, NULL, NULL, NULL, NULL, 0, 51, '00000000-0000-0000-0000-000000000000'"),
         "keyward_keys_keyspace",
     ),
     hot(
         sql::LIST_ALL,
-        (LIST, "'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, NULL, NULL, NULL, NULL, NULL, 0, 51"),
+        (LIST, "'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, NULL, NULL, NULL, NULL, NULL, 0, 51, '00000000-0000-0000-0000-000000000000'"),
         "keyward_keys_pkey",
     ),
     hot(sql::REVOKE_KEY, ("uuid, bigint, text, text", ID_AND_3), "keyward_keys_pkey"),
@@ -92,7 +92,7 @@ fn several<const N: usize>(own: [&[(&str, &'static str)]; N]) -> Hot {
 
 /// 100,000 keys of 500 organizations, 2,000 creators and 3 keyspaces; one in a hundred was changed. One organization and
 /// one creator have a third of them, so that averages mislead the planner.
-const FILL_POSTGRES: &str = "
+pub const FILL_POSTGRES: &str = "
     ALTER TABLE keyward_keys DISABLE TRIGGER USER;
     INSERT INTO keyward_keys (id, keyspace, digest, organization, created_by, created_at, revision)
     SELECT CAST(lpad(to_hex(n), 32, '0') AS UUID), 'k' || n % 3, sha256(CAST(n::text AS BYTEA)),
@@ -103,7 +103,7 @@ const FILL_POSTGRES: &str = "
     ALTER TABLE keyward_keys ENABLE TRIGGER USER;
     ANALYZE";
 
-const FILL_SQLITE: &str = "
+pub const FILL_SQLITE: &str = "
     INSERT INTO keyward_keys (id, keyspace, digest, organization, created_by, created_at, revision)
     WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 100000)
     SELECT unhex(printf('%032x', n)), 'k' || n % 3, unhex(printf('%064x', n * 7919)),

@@ -1,5 +1,7 @@
 //! What only Postgres can show: replicas at once, the order of commits, durability, and which servers are refused.
 
+use std::sync::Arc;
+
 use futures::future::join_all;
 use keyward::{
     domain::{event::EventId, key::KeyId},
@@ -163,6 +165,50 @@ async fn the_pool_is_bounded() {
     let pages = join_all((0..100).map(|_| store.list_keys(everything()))).await;
     assert!(pages.iter().all(Result::is_ok));
     assert!(store.pool().open <= 2, "{:?}", store.pool());
+}
+
+/// Two replicas count at the same time.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_create_no_more_keys_together_than_an_organization_may_have() {
+    for pooler in [false, true] {
+        let mut options = postgres_options().await;
+        options.migrate_url = Some(options.url.clone());
+        options.pooler = pooler;
+        let one = open_postgres(options.clone()).await;
+        let other = open_postgres(options).await;
+        let created = join_all((0..60).map(|n| if n % 2 == 0 { &one } else { &other }.create_key_within(key(), 11))).await;
+        assert_eq!(created.into_iter().filter(|created| *created.as_ref().unwrap()).count(), 11, "pooler: {pooler}");
+    }
+}
+
+/// Look-ups and revocations have connections that lists cannot take.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_that_wait_for_the_database_leave_connections_to_others() {
+    let mut options = postgres_options().await;
+    options.max_connections = 4;
+    let mut raw = raw_postgres(&options.url).await;
+    let mut watching = raw_postgres(&options.url).await;
+    let store = open_postgres(options).await;
+    let made = key();
+    store.create_key(made.clone()).await.unwrap();
+    // Lists read this table, and nothing else does here.
+    raw.execute("BEGIN; LOCK TABLE keyward_usage IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let lists: Vec<_> = (0..20)
+        .map(|_| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { store.list_keys(everything()).await })
+        })
+        .collect();
+    let busy = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("a list waits", async || sqlx::query_scalar::<_, i64>(busy).fetch_one(&mut watching).await.unwrap() > 0).await;
+    assert_eq!(store.find_by_digests(vec![made.digest]).await.unwrap().len(), 1);
+    let waiting: i64 = sqlx::query_scalar(busy).fetch_one(&mut watching).await.unwrap();
+    assert_eq!(waiting, 1, "of four connections lists take one");
+    raw.execute("ROLLBACK").await.unwrap();
+    for list in lists {
+        // On a busy machine a list may have waited for too long.
+        let _ = list.await.unwrap();
+    }
 }
 
 /// A standby reads the past. The test shadows the function that the store calls, so that the server seems to be in recovery.

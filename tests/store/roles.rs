@@ -49,7 +49,7 @@ async fn a_role_with_the_grants_of_the_guide_may_call_every_verb() {
     let made = key();
     store.create_key(made.clone()).await.unwrap();
     store.find_by_digests(vec![made.digest]).await.unwrap();
-    assert_eq!(store.list_keys(everything()).await.unwrap().len(), 2);
+    assert_eq!(store.list_keys(everything()).await.unwrap().rows.len(), 2);
     store.set_webhook(made.id, webhook("https://a.example/", now())).await.unwrap();
     store.record_usage(vec![Usage { id: made.id, last_used_at: 1, count: 1 }]).await.unwrap();
     store.record_usage(vec![Usage { id: made.id, last_used_at: 2, count: 1 }]).await.unwrap();

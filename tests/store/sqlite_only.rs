@@ -41,7 +41,7 @@ async fn a_store_dropped_without_close_opens_again() {
     let store = open_sqlite(&dir).await;
     store.create_key(made.clone()).await.unwrap();
     drop(store);
-    assert_eq!(open_sqlite(&dir).await.list_keys(everything()).await.unwrap(), [made]);
+    assert_eq!(open_sqlite(&dir).await.list_keys(everything()).await.unwrap().rows, [made]);
 }
 
 /// Copies the files as a crash of the machine would leave them: the store has not been closed.
@@ -61,7 +61,7 @@ async fn acknowledged_writes_survive_a_crash() {
         std::fs::copy(dir.path().join(name), left.path().join(name)).unwrap();
     }
     let after = open_sqlite(&left).await;
-    assert_eq!(after.list_keys(everything()).await.unwrap(), expected);
+    assert_eq!(after.list_keys(everything()).await.unwrap().rows, expected);
     assert_eq!(after.revoke_key(expected[0].id, revocation("again")).await.unwrap().unwrap(), expected[0]);
 }
 
@@ -167,7 +167,7 @@ async fn a_column_of_a_wrong_type_spoils_one_row() {
     let mut raw = raw_sqlite(&dir).await;
     let spoil = sqlx::query("UPDATE keyward_keys SET created_at = 'soon' WHERE id = $1").bind(bad.id.0);
     spoil.execute(&mut raw).await.unwrap();
-    let page = store.list_keys(crate::fixture::everything()).await.unwrap();
+    let page = store.list_keys(crate::fixture::everything()).await.unwrap().rows;
     assert_eq!(page.iter().map(|key| key.id).collect::<Vec<_>>(), [good.id]);
     // Look-ups that arrive together are then made one by one.
     let both = store.find_by_digests(vec![good.digest, bad.digest]).await;

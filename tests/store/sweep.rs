@@ -142,7 +142,7 @@ pub async fn each_expiry_has_one_event_with_any_number_of_replicas(f: Fixture) {
     assert_eq!(found.get(&short), Some(&vec![EXPIRED]));
     assert_eq!((found.get(&eternal), found.get(&revoked.id)), (None, None));
     let query = EventQuery { key: Some(long), limit: 10, ..EventQuery::default() };
-    let at: Vec<_> = f.store.list_events(query).await.unwrap().iter().map(|event| event.id.at()).collect();
+    let at: Vec<_> = f.store.list_events(query).await.unwrap().rows.iter().map(|event| event.id.at()).collect();
     let expected = [30 * DAY, 29 * DAY, 23 * DAY].map(|after| start + after);
     assert!(at.iter().zip(expected).all(|(at, due)| (at - due).abs() < SECOND), "{at:?} {expected:?}");
     // The event holds the key as the webhook delivers it.

@@ -6,7 +6,7 @@ pub mod settings;
 use std::time::Duration;
 
 use self::settings::{
-    ADMIN_SCOPE, CREDENTIAL, DEFAULT_SCOPES, DEFAULT_TTL, NAME, PREFIX, PUBLIC_CREATE, RATE_LIMIT, REQUIRE, SCOPES,
+    ADMIN_SCOPE, CREATE_LIMIT, CREDENTIAL, DEFAULT_SCOPES, DEFAULT_TTL, MAX_KEYS, NAME, PREFIX, PUBLIC_CREATE, RATE_LIMIT, REQUIRE, SCOPES,
     SELF_SERVICE,
 };
 use super::{limit, section::Section, setting::Setting};
@@ -96,6 +96,8 @@ fn keyspace(section: &Section<'_>, name: Option<String>, prefixes: Option<Prefix
     }
     let default_ttl = default_ttl(section);
     let rate_limit = limit::read(section, &RATE_LIMIT);
+    let max_keys = section.number(&MAX_KEYS, 1..=1_000_000);
+    let create_limit = limit::read(section, &CREATE_LIMIT);
     let self_service = section.boolean(&SELF_SERVICE) == Some(true);
     Some(Keyspace {
         name: name?,
@@ -108,6 +110,8 @@ fn keyspace(section: &Section<'_>, name: Option<String>, prefixes: Option<Prefix
         require,
         default_ttl,
         rate_limit,
+        max_keys,
+        create_limit,
         public_create,
         self_service,
     })

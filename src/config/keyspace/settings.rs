@@ -22,6 +22,8 @@ pub const TABLE: Table = Table {
         REQUIRE,
         DEFAULT_TTL,
         RATE_LIMIT,
+        MAX_KEYS,
+        CREATE_LIMIT,
         PUBLIC_CREATE,
         SELF_SERVICE,
     ],
@@ -113,6 +115,24 @@ pub const DEFAULT_TTL: Setting = Setting::unset(
 pub const RATE_LIMIT: Setting =
     Setting::unset("rate_limit", "unlimited", "{ limit = 100, window = \"60s\" }", "How often a key may be used.")
         .fields(&limit::FIELDS);
+
+/// `max_keys`
+pub const MAX_KEYS: Setting = Setting::unset(
+    "max_keys",
+    "unlimited",
+    "1000",
+    "How many keys that are neither revoked nor expired an organization may have, 1 to 1000000. Keys without an \
+     organization are not counted.",
+);
+
+/// `create_limit`
+pub const CREATE_LIMIT: Setting = Setting::unset(
+    "create_limit",
+    "unlimited",
+    "{ limit = 100, window = \"60s\" }",
+    "How often one admin key or session may create keys. Operators are not limited.",
+)
+.fields(&limit::FIELDS);
 
 /// `public_create`
 pub const PUBLIC_CREATE: Setting = Setting::new(

@@ -15,7 +15,7 @@ use crate::{
         caller::Caller,
         clock::Micros,
         egress::Egress,
-        error::{Error, Result},
+        error::{Error, ErrorKind, Result},
         key::{Binding, KeyRecord},
         keyspace::{Keyspace, Registry},
         rate_limit::RateLimit,
@@ -77,11 +77,13 @@ impl Keys {
     ///
     /// # Errors
     ///
-    /// INVALID_ARGUMENT with every bad field; PERMISSION_DENIED; RESOURCE_EXHAUSTED for a creation without a credential
-    /// past the limit of its client address; UNAVAILABLE; DEADLINE_EXCEEDED.
+    /// INVALID_ARGUMENT with every bad field; PERMISSION_DENIED; RESOURCE_EXHAUSTED for a creation past the limit of
+    /// its caller, or, without a credential, of its client address; FAILED_PRECONDITION for an organization that has as many
+    /// keys as its keyspace allows; UNAVAILABLE; DEADLINE_EXCEEDED.
     pub async fn create(&self, caller: &Caller, mut request: CreateKey, context: CallContext<'_>) -> Result<Created> {
         normalize(&mut request)?;
         let public = context.client.filter(|_| is_public(caller));
+        let _call = if public.is_some() { None } else { Some(self.calls.begin(caller)?.1) };
         let keyspace = self.resolve_keyspace(caller, &mut request, context.host_environment, public.is_some())?;
         if request.rate_limit.is_some() {
             access::may_set_rate_limit(caller)?;
@@ -93,6 +95,8 @@ impl Keys {
         if let Some(client) = public {
             // After every check: a refused request creates nothing and does not count.
             self.spend_public_creation(client).await?;
+        } else if let Some(limit) = keyspace.create_limit.filter(|_| !matches!(caller, Caller::Operator { .. })) {
+            self.spend(Subject::creator(&keyspace.name, &caller.actor()), limit).await?;
         }
         let prefix = keyspace.prefixes.for_environment(&request.binding.environment).unwrap_or_default();
         let id = self.ids.key_id();
@@ -122,7 +126,11 @@ impl Keys {
             revision: 0,
             last_used_at: None,
         };
-        context.bounded(self.store.create_key(key.clone())).await?;
+        match keyspace.max_keys.filter(|_| !key.binding.organization.is_empty()) {
+            None => context.bounded(self.store.create_key(key.clone())).await?,
+            Some(max) if context.bounded(self.store.create_key_within(key.clone(), max)).await? => {}
+            Some(_) => return Err(too_many_keys()),
+        }
         self.deliveries.notify_deliveries(&key);
         let webhook_secret = has_webhook.then(|| self.master_keys.webhook_secret(id, webhook_version)).flatten();
         Ok(Created { key, secret, webhook_secret })
@@ -163,7 +171,11 @@ impl Keys {
     }
 
     async fn spend_public_creation(&self, client: IpAddr) -> Result<()> {
-        let spent = self.limiter.spend(Subject::address(client), self.public_create_limit, 1).await;
+        self.spend(Subject::address(client), self.public_create_limit).await
+    }
+
+    async fn spend(&self, subject: Subject, limit: RateLimit) -> Result<()> {
+        let spent = self.limiter.spend(subject, limit, 1).await;
         if spent.admitted { Ok(()) } else { Err(rate_limited(Some(spent.state))) }
     }
 
@@ -278,6 +290,11 @@ fn is_public(caller: &Caller) -> bool {
         Caller::Key(key) => !key.admin,
         Caller::Operator { .. } | Caller::Service { .. } | Caller::Session(_) => false,
     }
+}
+
+fn too_many_keys() -> Error {
+    let message = "The organization has as many keys as it may have; revoke one first";
+    Error::new(ErrorKind::FailedPrecondition, "KEY_LIMIT_REACHED", message)
 }
 
 fn deduplicated(mut texts: Vec<String>) -> Vec<String> {

@@ -3,7 +3,7 @@
 use super::Keys;
 use crate::{
     domain::{
-        access::{self, Manager},
+        access::Manager,
         caller::Caller,
         error::{Error, Result},
         key::{KeyId, KeyRecord},
@@ -18,7 +18,7 @@ impl Keys {
     ///
     /// PERMISSION_DENIED; NOT_FOUND, also for a key that the caller may not see; UNAVAILABLE; DEADLINE_EXCEEDED.
     pub async fn get(&self, caller: &Caller, id: &str, context: CallContext<'_>) -> Result<KeyRecord> {
-        let manager = access::may_manage(caller)?;
+        let (manager, _call) = self.calls.begin(caller)?;
         let id = id.parse().map_err(|why| Error::invalid("id", format!("{why}")))?;
         self.visible(manager, id, context).await
     }

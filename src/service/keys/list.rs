@@ -3,7 +3,6 @@
 use super::Keys;
 use crate::{
     domain::{
-        access,
         caller::Caller,
         error::Result,
         key::{Binding, KeyId, KeyRecord, KeyStatus},
@@ -11,9 +10,9 @@ use crate::{
     },
     service::{
         context::CallContext,
-        paging::{BindingFilter, filter, fitting, list_forms, page_size, stored_forms, text_part},
+        paging::{BindingFilter, MAX_PASSED_PAGES, filter, fitting, list_forms, page_size, stored_forms, text_part},
     },
-    store::ListQuery,
+    store::{ListQuery, page::RowPage},
 };
 
 /// What to list; an empty field does not filter.
@@ -36,7 +35,7 @@ pub struct ListKeys {
 /// A page of keys.
 #[derive(Debug, Clone)]
 pub struct Page {
-    /// Newest first.
+    /// Newest first. Where filters fit few keys, a page that is not the last one may hold fewer than asked for, or none.
     pub keys: Vec<KeyRecord>,
     /// The token of the next page; none on the last one.
     pub next: Option<String>,
@@ -49,7 +48,7 @@ impl Keys {
     ///
     /// INVALID_ARGUMENT with every bad field; PERMISSION_DENIED; UNAVAILABLE; DEADLINE_EXCEEDED.
     pub async fn list(&self, caller: &Caller, request: ListKeys, context: CallContext<'_>) -> Result<Page> {
-        let manager = access::may_manage(caller)?;
+        let (manager, mut call) = self.calls.begin(caller)?;
         let mut violations = Violations::default();
         violations.binding(&request.binding);
         violations.identifier("keyspace", &request.keyspace);
@@ -77,23 +76,27 @@ impl Keys {
         };
         let filters = filters(&query);
         query.before = self.pages.position(&filters, &request.page_token)?.map(KeyId);
+        call.page_turn(context).await?;
+        let mut passed_pages = 0;
         loop {
             let list = |[organization, instance, environment]: BindingFilter| {
                 let query = ListQuery { organization, instance, environment, ..query.clone() };
                 context.bounded(self.store.list_keys(query))
             };
-            let mut keys = list_forms(&forms, query.limit, |key: &KeyRecord| key.id.0, list).await?;
+            let page = list_forms(&forms, query.limit, |key: &KeyRecord| key.id.0, list).await?;
+            let RowPage { rows: mut keys, ended_at } = page;
             let fit = fitting(keys.iter()).min(page_size as usize);
             let more = keys.len() > fit;
             keys.truncate(fit);
             let last = keys.last().filter(|_| more).map(|last| last.id);
             // A key whose keyspace is no longer configured does not exist, in this list as in any other answer.
             keys.retain(|key| self.registry.by_name(&key.keyspace).is_some());
-            if keys.is_empty() && last.is_some() {
+            if keys.is_empty() && last.is_some() && passed_pages < MAX_PASSED_PAGES {
                 query.before = last;
+                passed_pages += 1;
                 continue;
             }
-            let next = last.map(|last| self.pages.token(&filters, last.0));
+            let next = last.map(|last| last.0).or(ended_at).map(|last| self.pages.token(&filters, last));
             return Ok(Page { keys: keys.into_iter().map(|key| self.with_last_use(key)).collect(), next });
         }
     }

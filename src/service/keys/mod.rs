@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::{deliveries::DeliverySignal, ids::IdGenerator, paging::PageTokens};
+use super::{deliveries::DeliverySignal, ids::IdGenerator, management::ManagementCalls, paging::PageTokens};
 use crate::{
     domain::{
         clock::{Clock, Entropy},
@@ -35,6 +35,7 @@ pub struct Keys {
     pub(super) registry: Arc<Registry>,
     pub(super) master_keys: Arc<MasterKeys>,
     pub(super) pages: PageTokens,
+    pub(super) calls: Arc<ManagementCalls>,
     pub(super) limiter: Arc<Limiter>,
     pub(super) public_create_limit: RateLimit,
     pub(super) egress: Egress,

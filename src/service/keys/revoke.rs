@@ -32,7 +32,7 @@ impl Keys {
         mut reason: String,
         context: CallContext<'_>,
     ) -> Result<KeyRecord> {
-        let manager = access::may_manage(caller)?;
+        let (manager, _call) = self.calls.begin(caller)?;
         let mut violations = Violations::default();
         let id = id.parse::<KeyId>().map_err(|why| violations.add("id", why.to_string()));
         text::normalize(&mut reason);

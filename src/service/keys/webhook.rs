@@ -47,7 +47,7 @@ impl Keys {
         patch: WebhookPatch,
         context: CallContext<'_>,
     ) -> Result<WebhookUpdated> {
-        let manager = access::may_manage(caller)?;
+        let (manager, _call) = self.calls.begin(caller)?;
         let mut violations = Violations::default();
         let id = id.parse::<KeyId>().map_err(|why| violations.add("id", why.to_string()));
         self.validate_patch(&patch, &mut violations);

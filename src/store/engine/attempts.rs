@@ -6,7 +6,8 @@ use futures::future::BoxFuture;
 use sqlx::Database;
 use tokio::{
     runtime::Handle,
-    time::{Instant, timeout_at},
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -16,12 +17,15 @@ use super::{
 };
 use crate::store::error::{Result, StoreError};
 
-/// Whether a verb writes, and so which connection it needs. Both kinds are retried when their connection broke: run
-/// twice, a verb leaves the database as if run once, except for the counts of uses and of attempts.
+/// What a verb needs of its connection. Each kind is retried when its connection broke: run twice, a verb leaves the database
+/// as if run once, except for the counts of uses and of attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Changes nothing.
+    /// Changes nothing, and looks at few rows.
     Read,
+    /// Changes nothing, and may look at many rows. Few run at once, so that look-ups and writes always have connections that
+    /// scans cannot take.
+    Scan,
     /// May change something.
     Write,
 }
@@ -35,6 +39,8 @@ pub(crate) struct Attempts<DB: Database, X> {
     pub writers: Arc<Pool<DB>>,
     /// The connections that only read.
     pub readers: Option<Arc<Pool<DB>>>,
+    /// One for each scan that may run at once.
+    pub scans: Semaphore,
     pub rules: AttemptRules,
     pub own: X,
 }
@@ -54,6 +60,11 @@ pub(crate) struct AttemptRules {
     pub persistent: bool,
     /// Where verbs run.
     pub runtime: Handle,
+}
+
+/// How many scans may run at once on this many connections: one part of `parts`, so that they take few of the connections.
+pub(crate) fn max_scans(connections: u32, parts: u32) -> usize {
+    usize::try_from(connections / parts).unwrap_or(1).max(1)
 }
 
 impl<DB: Database, X> Attempts<DB, X> {
@@ -95,8 +106,20 @@ where
 
     fn pool(&self, kind: Kind) -> &Arc<Pool<DB>> {
         match (kind, &self.readers) {
-            (Kind::Read, Some(readers)) => readers,
+            (Kind::Read | Kind::Scan, Some(readers)) => readers,
             _ => &self.writers,
+        }
+    }
+
+    /// Waits for a scan's turn, as long as for a connection. Other kinds have no turns.
+    async fn turn(&self, kind: Kind) -> AttemptResult<Option<SemaphorePermit<'_>>> {
+        if kind != Kind::Scan {
+            return Ok(None);
+        }
+        match timeout(self.rules.acquire_timeout, self.scans.acquire()).await {
+            Ok(Ok(permit)) => Ok(Some(permit)),
+            Ok(Err(_)) => Err(AttemptError::Unreachable(sqlx::Error::PoolClosed)),
+            Err(_) => Err(AttemptError::Unreachable(sqlx::Error::PoolTimedOut)),
         }
     }
 
@@ -108,6 +131,7 @@ where
         input: &I,
         job: Job<DB, I, T>,
     ) -> AttemptResult<T> {
+        let _turn = self.turn(kind).await?;
         let checkout = self.pool(kind).acquire().await.map_err(AttemptError::Unreachable)?;
         let attempt_deadline = deadline.min(Instant::now() + self.rules.attempt_timeout);
         let mut connection = PooledConnection::new(checkout, self.rules.persistent);

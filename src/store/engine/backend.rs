@@ -10,10 +10,10 @@ use sqlx::Database;
 use super::{
     attempts::{Attempts, Job, Kind, run_in_task},
     connection::{Executor, PooledConnection},
-    rows::readable::{Readable, Unreadable},
+    rows::readable::{Readable, ScannedRows, Unreadable},
     write_batch::BatchedWrites,
 };
-use crate::store::{database::PoolGauge, error::Result};
+use crate::store::{database::PoolGauge, error::Result, page::RowPage};
 
 /// A database. `X` is what only this kind of database keeps, such as its options or its lock.
 pub struct Backend<DB: Database, X> {
@@ -49,6 +49,15 @@ where
         T: Send + 'static,
     {
         self.run(Kind::Read, input, job).await
+    }
+
+    /// Runs a job that changes nothing and may look at many rows.
+    pub(crate) async fn scan<I, T>(&self, input: I, job: Job<DB, I, T>) -> Result<T>
+    where
+        I: Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        self.run(Kind::Scan, input, job).await
     }
 
     /// Runs a job that may change something.
@@ -91,6 +100,11 @@ where
         let writers = self.attempts.writers.gauge();
         let readers = self.attempts.readers.as_ref().map(|readers| readers.gauge()).unwrap_or_default();
         PoolGauge { open: writers.open + readers.open, idle: writers.idle + readers.idle }
+    }
+
+    /// A page of which those rows that could not be read are counted and logged.
+    pub(crate) fn page<T>(&self, what: &'static str, page: ScannedRows<T>) -> RowPage<T> {
+        RowPage { rows: self.report_unreadable(what, page.read), ended_at: page.ended_at }
     }
 
     pub(crate) async fn close_pools(&self) {

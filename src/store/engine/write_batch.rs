@@ -23,6 +23,9 @@ const MAX_WAITING: usize = 4_096;
 /// The writes that arrive many at once.
 pub struct BatchedWrites {
     pub(crate) creations: WriteBatcher<KeyRecord, ()>,
+    /// Creations, each with the number of live keys that its organization may have. The result is whether the key was
+    /// written.
+    pub(crate) bounded_creations: WriteBatcher<(KeyRecord, u32), bool>,
     pub(crate) revocations: WriteBatcher<(KeyId, Revocation), Option<KeyRecord>>,
 }
 

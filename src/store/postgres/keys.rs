@@ -119,12 +119,22 @@ const FIRST_KEY: &str = with_event!(
     "k.created_at"
 );
 
+/// Begins a transaction that counts keys. Behind a transaction pooler each attempt is in one anyway, and nothing stays
+/// prepared. A replica that is paused in the transaction holds the lock of the organization; then the server ends it.
+const BEGIN_COUNTING: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+     SET LOCAL idle_in_transaction_session_timeout = '5s'";
+/// Waits until nobody else counts the keys of organization `$1`. The next statement sees what those wrote. SQLite has one
+/// writer.
+const LOCK_ORGANIZATION: &str =
+    "SELECT CAST(pg_advisory_xact_lock(hashtextextended($1, hashtext('keyward_organization'))) AS TEXT)";
+
 /// Each statement of this file, by name, for the test that prepares them.
 pub(super) const STATEMENTS: &[(&str, &str)] = &[
     ("FIND_BY_DIGESTS", FIND_BY_DIGESTS),
     ("FIND_BY_IDS", FIND_BY_IDS),
     ("ADD_USAGE", ADD_USAGE),
     ("CREATE_KEYS", CREATE_KEYS),
+    ("LOCK_ORGANIZATION", LOCK_ORGANIZATION),
     ("REVOKE_KEYS", REVOKE_KEYS),
     ("SET_WEBHOOK", SET_WEBHOOK),
     ("DISABLE_WEBHOOK", DISABLE_WEBHOOK),
@@ -183,6 +193,24 @@ impl KeyDialect for PooledConnection<Driver> {
             .bind(column(revocations, |(_, one)| one.event.0));
         query.execute(&mut *self.checkout).await?;
         Ok(())
+    }
+
+    async fn begin_counting(&mut self, organizations: &[String]) -> sqlx::Result<()> {
+        if self.persistent {
+            self.execute_script(BEGIN_COUNTING).await?;
+        }
+        for name in organizations {
+            self.execute(LOCK_ORGANIZATION, &[Value::Text(name)]).await?;
+        }
+        Ok(())
+    }
+
+    async fn create_counted_keys(&mut self, keys: &[NewKey<'_>]) -> sqlx::Result<Vec<Uuid>> {
+        self.create_keys(keys).await
+    }
+
+    async fn end_counting(&mut self, commit: bool) -> sqlx::Result<()> {
+        if self.persistent { self.execute_script(if commit { "COMMIT" } else { "ROLLBACK" }).await } else { Ok(()) }
     }
 
     async fn facts_of_digests(&mut self, digests: &[Digest]) -> sqlx::Result<Vec<FactsRow>> {

@@ -19,7 +19,7 @@ use self::connect::{check_server, connect_once, connect_options, migrate_options
 pub use self::options::PostgresOptions;
 use super::{
     engine::{
-        attempts::{AttemptRules, Attempts, run_in_task},
+        attempts::{AttemptRules, Attempts, max_scans, run_in_task},
         backend::Backend,
         migrate,
         ops::{database::applied_migrations, keys::batched_writes},
@@ -28,6 +28,7 @@ use super::{
     error::OpenError,
 };
 use sqlx::{Connection as _, Postgres as Driver, migrate::Migrator, postgres::PgConnectOptions};
+use tokio::sync::Semaphore;
 
 static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| migrate::migrator(migrate::POSTGRES));
 
@@ -152,6 +153,7 @@ fn attempts(
         persistent: !options.pooler,
         runtime: options.runtime.clone(),
     };
+    let scans = Semaphore::new(max_scans(options.max_connections, 4));
     let writers = Pool::new(connect.clone(), pool_rules);
-    Attempts { writers, readers: None, rules, own: PostgresConfig { options, connect, version } }
+    Attempts { writers, readers: None, scans, rules, own: PostgresConfig { options, connect, version } }
 }

@@ -69,6 +69,19 @@ impl KeyDialect for PooledConnection<Driver> {
         self.end(written).await
     }
 
+    async fn begin_counting(&mut self, _organizations: &[String]) -> sqlx::Result<()> {
+        // There is one transaction that writes at a time.
+        self.begin().await
+    }
+
+    async fn create_counted_keys(&mut self, keys: &[NewKey<'_>]) -> sqlx::Result<Vec<Uuid>> {
+        self.create_in_transaction(keys).await
+    }
+
+    async fn end_counting(&mut self, commit: bool) -> sqlx::Result<()> {
+        self.execute(if commit { "COMMIT" } else { "ROLLBACK" }, &[]).await.map(drop)
+    }
+
     async fn facts_of_digests(&mut self, digests: &[Digest]) -> sqlx::Result<Vec<FactsRow>> {
         let digests: Vec<String> = digests.iter().map(|digest| HEXLOWER.encode(&digest.0)).collect();
         let digests = serde_json::Value::from(digests).to_string();

@@ -18,12 +18,12 @@ use sqlx::{
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Semaphore};
 
 use self::lock::create_and_lock;
 use super::{
     engine::{
-        attempts::{AttemptRules, Attempts, run_in_task},
+        attempts::{AttemptRules, Attempts, max_scans, run_in_task},
         backend::Backend,
         migrate,
         ops::{database::applied_migrations, keys::batched_writes},
@@ -155,5 +155,6 @@ fn attempts(options: SqliteOptions, path: &Path, lock: File) -> Attempts<Driver,
         persistent: true,
         runtime: options.runtime,
     };
-    Attempts { writers, readers: Some(readers), rules, own: FileLock { _lock: lock } }
+    let scans = Semaphore::new(max_scans(options.readers, 2));
+    Attempts { writers, readers: Some(readers), scans, rules, own: FileLock { _lock: lock } }
 }

@@ -10,8 +10,11 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{Request, Response};
 use http_body::{Body, Frame};
+use http_body_util::BodyExt as _;
 use tonic::service::Routes;
 use tower_service::Service as _;
+
+use crate::service::bulk::Bulk;
 
 /// The body of a request.
 pub(crate) struct RequestBody {
@@ -80,6 +83,40 @@ pub(crate) async fn forward(mut routes: Routes, request: Request<RequestBody>, m
         && !ended
     {
         send(stream, body).await;
+    }
+}
+
+/// The calls whose responses are pages.
+const PAGES: [&str; 3] = [
+    "/keyward.v1.KeyService/List",
+    "/keyward.v1.AuditService/ListEvents",
+    "/keyward.v1.AuditService/ListDeliveries",
+];
+
+/// Whether the response to a request is a page.
+pub(crate) fn is_page(request: &Request<RequestBody>) -> bool {
+    PAGES.contains(&request.uri().path())
+}
+
+/// Like [`forward`], for a page: the call runs elsewhere, and its message is made there. This thread only sends it.
+pub(crate) async fn forward_page(
+    mut routes: Routes,
+    request: Request<RequestBody>,
+    mut respond: SendResponse<Bytes>,
+    bulk: &Bulk,
+) {
+    let page = pin!(bulk.run(async move {
+        let (head, body) = routes.call(request).await.ok()?.into_parts();
+        Some((head, body.collect().await.ok()?))
+    }));
+    match unless_reset(page, &mut respond).await {
+        Some(Ok(Some((head, body)))) => {
+            if let Ok(stream) = respond.send_response(Response::from_parts(head, ()), false) {
+                send(stream, tonic::body::Body::new(body)).await;
+            }
+        }
+        Some(_) => respond.send_reset(Reason::INTERNAL_ERROR),
+        None => {}
     }
 }
 

@@ -77,8 +77,11 @@ pub(crate) async fn list(
 ) -> RestResult {
     let page = context.service().keys.list(&caller, query.into(), context.call()).await.map_err(rest_names)?;
     let now = context.now();
-    let keys = page.keys.iter().map(|key| Key::new(key, now)).collect();
-    Ok(RestResponse::ok(&KeyPage { keys, next_cursor: page.next.as_deref() }))
+    let encoded = context.service().bulk.run(async move {
+        let keys = page.keys.iter().map(|key| Key::new(key, now)).collect();
+        RestResponse::ok(&KeyPage { keys, next_cursor: page.next.as_deref() })
+    });
+    Ok(encoded.await?)
 }
 
 /// One key

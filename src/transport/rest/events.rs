@@ -47,8 +47,11 @@ pub(crate) async fn list(
     StrictQuery(query): StrictQuery<ListEvents>,
 ) -> RestResult {
     let page = context.service().audit.list_events(&caller, query.into(), context.call()).await.map_err(names)?;
-    let events = page.events.iter().map(Event::new).collect();
-    Ok(RestResponse::ok(&EventPage { events, next_cursor: page.next.as_deref() }))
+    let encoded = context.service().bulk.run(async move {
+        let events = page.events.iter().map(Event::new).collect();
+        RestResponse::ok(&EventPage { events, next_cursor: page.next.as_deref() })
+    });
+    Ok(encoded.await?)
 }
 
 /// What became of telling the key's webhook of an event

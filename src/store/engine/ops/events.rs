@@ -4,6 +4,8 @@ use async_trait::async_trait;
 use sqlx::Database;
 use uuid::Uuid;
 
+use super::keys::scan_end;
+
 use crate::{
     domain::{
         clock::{Micros, SECOND},
@@ -18,7 +20,7 @@ use crate::{
             connection::{Executor, PooledConnection, Value},
             rows::{
                 events::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
-                readable::{NextRows, PageReader, Readable, RowResult, Unreadable},
+                readable::{NextRows, PageReader, Readable, RowResult, ScannedRows, Unreadable},
             },
             sql::events as sql,
         },
@@ -27,6 +29,7 @@ use crate::{
             Claim, ClaimedDelivery, Delivery, DeliveryState, EventQuery, EventStore, ExpiringKey, ExpiryQuery,
             NewEvent, Outbox, Settlement,
         },
+        page::RowPage,
     },
 };
 
@@ -59,9 +62,9 @@ where
     X: Send + Sync + 'static,
     PooledConnection<DB>: EventDialect,
 {
-    async fn list_events(&self, query: EventQuery) -> Result<Vec<Event>> {
-        let page = self.read(query, |db, query| Box::pin(list_events(db, query))).await?;
-        Ok(self.report_unreadable("event", page))
+    async fn list_events(&self, query: EventQuery) -> Result<RowPage<Event>> {
+        let page = self.scan(query, |db, query| Box::pin(list_events(db, query))).await?;
+        Ok(self.page("event", page))
     }
 
     async fn find_event(&self, id: EventId) -> Result<Option<Event>> {
@@ -110,7 +113,7 @@ where
     }
 
     async fn deliveries_of_key(&self, key: KeyId, before: Option<EventId>, limit: u32) -> Result<Vec<Delivery>> {
-        let page = self.read((key, before, limit), |db, (key, before, limit)| {
+        let page = self.scan((key, before, limit), |db, (key, before, limit)| {
             Box::pin(deliveries_of_key(db, *key, *before, *limit))
         });
         Ok(self.report_unreadable("delivery", page.await?))
@@ -125,19 +128,24 @@ where
     }
 }
 
-async fn list_events(db: &mut impl Executor, query: &EventQuery) -> AttemptResult<Readable<Event>> {
+async fn list_events(db: &mut impl Executor, query: &EventQuery) -> AttemptResult<ScannedRows<Event>> {
+    let listing = sql::events_for(query);
+    let before = query.before.map_or(Uuid::max(), |id| id.0);
+    let from = query.from.map_or(Uuid::nil(), |id| id.0);
+    // An end below the requested time ends nothing early.
+    let end = scan_end(db, &listing, before).await?.filter(|end| *end > from);
     let mut page = PageReader::new(query.limit);
     while let Some(NextRows { after, limit }) = page.next() {
-        let values = event_values(query, after.or(query.before.map(|id| id.0)), limit);
-        page.add::<EventRow>(db.fetch(sql::events_for(query), &values).await?)?;
+        let values = event_values(query, after.unwrap_or(before), end.unwrap_or(from), limit);
+        page.add::<EventRow>(db.fetch(listing.rows, &values).await?)?;
     }
-    Ok(page.finish())
+    Ok(page.finish_at(end))
 }
 
-fn event_values(query: &EventQuery, before: Option<Uuid>, limit: u32) -> Vec<Value<'_>> {
+fn event_values(query: &EventQuery, before: Uuid, from: Uuid, limit: u32) -> Vec<Value<'_>> {
     let mut values = vec![
-        Value::Id(before.unwrap_or(Uuid::max())),
-        Value::Id(query.from.map_or(Uuid::nil(), |id| id.0)),
+        Value::Id(before),
+        Value::Id(from),
         Value::MaybeText(query.keyspace.as_deref()),
         Value::MaybeText(query.organization.as_deref()),
         Value::MaybeText(query.instance.as_deref()),

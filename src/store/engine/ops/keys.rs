@@ -1,7 +1,7 @@
 //! The verbs about keys.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -20,24 +20,27 @@ use crate::{
         engine::{
             attempts::Attempts,
             backend::Backend,
-            classify::AttemptResult,
+            classify::{AttemptError, AttemptResult},
             connection::{Executor, PooledConnection, Value},
             insert::NewKey,
             rows::{
                 events::EventRow,
                 keys::{FactsRow, KeyRow, read_facts},
-                readable::{NextRows, PageReader, Readable},
+                readable::{NextRows, PageReader, ScannedRows},
             },
-            sql::{events::FIND_EVENT, keys as sql},
+            sql::{events::FIND_EVENT, filter::Listing, keys as sql},
             write_batch::{BatchedWrites, WriteBatcher},
         },
         error::{Result, StoreError},
         keys::{KeyStore, ListQuery, Revocation, SecretChange, Usage, WebhookChange, WebhookRemoval, WebhookUpdate},
+        page::{MAX_SCANNED_ROWS, RowPage},
     },
 };
 
 /// Maximum number of creations in one statement.
 const MAX_CREATIONS: usize = 256;
+/// Maximum number of creations in one transaction that counts the keys of their organizations first.
+const MAX_BOUNDED_CREATIONS: usize = 64;
 /// Maximum number of revocations in one statement. Each updates the single `keyward_revision` row and leaves a dead tuple
 /// behind, which later revocations in the same statement must scan past.
 const MAX_REVOCATIONS: usize = 64;
@@ -63,6 +66,13 @@ pub trait KeyDialect: Executor {
     /// Writes those keys whose id and digest do not exist yet, with their events and deliveries. Returns the ids of the keys
     /// that were written.
     async fn create_keys(&mut self, keys: &[NewKey<'_>]) -> sqlx::Result<Vec<Uuid>>;
+    /// Begins a transaction in which keys are counted and created. Until it ends, nobody else counts the keys of these
+    /// organizations. The names are in ascending order.
+    async fn begin_counting(&mut self, organizations: &[String]) -> sqlx::Result<()>;
+    /// The same as [`Self::create_keys`], in that transaction.
+    async fn create_counted_keys(&mut self, keys: &[NewKey<'_>]) -> sqlx::Result<Vec<Uuid>>;
+    /// Ends that transaction: commits it, or rolls it back. An error closes the connection.
+    async fn end_counting(&mut self, commit: bool) -> sqlx::Result<()>;
     /// Reads what verdicts on several digests need, in one statement.
     async fn facts_of_digests(&mut self, digests: &[Digest]) -> sqlx::Result<Vec<FactsRow>>;
     /// Reads keys by their ids, in any order.
@@ -89,6 +99,9 @@ where
         creations: WriteBatcher::start(attempts, max_concurrent, MAX_CREATIONS, |db, keys| {
             Box::pin(create_keys(db, keys))
         }),
+        bounded_creations: WriteBatcher::start(attempts, 1, MAX_BOUNDED_CREATIONS, |db, creations| {
+            Box::pin(create_bounded_keys(db, creations))
+        }),
         revocations: WriteBatcher::start(attempts, max_concurrent, MAX_REVOCATIONS, |db, revocations| {
             Box::pin(revoke_keys(db, revocations))
         }),
@@ -110,6 +123,10 @@ where
         self.batches().creations.write(key).await
     }
 
+    async fn create_key_within(&self, key: KeyRecord, max: u32) -> Result<bool> {
+        self.batches().bounded_creations.write((key, max)).await
+    }
+
     async fn find_by_digests(&self, digests: Vec<Digest>) -> Result<Vec<KeyFacts>> {
         if digests.is_empty() {
             return Ok(Vec::new());
@@ -122,9 +139,9 @@ where
         self.read(id, |db, id| Box::pin(find_by_id(db, *id))).await
     }
 
-    async fn list_keys(&self, query: ListQuery) -> Result<Vec<KeyRecord>> {
-        let page = self.read(query, |db, query| Box::pin(list_keys(db, query))).await?;
-        Ok(self.report_unreadable("key", page))
+    async fn list_keys(&self, query: ListQuery) -> Result<RowPage<KeyRecord>> {
+        let page = self.scan(query, |db, query| Box::pin(list_keys(db, query))).await?;
+        Ok(self.page("key", page))
     }
 
     async fn revoke_key(&self, id: KeyId, revocation: Revocation) -> Result<Option<KeyRecord>> {
@@ -174,6 +191,59 @@ async fn create_keys(db: &mut impl KeyDialect, keys: &[KeyRecord]) -> AttemptRes
         .collect())
 }
 
+/// Creates those keys for which their organization has room, and returns for each whether it was written.
+async fn create_bounded_keys(
+    db: &mut impl KeyDialect,
+    creations: &[(KeyRecord, u32)],
+) -> AttemptResult<Vec<Result<bool>>> {
+    let names: BTreeSet<String> = creations.iter().map(|(key, _)| key.binding.organization.clone()).collect();
+    let names: Vec<String> = names.into_iter().collect();
+    db.begin_counting(&names).await.map_err(AttemptError::Unreachable)?;
+    let created = count_and_create(db, creations).await;
+    db.end_counting(created.is_ok()).await.map_err(AttemptError::Unreachable)?;
+    created
+}
+
+async fn count_and_create(
+    db: &mut impl KeyDialect,
+    creations: &[(KeyRecord, u32)],
+) -> AttemptResult<Vec<Result<bool>>> {
+    let ids: Vec<Uuid> = creations.iter().map(|(key, _)| key.id.0).collect();
+    // Those exist whose first reply was lost. They are counted already.
+    let known = keys_of_ids(db, &ids).await?;
+    let mut room = HashMap::<(&str, &str), i64>::new();
+    let mut admitted = HashSet::new();
+    for (key, max) in creations.iter().filter(|(key, _)| !known.contains_key(&key.id.0)) {
+        let scope = (key.binding.organization.as_str(), key.keyspace.as_str());
+        let left = match room.entry(scope) {
+            Entry::Occupied(left) => left.into_mut(),
+            Entry::Vacant(entry) => {
+                let max = i64::from(*max);
+                let values = [Value::Text(scope.0), Value::Text(scope.1), Value::Int(key.created_at), Value::Int(max)];
+                let counts: Vec<(i64,)> = db.fetch(sql::COUNT_LIVE, &values).await?;
+                entry.insert(max - counts.first().map_or(max, |(count,)| *count))
+            }
+        };
+        if *left > 0 && admitted.insert(key.id) {
+            *left -= 1;
+        }
+    }
+    let chosen: Vec<&KeyRecord> =
+        creations.iter().map(|(key, _)| key).filter(|key| admitted.contains(&key.id)).collect();
+    let new = chosen.iter().map(|key| NewKey::of(key)).collect::<Result<Vec<_>>>()?;
+    let written: HashSet<Uuid> =
+        if new.is_empty() { HashSet::new() } else { db.create_counted_keys(&new).await?.into_iter().collect() };
+    Ok(creations
+        .iter()
+        .map(|(key, _)| match known.get(&key.id.0) {
+            Some(existing) => creation_result(key, Some(existing)).map(|()| true),
+            None if written.contains(&key.id.0) => Ok(true),
+            None if admitted.contains(&key.id) => Err(StoreError::DigestCollision),
+            None => Ok(false),
+        })
+        .collect())
+}
+
 /// Returns the result of a creation, given the key that has its id now.
 fn creation_result(key: &KeyRecord, existing: Option<&Result<KeyRecord>>) -> Result<()> {
     match existing {
@@ -203,18 +273,37 @@ async fn find_by_id(db: &mut impl Executor, id: KeyId) -> AttemptResult<Option<K
     Ok(records(db.fetch(sql::FIND_BY_ID, &[Value::Id(id.0)]).await?)?.pop())
 }
 
-async fn list_keys(db: &mut impl Executor, query: &ListQuery) -> AttemptResult<Readable<KeyRecord>> {
+async fn list_keys(db: &mut impl Executor, query: &ListQuery) -> AttemptResult<ScannedRows<KeyRecord>> {
+    let listing = sql::list_for(query);
+    let before = query.before.map_or(Uuid::max(), |id| id.0);
+    let end = scan_end(db, &listing, before).await?;
     let mut page = PageReader::new(query.limit);
     while let Some(NextRows { after, limit }) = page.next() {
-        let values = list_values(query, after.or(query.before.map(|id| id.0)), limit);
-        page.add::<KeyRow>(db.fetch(sql::list_for(query), &values).await?)?;
+        let values = list_values(query, after.unwrap_or(before), limit, end);
+        page.add::<KeyRow>(db.fetch(listing.rows, &values).await?)?;
     }
-    Ok(page.finish())
+    Ok(page.finish_at(end))
 }
 
-fn list_values(query: &ListQuery, before: Option<Uuid>, limit: u32) -> [Value<'_>; 9] {
+/// The last id that a page below `before` looks at; none if it may look at all that are left. It is found first: rows that
+/// are added meanwhile are newer, and so no row is passed.
+pub(super) async fn scan_end(
+    db: &mut impl Executor,
+    listing: &Listing<'_>,
+    before: Uuid,
+) -> AttemptResult<Option<Uuid>> {
+    if listing.is_exact {
+        return Ok(None);
+    }
+    let values = [Some(Value::Id(before)), listing.lead, Some(Value::Int(i64::from(MAX_SCANNED_ROWS) - 1))];
+    let values: Vec<Value<'_>> = values.into_iter().flatten().collect();
+    let mut rows: Vec<(Uuid,)> = db.fetch(listing.end, &values).await?;
+    Ok(rows.pop().map(|(id,)| id))
+}
+
+fn list_values(query: &ListQuery, before: Uuid, limit: u32, end: Option<Uuid>) -> [Value<'_>; 10] {
     [
-        Value::Id(before.unwrap_or(Uuid::max())),
+        Value::Id(before),
         Value::MaybeText(query.keyspace.as_deref()),
         Value::MaybeText(query.organization.as_deref()),
         Value::MaybeText(query.instance.as_deref()),
@@ -223,6 +312,7 @@ fn list_values(query: &ListQuery, before: Option<Uuid>, limit: u32) -> [Value<'_
         Value::MaybeInt(query.status.map(sql::status_number)),
         Value::Int(query.now),
         Value::Int(i64::from(limit)),
+        Value::Id(end.unwrap_or(Uuid::nil())),
     ]
 }
 

@@ -59,6 +59,13 @@ impl<T> Default for Readable<T> {
     }
 }
 
+/// What could be read of a page, and where it ended.
+pub struct ScannedRows<T> {
+    pub read: Readable<T>,
+    /// [`RowPage::ended_at`](crate::store::page::RowPage::ended_at)
+    pub ended_at: Option<Uuid>,
+}
+
 /// The least number of rows of a statement that fills a page: with one row each, a page after many unreadable rows would
 /// take as many statements.
 const MIN_REFILL: u32 = 32;
@@ -118,5 +125,11 @@ impl<T> PageReader<T> {
     /// The page.
     pub fn finish(self) -> Readable<T> {
         self.page
+    }
+
+    /// The page of statements that looked at no row beyond `end`.
+    pub fn finish_at(self, end: Option<Uuid>) -> ScannedRows<T> {
+        let is_full = self.page.rows.len() >= self.limit as usize;
+        ScannedRows { read: self.page, ended_at: end.filter(|_| !is_full) }
     }
 }

@@ -1,7 +1,10 @@
 //! The SQL about events and deliveries.
 
-use super::filter::optional_filter;
-use crate::{domain::event::EventType, store::events::EventQuery};
+use super::filter::{Listing, optional_filter, scan_end};
+use crate::{
+    domain::event::EventType,
+    store::{engine::connection::Value, events::EventQuery},
+};
 
 /// The columns of an event.
 macro_rules! event_columns {
@@ -146,6 +149,17 @@ pub const EVENTS_BY_TYPE: &str = events!("type" = "$7" except creations, "$9");
 /// Events of any type, or creations alone: these are a large part of all events.
 pub const EVENTS_ALL: &str = events!("e.id < $1 AND e.id >= $2", "e.id DESC", "$9");
 
+/// Where a page of [`EVENTS_BY_KEY`] ends. The creation is the oldest event of a key.
+pub const END_BY_KEY: &str = scan_end!("keyward_events", "key_id", " AND type <> 'key.created'");
+/// Where a page of [`EVENTS_BY_ORGANIZATION`] ends.
+pub const END_BY_ORGANIZATION: &str = scan_end!("keyward_events", "organization");
+/// Where a page of [`EVENTS_BY_ACTOR`] ends.
+pub const END_BY_ACTOR: &str = scan_end!("keyward_events", "actor");
+/// Where a page of [`EVENTS_BY_TYPE`] ends.
+pub const END_BY_TYPE: &str = scan_end!("keyward_events", "type", " AND type <> 'key.created'");
+/// Where a page of [`EVENTS_ALL`] ends.
+pub const END_ALL: &str = scan_end!("keyward_events");
+
 /// The event `$1`.
 pub const FIND_EVENT: &str = concat!("SELECT ", event_columns!(), " FROM keyward_events e WHERE e.id = $1");
 
@@ -197,6 +211,11 @@ pub const ALL: &[(&str, &str)] = &[
     ("EVENTS_BY_ACTOR", EVENTS_BY_ACTOR),
     ("EVENTS_BY_TYPE", EVENTS_BY_TYPE),
     ("EVENTS_ALL", EVENTS_ALL),
+    ("END_BY_KEY", END_BY_KEY),
+    ("END_BY_ORGANIZATION", END_BY_ORGANIZATION),
+    ("END_BY_ACTOR", END_BY_ACTOR),
+    ("END_BY_TYPE", END_BY_TYPE),
+    ("END_ALL", END_ALL),
     ("FIND_EVENT", FIND_EVENT),
     ("FIND_DELIVERY", FIND_DELIVERY),
     ("DELIVERIES_BY_KEY", DELIVERIES_BY_KEY),
@@ -210,17 +229,20 @@ pub const ALL: &[(&str, &str)] = &[
     ("FIRST_DUE", FIRST_DUE),
 ];
 
-/// Returns the statement whose index fits a query best: the narrowest filter leads.
-pub fn events_for(query: &EventQuery) -> &'static str {
-    if query.key.is_some() {
-        EVENTS_BY_KEY
-    } else if query.organization.is_some() {
-        EVENTS_BY_ORGANIZATION
-    } else if query.actor.is_some() {
-        EVENTS_BY_ACTOR
-    } else if query.kind.is_some_and(|kind| kind != EventType::KeyCreated) {
-        EVENTS_BY_TYPE
-    } else {
-        EVENTS_ALL
-    }
+/// Returns the statements whose index fits a query best: the narrowest filter leads.
+pub fn events_for(query: &EventQuery) -> Listing<'_> {
+    let EventQuery { keyspace, organization, instance, environment, key, kind, actor, .. } = query;
+    let texts = [keyspace, organization, instance, environment, actor].iter().filter(|text| text.is_some()).count();
+    let filters = texts + usize::from(key.is_some()) + usize::from(kind.is_some());
+    let text = |lead| Some(Value::Text(lead));
+    let (rows, end, lead) = match (key, organization, actor, kind) {
+        (Some(key), ..) => (EVENTS_BY_KEY, END_BY_KEY, Some(Value::Id(key.0))),
+        (None, Some(lead), ..) => (EVENTS_BY_ORGANIZATION, END_BY_ORGANIZATION, text(lead)),
+        (None, None, Some(lead), _) => (EVENTS_BY_ACTOR, END_BY_ACTOR, text(lead)),
+        (None, None, None, Some(kind)) if *kind != EventType::KeyCreated => {
+            (EVENTS_BY_TYPE, END_BY_TYPE, text(kind.name()))
+        }
+        _ => (EVENTS_ALL, END_ALL, None),
+    };
+    Listing { rows, end, is_exact: filters == usize::from(lead.is_some()), lead }
 }

@@ -1,7 +1,10 @@
 //! The SQL about keys.
 
-use super::filter::optional_filter;
-use crate::{domain::key::KeyStatus, store::keys::ListQuery};
+use super::filter::{Listing, optional_filter, scan_end};
+use crate::{
+    domain::key::KeyStatus,
+    store::{engine::connection::Value, keys::ListQuery},
+};
 
 /// The columns that a verification's look-up reads, in the order of `FactsRow`.
 macro_rules! fact_columns {
@@ -51,17 +54,26 @@ macro_rules! new_values {
 }
 pub(crate) use new_values;
 
+/// The condition of the index of live keys, and its leading columns.
+macro_rules! live {
+    () => {
+        "k.organization = $1 AND k.keyspace = $2 AND k.revoked_at IS NULL AND k.organization <> ''"
+    };
+}
+
 /// A page of keys, newest first. There is one constant for each leading column, because an optional filter uses no index.
-/// Parameters: before, keyspace, organization, instance, environment, created_by, status, now, limit.
+/// Parameters: before, keyspace, organization, instance, environment, created_by, status, now, limit, from.
 ///
 /// The leading column is bounded from both sides instead of compared for equality, so that only its index gives the rows
 /// in order. With equality the primary key does, too, and a generic plan walks all keys from the newest to find those of one
 /// organization.
 macro_rules! list {
-    (all, $($filter:expr),+) => { list!("k.id < $1", "k.id DESC", $($filter),+) };
+    (all, $($filter:expr),+) => { list!("k.id < $1 AND k.id >= $10", "k.id DESC", $($filter),+) };
     ($column:literal = $parameter:literal, $($filter:expr),+) => {
         list!(
-            concat!("(k.", $column, ", k.id) < (", $parameter, ", $1) AND k.", $column, " >= ", $parameter),
+            concat!(
+                "(k.", $column, ", k.id) < (", $parameter, ", $1) AND (k.", $column, ", k.id) >= (", $parameter, ", $10)"
+            ),
             concat!("k.", $column, " DESC, k.id DESC"),
             $($filter),+
         )
@@ -91,6 +103,25 @@ pub const LIST_ALL: &str = list!(
     optional_filter!("k.keyspace", "$2"),
     optional_filter!("k.organization", "$3"),
     optional_filter!("k.created_by", "$6")
+);
+
+/// Where a page of [`LIST_BY_ORGANIZATION`] ends.
+pub const END_BY_ORGANIZATION: &str = scan_end!("keyward_keys", "organization");
+/// Where a page of [`LIST_BY_CREATED_BY`] ends.
+pub const END_BY_CREATED_BY: &str = scan_end!("keyward_keys", "created_by");
+/// Where a page of [`LIST_BY_KEYSPACE`] ends.
+pub const END_BY_KEYSPACE: &str = scan_end!("keyward_keys", "keyspace");
+/// Where a page of [`LIST_ALL`] ends.
+pub const END_ALL: &str = scan_end!("keyward_keys");
+
+/// Number of keys of organization `$1` in keyspace `$2` that are neither revoked nor expired at `$3`; at most twice `$4`. Two
+/// ranges of the index, so that keys that have expired are not read.
+pub const COUNT_LIVE: &str = concat!(
+    "SELECT (SELECT count(*) FROM (SELECT 1 FROM keyward_keys k WHERE ",
+    live!(),
+    " AND k.expires_at IS NULL LIMIT $4) AS lasting) + (SELECT count(*) FROM (SELECT 1 FROM keyward_keys k WHERE ",
+    live!(),
+    " AND k.expires_at > $3 LIMIT $4) AS expiring)"
 );
 
 /// The key with digest `$1`: the look-up of a verification. One digest at a time is the usual case.
@@ -145,6 +176,11 @@ pub const ALL: &[(&str, &str)] = &[
     ("LIST_BY_CREATED_BY", LIST_BY_CREATED_BY),
     ("LIST_BY_KEYSPACE", LIST_BY_KEYSPACE),
     ("LIST_ALL", LIST_ALL),
+    ("END_BY_ORGANIZATION", END_BY_ORGANIZATION),
+    ("END_BY_CREATED_BY", END_BY_CREATED_BY),
+    ("END_BY_KEYSPACE", END_BY_KEYSPACE),
+    ("END_ALL", END_ALL),
+    ("COUNT_LIVE", COUNT_LIVE),
     ("FIND_BY_DIGEST", FIND_BY_DIGEST),
     ("FIND_BY_ID", FIND_BY_ID),
     ("REVOKE_KEY", REVOKE_KEY),
@@ -152,17 +188,19 @@ pub const ALL: &[(&str, &str)] = &[
     ("DISABLE_WEBHOOK", DISABLE_WEBHOOK),
 ];
 
-/// Returns the statement whose index fits a query best: the narrowest filter leads.
-pub fn list_for(query: &ListQuery) -> &'static str {
-    if query.organization.is_some() {
-        LIST_BY_ORGANIZATION
-    } else if query.created_by.is_some() {
-        LIST_BY_CREATED_BY
-    } else if query.keyspace.is_some() {
-        LIST_BY_KEYSPACE
-    } else {
-        LIST_ALL
-    }
+/// Returns the statements whose index fits a query best: the narrowest filter leads.
+pub fn list_for(query: &ListQuery) -> Listing<'_> {
+    let ListQuery { keyspace, organization, instance, environment, status, created_by, .. } = query;
+    let filters = [keyspace, organization, instance, environment, created_by];
+    let filters = filters.iter().filter(|filter| filter.is_some()).count() + usize::from(status.is_some());
+    let (rows, end, lead) = match (organization, created_by, keyspace) {
+        (Some(lead), ..) => (LIST_BY_ORGANIZATION, END_BY_ORGANIZATION, Some(lead)),
+        (None, Some(lead), _) => (LIST_BY_CREATED_BY, END_BY_CREATED_BY, Some(lead)),
+        (None, None, Some(lead)) => (LIST_BY_KEYSPACE, END_BY_KEYSPACE, Some(lead)),
+        (None, None, None) => (LIST_ALL, END_ALL, None),
+    };
+    let is_exact = filters == usize::from(lead.is_some());
+    Listing { rows, end, lead: lead.map(|lead| Value::Text(lead)), is_exact }
 }
 
 /// Returns the number that the list statements use for a status.

@@ -3,5 +3,5 @@
 
 pub mod database;
 pub mod events;
-mod filter;
+pub(crate) mod filter;
 pub mod keys;

@@ -21,7 +21,7 @@ use super::{
         api::GrpcApi,
         http2::StreamHandler,
         metadata,
-        tonic_bridge::{RequestBody, forward, poll_data, unless_reset},
+        tonic_bridge::{RequestBody, forward, forward_page, is_page, poll_data, unless_reset},
     },
     messages, unary,
 };
@@ -85,7 +85,13 @@ impl StreamHandler for RequestHandler {
         }
         let mut request = Request::from_parts(head, RequestBody::new(received, body));
         request.extensions_mut().insert(Arc::clone(&self.peer));
-        tokio::spawn(forward(self.routes.clone(), request, respond));
+        let routes = self.routes.clone();
+        if is_page(&request) {
+            let bulk = Arc::clone(&self.api.service.bulk);
+            tokio::spawn(async move { forward_page(routes, request, respond, &bulk).await });
+        } else {
+            tokio::spawn(forward(routes, request, respond));
+        }
     }
 }
 
