@@ -154,8 +154,17 @@ impl Services {
     /// Builds every service.
     pub fn new(deps: ServiceDeps, options: ServiceOptions) -> Self {
         let ServiceDeps { store, replica, registry, master_keys, clock, entropy, runtime } = deps;
-        let ServiceOptions { sessions, limiter, failures, public_create_limit, calls_per_caller, bulk, egress, events, root } =
-            options;
+        let ServiceOptions {
+            sessions,
+            limiter,
+            failures,
+            public_create_limit,
+            calls_per_caller,
+            bulk,
+            egress,
+            events,
+            root,
+        } = options;
         let metrics = Arc::new(Metrics::new(&registry));
         let deliveries = Arc::<DeliverySignal>::default();
         let ids = Arc::new(IdGenerator::new(Arc::clone(&clock), Arc::clone(&entropy)));

@@ -112,7 +112,10 @@ async fn a_list_that_fits_few_keys_ends_pages_early_and_misses_none() {
     fill(&server).await;
     let file = server.folder().join("keyward.db");
     let mut database = SqliteConnectOptions::new().filename(file).connect().await.unwrap();
-    database.execute("UPDATE keyward_keys SET created_by = 'user:ann' WHERE created_at = 1700000000000001").await.unwrap();
+    database
+        .execute("UPDATE keyward_keys SET created_by = 'user:ann' WHERE created_at = 1700000000000001")
+        .await
+        .unwrap();
     let big = admin(&mut client, "big").await;
     let (mut found, mut pages, mut empty, mut token) = (Vec::new(), 0, 0, String::new());
     loop {

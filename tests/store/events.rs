@@ -90,7 +90,8 @@ pub async fn only_the_first_revocation_writes_an_event(f: Fixture) {
         let calls = ["a", "b", "c"].map(|reason| f.store.revoke_key(id, revocation(reason)));
         assert!(join_all(calls).await.iter().all(Result::is_ok));
         let query = EventQuery { key: Some(id), limit: 10, ..EventQuery::default() };
-        let kinds: Vec<_> = f.store.list_events(query).await.unwrap().rows.into_iter().map(|event| event.kind).collect();
+        let kinds: Vec<_> =
+            f.store.list_events(query).await.unwrap().rows.into_iter().map(|event| event.kind).collect();
         assert_eq!(kinds, [EventType::KeyRevoked, EventType::KeyCreated]);
     }
 }
@@ -194,7 +195,9 @@ pub async fn every_event_filter_shape(f: Fixture) {
         assert_eq!(first.first().map(|event| event.id), expected.first().copied(), "{query:?}");
     }
     let nobody = EventQuery { organization: text(""), limit: 1_000, ..EventQuery::default() };
-    assert!(f.store.list_events(nobody).await.unwrap().rows.iter().all(|event| event.key.binding.organization.is_empty()));
+    assert!(
+        f.store.list_events(nobody).await.unwrap().rows.iter().all(|event| event.key.binding.organization.is_empty())
+    );
 }
 
 /// An event of this key that is written only once.
@@ -343,7 +346,12 @@ pub async fn a_page_of_events_looks_at_a_bounded_number_of_rows(mut f: Fixture) 
     for filter in [
         EventQuery { instance: text("nowhere"), limit: 50, ..EventQuery::default() },
         EventQuery { keyspace: text("nowhere"), limit: 50, ..EventQuery::default() },
-        EventQuery { kind: Some(EventType::KeyCreated), environment: text("nowhere"), limit: 50, ..EventQuery::default() },
+        EventQuery {
+            kind: Some(EventType::KeyCreated),
+            environment: text("nowhere"),
+            limit: 50,
+            ..EventQuery::default()
+        },
         EventQuery { actor: text("root"), environment: text("nowhere"), limit: 50, ..EventQuery::default() },
     ] {
         let page = f.store.list_events(filter.clone()).await.unwrap();

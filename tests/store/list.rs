@@ -182,7 +182,8 @@ pub async fn a_page_looks_at_a_bounded_number_of_rows(mut f: Fixture) {
     assert_eq!(ends, [1, 2, 3].map(|pages| at(99_999 - 3 * (pages * rows - 1))));
 
     // A key beyond the first page's rows is found by the page that reaches it, and once.
-    f.raw.execute("UPDATE keyward_keys SET created_by = 'root' WHERE organization = 'big' AND created_at = 45000")
+    f.raw
+        .execute("UPDATE keyward_keys SET created_by = 'root' WHERE organization = 'big' AND created_at = 45000")
         .await
         .unwrap();
     let (mut query, mut found) = (of_big, Vec::new());

@@ -60,22 +60,34 @@ const HOT: &[Hot] = &[
     hot(sql::FIND_BY_ID, ("uuid", ID), "keyward_keys_pkey"),
     hot(
         sql::LIST_BY_ORGANIZATION,
-        (LIST, "'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, 'big', NULL, NULL, NULL, NULL, 0, 51, '00000000-0000-0000-0000-000000000000'"),
+        (
+            LIST,
+            "'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, 'big', NULL, NULL, NULL, NULL, 0, 51, '00000000-0000-0000-0000-000000000000'",
+        ),
         "keyward_keys_organization",
     ),
     hot(
         sql::LIST_BY_CREATED_BY,
-        (LIST, "'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, NULL, NULL, NULL, 'root', NULL, 0, 51, '00000000-0000-0000-0000-000000000000'"),
+        (
+            LIST,
+            "'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, NULL, NULL, NULL, 'root', NULL, 0, 51, '00000000-0000-0000-0000-000000000000'",
+        ),
         "keyward_keys_created_by",
     ),
     hot(
         sql::LIST_BY_KEYSPACE,
-        (LIST, "'ffffffff-ffff-ffff-ffff-ffffffffffff', 'k1', NULL, NULL, NULL, NULL, NULL, 0, 51, '00000000-0000-0000-0000-000000000000'"),
+        (
+            LIST,
+            "'ffffffff-ffff-ffff-ffff-ffffffffffff', 'k1', NULL, NULL, NULL, NULL, NULL, 0, 51, '00000000-0000-0000-0000-000000000000'",
+        ),
         "keyward_keys_keyspace",
     ),
     hot(
         sql::LIST_ALL,
-        (LIST, "'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, NULL, NULL, NULL, NULL, NULL, 0, 51, '00000000-0000-0000-0000-000000000000'"),
+        (
+            LIST,
+            "'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, NULL, NULL, NULL, NULL, NULL, 0, 51, '00000000-0000-0000-0000-000000000000'",
+        ),
         "keyward_keys_pkey",
     ),
     hot(sql::REVOKE_KEY, ("uuid, bigint, text, text", ID_AND_3), "keyward_keys_pkey"),

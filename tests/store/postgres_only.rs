@@ -176,7 +176,8 @@ async fn replicas_create_no_more_keys_together_than_an_organization_may_have() {
         options.pooler = pooler;
         let one = open_postgres(options.clone()).await;
         let other = open_postgres(options).await;
-        let created = join_all((0..60).map(|n| if n % 2 == 0 { &one } else { &other }.create_key_within(key(), 11))).await;
+        let created =
+            join_all((0..60).map(|n| if n % 2 == 0 { &one } else { &other }.create_key_within(key(), 11))).await;
         assert_eq!(created.into_iter().filter(|created| *created.as_ref().unwrap()).count(), 11, "pooler: {pooler}");
     }
 }
@@ -200,7 +201,8 @@ async fn lists_that_wait_for_the_database_leave_connections_to_others() {
         })
         .collect();
     let busy = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    eventually("a list waits", async || sqlx::query_scalar::<_, i64>(busy).fetch_one(&mut watching).await.unwrap() > 0).await;
+    eventually("a list waits", async || sqlx::query_scalar::<_, i64>(busy).fetch_one(&mut watching).await.unwrap() > 0)
+        .await;
     assert_eq!(store.find_by_digests(vec![made.digest]).await.unwrap().len(), 1);
     let waiting: i64 = sqlx::query_scalar(busy).fetch_one(&mut watching).await.unwrap();
     assert_eq!(waiting, 1, "of four connections lists take one");

@@ -6,8 +6,8 @@ pub mod settings;
 use std::time::Duration;
 
 use self::settings::{
-    ADMIN_SCOPE, CREATE_LIMIT, CREDENTIAL, DEFAULT_SCOPES, DEFAULT_TTL, MAX_KEYS, NAME, PREFIX, PUBLIC_CREATE, RATE_LIMIT, REQUIRE, SCOPES,
-    SELF_SERVICE,
+    ADMIN_SCOPE, CREATE_LIMIT, CREDENTIAL, DEFAULT_SCOPES, DEFAULT_TTL, MAX_KEYS, NAME, PREFIX, PUBLIC_CREATE,
+    RATE_LIMIT, REQUIRE, SCOPES, SELF_SERVICE,
 };
 use super::{limit, section::Section, setting::Setting};
 use crate::domain::{

@@ -87,11 +87,8 @@ pub(crate) async fn forward(mut routes: Routes, request: Request<RequestBody>, m
 }
 
 /// The calls whose responses are pages.
-const PAGES: [&str; 3] = [
-    "/keyward.v1.KeyService/List",
-    "/keyward.v1.AuditService/ListEvents",
-    "/keyward.v1.AuditService/ListDeliveries",
-];
+const PAGES: [&str; 3] =
+    ["/keyward.v1.KeyService/List", "/keyward.v1.AuditService/ListEvents", "/keyward.v1.AuditService/ListDeliveries"];
 
 /// Whether the response to a request is a page.
 pub(crate) fn is_page(request: &Request<RequestBody>) -> bool {
