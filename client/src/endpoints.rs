@@ -1,0 +1,33 @@
+//! The addresses of Keyward, used in turn.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use crate::endpoint::Endpoint;
+
+/// The addresses of Keyward; at least one.
+pub(crate) struct Endpoints {
+    all: Vec<Arc<Endpoint>>,
+    next: AtomicUsize,
+}
+
+impl Endpoints {
+    /// These addresses. The first one to be used is any of them, so that clients spread over all.
+    pub(crate) fn new(all: Vec<Arc<Endpoint>>, first: usize) -> Self {
+        Self { all, next: AtomicUsize::new(first) }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The next address that is up. If none is, the next one: its failure is as good an answer as any.
+    pub(crate) fn next(&self) -> &Arc<Endpoint> {
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let turn = |step: usize| &self.all[first.wrapping_add(step) % self.all.len()];
+        (0..self.all.len()).map(turn).find(|endpoint| endpoint.is_up()).unwrap_or_else(|| turn(0))
+    }
+}

@@ -1,0 +1,167 @@
+//! Why a request is not let through, as a JSON response and as a gRPC status: the same table as Keyward's own.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::body::GuardedBody;
+use crate::{
+    error::{Error, ErrorKind},
+    verdict::{RateLimit, Reason, Refusal},
+};
+
+/// `domain` of every ErrorInfo.
+const DOMAIN: &str = "keyward";
+
+/// Why a request is not let through.
+#[derive(Debug)]
+pub(super) enum Denial {
+    /// It has no secret where the keyspace's keys are.
+    MissingCredential,
+    /// It has two.
+    SeveralCredentials,
+    /// What it has is not text, and so no secret.
+    NotText,
+    /// Two readers of its path could disagree.
+    AmbiguousPath,
+    /// No rule is for it.
+    NoRoute,
+    /// The key is not valid for it. The first scope that the key lacks, if it lacks one.
+    Refused(Refusal, Option<String>),
+    /// There is no verdict.
+    Undecided(Error),
+}
+
+/// What both forms of an answer say.
+struct Answer {
+    status: StatusCode,
+    code: Code,
+    reason: &'static str,
+    message: String,
+    retry_after: Option<Duration>,
+}
+
+impl Answer {
+    fn new(status: StatusCode, code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, reason, message: message.into(), retry_after: None }
+    }
+}
+
+impl Denial {
+    fn answer(&self) -> Answer {
+        use StatusCode as Http;
+        let unauthorized =
+            |reason| Answer::new(Http::UNAUTHORIZED, Code::Unauthenticated, reason, "Invalid or expired API key");
+        match self {
+            Self::MissingCredential => {
+                Answer { message: "No authentication provided".to_owned(), ..unauthorized("MISSING_CREDENTIAL") }
+            }
+            Self::SeveralCredentials => {
+                let message = "authorization: two credentials count in this request; send one";
+                Answer::new(Http::BAD_REQUEST, Code::InvalidArgument, "INVALID_ARGUMENT", message)
+            }
+            Self::NotText => unauthorized(Reason::Malformed.name()),
+            Self::AmbiguousPath => {
+                let message = "The path can be read in two ways";
+                Answer::new(Http::BAD_REQUEST, Code::InvalidArgument, "AMBIGUOUS_PATH", message)
+            }
+            Self::NoRoute => {
+                Answer::new(Http::FORBIDDEN, Code::PermissionDenied, "NO_ROUTE", "No rule allows this request")
+            }
+            Self::Refused(refusal, missing) => match refusal.reason() {
+                Reason::InsufficientScope => {
+                    let message = match missing {
+                        Some(scope) => format!("API key does not have '{scope}' scope"),
+                        None => "API key does not have a required scope".to_owned(),
+                    };
+                    Answer::new(Http::FORBIDDEN, Code::PermissionDenied, "INSUFFICIENT_SCOPE", message)
+                }
+                Reason::RateLimited => Answer {
+                    retry_after: refusal.rate_limit().and_then(|state| state.retry_after),
+                    ..Answer::new(
+                        Http::TOO_MANY_REQUESTS,
+                        Code::ResourceExhausted,
+                        "RATE_LIMITED",
+                        "Rate limit exceeded",
+                    )
+                },
+                reason => unauthorized(reason.name()),
+            },
+            // The layer's own settings ask for what no key can have: trying again does not help.
+            Self::Undecided(error) if error.kind() == ErrorKind::InvalidArgument => {
+                Answer::new(Http::INTERNAL_SERVER_ERROR, Code::Internal, "INTERNAL", "Internal error")
+            }
+            Self::Undecided(_) => Answer {
+                retry_after: Some(Duration::from_secs(1)),
+                ..Answer::new(Http::SERVICE_UNAVAILABLE, Code::Unavailable, "UNAVAILABLE", "Try again")
+            },
+        }
+    }
+
+    /// The response, with the refusal or the error as an extension.
+    pub(super) fn into_response<B>(self, grpc: bool) -> Response<GuardedBody<B>> {
+        let answer = self.answer();
+        let mut response = if grpc { grpc_response(answer) } else { rest_response(&answer) };
+        match self {
+            Self::Refused(refusal, _) => {
+                if let Some(state) = refusal.rate_limit() {
+                    rate_limit_headers(response.headers_mut(), state);
+                }
+                response.extensions_mut().insert(refusal);
+            }
+            Self::Undecided(error) => drop(response.extensions_mut().insert(error)),
+            _ => {}
+        }
+        response
+    }
+}
+
+fn rest_response<B>(answer: &Answer) -> Response<GuardedBody<B>> {
+    let error = answer.status.canonical_reason().unwrap_or("Error");
+    // Nothing in these texts needs an escape: scopes were checked when the layer was built.
+    let text = format!(
+        r#"{{"error":"{error}","message":"{}","code":"{}"}}"#,
+        answer.message,
+        answer.reason.to_ascii_lowercase()
+    );
+    let mut response = Response::new(GuardedBody::refusal(text));
+    *response.status_mut() = answer.status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if answer.status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"keyward\""));
+    }
+    if let Some(wait) = answer.retry_after {
+        // Whole seconds, rounded up: a request made then is admitted.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    }
+    response
+}
+
+fn grpc_response<B>(answer: Answer) -> Response<GuardedBody<B>> {
+    let mut details = ErrorDetails::with_error_info(answer.reason, DOMAIN, []);
+    if let Some(wait) = answer.retry_after {
+        details.set_retry_info(Some(wait));
+    }
+    if answer.reason == "INVALID_ARGUMENT"
+        && let Some((field, why)) = answer.message.split_once(": ")
+    {
+        details.add_bad_request_violation(field, why);
+    }
+    let status = Status::with_error_details(answer.code, answer.message, details);
+    status.into_http::<()>().map(|()| GuardedBody::refusal(String::new()))
+}
+
+/// Adds the state of a key's rate limit.
+pub(super) fn rate_limit_headers(headers: &mut HeaderMap, state: RateLimit) {
+    // Rounded up: `remaining` must have grown by then.
+    let reset = state.reset.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let reset = u64::try_from(reset.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
+    headers.insert(HeaderName::from_static("x-ratelimit-limit"), HeaderValue::from(state.limit));
+    headers.insert(HeaderName::from_static("x-ratelimit-remaining"), HeaderValue::from(state.remaining));
+    headers.insert(HeaderName::from_static("x-ratelimit-reset"), HeaderValue::from(reset));
+}

@@ -1,0 +1,36 @@
+//! A tower layer that lets only requests with a valid key through, for axum and tonic services alike.
+//!
+//! The layer takes the key's secret from the request, asks Keyward, and puts a [`Principal`](crate::Principal) into the
+//! request's extensions. Every other request is answered here, as Keyward itself answers: a request whose content type is
+//! `application/grpc` with a gRPC status that has details, all others with a JSON body. What Keyward cannot decide is
+//! refused with 503 or UNAVAILABLE; nothing is let through because of a failure.
+//!
+//! ```no_run
+//! # fn f(client: keyward_client::Client) -> Result<(), keyward_client::BuildError> {
+//! use keyward_client::{KeywardLayer, layer::Route};
+//!
+//! let layer = KeywardLayer::builder(client, "norrix")
+//!     .environment("production")
+//!     .route(Route::at("/healthz").public())
+//!     .route(Route::at("/api/build/*").methods(["GET", "POST"]).scope("build"))
+//!     .build()?;
+//! # Ok(()) }
+//! ```
+//!
+//! A refusal carries the [`Error`](crate::Error) or the [`Refusal`](crate::Refusal) as an extension of the response, for
+//! layers outside of this one that log.
+
+mod body;
+mod builder;
+mod credential;
+mod denial;
+mod path;
+mod request_id;
+mod route;
+mod service;
+
+pub use body::GuardedBody;
+pub use builder::{KeywardLayer, LayerBuilder};
+pub use credential::CredentialHeader;
+pub use route::Route;
+pub use service::KeywardService;

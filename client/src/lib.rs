@@ -1,0 +1,25 @@
+#![doc = include_str!("../README.md")]
+
+mod backoff;
+mod builder;
+mod check;
+mod client;
+mod credential;
+mod endpoint;
+mod endpoints;
+mod error;
+pub mod layer;
+pub mod proto;
+mod stream;
+#[cfg(feature = "tls")]
+mod tls;
+mod verdict;
+
+pub use builder::ClientBuilder;
+pub use check::{Check, CheckFuture};
+pub use client::{Client, KeyService};
+pub use error::{BuildError, Error, ErrorKind};
+pub use layer::KeywardLayer;
+#[cfg(feature = "tls")]
+pub use tls::Tls;
+pub use verdict::{Principal, RateLimit, Reason, Refusal, Verdict};
