@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     change::{revocation, webhook},
-    fixture::{event_id, everything, key, now, open_postgres, postgres_options, raw_postgres},
+    fixture::{event_id, eventually, everything, key, now, open_postgres, postgres_options, raw_postgres},
     support::role_of_the_service,
 };
 
@@ -102,6 +102,24 @@ async fn calls_wait_for_the_pools_connection_when_the_server_allows_no_more() {
     let pages = join_all((0..40).map(|_| store.list_keys(everything()))).await;
     assert!(pages.iter().all(Result::is_ok), "{:?}", pages.iter().find(|page| page.is_err()));
     assert_eq!(store.pool().open, 1);
+}
+
+/// The pool has two of the three connections that the server allows, and the lease needs two.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pool_leaves_its_idle_connections_to_the_lease_when_the_server_allows_no_more() {
+    let owner = postgres_options().await;
+    open_postgres(owner.clone()).await;
+    let url = role_of_the_service(&owner.url).await;
+    limit_connections(&owner.url, &url, 3).await;
+    let store = open_postgres(PostgresOptions::new(url, Handle::current())).await;
+    eventually("the pool has two connections", async || {
+        join_all((0..8).map(|_| store.ping())).await;
+        store.pool().open >= 2
+    })
+    .await;
+    let mut feed = store.change_feed(Duration::from_secs(5));
+    eventually("the lease has two connections", async || feed.connect().await.is_ok()).await;
+    store.ping().await.unwrap();
 }
 
 /// Sets how many connections the role of a URL may have.

@@ -201,6 +201,16 @@ impl<DB: Database> Pool<DB> {
         self.close_each(invalidated.into_iter().map(|one| one.connection));
     }
 
+    /// Closes the idle connections but one, so that another user of a server that allows no more gets theirs.
+    pub fn release_idle(&self) {
+        loop {
+            let mut idle = self.idle.lock();
+            let Some(one) = (self.open.load(Ordering::SeqCst) > 1).then(|| idle.pop_front()).flatten() else { return };
+            drop(idle);
+            self.close_one(one.connection);
+        }
+    }
+
     /// Waits for the calls in flight, then closes every connection. Later calls fail with `PoolClosed`.
     pub async fn close(&self) {
         let all = self.permits.acquire_many(self.rules.max_connections).await;

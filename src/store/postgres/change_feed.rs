@@ -20,7 +20,7 @@ use crate::{
         change_feed::{ChangeBatch, ChangeFeed, MAX_CHANGES, Notification},
         database::ReplicaRow,
         engine::classify::{describe, unavailability},
-        error::{Result, StoreError, Unavailability},
+        error::{Result, StoreError, Unavailability, UnavailableCause},
     },
 };
 
@@ -36,6 +36,8 @@ pub struct PostgresChangeFeed {
     statement_timeout: Duration,
     /// What each statement begins with.
     begin: String,
+    /// Called when the server allows no more connections: its other users release some.
+    when_full: Option<Box<dyn Fn() + Send + Sync>>,
     writer: Option<PgConnection>,
     reader: Option<PgConnection>,
 }
@@ -43,12 +45,17 @@ pub struct PostgresChangeFeed {
 impl PostgresChangeFeed {
     /// Makes a feed that is not connected.
     pub fn new(options: PgConnectOptions, statement_timeout: Duration) -> Self {
-        Self { options, statement_timeout, begin: String::new(), writer: None, reader: None }
+        Self { options, statement_timeout, begin: String::new(), when_full: None, writer: None, reader: None }
     }
 
     /// Lets each statement begin with `begin`, which holds for its transaction.
     pub(super) fn begin_with(self, begin: String) -> Self {
         Self { begin, ..self }
+    }
+
+    /// Calls `release` when the server allows no more connections.
+    pub(super) fn when_full(self, release: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { when_full: Some(Box::new(release)), ..self }
     }
 
     async fn open(&self) -> Result<PgConnection> {
@@ -57,7 +64,13 @@ impl PostgresChangeFeed {
             check_server(&mut connection).await?;
             Ok(connection)
         });
-        check(opened.await)
+        let opened = check(opened.await);
+        if let (Err(StoreError::Unavailable(why)), Some(release)) = (&opened, &self.when_full)
+            && why.cause == UnavailableCause::TooManyConnections
+        {
+            release();
+        }
+        opened
     }
 
     /// Runs statements on the writer. A failure drops the connection, because the result is unknown.

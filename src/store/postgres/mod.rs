@@ -113,7 +113,9 @@ impl Postgres {
     /// Makes a change feed on this database that is not connected, whose statements take at most `statement_timeout`.
     pub fn change_feed(&self, statement_timeout: Duration) -> PostgresChangeFeed {
         let PostgresConfig { options, connect, version } = &self.attempts.own;
-        let feed = PostgresChangeFeed::new(connect.clone(), statement_timeout);
+        let pool = Arc::clone(&self.attempts.writers);
+        // The lease comes before the calls: without it, each of them reads the database.
+        let feed = PostgresChangeFeed::new(connect.clone(), statement_timeout).when_full(move || pool.release_idle());
         if options.pooler { feed.begin_with(pinned::in_transaction(options.statement_timeout, *version)) } else { feed }
     }
 
