@@ -12,7 +12,7 @@ use crate::{
     service::jobs::Jobs,
     webhook::{
         DeliveryRules, OutboxDeps, OutboxWorker,
-        client::{SystemResolver, WebhookClient},
+        client::{DnsResolver, WebhookClient},
     },
 };
 
@@ -54,7 +54,7 @@ pub fn start(tasks: &TaskTracker, stop: &CancellationToken, end: &CancellationTo
 
 /// Starts the delivery of webhooks, until `stop`.
 pub fn deliver_webhooks(tasks: &TaskTracker, stop: &CancellationToken, parts: &Parts, settings: &Webhooks) {
-    let client = WebhookClient::new(settings.egress.clone(), Arc::new(SystemResolver), settings.timeout);
+    let client = WebhookClient::new(settings.egress.clone(), Arc::new(DnsResolver::default()), settings.timeout);
     let rules = DeliveryRules {
         timeout: settings.timeout,
         retries: settings.retries.clone(),

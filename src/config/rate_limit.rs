@@ -6,7 +6,7 @@ use super::{
     section::Section,
     setting::{Setting, Table},
 };
-use crate::domain::rate_limit::OnTimeout;
+use crate::domain::{rate_limit::OnTimeout, server_url};
 
 /// The table.
 pub const TABLE: Table = Table {
@@ -84,18 +84,13 @@ pub fn read(section: &Section<'_>) -> Option<RateLimits> {
 }
 
 fn store(text: &str) -> Result<RateLimitStore, String> {
-    if text == "memory" {
+    if server_url::trimmed(text) == "memory" {
         return Ok(RateLimitStore::Memory);
     }
-    // The messages of both parsers could hold the password.
-    let url =
-        url::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "redis" | "rediss" | "valkey" | "valkeys"));
-    if url.is_none_or(|url| url.host_str().is_none_or(str::is_empty)) {
-        return Err("must be \"memory\" or a redis:// URL with a host".to_owned());
-    }
-    // The client is stricter than the URL's syntax about what follows the host.
-    match redis::Client::open(text) {
-        Ok(_) => Ok(RateLimitStore::Redis(text.to_owned())),
+    let url = server_url::redis(text)?;
+    // What only the driver refuses is found here, too. Its message could hold the password.
+    match redis::Client::open(url) {
+        Ok(_) => Ok(RateLimitStore::Redis(url.to_owned())),
         Err(_) => Err("is not a redis:// URL such as redis://user:password@host:6379/0".to_owned()),
     }
 }

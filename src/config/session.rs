@@ -129,7 +129,8 @@ fn issuer(section: &Section<'_>, configured: &[&str]) -> Option<Issuer> {
             section.problem("", format_args!("{} is missing", setting.name));
         }
     }
-    let issuer = section.text(&ISSUER);
+    // The parser of URLs ignores white space around them, and the comparison with a token's issuer does not.
+    let issuer = section.text(&ISSUER).map(|issuer| issuer.trim().to_owned());
     let named = issuer.is_some();
     let audiences = section.one_or_more(&AUDIENCE);
     if audiences.as_ref().is_some_and(|audiences| audiences.is_empty() || audiences.iter().any(String::is_empty)) {

@@ -15,6 +15,7 @@ pub mod oidc;
 pub mod page_token;
 pub mod rate_limit;
 pub mod secret;
+pub mod server_url;
 pub mod session;
 pub(crate) mod text;
 mod typeid;

@@ -31,7 +31,10 @@ use super::{
     redis_call::{LastAnswer, PendingCall, ScriptCall, ScriptClient, ScriptReply},
     subject::Subject,
 };
-use crate::domain::rate_limit::{OnTimeout, RateLimit, SpendResult};
+use crate::domain::{
+    rate_limit::{OnTimeout, RateLimit, SpendResult},
+    server_url,
+};
 
 /// Number of error replies in a row after which the circuit breaker opens. A lost connection opens it at once.
 const MAX_ERRORS: u32 = 5;
@@ -105,7 +108,7 @@ impl SharedLimiter {
         leases: Option<PermitLeases>,
         runtime: &Handle,
     ) -> Result<Arc<Self>, RedisError> {
-        let client = Client::open(url)?;
+        let client = Client::open(server_url::trimmed(url))?;
         let limiter = Arc::new(Self {
             connection: ArcSwapOption::empty(),
             errors: AtomicU32::new(0),

@@ -83,14 +83,11 @@ impl Sessions {
         if !rules.algorithms.contains(&token.algorithm) {
             return Err(malformed());
         }
-        let key = timeout_at(deadline, provider.key(token.key_id.as_deref(), token.algorithm)).await;
-        let key = key.unwrap_or(Err(KeyError::Unreachable)).map_err(|error| match error {
-            KeyError::Unknown => malformed(),
+        let verified = timeout_at(deadline, provider.verify(&token)).await;
+        verified.unwrap_or(Err(KeyError::Unreachable)).map_err(|error| match error {
+            KeyError::Unverified => malformed(),
             KeyError::Unreachable => Error::unavailable(format!("no keys of {}", rules.issuer)),
         })?;
-        if !key.verifies(&token) {
-            return Err(malformed());
-        }
         rules.caller(&token.claims, self.clock.wall())
     }
 

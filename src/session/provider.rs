@@ -16,30 +16,33 @@ use serde::Deserialize;
 use tokio::{runtime::Handle, task::AbortHandle};
 use url::Url;
 
-use super::jwks::{KeySet, VerifyingKey};
+use super::{
+    jwks::{KeySet, Signature},
+    token::Token,
+};
 use crate::domain::{
     clock::{Clock, Micros, SECOND},
-    oidc::{Algorithm, Issuer},
+    oidc::Issuer,
 };
 
 /// Maximum size of a document.
-const MAX_DOCUMENT_BYTES: usize = 256 << 10;
+const MAX_DOCUMENT_BYTES: usize = 1 << 20;
 /// Timeout of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout of a document as a whole.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(4);
-/// Minimum time between two fetches for unknown key ids: anybody can send a token with a made-up id.
-const UNKNOWN_ID_INTERVAL: Micros = 30 * SECOND;
+/// Minimum time between two fetches for tokens that no cached key verifies: anybody can send one.
+const UNVERIFIED_INTERVAL: Micros = 30 * SECOND;
 /// Delay after the first failed fetch; doubled with each further one.
 const MIN_RETRY_DELAY: Micros = SECOND;
 /// Longest delay after a failed fetch.
 const MAX_RETRY_DELAY: Micros = 30 * SECOND;
 
-/// Why no key can be used.
+/// Why a token is not verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyError {
-    /// The issuer has no such key.
-    Unknown,
+    /// No key of the issuer signed it.
+    Unverified,
     /// The issuer is unreachable, and no cached key fits.
     Unreachable,
 }
@@ -49,8 +52,8 @@ pub enum KeyError {
 enum FetchReason {
     /// There are no keys yet, or they are near their maximum age.
     Age,
-    /// No cached key has the token's key id.
-    UnknownId,
+    /// No cached key signed the token: it may be signed with a new key, or its key id now stands for another key.
+    Unverified,
 }
 
 /// Completes with the fetch, which runs in its own task.
@@ -90,7 +93,7 @@ struct Gate {
     failures_in_a_row: u32,
     failures: u64,
     not_before: Micros,
-    unknown_not_before: Micros,
+    unverified_not_before: Micros,
 }
 
 impl Provider {
@@ -111,28 +114,34 @@ impl Provider {
         Ok(Self { rules, http, clock, runtime, cached: ArcSwapOption::empty(), gate: Mutex::default() })
     }
 
-    /// The key that a token names. Fetches the keys, and waits for that, if no cached key fits.
-    pub async fn key(self: &Arc<Self>, id: Option<&str>, algorithm: Algorithm) -> Result<Arc<VerifyingKey>, KeyError> {
+    /// Verifies a token's signature. Fetches the keys, and waits for that, if no cached key signed it.
+    ///
+    /// # Errors
+    ///
+    /// The token is not verified.
+    pub async fn verify(self: &Arc<Self>, token: &Token<'_>) -> Result<(), KeyError> {
         let reason = match &*self.cached.load() {
-            None => Some(FetchReason::Age),
-            Some(cached) => match cached.keys.find(id, algorithm) {
-                None => Some(FetchReason::UnknownId),
+            None => FetchReason::Age,
+            Some(cached) => match cached.keys.check(token) {
                 // While the issuer is unreachable, a cached key is used beyond its maximum age, without waiting.
-                Some(key) if self.age(cached) < self.max_age() || self.gate.lock().failures_in_a_row > 0 => {
-                    return Ok(Arc::clone(key));
+                Signature::Verified if self.age(cached) < self.max_age() || self.gate.lock().failures_in_a_row > 0 => {
+                    return Ok(());
                 }
-                Some(_) => Some(FetchReason::Age),
+                Signature::Verified => FetchReason::Age,
+                Signature::Wrong | Signature::NoKey => FetchReason::Unverified,
             },
         };
-        if let Some(fetch) = reason.and_then(|reason| self.fetch(reason)) {
+        if let Some(fetch) = self.fetch(reason) {
             fetch.await;
         }
         let cached = self.cached.load();
-        match cached.as_ref().and_then(|cached| cached.keys.find(id, algorithm)) {
-            Some(key) => Ok(Arc::clone(key)),
+        match cached.as_ref().map(|cached| cached.keys.check(token)) {
+            Some(Signature::Verified) => Ok(()),
+            Some(Signature::Wrong) => Err(KeyError::Unverified),
             // The token may name a new key that could not be fetched.
-            None if cached.is_none() || self.gate.lock().failures_in_a_row > 0 => Err(KeyError::Unreachable),
-            None => Err(KeyError::Unknown),
+            None => Err(KeyError::Unreachable),
+            Some(Signature::NoKey) if self.gate.lock().failures_in_a_row > 0 => Err(KeyError::Unreachable),
+            Some(Signature::NoKey) => Err(KeyError::Unverified),
         }
     }
 
@@ -170,11 +179,11 @@ impl Provider {
         if let Some((_, fetch)) = gate.fetch.as_ref().filter(|(task, _)| !task.is_finished()) {
             return Some(fetch.clone());
         }
-        if now < gate.not_before || (reason == FetchReason::UnknownId && now < gate.unknown_not_before) {
+        if now < gate.not_before || (reason == FetchReason::Unverified && now < gate.unverified_not_before) {
             return None;
         }
-        if reason == FetchReason::UnknownId {
-            gate.unknown_not_before = now + UNKNOWN_ID_INTERVAL;
+        if reason == FetchReason::Unverified {
+            gate.unverified_not_before = now + UNVERIFIED_INTERVAL;
         }
         let provider = Arc::clone(self);
         let task = self.runtime.spawn(async move { provider.fetch_and_store().await });
@@ -189,6 +198,7 @@ impl Provider {
         let now = self.clock.boottime();
         match fetched {
             Ok(keys) => {
+                self.log_skipped(&keys);
                 self.cached.store(Some(Arc::new(CachedKeys { keys, fetched_at: now })));
                 let mut gate = self.gate.lock();
                 gate.failures_in_a_row = 0;
@@ -203,6 +213,15 @@ impl Provider {
                 gate.failures += 1;
                 gate.not_before = now + delay.min(MAX_RETRY_DELAY);
             }
+        }
+    }
+
+    /// Logs the keys that are not used, once for each change.
+    fn log_skipped(&self, keys: &KeySet) {
+        let cached = self.cached.load();
+        let known = cached.as_ref().map_or("", |cached| &cached.keys.skipped);
+        if !keys.skipped.is_empty() && keys.skipped != known {
+            tracing::warn!(issuer = self.rules.issuer, skipped = keys.skipped, "keys of the issuer are not used");
         }
     }
 
@@ -237,6 +256,10 @@ impl Provider {
             if document.len() > MAX_DOCUMENT_BYTES {
                 return Err(format!("{url}: more than {MAX_DOCUMENT_BYTES} bytes"));
             }
+        }
+        // Some editors and servers put a byte order mark before the text.
+        if document.starts_with(b"\xef\xbb\xbf") {
+            document.drain(..3);
         }
         Ok(document)
     }

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod commit;
 mod config;
 mod grpc_admin;
 mod grpc_bounds;
@@ -31,6 +32,7 @@ mod rest_bodies;
 mod rest_credentials;
 mod rest_environment;
 mod rest_events;
+mod rest_forms;
 mod rest_fuzz;
 mod rest_hostile;
 mod rest_limits;

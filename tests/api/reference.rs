@@ -87,6 +87,22 @@ fn the_help_of_serve_names_every_flag_with_its_variable() {
     }
 }
 
+/// The guide names what holds its figures as `folder/file::name`, or as the path of a source file.
+#[test]
+fn the_tests_that_hold_the_figures_of_the_guide_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/operating.md")).unwrap();
+    let (_, figures) = page.split_once("## Where the figures are from").unwrap();
+    let names: Vec<&str> = figures.split('`').filter(|word| word.contains("::")).collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        let (file, test) = name.split_once("::").unwrap();
+        let path = if file.starts_with("src/") { file.to_owned() } else { format!("tests/{file}.rs") };
+        let source = fs::read_to_string(root.join(&path)).unwrap_or_else(|_| panic!("no {path}"));
+        assert!(source.contains(&format!("fn {test}(")), "no {name}");
+    }
+}
+
 /// `docs/security.md` names tests as `file::beginning of a name…`.
 #[test]
 fn the_tests_that_the_security_page_names_exist() {

@@ -66,6 +66,33 @@ async fn a_token_with_a_new_key_id_causes_a_fetch() {
     assert_eq!(provider.fetches(), 1, "of the new one");
 }
 
+/// Some providers keep the id when they replace the key.
+#[tokio::test]
+async fn a_new_key_under_the_same_id_causes_a_fetch() {
+    let mut provider = Provider::start();
+    let server = start(&provider, "");
+    let old = good(&provider, "first");
+    ask(&server, &old).await.good(200);
+    provider.again_with_new_keys("first");
+    ask(&server, &good(&provider, "first")).await.good(200);
+    ask(&server, &old).await.refused(401, "malformed");
+    assert_eq!(provider.fetches(), 1, "of the new one: the next fetch of this kind waits 30 seconds");
+}
+
+/// A token whose signature is wrong is rejected although the issuer is away: its key is known.
+#[tokio::test]
+async fn a_wrong_signature_by_a_known_key_is_401_while_the_issuer_is_unavailable() {
+    let mut provider = Provider::start();
+    let server = start(&provider, "refresh = \"1s\"");
+    let token = good(&provider, "first");
+    ask(&server, &token).await.good(200);
+    provider.stop();
+    server.logged("fetching the issuer's keys failed, will retry").await;
+    let (message, _) = token.rsplit_once('.').unwrap();
+    ask(&server, &format!("{message}.c2lnbmF0dXJl")).await.refused(401, "malformed");
+    ask(&server, &token).await.good(200);
+}
+
 #[tokio::test]
 async fn a_withdrawn_key_is_not_accepted_after_the_next_refresh() {
     let mut provider = Provider::with_keys("first,second");
@@ -136,8 +163,8 @@ async fn an_issuer_with_invalid_responses_counts_as_unavailable() {
     let provider = Provider::start();
     for (path, why) in [
         ("silent", "timed out"),
-        ("endless", "more than 262144 bytes"),
-        ("endless-keys", "more than 262144 bytes"),
+        ("endless", "more than 1048576 bytes"),
+        ("endless-keys", "more than 1048576 bytes"),
         ("another", "is another issuer's"),
         ("moved", "302"),
         ("plain-keys", "is not https"),

@@ -44,6 +44,12 @@ impl Provider {
         std::mem::swap(self, &mut new);
     }
 
+    /// Starts it again at the same place with new keys of these ids.
+    pub fn again_with_new_keys(&mut self, ids: &str) {
+        self.keys.clear();
+        self.again(ids);
+    }
+
     /// Ends it.
     pub fn stop(&mut self) {
         let _ = self.child.kill();

@@ -8,7 +8,7 @@ use sqlx::{
 };
 
 use super::{options::PostgresOptions, pinned};
-use crate::store::error::OpenError;
+use crate::{domain::server_url, store::error::OpenError};
 
 fn invalid_url(error: sqlx::Error) -> OpenError {
     match error {
@@ -19,7 +19,8 @@ fn invalid_url(error: sqlx::Error) -> OpenError {
 
 /// Reads a URL. An IPv6 address is written in brackets there, which are no part of the address.
 fn read_url(url: &str) -> Result<PgConnectOptions, OpenError> {
-    let connect: PgConnectOptions = url.trim().parse().map_err(invalid_url)?;
+    let url = server_url::postgres(url).unwrap_or_else(|| Err("must begin with postgres://".to_owned()));
+    let connect: PgConnectOptions = url.map_err(OpenError::Url)?.parse().map_err(invalid_url)?;
     let host = connect.get_host().strip_prefix('[').and_then(|host| host.strip_suffix(']')).map(str::to_owned);
     Ok(with_tls(match host {
         Some(address) => connect.host(&address),

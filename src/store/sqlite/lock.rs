@@ -9,21 +9,15 @@ use std::{
 
 use sqlx::sqlite::SqliteConnectOptions;
 
-use crate::store::error::OpenError;
+use crate::{domain::server_url, store::error::OpenError};
 
 /// Creates the file if it is missing, readable by its owner alone because it holds digests. Locks a file beside it: a second
 /// process could answer from memory for keys that this one has revoked.
 pub(super) fn create_and_lock(url: &str) -> Result<(PathBuf, File), OpenError> {
     let refused_url = |reason: &str| OpenError::Url(format!("{reason}: must be such as sqlite://keyward.db"));
-    let body = url.strip_prefix("sqlite:").ok_or_else(|| refused_url("not a SQLite URL"))?;
-    if body.contains('?') {
-        return Err(refused_url("takes no parameters"));
-    }
-    // Each connection to a database in memory would have a database of its own.
-    if matches!(body.trim_start_matches('/'), "" | ":memory:") {
-        return Err(refused_url("names no file"));
-    }
-    let parsed: SqliteConnectOptions = url.parse().map_err(|error: sqlx::Error| refused_url(&error.to_string()))?;
+    let path = server_url::sqlite(url).ok_or_else(|| refused_url("not a SQLite URL"))?.map_err(OpenError::Url)?;
+    let parsed: SqliteConnectOptions =
+        format!("sqlite://{path}").parse().map_err(|error: sqlx::Error| refused_url(&error.to_string()))?;
     let named = parsed.get_filename();
     let refused = |path: &Path, error: &io::Error| OpenError::Refused(format!("{}: {error}", path.display()));
     let private = |options: &mut OpenOptions, path: &Path| options.mode(0o600).open(path);

@@ -107,5 +107,10 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     if !file.is_file() || file.len() > MAX_FILE_BYTES {
         return Err("is no file of at most 4 MiB".to_owned());
     }
-    fs::read(path).map(Zeroizing::new).map_err(|error| error.to_string())
+    let mut bytes = fs::read(path).map(Zeroizing::new).map_err(|error| error.to_string())?;
+    // Some editors put a byte order mark before the text, where it would hide the first line.
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
+    }
+    Ok(bytes)
 }

@@ -25,7 +25,7 @@ use tokio_rustls::TlsConnector;
 
 pub use self::{
     error::SendError,
-    resolve::{Resolve, SystemResolver},
+    resolve::{DnsResolver, Resolve},
 };
 use super::scheduler::Slot;
 use crate::domain::egress::{Egress, Target};
@@ -34,8 +34,11 @@ use crate::domain::egress::{Egress, Target};
 const MAX_BODY_BYTES: usize = 1_024;
 /// Time to read the body of a response whose status is known.
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Bytes of a response's status line and headers.
-const MAX_HEADER_BYTES: usize = 16 * 1_024;
+/// Bytes of a response's status line and headers. The status alone decides, but it comes before headers that a proxy in
+/// front of the receiver may have added: a delivery must not fail, and be sent again for days, because of them.
+const MAX_HEADER_BYTES: usize = 64 * 1_024;
+/// Number of a response's headers.
+const MAX_HEADERS: usize = 1_000;
 
 const USER_AGENT: &str = concat!("Keyward/", env!("CARGO_PKG_VERSION"));
 
@@ -129,8 +132,15 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let invalid = |error: hyper::Error| SendError::InvalidResponse(error.to_string());
-    let (mut sender, connection) =
-        http1::Builder::new().max_buf_size(MAX_HEADER_BYTES).handshake(TokioIo::new(stream)).await.map_err(invalid)?;
+    let (mut sender, connection) = http1::Builder::new()
+        .max_buf_size(MAX_HEADER_BYTES)
+        .max_headers(MAX_HEADERS)
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .allow_spaces_after_header_name_in_responses(true)
+        .ignore_invalid_headers_in_responses(true)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(invalid)?;
     let exchange = async { Ok(read(sender.send_request(request).await.map_err(invalid)?).await) };
     tokio::pin!(exchange, connection);
     tokio::select! {

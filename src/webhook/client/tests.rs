@@ -190,6 +190,45 @@ async fn a_request_ends_in_time_whatever_the_receiver_does() {
     assert!(matches!(post(loopback(), script(&[]), &tls).await, Err(SendError::Tls(_))));
 }
 
+/// Whatever a proxy in front of the receiver does to the headers.
+#[tokio::test]
+async fn the_status_decides_however_many_and_odd_the_headers_are() {
+    let many = |count: usize| (0..count).map(|number| format!("x-{number}: v\r\n")).collect::<String>();
+    for (what, headers) in [
+        ("16 KiB in one header", format!("x: {}\r\n", "a".repeat(16 * 1_024))),
+        ("60 KiB in many headers", format!("x: {}\r\n", "a".repeat(1_000)).repeat(60)),
+        ("110 headers", many(110)),
+        ("900 headers", many(900)),
+        ("the same header 110 times", "set-cookie: a=b\r\n".repeat(110)),
+        ("a folded header", "x: a\r\n b\r\n\tc\r\n".to_owned()),
+        ("a space before the colon", "x : a\r\n".to_owned()),
+        ("no name", ": a\r\n".to_owned()),
+        ("no colon", "nonsense\r\n".to_owned()),
+        ("a name that is no token", "x y(z): a\r\n".to_owned()),
+        ("bytes above ASCII", "x: J\u{f6}rg\r\n".to_owned()),
+        ("an empty value", "x:\r\n".to_owned()),
+        ("a length given twice", "content-length: 2\r\ncontent-length: 2\r\n".to_owned()),
+        ("line feeds alone", "x: a\ny: b\n".to_owned()),
+    ] {
+        for (status, version) in [(200, "HTTP/1.1"), (500, "HTTP/1.1"), (204, "HTTP/1.0")] {
+            let answer = format!("{version} {status} Whatever\r\n{headers}\r\nok");
+            let (port, _) = receiver(Some(answer.into_bytes())).await;
+            let answer = post(loopback(), script(&[]), &format!("http://127.0.0.1:{port}/")).await;
+            assert_eq!(answer.map(|answer| answer.status), Ok(status), "{what}");
+        }
+    }
+    for line in [
+        "HTTP/1.1 200\r\n",
+        "HTTP/1.1 200 J\u{f6}rg\r\n",
+        "HTTP/1.1 200 OK\n",
+        "HTTP/1.1 103 Early\r\nx: y\r\n\r\nHTTP/1.1 200 OK\r\n",
+    ] {
+        let (port, _) = receiver(Some(format!("{line}\r\n").into_bytes())).await;
+        let answer = post(loopback(), script(&[]), &format!("http://127.0.0.1:{port}/")).await;
+        assert_eq!(answer.map(|answer| answer.status), Ok(200), "{line:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_first_kibibyte_of_a_body_is_kept_as_text() {
     let long = [&b"HTTP/1.1 500 Oops\r\n\r\n"[..], &vec![b'x'; 100_000]].concat();

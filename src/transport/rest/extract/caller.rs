@@ -18,6 +18,7 @@ use crate::{
         error::{Error, Result},
         key::{KeyId, KeyRecord},
         keyspace::AllowedKeyspaces,
+        text::same,
     },
     service::authenticate::{AuthMode, Authenticated},
     transport::rest::{error::RestError, request::RequestContext},
@@ -113,7 +114,7 @@ async fn check_organization(context: &RequestContext, parts: &Parts, caller: &Ca
 
 /// A key does not exist in another organization than its own.
 pub(crate) fn in_organization(key: &KeyRecord, named: &str) -> Result<()> {
-    if named.is_empty() || key.binding.organization == named { Ok(()) } else { Err(Error::no_such_key()) }
+    if named.is_empty() || same(&key.binding.organization, named) { Ok(()) } else { Err(Error::no_such_key()) }
 }
 
 /// A path segment that cannot be an id names no key.

@@ -7,8 +7,9 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
+
+mod commit;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -37,14 +38,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compile_fds(descriptors)?;
 
     println!("cargo:rerun-if-env-changed=KEYWARD_COMMIT");
+    let checkout = commit::of(Path::new(&env::var("CARGO_MANIFEST_DIR")?));
     // Only what users build names its commit for certain: elsewhere each commit would mean a new build.
-    if env::var("PROFILE").as_deref() == Ok("release") {
-        println!("cargo:rerun-if-changed=.git/logs/HEAD");
+    if env::var("PROFILE").as_deref() == Ok("release")
+        && let Some(log) = checkout.as_ref().and_then(|checkout| checkout.log.as_ref())
+    {
+        println!("cargo:rerun-if-changed={}", log.display());
     }
-    let commit = env::var("KEYWARD_COMMIT").ok().or_else(|| {
-        let out = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
-        out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
-    });
+    let commit = env::var("KEYWARD_COMMIT").ok().or_else(|| checkout.map(|checkout| checkout.commit));
     println!("cargo:rustc-env=KEYWARD_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
     Ok(())
 }
