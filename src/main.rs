@@ -11,9 +11,7 @@ fn main() -> ExitCode {
     match cli::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(problems) => {
-            for problem in problems {
-                eprintln!("keyward: {problem}");
-            }
+            keyward::telemetry::print_problems(problems);
             ExitCode::FAILURE
         }
     }

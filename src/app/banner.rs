@@ -1,6 +1,9 @@
 //! What standard output shows once the service is ready: addresses, and commands to paste.
 
-use std::{fmt::Write as _, io::Write as _};
+use std::{fmt::Write as _, io::Write as _, thread, time::Duration};
+
+use tokio::{sync::oneshot, time::timeout};
+use zeroize::Zeroizing;
 
 use super::listeners::Addresses;
 use crate::{
@@ -8,13 +11,23 @@ use crate::{
     domain::{keyspace::Keyspace, secret::Secret},
 };
 
-/// Prints the addresses, the root key if it was created now, and three commands to paste.
-pub fn print(config: &Config, addresses: &Addresses, root_key: Option<&Secret>) {
-    let text = text(config, addresses, root_key);
-    let mut out = std::io::stdout().lock();
-    // A closed pipe must not stop the service.
-    let _ = out.write_all(text.as_bytes());
-    let _ = out.flush();
+/// How long the start waits for the reader of standard output.
+const PRINT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Prints the addresses, the root key if it was created now, and three commands to paste. On a thread of its own: a pipe
+/// that nobody reads must not stop the service, and neither must a closed one.
+pub async fn print(config: &Config, addresses: &Addresses, root_key: Option<&Secret>) {
+    let text = Zeroizing::new(text(config, addresses, root_key));
+    let (printed, done) = oneshot::channel();
+    let printing = thread::Builder::new().name("banner".to_owned()).spawn(move || {
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(text.as_bytes());
+        let _ = out.flush();
+        let _ = printed.send(());
+    });
+    if printing.is_ok() {
+        let _ = timeout(PRINT_TIMEOUT, done).await;
+    }
 }
 
 fn text(config: &Config, addresses: &Addresses, root_key: Option<&Secret>) -> String {

@@ -64,11 +64,11 @@ type Problems = Vec<String>;
 pub fn run() -> Result<(), Problems> {
     match Cli::parse().command {
         Command::Serve(settings) => {
-            let config = start(settings)?;
+            let (config, _log) = start(settings)?;
             block_on(async { app::run(config, stop_on_signals()?).await.map_err(|error| error.to_string()) })
         }
         Command::Migrate(settings) => {
-            let config = start(settings)?;
+            let (config, _log) = start(settings)?;
             block_on(async { app::migrate(&config).await.map_err(|error| error.to_string()) })?;
             println!("migrations are applied");
             Ok(())
@@ -86,7 +86,7 @@ pub fn run() -> Result<(), Problems> {
             }
         }
         Command::RootKey(settings) => {
-            let config = start(settings)?;
+            let (config, _log) = start(settings)?;
             let secret = block_on(async { app::root_key(&config).await.map_err(|error| error.to_string()) })?;
             println!("{}", secret.expose());
             Ok(())
@@ -94,10 +94,12 @@ pub fn run() -> Result<(), Problems> {
     }
 }
 
-fn start(settings: Settings) -> Result<Config, Problems> {
+/// Starts the log, which runs until what is returned is dropped, and loads the configuration.
+fn start(settings: Settings) -> Result<(Config, telemetry::LogGuard), Problems> {
     let environment = environment();
-    telemetry::Logging::read(&environment)?.start();
-    load(settings, &environment)
+    let log = telemetry::Logging::read(&environment)?.start();
+    let log = log.map_err(|error| vec![format!("the log did not start: {error}")])?;
+    Ok((load(settings, &environment)?, log))
 }
 
 /// The environment. Variables that are set to the empty string count as unset: Compose and systemd pass them so.
@@ -114,7 +116,10 @@ fn load(settings: Settings, environment: &HashMap<String, String>) -> Result<Con
 fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, Problems> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| vec![format!("the runtime did not start: {error}")])?;
-    runtime.block_on(work).map_err(|problem| vec![problem])
+    let done = runtime.block_on(work).map_err(|problem| vec![problem]);
+    // What still runs waits for somebody who does not answer, such as a resolver: the process does not wait for it.
+    runtime.shutdown_background();
+    done
 }
 
 /// A token that the first SIGTERM or SIGINT cancels; a second one ends the process at once. SIGHUP does not end the process:

@@ -1,8 +1,28 @@
 //! The log subscriber.
 
-use std::collections::HashMap;
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    collections::HashMap,
+    fmt::Write as _,
+    io, panic,
+    panic::PanicHookInfo,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use super::{
+    log_queue::{LogQueue, Teller},
+    log_repeats::{LeftOut, RepeatLayer, Repeats},
+};
+
+/// How long the end of the program waits for its last lines to be read.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Target of the message of a panic.
+const PANIC_TARGET: &str = "keyward::panic";
 
 /// The log settings of `KEYWARD_LOG` and `KEYWARD_LOG_FORMAT`.
 pub struct Logging {
@@ -30,13 +50,80 @@ impl Logging {
         }
     }
 
-    /// Installs the subscriber, which logs to standard error.
-    pub fn start(self) {
-        let builder = tracing_subscriber::fmt().with_env_filter(self.filter).with_writer(std::io::stderr);
+    /// Installs the subscriber, which logs to standard error through a queue, and sends the messages of panics there, too.
+    /// Dropping what is returned writes what is left.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's error if the thread that writes cannot be started.
+    pub fn start(self) -> io::Result<LogGuard> {
+        let repeats = Arc::<Repeats>::default();
+        let queue = LogQueue::start(io::stderr(), Notes(Arc::clone(&repeats)))?;
+        let builder = tracing_subscriber::fmt().with_env_filter(self.filter).with_writer(queue.clone());
+        let layer = RepeatLayer(Arc::clone(&repeats));
         if self.json {
-            builder.json().flatten_event(true).init();
+            builder.json().flatten_event(true).finish().with(layer).init();
         } else {
-            builder.with_ansi(false).init();
+            builder.with_ansi(false).finish().with(layer).init();
         }
+        let panics = queue.clone();
+        panic::set_hook(Box::new(move |panic| log_panic(panic, &panics)));
+        Ok(LogGuard { queue, repeats })
+    }
+}
+
+/// The running log.
+pub struct LogGuard {
+    queue: LogQueue,
+    repeats: Arc<Repeats>,
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        self.repeats.end_intervals(Instant::now(), true).iter().for_each(LeftOut::log);
+        self.queue.flush(FLUSH_TIMEOUT);
+    }
+}
+
+/// Logs what the log itself has to say.
+struct Notes(Arc<Repeats>);
+
+impl Teller for Notes {
+    fn dropped(&mut self, count: u64) {
+        tracing::warn!(count, "log lines dropped: standard error is not read fast enough");
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.0.end_intervals(now, false).iter().for_each(LeftOut::log);
+    }
+}
+
+/// Logs a panic. The hook of the standard library would write to standard error itself, and wait for its reader.
+fn log_panic(panic: &PanicHookInfo<'_>, queue: &LogQueue) {
+    let thread = thread::current();
+    let mut text = format!("thread '{}' {panic}", thread.name().unwrap_or("<unnamed>"));
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        let _ = write!(text, "\n{backtrace}");
+    }
+    if tracing::enabled!(target: PANIC_TARGET, Level::ERROR) {
+        tracing::error!(target: PANIC_TARGET, "{text}");
+    } else {
+        // A filter that asks for less means the lines of calls and workers.
+        text.push('\n');
+        queue.push(text.as_bytes(), Level::ERROR);
+    }
+}
+
+/// Prints why the program ends. Does not wait longer than a second for the reader of standard error.
+pub fn print_problems(problems: Vec<String>) {
+    let printing = thread::Builder::new().spawn(move || {
+        for problem in problems {
+            eprintln!("keyward: {problem}");
+        }
+    });
+    let deadline = Instant::now() + FLUSH_TIMEOUT;
+    while printing.as_ref().is_ok_and(|printing| !printing.is_finished()) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(1));
     }
 }

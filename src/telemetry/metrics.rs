@@ -5,7 +5,10 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use super::webhooks::{self, WebhookMetrics};
+use super::{
+    log_queue,
+    webhooks::{self, WebhookMetrics},
+};
 use crate::domain::{
     keyspace::{KeyspaceIndex, Registry},
     verdict::VerdictCode,
@@ -48,6 +51,10 @@ const ISSUERS_WITHOUT_KEYS: &str = "keyward_session_issuers_without_keys";
 const ISSUER_KEYS_SECONDS: &str = "keyward_session_keys_age_seconds";
 /// Failed fetches of issuers' public keys.
 const ISSUER_FAILURES: &str = "keyward_session_key_fetch_failures_total";
+/// Panics of workers by `worker`.
+const WORKER_PANICS: &str = "keyward_worker_panics_total";
+/// Log lines that were dropped, because standard error was not read fast enough.
+const LOG_LINES_DROPPED: &str = "keyward_log_lines_dropped_total";
 
 /// Maximum lease that is shown. Where a single process owns the database, the lease has no end.
 const MAX_LEASE_SHOWN: i64 = 86_400_000_000;
@@ -85,6 +92,7 @@ struct Gauges {
     issuers_without_keys: Gauge,
     issuer_keys_seconds: Gauge,
     issuer_failures: Counter,
+    log_lines_dropped: Counter,
 }
 
 /// The values of all gauges at one moment.
@@ -156,6 +164,7 @@ impl Metrics {
                     issuers_without_keys: metrics::gauge!(ISSUERS_WITHOUT_KEYS),
                     issuer_keys_seconds: metrics::gauge!(ISSUER_KEYS_SECONDS),
                     issuer_failures: metrics::counter!(ISSUER_FAILURES),
+                    log_lines_dropped: metrics::counter!(LOG_LINES_DROPPED),
                 };
                 let undecided = metrics::counter!(UNDECIDED);
                 (
@@ -204,6 +213,13 @@ impl Metrics {
         });
     }
 
+    /// Counts the panic of a worker.
+    pub(crate) fn worker_panicked(&self, worker: &'static str) {
+        metrics::with_local_recorder(&self.recorder, || {
+            metrics::counter!(WORKER_PANICS, "worker" => worker).increment(1);
+        });
+    }
+
     /// Renders all metrics in the Prometheus text format, with these gauges.
     pub(crate) fn render(&self, snapshot: GaugeSnapshot) -> String {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; the values stay far below 2^53")]
@@ -223,6 +239,7 @@ impl Metrics {
         self.gauges.issuer_failures.absolute(snapshot.issuer_failures);
         self.gauges.unreadable_rows.absolute(snapshot.unreadable_rows);
         self.gauges.uses_dropped.absolute(snapshot.uses_dropped);
+        self.gauges.log_lines_dropped.absolute(log_queue::dropped_lines());
         self.handle.render()
     }
 
@@ -257,4 +274,6 @@ fn describe() {
     metrics::describe_gauge!(ISSUERS_WITHOUT_KEYS, "Session issuers whose keys could never be fetched yet.");
     metrics::describe_gauge!(ISSUER_KEYS_SECONDS, Unit::Seconds, "Age of the oldest issuer's keys in use.");
     metrics::describe_counter!(ISSUER_FAILURES, "Fetches of issuers' keys that failed.");
+    metrics::describe_counter!(WORKER_PANICS, "Panics of workers, each of which was started again.");
+    metrics::describe_counter!(LOG_LINES_DROPPED, "Log lines dropped, since standard error was not read fast enough.");
 }

@@ -1,10 +1,12 @@
 //! Logs and metrics.
 
+mod log_queue;
+mod log_repeats;
 mod logging;
 mod metrics;
 pub mod webhooks;
 
 pub use self::{
-    logging::Logging,
+    logging::{LogGuard, Logging, print_problems},
     metrics::{GaugeSnapshot, Metrics},
 };

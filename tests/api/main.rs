@@ -20,6 +20,7 @@ mod grpc_stream;
 mod grpc_verdicts;
 mod grpc_wire;
 mod guessing;
+mod logging;
 mod master_keys;
 mod matrix;
 mod names;
