@@ -1,6 +1,6 @@
 //! Commands that end by themselves.
 
-use super::{error::RunError, open_store::open_with_retry, parts::Parts};
+use super::{error::RunError, open_store::open_with_retry, parts::Parts, progress::StartProgress};
 use crate::{config::Config, domain::secret::Secret, transport::tls::Tls};
 
 /// `keyward config check`, after the settings themselves were checked: whether the files that they name can be used.
@@ -18,8 +18,9 @@ pub fn check(config: &Config) -> Result<(), Vec<String>> {
 ///
 /// The reason why they could not be applied.
 pub async fn migrate(config: &Config) -> Result<(), RunError> {
-    let opened = open_with_retry(config).await?;
-    opened.migrate().await?;
+    let progress = StartProgress::default();
+    let opened = open_with_retry(config, &progress).await?;
+    opened.migrate(&progress).await?;
     opened.store.close().await;
     Ok(())
 }
@@ -30,8 +31,9 @@ pub async fn migrate(config: &Config) -> Result<(), RunError> {
 ///
 /// The reason why it could not be created.
 pub async fn root_key(config: &Config) -> Result<Secret, RunError> {
-    let opened = open_with_retry(config).await?;
-    opened.migrate().await?;
+    let progress = StartProgress::default();
+    let opened = open_with_retry(config, &progress).await?;
+    opened.migrate(&progress).await?;
     let parts = Parts::build(config, &opened).await?;
     let secret = parts.services.keys.create_root_key().await?;
     parts.store.close().await;

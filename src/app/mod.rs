@@ -8,6 +8,7 @@ mod listeners;
 mod open_store;
 mod parts;
 mod port_options;
+mod progress;
 mod readiness;
 mod run;
 mod startup_servers;

@@ -2,13 +2,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
+use super::progress::StartProgress;
 use crate::{
     config::{Config, Database, DatabaseUrl},
-    domain::clock::{Clock, Entropy, Micros},
-    replica::{PeerMode, Replica, follower::Follower, follower_thread},
+    domain::clock::Micros,
+    replica::{
+        PeerMode, Replica,
+        follower::Follower,
+        follower_thread::{self, FollowerThread},
+    },
+    service::{Services, supervisor::Backoff},
     store::{
         OpenError, Store,
         postgres::change_feed::listen,
@@ -22,6 +31,10 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval between two looks at the lease, which is in memory.
 const LEASE_INTERVAL: Duration = Duration::from_millis(100);
 const RETRY_DELAY: Duration = Duration::from_millis(500);
+/// How often the log says what the start waits for.
+const WAIT_LOG_INTERVAL: Duration = Duration::from_secs(3);
+/// How soon a follower that pauses after a panic notices the stop.
+const PAUSE_STEP: Duration = Duration::from_millis(20);
 /// The shortest timeout of a follower's query. With a short lease, half of it would be less than a slow query takes.
 const MIN_QUERY_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -71,8 +84,7 @@ impl OpenStore {
         &self,
         config: &Config,
         replica: &Arc<Replica>,
-        clock: &Arc<dyn Clock>,
-        entropy: &Arc<dyn Entropy>,
+        services: &Arc<Services>,
     ) -> std::io::Result<FollowerHandle> {
         let Kind::Postgres(postgres) = &self.kind else {
             replica.lease.extend(Micros::MAX);
@@ -81,11 +93,12 @@ impl OpenStore {
         let stop = CancellationToken::new();
         let lease = config.replica.lease;
         let query_timeout = (lease / 2).max(MIN_QUERY_TIMEOUT);
-        let (replica, clock, entropy) = (Arc::clone(replica), Arc::clone(clock), Arc::clone(entropy));
+        let supervised = Arc::clone(services);
+        let (replica, services) = (Arc::clone(replica), Arc::clone(services));
         let (postgres, has_pooler, stopped) = (Arc::clone(postgres), config.database.pooler, stop.clone());
         let make = move || {
             let feed = postgres.change_feed(query_timeout);
-            let (clock, entropy) = (Arc::clone(&clock), Arc::clone(&entropy));
+            let (clock, entropy) = (Arc::clone(&services.clock), Arc::clone(&services.entropy));
             let follower = Follower::new(feed, &replica, clock, entropy, lease, stopped.clone());
             let (notified, options) = (Arc::clone(&replica), postgres.connect_options());
             let listening = async move {
@@ -105,22 +118,55 @@ impl OpenStore {
             };
             (follower, listening)
         };
-        Ok(FollowerHandle { stop, thread: Some(follower_thread::spawn(make)?) })
+        let supervisor = Arc::clone(&supervised.supervisor);
+        let (mut backoff, stopping) = (Backoff::new(Instant::now()), stop.clone());
+        let pause = move || {
+            let _missing = supervisor.panicked("follower");
+            let until = Instant::now() + backoff.pause(Instant::now());
+            while Instant::now() < until && !stopping.is_cancelled() {
+                std::thread::sleep(PAUSE_STEP);
+            }
+        };
+        Ok(FollowerHandle { stop, thread: Some(follower_thread::spawn(make, pause)?) })
     }
 
-    /// Applies pending migrations.
-    pub async fn migrate(&self) -> Result<(), OpenError> {
-        match &self.kind {
-            Kind::Sqlite(sqlite) => sqlite.migrate().await,
-            Kind::Postgres(postgres) => postgres.migrate().await,
+    /// Applies pending migrations, and says every few seconds what that waits for.
+    pub async fn migrate(&self, progress: &StartProgress) -> Result<(), OpenError> {
+        progress.waits_for("Migrations are being applied");
+        let migrating = async {
+            match &self.kind {
+                Kind::Sqlite(sqlite) => sqlite.migrate().await,
+                Kind::Postgres(postgres) => postgres.migrate().await,
+            }
+        };
+        let telling = async {
+            loop {
+                sleep(WAIT_LOG_INTERVAL).await;
+                let blockers = match &self.kind {
+                    Kind::Sqlite(_) => Vec::new(),
+                    Kind::Postgres(postgres) => postgres.migration_blockers().await.unwrap_or_default(),
+                };
+                if blockers.is_empty() {
+                    tracing::info!("migrations are being applied");
+                } else {
+                    progress.waits_for("Migrations wait for another session of the database");
+                    tracing::info!(sessions = blockers.join(", "), "migrations wait for a lock that others hold");
+                }
+            }
+        };
+        tokio::select! {
+            migrated = migrating => migrated?,
+            () = telling => {}
         }
+        progress.waits_for("The service is starting");
+        Ok(())
     }
 }
 
 /// Waits until the lease holds, or no longer holds.
 async fn wait_for_lease(replica: &Replica, held: bool) {
     while replica.lease.holds() != held {
-        tokio::time::sleep(LEASE_INTERVAL).await;
+        sleep(LEASE_INTERVAL).await;
     }
 }
 
@@ -128,7 +174,7 @@ async fn wait_for_lease(replica: &Replica, held: bool) {
 #[derive(Default)]
 pub struct FollowerHandle {
     stop: CancellationToken,
-    thread: Option<std::thread::JoinHandle<()>>,
+    thread: Option<FollowerThread>,
 }
 
 impl FollowerHandle {
@@ -136,24 +182,26 @@ impl FollowerHandle {
     pub async fn leave(self) {
         self.stop.cancel();
         if let Some(thread) = self.thread {
-            follower_thread::wait_for_exit(thread).await;
+            thread.wait_for_exit().await;
         }
     }
 }
 
 /// Opens the database, and retries for a while if it is unavailable.
-pub async fn open_with_retry(config: &Config) -> Result<OpenStore, OpenError> {
+pub async fn open_with_retry(config: &Config, progress: &StartProgress) -> Result<OpenStore, OpenError> {
     let give_up_at = Instant::now() + OPEN_TIMEOUT;
-    let mut logged = String::new();
+    let (mut logged, mut quiet_until) = (None, Instant::now());
     loop {
         match OpenStore::open(&config.database).await {
             Err(OpenError::Unavailable(why)) if Instant::now() + RETRY_DELAY < give_up_at => {
-                // A cause that lasts is logged once: the start itself ends with it.
-                if logged != why {
-                    tracing::warn!(why, "database unavailable, retrying");
-                    logged = why;
+                progress.waits_for(why.cause.message());
+                let now = Instant::now();
+                if now >= quiet_until || logged.as_ref() != Some(&why) {
+                    tracing::warn!(%why, "database unavailable, retrying");
+                    quiet_until = now + WAIT_LOG_INTERVAL;
+                    logged = Some(why);
                 }
-                tokio::time::sleep(RETRY_DELAY).await;
+                sleep(RETRY_DELAY).await;
             }
             opened => return opened,
         }

@@ -83,6 +83,7 @@ impl Parts {
             egress: config.webhooks.egress.clone(),
             events: config.events.clone(),
             root: config.root_key.as_ref().map(|root| secret::digest(root.expose())),
+            ready_requires_writes: config.server.ready_requires_writes,
         };
         let deps = ServiceDeps {
             store: Arc::clone(&store),

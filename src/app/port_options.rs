@@ -1,7 +1,7 @@
 //! The options of each listener: its bounds are derived from the settings and from the number of files that the process
 //! may open.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
@@ -16,8 +16,6 @@ use crate::{
     },
 };
 
-/// How long calls in flight have to complete at a stop.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Files that are no client's connection: the database, Redis, webhooks, session issuers, logs and threads.
 const RESERVED_FILES: u64 = 256;
 /// Connections of the listener that serves probes and metrics alone.
@@ -58,7 +56,7 @@ impl PortOptions {
             tls,
             max_age: server.max_connection_age,
             stop: stop.clone(),
-            drain: DRAIN_TIMEOUT,
+            drain: server.drain_timeout,
             connections: table(total),
             budget: budget.clone(),
             timeouts,

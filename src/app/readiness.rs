@@ -1,14 +1,19 @@
 //! Readiness: what the health service answers, and when the start is complete.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, resume_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
+use futures::FutureExt as _;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::service::{
     Services,
-    health::{Health, Readiness},
+    health::{Health, Need, NotReady, Readiness, Ready},
 };
 
 /// Interval between two measurements, each of which is a round trip to the database.
@@ -35,22 +40,27 @@ pub async fn set_serving(health: &HealthReporter, serving: bool) {
 /// Measures readiness until `stop`, for all who ask. The health service gets each change, and NOT_SERVING at the end.
 pub async fn follow(services: Arc<Services>, reporter: HealthReporter, stop: CancellationToken) {
     let health = &services.health;
+    // A run after a panic must not leave the answers of the one before.
+    set_serving(&reporter, false).await;
     let measuring = async {
-        let mut state = State { ready: false, quiet_until: Instant::now() + START_TIMEOUT };
+        let mut state = State { ready: None, quiet_until: Instant::now() + START_TIMEOUT };
         let mut interval = START_INTERVAL;
         loop {
             // The lease may have ended meanwhile. That must show before the database answers, which may take seconds.
-            state.report(&health.readiness(), &reporter).await;
+            state.report(&health.readiness(Need::Service), &reporter).await;
             health.measure().await;
-            state.report(&health.readiness(), &reporter).await;
-            if state.ready {
+            state.report(&health.readiness(Need::Service), &reporter).await;
+            if state.ready.is_some() {
                 interval = MEASURE_INTERVAL;
             }
             pause(health, interval).await;
         }
     };
-    stop.run_until_cancelled(measuring).await;
+    let ended = AssertUnwindSafe(stop.run_until_cancelled(measuring)).catch_unwind().await;
     set_serving(&reporter, false).await;
+    if let Err(panic) = ended {
+        resume_unwind(panic);
+    }
 }
 
 /// Waits until the service is ready, or a few seconds longer than that should take.
@@ -60,33 +70,57 @@ pub async fn wait_until_ready(health: &Health) {
 
 /// What was reported last.
 struct State {
-    ready: bool,
-    /// Until then the log already says why the service is not ready.
+    /// What can be served; none if nothing can.
+    ready: Option<Ready>,
+    /// Until then the log already says what is missing.
     quiet_until: Instant,
 }
 
 impl State {
     async fn report(&mut self, readiness: &Readiness, reporter: &HealthReporter) {
-        let changed = self.ready != readiness.is_ok();
-        self.ready = readiness.is_ok();
-        match readiness {
-            Ok(()) if changed => tracing::info!("ready"),
-            Err(why) if changed || Instant::now() >= self.quiet_until => {
-                tracing::warn!(%why, "not ready");
-                self.quiet_until = Instant::now() + REPEAT_INTERVAL;
-            }
-            _ => {}
+        let was_ready = self.ready.is_some();
+        match self.note(readiness, Instant::now()) {
+            None => {}
+            Some(Line::Ready) => tracing::info!("ready"),
+            Some(Line::WithoutWrites(why)) => tracing::warn!(why, "ready, but there are no writes"),
+            Some(Line::NotReady(why)) => tracing::warn!(%why, "not ready"),
         }
-        if changed {
-            set_serving(reporter, self.ready).await;
+        if self.ready.is_some() != was_ready {
+            set_serving(reporter, self.ready.is_some()).await;
         }
+    }
+
+    /// Notes what can be served. Returns the line to log: at each change, and again while something is missing for long.
+    fn note<'a>(&mut self, readiness: &'a Readiness, now: Instant) -> Option<Line<'a>> {
+        let ready = readiness.as_ref().ok().copied();
+        let changed = self.ready != ready;
+        self.ready = ready;
+        let line = match readiness {
+            Ok(Ready::All) => return changed.then_some(Line::Ready),
+            Ok(Ready::WithoutWrites(why)) => Line::WithoutWrites(why),
+            Err(why) => Line::NotReady(why),
+        };
+        let due = changed || now >= self.quiet_until;
+        if due {
+            self.quiet_until = now + REPEAT_INTERVAL;
+        }
+        due.then_some(line)
     }
 }
 
-/// Waits for the next measurement: after `interval`, or at once when the lease begins or ends.
+/// A line of the log.
+#[derive(Debug)]
+enum Line<'a> {
+    Ready,
+    WithoutWrites(&'static str),
+    NotReady(&'a NotReady),
+}
+
+/// Waits for the next measurement: after `interval`, or at once when the lease begins or ends, or a worker is missing or
+/// runs again.
 async fn pause(health: &Health, interval: Duration) {
-    let (held, end) = (health.lease_holds(), Instant::now() + interval);
-    while Instant::now() < end && health.lease_holds() == held {
+    let (before, end) = (health.state(), Instant::now() + interval);
+    while Instant::now() < end && health.state() == before {
         sleep(LEASE_INTERVAL).await;
     }
 }

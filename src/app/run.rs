@@ -1,8 +1,12 @@
 //! `keyward serve`: the order of the start and of the stop.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::task::{JoinError, JoinHandle};
+use tokio::{
+    net::TcpListener,
+    task::{JoinError, JoinHandle},
+    time::{Instant, sleep, timeout, timeout_at},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
@@ -13,6 +17,7 @@ use super::{
     open_store::{FollowerHandle, open_with_retry},
     parts::Parts,
     port_options::PortOptions,
+    progress::StartProgress,
     readiness,
     startup_servers::StartupServers,
     workers,
@@ -20,19 +25,31 @@ use super::{
 use crate::{
     config::Config,
     domain::secret::Secret,
+    replica::follower_thread,
     service::Services,
     transport::{
         grpc,
-        rest::{Rest, Routes, server as http_server},
+        listener::ListenerOptions,
+        rest::{HttpHandler, Rest, Routes, server as http_server},
         tls::Tls,
     },
 };
 
+/// How long calls go on being answered from memory at a stop, unless they end sooner.
+const LEAVE_DELAY: Duration = Duration::from_millis(500);
+/// How long the last flush may take, counted from the moment at which the servers and the follower must have ended.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long closing the database may take after that.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long a stop during the start waits for a root key that is being created: it is printed once, or never.
+const ROOT_KEY_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Runs the service until `stop` is cancelled, then drains and returns.
 ///
 /// The start: TLS files, sockets, servers that answer "not ready", the database, the services, the follower, workers, and
-/// then the servers in place of the first ones. The stop: readiness, calls in flight, the follower (from here on memory does
-/// not answer), workers with their last flush, and the database.
+/// then the servers in place of the first ones. It ends at once if `stop` is cancelled meanwhile. The stop: readiness, calls
+/// in flight and the follower (from here on memory does not answer), workers with their last flush, and the database. Each
+/// part of the stop is bounded, whatever clients and the database do.
 ///
 /// # Errors
 ///
@@ -43,26 +60,33 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let (health, health_service) = tonic_health::server::health_reporter();
     readiness::set_serving(&health, false).await;
     let options = PortOptions::new(&config, tls, &stop);
-    let startup = StartupServers::start(&listeners, health_service.clone(), &options);
-    let started = start_services(&config, &stop).await;
+    let progress = StartProgress::default();
+    let startup = StartupServers::start(&listeners, health_service.clone(), &options, &progress);
+    let started = start_services(&config, &stop, &progress).await;
     startup.stop().await;
-    let Some(Started { parts, follower, root_key }) = started? else { return Ok(()) };
+    let Some(Started { parts, follower, root_key }) = started? else {
+        tracing::info!("stopped during the start");
+        return Ok(());
+    };
 
     // Two groups, since workers outlive the servers: the last calls still use keys, and their usage is flushed.
     let (servers, tasks, end) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
-    tasks.spawn(readiness::follow(Arc::clone(&parts.services), health, stop.clone()));
+    workers::watch_readiness(&tasks, &stop, &parts, health);
     workers::start(&tasks, &stop, &end, &parts);
     if config.webhooks.deliver {
         workers::deliver_webhooks(&tasks, &stop, &parts, &config.webhooks);
     }
     if let Some(tls) = &options.grpc.tls {
-        tasks.spawn(Arc::clone(tls).reload_on_change(stop.clone()));
+        workers::reload_tls(&tasks, &stop, &parts, tls);
     }
     let addresses = listeners.addresses();
     let mut grpc = serve(&servers, listeners, &parts.services, &config, health_service, &options);
     servers.close();
-    readiness::wait_until_ready(&parts.services.health).await;
-    banner::print(&config, &addresses, root_key.as_ref());
+    stop.run_until_cancelled(readiness::wait_until_ready(&parts.services.health)).await;
+    // A new root key is printed also by a service that is stopping: nothing else has it.
+    if !stop.is_cancelled() || root_key.is_some() {
+        banner::print(&config, &addresses, root_key.as_ref()).await;
+    }
 
     let ended = tokio::select! {
         () = stop.cancelled() => Ok(()),
@@ -70,12 +94,28 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     };
     tracing::info!("stopping");
     stop.cancel();
-    servers.wait().await;
-    follower.leave().await;
+    let (began, drain) = (Instant::now(), config.server.drain_timeout);
+    let drained = async {
+        if timeout(drain * 3 / 4, servers.wait()).await.is_err() {
+            // Revokes that wait for another replica answer that they are pending, while there is time to send it.
+            parts.services.closing.cancel();
+            let _ = timeout(drain / 4, servers.wait()).await;
+        }
+    };
+    let left = async {
+        // Early, so that a process that is killed for being slow does not leave its row behind: the next Revoke of
+        // another replica would wait for its lease.
+        let _ = timeout(LEAVE_DELAY.min(drain), servers.wait()).await;
+        follower.leave().await;
+    };
+    tokio::join!(drained, left);
     end.cancel();
     tasks.close();
-    tasks.wait().await;
-    parts.store.close().await;
+    let deadline = began + drain.max(LEAVE_DELAY + follower_thread::LEAVE_TIMEOUT) + FLUSH_TIMEOUT;
+    if timeout_at(deadline, tasks.wait()).await.is_err() {
+        tracing::warn!("the database did not take the last writes in time");
+    }
+    let _ = timeout_at(deadline + CLOSE_TIMEOUT, parts.store.close()).await;
     tracing::info!("stopped");
     ended
 }
@@ -88,16 +128,31 @@ struct Started {
     root_key: Option<Secret>,
 }
 
-/// Opens the database and builds the services; none if `stop` is cancelled while the database is unavailable.
-async fn start_services(config: &Config, stop: &CancellationToken) -> Result<Option<Started>, RunError> {
-    let Some(opened) = stop.run_until_cancelled(open_with_retry(config)).await else { return Ok(None) };
-    let opened = opened?;
-    opened.migrate().await?;
-    let parts = Parts::build(config, &opened).await?;
-    let root_key = if config.root_key.is_none() { parts.services.keys.create_first_root_key().await? } else { None };
-    let services = &parts.services;
-    let follower = opened.follow(config, &parts.replica, &services.clock, &services.entropy);
-    let follower = follower.map_err(RunError::Thread)?;
+/// Opens the database and builds the services; none if `stop` is cancelled meanwhile.
+async fn start_services(
+    config: &Config,
+    stop: &CancellationToken,
+    progress: &StartProgress,
+) -> Result<Option<Started>, RunError> {
+    let building = async {
+        let opened = open_with_retry(config, progress).await?;
+        opened.migrate(progress).await?;
+        let parts = Parts::build(config, &opened).await?;
+        Ok::<_, RunError>((opened, parts))
+    };
+    let Some(built) = stop.run_until_cancelled(building).await else { return Ok(None) };
+    let (opened, parts) = built?;
+    let creating =
+        async { if config.root_key.is_some() { Ok(None) } else { parts.services.keys.create_first_root_key().await } };
+    let too_late = async {
+        stop.cancelled().await;
+        sleep(ROOT_KEY_TIMEOUT).await;
+    };
+    let root_key = tokio::select! {
+        created = creating => created?,
+        () = too_late => return Ok(None),
+    };
+    let follower = opened.follow(config, &parts.replica, &parts.services).map_err(RunError::Thread)?;
     Ok(Some(Started { parts, follower, root_key }))
 }
 
@@ -112,11 +167,9 @@ fn serve<H: Health>(
 ) -> JoinHandle<Result<(), String>> {
     let rest = Rest::new(Arc::clone(services), config.http.clone());
     let routes = if listeners.metrics.is_some() { Routes::Api } else { Routes::All };
-    let entropy = &services.entropy;
-    servers.spawn(http_server::run(listeners.http, rest.handler(routes), Arc::clone(entropy), options.http.clone()));
+    serve_http(servers, "http_listener", listeners.http, rest.handler(routes), services, &options.http);
     if let Some(listener) = listeners.metrics {
-        let (handler, entropy) = (rest.handler(Routes::Probes), Arc::clone(entropy));
-        servers.spawn(http_server::run(listener, handler, entropy, options.metrics.clone()));
+        serve_http(servers, "metrics_listener", listener, rest.handler(Routes::Probes), services, &options.metrics);
     }
     servers.spawn(grpc::server::run(
         listeners.grpc,
@@ -125,6 +178,24 @@ fn serve<H: Health>(
         config.server.grpc_threads,
         options.grpc.clone(),
     ))
+}
+
+fn serve_http(
+    servers: &TaskTracker,
+    name: &'static str,
+    listener: Arc<TcpListener>,
+    handler: HttpHandler,
+    services: &Arc<Services>,
+    options: &ListenerOptions,
+) {
+    let (services, options) = (Arc::clone(services), options.clone());
+    servers.spawn(async move {
+        let serve = || {
+            let (listener, entropy) = (Arc::clone(&listener), Arc::clone(&services.entropy));
+            http_server::run(listener, handler.clone(), entropy, options.clone())
+        };
+        services.supervisor.keep_running(name, &options.stop, serve).await;
+    });
 }
 
 fn grpc_result(ended: Result<Result<(), String>, JoinError>) -> Result<(), RunError> {

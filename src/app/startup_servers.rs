@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
-use super::{listeners::Listeners, port_options::PortOptions};
+use super::{listeners::Listeners, port_options::PortOptions, progress::StartProgress};
 use crate::{
     domain::clock::{Entropy, SystemEntropy},
     transport::{
@@ -25,7 +25,12 @@ pub struct StartupServers {
 }
 
 impl StartupServers {
-    pub fn start<H: Health>(listeners: &Listeners, health: HealthServer<H>, options: &PortOptions) -> Self {
+    pub fn start<H: Health>(
+        listeners: &Listeners,
+        health: HealthServer<H>,
+        options: &PortOptions,
+        progress: &StartProgress,
+    ) -> Self {
         let (tasks, stop) = (TaskTracker::new(), options.http.stop.child_token());
         let brief = |options: &ListenerOptions| ListenerOptions {
             stop: stop.clone(),
@@ -33,7 +38,7 @@ impl StartupServers {
             ..options.clone()
         };
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-        let handler = startup::handler(Arc::clone(&entropy));
+        let handler = startup::handler(Arc::clone(&entropy), progress.message());
         tasks.spawn(grpc::startup::run(Arc::clone(&listeners.grpc), health, brief(&options.grpc)));
         tasks.spawn(http_server::run(
             Arc::clone(&listeners.http),

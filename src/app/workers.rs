@@ -1,15 +1,18 @@
 //! Workers that run beside calls: usage and rate limit events are flushed, expiry events emitted, old events deleted, rate
-//! limits swept, metrics folded, the keys of session issuers refreshed, and webhooks delivered.
+//! limits swept, metrics folded, the keys of session issuers refreshed, webhooks delivered, and readiness measured. The
+//! supervisor starts one that panics again.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic_health::server::HealthReporter;
 
-use super::parts::Parts;
+use super::{parts::Parts, readiness};
 use crate::{
     config::Webhooks,
-    service::jobs::Jobs,
+    service::{Services, jobs::Jobs},
+    transport::tls::Tls,
     webhook::{
         DeliveryRules, OutboxDeps, OutboxWorker,
         client::{DnsResolver, WebhookClient},
@@ -36,25 +39,37 @@ const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Starts the workers that do not depend on the configuration. Those that flush run until `end`, when no call is left; the
 /// others until `stop`.
 pub fn start(tasks: &TaskTracker, stop: &CancellationToken, end: &CancellationToken, parts: &Parts) {
+    let Parts { services, limiter, sessions, .. } = parts;
+    let ending = Spawner { tasks, services, stop: end };
+    ending.spawn("usage_flush", &services.jobs, flush_usage);
+    ending.every(RATE_LIMIT_EVENT_INTERVAL, "rate_limit_events", &services.jobs, |jobs| async move {
+        jobs.flush_rate_limit_events().await;
+    });
+    ending.every(LIMIT_SWEEP_INTERVAL, "limit_sweep", limiter, |limiter| async move { limiter.sweep() });
+    ending.every(METRICS_UPKEEP_INTERVAL, "metrics_upkeep", &services.metrics, |metrics| async move {
+        metrics.upkeep();
+    });
+    let stopping = Spawner { tasks, services, stop };
+    stopping.spawn("event_sweep", &services.jobs, sweep_events);
+    stopping.spawn("session_keys", sessions, |sessions, stop| async move {
+        stop.run_until_cancelled(sessions.keep_fresh()).await;
+    });
+}
+
+/// Starts the worker that measures readiness, until `stop`.
+pub fn watch_readiness(tasks: &TaskTracker, stop: &CancellationToken, parts: &Parts, health: HealthReporter) {
     let services = &parts.services;
-    tasks.spawn(flush_usage(Arc::clone(&services.jobs), end.clone()));
-    every(
-        RATE_LIMIT_EVENT_INTERVAL,
-        tasks,
-        end,
-        &services.jobs,
-        |jobs| async move { jobs.flush_rate_limit_events().await },
-    );
-    every(LIMIT_SWEEP_INTERVAL, tasks, end, &parts.limiter, |limiter| async move { limiter.sweep() });
-    every(METRICS_UPKEEP_INTERVAL, tasks, end, &services.metrics, |metrics| async move { metrics.upkeep() });
-    tasks.spawn(sweep_events(Arc::clone(&services.jobs), stop.clone()));
-    let (sessions, stop) = (Arc::clone(&parts.sessions), stop.clone());
-    tasks.spawn(async move { stop.run_until_cancelled(sessions.keep_fresh()).await });
+    Spawner { tasks, services, stop }
+        .spawn("readiness", services, move |services, stop| readiness::follow(services, health.clone(), stop));
+}
+
+/// Starts the worker that reads the TLS files again when they change, until `stop`.
+pub fn reload_tls(tasks: &TaskTracker, stop: &CancellationToken, parts: &Parts, tls: &Arc<Tls>) {
+    Spawner { tasks, services: &parts.services, stop }.spawn("tls_reload", tls, Tls::reload_on_change);
 }
 
 /// Starts the delivery of webhooks, until `stop`.
 pub fn deliver_webhooks(tasks: &TaskTracker, stop: &CancellationToken, parts: &Parts, settings: &Webhooks) {
-    let client = WebhookClient::new(settings.egress.clone(), Arc::new(DnsResolver::default()), settings.timeout);
     let rules = DeliveryRules {
         timeout: settings.timeout,
         retries: settings.retries.clone(),
@@ -71,25 +86,53 @@ pub fn deliver_webhooks(tasks: &TaskTracker, stop: &CancellationToken, parts: &P
         entropy: Arc::clone(&services.entropy),
         metrics: Arc::clone(&services.metrics),
     });
-    tasks.spawn(OutboxWorker::new(deps, client, rules).run(stop.clone()));
+    let (egress, timeout) = (settings.egress.clone(), settings.timeout);
+    Spawner { tasks, services, stop }.spawn("webhooks", &deps, move |deps, stop| {
+        let client = WebhookClient::new(egress.clone(), Arc::new(DnsResolver::default()), timeout);
+        OutboxWorker::new(deps, client, rules.clone()).run(stop)
+    });
 }
 
-/// Runs `work` at each interval until `end`, and then once more.
-fn every<T, F, W>(period: Duration, tasks: &TaskTracker, end: &CancellationToken, subject: &Arc<T>, work: F)
-where
-    T: Send + Sync + 'static,
-    F: Fn(Arc<T>) -> W + Send + 'static,
-    W: Future<Output = ()> + Send,
-{
-    let (subject, end) = (Arc::clone(subject), end.clone());
-    tasks.spawn(async move {
-        let mut ticks = interval(period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while end.run_until_cancelled(ticks.tick()).await.is_some() {
-            work(Arc::clone(&subject)).await;
-        }
-        work(subject).await;
-    });
+/// Spawns workers that the supervisor keeps running until `stop`.
+struct Spawner<'a> {
+    tasks: &'a TaskTracker,
+    services: &'a Arc<Services>,
+    stop: &'a CancellationToken,
+}
+
+impl Spawner<'_> {
+    /// Runs `work`, which gets `stop`.
+    fn spawn<T, F, W>(&self, name: &'static str, subject: &Arc<T>, work: F)
+    where
+        T: Send + Sync + 'static,
+        F: Fn(Arc<T>, CancellationToken) -> W + Send + Sync + 'static,
+        W: Future<Output = ()> + Send + 'static,
+    {
+        let (services, subject, stop) = (Arc::clone(self.services), Arc::clone(subject), self.stop.clone());
+        self.tasks.spawn(async move {
+            services.supervisor.keep_running(name, &stop, || work(Arc::clone(&subject), stop.clone())).await;
+        });
+    }
+
+    /// Runs `work` at each interval until `stop`, and then once more.
+    fn every<T, F, W>(&self, period: Duration, name: &'static str, subject: &Arc<T>, work: F)
+    where
+        T: Send + Sync + 'static,
+        F: Fn(Arc<T>) -> W + Clone + Send + Sync + 'static,
+        W: Future<Output = ()> + Send + 'static,
+    {
+        self.spawn(name, subject, move |subject, stop| {
+            let work = work.clone();
+            async move {
+                let mut ticks = interval(period);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+                    work(Arc::clone(&subject)).await;
+                }
+                work(subject).await;
+            }
+        });
+    }
 }
 
 /// Flushes usage until `end`, and then all that is left.

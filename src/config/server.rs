@@ -32,6 +32,8 @@ pub const TABLE: Table = Table {
         ANONYMOUS_MEMORY,
         ANONYMOUS_MEMORY_PER_ADDRESS,
         ANONYMOUS_MEMORY_PER_CONNECTION,
+        DRAIN_TIMEOUT,
+        READY_REQUIRES_WRITES,
     ],
     tables: &[],
 };
@@ -139,6 +141,19 @@ const ANONYMOUS_MEMORY_PER_CONNECTION: Setting = Setting::new(
     "The part of `anonymous_memory` that one connection may use.",
 );
 
+const DRAIN_TIMEOUT: Setting = Setting::new(
+    "drain_timeout",
+    "\"2s\"",
+    "How long calls in flight have to complete at a stop, 100ms to 10m. The process ends at most 3 seconds later.",
+);
+
+const READY_REQUIRES_WRITES: Setting = Setting::new(
+    "ready_requires_writes",
+    "false",
+    "Whether a replica is not ready while the database answers reads and takes no writes. Otherwise it stays ready, and \
+     `/readyz` says what is missing.",
+);
+
 /// The largest size of each part.
 const MAX_MEMORY: u64 = 1 << 40;
 /// The smallest one: room for a body of 1 MiB while its buffer grows, and for its headers.
@@ -179,6 +194,10 @@ pub struct Server {
     pub write_timeout: Duration,
     /// Memory for requests while they arrive.
     pub memory: RequestMemory,
+    /// How long calls in flight have to complete at a stop.
+    pub drain_timeout: Duration,
+    /// Whether a replica is not ready while the database takes no writes.
+    pub ready_requires_writes: bool,
 }
 
 /// Memory for requests while they arrive, in bytes.
@@ -229,6 +248,10 @@ pub fn read(section: &Section<'_>, tls: bool) -> Option<Server> {
     };
     let (body_timeout, write_timeout) = (timeout(&BODY_TIMEOUT), timeout(&WRITE_TIMEOUT));
     let memory = request_memory(section);
+    let drain_bounds = Duration::from_millis(100)..=Duration::from_mins(10);
+    let drain_timeout =
+        section.duration_within(&DRAIN_TIMEOUT, drain_bounds, "must be a length of time from 100ms to 10m");
+    let ready_requires_writes = section.boolean(&READY_REQUIRES_WRITES);
     Some(Server {
         grpc_addr: grpc?,
         http_addr: http?,
@@ -242,6 +265,8 @@ pub fn read(section: &Section<'_>, tls: bool) -> Option<Server> {
         body_timeout: body_timeout?,
         write_timeout: write_timeout?,
         memory: memory?,
+        drain_timeout: drain_timeout?,
+        ready_requires_writes: ready_requires_writes?,
     })
 }
 

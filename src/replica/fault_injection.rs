@@ -44,6 +44,41 @@ pub(crate) async fn inject_delay(switch: &str) {
 /// Length of one injected delay.
 pub(crate) const INJECTED_DELAY: std::time::Duration = std::time::Duration::from_millis(500);
 
+/// Panics once in this process, a little after its first call, if `panic_<name>` is set. Never returns.
+pub(crate) async fn panic_once(name: &str) {
+    if wants_panic(name) {
+        tokio::time::sleep(INJECTED_DELAY).await;
+        inject_panic(name);
+    }
+    std::future::pending().await
+}
+
+/// Panics once in this process if `panic_<name>` is set.
+pub(crate) fn inject_panic(name: &str) {
+    #[cfg(any(feature = "faults", feature = "shuttle"))]
+    {
+        static PANICKED: parking_lot::Mutex<Vec<String>> = parking_lot::Mutex::new(Vec::new());
+        let mut panicked = PANICKED.lock();
+        if wants_panic(name) && !panicked.iter().any(|known| known == name) {
+            panicked.push(name.to_owned());
+            drop(panicked);
+            panic!("the fault switch panic_{name} is set");
+        }
+    }
+    #[cfg(not(any(feature = "faults", feature = "shuttle")))]
+    let _ = name;
+}
+
+#[cfg(any(feature = "faults", feature = "shuttle"))]
+fn wants_panic(name: &str) -> bool {
+    disabled(&format!("panic_{name}"))
+}
+
+#[cfg(not(any(feature = "faults", feature = "shuttle")))]
+fn wants_panic(_: &str) -> bool {
+    false
+}
+
 /// Without the features no guard is ever disabled.
 #[cfg(not(any(feature = "faults", feature = "shuttle")))]
 #[inline(always)]

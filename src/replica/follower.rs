@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// Delay between two attempts to reach the database.
-pub(super) const RETRY_DELAY: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Keeps the cache of one replica up to date, and its lease alive.
 pub struct Follower<F> {
@@ -102,6 +102,7 @@ impl<F: ChangeFeed> Follower<F> {
                     *self.error.lock() = Some(error);
                     self.lease.end();
                     connected = false;
+                    self.stop.clone().run_until_cancelled(sleep(RETRY_DELAY)).await;
                     continue;
                 }
             };
@@ -163,6 +164,7 @@ impl<F: ChangeFeed> Follower<F> {
     /// Follows until the membership ends.
     async fn follow(&mut self, member: &mut Membership) -> MembershipEnd {
         let mut renewal = Instant::now() + self.lease_length / 3;
+        let mut last_failure: Option<Instant> = None;
         loop {
             let renew = tokio::select! {
                 () = self.stop.cancelled() => return MembershipEnd::Stopped,
@@ -177,6 +179,11 @@ impl<F: ChangeFeed> Follower<F> {
                 Err(StepError::Ended(end)) => return end,
                 Err(StepError::Store(error)) => {
                     tracing::warn!(%error, "follower lost the database, reconnecting");
+                    // A new connection helps at once, or it does not help: the database takes no writes.
+                    if last_failure.is_some_and(|last| last.elapsed() < RETRY_DELAY) {
+                        self.stop.clone().run_until_cancelled(sleep(RETRY_DELAY)).await;
+                    }
+                    last_failure = Some(Instant::now());
                     if let Some(end) = self.reconnect(member).await {
                         return end;
                     }
@@ -219,6 +226,7 @@ impl<F: ChangeFeed> Follower<F> {
 
     /// One round: renew, read, apply, extend, report.
     async fn renew(&mut self, member: &mut Membership) -> Result<(), StepError> {
+        fault_injection::inject_panic("follower");
         // The lease counts from before the renewal is sent, so that a late reply shortens it and never lengthens it.
         let before = self.clock.boottime();
         if fault_injection::disabled("renew_before_read") {
@@ -282,6 +290,7 @@ impl<F: ChangeFeed> Follower<F> {
                 return lost("the database lost a change that was applied");
             }
             for (revision, digest) in &batch.changes {
+                fault_injection::inject_panic("follower_apply");
                 if !fault_injection::disabled("apply") {
                     self.cache.invalidate(digest);
                 }

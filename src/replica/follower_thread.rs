@@ -6,53 +6,72 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 
-use super::follower::{Follower, RETRY_DELAY};
+use super::follower::Follower;
 use crate::store::change_feed::ChangeFeed;
 
 /// How long a follower may take to leave when the service stops. After that, its lease expires by itself.
-pub(crate) const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How much longer than that the thread may take to end.
+const EXIT_GRACE: Duration = Duration::from_millis(100);
+
+/// The running thread.
+pub struct FollowerThread {
+    ended: oneshot::Receiver<()>,
+}
 
 /// Starts the thread. `make` makes a follower and a future that runs beside it. A follower that panics is replaced by a
-/// new one, which joins again.
+/// new one, which joins again, once `pause` returns.
 ///
 /// # Errors
 ///
 /// The operating system's error if the thread cannot be started.
 pub fn spawn<F: ChangeFeed + 'static, B: Future<Output = ()>>(
     make: impl Fn() -> (Follower<F>, B) + Send + 'static,
-) -> std::io::Result<std::thread::JoinHandle<()>> {
+    mut pause: impl FnMut() + Send + 'static,
+) -> std::io::Result<FollowerThread> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (ending, ended) = oneshot::channel();
     std::thread::Builder::new().name("follower".to_owned()).spawn(move || {
         loop {
             let (follower, beside) = make();
             let lease = Arc::clone(&follower.lease);
             let follow = AssertUnwindSafe(|| runtime.block_on(run_until_stopped(follower, beside)));
-            let Err(_) = catch_unwind(follow) else { return };
-            // Which changes had been applied is unknown after a panic, so the cache may no longer answer.
+            if catch_unwind(follow).is_ok() {
+                break;
+            }
+            // Which changes had been applied is unknown after a panic, so the cache may not answer until another follower
+            // has joined, which clears it.
             lease.end();
-            tracing::error!("follower panicked, starting another one");
-            std::thread::sleep(RETRY_DELAY);
+            pause();
         }
-    })
+        let _ = ending.send(());
+    })?;
+    Ok(FollowerThread { ended })
 }
 
 /// Runs a follower until it is stopped, and then for at most [`LEAVE_TIMEOUT`].
 async fn run_until_stopped<F: ChangeFeed>(follower: Follower<F>, beside: impl Future<Output = ()>) {
-    let stop = follower.stop.clone();
+    let (stop, lease) = (follower.stop.clone(), Arc::clone(&follower.lease));
     let leave_timeout = async {
         stop.cancelled().await;
         sleep(LEAVE_TIMEOUT).await;
     };
     tokio::select! {
         () = follower.run() => {}
-        () = leave_timeout => {}
+        () = leave_timeout => lease.end(),
         () = beside => {}
     }
 }
 
-/// Waits for a follower's thread to exit without blocking the executor.
-pub async fn wait_for_exit(thread: std::thread::JoinHandle<()>) {
-    let _ = timeout(LEAVE_TIMEOUT * 2, tokio::task::spawn_blocking(move || thread.join())).await;
+impl FollowerThread {
+    /// Waits for the thread to end, which was told to stop.
+    pub async fn wait_for_exit(self) {
+        let _ = timeout(LEAVE_TIMEOUT + EXIT_GRACE, self.ended).await;
+    }
 }

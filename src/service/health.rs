@@ -7,9 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
-    time::{Instant, timeout},
+    time::{Instant, error::Elapsed, timeout},
 };
 
+use super::supervisor::Supervisor;
 use crate::{
     limiter::Limiter,
     replica::Replica,
@@ -23,8 +24,26 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// Age at which a measurement no longer counts: the worker that should have replaced it hangs.
 const MAX_MEASUREMENT_AGE: Duration = Duration::from_secs(15);
 
-/// Whether calls can be served, or the reason why not.
-pub type Readiness = Result<(), NotReady>;
+/// What can be served, or why nothing can.
+pub type Readiness = Result<Ready, NotReady>;
+
+/// What can be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ready {
+    /// Every call.
+    All,
+    /// Verify and reads; why there are no writes.
+    WithoutWrites(&'static str),
+}
+
+/// What whoever asks needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Every call, or, if the settings allow it, all but writes.
+    Service,
+    /// Verify alone.
+    Verify,
+}
 
 /// Why calls cannot be served.
 #[derive(Debug, Clone)]
@@ -33,19 +52,21 @@ pub struct NotReady {
     pub message: &'static str,
     /// For the log.
     why: Arc<str>,
+    /// Whether only writes fail for this reason.
+    writes_only: bool,
 }
 
 impl NotReady {
     fn because(message: &'static str) -> Self {
-        Self { message, why: message.into() }
+        Self { message, why: message.into(), writes_only: false }
     }
 
     fn of(error: &StoreError) -> Self {
-        let message = match error {
-            StoreError::Unavailable(why) => why.cause.message(),
-            _ => "The database does not answer as it should",
+        let (message, writes_only) = match error {
+            StoreError::Unavailable(why) => (why.cause.message(), why.cause.concerns_writes_only()),
+            _ => ("The database does not answer as it should", false),
         };
-        Self { message, why: error.to_string().into() }
+        Self { message, why: error.to_string().into(), writes_only }
     }
 }
 
@@ -55,9 +76,11 @@ impl std::fmt::Display for NotReady {
     }
 }
 
+/// What the database did when it was last asked.
 struct Measurement {
     at: Instant,
-    database: Readiness,
+    writes: Result<(), NotReady>,
+    reads: Result<(), NotReady>,
 }
 
 /// Observes the parts that answer calls.
@@ -66,6 +89,9 @@ pub struct Health {
     replica: Arc<Replica>,
     sessions: Arc<Sessions>,
     limiter: Arc<Limiter>,
+    supervisor: Arc<Supervisor>,
+    /// Whether the service is ready only while it can write.
+    requires_writes: bool,
     measured: watch::Sender<Measurement>,
 }
 
@@ -76,29 +102,48 @@ impl Health {
         replica: Arc<Replica>,
         sessions: Arc<Sessions>,
         limiter: Arc<Limiter>,
+        supervisor: Arc<Supervisor>,
+        requires_writes: bool,
     ) -> Self {
-        let measured =
-            Measurement { at: Instant::now(), database: Err(NotReady::because("Readiness is not measured yet")) };
-        Self { store, replica, sessions, limiter, measured: watch::Sender::new(measured) }
+        let not_yet = || Err(NotReady::because("Readiness is not measured yet"));
+        let measured = watch::Sender::new(Measurement { at: Instant::now(), writes: not_yet(), reads: not_yet() });
+        Self { store, replica, sessions, limiter, supervisor, requires_writes, measured }
     }
 
-    /// Whether calls can be served: the lease holds, and the database answered the last measurement. Reads memory only.
+    /// Whether calls can be served: every worker runs, the lease holds, and the database answered the last measurement.
+    /// Reads memory only.
+    ///
+    /// While the database takes no writes, the lease cannot be renewed, and Verify is answered by look-ups.
     ///
     /// # Errors
     ///
     /// The reason why not.
-    pub fn readiness(&self) -> Readiness {
+    pub fn readiness(&self, need: Need) -> Readiness {
+        let measured = self.measured.borrow();
+        if measured.at.elapsed() > MAX_MEASUREMENT_AGE {
+            return Err(NotReady::because("Readiness is no longer measured"));
+        }
+        let without_writes = measured.writes.as_ref().err().filter(|why| why.writes_only && measured.reads.is_ok());
+        if need == Need::Verify {
+            return match &measured.reads {
+                Err(why) if !self.lease_holds() => Err(why.clone()),
+                _ => Ok(without_writes.map_or(Ready::All, |why| Ready::WithoutWrites(why.message))),
+            };
+        }
+        if let Some(worker) = self.supervisor.missing() {
+            let why = format!("the worker {worker} does not run").into();
+            return Err(NotReady { why, ..NotReady::because("A part of the service is being restarted") });
+        }
+        if let Some(why) = without_writes.filter(|_| !self.requires_writes) {
+            return Ok(Ready::WithoutWrites(why.message));
+        }
         if !self.lease_holds() {
             return Err(match self.replica.membership_error.lock().as_ref() {
                 Some(error) => NotReady { why: format!("no live lease: {error}").into(), ..NotReady::of(error) },
                 None => NotReady::because("There is no live lease"),
             });
         }
-        let measured = self.measured.borrow();
-        if measured.at.elapsed() > MAX_MEASUREMENT_AGE {
-            return Err(NotReady::because("Readiness is no longer measured"));
-        }
-        measured.database.clone()
+        measured.writes.clone().map(|()| Ready::All)
     }
 
     /// Whether the cache may answer now.
@@ -106,22 +151,32 @@ impl Health {
         self.replica.lease.holds()
     }
 
-    /// Asks the database whether it accepts writes, and keeps the answer for [`Self::readiness`]. For the one worker that
-    /// measures.
+    /// What changes readiness between two measurements: whether the lease holds, and the worker that does not run.
+    pub fn state(&self) -> (bool, Option<&'static str>) {
+        (self.lease_holds(), self.supervisor.missing())
+    }
+
+    /// Asks the database whether it accepts writes, and if not, whether it answers reads. Keeps the answers for
+    /// [`Self::readiness`]. For the one worker that measures.
     pub async fn measure(&self) {
-        let database = match timeout(PING_TIMEOUT, self.store.ping()).await {
+        let answer = |answered: Result<Result<(), StoreError>, Elapsed>| match answered {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(NotReady::of(&error)),
             Err(_) => Err(NotReady::because("The database did not answer in time")),
         };
-        self.measured.send_replace(Measurement { at: Instant::now(), database });
+        let writes = answer(timeout(PING_TIMEOUT, self.store.ping()).await);
+        let reads = match &writes {
+            Ok(()) => Ok(()),
+            Err(_) => answer(timeout(PING_TIMEOUT, self.store.ping_reads()).await),
+        };
+        self.measured.send_replace(Measurement { at: Instant::now(), writes, reads });
     }
 
     /// Waits until calls can be served. The lease is read anew after each measurement.
     pub async fn wait_until_ready(&self) {
         let mut measured = self.measured.subscribe();
         // The sender lives as long as this service, so the wait cannot fail.
-        while self.readiness().is_err() && measured.changed().await.is_ok() {}
+        while self.readiness(Need::Service).is_err() && measured.changed().await.is_ok() {}
     }
 
     /// The current value of every gauge.

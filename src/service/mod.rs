@@ -16,11 +16,13 @@ pub(crate) mod keys;
 mod management;
 mod paging;
 mod rate_limited;
+pub mod supervisor;
 pub mod verify;
 
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::context::CallContext;
 use self::{
@@ -34,6 +36,7 @@ use self::{
     keys::Keys,
     management::ManagementCalls,
     paging::PageTokens,
+    supervisor::Supervisor,
     verify::{Verifier, evaluator::Evaluator},
 };
 use crate::{
@@ -76,6 +79,10 @@ pub struct Services {
     pub metrics: Arc<Metrics>,
     /// Where pages of keys and events become messages.
     pub bulk: Arc<Bulk>,
+    /// Keeps workers running.
+    pub supervisor: Arc<Supervisor>,
+    /// To be cancelled when calls that wait have to answer, since the process stops.
+    pub closing: CancellationToken,
     /// Wakes the webhook worker.
     pub deliveries: Arc<DeliverySignal>,
     /// Makes ids of keys and events.
@@ -124,6 +131,8 @@ pub struct ServiceOptions {
     pub events: EventRules,
     /// Digest of the root credential that the environment sets.
     pub root: Option<Digest>,
+    /// Whether the service is ready only while it can write.
+    pub ready_requires_writes: bool,
 }
 
 impl ServiceOptions {
@@ -140,6 +149,7 @@ impl ServiceOptions {
             egress: Egress::default(),
             events: EventRules::default(),
             root: None,
+            ready_requires_writes: false,
         }
     }
 }
@@ -164,8 +174,11 @@ impl Services {
             egress,
             events,
             root,
+            ready_requires_writes,
         } = options;
         let metrics = Arc::new(Metrics::new(&registry));
+        let closing = CancellationToken::new();
+        let supervisor = Arc::new(Supervisor::new(Arc::clone(&metrics)));
         let deliveries = Arc::<DeliverySignal>::default();
         let ids = Arc::new(IdGenerator::new(Arc::clone(&clock), Arc::clone(&entropy)));
         let evaluator = Arc::new(Evaluator {
@@ -201,6 +214,7 @@ impl Services {
             entropy: Arc::clone(&entropy),
             metrics: Arc::clone(&metrics),
             runtime,
+            closing: closing.clone(),
         });
         Self {
             verify: Verifier { evaluator, auth: Arc::clone(&auth), metrics: Arc::clone(&metrics) },
@@ -223,7 +237,9 @@ impl Services {
                 clock: Arc::clone(&clock),
                 rules: events,
             }),
-            health: Health::new(store, replica, sessions, limiter),
+            health: Health::new(store, replica, sessions, limiter, Arc::clone(&supervisor), ready_requires_writes),
+            supervisor,
+            closing,
             registry,
             metrics,
             bulk,

@@ -71,6 +71,9 @@ pub trait Store: KeyStore + EventStore + Send + Sync + 'static {
     /// Makes a round trip to the database, which must accept writes.
     async fn ping(&self) -> Result<()>;
 
+    /// Makes a round trip to the database, which must answer reads that show the present.
+    async fn ping_reads(&self) -> Result<()>;
+
     /// Returns the current numbers of connections.
     fn pool(&self) -> PoolGauge;
 

@@ -50,6 +50,11 @@ pub enum UnavailableCause {
 }
 
 impl UnavailableCause {
+    /// Whether reads may succeed all the same.
+    pub const fn concerns_writes_only(self) -> bool {
+        matches!(self, Self::ReadOnly | Self::DiskFull | Self::Locked)
+    }
+
     /// A sentence for everybody. It holds nothing that the database or its driver said.
     pub const fn message(self) -> &'static str {
         match self {
@@ -114,7 +119,7 @@ pub enum OpenError {
     InUse(String),
     /// The database is unavailable. A retry may succeed.
     #[error("database unavailable: {0}")]
-    Unavailable(String),
+    Unavailable(Unavailability),
     /// The database refused. A retry would fail in the same way.
     #[error("database error: {0}")]
     Refused(String),
@@ -135,7 +140,7 @@ pub enum OpenError {
 impl From<StoreError> for OpenError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(why) => Self::Unavailable(why.to_string()),
+            StoreError::Unavailable(why) => Self::Unavailable(why),
             StoreError::DigestCollision | StoreError::Row(_) | StoreError::Broken(_) => {
                 Self::Refused(error.to_string())
             }

@@ -30,8 +30,9 @@ const MIN_POLL_GAP: Duration = Duration::from_millis(20);
 const MAX_CLAIM: usize = 32;
 /// How often the outbox is measured.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(15);
-/// At shutdown: the time for each of releasing what waits, finishing attempts, and ending those that did not finish.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+/// At shutdown: the time for each of releasing what waits, finishing attempts, and ending those that did not finish. All
+/// three together are shorter than the stop of the process.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// The queue of deliveries that have nowhere to go: their webhook was removed, or its URL is no longer allowed.
 const NO_HOST: &str = "";
 

@@ -8,13 +8,17 @@ mod support;
 mod postgres;
 #[path = "../support/proxy.rs"]
 mod proxy;
+#[path = "../webhooks/receiver.rs"]
+mod receiver;
 
 mod backends;
 mod killed;
 mod outage;
 mod pending;
 mod start;
+mod stop;
 mod stream;
+mod workers;
 
 use std::net::SocketAddr;
 
@@ -24,7 +28,10 @@ use tonic::Status;
 /// A new database, reached through a proxy that can cut it off.
 struct ProxiedDatabase {
     proxy: Proxy,
+    /// Through the proxy.
     url: String,
+    /// Past it.
+    direct: String,
 }
 
 impl ProxiedDatabase {
@@ -36,7 +43,7 @@ impl ProxiedDatabase {
         let proxy = Proxy::start(upstream).await;
         url.set_host(Some("127.0.0.1")).unwrap();
         url.set_port(Some(proxy.address().port())).unwrap();
-        Self { proxy, url: url.into() }
+        Self { proxy, url: url.into(), direct }
     }
 }
 

@@ -98,7 +98,7 @@ async fn a_server_whose_role_may_not_create_tables_serves_a_migrated_database() 
 }
 
 /// A role that may have `limit` connections, on a database that its owner has migrated.
-async fn limited_role(limit: u32) -> String {
+pub async fn limited_role(limit: u32) -> String {
     let url = fresh_database().await;
     let folder = tempfile::tempdir().unwrap();
     let owner = Setup::new().database(&url);
@@ -208,6 +208,7 @@ async fn a_start_that_waits_for_its_database_is_alive_and_not_ready() {
     };
     eventually(Duration::from_secs(5), "the process is alive", async || get("/healthz").await.is_some()).await;
     assert_eq!(get("/healthz").await.unwrap().0, 200);
+    assert!(get("/readyz").await.unwrap().2.contains("The database cannot be reached"));
     for path in ["/readyz", "/api/api-keys", "/metrics", "/no/such/path"] {
         let (status, named, body) = get(path).await.unwrap();
         assert_eq!((status, named), (503, true), "{path}");

@@ -67,6 +67,6 @@ async fn a_stop_ends_in_time_with_an_unavailable_database_and_a_receiver_that_ha
     proxy.silence(true);
     server.signal("TERM");
     let stopping = tokio::task::spawn_blocking(move || (server.wait(), server));
-    let stopped = tokio::time::timeout(Duration::from_secs(25), stopping).await;
+    let stopped = tokio::time::timeout(Duration::from_secs(10), stopping).await;
     assert_eq!(stopped.expect("it ends").unwrap().0, Some(0));
 }

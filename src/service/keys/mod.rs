@@ -10,6 +10,7 @@ pub(crate) mod webhook;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use super::{deliveries::DeliverySignal, ids::IdGenerator, management::ManagementCalls, paging::PageTokens};
 use crate::{
@@ -46,6 +47,8 @@ pub struct Keys {
     pub(super) metrics: Arc<Metrics>,
     /// Runs what must complete although its request is dropped.
     pub(super) runtime: Handle,
+    /// Cancelled when calls in flight have to end, since the process stops.
+    pub(super) closing: CancellationToken,
 }
 
 impl Keys {

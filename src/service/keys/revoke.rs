@@ -23,8 +23,8 @@ impl Keys {
     ///
     /// # Errors
     ///
-    /// REVOCATION_PENDING if the revocation is committed, but the caller's deadline passed before every replica was known
-    /// to have applied it. INVALID_ARGUMENT; PERMISSION_DENIED; NOT_FOUND; UNAVAILABLE; DEADLINE_EXCEEDED.
+    /// REVOCATION_PENDING if the revocation is committed, but the caller's deadline passed, or the process had to stop,
+    /// before every replica was known to have applied it. INVALID_ARGUMENT; PERMISSION_DENIED; NOT_FOUND; UNAVAILABLE; DEADLINE_EXCEEDED.
     pub async fn revoke(
         self: &Arc<Self>,
         caller: &Caller,
@@ -71,8 +71,9 @@ impl Keys {
             return Err(Error::unavailable("the key was read back unrevoked"));
         }
         let start = Instant::now();
-        let acknowledged = timeout_at(deadline, self.replica.wait_for_replicas(key.revision)).await;
-        acknowledged.map_err(|_| Error::revocation_pending())?;
+        let acknowledged = timeout_at(deadline, self.replica.wait_for_replicas(key.revision));
+        let acknowledged = self.closing.run_until_cancelled(acknowledged).await;
+        acknowledged.and_then(std::result::Result::ok).ok_or_else(Error::revocation_pending)?;
         self.metrics.revoke_wait_seconds.record(start.elapsed());
         Ok(key)
     }

@@ -168,10 +168,11 @@ pub(crate) fn is_denied(error: &sqlx::Error) -> bool {
 
 impl From<sqlx::Error> for OpenError {
     fn from(error: sqlx::Error) -> Self {
-        let text = describe(&error);
         match classify(&error) {
-            ErrorClass::Lost | ErrorClass::Conflict | ErrorClass::Unavailable => Self::Unavailable(text),
-            ErrorClass::Collision | ErrorClass::Row | ErrorClass::Broken => Self::Refused(text),
+            ErrorClass::Lost | ErrorClass::Conflict | ErrorClass::Unavailable => {
+                Self::Unavailable(unavailability(&error))
+            }
+            ErrorClass::Collision | ErrorClass::Row | ErrorClass::Broken => Self::Refused(describe(&error)),
         }
     }
 }

@@ -8,7 +8,10 @@ use sqlx::{
 };
 
 use super::{options::PostgresOptions, pinned};
-use crate::{domain::server_url, store::error::OpenError};
+use crate::{
+    domain::server_url,
+    store::error::{OpenError, Unavailability},
+};
 
 fn invalid_url(error: sqlx::Error) -> OpenError {
     match error {
@@ -72,7 +75,7 @@ pub(super) async fn connect_once(connect: &PgConnectOptions, timeout: Duration) 
     });
     match connected.await {
         Ok(connection) => Ok(connection?),
-        Err(_) => Err(OpenError::Unavailable("no answer within the bound".to_owned())),
+        Err(_) => Err(OpenError::Unavailable(Unavailability::timed_out())),
     }
 }
 

@@ -10,7 +10,10 @@ mod options;
 mod pinned;
 
 use std::{
-    sync::{Arc, LazyLock},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicI32, Ordering},
+    },
     time::Duration,
 };
 
@@ -51,6 +54,8 @@ pub struct PostgresConfig {
     connect: PgConnectOptions,
     /// The server's version at the start, as in `server_version_num`.
     version: Option<u32>,
+    /// The server's process that applies migrations; 0 while there is none.
+    migrating: AtomicI32,
 }
 
 /// The Postgres backend.
@@ -93,12 +98,27 @@ impl Postgres {
         }
         let attempts = Arc::clone(&self.attempts);
         run_in_task(self.attempts.runtime(), async move {
-            let PostgresConfig { options, version, .. } = &attempts.own;
+            let PostgresConfig { options, version, migrating, .. } = &attempts.own;
             let mut connection = connect_once(&migrate_options(options, *version)?, options.acquire_timeout).await?;
-            migrate::apply(&MIGRATOR, &mut connection).await?;
+            migrating.store(database::backend_pid(&mut connection).await?, Ordering::SeqCst);
+            let applied = migrate::apply(&MIGRATOR, &mut connection).await;
+            migrating.store(0, Ordering::SeqCst);
+            applied?;
             Ok(connection.close().await?)
         })
         .await
+    }
+
+    /// The sessions that hold a lock which the migration waits for, each by its process and its application.
+    ///
+    /// # Errors
+    ///
+    /// Why they cannot be read.
+    pub async fn migration_blockers(&self) -> Result<Vec<String>, OpenError> {
+        match self.attempts.own.migrating.load(Ordering::SeqCst) {
+            0 => Ok(Vec::new()),
+            process => Ok(self.read(process, |db, process| Box::pin(database::blockers(db, *process))).await?),
+        }
     }
 
     /// Counts the pending migrations.
@@ -112,7 +132,7 @@ impl Postgres {
 
     /// Makes a change feed on this database that is not connected, whose statements take at most `statement_timeout`.
     pub fn change_feed(&self, statement_timeout: Duration) -> PostgresChangeFeed {
-        let PostgresConfig { options, connect, version } = &self.attempts.own;
+        let PostgresConfig { options, connect, version, .. } = &self.attempts.own;
         let pool = Arc::clone(&self.attempts.writers);
         // The lease comes before the calls: without it, each of them reads the database.
         let feed = PostgresChangeFeed::new(connect.clone(), statement_timeout).when_full(move || pool.release_idle());
@@ -157,5 +177,11 @@ fn attempts(
     };
     let scans = Semaphore::new(max_scans(options.max_connections, 4));
     let writers = Pool::new(connect.clone(), pool_rules);
-    Attempts { writers, readers: None, scans, rules, own: PostgresConfig { options, connect, version } }
+    Attempts {
+        writers,
+        readers: None,
+        scans,
+        rules,
+        own: PostgresConfig { options, connect, version, migrating: AtomicI32::new(0) },
+    }
 }

@@ -7,7 +7,7 @@ use std::{io, sync::Arc, thread, time::Duration};
 
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot},
+    sync::{Mutex, mpsc, oneshot},
 };
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -56,7 +56,8 @@ pub async fn run<H: Health>(
     let workers: Result<Vec<Worker>, String> =
         (0..threads).map(|_| start(&service, &health, &options).map_err(|error| error.to_string())).collect();
     let workers = workers?;
-    let accepting = accept(&listener, &workers);
+    let accepting = || accept(&listener, &workers);
+    let accepting = service.supervisor.keep_running("grpc_listener", &options.stop, accepting);
     options.stop.run_until_cancelled(accepting).await;
     drop(listener);
     let ended = async {
@@ -103,9 +104,12 @@ fn start<H: Health>(
     let (service, health, options) = (Arc::clone(service), health.clone(), options.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name("grpc".to_owned()).spawn(move || {
+        let (supervisor, stop) = (Arc::clone(&service.supervisor), options.stop.clone());
         let api = GrpcApi::new(service);
         let routes = routes(&api, health);
-        runtime.block_on(serve(api, routes, handed, options));
+        let handed = Mutex::new(handed);
+        let serve = || serve(api.clone(), routes.clone(), &handed, options.clone());
+        runtime.block_on(supervisor.keep_running("grpc_thread", &stop, serve));
         let _ = ending.send(());
     })?;
     Ok(Worker { connections, count: ConnectionCount::default(), ended })
@@ -129,9 +133,10 @@ fn routes<H: Health>(api: &GrpcApi, health: HealthServer<H>) -> Routes {
 async fn serve(
     api: GrpcApi,
     routes: Routes,
-    mut connections: mpsc::Receiver<HandedConnection>,
+    handed: &Mutex<mpsc::Receiver<HandedConnection>>,
     options: ListenerOptions,
 ) {
+    let mut connections = handed.lock().await;
     let serving = TaskTracker::new();
     let polls = Arc::default();
     while let Some(connection) = connections.recv().await {

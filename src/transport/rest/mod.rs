@@ -21,4 +21,7 @@ pub mod server;
 pub mod startup;
 mod verify;
 
-pub use self::router::{Rest, Routes};
+pub use self::{
+    layers::HttpHandler,
+    router::{Rest, Routes},
+};

@@ -1,17 +1,25 @@
 //! What orchestrators and scrapers ask.
 
+use http::Uri;
 use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::{error::RestResult, request::RequestContext, response::RestResponse};
-use crate::domain::error::Error;
+use crate::{
+    domain::error::Error,
+    service::health::{Need, Ready},
+};
 
 #[derive(Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Health {
     #[schema(inline)]
     status: HealthStatus,
+    /// Why there are no writes, while Verify and reads are served
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    message: Option<&'static str>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -30,7 +38,7 @@ enum HealthStatus {
     responses((status = 200, description = "It does.", body = Health))
 )]
 pub(crate) async fn live() -> RestResponse {
-    RestResponse::ok(&Health { status: HealthStatus::Ok })
+    RestResponse::ok(&Health { status: HealthStatus::Ok, message: None })
 }
 
 /// Calls can be served
@@ -39,11 +47,21 @@ pub(crate) async fn live() -> RestResponse {
     path = "/readyz",
     operation_id = "ready",
     tag = "operation",
+    params(("verify" = Option<u8>, Query, description = "1: whether Verify can be answered, whatever else can")),
     responses((status = 200, description = "They can.", body = Health))
 )]
-pub(crate) async fn ready(context: RequestContext) -> RestResult {
-    match context.service().health.readiness() {
-        Ok(()) => Ok(RestResponse::ok(&Health { status: HealthStatus::Ready })),
+pub(crate) async fn ready(context: RequestContext, uri: Uri) -> RestResult {
+    // Unknown parameters are ignored: probes are set up once, for several versions.
+    let mut query = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    let need = if query.any(|(name, value)| name == "verify" && value == "1") { Need::Verify } else { Need::Service };
+    match context.service().health.readiness(need) {
+        Ok(ready) => {
+            let message = match ready {
+                Ready::All => None,
+                Ready::WithoutWrites(why) => Some(why),
+            };
+            Ok(RestResponse::ok(&Health { status: HealthStatus::Ready, message }))
+        }
         Err(why) => Err(Error { message: why.message.into(), ..Error::unavailable(why.to_string()) }.into()),
     }
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::Request,
+    extract::{Request, State},
     response::{IntoResponse as _, Response},
 };
 use http::Method;
+use tokio::sync::watch;
 
 use super::{
     error::RestError,
@@ -16,17 +17,21 @@ use super::{
 };
 use crate::domain::{clock::Entropy, error::Error};
 
-/// Returns the handler of a listener that has no service yet.
-pub fn handler(entropy: Arc<dyn Entropy>) -> HttpHandler {
-    layers::startup_stack(Router::new().fallback(respond), entropy)
+/// Returns the handler of a listener that has no service yet. `waits_for` is what the start waits for now, as a sentence
+/// for everybody.
+pub fn handler(entropy: Arc<dyn Entropy>, waits_for: watch::Receiver<&'static str>) -> HttpHandler {
+    layers::startup_stack(Router::new().fallback(respond).with_state(waits_for), entropy)
 }
 
 /// One handler for all paths: a method that a path does not have is to be retried, too, and not 405.
-async fn respond(request: Request) -> Response {
-    let live = request.uri().path() == "/healthz" && [Method::GET, Method::HEAD].contains(request.method());
-    if live {
-        probes::live().await.into_response()
-    } else {
-        RestError::from(Error::unavailable("the service is starting")).into_response()
+async fn respond(State(waits_for): State<watch::Receiver<&'static str>>, request: Request) -> Response {
+    let probes = [Method::GET, Method::HEAD].contains(request.method());
+    match request.uri().path() {
+        "/healthz" if probes => probes::live().await.into_response(),
+        "/readyz" if probes => {
+            let why = *waits_for.borrow();
+            RestError::from(Error { message: why.into(), ..Error::unavailable(why) }).into_response()
+        }
+        _ => RestError::from(Error::unavailable("the service is starting")).into_response(),
     }
 }

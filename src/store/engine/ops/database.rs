@@ -28,6 +28,8 @@ pub trait DatabaseDialect: Executor {
     async fn replicas(&mut self) -> sqlx::Result<Vec<ReplicaRow>>;
     /// Whether the database accepts writes.
     async fn is_writable(&mut self) -> sqlx::Result<bool>;
+    /// Whether reads show the present. A standby shows the past.
+    async fn shows_present(&mut self) -> sqlx::Result<bool>;
     /// Reads the applied migrations. Returns none if their table does not exist yet.
     async fn applied_migrations(&mut self) -> sqlx::Result<Vec<AppliedRow>>;
 }
@@ -67,6 +69,10 @@ where
     async fn ping(&self) -> Result<()> {
         // Not a read: it must use a connection that writes.
         self.write((), |db, ()| Box::pin(ping(db))).await
+    }
+
+    async fn ping_reads(&self) -> Result<()> {
+        self.read((), |db, ()| Box::pin(ping_reads(db))).await
     }
 
     fn pool(&self) -> PoolGauge {
@@ -175,5 +181,14 @@ async fn ping(db: &mut impl DatabaseDialect) -> AttemptResult<()> {
     } else {
         let why = "the database takes no writes: a standby, or read-only";
         Err(StoreError::Unavailable(Unavailability::new(UnavailableCause::ReadOnly, why)).into())
+    }
+}
+
+async fn ping_reads(db: &mut impl DatabaseDialect) -> AttemptResult<()> {
+    if db.shows_present().await? {
+        Ok(())
+    } else {
+        let why = "the database is a standby, which shows the past";
+        Err(StoreError::Unavailable(why.into()).into())
     }
 }

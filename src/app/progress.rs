@@ -1,0 +1,25 @@
+//! What the start waits for, as the probes show it.
+
+use tokio::sync::watch;
+
+/// What the start waits for. Clones share it.
+#[derive(Debug, Clone)]
+pub struct StartProgress(watch::Sender<&'static str>);
+
+impl Default for StartProgress {
+    fn default() -> Self {
+        Self(watch::Sender::new("The service is starting"))
+    }
+}
+
+impl StartProgress {
+    /// Notes what the start waits for, as a sentence for everybody.
+    pub fn waits_for(&self, message: &'static str) {
+        self.0.send_replace(message);
+    }
+
+    /// The sentence that holds at each moment.
+    pub fn message(&self) -> watch::Receiver<&'static str> {
+        self.0.subscribe()
+    }
+}
