@@ -57,7 +57,8 @@ async fn every_worker_that_panics_is_started_again() {
     let receiver = Receiver::start(|_, _| Reply::Status(200, "")).await;
     let faults = WORKERS.map(|worker| format!("panic_{worker}")).join(",");
     let config = "[webhooks]\nallow_http = true\nallow_cidrs = [\"127.0.0.0/8\"]\n\
-         [[keyspace]]\nname = \"limited\"\nprefix = \"lim_\"\nrate_limit = { limit = 1, window = \"60s\" }\n";
+         [[keyspace]]\nname = \"limited\"\nprefix = \"lim_\"\ncredential = \"bearer\"\n\
+         secret = { encoding = \"alphanumeric\", length = 32 }\nrate_limit = { limit = 1, window = \"60s\" }\n";
     let server = Setup::new()
         .config(config)
         .delivering()

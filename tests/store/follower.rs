@@ -16,7 +16,7 @@ use keyward::{
     },
     replica::{PeerMode, Replica, follower::Follower, follower_thread},
     store::{
-        Result, Store,
+        KeyStore as _, Result, Store,
         change_feed::{ChangeBatch, ChangeFeed},
         postgres::change_feed::PostgresChangeFeed,
     },
@@ -25,7 +25,7 @@ use tokio::{runtime::Handle, sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::fixture::{eventually, open_postgres, postgres_options};
+use crate::fixture::{eventually, key, open_postgres, postgres_options};
 
 /// Panics at its next read when `breaks` is set, and joins only while the gate is open.
 struct Fragile {
@@ -91,7 +91,7 @@ async fn a_follower_that_panics_is_replaced_and_the_lease_ends_until_then() {
     };
     let thread = follower_thread::spawn(make, pause).unwrap();
     eventually("memory may answer", async || replica.lease.holds()).await;
-    let created = key("follower");
+    let created = key();
     let digest = created.digest;
     store.create_key(created).await.unwrap();
     let soon = || Instant::now() + Duration::from_secs(10);
