@@ -20,7 +20,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true);
     // The details of errors are in no message: a client finds them by reflection.
-    compiler.open_files(["keyward/v1/keys.proto", "keyward/v1/audit.proto", "google/rpc/error_details.proto"])?;
+    compiler.open_files([
+        "keyward/v1/keys.proto",
+        "keyward/v1/audit.proto",
+        "google/rpc/error_details.proto",
+        "envoy/service/auth/v3/external_auth.proto",
+    ])?;
     // Encoded from the compiler itself: a prost round trip would drop custom options.
     fs::write(out.join("keyward.v1.bin"), compiler.encode_file_descriptor_set())?;
     let descriptors = compiler.file_descriptor_set();
@@ -32,6 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "keyward.v1.VerifyRequest",
             "keyward.v1.VerifyStreamRequest",
             "keyward.v1.UpdateWebhookResponse",
+            "envoy.service.auth.v3.AttributeContext.HttpRequest",
         ])
         .extern_path(".google.rpc", "::tonic_types::pb")
         .codec_path("crate::transport::grpc::codec::ProtoCodec")

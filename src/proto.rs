@@ -12,6 +12,37 @@ use std::fmt;
 
 tonic::include_proto!("keyward.v1");
 
+/// The messages and the service of Envoy's external authorization, by package.
+pub mod envoy {
+    /// `envoy.config`
+    pub mod config {
+        /// `envoy.config.core`
+        pub mod core {
+            /// `envoy.config.core.v3`
+            pub mod v3 {
+                tonic::include_proto!("envoy.config.core.v3");
+            }
+        }
+    }
+    /// `envoy.type`
+    pub mod r#type {
+        /// `envoy.type.v3`
+        pub mod v3 {
+            tonic::include_proto!("envoy.r#type.v3");
+        }
+    }
+    /// `envoy.service`
+    pub mod service {
+        /// `envoy.service.auth`
+        pub mod auth {
+            /// `envoy.service.auth.v3`
+            pub mod v3 {
+                tonic::include_proto!("envoy.service.auth.v3");
+            }
+        }
+    }
+}
+
 /// The encoded descriptor set, which reflection serves.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/keyward.v1.bin"));
 
@@ -27,3 +58,10 @@ macro_rules! redacted {
 }
 
 redacted!(CreateResponse VerifyRequest VerifyStreamRequest UpdateWebhookResponse);
+
+// The headers hold the client's credential.
+impl fmt::Debug for envoy::service::auth::v3::attribute_context::HttpRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HttpRequest(…)")
+    }
+}

@@ -76,7 +76,12 @@ pub fn run() -> Result<(), Problems> {
         Command::Config(ConfigCommand::Check(settings)) => {
             let environment = environment();
             let logging = telemetry::Logging::read(&environment).map(drop);
-            let checked = load(settings, &environment).and_then(|config| app::check(&config));
+            let checked = load(settings, &environment).and_then(|config| {
+                for warning in &config.warnings {
+                    eprintln!("warning: {warning}");
+                }
+                app::check(&config)
+            });
             match (checked, logging) {
                 (Ok(()), Ok(())) => {
                     println!("the configuration is good");

@@ -16,7 +16,7 @@ pub const TABLE: Table = Table {
     name: "http",
     list: false,
     help: "REST.",
-    settings: &[DEFAULT_KEYSPACE, ENVIRONMENT, TRUSTED_PROXIES, PUBLIC_CREATE_LIMIT, IDLE_TIMEOUT],
+    settings: &[DEFAULT_KEYSPACE, ENVIRONMENT, TRUSTED_PROXIES, GATEWAYS, PUBLIC_CREATE_LIMIT, IDLE_TIMEOUT],
     tables: &[],
 };
 
@@ -38,6 +38,13 @@ const TRUSTED_PROXIES: Setting = Setting::new(
     "trusted_proxies",
     "[]",
     "Networks of proxies whose `X-Forwarded-For` is trusted; the header is read from right to left.",
+);
+
+const GATEWAYS: Setting = Setting::new(
+    "gateways",
+    "[]",
+    "Networks of gateways that may ask about keys (`/forward-auth/…`) without a credential of their own. The address of the \
+     connection counts, whatever its headers say ([gateways.md](gateways.md)).",
 );
 
 const PUBLIC_CREATE_LIMIT: Setting = Setting::new(
@@ -63,6 +70,8 @@ pub struct Http {
     pub environment: String,
     /// Networks whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNet>,
+    /// Networks whose hosts may ask for decisions about gateways' requests.
+    pub gateways: Vec<IpNet>,
     /// Creations without a credential, for each client address.
     pub public_create_limit: RateLimit,
     /// How long a connection without a request is kept open.
@@ -84,6 +93,7 @@ pub fn read(section: &Section<'_>, names: &[&str], keyspaces: &[Keyspace]) -> Op
         check_environment(section, environment, keyspaces);
     }
     let trusted_proxies = section.networks(&TRUSTED_PROXIES);
+    let gateways = section.networks(&GATEWAYS);
     let public_create_limit = limit::read(section, &PUBLIC_CREATE_LIMIT);
     let bounds = Duration::from_secs(1)..=Duration::from_hours(1);
     let idle_timeout = section.duration_within(&IDLE_TIMEOUT, bounds, "must be a length of time from 1s to 1h");
@@ -91,6 +101,7 @@ pub fn read(section: &Section<'_>, names: &[&str], keyspaces: &[Keyspace]) -> Op
         default_keyspace,
         environment: environment?,
         trusted_proxies: trusted_proxies?,
+        gateways: gateways?,
         public_create_limit: public_create_limit?,
         idle_timeout: idle_timeout?,
     })

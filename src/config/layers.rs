@@ -118,8 +118,9 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// The problems found, and where each setting comes from.
-    pub fn finish(self) -> (Vec<String>, Origins) {
-        (self.problems.into_vec(), self.origins.into_inner())
+    /// The problems and the warnings found, and where each setting comes from.
+    pub fn finish(self) -> (Vec<String>, Vec<String>, Origins) {
+        let warnings = self.problems.warnings();
+        (self.problems.into_vec(), warnings, self.origins.into_inner())
     }
 }

@@ -57,6 +57,8 @@ pub struct Config {
     pub master_keys: Vec<MasterKey>,
     /// Where each setting comes from.
     pub origins: Origins,
+    /// What is valid but probably not meant, each with its line and key.
+    pub warnings: Vec<String>,
 }
 
 /// Loads the configuration. Without a file it consists of defaults, environment and flags. A variable of `environment`
@@ -95,9 +97,9 @@ pub fn parse(
     }
     let layers = Layers::new(problems, flags, environment);
     let config = read(&Section::root(document.get_ref(), &TABLES, &layers), &layers);
-    let (problems, origins) = layers.finish();
+    let (problems, warnings, origins) = layers.finish();
     match config {
-        Some(config) if problems.is_empty() => Ok(Config { origins, ..config }),
+        Some(config) if problems.is_empty() => Ok(Config { origins, warnings, ..config }),
         _ => Err(problems),
     }
 }
@@ -137,5 +139,6 @@ fn read(root: &Section<'_>, layers: &Layers<'_>) -> Option<Config> {
         root_key,
         master_keys,
         origins: Origins::default(),
+        warnings: Vec::new(),
     })
 }

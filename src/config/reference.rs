@@ -56,6 +56,11 @@ fn list(table: &Table) -> String {
             row(&mut text, &format!("{}.{}", setting.name, field.name), field, false);
         }
     }
+    for inner in table.tables {
+        for setting in inner.settings {
+            row(&mut text, &format!("{}.{}", inner.name, setting.name), setting, false);
+        }
+    }
     text
 }
 

@@ -109,6 +109,12 @@ impl<'a> Section<'a> {
         self.layers.problems.at(offset, &key, what);
     }
 
+    /// Adds a warning about a setting of this table: the configuration is valid, but probably not what was meant.
+    pub fn warning(&self, name: &str, what: impl Display) {
+        let offset = self.get(name).map_or(self.offset, |value| value.span().start);
+        self.layers.problems.warn(offset, &self.key(name), what);
+    }
+
     /// Adds a problem of a setting where its value comes from: a flag, an environment variable or the file.
     pub fn problem_at_origin(&self, setting: &Setting, what: &str) {
         match self.layers.origin(&self.key(setting.name)) {

@@ -6,6 +6,7 @@ use super::{
     key::Binding,
     master_keys::MasterKeys,
     rate_limit::RateLimit,
+    route::GatewayRules,
     secret::{self, Encoding},
     text::same,
 };
@@ -135,6 +136,8 @@ pub struct Keyspace {
     pub public_create: bool,
     /// Whether a key may revoke itself and change its webhook over REST.
     pub self_service: bool,
+    /// What gateways are told that ask about its keys.
+    pub gateway: GatewayRules,
 }
 
 impl Keyspace {
@@ -170,6 +173,7 @@ impl Keyspace {
             create_limit: None,
             public_create: false,
             self_service: false,
+            gateway: GatewayRules::default(),
         }
     }
 }

@@ -30,6 +30,15 @@ impl Role {
             _ => None,
         }
     }
+
+    /// The name of the role.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::Admin => "admin",
+            Self::Owner => "owner",
+        }
+    }
 }
 
 /// A person's membership of an organization.
@@ -134,17 +143,89 @@ impl SessionCaller {
         }
     }
 
+    /// Admits the session to a route of a gateway, in the organization that the request names. An empty name means the only
+    /// one. If there are several and none is named, the upstream may choose any of them: all of them must have one of the
+    /// `roles`, and none is returned. Without `roles`, every role is good.
+    ///
+    /// # Errors
+    ///
+    /// PERMISSION_DENIED for a keyspace that the issuer is not trusted for, for an organization that the person is not in,
+    /// whether it exists or not, and for another role.
+    pub fn at_route(&self, keyspace: &str, named: &str, roles: &[Role]) -> Result<Option<&OrgMembership>> {
+        self.keyspace(keyspace)?;
+        let own = match (named, self.organizations.as_slice()) {
+            ("", [only]) => Some(only),
+            ("", _) => None,
+            _ => Some(self.membership(named).ok_or_else(foreign_organization)?),
+        };
+        let concerned = own.map_or(self.organizations.as_slice(), std::slice::from_ref);
+        let good = roles.is_empty() || (!concerned.is_empty() && concerned.iter().all(|own| roles.contains(&own.role)));
+        if good { Ok(own) } else { Err(Error::forbidden("This role may not do this")) }
+    }
+
+    /// The person without the kind that [`Self::actor`] begins with: the issuer's prefix and its subject.
+    pub fn subject(&self) -> &str {
+        self.actor.strip_prefix("user:").unwrap_or(&self.actor)
+    }
+
     fn membership(&self, organization: &str) -> Option<&OrgMembership> {
         self.organizations.iter().find(|own| same(&own.organization, organization))
     }
 }
 
 /// The error for a foreign organization: the same whether it exists or not.
-pub(super) fn foreign_organization() -> Error {
+pub(crate) fn foreign_organization() -> Error {
     Error::forbidden("The organization is not this caller's own")
 }
 
 /// The error for a mere member.
 pub(super) fn members_cannot_manage() -> Error {
     Error::forbidden("Members cannot manage API keys")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(organizations: &[(&str, Role)]) -> SessionCaller {
+        let own = |(organization, role): &(&str, Role)| OrgMembership {
+            organization: (*organization).to_owned(),
+            role: *role,
+        };
+        SessionCaller {
+            actor: "user:olga".to_owned(),
+            keyspaces: Arc::new(["norrix".to_owned()]),
+            organizations: organizations.iter().map(own).collect(),
+        }
+    }
+
+    #[test]
+    fn a_session_passes_a_route_in_the_organization_that_is_named() {
+        const MANAGERS: &[Role] = &[Role::Owner, Role::Admin];
+        let none = session(&[]);
+        let one = session(&[("acme", Role::Admin)]);
+        let member = session(&[("acme", Role::Member)]);
+        let several = session(&[("acme", Role::Owner), ("beta", Role::Member)]);
+        let both = session(&[("acme", Role::Owner), ("beta", Role::Admin)]);
+        for (case, session, named, roles, expected) in [
+            (1, &one, "", &[][..], Some("acme")),
+            (2, &one, "acme", MANAGERS, Some("acme")),
+            (3, &one, "", &[Role::Owner], None),
+            (4, &one, "beta", &[], None),
+            (5, &member, "", &[], Some("acme")),
+            (6, &member, "", MANAGERS, None),
+            (7, &several, "acme", MANAGERS, Some("acme")),
+            (8, &several, "beta", MANAGERS, None),
+            (9, &several, "", &[], Some("")),
+            (10, &several, "", MANAGERS, None),
+            (11, &both, "", MANAGERS, Some("")),
+            (12, &none, "", &[], Some("")),
+            (13, &none, "", MANAGERS, None),
+        ] {
+            let passed = session.at_route("norrix", named, roles);
+            let passed = passed.ok().map(|own| own.map_or("", |own| own.organization.as_str()));
+            assert_eq!(passed, expected, "case {case}");
+        }
+        assert!(one.at_route("noro", "", &[]).is_err(), "its issuer is not trusted for this keyspace");
+    }
 }

@@ -106,6 +106,9 @@ pub struct Assertions<'a> {
     pub instance: &'a str,
     /// Scopes that the key must hold.
     pub scopes: &'a [String],
+    /// Whether the caller has found already that the key may not do this, whatever scopes it holds. Unless an earlier
+    /// reason applies, the verdict is [`VerdictCode::InsufficientScope`], and nothing is spent.
+    pub forbidden: bool,
 }
 
 impl<'a> Assertions<'a> {
@@ -116,6 +119,7 @@ impl<'a> Assertions<'a> {
             organization: &binding.organization,
             instance: &binding.instance,
             scopes: &[],
+            forbidden: false,
         }
     }
 
@@ -146,7 +150,7 @@ pub(crate) fn verdict_before_limit(key: &impl KeyView, asserted: &Assertions<'_>
     if mismatch(asserted.instance, instance) {
         return VerdictCode::WrongInstance;
     }
-    if asserted.missing_scope(key).is_some() {
+    if asserted.forbidden || asserted.missing_scope(key).is_some() {
         return VerdictCode::InsufficientScope;
     }
     VerdictCode::Valid
@@ -202,9 +206,14 @@ mod tests {
                 organization: if has(VerdictCode::WrongOrganization) { "Acme" } else { "acme" },
                 instance: if has(VerdictCode::WrongInstance) { "eu-2" } else { "" },
                 scopes: &scopes,
+                forbidden: false,
             };
             let expected = ORDER.into_iter().find(|code| has(*code)).unwrap_or(VerdictCode::Valid);
             assert_eq!(verdict_before_limit(&key, &asserted, 10), expected, "reasons {set:#b}");
+            // What is forbidden is so whatever the scopes are, and after every other reason.
+            let held = ["build".to_owned()];
+            let asserted = Assertions { scopes: &held, forbidden: has(VerdictCode::InsufficientScope), ..asserted };
+            assert_eq!(verdict_before_limit(&key, &asserted, 10), expected, "reasons {set:#b}, forbidden");
         }
     }
 

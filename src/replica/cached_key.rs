@@ -129,6 +129,11 @@ impl CachedKey {
         self.field(4).split(' ').filter(|scope| !scope.is_empty())
     }
 
+    /// The scopes that the key holds, separated by spaces.
+    pub fn scope_list(&self) -> &str {
+        self.field(4)
+    }
+
     /// Metadata pairs.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
         let rest = self.text.get(usize::from(self.ends[TEXTS - 1])..).unwrap_or_default();

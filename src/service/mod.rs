@@ -8,7 +8,10 @@ pub(crate) mod authenticate;
 pub mod bootstrap;
 pub mod bulk;
 pub(crate) mod context;
+pub(crate) mod credential;
+pub(crate) mod csrf;
 pub(crate) mod deliveries;
+pub mod gateway;
 pub(crate) mod health;
 pub(crate) mod ids;
 pub(crate) mod jobs;
@@ -30,6 +33,7 @@ use self::{
     authenticate::Authenticator,
     bulk::Bulk,
     deliveries::DeliverySignal,
+    gateway::Gateways,
     health::Health,
     ids::IdGenerator,
     jobs::Jobs,
@@ -65,6 +69,8 @@ pub struct Services {
     pub registry: Arc<Registry>,
     /// Verifies keys.
     pub verify: Verifier,
+    /// Decides for gateways.
+    pub gateways: Gateways,
     /// Authenticates callers.
     pub auth: Arc<Authenticator>,
     /// Creates, reads, lists, changes and revokes keys.
@@ -133,6 +139,8 @@ pub struct ServiceOptions {
     pub root: Option<Digest>,
     /// Whether the service is ready only while it can write.
     pub ready_requires_writes: bool,
+    /// The environment that gateways' checks of keys assert whose keyspace requires one; empty asserts nothing.
+    pub host_environment: String,
 }
 
 impl ServiceOptions {
@@ -150,6 +158,7 @@ impl ServiceOptions {
             events: EventRules::default(),
             root: None,
             ready_requires_writes: false,
+            host_environment: String::new(),
         }
     }
 }
@@ -175,6 +184,7 @@ impl Services {
             events,
             root,
             ready_requires_writes,
+            host_environment,
         } = options;
         let metrics = Arc::new(Metrics::new(&registry));
         let closing = CancellationToken::new();
@@ -216,7 +226,15 @@ impl Services {
             runtime,
             closing: closing.clone(),
         });
+        let gateways = Gateways {
+            evaluator: Arc::clone(&evaluator),
+            auth: Arc::clone(&auth),
+            registry: Arc::clone(&registry),
+            metrics: Arc::clone(&metrics),
+            host_environment,
+        };
         Self {
+            gateways,
             verify: Verifier { evaluator, auth: Arc::clone(&auth), metrics: Arc::clone(&metrics) },
             auth,
             audit: AuditLog {

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::domain::{
     keyspace::{KeyspaceIndex, Registry},
+    route::GatewayKind,
     verdict::VerdictCode,
 };
 
@@ -59,6 +60,9 @@ const LOG_LINES_DROPPED: &str = "keyward_log_lines_dropped_total";
 /// Maximum lease that is shown. Where a single process owns the database, the lease has no end.
 const MAX_LEASE_SHOWN: i64 = 86_400_000_000;
 
+/// Decisions for gateways.
+const GATEWAY_DECISIONS: &str = "keyward_gateway_decisions_total";
+
 /// Histogram buckets in seconds.
 const BUCKETS: [f64; 12] = [0.000_01, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
 
@@ -68,6 +72,8 @@ pub struct Metrics {
     recorder: metrics_exporter_prometheus::PrometheusRecorder,
     verdicts: Vec<[Counter; VerdictCode::ALL.len()]>,
     undecided: Counter,
+    /// Requests that passed, by keyspace and kind of gateway.
+    gateway_allowed: Vec<[Counter; GatewayKind::ALL.len()]>,
     failed_authentications: [Counter; 2],
     verify_seconds: Histogram,
     /// Duration of Revoke's wait, in seconds.
@@ -178,11 +184,16 @@ impl Metrics {
                     gauges,
                 )
             });
+        let gateway_allowed = metrics::with_local_recorder(&recorder, || {
+            let names = registry.all().iter().map(|keyspace| keyspace.name.as_str());
+            names.map(|name| GatewayKind::ALL.map(|kind| gateway_counter(name, kind, "VALID"))).collect()
+        });
         let handle = recorder.handle();
         Self {
             handle,
             recorder,
             verdicts,
+            gateway_allowed,
             undecided,
             failed_authentications,
             verify_seconds,
@@ -204,6 +215,18 @@ impl Metrics {
     /// Counts a Verify that ended without a verdict.
     pub(crate) fn undecided(&self) {
         self.undecided.increment(1);
+    }
+
+    /// Counts a request that passed a gateway.
+    pub(crate) fn gateway_allowed(&self, keyspace: Option<KeyspaceIndex>, kind: GatewayKind) {
+        if let Some(counters) = keyspace.and_then(|index| self.gateway_allowed.get(usize::from(index))) {
+            counters[kind as usize].increment(1);
+        }
+    }
+
+    /// Counts a request that a gateway was told to refuse, or that could not be decided.
+    pub(crate) fn gateway_refused(&self, keyspace: &str, kind: GatewayKind, code: &'static str) {
+        metrics::with_local_recorder(&self.recorder, || gateway_counter(keyspace, kind, code)).increment(1);
     }
 
     /// Counts a management or REST call.
@@ -254,8 +277,13 @@ impl Metrics {
     }
 }
 
+fn gateway_counter(keyspace: &str, kind: GatewayKind, code: &'static str) -> Counter {
+    metrics::counter!(GATEWAY_DECISIONS, "keyspace" => keyspace.to_owned(), "gateway" => kind.name(), "code" => code)
+}
+
 fn describe() {
     metrics::describe_counter!(VERDICTS, "Verdicts by keyspace and code.");
+    metrics::describe_counter!(GATEWAY_DECISIONS, "Decisions for gateways by keyspace, kind of gateway and code.");
     metrics::describe_counter!(UNDECIDED, "Verifies that could not be decided.");
     metrics::describe_histogram!(VERIFY_SECONDS, Unit::Seconds, "From a Verify's start to its verdict.");
     metrics::describe_counter!(FAILED_AUTHENTICATIONS, "Credentials that were not good, by outcome.");

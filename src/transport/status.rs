@@ -30,6 +30,11 @@ pub(crate) fn http(error: &Error) -> StatusCode {
     table(error.kind).1
 }
 
+/// Returns the gRPC code of an error.
+pub(crate) fn code(error: &Error) -> Code {
+    table(error.kind).0
+}
+
 /// Returns the gRPC status of an error, with ErrorInfo and, if they apply, BadRequest and RetryInfo.
 pub(crate) fn grpc(error: &Error) -> Status {
     let mut details = ErrorDetails::with_error_info(error.reason, DOMAIN, []);

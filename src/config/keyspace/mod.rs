@@ -1,5 +1,6 @@
 //! `[[keyspace]]`: the rules of one product's keys.
 
+mod routes;
 mod secret_format;
 pub mod settings;
 
@@ -99,6 +100,7 @@ fn keyspace(section: &Section<'_>, name: Option<String>, prefixes: Option<Prefix
     let max_keys = section.number(&MAX_KEYS, 1..=1_000_000);
     let create_limit = limit::read(section, &CREATE_LIMIT);
     let self_service = section.boolean(&SELF_SERVICE) == Some(true);
+    let gateway = routes::read(section, scopes.as_deref());
     Some(Keyspace {
         name: name?,
         prefixes: prefixes?,
@@ -114,6 +116,7 @@ fn keyspace(section: &Section<'_>, name: Option<String>, prefixes: Option<Prefix
         create_limit,
         public_create,
         self_service,
+        gateway,
     })
 }
 

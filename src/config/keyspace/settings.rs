@@ -1,8 +1,11 @@
 //! The settings of `[[keyspace]]`. Their examples are the built-in keyspace `default`.
 
-use super::super::{
-    limit,
-    setting::{Setting, Table},
+use super::{
+    super::{
+        limit,
+        setting::{Setting, Table},
+    },
+    routes,
 };
 
 /// The table.
@@ -26,8 +29,9 @@ pub const TABLE: Table = Table {
         CREATE_LIMIT,
         PUBLIC_CREATE,
         SELF_SERVICE,
+        routes::GATEWAY,
     ],
-    tables: &[],
+    tables: &[routes::TABLE],
 };
 
 /// `name`

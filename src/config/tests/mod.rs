@@ -4,6 +4,7 @@
 
 mod keyspace;
 mod layers;
+mod routes;
 mod session;
 mod webhooks;
 

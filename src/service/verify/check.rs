@@ -35,7 +35,7 @@ impl Check<'_> {
     ///
     /// INVALID_ARGUMENT with every bad field.
     pub(super) fn validate(&self) -> Result<()> {
-        let Assertions { environment, organization, instance, scopes } = self.asserted;
+        let Assertions { environment, organization, instance, scopes, forbidden: _ } = self.asserted;
         let parts = [
             ("keyspace", self.keyspace),
             ("environment", environment),

@@ -11,7 +11,8 @@ use crate::{
         caller::Caller,
         error::{Error, Result},
     },
-    transport::{bearer::bearer, deadline, peer::Peer},
+    service::credential::bearer,
+    transport::{deadline, peer::Peer},
 };
 
 /// What a caller authenticates with.

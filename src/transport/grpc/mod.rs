@@ -8,6 +8,7 @@
 mod api;
 pub(crate) mod codec;
 mod convert;
+mod ext_authz;
 mod handoff;
 mod http2;
 mod metadata;

@@ -21,7 +21,10 @@ use super::{
     verify::fast_path::RequestHandler,
 };
 use crate::{
-    proto::{DESCRIPTORS, audit_service_server::AuditServiceServer, key_service_server::KeyServiceServer},
+    proto::{
+        DESCRIPTORS, audit_service_server::AuditServiceServer,
+        envoy::service::auth::v3::authorization_server::AuthorizationServer, key_service_server::KeyServiceServer,
+    },
     service::Services,
     transport::{listener::ListenerOptions, peer::Peer, tls::Port},
 };
@@ -119,6 +122,7 @@ fn start<H: Health>(
 fn routes<H: Health>(api: &GrpcApi, health: HealthServer<H>) -> Routes {
     let keys = KeyServiceServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let audit = AuditServiceServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let authorization = AuthorizationServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -126,7 +130,13 @@ fn routes<H: Health>(api: &GrpcApi, health: HealthServer<H>) -> Routes {
     };
     let v1 = reflection().build_v1().expect("the descriptors were made by this build");
     let v1alpha = reflection().build_v1alpha().expect("the descriptors were made by this build");
-    Routes::new(keys).add_service(audit).add_service(health).add_service(v1).add_service(v1alpha).prepare()
+    Routes::new(keys)
+        .add_service(audit)
+        .add_service(authorization)
+        .add_service(health)
+        .add_service(v1)
+        .add_service(v1alpha)
+        .prepare()
 }
 
 /// Serves the connections of one thread until the accept loop has stopped and each connection has ended.

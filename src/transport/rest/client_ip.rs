@@ -26,6 +26,12 @@ pub(crate) fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) ->
     client
 }
 
+/// The last address of a line of `X-Forwarded-For`, if it can be read.
+pub(crate) fn last_hop(line: &[u8]) -> Option<IpAddr> {
+    let hop = line.rsplit(|byte| *byte == b',').next()?;
+    str::from_utf8(hop.trim_ascii()).ok().and_then(hop_address).map(|address| address.to_canonical())
+}
+
 /// An address as proxies write it: bare, or with the port that the client came from.
 fn hop_address(hop: &str) -> Option<IpAddr> {
     let bracketed = || hop.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::from);

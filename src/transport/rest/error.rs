@@ -1,19 +1,17 @@
 //! Errors as REST responses.
 
-use std::{borrow::Cow, time::Duration};
+use std::borrow::Cow;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use serde::Serialize;
-use utoipa::{
-    ToSchema,
-    openapi::{Object, ObjectBuilder, Type},
-};
 
 use super::response::RestResponse;
 use crate::{
     domain::error::{Error, ErrorKind},
-    transport::status,
+    transport::{
+        refusal::{CHALLENGE, HttpRefusal},
+        status,
+    },
 };
 
 /// What a handler returns.
@@ -40,49 +38,6 @@ impl From<Error> for RestError {
     fn from(error: Error) -> Self {
         Self::Service(error)
     }
-}
-
-/// Every error has this one shape.
-#[derive(Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = Error)]
-pub(crate) struct ErrorBody<'a> {
-    /// The status in words.
-    error: &'a str,
-    /// A sentence; for a bad field, its name and why.
-    message: &'a str,
-    #[schema(schema_with = code_schema)]
-    code: &'a str,
-}
-
-/// Every `code` of an error.
-const CODES: [&str; 18] = [
-    "missing_credential",
-    "malformed",
-    "not_found",
-    "expired",
-    "revoked",
-    "wrong_environment",
-    "wrong_organization",
-    "wrong_instance",
-    "insufficient_scope",
-    "forbidden",
-    "no_such_path",
-    "method_not_allowed",
-    "invalid_argument",
-    "rate_limited",
-    "conflict",
-    "unavailable",
-    "revocation_pending",
-    "internal",
-];
-
-fn code_schema() -> Object {
-    ObjectBuilder::new()
-        .schema_type(Type::String)
-        .description(Some("Machine-readable and stable."))
-        .enum_values(Some(CODES))
-        .build()
 }
 
 impl RestError {
@@ -116,49 +71,20 @@ impl IntoResponse for RestError {
     fn into_response(self) -> Response {
         let (status, compressed) = (self.status(), matches!(self, Self::Compressed));
         let error = self.into_error();
-        let name = match status {
-            // The standard's newer name is "Content Too Large".
-            StatusCode::PAYLOAD_TOO_LARGE => "Payload Too Large",
-            _ => status.canonical_reason().unwrap_or("Error"),
-        };
-        let body = ErrorBody { error: name, message: &message(&error), code: &code(&error) };
-        let mut response = RestResponse::json(status, &body).into_response();
+        let HttpRefusal { status, body, retry_after } = HttpRefusal::with_status(&error, status);
+        let mut response = RestResponse::json_bytes(status, body).into_response();
         let headers = response.headers_mut();
         if status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"keyward\""));
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
         }
         if compressed {
             headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
-        // Every 503 says when to retry, also if only the server's own time ran out.
-        let retry = error.retry_after.or((status == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1)));
-        if let Some(wait) = retry {
-            // Whole seconds, rounded up: a call made then is admitted.
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response.extensions_mut().insert(error);
         response
-    }
-}
-
-fn code(error: &Error) -> Cow<'static, str> {
-    match error.kind {
-        // The server chose the deadline: all that the caller can do is to retry.
-        ErrorKind::DeadlineExceeded if error.reason != "REVOCATION_PENDING" => "unavailable".into(),
-        _ => error.reason.to_ascii_lowercase().into(),
-    }
-}
-
-/// The public sentence.
-fn message(error: &Error) -> Cow<'static, str> {
-    match error.kind {
-        ErrorKind::InvalidArgument => {
-            let fields = error.fields.iter().map(|bad| format!("{}: {}", bad.field, bad.description));
-            fields.collect::<Vec<_>>().join("; ").into()
-        }
-        ErrorKind::DeadlineExceeded => "Try again".into(),
-        _ => error.message.clone(),
     }
 }
 

@@ -26,14 +26,14 @@ use tower::{ServiceBuilder, util::BoxCloneSyncService};
 use super::{
     activity::Activity,
     error::RestError,
-    request::{self, RequestContext, RestState},
+    request::{RequestContext, RestState},
 };
 use crate::{
     domain::{
         clock::Entropy,
         error::{Error, ErrorKind},
     },
-    transport::peer::Peer,
+    transport::{peer::Peer, request_id},
 };
 
 /// Handles the requests of a listener.
@@ -191,10 +191,10 @@ async fn refuse_empty_segments(request: Request, next: Next) -> Response {
 
 async fn add_request_id(State(entropy): State<Arc<dyn Entropy>>, request: Request, next: Next) -> Response {
     // Nothing is known of credentials yet, and a request's own id may hold one by mistake: it is not repeated.
-    let id = request::new_id(&*entropy);
+    let id = request_id::new_id(&*entropy);
     let mut response = next.run(request).await;
     if let Ok(id) = HeaderValue::try_from(id) {
-        response.headers_mut().insert(request::REQUEST_ID, id);
+        response.headers_mut().insert(request_id::REQUEST_ID, id);
     }
     response
 }

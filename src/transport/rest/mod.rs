@@ -9,6 +9,7 @@ mod client_ip;
 mod error;
 mod events;
 pub(crate) mod extract;
+mod forward_auth;
 mod layers;
 mod openapi;
 mod probes;

@@ -11,24 +11,17 @@ use tokio::time::Instant;
 use super::{activity::Activity, client_ip, error::RestError, scrape::MetricsText};
 use crate::{
     config::Http,
-    domain::{
-        caller::Caller,
-        clock::{Entropy, Micros},
-        error::Error,
-        key::KeyId,
-        rate_limit::RateState,
-    },
+    domain::{caller::Caller, clock::Micros, error::Error, key::KeyId, rate_limit::RateState},
     service::{CallContext, Services},
     transport::{
         budget::Standing,
         call_log::{self, CallRecord},
         deadline,
         peer::Peer,
+        refusal::rate_headers,
+        request_id::{self, REQUEST_ID},
     },
 };
-
-/// Header of the request id.
-pub(crate) const REQUEST_ID: &str = "x-request-id";
 
 /// What all requests share.
 pub(crate) struct RestState {
@@ -70,8 +63,8 @@ impl RequestContext {
     /// The context of a request that arrives now.
     pub(crate) fn new(state: Arc<RestState>, peer: Arc<Peer>, connection: Arc<Activity>, headers: &HeaderMap) -> Self {
         let client = client_ip::client_ip(peer.address, headers, &state.http.trusted_proxies);
-        let request_id = incoming_id(headers).filter(|id| !state.service.auth.holds_credential(id));
-        let request_id = request_id.map_or_else(|| new_id(&*state.service.entropy), str::to_owned);
+        let incoming = headers.get(REQUEST_ID).map(HeaderValue::as_bytes);
+        let request_id = request_id::choose(incoming, &state.service);
         Self(Arc::new(Inner {
             state,
             peer,
@@ -126,6 +119,11 @@ impl RequestContext {
             None | Some(Caller::Anonymous) => Standing::Anonymous,
             Some(_) => Standing::Authenticated,
         }
+    }
+
+    /// The request id.
+    pub(crate) fn request_id(&self) -> &str {
+        &self.0.request_id
     }
 
     /// When the call stops waiting.
@@ -193,11 +191,9 @@ impl RequestContext {
         }
         // If there are two limits, the headers show the one that refused the call.
         if let Some(rate) = error.and_then(|error| error.rate).or(rate) {
-            // Rounded up: `remaining` must have grown by then.
-            let reset = rate.reset_at.saturating_add(999).div_euclid(1_000);
-            headers.insert("x-ratelimit-limit", HeaderValue::from(rate.limit));
-            headers.insert("x-ratelimit-remaining", HeaderValue::from(rate.remaining));
-            headers.insert("x-ratelimit-reset", HeaderValue::from(reset));
+            for (name, value) in rate_headers(rate) {
+                headers.insert(name, HeaderValue::from(value));
+            }
         }
         let call = match error {
             // Requests of no route: a client that is set up wrongly, or one that looks for something.
@@ -226,20 +222,4 @@ impl<S: Sync> FromRequestParts<S> for RequestContext {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, RestError> {
         Self::of(parts)
     }
-}
-
-/// Returns the request's own id if it is safe to repeat.
-fn incoming_id(headers: &HeaderMap) -> Option<&str> {
-    let safe = |text: &&str| {
-        (1..=128).contains(&text.len())
-            && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-' | b':'))
-    };
-    headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(safe)
-}
-
-/// Makes a request id.
-pub(crate) fn new_id(entropy: &dyn Entropy) -> String {
-    let mut random = [0; 15];
-    entropy.fill(&mut random);
-    format!("req_{}", data_encoding::BASE32_NOPAD.encode(&random).to_ascii_lowercase())
 }

@@ -33,6 +33,16 @@ impl RestResponse {
         Self { status, content_type: "application/json", body: body.into() }
     }
 
+    /// No body.
+    pub(crate) fn empty(status: StatusCode) -> Self {
+        Self { status, content_type: "application/json", body: Bytes::new() }
+    }
+
+    /// JSON that is encoded already.
+    pub(crate) fn json_bytes(status: StatusCode, body: Vec<u8>) -> Self {
+        Self { status, content_type: "application/json", body: body.into() }
+    }
+
     /// 200 with a body of another type.
     pub(crate) fn text(content_type: &'static str, body: impl Into<Bytes>) -> Self {
         Self { status: StatusCode::OK, content_type, body: body.into() }

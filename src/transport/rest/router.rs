@@ -6,6 +6,7 @@ use axum::{
     Router,
     extract::Request,
     middleware::{Next, from_fn},
+    routing::any,
 };
 use bytes::Bytes;
 use utoipa_axum::{
@@ -16,7 +17,7 @@ use utoipa_axum::{
 use super::{
     api_keys,
     error::RestError,
-    events,
+    events, forward_auth,
     layers::{self, HttpHandler},
     openapi, probes,
     request::{RequestContext, RestState},
@@ -75,6 +76,9 @@ fn table(routes: Routes) -> OpenApiRouter {
             .routes(call("list_deliveries", routes!(events::deliveries)))
             .routes(call("redeliver", routes!(events::redeliver)))
             .routes(call("verify", routes!(verify::verify)))
+            // Not in the document: gateways call these, with any method, and no client does.
+            .route("/forward-auth/{kind}/{keyspace}", any(forward_auth::decide))
+            .route("/forward-auth/{kind}/{keyspace}/{environment}", any(forward_auth::decide))
     };
     let probes = || {
         OpenApiRouter::default()

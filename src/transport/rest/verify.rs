@@ -48,6 +48,7 @@ pub(crate) async fn verify(
             organization: &body.organization,
             instance: &body.instance,
             scopes: &body.required_scopes,
+            forbidden: false,
         },
         host_environment: "",
         cost: Some(body.cost.unwrap_or(1)),

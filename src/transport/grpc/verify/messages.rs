@@ -62,6 +62,7 @@ pub(crate) fn check(message: &proto::VerifyRequest) -> Check<'_> {
             organization: &message.organization,
             instance: &message.instance,
             scopes: &message.required_scopes,
+            forbidden: false,
         },
         host_environment: "",
         cost: Some(message.cost.unwrap_or(1)),

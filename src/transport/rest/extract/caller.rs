@@ -5,12 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 
-use super::{
-    credential::{self, Presented},
-    csrf,
-    path::PathId,
-    query,
-};
+use super::{credential, csrf, path::PathId, query};
 use crate::{
     domain::{
         access,
@@ -20,7 +15,10 @@ use crate::{
         keyspace::AllowedKeyspaces,
         text::same,
     },
-    service::authenticate::{AuthMode, Authenticated},
+    service::{
+        authenticate::{AuthMode, Authenticated},
+        credential::Presented,
+    },
     transport::rest::{error::RestError, request::RequestContext},
 };
 
@@ -46,7 +44,7 @@ async fn authenticate(context: &RequestContext, parts: &Parts, policy: Policy<'_
             let certified = context.peer().certified(&parts.headers)?;
             Ok(Authenticated { caller: certified.cloned().unwrap_or(Caller::Anonymous), rate: None })
         }
-        Some(Presented::Secret(secret)) => match policy.revokes {
+        Some(Presented::Secret(_, secret)) => match policy.revokes {
             Some(id) => service.auth.authenticate_to_revoke(&secret, id, policy.mode, call).await,
             None => service.auth.authenticate(&secret, policy.mode, call).await,
         },

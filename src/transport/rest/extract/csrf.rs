@@ -1,54 +1,19 @@
-//! Cross-site request forgery: a browser sends a cookie with the requests of any page. A request that changes something
-//! must come from a page of this host.
+//! Cross-site request forgery: whether a request with a cookie comes from a page of this host.
 
-use http::{HeaderMap, Method, header, request::Parts};
+use http::request::Parts;
 
-use crate::domain::error::{Error, Result};
+use crate::{domain::error::Result, service::csrf};
 
 /// Refuses a request that changes something, unless it is shown to come from a page of this host. `secure` says whether
 /// the connection uses TLS.
-///
-/// `Sec-Fetch-Site` decides if it is sent: no page can set it, and it stays right behind a proxy that changes `Host`.
-/// Browsers send it over TLS only, and old ones do not send it at all; then `Origin` decides. A request without either
-/// header is not from a page and must not use a cookie.
 pub(crate) fn check(parts: &Parts, secure: bool) -> Result<()> {
-    if matches!(parts.method, Method::GET | Method::HEAD) {
-        return Ok(());
-    }
-    let good = match (one(&parts.headers, "sec-fetch-site"), one(&parts.headers, "origin")) {
-        (Some(site), _) => site == "same-origin",
-        (None, Some(origin)) => host(parts).is_some_and(|host| is_origin_of(origin, &host, secure)),
-        (None, None) => false,
-    };
-    let sentence =
-        "With a cookie, only a page of the same origin may change something; send the token as bearer instead";
-    if good { Ok(()) } else { Err(Error::forbidden(sentence)) }
-}
-
-/// Returns a header's value. An unreadable value, or more than one, gives an empty text, which matches nothing.
-fn one<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next()?;
-    Some(if values.next().is_some() { "" } else { first.to_str().unwrap_or_default() })
+    csrf::check(parts.method.as_str(), &parts.headers, host(parts).as_deref(), secure)
 }
 
 /// The host that the request was sent to, as the client wrote it.
 fn host(parts: &Parts) -> Option<String> {
     let written = parts.uri.authority().map(http::uri::Authority::as_str);
-    written.or_else(|| one(&parts.headers, header::HOST.as_str())).map(str::to_ascii_lowercase)
-}
-
-/// Whether an origin belongs to a host. Without TLS on this connection both schemes are possible: a proxy may have ended
-/// TLS.
-fn is_origin_of(origin: &str, host: &str, secure: bool) -> bool {
-    let origin = origin.to_ascii_lowercase();
-    let (named, port) = match (origin.strip_prefix("https://"), origin.strip_prefix("http://")) {
-        (Some(named), _) => (named, ":443"),
-        (None, Some(named)) if !secure => (named, ":80"),
-        _ => return false,
-    };
-    let bare = |text: &str| text.strip_suffix(port).unwrap_or(text).to_owned();
-    !named.is_empty() && bare(named) == bare(host)
+    written.or_else(|| csrf::one(&parts.headers, "host")).map(str::to_ascii_lowercase)
 }
 
 #[cfg(test)]

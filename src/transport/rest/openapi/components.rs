@@ -10,7 +10,7 @@ use utoipa::{
     },
 };
 
-use crate::transport::rest::error::ErrorBody;
+use crate::transport::refusal::ErrorBody;
 
 /// Headers of every response.
 pub(super) const COMMON_HEADERS: [&str; 2] = ["x-request-id", "cache-control"];

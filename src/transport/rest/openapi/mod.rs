@@ -9,8 +9,8 @@ use utoipa::openapi::{
 
 pub(crate) use self::components::Conflict;
 use self::components::{COMMON_HEADERS, CONFLICT, ERRORS, Of, RATE_HEADERS, add_headers, headers, security_schemes};
-use super::error::ErrorBody;
 use crate::json::{key::OwnRateLimit, verdict::RateLimitState};
+use crate::transport::refusal::ErrorBody;
 
 /// Completes what the routes say of themselves, and renders it as JSON.
 pub(crate) fn document(routes: OpenApi) -> String {

@@ -1,0 +1,131 @@
+//! Finds the credential of a request.
+//!
+//! - A secret counts only in the header that the keyspace of its prefix reads. Where the request is about one keyspace, as
+//!   at a gateway, only that keyspace's header is read.
+//! - A secret of an unknown prefix counts only if nothing else does, in a header that some keyspace reads. The response
+//!   is then that it is malformed, not that it is missing.
+//! - A session token counts only on routes that accept sessions: as bearer, or in its issuer's cookie.
+//! - Browsers send cookies with every request, so a cookie counts only if no header holds a credential that counts. The
+//!   same holds for a session token as bearer where the keyspace reads another header.
+
+use std::borrow::Cow;
+
+use super::authenticate::Authenticator;
+use crate::domain::{
+    error::{Error, Result},
+    keyspace::CredentialHeader,
+};
+
+/// The headers of a request. Names are in lower case.
+pub trait Headers {
+    /// The values of a header, in their order.
+    fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]>;
+}
+
+/// The credential of a request.
+pub enum Presented<'a> {
+    /// The header that held it, and a secret.
+    Secret(CredentialHeader, Cow<'a, str>),
+    /// A session token as bearer.
+    Token(Cow<'a, str>),
+    /// Name of the cookie, and the session token in it.
+    Cookie(&'a str, Cow<'a, str>),
+}
+
+/// Which credentials a route accepts.
+#[derive(Debug, Clone, Copy)]
+pub struct CredentialPolicy {
+    /// Whether it accepts sessions.
+    pub sessions: bool,
+    /// The header of the only keyspace that the request is about; none if it may be about any.
+    pub header: Option<CredentialHeader>,
+}
+
+/// Returns the token of an `Authorization` value, or `None` if the value has another scheme or no token.
+pub fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim_matches(' ');
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// Finds the credential that counts.
+///
+/// # Errors
+///
+/// INVALID_ARGUMENT if two credentials count.
+pub fn find<'a>(
+    headers: &'a impl Headers,
+    auth: &'a Authenticator,
+    policy: CredentialPolicy,
+) -> Result<Option<Presented<'a>>> {
+    let bearers = headers.values("authorization").filter_map(|value| match String::from_utf8_lossy(value) {
+        Cow::Borrowed(text) => bearer(text).map(Cow::Borrowed),
+        Cow::Owned(text) => bearer(&text).map(|token| Cow::Owned(token.to_owned())),
+    });
+    let keys = headers.values("x-api-key").map(String::from_utf8_lossy);
+    let presented =
+        bearers.map(|text| (CredentialHeader::Bearer, text)).chain(keys.map(|text| (CredentialHeader::XApiKey, text)));
+
+    let (mut known, mut unknown, mut beside) = (None, None, None);
+    for (place, text) in presented.filter(|(_, text)| !text.is_empty()) {
+        let session = policy.sessions && place == CredentialHeader::Bearer && auth.is_session(&text);
+        if policy.header.is_some_and(|header| !header.accepts(place)) {
+            if session && beside.is_some() {
+                return Err(two_credentials());
+            }
+            beside = session.then_some(Presented::Token(text)).or(beside);
+            continue;
+        }
+        let counts = match auth.registry.by_prefix(&text) {
+            // The root credential counts as bearer only, whatever its prefix is.
+            _ if auth.is_root(&text) => Some(place == CredentialHeader::Bearer),
+            Some((keyspace, _)) => Some(keyspace.credential.accepts(place)),
+            None => session.then_some(true),
+        };
+        match counts {
+            Some(true) if known.is_some() => return Err(two_credentials()),
+            Some(true) => {
+                known = Some(if session { Presented::Token(text) } else { Presented::Secret(place, text) });
+            }
+            // The reserved keyspace reads bearer, so bearer is always read.
+            None if auth.registry.all().iter().any(|keyspace| keyspace.credential.accepts(place)) => {
+                unknown = unknown.or(Some(Presented::Secret(place, text)));
+            }
+            Some(false) | None => {}
+        }
+    }
+    if known.is_none() {
+        known = beside;
+    }
+    if known.is_none() && policy.sessions {
+        known = cookie(headers, auth)?;
+    }
+    Ok(known.or(unknown))
+}
+
+fn two_credentials() -> Error {
+    Error::invalid("authorization", "two credentials count in this request; send one")
+}
+
+/// Finds the cookie that an issuer reads.
+fn cookie<'a>(headers: &'a impl Headers, auth: &'a Authenticator) -> Result<Option<Presented<'a>>> {
+    let mut found = None;
+    for value in headers.values("cookie") {
+        // As bytes: other cookies may hold anything, and a browser sends them in the same header.
+        for pair in value.split(|byte| *byte == b';').map(<[u8]>::trim_ascii) {
+            let Some(end) = pair.iter().position(|byte| *byte == b'=') else { continue };
+            let (name, value) = (&pair[..end], &pair[end + 1..]);
+            let Some(name) = auth.session_cookies().find(|known| known.as_bytes() == name) else { continue };
+            let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+            if value.is_empty() {
+                continue;
+            }
+            // A sibling host can set a cookie of the same name. Which one is the right one cannot be known.
+            if found.is_some() {
+                return Err(Error::invalid("cookie", "two session cookies count in this request; send one"));
+            }
+            found = Some(Presented::Cookie(name, String::from_utf8_lossy(value)));
+        }
+    }
+    Ok(found)
+}

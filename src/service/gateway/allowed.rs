@@ -1,0 +1,130 @@
+//! What a gateway tells the upstream of a request that passed.
+
+use std::{borrow::Cow, sync::Arc};
+
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use crate::{
+    domain::{
+        keyspace::{CredentialHeader, Keyspace},
+        rate_limit::RateState,
+        session::{OrgMembership, SessionCaller},
+    },
+    replica::cached_key::CachedKey,
+};
+
+/// The headers that tell the upstream who makes a request. Each is always sent: one that is left out would let a client's
+/// own header pass.
+pub const IDENTITY_HEADERS: [&str; 9] = [
+    "x-keyward-key-id",
+    "x-keyward-keyspace",
+    "x-keyward-organization",
+    "x-keyward-instance",
+    "x-keyward-environment",
+    "x-keyward-scopes",
+    "x-keyward-name",
+    "x-keyward-subject",
+    "x-keyward-role",
+];
+
+/// What a header's value must not hold as it is: what is not visible ASCII, and the sign of an escape itself.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
+
+/// A request that may pass.
+#[derive(Debug)]
+pub struct Allowed {
+    keyspace: Arc<Keyspace>,
+    who: Who,
+    /// The state of the key's rate limit, if it has one.
+    pub rate: Option<RateState>,
+    /// The header that held the credential; none if a cookie held it.
+    place: Option<CredentialHeader>,
+}
+
+#[derive(Debug)]
+enum Who {
+    Key(Arc<CachedKey>),
+    Session(Arc<SessionCaller>, Option<OrgMembership>),
+}
+
+impl Allowed {
+    pub(super) fn key(
+        keyspace: Arc<Keyspace>,
+        key: Arc<CachedKey>,
+        rate: Option<RateState>,
+        place: CredentialHeader,
+    ) -> Self {
+        Self { keyspace, who: Who::Key(key), rate, place: Some(place) }
+    }
+
+    pub(super) fn session(
+        keyspace: Arc<Keyspace>,
+        session: Arc<SessionCaller>,
+        membership: Option<OrgMembership>,
+        place: Option<CredentialHeader>,
+    ) -> Self {
+        Self { keyspace, who: Who::Session(session, membership), rate: None, place }
+    }
+
+    /// The values of [`IDENTITY_HEADERS`], in their order; empty where there is nothing.
+    pub fn identity(&self) -> [Cow<'_, str>; 9] {
+        let empty = || Cow::Borrowed("");
+        let keyspace = escaped(&self.keyspace.name);
+        match &self.who {
+            Who::Key(key) => [
+                Cow::Owned(key.id.text()),
+                keyspace,
+                escaped(key.organization()),
+                escaped(key.instance()),
+                escaped(key.environment()),
+                Cow::Borrowed(key.scope_list()),
+                escaped(key.name()),
+                empty(),
+                empty(),
+            ],
+            Who::Session(session, own) => {
+                let organization = own.as_ref().map_or("", |own| &own.organization);
+                let role = own.as_ref().map_or("", |own| own.role.name());
+                let subject = escaped(session.subject());
+                let organization = escaped(organization);
+                [empty(), keyspace, organization, empty(), empty(), empty(), empty(), subject, Cow::Borrowed(role)]
+            }
+        }
+    }
+
+    /// The header with the credential, if the keyspace wants it removed before the upstream.
+    pub fn stripped(&self) -> Option<&'static str> {
+        let place = self.place.filter(|_| self.keyspace.gateway.strip_credential)?;
+        Some(match place {
+            CredentialHeader::XApiKey => "x-api-key",
+            CredentialHeader::Bearer | CredentialHeader::Any => "authorization",
+        })
+    }
+}
+
+fn escaped(text: &str) -> Cow<'_, str> {
+    utf8_percent_encode(text, ESCAPED).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_visible_ascii_is_escaped_and_can_be_read_back() {
+        for (text, expected) in [
+            ("", ""),
+            ("acme", "acme"),
+            ("org_1.a-b:c/d\"'<>~,;=", "org_1.a-b:c/d\"'<>~,;="),
+            ("CI of A", "CI%20of%20A"),
+            ("100%", "100%25"),
+            ("%41", "%2541"),
+            ("a\r\nx: y", "a%0D%0Ax:%20y"),
+            ("\0\t\u{7f}", "%00%09%7F"),
+            ("Zoë", "Zo%C3%AB"),
+        ] {
+            assert_eq!(escaped(text), expected);
+            assert_eq!(percent_encoding::percent_decode_str(&escaped(text)).decode_utf8().unwrap(), text);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! `/forward-auth/{kind}/{keyspace}` and `/forward-auth/{kind}/{keyspace}/{environment}`: gateways ask here about each
+//! request that reaches them. They tell of it in headers; the query of the call itself is ignored.
+
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
+
+use axum::{
+    extract::Request,
+    response::{IntoResponse as _, Response},
+};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header::HeaderName, request::Parts};
+
+use super::{client_ip, error::RestError, request::RequestContext, response::RestResponse};
+use crate::{
+    domain::{
+        access,
+        error::{Error, ErrorKind, Result},
+        keyspace::AllowedKeyspaces,
+        route::GatewayKind,
+    },
+    service::{
+        credential::bearer,
+        gateway::{Allowed, GatewayRequest, IDENTITY_HEADERS},
+    },
+    transport::refusal::HttpRefusal,
+};
+
+/// Header of the gateway's own credential: `Authorization` is the client's.
+const GATEWAY_CREDENTIAL: &str = "x-keyward-gateway";
+/// Header of a refusal's body, for a gateway that cannot pass the body itself.
+const BODY: HeaderName = HeaderName::from_static("x-keyward-body");
+
+/// The headers in which a kind of gateway tells of a request, and those in which others do.
+struct Family {
+    target: &'static str,
+    method: &'static str,
+    others: [&'static str; 2],
+}
+
+const ORIGINAL: Family =
+    Family { target: "x-original-uri", method: "x-original-method", others: ["x-forwarded-uri", "x-forwarded-method"] };
+const FORWARDED: Family =
+    Family { target: "x-forwarded-uri", method: "x-forwarded-method", others: ["x-original-uri", "x-original-method"] };
+
+/// What the path of a call says.
+struct Place {
+    kind: GatewayKind,
+    keyspace: String,
+    environment: String,
+}
+
+/// Answers a gateway.
+pub(crate) async fn decide(context: RequestContext, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let allowed = match authorize(&context, &parts.headers).await {
+        Ok(allowed) => allowed,
+        Err(error) => {
+            context.set_call("forward_auth");
+            return RestError::from(error).into_response();
+        }
+    };
+    // Others than gateways learn nothing above, also not which kinds there are.
+    let Some(place) = Place::of(&parts.uri) else { return RestError::NoSuchPath.into_response() };
+    match answer(&context, &place, &parts, allowed.as_deref()).await {
+        Ok(allowed) => pass(&context, &allowed),
+        Err(error) => refuse(&context, place.kind, error),
+    }
+}
+
+/// Checks that the caller is a gateway; returns the keyspaces that it may ask about.
+async fn authorize(context: &RequestContext, headers: &HeaderMap) -> Result<Option<Arc<AllowedKeyspaces>>> {
+    let (peer, auth) = (context.peer(), &context.service().auth);
+    let mut credentials = headers.get_all(GATEWAY_CREDENTIAL).iter();
+    let authorized = match (credentials.next(), credentials.next(), &peer.caller) {
+        (Some(credential), None, _) => match credential.to_str() {
+            Ok(text) => auth.authorize_verify(bearer(text).unwrap_or(text), context.deadline()).await,
+            Err(_) => Err(not_a_gateway()),
+        },
+        // An invalid credential is refused, not replaced by the certificate or the address.
+        (Some(_), Some(_), _) => Err(not_a_gateway()),
+        (None, _, Some(caller)) => access::may_verify(caller),
+        (None, _, None) => {
+            let address = peer.address.to_canonical();
+            let listed = context.http().gateways.iter().any(|network| network.contains(&address));
+            if listed { Ok(None) } else { Err(not_a_gateway()) }
+        }
+    };
+    match authorized {
+        Ok(allowed) => {
+            context.connection().admission.authenticated();
+            Ok(allowed)
+        }
+        Err(error) if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::DeadlineExceeded) => Err(error),
+        Err(error) => {
+            // Guesses are counted. The answer stays the same: the gateway would pass a 401 on to its client.
+            let Error { presented, .. } = context.refused(error);
+            Err(Error { presented, ..not_a_gateway() })
+        }
+    }
+}
+
+fn not_a_gateway() -> Error {
+    Error::forbidden("Only gateways may ask here")
+}
+
+impl Place {
+    fn of(uri: &Uri) -> Option<Self> {
+        let mut segments = uri.path().split('/').skip(2);
+        let text =
+            |segment: &str| percent_encoding::percent_decode_str(segment).decode_utf8().map(Cow::into_owned).ok();
+        let kind = segments.next()?;
+        // Envoy asks over gRPC.
+        let kind = GatewayKind::ALL.into_iter().find(|known| known.name() == kind && *known != GatewayKind::Envoy)?;
+        let keyspace = text(segments.next()?)?;
+        let environment = segments.next().map_or(Some(String::new()), text)?;
+        Some(Self { kind, keyspace, environment })
+    }
+
+    fn family(&self) -> &'static Family {
+        if self.kind == GatewayKind::Nginx { &ORIGINAL } else { &FORWARDED }
+    }
+}
+
+async fn answer(
+    context: &RequestContext,
+    place: &Place,
+    parts: &Parts,
+    allowed: Option<&AllowedKeyspaces>,
+) -> Result<Allowed> {
+    let (headers, family) = (&parts.headers, place.family());
+    let target = told(headers, family.target)?;
+    let method = told(headers, family.method)?;
+    for (other, own) in family.others.into_iter().zip([&target, &method]) {
+        // A client can send these itself. If the gateway passes them on, one of both is the client's.
+        if headers.get_all(other).iter().any(|value| String::from_utf8_lossy(value.as_bytes()) != *own) {
+            return Err(Error::invalid(other, "differs from what the gateway says"));
+        }
+    }
+    let host = one(headers, "x-forwarded-host").or_else(|| one(headers, "host"));
+    let request = GatewayRequest {
+        kind: place.kind,
+        keyspace: &place.keyspace,
+        environment: &place.environment,
+        organization: "",
+        instance: "",
+        method: &method,
+        target: &target,
+        host: host.unwrap_or_default(),
+        headers,
+        client: client(headers),
+        request_id: context.request_id(),
+    };
+    context.service().gateways.decide(&request, allowed, context.deadline()).await
+}
+
+/// The value of a header that the gateway has to send.
+fn told<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Cow<'h, str>> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) if !value.is_empty() => Ok(String::from_utf8_lossy(value.as_bytes())),
+        (Some(_), Some(_)) => Err(Error::invalid(name, "must be given once")),
+        _ => Err(Error::invalid(name, "is missing: the gateway has to send it")),
+    }
+}
+
+fn one<'h>(headers: &'h HeaderMap, name: &'static str) -> Option<&'h str> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?;
+    values.next().is_none().then(|| first.to_str().ok()).flatten()
+}
+
+/// The client's address as the gateway tells it: the last one, which the gateway wrote itself.
+fn client(headers: &HeaderMap) -> Option<IpAddr> {
+    let line = headers.get_all("x-forwarded-for").iter().next_back()?;
+    client_ip::last_hop(line.as_bytes())
+}
+
+/// 200 with the caller's identity.
+fn pass(context: &RequestContext, allowed: &Allowed) -> Response {
+    context.set_rate(allowed.rate);
+    let mut response = RestResponse::empty(StatusCode::OK).into_response();
+    for (name, value) in IDENTITY_HEADERS.into_iter().zip(allowed.identity()) {
+        // Escaped to visible ASCII; scopes are so, and spaces between them.
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
+
+/// The refusal that the gateway passes on to its client.
+fn refuse(context: &RequestContext, kind: GatewayKind, error: Error) -> Response {
+    context.set_rate(error.rate);
+    let body = (kind == GatewayKind::Nginx).then(|| HttpRefusal::of(&error).body);
+    let mut response = RestError::from(error).into_response();
+    // Logged and counted as a decision, and no failure of the gateway's own.
+    response.extensions_mut().remove::<Error>();
+    if let Some(body) = body.and_then(|body| HeaderValue::try_from(body).ok()) {
+        response.headers_mut().insert(BODY, body);
+    }
+    response
+}

@@ -1,0 +1,18 @@
+//! Decisions for gateways: the two interfaces as a gateway calls them, and real gateways (`tests/run` installs them), each
+//! with the file under `config/gateways/` that users copy, before an upstream that echoes what reaches it.
+
+#![allow(clippy::disallowed_methods, reason = "a test of a real server runs on real time")]
+#![allow(clippy::similar_names, reason = "noro and nora are two products")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod check;
+mod forward_auth;
+mod gateway;
+mod observe;
+mod outage;
+mod products;
+mod raw;
+mod upstream;
+mod world;
