@@ -66,6 +66,88 @@ fn page_tokens() {
     });
 }
 
+/// A gateway is told to let a request pass only if the request has the secret of a live key, where its keyspace reads it,
+/// and a path that a route names. The first two lines of an input are method and path, the others headers.
+#[test]
+fn gateway_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    let decisions = fuzzing::gateway::Decisions::new(folder.path()).unwrap();
+    let (live, revoked) = (decisions.live.as_str(), decisions.revoked.as_str());
+    let seeds = [
+        format!("GET\n/api/build/1?orgId=acme\nauthorization: Bearer {live}\nx-api-key: garbage"),
+        format!("POST\n/api/build\nx-api-key: {live}"),
+        format!("GET\n/api/build\nauthorization: Bearer {revoked}\ncookie: a=b"),
+        format!("GET\n/api/env\nauthorization: Bearer {revoked},Bearer {live}"),
+    ];
+    let read = |input: &[u8]| {
+        let mut lines = input.split(|byte| *byte == b'\n');
+        let mut text = || String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
+        let (method, target) = (text(), text());
+        let headers = lines.filter_map(|line| {
+            let at = line.iter().position(|byte| *byte == b':')?;
+            let value = line[at + 1..].strip_prefix(b" ").unwrap_or(&line[at + 1..]);
+            Some((String::from_utf8_lossy(&line[..at]).into_owned(), value.to_vec()))
+        });
+        fuzzing::gateway::Told { method, target, headers: headers.collect() }
+    };
+    assert!(decisions.decide(&read(seeds[1].as_bytes())).is_some(), "a good request passes");
+    let words = [
+        "GET",
+        "POST",
+        "HEAD",
+        "\n",
+        "/api/build/",
+        "/api/env",
+        "/api/env/x",
+        "..",
+        "%2f",
+        "%2e",
+        "//",
+        "\\",
+        ";",
+        "?orgId=",
+        "&orgId=acme",
+        "other",
+        "authorization: ",
+        "Authorization:",
+        "Bearer ",
+        "bearer ",
+        "x-api-key: ",
+        ",",
+        live,
+        revoked,
+        "cookie: ",
+        "x-keyward-key-id: key_",
+        "\0",
+        "é",
+        "%00",
+        "#",
+    ];
+    Fuzz { corpus: "gateway_requests", seeds: &seeds, words: &words }.run(|input| {
+        let told = read(input);
+        let Some(identity) = decisions.decide(&told) else { return };
+        let secrets = told.headers.iter().filter_map(|(name, value)| {
+            let value = from_utf8(value).ok()?;
+            match name.to_ascii_lowercase().as_str() {
+                "authorization" => value.split_once(' ').map(|(_, secret)| secret.trim_matches(' ')),
+                "x-api-key" => Some(value),
+                _ => None,
+            }
+        });
+        let secrets: Vec<&str> = secrets.filter(|secret| secret.starts_with("nrx_")).collect();
+        assert_eq!(secrets, [live], "whoever passes has one live key: {told:?}");
+        assert_eq!(
+            (identity["x-keyward-organization"].as_str(), identity["x-keyward-scopes"].as_str()),
+            ("acme", "build")
+        );
+        let path = told.target.split('?').next().unwrap();
+        let decoded = percent_encoding::percent_decode_str(path).decode_utf8().unwrap();
+        assert!(decoded == "/api/build" || decoded.starts_with("/api/build/"), "{told:?}");
+        assert!(!decoded.split('/').any(|part| matches!(part, "." | "..")) && !decoded.contains("//"), "{told:?}");
+        assert!(matches!(told.method.as_str(), "GET" | "POST"), "{told:?}");
+    });
+}
+
 /// A session token is read as three parts that together are the text that came; an organization that it names can be one
 /// of a key's.
 #[test]

@@ -122,7 +122,18 @@ async fn a_request_that_passes_carries_the_identity_and_nothing_of_the_clients_o
         ("X-Keyward-Gateway", "evil"),
         ("x-keywards", "not ours"),
     ];
-    let response = ask(&world, request("GET", "/api/build?orgId=acme", &sent, &[("keyspace", "norrix")])).await;
+    let about = || request("GET", "/api/build?orgId=acme", &sent, &[("keyspace", "norrix")]);
+    let response = ask(&world, about()).await;
+    let sorted = |mut response: CheckResponse| {
+        if let Some(HttpResponse::OkResponse(ok)) = &mut response.http_response {
+            ok.headers_to_remove.sort_unstable();
+        }
+        response
+    };
+    // The first one needed the database. Memory answers the others, by another way that must say the same.
+    for _ in 0..3 {
+        assert_eq!(sorted(ask(&world, about()).await), sorted(response.clone()));
+    }
     let (identity, mut removed) = passes(&response);
     for (name, value) in [
         ("x-keyward-key-id", key.id.as_str()),

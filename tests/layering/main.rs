@@ -25,7 +25,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("service", &["domain", "store", "limiter", "replica", "session", "telemetry"]),
     ("transport", &["service", "domain", "json", "config", "proto", "telemetry"]),
     // What strangers send, for fuzz targets.
-    ("fuzzing", &["domain", "config", "session", "transport", "proto"]),
+    ("fuzzing", &["domain", "config", "session", "store", "replica", "service", "transport", "proto"]),
     ("webhook", &["domain", "json", "store", "telemetry", "service"]),
     (
         "app",

@@ -3,6 +3,7 @@
 
 use std::marker::PhantomData;
 
+use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message;
 use tonic::{
     Status,
@@ -14,6 +15,34 @@ use crate::{domain::error::Error, transport::status};
 
 /// The largest message that is accepted.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 1 << 20;
+
+/// Length of the prefix of a gRPC message: whether it is compressed, and its length.
+pub(crate) const PREFIX_BYTES: usize = 5;
+
+/// The message in a body that holds exactly one, which is not compressed. Any other body is left to tonic, which refuses
+/// what is invalid.
+pub(crate) fn plain_message(body: &[u8]) -> Option<&[u8]> {
+    let (prefix, message) = body.split_first_chunk::<PREFIX_BYTES>()?;
+    let [0, length @ ..] = prefix else { return None };
+    let complete = u32::from_be_bytes(*length) as usize == message.len() && message.len() <= MAX_MESSAGE_BYTES;
+    complete.then_some(message)
+}
+
+/// One gRPC message with its prefix; `write` writes the message, which has about `capacity` bytes.
+pub(crate) fn frame_with(capacity: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
+    let mut frame = BytesMut::with_capacity(PREFIX_BYTES + capacity);
+    frame.put_bytes(0, PREFIX_BYTES);
+    write(&mut frame);
+    // The fields of keys and the headers of requests are bounded far below 4 GiB.
+    let length = u32::try_from(frame.len() - PREFIX_BYTES).unwrap_or(u32::MAX);
+    frame[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
+    frame.freeze()
+}
+
+/// A message as one gRPC message with its prefix.
+pub(crate) fn frame(message: &impl Message) -> Bytes {
+    frame_with(message.encoded_len(), |out| message.encode_raw(out))
+}
 
 /// Encodes with prost; decodes with [`ProtoDecoder`].
 pub(crate) struct ProtoCodec<T, U>(PhantomData<(T, U)>);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use prost_types::{Struct, Value, value::Kind};
 use tonic::Code;
 use tonic_types::pb::Status;
@@ -19,11 +20,17 @@ use crate::{
     },
     service::gateway::{Allowed, IDENTITY_HEADERS},
     transport::{
+        grpc::codec,
         refusal::{CHALLENGE, HttpRefusal, rate_headers},
         request_id::REQUEST_ID,
         status,
     },
 };
+
+/// The refusal as one gRPC message with its prefix.
+pub(super) fn refusal_frame(error: &Error, request_id: String) -> Bytes {
+    codec::frame(&refuse(error, request_id))
+}
 
 /// The response to a decision.
 pub(crate) fn respond(

@@ -1,4 +1,4 @@
-//! The fast path: answers a Verify from memory in the task that read it.
+//! The fast path: answers a Verify or a gateway's Check from memory in the task that read it.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -19,6 +19,7 @@ use tonic::{metadata::MetadataMap, service::Routes};
 use super::{
     super::{
         api::GrpcApi,
+        ext_authz,
         http2::StreamHandler,
         metadata,
         tonic_bridge::{RequestBody, forward, forward_page, is_page, poll_data, unless_reset},
@@ -32,13 +33,14 @@ use crate::{
 };
 
 const VERIFY_PATH: &str = "/keyward.v1.KeyService/Verify";
+const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
 /// Pieces of a body that are joined here.
 const MAX_PIECES: usize = 4;
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
-/// Handles the requests of one connection: Verify itself, all other calls by tonic.
+/// Handles the requests of one connection: Verify and Check itself as far as memory goes, all other calls by tonic.
 #[derive(Clone)]
 pub(crate) struct RequestHandler {
     /// Answers Verify.
@@ -69,7 +71,19 @@ impl StreamHandler for RequestHandler {
             return drop(respond.send_response(refusal, true));
         }
         let mut received = Bytes::new();
-        if is_plain_verify(&head) {
+        if is_plain(&head, CHECK_PATH) {
+            received = read_body(&mut body, cx);
+            // A panic ends its own call, not the connection.
+            let decided = catch_unwind(AssertUnwindSafe(|| {
+                let secret = metadata::secret(&head.headers).ok().filter(|_| body.is_end_stream())?;
+                ext_authz::try_cached(&self.api.service, secret, &received)
+            }));
+            match decided {
+                Ok(Some(frame)) => return send(&mut respond, frame),
+                Ok(None) => {}
+                Err(_) => return respond.send_reset(Reason::INTERNAL_ERROR),
+            }
+        } else if is_plain(&head, VERIFY_PATH) {
             received = read_body(&mut body, cx);
             // A panic ends its own call, not the connection.
             match catch_unwind(AssertUnwindSafe(|| self.try_cached(&head.headers, &received, &body))) {
@@ -137,9 +151,9 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     suffix.is_some_and(|suffix| matches!(suffix.first(), None | Some(b'+' | b';')))
 }
 
-/// Whether this is a Verify without compression or another content type.
-fn is_plain_verify(head: &Parts) -> bool {
-    head.uri.path() == VERIFY_PATH
+/// Whether this is a call of a method without compression or another content type.
+fn is_plain(head: &Parts, path: &str) -> bool {
+    head.uri.path() == path
         && head.method == Method::POST
         && head.headers.get(CONTENT_TYPE) == Some(&GRPC)
         && !head.headers.contains_key(GRPC_ENCODING)

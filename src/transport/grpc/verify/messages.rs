@@ -8,7 +8,7 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
 };
 
-use super::super::{codec::MAX_MESSAGE_BYTES, convert};
+use super::super::{codec, convert};
 use crate::{
     domain::{
         rate_limit::RateState,
@@ -18,8 +18,6 @@ use crate::{
     service::verify::{Answer, AnswerKey, Check},
 };
 
-/// Length of the prefix of a gRPC message: whether it is compressed, and its length.
-const PREFIX_BYTES: usize = 5;
 /// Initial capacity for a message. Most responses fit; for others the buffer grows.
 const MESSAGE_CAPACITY: usize = 256;
 
@@ -46,10 +44,7 @@ mod field {
 /// Decodes a body that holds exactly one request and is not compressed. Any other body is left to tonic, which refuses what
 /// is invalid.
 pub(crate) fn decode(body: &[u8]) -> Option<proto::VerifyRequest> {
-    let (prefix, message) = body.split_first_chunk::<PREFIX_BYTES>()?;
-    let [0, length @ ..] = prefix else { return None };
-    let complete = u32::from_be_bytes(*length) as usize == message.len() && message.len() <= MAX_MESSAGE_BYTES;
-    complete.then(|| proto::VerifyRequest::decode(message).ok()).flatten()
+    proto::VerifyRequest::decode(codec::plain_message(body)?).ok()
 }
 
 /// The check that a Verify requests.
@@ -110,13 +105,7 @@ pub fn response(answer: &Answer<'_>) -> proto::VerifyResponse {
 
 /// The answer as one gRPC message with its prefix.
 pub fn frame(answer: &Answer<'_>) -> Bytes {
-    let mut frame = BytesMut::with_capacity(PREFIX_BYTES + MESSAGE_CAPACITY);
-    frame.put_bytes(0, PREFIX_BYTES);
-    write(answer, &mut frame);
-    // The fields of a key are bounded far below 4 GiB.
-    let length = u32::try_from(frame.len() - PREFIX_BYTES).unwrap_or(u32::MAX);
-    frame[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
-    frame.freeze()
+    codec::frame_with(MESSAGE_CAPACITY, |out| write(answer, out))
 }
 
 fn write(answer: &Answer<'_>, out: &mut BytesMut) {
@@ -236,8 +225,8 @@ mod tests {
             let answer = Answer::new(&verdict, &registry);
             let frame = frame(&answer);
             prop_assert_eq!(frame[0], 0);
-            prop_assert_eq!(u32::from_be_bytes(frame[1..PREFIX_BYTES].try_into().unwrap()) as usize, frame.len() - PREFIX_BYTES);
-            let decoded = proto::VerifyResponse::decode(&frame[PREFIX_BYTES..]).unwrap();
+            prop_assert_eq!(u32::from_be_bytes(frame[1..codec::PREFIX_BYTES].try_into().unwrap()) as usize, frame.len() - codec::PREFIX_BYTES);
+            let decoded = proto::VerifyResponse::decode(&frame[codec::PREFIX_BYTES..]).unwrap();
             prop_assert_eq!(decoded, response(&answer));
         }
     }

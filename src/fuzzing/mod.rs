@@ -1,5 +1,7 @@
 //! The parsers of what strangers send, as the fuzz targets in `fuzz/` call them. Compiled with the feature `faults` only.
 
+pub mod gateway;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use prost::Message as _;

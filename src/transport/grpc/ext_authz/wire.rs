@@ -1,0 +1,256 @@
+//! Reads a `CheckRequest` where it lies, without a copy: Envoy sends all of a request's headers, and three of them matter.
+//! What this cannot read is left to prost, which says what is wrong. Numbers are those of the proto; a test compares both.
+
+use super::request::CheckedRequest;
+
+/// The fields of a message that are texts, bytes or messages. Other kinds of fields are skipped; none of them is read here.
+struct Fields<'a> {
+    bytes: &'a [u8],
+    /// Numbers of the fields that are read. They must be of the right kind.
+    known: &'static [u64],
+}
+
+impl<'a> Fields<'a> {
+    fn new(bytes: &'a [u8], known: &'static [u64]) -> Self {
+        Self { bytes, known }
+    }
+
+    /// The next field's number and content; none at the end. An error is a message that is not well-formed.
+    fn next(&mut self) -> Result<Option<(u64, &'a [u8])>, Malformed> {
+        while !self.bytes.is_empty() {
+            let key = self.varint()?;
+            let (number, kind) = (key >> 3, key & 7);
+            if number == 0 || key > u64::from(u32::MAX) || (kind != 2 && self.known.contains(&number)) {
+                return Err(Malformed);
+            }
+            match kind {
+                0 => drop(self.varint()?),
+                1 => drop(self.take(8)?),
+                2 => {
+                    let length = usize::try_from(self.varint()?).map_err(|_| Malformed)?;
+                    return Ok(Some((number, self.take(length)?)));
+                }
+                5 => drop(self.take(4)?),
+                _ => return Err(Malformed),
+            }
+        }
+        Ok(None)
+    }
+
+    fn varint(&mut self) -> Result<u64, Malformed> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let (byte, rest) = self.bytes.split_first().ok_or(Malformed)?;
+            self.bytes = rest;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                // The last byte has room for one bit.
+                return if shift == 63 && *byte > 1 { Err(Malformed) } else { Ok(value) };
+            }
+        }
+        Err(Malformed)
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.bytes.split_at_checked(length).ok_or(Malformed)?;
+        self.bytes = rest;
+        Ok(taken)
+    }
+}
+
+struct Malformed;
+
+fn text(bytes: &[u8]) -> Result<&str, Malformed> {
+    str::from_utf8(bytes).map_err(|_| Malformed)
+}
+
+/// Reads a message; none if it is left to prost.
+pub(crate) fn read(message: &[u8]) -> Option<CheckedRequest<'_>> {
+    let mut checked = CheckedRequest::default();
+    checked.headers.0.reserve(24);
+    let mut fields = Fields::new(message, &[1]);
+    let mut seen = false;
+    while let Some((number, value)) = fields.next().ok()? {
+        if number == 1 {
+            // A field that is there twice is merged by prost.
+            if std::mem::replace(&mut seen, true) {
+                return None;
+            }
+            attributes(value, &mut checked).ok()?;
+        }
+    }
+    Some(checked)
+}
+
+fn attributes<'a>(bytes: &'a [u8], checked: &mut CheckedRequest<'a>) -> Result<(), Malformed> {
+    let (mut fields, mut request, mut peer) = (Fields::new(bytes, &[1, 4, 10]), false, false);
+    while let Some((number, value)) = fields.next()? {
+        match number {
+            1 if std::mem::replace(&mut peer, true) => return Err(Malformed),
+            1 => checked.client = source(value)?,
+            4 => {
+                if std::mem::replace(&mut request, true) {
+                    return Err(Malformed);
+                }
+                let (mut fields, mut http) = (Fields::new(value, &[2]), false);
+                while let Some((number, value)) = fields.next()? {
+                    if number == 2 {
+                        if std::mem::replace(&mut http, true) {
+                            return Err(Malformed);
+                        }
+                        http_request(value, checked)?;
+                    }
+                }
+            }
+            10 => {
+                let (name, value) = pair(value)?;
+                checked.extensions.set(text(name)?, text(value)?);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The address in `Peer.address.socket_address.address`.
+fn source(bytes: &[u8]) -> Result<&str, Malformed> {
+    let mut found = bytes;
+    for known in [&[1][..], &[1], &[2]] {
+        let (mut fields, mut inner) = (Fields::new(found, known), None);
+        while let Some((number, value)) = fields.next()? {
+            if known.contains(&number) && inner.replace(value).is_some() {
+                return Err(Malformed);
+            }
+        }
+        found = inner.unwrap_or_default();
+    }
+    text(found)
+}
+
+fn http_request<'a>(bytes: &'a [u8], checked: &mut CheckedRequest<'a>) -> Result<(), Malformed> {
+    let mut fields = Fields::new(bytes, &[2, 3, 4, 5, 13]);
+    while let Some((number, value)) = fields.next()? {
+        match number {
+            2 => checked.method = text(value)?,
+            3 => {
+                let (name, value) = pair(value)?;
+                // The last one of a name counts in a map. A client that sends two is not Envoy: prost decides.
+                let name = text(name)?;
+                text(value)?;
+                if checked.headers.0.iter().any(|(given, _)| *given == name) {
+                    return Err(Malformed);
+                }
+                checked.headers.0.push((name, value));
+            }
+            4 => checked.target = text(value)?,
+            5 => checked.host = text(value)?,
+            // Envoy was told to send headers unjoined.
+            13 => return Err(Malformed),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Key and value of an entry of a map.
+fn pair(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let (mut fields, mut key, mut value) = (Fields::new(bytes, &[1, 2]), &[][..], &[][..]);
+    while let Some((number, found)) = fields.next()? {
+        match number {
+            1 => key = found,
+            2 => value = found,
+            _ => {}
+        }
+    }
+    Ok((key, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+    use crate::proto::envoy::{
+        config::core::v3::{Address, SocketAddress, address},
+        service::auth::v3::{AttributeContext, CheckRequest, attribute_context},
+    };
+
+    fn request(
+        texts: [String; 4],
+        headers: HashMap<String, String>,
+        extensions: HashMap<String, String>,
+    ) -> CheckRequest {
+        let [method, path, host, address] = texts;
+        let http = attribute_context::HttpRequest { method, path, host, headers, header_map: None };
+        CheckRequest {
+            attributes: Some(AttributeContext {
+                source: Some(attribute_context::Peer {
+                    address: Some(Address {
+                        address: Some(address::Address::SocketAddress(SocketAddress { address })),
+                    }),
+                }),
+                request: Some(attribute_context::Request { http: Some(http) }),
+                context_extensions: extensions,
+            }),
+        }
+    }
+
+    /// Both ways read the same. The order of a map's entries is theirs.
+    fn same(bytes: &[u8]) -> bool {
+        let sorted = |mut checked: CheckedRequest<'_>| {
+            checked.headers.0.sort_unstable();
+            format!("{checked:?}")
+        };
+        let message = CheckRequest::decode(bytes);
+        match (read(bytes), &message) {
+            (Some(own), Ok(message)) => sorted(own) == sorted(CheckedRequest::of(message)),
+            (Some(_), Err(_)) => false,
+            (None, _) => true,
+        }
+    }
+
+    #[test]
+    fn what_is_absent_is_empty() {
+        assert_eq!(read(&[]), Some(CheckedRequest::default()));
+        assert_eq!(read(&[0x0a, 0]), Some(CheckedRequest::default()));
+        // An unknown field of each kind is skipped.
+        assert_eq!(
+            read(&[0x78, 1, 0x79, 0, 0, 0, 0, 0, 0, 0, 0, 0x7a, 1, 0, 0x7d, 0, 0, 0, 0]),
+            Some(CheckedRequest::default())
+        );
+        for malformed in [&[0x0a][..], &[0x0a, 2, 0], &[0x0b], &[0xff; 11], &[0x0a, 2, 0x22, 9]] {
+            assert_eq!(read(malformed), None, "{malformed:x?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_is_read_as_prost_reads_it(
+            texts in prop::array::uniform4(".{0,20}"),
+            headers in prop::collection::hash_map("[a-z-]{0,8}", ".{0,20}", 0..6),
+            extensions in prop::collection::hash_map("keyspace|environment|other", ".{0,8}", 0..3),
+        ) {
+            let bytes = request(texts, headers, extensions).encode_to_vec();
+            prop_assert!(read(&bytes).is_some());
+            prop_assert!(same(&bytes));
+        }
+
+        #[test]
+        fn a_damaged_message_is_never_read_in_another_way_than_prost_reads_it(
+            headers in prop::collection::hash_map("[a-z-]{0,8}", "[ -~]{0,20}", 0..4),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        ) {
+            let texts = ["GET", "/api/build", "api.example", "203.0.113.7"].map(str::to_owned);
+            let extensions = HashMap::from([("keyspace".to_owned(), "norrix".to_owned())]);
+            let mut bytes = request(texts, headers, extensions).encode_to_vec();
+            for (at, byte) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            prop_assert!(same(&bytes), "{:x?}", bytes);
+        }
+    }
+}
