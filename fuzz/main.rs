@@ -129,7 +129,10 @@ fn gateway_requests() {
         let secrets = told.headers.iter().filter_map(|(name, value)| {
             let value = from_utf8(value).ok()?;
             match name.to_ascii_lowercase().as_str() {
-                "authorization" => value.split_once(' ').map(|(_, secret)| secret.trim_matches(' ')),
+                "authorization" => {
+                    let (scheme, secret) = value.split_once(' ')?;
+                    scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim_matches(' '))
+                }
                 "x-api-key" => Some(value),
                 _ => None,
             }

@@ -31,6 +31,8 @@ pub mod envoy {
             tonic::include_proto!("envoy.r#type.v3");
         }
     }
+    pub use self::r#type as types;
+
     /// `envoy.service`
     pub mod service {
         /// `envoy.service.auth`

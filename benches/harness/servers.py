@@ -183,6 +183,10 @@ class Server:
     def grpc(self):
         return self.addresses["grpc"]
 
+    @property
+    def http(self):
+        return self.addresses["http"]
+
     def stop(self):
         if self.process.poll() is None:
             self.process.terminate()
@@ -232,7 +236,9 @@ class Keyward(Server):
 
     def __init__(self, workspace, binary, url, rate_limit=None, cache="1GiB", bearer=None, store=None, batch=1):
         folder = workspace.new("x").parent
-        config = NORRIX + (f"rate_limit = {rate_limit}\n" if rate_limit else "") + f'[replica]\ncache = "{cache}"\n'
+        # Settings of the keyspace stand before its routes.
+        limit = f"rate_limit = {rate_limit}\n" if rate_limit else ""
+        config = NORRIX.replace("credential =", f"{limit}credential =", 1) + f'[replica]\ncache = "{cache}"\n'
         if store:
             config += f'[rate_limit]\nstore = "{store}"\nbatch = {batch}\n'
         (folder / "keyward.toml").write_text(config)

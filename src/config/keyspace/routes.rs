@@ -175,7 +175,7 @@ fn route(section: &Section<'_>, all: Option<&[String]>) -> Option<Route> {
     let session = section.boolean(&SESSION) == Some(true);
     let roles = roles(section);
     if !session && !roles.is_empty() {
-        section.problem(ROLES.name, "needs session = true");
+        section.warning(ROLES.name, "no session passes this route: roles need session = true");
     }
     Some(Route { methods, path: path?, scopes, session, roles })
 }

@@ -44,7 +44,6 @@ fn each_setting_of_a_route_is_checked() {
         ("path = \"/a\"\nscopes = [\"z\"]", "8: keyspace[0].route[0].scopes: \"z\" is not in the keyspace's scopes"),
         ("path = \"/a\"\nmethods = []", "8: keyspace[0].route[0].methods: must name at least one"),
         ("path = \"/a\"\nmethods = [\"G T\"]", "8: keyspace[0].route[0].methods: each must be"),
-        ("path = \"/a\"\nroles = [\"owner\"]", "8: keyspace[0].route[0].roles: needs session"),
         ("path = \"/a\"\nsession = true\nroles = [\"boss\"]", "9: keyspace[0].route[0].roles: may hold"),
         ("path = \"/a\"\nsession = true\nroles = []", "9: keyspace[0].route[0].roles: must name"),
         ("path = \"/a\"\nscope = [\"a\"]", "8: keyspace[0].route[0].scope: unknown setting"),
@@ -78,6 +77,10 @@ fn a_route_that_never_counts_and_a_method_that_no_client_sends_are_warned_of() {
         (
             "[[keyspace.route]]\npath = \"/a\"\nmethods = [\"get\"]",
             "7: keyspace[0].route[0].methods: no client sends \"get\"",
+        ),
+        (
+            "[[keyspace.route]]\npath = \"/a\"\nroles = [\"owner\"]",
+            "7: keyspace[0].route[0].roles: no session passes this route",
         ),
     ] {
         let found = warnings(routes);

@@ -139,7 +139,7 @@ async fn limit_failed_authentications(context: RequestContext, request: Request,
 /// refused here: its credential is looked at before anything of it is kept.
 async fn limit_anonymous_requests(context: RequestContext, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    let credential = [header::AUTHORIZATION.as_str(), "x-api-key", header::COOKIE.as_str()];
+    let credential = [header::AUTHORIZATION.as_str(), "x-api-key", "x-keyward-gateway", header::COOKIE.as_str()];
     let connection = context.connection();
     if connection.requests() > MAX_ANONYMOUS_REQUESTS
         && !connection.admission.is_authenticated()

@@ -16,7 +16,7 @@ use crate::{
     proto::envoy::{
         config::core::v3::{HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction},
         service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse, check_response::HttpResponse},
-        r#type::v3::HttpStatus,
+        types::v3::HttpStatus,
     },
     service::gateway::{Allowed, IDENTITY_HEADERS},
     transport::{
