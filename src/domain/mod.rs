@@ -14,6 +14,7 @@ pub mod master_keys;
 pub mod oidc;
 pub mod page_token;
 pub mod rate_limit;
+mod role;
 pub mod route;
 pub mod secret;
 pub mod server_url;

@@ -5,7 +5,7 @@ mod pattern;
 
 use self::path::Segments;
 pub use self::pattern::PathPattern;
-use super::session::Role;
+use super::role::Role;
 
 /// What a keyspace says about gateways.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
