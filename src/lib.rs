@@ -12,6 +12,7 @@
 //! | room | what it does |
 //! |---|---|
 //! | [`app`] | the composition root: builds everything, starts it in order and stops it in order |
+//! | `dashboard` | pages for people, on the listener of REST |
 //! | [`transport`], [`webhook`] | gRPC and REST in front of the services; the delivery of events behind them |
 //! | [`service`] | use cases: verify, authenticate, manage keys, list events, and the jobs beside calls |
 //! | [`store`] | one set of operations, on Postgres and on SQLite |
@@ -61,6 +62,7 @@ use mimalloc as _;
 
 pub mod app;
 pub mod config;
+pub(crate) mod dashboard;
 pub mod domain;
 #[cfg(feature = "faults")]
 #[doc(hidden)]

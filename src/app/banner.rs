@@ -14,7 +14,7 @@ use crate::{
 /// How long the start waits for the reader of standard output.
 const PRINT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Prints the addresses, the root key if it was created now, and three commands to paste. On a thread of its own: a pipe
+/// Prints the addresses, the root key if it was created now, where the dashboard is, and three commands to paste. On a thread of its own: a pipe
 /// that nobody reads must not stop the service, and neither must a closed one.
 pub async fn print(config: &Config, addresses: &Addresses, root_key: Option<&Secret>) {
     let text = Zeroizing::new(text(config, addresses, root_key));
@@ -46,6 +46,11 @@ fn text(config: &Config, addresses: &Addresses, root_key: Option<&Secret>) -> St
     let body = config.registry.configured().first().map(|keyspace| body(keyspace)).unwrap_or_default();
     let json = "-H 'Content-Type: application/json'";
     let (scheme, plaintext) = if config.tls.is_some() { ("https", "") } else { ("http", "-plaintext ") };
+    if config.dashboard.enabled {
+        let address = config.dashboard.url.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned());
+        let address = address.unwrap_or_else(|| format!("{scheme}://{http}"));
+        let _ = writeln!(text, "\ndashboard, where the root key signs in: {address}/dashboard");
+    }
     let _ = writeln!(
         text,
         "\n\

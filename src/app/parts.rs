@@ -82,6 +82,7 @@ impl Parts {
             bulk: Some(Bulk::start().map_err(RunError::Thread)?),
             egress: config.webhooks.egress.clone(),
             events: config.events.clone(),
+            lifetimes: config.dashboard.lifetimes,
             host_environment: config.http.environment.clone(),
             root: config.root_key.as_ref().map(|root| secret::digest(root.expose())),
             ready_requires_writes: config.server.ready_requires_writes,

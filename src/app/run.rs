@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    dashboard::{self, DashboardOptions},
     domain::secret::Secret,
     replica::follower_thread,
     service::Services,
@@ -165,7 +166,10 @@ fn serve<H: Health>(
     health_service: HealthServer<H>,
     options: &PortOptions,
 ) -> JoinHandle<Result<(), String>> {
-    let rest = Rest::new(Arc::clone(services), config.http.clone());
+    let mut rest = Rest::new(Arc::clone(services), config.http.clone());
+    if config.dashboard.enabled {
+        rest = rest.with_pages(dashboard::routes(DashboardOptions { url: config.dashboard.url.clone() }));
+    }
     let routes = if listeners.metrics.is_some() { Routes::Api } else { Routes::All };
     serve_http(servers, "http_listener", listeners.http, rest.handler(routes), services, &options.http);
     if let Some(listener) = listeners.metrics {

@@ -5,6 +5,7 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc};
 use toml::de::DeTable;
 
 use super::{
+    dashboard::{self, Dashboard},
     database::{self, Database},
     environment, events,
     http::{self, Http},
@@ -41,6 +42,8 @@ pub struct Config {
     pub replica: ReplicaSettings,
     /// `[http]`
     pub http: Http,
+    /// `[dashboard]`
+    pub dashboard: Dashboard,
     /// `[webhooks]`
     pub webhooks: Webhooks,
     /// `[events]`
@@ -121,6 +124,7 @@ fn read(root: &Section<'_>, layers: &Layers<'_>) -> Option<Config> {
     let http = http::read(&root.table(&http::TABLE), &names, &keyspaces);
     let issuers = session::read(&root.table(&session::TABLE), &names);
     let rate_limit = rate_limit::read(&root.table(&rate_limit::TABLE));
+    let dashboard = dashboard::read(&root.table(&dashboard::TABLE));
     let webhooks = webhooks::read(&root.table(&webhooks::TABLE));
     let events = events::read(&root.table(&events::TABLE));
     let root_key = environment::root_key(layers);
@@ -131,6 +135,7 @@ fn read(root: &Section<'_>, layers: &Layers<'_>) -> Option<Config> {
         tls,
         replica: replica?,
         http: http?,
+        dashboard: dashboard?,
         webhooks: webhooks?,
         events: events?,
         rate_limit: rate_limit?,

@@ -4,6 +4,7 @@
 //! such declaration, listed in its table, and a line that reads it; `config/keyward.toml` and the tables of the
 //! documents are generated from the declarations.
 
+mod dashboard;
 mod database;
 mod environment;
 mod events;
@@ -19,6 +20,7 @@ mod replica;
 mod section;
 mod server;
 mod session;
+mod session_dashboard;
 mod setting;
 mod size;
 mod tables;
@@ -26,6 +28,7 @@ mod tls;
 mod webhooks;
 
 pub use self::{
+    dashboard::Dashboard,
     database::{Database, DatabaseUrl},
     http::Http,
     layers::{Flags, Origin, Origins},

@@ -6,6 +6,7 @@ use url::Url;
 
 use super::{
     section::Section,
+    session_dashboard,
     setting::{Setting, Table},
 };
 use crate::domain::{
@@ -22,7 +23,18 @@ pub const ISSUER_TABLE: Table = Table {
     name: "issuer",
     list: true,
     help: "An OpenID Connect issuer whose tokens are sessions: see docs/sessions.md.",
-    settings: &[ISSUER, AUDIENCE, KEYSPACES, CLAIMS, ALGORITHMS, COOKIE, SUBJECT_PREFIX, REFRESH, ALLOW_HTTP],
+    settings: &[
+        ISSUER,
+        AUDIENCE,
+        KEYSPACES,
+        CLAIMS,
+        ALGORITHMS,
+        COOKIE,
+        SUBJECT_PREFIX,
+        REFRESH,
+        ALLOW_HTTP,
+        session_dashboard::DASHBOARD,
+    ],
     tables: &[],
 };
 
@@ -149,6 +161,7 @@ fn issuer(section: &Section<'_>, configured: &[&str]) -> Option<Issuer> {
         subject_prefix: subject_prefix(section),
         refresh: refresh(section),
         allow_http: section.boolean(&ALLOW_HTTP) == Some(true),
+        dashboard: session_dashboard::read(section),
     };
     if !named {
         // Nothing to compare with the other issuers. The problem itself is reported above.

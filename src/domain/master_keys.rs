@@ -1,12 +1,13 @@
 //! The master keys of an installation, and the subkeys derived from them.
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use data_encoding::BASE64URL_NOPAD;
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::{key::KeyId, webhook};
+use super::{clock::Entropy, key::KeyId, webhook};
 
 /// One master key: 32 random bytes.
 pub type MasterKey = Zeroizing<[u8; 32]>;
@@ -22,6 +23,10 @@ struct Subkeys {
     checksum: Zeroizing<[u8; 32]>,
     webhook: Zeroizing<[u8; 32]>,
     page: Zeroizing<[u8; 32]>,
+    /// Authenticates what the dashboard hands out: ids of sessions, and tokens of forms.
+    dashboard: Zeroizing<[u8; 32]>,
+    /// Encrypts what the dashboard keeps: refresh tokens, and the state of a sign-in.
+    sealing: Zeroizing<[u8; 32]>,
     /// Position of the master key among all that this installation has ever signed with; `None` if it has never signed.
     epoch: Option<i64>,
 }
@@ -94,6 +99,43 @@ impl MasterKeys {
         let framed = framed(parts);
         self.each().any(|keys| matches(&mac(&keys.page, &[&framed])))
     }
+
+    /// HMAC over parts that the dashboard hands out.
+    pub(crate) fn dashboard_mac(&self, parts: &[&[u8]]) -> [u8; 32] {
+        mac(&self.first.dashboard, &[&framed(parts)])
+    }
+
+    /// Whether `matches` accepts the HMAC over these parts under one of the master keys.
+    pub(crate) fn verify_dashboard_mac(&self, parts: &[&[u8]], matches: impl Fn(&[u8; 32]) -> bool) -> bool {
+        let framed = framed(parts);
+        self.each().any(|keys| matches(&mac(&keys.dashboard, &[&framed])))
+    }
+
+    /// Encrypts a text with AES-256-GCM under a random nonce. Only the same `context` opens it again, so that a sealed
+    /// text cannot be moved to another row or purpose.
+    #[expect(clippy::expect_used, reason = "it fails only for a text of many gigabytes")]
+    pub(crate) fn seal(&self, context: &[&[u8]], text: &[u8], entropy: &dyn Entropy) -> Vec<u8> {
+        let mut nonce = [0; NONCE_LEN];
+        entropy.fill(&mut nonce);
+        let mut sealed = text.to_vec();
+        aead(&self.first.sealing)
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(framed(context)), &mut sealed)
+            .expect("the text is short");
+        [&nonce[..], &sealed].concat()
+    }
+
+    /// Decrypts what [`Self::seal`] made under one of the master keys; `None` if it was changed, or is of another context.
+    pub(crate) fn open(&self, context: &[&[u8]], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>()?;
+        let context = framed(context);
+        self.each().find_map(|keys| {
+            let mut text = Zeroizing::new(sealed.to_vec());
+            let nonce = Nonce::assume_unique_for_key(*nonce);
+            let opened = aead(&keys.sealing).open_in_place(nonce, Aad::from(&context), &mut text).ok()?.len();
+            text.truncate(opened);
+            Some(text)
+        })
+    }
 }
 
 impl Subkeys {
@@ -105,6 +147,8 @@ impl Subkeys {
             checksum: subkey(master, "checksum/1"),
             webhook: subkey(master, "webhook/1"),
             page: subkey(master, "page/1"),
+            dashboard: subkey(master, "dashboard/1"),
+            sealing: subkey(master, "sealing/1"),
             epoch: position.and_then(|position| i64::try_from(position).ok()),
         }
     }
@@ -138,6 +182,11 @@ fn subkey(master: &MasterKey, label: &str) -> Zeroizing<[u8; 32]> {
     out
 }
 
+#[expect(clippy::expect_used, reason = "it fails only for a key of another length")]
+fn aead(key: &[u8; 32]) -> LessSafeKey {
+    LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).expect("AES-256 has keys of 32 bytes"))
+}
+
 #[expect(clippy::expect_used, reason = "it fails for no key")]
 fn mac(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC accepts a key of any length");
@@ -152,6 +201,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::domain::clock::SystemEntropy;
 
     fn master(byte: u8) -> MasterKey {
         MasterKey::new([byte; 32])
@@ -181,6 +231,26 @@ mod tests {
         assert_eq!(dropped.webhook_secret(id, next).unwrap(), rotated);
         // After a return to the old master key, no version repeats either.
         assert_eq!(master_keys(&[1, 2], &[1, 2]).next_webhook_version(next), 3);
+    }
+
+    #[test]
+    fn a_sealed_text_opens_only_in_its_context_and_under_a_configured_key() {
+        let keys = master_keys(&[1], &[1]);
+        let sealed = keys.seal(&[b"refresh", b"row"], b"token", &SystemEntropy);
+        assert_eq!(keys.open(&[b"refresh", b"row"], &sealed).unwrap().as_slice(), b"token");
+        assert!(!sealed.windows(5).any(|part| part == b"token"));
+        assert_ne!(sealed, keys.seal(&[b"refresh", b"row"], b"token", &SystemEntropy), "each has a nonce of its own");
+        assert_eq!(master_keys(&[2, 1], &[1, 2]).open(&[b"refresh", b"row"], &sealed).unwrap().as_slice(), b"token");
+        assert!(master_keys(&[2], &[1, 2]).open(&[b"refresh", b"row"], &sealed).is_none());
+        for context in [&[&b"refresh"[..], b"other"][..], &[b"refreshrow"], &[b"row", b"refresh"], &[]] {
+            assert!(keys.open(context, &sealed).is_none());
+        }
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert!(keys.open(&[b"refresh", b"row"], &changed).is_none(), "byte {at}");
+            assert!(keys.open(&[b"refresh", b"row"], &sealed[..at]).is_none(), "{at} bytes");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub mod backoff;
 pub mod caller;
 pub mod clock;
+pub mod dashboard;
 pub mod egress;
 pub mod error;
 pub mod event;

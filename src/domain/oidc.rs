@@ -1,10 +1,11 @@
 //! OpenID Connect session tokens: which issuers are trusted for what, and the caller that a token's claims stand for.
 //! Signatures are verified by the `session` module.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 use url::{Host, Url};
+use zeroize::Zeroizing;
 
 use super::{
     clock::{Micros, SECOND},
@@ -91,6 +92,57 @@ pub struct Issuer {
     pub refresh: Duration,
     /// Whether its public keys may be fetched without TLS from another machine.
     pub allow_http: bool,
+    /// How people sign in to the dashboard; `None` if they do not by this issuer.
+    pub dashboard: Option<DashboardClient>,
+}
+
+/// The client that the dashboard is at an issuer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DashboardClient {
+    /// Its id. The audience of its ID tokens.
+    pub client_id: String,
+    /// Its secret; `None` for a public client.
+    pub client_secret: Option<ClientSecret>,
+    /// The scopes to ask for.
+    pub scopes: Vec<String>,
+    /// Where the issuer's own session ends; `None` if the dashboard ends only its own.
+    pub logout_url: Option<Url>,
+    /// Parameters of that URL. `{client_id}` and `{return_to}` stand for the client's id and the sign-in page.
+    pub logout_params: Vec<(String, String)>,
+}
+
+/// The secret of a client. Its `Debug` output is redacted.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClientSecret(Zeroizing<String>);
+
+impl ClientSecret {
+    /// A secret.
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The secret itself, for the issuer.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ClientSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientSecret(…)")
+    }
+}
+
+impl DashboardClient {
+    /// The page that ends the issuer's own session; `return_to` is the sign-in page.
+    pub fn logout(&self, return_to: &str) -> Option<Url> {
+        let mut url = self.logout_url.clone()?;
+        for (name, value) in &self.logout_params {
+            let value = value.replace("{client_id}", &self.client_id).replace("{return_to}", return_to);
+            url.query_pairs_mut().append_pair(name, &value);
+        }
+        Some(url)
+    }
 }
 
 impl Issuer {
@@ -140,6 +192,16 @@ impl Issuer {
             keyspaces: Arc::clone(&self.keyspaces),
             organizations: self.memberships(claims),
         })
+    }
+
+    /// When a token expires, for a claim set that [`Self::caller`] accepts.
+    pub(crate) fn expiry(claims: &Map<String, Value>) -> Micros {
+        claims.get("exp").and_then(time).unwrap_or_default()
+    }
+
+    /// The same issuer for the ID tokens of the dashboard's client.
+    pub(crate) fn for_dashboard(&self, client: &DashboardClient) -> Self {
+        Self { audiences: vec![client.client_id.clone()], ..self.clone() }
     }
 
     fn memberships(&self, claims: &Map<String, Value>) -> Vec<OrgMembership> {

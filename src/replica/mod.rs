@@ -176,11 +176,15 @@ impl Replica {
         self.revocation_wait.is_some()
     }
 
-    /// Waits until no replica can answer from a state before `revision`. Call this after the change was committed.
-    pub(crate) async fn wait_for_replicas(&self, revision: i64) {
-        if let Some(revocation_wait) = &self.revocation_wait {
-            self.follower_wake.notify_one();
-            revocation_wait.wait(revision).await;
+    /// Waits until no replica can answer from a state before `revision`. Call this after the change was committed. Returns
+    /// how many replicas there are.
+    pub(crate) async fn wait_for_replicas(&self, revision: i64) -> usize {
+        match &self.revocation_wait {
+            Some(revocation_wait) => {
+                self.follower_wake.notify_one();
+                revocation_wait.wait(revision).await
+            }
+            None => 1,
         }
     }
 

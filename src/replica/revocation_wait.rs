@@ -78,34 +78,37 @@ impl RevocationWait {
     ///
     /// Only the replicas of the first read count: a replica that joins later starts from a revision that includes the
     /// change. Only the time since that read counts, on this process's own clock, so clocks are never compared.
-    pub async fn wait(&self, revision: i64) {
+    ///
+    /// Returns how many replicas that read found.
+    pub async fn wait(&self, revision: i64) -> usize {
         if fault_injection::disabled("acknowledge") {
-            return;
+            return 0;
         }
         let mut reads = self.reads.subscribe();
         let mut progress = self.progress.subscribe();
         let mut read = self.next_read(&mut reads).await;
         let began = Instant::now();
+        let replicas = read.rows.len();
         let mut behind: Vec<ReplicaRow> =
             read.rows.iter().filter(|row| row.seen_revision < revision).copied().collect();
         loop {
-            let Some(longest) = behind.iter().map(|row| row.lease_ms).max() else { return };
+            let Some(longest) = behind.iter().map(|row| row.lease_ms).max() else { return replicas };
             let lease = Duration::from_millis(u64::try_from(longest).unwrap_or(0));
             let lease = if fault_injection::disabled("whole_wait") { lease / 10 } else { lease + LEASE_MARGIN };
             let expiry = began + lease;
             if Instant::now() >= expiry {
-                return;
+                return replicas;
             }
             tokio::select! {
                 _ = progress.changed() => {}
                 () = sleep(POLL_INTERVAL) => {}
-                () = sleep_until(expiry) => return,
+                () = sleep_until(expiry) => return replicas,
             }
             progress.mark_unchanged();
             // While the database is unavailable no read succeeds, but the leases expire all the same.
             read = tokio::select! {
                 read = self.next_read(&mut reads) => read,
-                () = sleep_until(expiry) => return,
+                () = sleep_until(expiry) => return replicas,
             };
             let is_behind = |id: Uuid| read.rows.iter().any(|row| row.id == id && row.seen_revision < revision);
             behind.retain(|row| is_behind(row.id));

@@ -105,6 +105,25 @@ impl Authenticator {
         Ok(authenticated)
     }
 
+    /// The one that proved earlier that it holds the credential with this digest. The verdict on it is made anew.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::authenticate`].
+    pub async fn authenticate_digest(
+        &self,
+        digest: Digest,
+        mode: AuthMode,
+        context: CallContext<'_>,
+    ) -> Result<Authenticated> {
+        if self.is_root_digest(&digest) {
+            return Ok(Authenticated { caller: root(), rate: None });
+        }
+        let check = Check { host_environment: context.host_environment, cost: mode.cost(), ..Check::default() };
+        let verdict = self.evaluator.decide_by_digest(digest, &check, context.deadline).await?;
+        self.admit(&verdict, mode)
+    }
+
     /// The holder of this credential, which may also be a session token.
     ///
     /// # Errors
@@ -149,6 +168,11 @@ impl Authenticator {
     /// Whether a credential is a session token: it has the form of one, and is neither a key nor the root credential.
     pub fn is_session(&self, credential: &str) -> bool {
         self.sessions.has_form(credential) && self.registry.by_prefix(credential).is_none() && !self.is_root(credential)
+    }
+
+    /// Whether a text is a secret that this installation can have made.
+    pub fn is_well_formed(&self, text: &str) -> bool {
+        self.registry.well_formed(text, &self.evaluator.master_keys)
     }
 
     /// Whether a text that may be logged and repeated, such as a request id, holds something like a credential. A part

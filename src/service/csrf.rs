@@ -14,14 +14,18 @@ pub fn check(method: &str, headers: &impl Headers, host: Option<&str>, secure: b
     if matches!(method, "GET" | "HEAD") {
         return Ok(());
     }
-    let good = match (one(headers, "sec-fetch-site"), one(headers, "origin")) {
-        (Some(site), _) => site == "same-origin",
-        (None, Some(origin)) => host.is_some_and(|host| is_origin_of(origin, host, secure)),
-        (None, None) => false,
-    };
     let sentence =
         "With a cookie, only a page of the same origin may change something; send the token as bearer instead";
-    if good { Ok(()) } else { Err(Error::forbidden(sentence)) }
+    if is_same_origin(headers, host, secure) == Some(true) { Ok(()) } else { Err(Error::forbidden(sentence)) }
+}
+
+/// Whether a request comes from a page of this host; `None` if it has neither header.
+pub fn is_same_origin(headers: &impl Headers, host: Option<&str>, secure: bool) -> Option<bool> {
+    match (one(headers, "sec-fetch-site"), one(headers, "origin")) {
+        (Some(site), _) => Some(site == "same-origin"),
+        (None, Some(origin)) => Some(host.is_some_and(|host| is_origin_of(origin, host, secure))),
+        (None, None) => None,
+    }
 }
 
 /// Returns a header's value. An unreadable value, or more than one, gives an empty text, which matches nothing.

@@ -10,6 +10,7 @@ pub mod bulk;
 pub(crate) mod context;
 pub(crate) mod credential;
 pub(crate) mod csrf;
+pub(crate) mod dashboard;
 pub(crate) mod deliveries;
 pub mod gateway;
 pub(crate) mod health;
@@ -17,6 +18,7 @@ pub(crate) mod ids;
 pub(crate) mod jobs;
 pub(crate) mod keys;
 mod management;
+pub(crate) mod overview;
 mod paging;
 mod rate_limited;
 pub mod supervisor;
@@ -32,6 +34,7 @@ use self::{
     audit::AuditLog,
     authenticate::Authenticator,
     bulk::Bulk,
+    dashboard::DashboardSessions,
     deliveries::DeliverySignal,
     gateway::Gateways,
     health::Health,
@@ -39,6 +42,7 @@ use self::{
     jobs::Jobs,
     keys::Keys,
     management::ManagementCalls,
+    overview::Overview,
     paging::PageTokens,
     supervisor::Supervisor,
     verify::{Verifier, evaluator::Evaluator},
@@ -46,6 +50,7 @@ use self::{
 use crate::{
     domain::{
         clock::{Clock, Entropy, Micros},
+        dashboard::SessionLifetimes,
         egress::Egress,
         event::EventRules,
         key::Digest,
@@ -79,6 +84,10 @@ pub struct Services {
     pub audit: AuditLog,
     /// What workers run beside calls.
     pub jobs: Arc<Jobs>,
+    /// Sessions of the dashboard.
+    pub dashboard: Arc<DashboardSessions>,
+    /// The numbers of the dashboard's first page.
+    pub overview: Overview,
     /// Readiness and gauges.
     pub health: Health,
     /// Counters and histograms.
@@ -135,6 +144,8 @@ pub struct ServiceOptions {
     pub egress: Egress,
     /// Which expiry events there are, and how long events are kept.
     pub events: EventRules,
+    /// How long sessions of the dashboard last.
+    pub lifetimes: SessionLifetimes,
     /// Digest of the root credential that the environment sets.
     pub root: Option<Digest>,
     /// Whether the service is ready only while it can write.
@@ -156,6 +167,7 @@ impl ServiceOptions {
             bulk: None,
             egress: Egress::default(),
             events: EventRules::default(),
+            lifetimes: SessionLifetimes::default(),
             root: None,
             ready_requires_writes: false,
             host_environment: String::new(),
@@ -182,6 +194,7 @@ impl Services {
             bulk,
             egress,
             events,
+            lifetimes,
             root,
             ready_requires_writes,
             host_environment,
@@ -223,8 +236,18 @@ impl Services {
             clock: Arc::clone(&clock),
             entropy: Arc::clone(&entropy),
             metrics: Arc::clone(&metrics),
-            runtime,
+            runtime: runtime.clone(),
             closing: closing.clone(),
+        });
+        let dashboard = Arc::new(DashboardSessions {
+            store: Arc::clone(&store),
+            auth: Arc::clone(&auth),
+            sessions: Arc::clone(&sessions),
+            master_keys: Arc::clone(&master_keys),
+            clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy),
+            lifetimes,
+            runtime,
         });
         let gateways = Gateways {
             evaluator: Arc::clone(&evaluator),
@@ -233,8 +256,16 @@ impl Services {
             metrics: Arc::clone(&metrics),
             host_environment,
         };
+        let overview = Overview {
+            store: Arc::clone(&store),
+            calls: Arc::clone(&calls),
+            metrics: Arc::clone(&metrics),
+            clock: Arc::clone(&clock),
+        };
         Self {
             gateways,
+            dashboard,
+            overview,
             verify: Verifier { evaluator, auth: Arc::clone(&auth), metrics: Arc::clone(&metrics) },
             auth,
             audit: AuditLog {

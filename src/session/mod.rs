@@ -1,24 +1,23 @@
 //! Sessions: authenticates people by the tokens of trusted OpenID Connect issuers, with those issuers' public keys.
 
+mod code_flow;
 mod jwks;
 mod provider;
+mod signature;
 pub(crate) mod token;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    runtime::Handle,
-    time::{Instant, timeout_at},
-};
+use tokio::{runtime::Handle, time::Instant};
 
-pub use self::provider::KeySetStatus;
-use self::{
-    provider::{KeyError, Provider},
-    token::Token,
+pub use self::{
+    code_flow::{CodeFlow, CodeFlowError, SignInResponse, SignInStart, SignedIn},
+    provider::KeySetStatus,
 };
+use self::{provider::Provider, signature::verify, token::Token};
 use crate::domain::{
     clock::Clock,
-    error::{Error, Result},
+    error::Result,
     oidc::{Issuer, malformed},
     session::SessionCaller,
 };
@@ -35,6 +34,8 @@ pub struct Sessions {
 struct Trusted {
     rules: Arc<Issuer>,
     provider: Arc<Provider>,
+    /// How people sign in to the dashboard, if they do by this issuer.
+    sign_in: Option<CodeFlow>,
 }
 
 impl Sessions {
@@ -47,7 +48,10 @@ impl Sessions {
         let trusted = issuers.iter().map(|rules| {
             let rules = Arc::new(rules.clone());
             let provider = Provider::new(Arc::clone(&rules), Arc::clone(clock), runtime.clone())?;
-            Ok(Trusted { rules, provider: Arc::new(provider) })
+            let provider = Arc::new(provider);
+            let client = rules.dashboard.clone();
+            let sign_in = client.map(|client| CodeFlow::new(&rules, client, &provider, clock));
+            Ok(Trusted { rules, provider, sign_in })
         });
         Ok(Self { issuers: trusted.collect::<std::result::Result<_, String>>()?, clock: Arc::clone(clock) })
     }
@@ -79,16 +83,14 @@ impl Sessions {
         let token = Token::parse(token).ok_or_else(malformed)?;
         let read_from = |rules: &Issuer| cookie.is_none() || rules.cookie.as_deref() == cookie;
         let issued = |trusted: &&Trusted| read_from(&trusted.rules) && trusted.rules.matches(&token.claims);
-        let Trusted { rules, provider } = self.issuers.iter().find(issued).ok_or_else(malformed)?;
-        if !rules.algorithms.contains(&token.algorithm) {
-            return Err(malformed());
-        }
-        let verified = timeout_at(deadline, provider.verify(&token)).await;
-        verified.unwrap_or(Err(KeyError::Unreachable)).map_err(|error| match error {
-            KeyError::Unverified => malformed(),
-            KeyError::Unreachable => Error::unavailable(format!("no keys of {}", rules.issuer)),
-        })?;
+        let Trusted { rules, provider, .. } = self.issuers.iter().find(issued).ok_or_else(malformed)?;
+        verify(rules, provider, &token, deadline).await?;
         rules.caller(&token.claims, self.clock.wall())
+    }
+
+    /// The issuers at which people sign in to the dashboard, in the order of the configuration.
+    pub fn code_flows(&self) -> impl Iterator<Item = &CodeFlow> {
+        self.issuers.iter().filter_map(|trusted| trusted.sign_in.as_ref())
     }
 
     /// Refreshes each issuer's keys before they exceed their maximum age. Never returns.

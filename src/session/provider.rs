@@ -13,6 +13,7 @@ use futures::{
 use parking_lot::Mutex;
 use reqwest::{Client, redirect};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::{runtime::Handle, task::AbortHandle};
 use url::Url;
 
@@ -67,12 +68,27 @@ pub struct Provider {
     runtime: Handle,
     /// The keys of the last successful fetch.
     cached: ArcSwapOption<CachedKeys>,
+    /// The endpoints that the last successful discovery named.
+    endpoints: ArcSwapOption<Endpoints>,
     gate: Mutex<Gate>,
 }
 
 struct CachedKeys {
     keys: KeySet,
     fetched_at: Micros,
+}
+
+/// Where people sign in, and where codes become tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Where a browser is sent.
+    pub authorization: Url,
+    /// Where codes and refresh tokens are exchanged.
+    pub token: Url,
+    /// Whether the client's secret is sent in the form; if not, in the `Authorization` header.
+    pub secret_in_form: bool,
+    /// Whether each response names the issuer (RFC 9207).
+    pub names_issuer: bool,
 }
 
 /// The status of issuers' keys, for metrics.
@@ -111,7 +127,15 @@ impl Provider {
             .user_agent(concat!("keyward/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| chain(&error))?;
-        Ok(Self { rules, http, clock, runtime, cached: ArcSwapOption::empty(), gate: Mutex::default() })
+        Ok(Self {
+            rules,
+            http,
+            clock,
+            runtime,
+            cached: ArcSwapOption::empty(),
+            endpoints: ArcSwapOption::empty(),
+            gate: Mutex::default(),
+        })
     }
 
     /// Verifies a token's signature. Fetches the keys, and waits for that, if no cached key signed it.
@@ -143,6 +167,34 @@ impl Provider {
             Some(Signature::NoKey) if self.gate.lock().failures_in_a_row > 0 => Err(KeyError::Unreachable),
             Some(Signature::NoKey) => Err(KeyError::Unverified),
         }
+    }
+
+    /// The endpoints. Waits for the first discovery; `None` if the issuer is unreachable, or has no such endpoints.
+    pub async fn endpoints(self: &Arc<Self>) -> Option<Arc<Endpoints>> {
+        if self.endpoints.load().is_none()
+            && let Some(fetch) = self.fetch(FetchReason::Age)
+        {
+            fetch.await;
+        }
+        self.endpoints.load_full()
+    }
+
+    /// Sends a form to the issuer, and reads the JSON of the response whatever its status is.
+    ///
+    /// # Errors
+    ///
+    /// The reason, for the log: the issuer is unreachable, or its response is no JSON.
+    pub async fn post_form(&self, url: &Url, form: String, secret: Option<(&str, &str)>) -> Result<Value, String> {
+        if !self.rules.may_fetch(url) {
+            return Err(format!("{url} is not https"));
+        }
+        let mut request = self.http.post(url.clone()).header("content-type", "application/x-www-form-urlencoded");
+        request = request.header("accept", "application/json").body(form);
+        if let Some((id, secret)) = secret {
+            request = request.basic_auth(id, Some(secret));
+        }
+        let response = request.send().await.map_err(|error| chain(&error))?;
+        serde_json::from_slice(&read(url, response).await?).map_err(|_| format!("{url}: the response is no JSON"))
     }
 
     /// Starts a fetch once the keys have reached three quarters of their maximum age.
@@ -230,6 +282,12 @@ impl Provider {
         struct Discovery {
             issuer: String,
             jwks_uri: String,
+            authorization_endpoint: Option<String>,
+            token_endpoint: Option<String>,
+            #[serde(default)]
+            token_endpoint_auth_methods_supported: Vec<String>,
+            #[serde(default)]
+            authorization_response_iss_parameter_supported: bool,
         }
         let issuer = &self.rules.issuer;
         let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
@@ -237,6 +295,18 @@ impl Provider {
         let found: Discovery = serde_json::from_slice(&document).map_err(|error| format!("{url}: {error}"))?;
         if found.issuer != *issuer {
             return Err(format!("{url} is another issuer's: {}", found.issuer.escape_debug()));
+        }
+        let endpoint = |text: Option<String>| text.and_then(|text| Url::parse(&text).ok());
+        if let (Some(authorization), Some(token)) =
+            (endpoint(found.authorization_endpoint), endpoint(found.token_endpoint))
+        {
+            let methods = &found.token_endpoint_auth_methods_supported;
+            self.endpoints.store(Some(Arc::new(Endpoints {
+                authorization,
+                token,
+                secret_in_form: methods.iter().any(|method| method == "client_secret_post"),
+                names_issuer: found.authorization_response_iss_parameter_supported,
+            })));
         }
         let keys = Url::parse(&found.jwks_uri).map_err(|error| format!("{url}: jwks_uri: {error}"))?;
         KeySet::parse(&self.get(keys).await?)
@@ -246,23 +316,27 @@ impl Provider {
         if !self.rules.may_fetch(&url) {
             return Err(format!("{url} is not https"));
         }
-        let mut response = self.http.get(url.clone()).send().await.map_err(|error| chain(&error))?;
+        let response = self.http.get(url.clone()).send().await.map_err(|error| chain(&error))?;
         if response.status() != reqwest::StatusCode::OK {
             return Err(format!("{url}: {}", response.status()));
         }
-        let mut document = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| chain(&error))? {
-            document.extend_from_slice(&chunk);
-            if document.len() > MAX_DOCUMENT_BYTES {
-                return Err(format!("{url}: more than {MAX_DOCUMENT_BYTES} bytes"));
-            }
-        }
-        // Some editors and servers put a byte order mark before the text.
-        if document.starts_with(b"\xef\xbb\xbf") {
-            document.drain(..3);
-        }
-        Ok(document)
+        read(&url, response).await
     }
+}
+
+async fn read(url: &Url, mut response: reqwest::Response) -> Result<Vec<u8>, String> {
+    let mut document = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| chain(&error))? {
+        document.extend_from_slice(&chunk);
+        if document.len() > MAX_DOCUMENT_BYTES {
+            return Err(format!("{url}: more than {MAX_DOCUMENT_BYTES} bytes"));
+        }
+    }
+    // Some editors and servers put a byte order mark before the text.
+    if document.starts_with(b"\xef\xbb\xbf") {
+        document.drain(..3);
+    }
+    Ok(document)
 }
 
 /// An error and its causes. The outermost message alone says little.

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{error::Result, events::EventStore, keys::KeyStore};
+use super::{error::Result, events::EventStore, keys::KeyStore, sessions::SessionStore};
 use crate::domain::clock::Micros;
 
 /// The setting of the installation's master key.
@@ -45,7 +45,7 @@ pub struct PoolGauge {
 /// bounded in time: past the bound it fails as [`StoreError::Unavailable`](super::StoreError::Unavailable), and its
 /// connection is closed rather than used again.
 #[async_trait]
-pub trait Store: KeyStore + EventStore + Send + Sync + 'static {
+pub trait Store: KeyStore + EventStore + SessionStore + Send + Sync + 'static {
     /// Writes the installation row if there is none, and returns the one that holds. Of concurrent calls one MUST win, and
     /// all MUST return its row (case `one_installation_wins`).
     async fn installation(&self, proposed: InstallationRow) -> Result<InstallationRow>;

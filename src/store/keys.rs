@@ -92,6 +92,90 @@ pub struct ListQuery {
     pub now: Micros,
 }
 
+/// What a search for keys looks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySearch {
+    /// Keys whose name begins like this, without regard to the case of ASCII letters; by name, then newest first.
+    Name(String),
+    /// Keys whose secret begins like this: the first 12 characters; newest first.
+    Prefix(String),
+    /// Keys that are not revoked and expire after [`SearchQuery::now`] and before this time; the soonest first.
+    ExpiresBefore(Micros),
+}
+
+/// A search for keys with its filters. `None` does not filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SearchQuery {
+    /// What to look for.
+    pub search: KeySearch,
+    /// Keyspace.
+    pub keyspace: Option<String>,
+    /// Organization.
+    pub organization: Option<String>,
+    /// Instance.
+    pub instance: Option<String>,
+    /// Environment.
+    pub environment: Option<String>,
+    /// Status at `now`.
+    pub status: Option<KeyStatus>,
+    /// Who created the key.
+    pub created_by: Option<String>,
+    /// The time at which statuses are evaluated.
+    pub now: Micros,
+    /// Maximum number of keys.
+    pub limit: u32,
+}
+
+/// Numbers of keys by status and by day.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyCounts {
+    /// How many are active, revoked and expired.
+    pub by_status: [u64; 3],
+    /// `(day, keys created)`; days since the Unix epoch.
+    pub created: Vec<(i64, u64)>,
+    /// `(day, keys revoked)`.
+    pub revoked: Vec<(i64, u64)>,
+}
+
+impl KeyCounts {
+    /// Adds the numbers of other keys.
+    pub fn add(&mut self, other: Self) {
+        for (sum, number) in self.by_status.iter_mut().zip(other.by_status) {
+            *sum += number;
+        }
+        add_days(&mut self.created, other.created);
+        add_days(&mut self.revoked, other.revoked);
+    }
+}
+
+fn add_days(days: &mut Vec<(i64, u64)>, other: Vec<(i64, u64)>) {
+    for (day, number) in other {
+        match days.iter_mut().find(|(known, _)| *known == day) {
+            Some((_, sum)) => *sum += number,
+            None => days.push((day, number)),
+        }
+    }
+}
+
+/// What to count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CountQuery {
+    /// Keyspace; `None` for all.
+    pub keyspace: Option<String>,
+    /// Organization; `None` for all.
+    pub organization: Option<String>,
+    /// Instance; `None` for all.
+    pub instance: Option<String>,
+    /// Environment; `None` for all.
+    pub environment: Option<String>,
+    /// The time at which statuses are evaluated.
+    pub now: Micros,
+    /// The first day of `created` and `revoked`.
+    pub since: Micros,
+    /// Maximum number of keys and of events that are counted: the newest.
+    pub limit: u32,
+}
+
 /// Uses of a key since the last flush.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
@@ -138,6 +222,14 @@ pub trait KeyStore {
     /// (case `pages_stay_stable`). Strings are compared by case (case `case_pairs`). A page looks at a bounded number of rows
     /// whatever its filters (case `a_page_looks_at_a_bounded_number_of_rows`).
     async fn list_keys(&self, query: ListQuery) -> Result<RowPage<KeyRecord>>;
+
+    /// Reads the keys that a search finds, with their last use. Names are compared from their beginning (case
+    /// `a_search_finds_names_by_their_beginning`), filters hold as in a list (case `a_search_has_the_filters_of_a_list`).
+    async fn search_keys(&self, query: SearchQuery) -> Result<Vec<KeyRecord>>;
+
+    /// Counts the newest keys and revocations, at most [`CountQuery::limit`] of each (case
+    /// `keys_are_counted_by_status_and_day`).
+    async fn count_keys(&self, query: CountQuery) -> Result<KeyCounts>;
 
     /// Revokes a key and returns it as it is afterwards; `None` if there is no such key.
     ///

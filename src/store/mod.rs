@@ -37,6 +37,7 @@ pub mod events;
 pub mod keys;
 pub mod page;
 pub mod postgres;
+pub mod sessions;
 pub mod sqlite;
 
 pub use self::{
@@ -45,4 +46,5 @@ pub use self::{
     error::{OpenError, Result, StoreError, Unavailability, UnavailableCause},
     events::EventStore,
     keys::{KeyStore, ListQuery, Revocation, Usage, WebhookChange},
+    sessions::SessionStore,
 };

@@ -212,6 +212,21 @@ impl Metrics {
         self.verify_seconds.record(took);
     }
 
+    /// The verdicts since the start, by code; only codes that occurred.
+    pub(crate) fn verdict_totals(&self) -> Vec<(VerdictCode, u64)> {
+        let text = self.handle.render();
+        let lines = text.lines().filter_map(|line| line.strip_prefix(VERDICTS)?.split_once("code=\""));
+        let mut totals = VerdictCode::ALL.map(|code| (code, 0_u64));
+        for (_, line) in lines {
+            let Some((code, value)) = line.split_once('"') else { continue };
+            let value = value.rsplit(' ').next().and_then(|value| value.parse::<u64>().ok()).unwrap_or_default();
+            if let Some((_, total)) = totals.iter_mut().find(|(known, _)| known.name() == code) {
+                *total += value;
+            }
+        }
+        totals.into_iter().filter(|(_, total)| *total > 0).collect()
+    }
+
     /// Counts a Verify that ended without a verdict.
     pub(crate) fn undecided(&self) {
         self.undecided.increment(1);

@@ -7,6 +7,11 @@ mod support;
 
 mod commit;
 mod config;
+mod dashboard_forms;
+mod dashboard_keys;
+mod dashboard_pages;
+mod dashboard_people;
+mod dashboard_sign_in;
 mod grpc_admin;
 mod grpc_bounds;
 mod grpc_callers;

@@ -17,7 +17,6 @@ const ID: &str = "key_01h455vb4pex5vsknk084sn02q";
 async fn an_unknown_path_is_404_for_every_caller() {
     let server = Setup::new().start();
     for path in [
-        "/",
         "/api",
         "/api/v1",
         "/api/v1/keys/",

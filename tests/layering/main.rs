@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What each module may name besides itself, in its tests, too.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("domain", &[]),
     ("proto", &[]),
     ("config", &["domain"]),
@@ -24,6 +24,8 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("session", &["domain"]),
     ("service", &["domain", "store", "limiter", "replica", "session", "telemetry"]),
     ("transport", &["service", "domain", "json", "config", "proto", "telemetry"]),
+    // Its requests pass the same connections, layers and extractors as those of REST.
+    ("dashboard", &["service", "domain", "transport"]),
     // What strangers send, for fuzz targets.
     ("fuzzing", &["domain", "config", "session", "store", "replica", "service", "transport", "proto"]),
     ("webhook", &["domain", "json", "store", "telemetry", "service"]),
@@ -39,6 +41,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
             "service",
             "transport",
             "webhook",
+            "dashboard",
             "proto",
             "config",
         ],

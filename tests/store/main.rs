@@ -21,6 +21,8 @@ mod postgres_only;
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod roles;
+mod search;
+mod sessions;
 mod sqlite_only;
 #[path = "../support/postgres.rs"]
 mod support;
@@ -83,6 +85,11 @@ on_both! {
     sweep: each_expiry_has_one_event_with_any_number_of_replicas, keys_that_expired_before_the_first_sweep_have_no_event,
         more_expiries_than_one_batch_all_have_events, a_key_that_becomes_visible_late_has_its_event, rate_limit_refusals_have_one_event_for_each_window,
         old_events_are_deleted_and_one_replica_sweeps;
+    sessions: a_session_reads_back_whole, a_new_session_deletes_those_that_ended, a_use_of_a_session_only_moves_forward,
+        only_the_actors_own_session_is_ended, a_refresh_is_claimed_by_one, a_lost_refresh_changes_nothing,
+        a_form_is_spent_once;
+    search: a_search_finds_names_by_their_beginning, a_search_has_the_filters_of_a_list, a_search_finds_prefixes_and_expiries,
+        keys_are_counted_by_status_and_day;
     outage: a_dropped_callers_write_still_lands, a_closed_store_is_unavailable;
 }
 
@@ -93,6 +100,7 @@ fn every_case_that_the_trait_names_exists() {
         include_str!("../../src/store/keys.rs"),
         include_str!("../../src/store/events.rs"),
         include_str!("../../src/store/database.rs"),
+        include_str!("../../src/store/sessions.rs"),
     ]
     .concat();
     let cases = include_str!("main.rs");

@@ -37,6 +37,11 @@ const POSTGRES: &[(i64, &str, &str)] = &[
         "bb75df942dc327bfb8029859f18568ac7bcd04a248d2fc5273bee0ff4474fbc9d034a20b92c50863fd704f44166aec7b",
     ),
     (8, "tenants", "7e0d293e385fcca8a21cf77e521496f25f3c0a367bc03b33413378367f0bdccc9906cbeb2fbfd914f3b947a7fd03e5f0"),
+    (
+        9,
+        "dashboard",
+        "dd3207b5177a405787b831294680ad144a2a173960725120f91d9414ec833e0b80235480e2e4d44302a39c925b3576eb",
+    ),
 ];
 const SQLITE: &[(i64, &str, &str)] = &[
     (1, "keys", "560091685d77494ae5a34934946e46d7895f4e28a19fcad8e814c29ced7cd559b04c86fb4acea8ee8e8991c8dd0830a4"),
@@ -63,6 +68,11 @@ const SQLITE: &[(i64, &str, &str)] = &[
         "bb75df942dc327bfb8029859f18568ac7bcd04a248d2fc5273bee0ff4474fbc9d034a20b92c50863fd704f44166aec7b",
     ),
     (8, "tenants", "87a12272929267c0ba35137d99e1dad014629195751d32228d40c1624bba2a54a536c78e04f90a31b89bba8f073c5b62"),
+    (
+        9,
+        "dashboard",
+        "2e6387b1670d651a076b8fa2f837f8057112f1945160e93f87ed5b730852c026d5131efd8b6eba3d7f859a415281a731",
+    ),
 ];
 
 const APPLIED: &str = "SELECT version, description, checksum FROM keyward_migrations ORDER BY version";

@@ -1,7 +1,7 @@
 //! Each statement can be prepared, and each frequent one uses its index, on both databases.
 
 use keyward::store::{
-    engine::sql::{database, events, keys as sql},
+    engine::sql::{database, events, keys as sql, sessions},
     postgres::{self, change_feed},
     sqlite,
 };
@@ -27,7 +27,9 @@ pub async fn sqlite() -> (TempDir, SqliteConnection) {
 #[tokio::test]
 async fn every_statement_prepares_on_postgres() {
     let mut conn = postgres().await;
-    for (name, text) in [sql::ALL, events::ALL, database::ALL].into_iter().chain(postgres::OWN_STATEMENTS).flatten() {
+    for (name, text) in
+        [sql::ALL, events::ALL, database::ALL, sessions::ALL].into_iter().chain(postgres::OWN_STATEMENTS).flatten()
+    {
         conn.prepare(text.into_sql_str()).await.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }
@@ -35,7 +37,9 @@ async fn every_statement_prepares_on_postgres() {
 #[tokio::test]
 async fn every_statement_prepares_on_sqlite() {
     let (_dir, mut conn) = sqlite().await;
-    for (name, text) in [sql::ALL, events::ALL, database::ALL].into_iter().chain(sqlite::OWN_STATEMENTS).flatten() {
+    for (name, text) in
+        [sql::ALL, events::ALL, database::ALL, sessions::ALL].into_iter().chain(sqlite::OWN_STATEMENTS).flatten()
+    {
         conn.prepare(text.into_sql_str()).await.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }
@@ -54,9 +58,17 @@ const fn hot(text: &'static str, parameters: (&'static str, &'static str), index
 }
 
 const LIST: &str = "uuid, text, text, text, text, text, bigint, bigint, bigint, uuid";
+const SEARCH: &str = "text, text, text, text, text, bigint, bigint, bigint, text, text";
+const SEARCH_PREFIX: &str = "text, text, text, text, text, bigint, bigint, bigint, text";
 const ID: &str = "'00000000-0000-0000-0000-000000012345'";
 const HOT: &[Hot] = &[
     hot(sql::FIND_BY_DIGEST, ("bytea", "sha256('1')"), "keyward_keys_digest"),
+    hot(sql::SEARCH_BY_NAME, (SEARCH, "NULL, NULL, NULL, NULL, NULL, NULL, 0, 50, 'n', 'o'"), "keyward_keys_name"),
+    hot(
+        sql::SEARCH_BY_PREFIX,
+        (SEARCH_PREFIX, "NULL, NULL, NULL, NULL, NULL, NULL, 0, 50, 'nrx_12345678'"),
+        "keyward_keys_prefix",
+    ),
     hot(sql::FIND_BY_ID, ("uuid", ID), "keyward_keys_pkey"),
     hot(
         sql::LIST_BY_ORGANIZATION,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use keyward::store::{
-    EventStore as _, KeyStore as _, OpenError, Store as _, StoreError, UnavailableCause, Usage,
+    EventStore as _, KeyStore as _, OpenError, SessionStore as _, Store as _, StoreError, UnavailableCause, Usage,
     change_feed::ChangeFeed as _,
     events::{Claim, EventQuery},
     postgres::{Postgres, PostgresOptions, change_feed::PostgresChangeFeed},
@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use crate::{
     change::{revocation, webhook},
     fixture::{event_id, eventually, everything, key, now, open_postgres, postgres_options, raw_postgres},
+    sessions::session,
     support::role_of_the_service,
 };
 
@@ -63,6 +64,10 @@ async fn a_role_with_the_grants_of_the_guide_may_call_every_verb() {
     store.revoke_key(made.id, revocation("")).await.unwrap();
     store.delete_events(event_id(), 10).await.unwrap();
     store.list_events(EventQuery { limit: 10, ..Default::default() }).await.unwrap();
+    let session = session("root", now());
+    store.create_session(session.clone()).await.unwrap();
+    store.touch_session(session.id, now() + 1, now() + 2).await.unwrap();
+    assert!(store.end_session(session.id, "root".to_owned()).await.unwrap());
     store.ping().await.unwrap();
     let mut feed = PostgresChangeFeed::new(store.connect_options(), Duration::from_secs(5));
     feed.connect().await.unwrap();

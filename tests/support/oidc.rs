@@ -36,6 +36,16 @@ impl Provider {
         Self::run(0, ids, &[])
     }
 
+    /// Starts one whose ID tokens last for so many seconds.
+    pub fn with_id_token_ttl(seconds: u32) -> Self {
+        Self::run_with(0, "first", &[], &[("ID_TOKEN_TTL", seconds.to_string())])
+    }
+
+    /// How often a request was made: `METHOD PATH`.
+    pub fn requests_of(&self, line: &str) -> usize {
+        self.requests.lock().unwrap().iter().filter(|known| *known == line).count()
+    }
+
     /// Starts it again at the same place with keys of these ids; those that it had are the same ones.
     pub fn again(&mut self, ids: &str) {
         self.stop();
@@ -57,9 +67,14 @@ impl Provider {
     }
 
     fn run(port: u16, ids: &str, keys: &[Value]) -> Self {
+        Self::run_with(port, ids, keys, &[])
+    }
+
+    fn run_with(port: u16, ids: &str, keys: &[Value], environment: &[(&str, String)]) -> Self {
         let script = std::env::var("KEYWARD_TEST_OIDC").expect("KEYWARD_TEST_OIDC: tests/run sets it");
         let mut node = Command::new("node");
         node.arg(script).arg(port.to_string()).env("KEY_IDS", ids).env("KEYS", Value::from(keys.to_vec()).to_string());
+        node.envs(environment.iter().map(|(name, value)| (name, value)));
         // It lives as long as its standard input: not longer than the test, however that ends.
         let mut child = node.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

@@ -18,6 +18,7 @@ fn issuer(organizations: &str, role: Option<&str>) -> Issuer {
         subject_prefix: String::new(),
         refresh: Duration::from_mins(15),
         allow_http: false,
+        dashboard: None,
     }
 }
 

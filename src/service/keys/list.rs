@@ -4,7 +4,9 @@ use super::Keys;
 use crate::{
     domain::{
         caller::Caller,
+        clock::Micros,
         error::Result,
+        event::EventId,
         key::{Binding, KeyId, KeyRecord, KeyStatus},
         validation::{MAX_PAGE_SIZE, Violations},
     },
@@ -26,6 +28,8 @@ pub struct ListKeys {
     pub status: Option<KeyStatus>,
     /// Keys that this actor created.
     pub created_by: String,
+    /// Keys that were created before this time.
+    pub created_before: Option<Micros>,
     /// Keys in one page; 0 is the default.
     pub page_size: u32,
     /// Empty for the first page.
@@ -78,6 +82,10 @@ impl Keys {
         query.before = self.pages.position(&filters, &request.page_token)?.map(KeyId);
         call.page_turn(context).await?;
         let mut passed_pages = 0;
+        if query.before.is_none() {
+            // The id holds the time of the creation.
+            query.before = request.created_before.map(|at| KeyId(EventId::lowest(at).0));
+        }
         loop {
             let list = |[organization, instance, environment]: BindingFilter| {
                 let query = ListQuery { organization, instance, environment, ..query.clone() };

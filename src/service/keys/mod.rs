@@ -3,8 +3,9 @@
 pub(crate) mod create;
 mod get;
 pub(crate) mod list;
-mod revoke;
+pub(crate) mod revoke;
 mod root;
+pub(crate) mod search;
 pub(crate) mod webhook;
 
 use std::sync::Arc;

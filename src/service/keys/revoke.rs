@@ -1,6 +1,6 @@
 //! Revoke a key: commit, invalidate the cache, and wait until no replica answers VALID for it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
@@ -15,8 +15,41 @@ use crate::{
         validation::Violations,
     },
     service::context::CallContext,
-    store::Revocation,
+    store,
 };
+
+/// How long [`Keys::revocation`] waits for certainty before it says how far the revocation is.
+const PROGRESS_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A key that is revoked, and known to be on every replica.
+#[derive(Debug, Clone)]
+pub struct Revoked {
+    /// The record.
+    pub key: KeyRecord,
+    /// How many replicas there were.
+    pub replicas: usize,
+    /// From the beginning of the revocation until it was certain.
+    pub took: Duration,
+}
+
+/// How far a revocation is.
+#[derive(Debug, Clone)]
+pub enum Revocation {
+    /// The key is not revoked.
+    None,
+    /// No replica can answer VALID any more.
+    Certain {
+        /// How many replicas there are.
+        replicas: usize,
+    },
+    /// Some replicas may still answer from an older state.
+    Pending {
+        /// How many have not applied the revocation.
+        waiting: usize,
+        /// How many there are.
+        replicas: usize,
+    },
+}
 
 impl Keys {
     /// Revokes a key. Once this returns, no Verify that starts afterwards answers VALID for it on any replica.
@@ -31,7 +64,7 @@ impl Keys {
         id: &str,
         mut reason: String,
         context: CallContext<'_>,
-    ) -> Result<KeyRecord> {
+    ) -> Result<Revoked> {
         let (manager, _call) = self.calls.begin(caller)?;
         let mut violations = Violations::default();
         let id = id.parse::<KeyId>().map_err(|why| violations.add("id", why.to_string()));
@@ -48,7 +81,7 @@ impl Keys {
     /// # Errors
     ///
     /// Those of [`Self::revoke`].
-    pub async fn revoke_own(self: &Arc<Self>, key: &Arc<KeyCaller>, context: CallContext<'_>) -> Result<KeyRecord> {
+    pub async fn revoke_own(self: &Arc<Self>, key: &Arc<KeyCaller>, context: CallContext<'_>) -> Result<Revoked> {
         access::may_change_itself(key)?;
         let actor = Caller::Key(Arc::clone(key)).actor();
         self.revoke_and_wait(key.id, String::new(), actor, context.deadline).await
@@ -60,7 +93,8 @@ impl Keys {
         reason: String,
         by: String,
         deadline: Instant,
-    ) -> Result<KeyRecord> {
+    ) -> Result<Revoked> {
+        let began = Instant::now();
         // In a task of its own: a request that is dropped between the commit and the invalidation must not prevent the
         // invalidation.
         let committed = self.runtime.spawn(Arc::clone(self).commit_revocation(id, reason, by));
@@ -73,14 +107,38 @@ impl Keys {
         let start = Instant::now();
         let acknowledged = timeout_at(deadline, self.replica.wait_for_replicas(key.revision));
         let acknowledged = self.closing.run_until_cancelled(acknowledged).await;
-        acknowledged.and_then(std::result::Result::ok).ok_or_else(Error::revocation_pending)?;
+        let replicas = acknowledged.and_then(std::result::Result::ok).ok_or_else(Error::revocation_pending)?;
         self.metrics.revoke_wait_seconds.record(start.elapsed());
-        Ok(key)
+        Ok(Revoked { key, replicas, took: began.elapsed() })
+    }
+
+    /// How far the revocation of a key is. Waits for certainty until the caller's deadline, as a repeated revocation does.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::get`].
+    pub async fn revocation(
+        &self,
+        caller: &Caller,
+        id: &str,
+        context: CallContext<'_>,
+    ) -> Result<(KeyRecord, Revocation)> {
+        let key = self.get(caller, id, context).await?;
+        if key.revoked_at.is_none() {
+            return Ok((key, Revocation::None));
+        }
+        let wait_until = context.deadline.min(Instant::now() + PROGRESS_TIMEOUT);
+        if let Ok(replicas) = timeout_at(wait_until, self.replica.wait_for_replicas(key.revision)).await {
+            return Ok((key, Revocation::Certain { replicas }));
+        }
+        let rows = context.bounded(self.store.replicas()).await?;
+        let waiting = rows.iter().filter(|row| row.seen_revision < key.revision).count();
+        Ok((key, Revocation::Pending { waiting: waiting.max(1), replicas: rows.len().max(1) }))
     }
 
     /// Writes the revocation, and invalidates the key in this replica's cache.
     async fn commit_revocation(self: Arc<Self>, id: KeyId, reason: String, by: String) -> Result<Option<KeyRecord>> {
-        let revocation = Revocation { at: self.clock.wall(), reason, by, event: self.ids.event_id() };
+        let revocation = store::Revocation { at: self.clock.wall(), reason, by, event: self.ids.event_id() };
         let key = self.store.revoke_key(id, revocation).await;
         if key.is_err() {
             self.runtime.spawn(Arc::clone(&self).invalidate_if_revoked(id));

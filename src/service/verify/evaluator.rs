@@ -156,6 +156,16 @@ impl Evaluator {
         }
     }
 
+    /// The verdict on the key with this digest, for a caller that proved earlier that it holds the secret.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::complete`].
+    pub async fn decide_by_digest(&self, digest: Digest, check: &Check<'_>, deadline: Instant) -> Result<Verdict> {
+        let cached = self.replica.cache_guard().and_then(|cache| cache.get(&digest));
+        self.complete(check, None, Pending { digest, cached }, deadline).await
+    }
+
     /// The state of a key's rate limit, if it has one; nothing is spent.
     pub async fn rate_state(&self, key: &CachedKey) -> Option<RateState> {
         let limit = limit_of(key, self.registry.get(key.keyspace?)?)?;

@@ -134,6 +134,7 @@ pub(crate) fn list(message: proto::ListRequest) -> Result<ListKeys> {
         Err(_) => return Err(Error::invalid("status", "is not a status")),
     };
     Ok(ListKeys {
+        created_before: None,
         keyspace: message.keyspace,
         binding: binding(message.organization, message.instance, message.environment),
         status,

@@ -125,7 +125,7 @@ pub(crate) async fn revoke(
     StrictJson(body): StrictJson<Revoke>,
 ) -> RestResult {
     let revoked = context.service().keys.revoke(&caller, &id, body.reason, context.call()).await;
-    let key = no_such_key_if_unreadable(revoked)?;
+    let key = no_such_key_if_unreadable(revoked)?.key;
     context.set_key(key.id);
     Ok(RestResponse::ok(&Key::new(&key, context.now())))
 }
@@ -294,6 +294,7 @@ impl From<ListKeys> for list::ListKeys {
             },
             status: query.status,
             created_by: query.created_by,
+            created_before: None,
             page_token: query.cursor,
         }
     }

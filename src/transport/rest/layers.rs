@@ -128,7 +128,7 @@ async fn adapt_response(request: Request, next: Next) -> Response {
 async fn limit_failed_authentications(context: RequestContext, request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     match response.extensions().get::<Error>() {
-        Some(error) if error.kind == ErrorKind::Unauthenticated => {
+        Some(error) if error.kind == ErrorKind::Unauthenticated && !context.is_failure_counted() => {
             RestError::from(context.refused(error.clone())).into_response()
         }
         _ => response,

@@ -6,14 +6,14 @@
 mod activity;
 mod api_keys;
 mod client_ip;
-mod error;
+pub(crate) mod error;
 mod events;
 pub(crate) mod extract;
 mod forward_auth;
 mod layers;
 mod openapi;
 mod probes;
-mod request;
+pub(crate) mod request;
 mod response;
 mod router;
 mod scrape;

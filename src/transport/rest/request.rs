@@ -57,6 +57,8 @@ struct Recorded {
     caller: Option<Caller>,
     key: String,
     rate: Option<RateState>,
+    /// Whether an invalid credential is counted already.
+    failure_counted: bool,
 }
 
 impl RequestContext {
@@ -147,7 +149,13 @@ impl RequestContext {
 
     /// Counts an invalid credential against the client's address; returns the error that the client gets.
     pub(crate) fn refused(&self, error: Error) -> Error {
+        self.0.recorded.lock().failure_counted = true;
         self.service().auth.note_failure(self.0.client, error)
+    }
+
+    /// Whether [`Self::refused`] has counted a failure of this request.
+    pub(crate) fn is_failure_counted(&self) -> bool {
+        self.0.recorded.lock().failure_counted
     }
 
     /// The authenticated caller, if there is one.
@@ -185,7 +193,7 @@ impl RequestContext {
 
     /// Adds the headers that depend on the request, and logs and counts the call.
     pub(crate) fn finish(&self, headers: &mut HeaderMap, error: Option<&Error>) {
-        let Recorded { call, caller, key, rate } = std::mem::take(&mut *self.0.recorded.lock());
+        let Recorded { call, caller, key, rate, .. } = std::mem::take(&mut *self.0.recorded.lock());
         if let Ok(id) = HeaderValue::try_from(&self.0.request_id) {
             headers.insert(REQUEST_ID, id);
         }

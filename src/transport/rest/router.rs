@@ -40,6 +40,8 @@ pub enum Routes {
 /// The REST API over the use cases of a service.
 pub struct Rest {
     state: Arc<RestState>,
+    /// Routes for people beside the API.
+    pages: Router,
 }
 
 impl Rest {
@@ -47,12 +49,21 @@ impl Rest {
     pub fn new(service: Arc<Services>, http: Http) -> Self {
         let document = openapi::document(table(Routes::All).into_openapi());
         let document = Bytes::from(document);
-        Self { state: Arc::new(RestState { service, http, document, metrics_text: MetricsText::new() }) }
+        let state = Arc::new(RestState { service, http, document, metrics_text: MetricsText::new() });
+        Self { state, pages: Router::new() }
+    }
+
+    /// The same with routes for people. Their requests pass the same layers.
+    #[must_use]
+    pub fn with_pages(self, pages: Router) -> Self {
+        Self { pages, ..self }
     }
 
     /// Returns the handler of one listener.
     pub fn handler(&self, routes: Routes) -> HttpHandler {
+        let pages = if routes == Routes::Probes { Router::new() } else { self.pages.clone() };
         let table = Router::from(table(routes))
+            .merge(pages)
             .fallback(async || RestError::NoSuchPath)
             .method_not_allowed_fallback(async || RestError::MethodNotAllowed);
         layers::stack(table, &self.state)

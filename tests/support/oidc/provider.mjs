@@ -52,6 +52,15 @@ server.listen(Number(process.argv[2] ?? 0), '127.0.0.1', () => {
         response_types: ['code'],
         redirect_uris: ['http://127.0.0.1/callback'],
       },
+      // Keyward's own dashboard, at any port of the loopback interface.
+      {
+        ...common,
+        client_id: 'keyward',
+        application_type: 'native',
+        grant_types: ['authorization_code', 'refresh_token'],
+        response_types: ['code'],
+        redirect_uris: ['http://127.0.0.1/dashboard/sign-in/callback'],
+      },
     ],
     jwks: { keys: keys.map(({ der, ...key }) => key) },
     cookies: { keys: ['only for tests'] },

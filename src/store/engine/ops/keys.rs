@@ -11,9 +11,9 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
-        clock::Micros,
+        clock::{Micros, SECOND},
         egress::host_of,
-        event::SYSTEM,
+        event::{EventId, SYSTEM},
         key::{Digest, KeyFacts, KeyId, KeyRecord},
     },
     store::{
@@ -26,13 +26,20 @@ use crate::{
             rows::{
                 events::EventRow,
                 keys::{FactsRow, KeyRow, read_facts},
-                readable::{NextRows, PageReader, ScannedRows},
+                readable::{NextRows, PageReader, Readable, RowResult, ScannedRows, Unreadable},
             },
-            sql::{events::FIND_EVENT, filter::Listing, keys as sql},
+            sql::{
+                events::{FIND_EVENT, REVOCATIONS},
+                filter::Listing,
+                keys as sql,
+            },
             write_batch::{BatchedWrites, WriteBatcher},
         },
         error::{Result, StoreError},
-        keys::{KeyStore, ListQuery, Revocation, SecretChange, Usage, WebhookChange, WebhookRemoval, WebhookUpdate},
+        keys::{
+            CountQuery, KeyCounts, KeySearch, KeyStore, ListQuery, Revocation, SearchQuery, SecretChange, Usage,
+            WebhookChange, WebhookRemoval, WebhookUpdate,
+        },
         page::{MAX_SCANNED_ROWS, RowPage},
     },
 };
@@ -142,6 +149,15 @@ where
     async fn list_keys(&self, query: ListQuery) -> Result<RowPage<KeyRecord>> {
         let page = self.scan(query, |db, query| Box::pin(list_keys(db, query))).await?;
         Ok(self.page("key", page))
+    }
+
+    async fn search_keys(&self, query: SearchQuery) -> Result<Vec<KeyRecord>> {
+        let found = self.scan(query, |db, query| Box::pin(search_keys(db, query))).await?;
+        Ok(self.report_unreadable("key", found))
+    }
+
+    async fn count_keys(&self, query: CountQuery) -> Result<KeyCounts> {
+        self.scan(query, |db, query| Box::pin(count_keys(db, query))).await
     }
 
     async fn revoke_key(&self, id: KeyId, revocation: Revocation) -> Result<Option<KeyRecord>> {
@@ -314,6 +330,72 @@ fn list_values(query: &ListQuery, before: Uuid, limit: u32, end: Option<Uuid>) -
         Value::Int(i64::from(limit)),
         Value::Id(end.unwrap_or(Uuid::nil())),
     ]
+}
+
+async fn search_keys(db: &mut impl Executor, query: &SearchQuery) -> AttemptResult<Readable<KeyRecord>> {
+    let filters = [
+        Value::MaybeText(query.keyspace.as_deref()),
+        Value::MaybeText(query.organization.as_deref()),
+        Value::MaybeText(query.instance.as_deref()),
+        Value::MaybeText(query.environment.as_deref()),
+        Value::MaybeText(query.created_by.as_deref()),
+        Value::MaybeInt(query.status.map(sql::status_number)),
+        Value::Int(query.now),
+        Value::Int(i64::from(query.limit)),
+    ];
+    let rows: Vec<RowResult<KeyRow>> = match &query.search {
+        KeySearch::Name(start) => {
+            let start = start.to_ascii_lowercase();
+            // Above every text that begins like this, by bytes.
+            let end = format!("{start}{}", char::MAX);
+            let values = [&filters[..], &[Value::Text(&start), Value::Text(&end)]].concat();
+            db.fetch(sql::SEARCH_BY_NAME, &values).await?
+        }
+        KeySearch::Prefix(prefix) => {
+            db.fetch(sql::SEARCH_BY_PREFIX, &[&filters[..], &[Value::Text(prefix)]].concat()).await?
+        }
+        KeySearch::ExpiresBefore(end) => {
+            db.fetch(sql::SEARCH_BY_EXPIRY, &[&filters[..], &[Value::Int(*end)]].concat()).await?
+        }
+    };
+    let mut found = Readable::default();
+    for row in rows {
+        let id = row.id()?;
+        match row.read().and_then(KeyRecord::try_from) {
+            Ok(key) => found.rows.push(key),
+            Err(why) => found.unreadable.push(Unreadable { id, why }),
+        }
+    }
+    Ok(found)
+}
+
+async fn count_keys(db: &mut impl Executor, query: &CountQuery) -> AttemptResult<KeyCounts> {
+    let filters = [Value::MaybeText(query.keyspace.as_deref()), Value::MaybeText(query.organization.as_deref())];
+    let limit = Value::Int(i64::from(query.limit));
+    let statement = if query.organization.is_some() { sql::COUNT_BY_ORGANIZATION } else { sql::COUNT_ALL };
+    let binding = [Value::MaybeText(query.instance.as_deref()), Value::MaybeText(query.environment.as_deref())];
+    let bounds = [Value::Int(query.now), Value::Int(query.since), limit, Value::Id(Uuid::max())];
+    let rows: Vec<(i64, i64, i64)> = db.fetch(statement, &[&filters[..], &bounds, &binding].concat()).await?;
+    let mut counts = KeyCounts::default();
+    let mut created = BTreeMap::<i64, u64>::new();
+    for (status, day, count) in rows {
+        let count = u64::try_from(count).unwrap_or_default();
+        if let Some(sum) = usize::try_from(status).ok().and_then(|status| counts.by_status.get_mut(status)) {
+            *sum += count;
+        }
+        if day >= 0 {
+            *created.entry(day).or_default() += count;
+        }
+    }
+    let since = EventId::lowest(query.since);
+    let values = [&filters[..], &[Value::Id(since.0), limit], &binding].concat();
+    let rows: Vec<(Uuid,)> = db.fetch(REVOCATIONS, &values).await?;
+    let mut revoked = BTreeMap::<i64, u64>::new();
+    for (id,) in rows {
+        *revoked.entry(EventId(id).at() / (86_400 * SECOND)).or_default() += 1;
+    }
+    (counts.created, counts.revoked) = (created.into_iter().collect(), revoked.into_iter().collect());
+    Ok(counts)
 }
 
 /// Revokes keys and returns each as it is afterwards.

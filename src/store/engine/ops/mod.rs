@@ -4,3 +4,4 @@
 pub(crate) mod database;
 pub(crate) mod events;
 pub(crate) mod keys;
+pub(crate) mod sessions;

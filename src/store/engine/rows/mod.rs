@@ -4,3 +4,4 @@ pub(crate) mod events;
 mod from_row;
 pub(crate) mod keys;
 pub(crate) mod readable;
+pub(crate) mod sessions;

@@ -198,6 +198,17 @@ pub const EXPIRING_KEYS: &str = "SELECT k.id, k.expires_at, k.created_at, CAST(C
      THEN 1 ELSE 0 END AS BIGINT) AS written FROM keyward_keys k WHERE (k.expires_at, k.id) > ($1, $2) \
      AND k.expires_at <= $3 AND k.expires_at IS NOT NULL AND k.revoked_at IS NULL ORDER BY k.expires_at, k.id LIMIT $6";
 
+/// The ids of the newest `$4` revocations from event `$3` on, by keyspace `$1`, organization `$2`, instance `$5` and
+/// environment `$6`. An id holds its time.
+pub const REVOCATIONS: &str = concat!(
+    "SELECT e.id FROM keyward_events e WHERE e.type = 'key.revoked' AND e.type <> 'key.created' AND e.id >= $3",
+    optional_filter!("e.keyspace", "$1"),
+    optional_filter!("e.organization", "$2"),
+    optional_filter!("e.instance", "$5"),
+    optional_filter!("e.environment", "$6"),
+    " ORDER BY e.id DESC LIMIT $4"
+);
+
 /// Number of pending deliveries.
 pub const PENDING: &str = "SELECT count(*) FROM keyward_deliveries WHERE state = 'pending'";
 /// When the first pending delivery is due.
@@ -225,6 +236,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("RELEASE_UNREAD_DELIVERY", RELEASE_UNREAD_DELIVERY),
     ("FAIL_UNREAD_DELIVERY", FAIL_UNREAD_DELIVERY),
     ("EXPIRING_KEYS", EXPIRING_KEYS),
+    ("REVOCATIONS", REVOCATIONS),
     ("PENDING", PENDING),
     ("FIRST_DUE", FIRST_DUE),
 ];

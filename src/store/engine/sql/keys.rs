@@ -124,6 +124,65 @@ pub const COUNT_LIVE: &str = concat!(
     " AND k.expires_at > $3 LIMIT $4) AS expiring)"
 );
 
+/// The optional filters of a search. Parameters: keyspace, organization, instance, environment, created_by, status, now,
+/// limit.
+macro_rules! search {
+    ($found:expr, $order:literal) => {
+        concat!(
+            "SELECT ",
+            key_with_usage!(),
+            " WHERE ",
+            $found,
+            optional_filter!("k.keyspace", "$1"),
+            optional_filter!("k.organization", "$2"),
+            optional_filter!("k.instance", "$3"),
+            optional_filter!("k.environment", "$4"),
+            optional_filter!("k.created_by", "$5"),
+            " AND CASE WHEN CAST($6 AS BIGINT) IS NULL THEN TRUE WHEN k.revoked_at IS NOT NULL THEN $6 = 1 \
+             WHEN k.expires_at <= $7 THEN $6 = 2 ELSE $6 = 0 END ORDER BY ",
+            $order,
+            " LIMIT $8"
+        )
+    };
+}
+
+/// Keys whose name in lower case is between `$9` and `$10`, by name.
+pub const SEARCH_BY_NAME: &str =
+    search!("lower(k.name) >= $9 AND lower(k.name) < $10", "lower(k.name), k.organization, k.id");
+/// Keys whose prefix is `$9`, newest first. Bounded from both sides, for the same reason as in the lists.
+pub const SEARCH_BY_PREFIX: &str = search!("k.prefix >= $9 AND k.prefix <= $9", "k.prefix DESC, k.id DESC");
+/// Keys that expire after `$7` and before `$9`, the soonest first.
+pub const SEARCH_BY_EXPIRY: &str = search!(
+    "k.expires_at > $7 AND k.expires_at < $9 AND k.expires_at IS NOT NULL AND k.revoked_at IS NULL",
+    "k.expires_at, k.id"
+);
+
+/// Counts the newest `$5` keys by status at `$3`, and by the day of their creation if that is at `$4` or later; by keyspace
+/// `$1`, organization `$2`, instance `$7` and environment `$8`. `$6` is above every id.
+macro_rules! count {
+    ($position:literal, $order:literal, $($filter:expr),+) => {
+        concat!(
+            "SELECT status, day, count(*) FROM (SELECT CAST(CASE WHEN k.revoked_at IS NOT NULL THEN 1 \
+             WHEN k.expires_at <= $3 THEN 2 ELSE 0 END AS BIGINT) AS status, \
+             CASE WHEN k.created_at >= $4 THEN k.created_at / 86400000000 ELSE -1 END AS day FROM keyward_keys k WHERE ",
+            $position,
+            $($filter,)+
+            optional_filter!("k.keyspace", "$1"),
+            optional_filter!("k.instance", "$7"),
+            optional_filter!("k.environment", "$8"),
+            " ORDER BY ",
+            $order,
+            " LIMIT $5) AS newest GROUP BY status, day"
+        )
+    };
+}
+
+/// Counts keys of an organization.
+pub const COUNT_BY_ORGANIZATION: &str =
+    count!("(k.organization, k.id) < ($2, $6) AND k.organization >= $2", "k.organization DESC, k.id DESC", "");
+/// Counts keys of any organization.
+pub const COUNT_ALL: &str = count!("k.id < $6", "k.id DESC", optional_filter!("k.organization", "$2"));
+
 /// The key with digest `$1`: the look-up of a verification. One digest at a time is the usual case.
 pub const FIND_BY_DIGEST: &str = concat!("SELECT ", fact_columns!(), " FROM keyward_keys k WHERE k.digest = $1");
 /// The key with id `$1`.
@@ -181,6 +240,11 @@ pub const ALL: &[(&str, &str)] = &[
     ("END_BY_KEYSPACE", END_BY_KEYSPACE),
     ("END_ALL", END_ALL),
     ("COUNT_LIVE", COUNT_LIVE),
+    ("SEARCH_BY_NAME", SEARCH_BY_NAME),
+    ("SEARCH_BY_PREFIX", SEARCH_BY_PREFIX),
+    ("SEARCH_BY_EXPIRY", SEARCH_BY_EXPIRY),
+    ("COUNT_BY_ORGANIZATION", COUNT_BY_ORGANIZATION),
+    ("COUNT_ALL", COUNT_ALL),
     ("FIND_BY_DIGEST", FIND_BY_DIGEST),
     ("FIND_BY_ID", FIND_BY_ID),
     ("REVOKE_KEY", REVOKE_KEY),

@@ -5,3 +5,4 @@ pub mod database;
 pub mod events;
 pub(crate) mod filter;
 pub mod keys;
+pub mod sessions;

@@ -50,7 +50,7 @@ impl KeyService for GrpcApi {
         let (metadata, extensions, message) = request.into_parts();
         let proto::RevokeRequest { id, reason } = message;
         self.manage_key("revoke", Some(&id), &metadata, &extensions, async |caller, context, record| {
-            let key = self.service.keys.revoke(caller, &id, reason, context).await?;
+            let key = self.service.keys.revoke(caller, &id, reason, context).await?.key;
             record.key = key.id.to_string();
             Ok(proto::RevokeResponse { key: Some(convert::key(key, self.service.now())) })
         })

@@ -10,8 +10,13 @@ pub(crate) fn check(parts: &Parts, secure: bool) -> Result<()> {
     csrf::check(parts.method.as_str(), &parts.headers, host(parts).as_deref(), secure)
 }
 
+/// Whether a request comes from a page of this host; `None` if it has none of the headers that say so.
+pub(crate) fn is_same_origin(parts: &Parts, secure: bool) -> Option<bool> {
+    csrf::is_same_origin(&parts.headers, host(parts).as_deref(), secure)
+}
+
 /// The host that the request was sent to, as the client wrote it.
-fn host(parts: &Parts) -> Option<String> {
+pub(crate) fn host(parts: &Parts) -> Option<String> {
     let written = parts.uri.authority().map(http::uri::Authority::as_str);
     written.or_else(|| csrf::one(&parts.headers, "host")).map(str::to_ascii_lowercase)
 }

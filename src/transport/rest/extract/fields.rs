@@ -246,7 +246,7 @@ impl Fields {
 }
 
 /// Collects a body. Its bytes, and the headers that are kept meanwhile, are reserved until the reservation is dropped.
-async fn collect(
+pub(crate) async fn collect(
     headers: &HeaderMap,
     mut body: Body,
     context: &RequestContext,

@@ -3,7 +3,7 @@
 pub(crate) mod body;
 pub(crate) mod caller;
 mod credential;
-mod csrf;
+pub(crate) mod csrf;
 pub(crate) mod fields;
 pub(crate) mod path;
 pub(crate) mod query;

@@ -1,0 +1,104 @@
+//! What every page has around its content.
+
+use super::assets::ASSETS;
+
+/// The part of the dashboard that a page belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Section {
+    Keys,
+    Activity,
+    Overview,
+    Sessions,
+    /// None of them.
+    Other,
+}
+
+/// The navigation of a page with a session.
+#[derive(Debug, Clone)]
+pub(super) struct Chrome {
+    pub(super) title: String,
+    pub(super) section: Section,
+    /// Who is signed in.
+    pub(super) who: String,
+    /// What they are: operator, owner of an organization, …
+    pub(super) role: String,
+    /// The organizations to choose from.
+    pub(super) organizations: Vec<String>,
+    /// The chosen organization; empty for all, or where there is nothing to choose.
+    pub(super) organization: String,
+    /// Where the organization is chosen: this page's own path.
+    pub(super) path: String,
+    /// The token of each form.
+    pub(super) token: String,
+    /// Whether the page updates by itself: by htmx, and without script by loading itself again.
+    pub(super) refresh: bool,
+}
+
+impl Chrome {
+    pub(super) fn titled(mut self, title: &str) -> Self {
+        title.clone_into(&mut self.title);
+        self
+    }
+
+    pub(super) fn style(&self) -> &str {
+        ASSETS.style()
+    }
+
+    pub(super) fn htmx(&self) -> &str {
+        ASSETS.htmx()
+    }
+
+    pub(super) fn script(&self) -> &str {
+        ASSETS.script()
+    }
+
+    pub(super) fn icon(&self) -> &str {
+        ASSETS.icon()
+    }
+
+    /// A path that keeps the chosen organization.
+    pub(super) fn link(&self, path: &str) -> String {
+        if self.organizations.len() < 2 {
+            return path.to_owned();
+        }
+        let query =
+            url::form_urlencoded::Serializer::new(String::new()).append_pair("org", &self.organization).finish();
+        format!("{path}{}{query}", if path.contains('?') { '&' } else { '?' })
+    }
+
+    /// The path of a key, or of a page below it.
+    pub(super) fn key_link(&self, id: &str, below: &str) -> String {
+        self.link(&format!("/dashboard/settings/api-keys/{id}{below}"))
+    }
+
+    /// Whether a navigation link is the current one.
+    pub(super) fn is(&self, name: &str) -> bool {
+        matches!(
+            (self.section, name),
+            (Section::Keys, "keys")
+                | (Section::Activity, "activity")
+                | (Section::Overview, "overview")
+                | (Section::Sessions, "sessions")
+        )
+    }
+}
+
+/// The frame of a page without a session.
+#[derive(Debug, Clone)]
+pub(super) struct Bare {
+    pub(super) title: String,
+}
+
+impl Bare {
+    pub(super) fn titled(title: &str) -> Self {
+        Self { title: title.to_owned() }
+    }
+
+    pub(super) fn style(&self) -> &str {
+        ASSETS.style()
+    }
+
+    pub(super) fn icon(&self) -> &str {
+        ASSETS.icon()
+    }
+}

@@ -1,0 +1,52 @@
+//! Sessions of the dashboard: what the store takes and returns, and its verbs.
+
+use async_trait::async_trait;
+
+use super::error::Result;
+use crate::domain::{
+    clock::Micros,
+    dashboard::{DashboardSession, Person, SessionId},
+};
+
+/// What a refreshed token says of a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefreshedPerson {
+    /// The person as of the new token.
+    pub person: Person,
+    /// The claim of the one that refreshed.
+    pub claim: Micros,
+}
+
+/// The verbs about sessions of the dashboard. The rules of [`Store`](super::Store) apply.
+#[async_trait]
+pub trait SessionStore {
+    /// Writes a new session, and deletes at most 100 sessions that ended before it began (case
+    /// `a_new_session_deletes_those_that_ended`).
+    async fn create_session(&self, session: DashboardSession) -> Result<()>;
+
+    /// Reads a session, also one that has ended by time (case `a_session_reads_back_whole`).
+    async fn find_session(&self, id: SessionId) -> Result<Option<DashboardSession>>;
+
+    /// Notes a use: when it was last seen, and when it now ends if nothing happens. It MUST only move forward (case
+    /// `a_use_of_a_session_only_moves_forward`).
+    async fn touch_session(&self, id: SessionId, seen: Micros, idle_at: Micros) -> Result<()>;
+
+    /// Deletes a session of this actor. Returns whether there was one. A session of another actor MUST stay (case
+    /// `only_the_actors_own_session_is_ended`).
+    async fn end_session(&self, id: SessionId, actor: String) -> Result<bool>;
+
+    /// Reads at most `limit` live sessions of an actor, newest first.
+    async fn sessions_of(&self, actor: String, now: Micros, limit: u32) -> Result<Vec<DashboardSession>>;
+
+    /// Claims the right to refresh a session's token until `until`. Of concurrent calls one MUST get it (case
+    /// `a_refresh_is_claimed_by_one`). A claim that ended MUST be free again.
+    async fn claim_refresh(&self, id: SessionId, now: Micros, until: Micros) -> Result<bool>;
+
+    /// Writes what the refresh gave, and gives the claim back. Returns whether the claim still held. A claim that was
+    /// taken over MUST change nothing (case `a_lost_refresh_changes_nothing`).
+    async fn finish_refresh(&self, id: SessionId, refreshed: RefreshedPerson) -> Result<bool>;
+
+    /// Notes that a form was used. Returns whether it is the first time. Of concurrent calls with one form, one MUST be
+    /// first (case `a_form_is_spent_once`). The newest 20 forms of a session are remembered.
+    async fn spend_form(&self, id: SessionId, form: String) -> Result<bool>;
+}
