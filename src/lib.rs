@@ -58,7 +58,12 @@
 
 // The program uses these.
 use clap as _;
+use clap_complete as _;
+use clap_mangen as _;
+use console as _;
+use dialoguer as _;
 use mimalloc as _;
+use webbrowser as _;
 
 pub mod app;
 pub mod config;

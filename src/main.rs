@@ -8,11 +8,5 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match cli::run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problems) => {
-            keyward::telemetry::print_problems(problems);
-            ExitCode::FAILURE
-        }
-    }
+    cli::run()
 }

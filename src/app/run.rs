@@ -31,7 +31,7 @@ use crate::{
     transport::{
         grpc,
         listener::ListenerOptions,
-        rest::{HttpHandler, Rest, Routes, server as http_server},
+        rest::{HttpHandler, Published, Rest, Routes, server as http_server},
         tls::Tls,
     },
 };
@@ -166,7 +166,7 @@ fn serve<H: Health>(
     health_service: HealthServer<H>,
     options: &PortOptions,
 ) -> JoinHandle<Result<(), String>> {
-    let mut rest = Rest::new(Arc::clone(services), config.http.clone());
+    let mut rest = Rest::new(Arc::clone(services), config.http.clone(), published(&listeners, config));
     if config.dashboard.enabled {
         rest = rest.with_pages(dashboard::routes(DashboardOptions { url: config.dashboard.url.clone() }));
     }
@@ -200,6 +200,17 @@ fn serve_http(
         };
         services.supervisor.keep_running(name, &options.stop, serve).await;
     });
+}
+
+/// What command lines are told. A socket on every address has no URL that this process could know.
+fn published(listeners: &Listeners, config: &Config) -> Published {
+    let grpc = listeners.addresses().grpc.filter(|address| !address.ip().is_unspecified());
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let url = config.dashboard.url.as_ref().map(|url| url.as_str().trim_end_matches('/')).unwrap_or_default();
+    Published {
+        grpc: grpc.map(|address| format!("{scheme}://{address}")),
+        dashboard: config.dashboard.enabled.then(|| format!("{url}/dashboard")),
+    }
 }
 
 fn grpc_result(ended: Result<Result<(), String>, JoinError>) -> Result<(), RunError> {

@@ -1,147 +1,148 @@
-//! The command line.
+//! The command line: the server's commands, and those for people and pipelines. Under the name of a product, which is that
+//! of a link to the binary, there are only the latter.
 
-use std::{collections::HashMap, ffi::OsString, path::PathBuf};
+mod client;
+mod server;
 
-use clap::{Args, Parser, Subcommand};
-use keyward::{
-    app,
-    config::{self, Config, Flags},
-    telemetry,
-};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use std::process::ExitCode;
 
-/// Makes, lists, revokes and verifies API keys over gRPC and REST.
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use self::client::{args, product::Product};
+
+/// Makes, lists, revokes and verifies API keys over gRPC and REST
 #[derive(Parser)]
-#[command(name = "keyward", version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("KEYWARD_COMMIT"), ")"))]
-struct Cli {
+#[command(
+    name = "keyward",
+    version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("KEYWARD_COMMIT"), ")"),
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+struct Own {
+    #[command(flatten)]
+    global: args::Global,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs the service; applies migrations first.
-    Serve(Settings),
-    /// Applies migrations and exits.
-    Migrate(Settings),
-    /// Looks at the configuration.
+    #[command(flatten)]
+    Client(args::Command),
+    #[command(flatten)]
+    Server(server::Command),
+}
+
+/// Manages Keyward's API keys
+#[derive(Parser)]
+#[command(
+    name = "keyward",
+    version = concat!(env!("CARGO_PKG_VERSION"), " (keyward ", env!("KEYWARD_COMMIT"), ")"),
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+struct OfProduct {
+    #[command(flatten)]
+    global: args::Global,
     #[command(subcommand)]
-    Config(ConfigCommand),
-    /// Makes a root key in the database itself and prints it: the remedy for a lost one.
-    RootKey(Settings),
+    command: args::Command,
 }
-
-#[derive(Subcommand)]
-enum ConfigCommand {
-    /// Loads the configuration and prints every problem; exits 1 if there is any.
-    Check(Settings),
-}
-
-#[derive(Args)]
-struct Settings {
-    /// The TOML file [env: KEYWARD_CONFIG]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// sqlite://FILE or postgres://… [env: DATABASE_URL]
-    #[arg(long, value_name = "URL")]
-    database_url: Option<String>,
-    /// Where gRPC listens [env: KEYWARD_GRPC_ADDR]
-    #[arg(long, value_name = "ADDRESS")]
-    grpc_addr: Option<String>,
-    /// Where REST listens [env: KEYWARD_HTTP_ADDR]
-    #[arg(long, value_name = "ADDRESS")]
-    http_addr: Option<String>,
-    /// Lets addresses that other machines reach speak plain text [env: KEYWARD_INSECURE]
-    #[arg(long)]
-    insecure: bool,
-}
-
-/// Problems, one line each.
-type Problems = Vec<String>;
 
 /// Runs the command that the arguments name.
-pub fn run() -> Result<(), Problems> {
-    match Cli::parse().command {
-        Command::Serve(settings) => {
-            let (config, _log) = start(settings)?;
-            block_on(async { app::run(config, stop_on_signals()?).await.map_err(|error| error.to_string()) })
+pub fn run() -> ExitCode {
+    let product = Product::of(std::env::args_os().next().as_deref());
+    let whole = || command_line(&product);
+    if client::complete(&product, whole) {
+        return ExitCode::SUCCESS;
+    }
+    let matches = whole().get_matches();
+    let parsed = if product.is_own() {
+        Own::from_arg_matches(&matches).map(|own| (own.global, own.command))
+    } else {
+        OfProduct::from_arg_matches(&matches).map(|own| (own.global, Command::Client(own.command)))
+    };
+    match parsed {
+        Ok((global, Command::Client(command))) => {
+            let whole = whole();
+            client::run(product, command, global, whole)
         }
-        Command::Migrate(settings) => {
-            let (config, _log) = start(settings)?;
-            block_on(async { app::migrate(&config).await.map_err(|error| error.to_string()) })?;
-            println!("migrations are applied");
-            Ok(())
+        Ok((global, Command::Server(_))) if global.is_given() => {
+            whole().error(clap::error::ErrorKind::ArgumentConflict, "a command of the server takes no such flag").exit()
         }
-        Command::Config(ConfigCommand::Check(settings)) => {
-            let environment = environment();
-            let logging = telemetry::Logging::read(&environment).map(drop);
-            let checked = load(settings, &environment).and_then(|config| {
-                for warning in &config.warnings {
-                    eprintln!("warning: {warning}");
-                }
-                app::check(&config)
+        Ok((_, Command::Server(command))) => server::run(command),
+        Err(error) => error.format(&mut whole()).exit(),
+    }
+}
+
+/// The command line of a product.
+fn command_line(product: &Product) -> clap::Command {
+    let command = if product.is_own() { Own::command() } else { named(OfProduct::command(), product) };
+    // Before a command these are accepted, too; its own help has them.
+    ["env", "dev", "url", "org", "output", "quiet", "timeout", "yes"]
+        .iter()
+        .fold(command, |command, id| command.mut_arg(id, |arg| arg.global(false).hide(true)))
+}
+
+/// Puts the product's name into every text.
+fn named(command: clap::Command, product: &Product) -> clap::Command {
+    let rename = |text: String| {
+        text.replace("KEYWARD_", &product.variable(""))
+            .replace("Keyward", &product.title())
+            .replace("keyward", &product.name)
+    };
+    let styled = |text: Option<&clap::builder::StyledStr>| text.map(|text| rename(text.to_string()));
+    let (about, long, after) =
+        (styled(command.get_about()), styled(command.get_long_about()), styled(command.get_after_help()));
+    let mut command = command;
+    if command.get_name() == "keyward" {
+        // Once in a process; the parser wants a name that lives as long.
+        let name: &'static str = product.name.clone().leak();
+        command = command.name(name).bin_name(name);
+    }
+    if let Some(about) = about {
+        command = command.about(about);
+    }
+    if let Some(long) = long {
+        command = command.long_about(long);
+    }
+    if let Some(after) = after {
+        command = command.after_help(after);
+    }
+    command
+        .mut_args(|arg| {
+            let help = arg.get_help().map(|help| rename(help.to_string()));
+            let long = arg.get_long_help().map(|help| rename(help.to_string()));
+            let arg = if let Some(help) = help { arg.help(help) } else { arg };
+            if let Some(long) = long { arg.long_help(long) } else { arg }
+        })
+        .mut_subcommands(|command| named(command, product))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    fn every(command: &clap::Command, visit: &mut impl FnMut(&clap::Command)) {
+        visit(command);
+        for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+            every(inner, visit);
+        }
+    }
+
+    #[test]
+    fn the_command_lines_are_consistent() {
+        for name in ["keyward", "norrix"] {
+            let mut command = command_line(&Product::of(Some(OsStr::new(name))));
+            command.clone().debug_assert();
+            command.build();
+            every(&command, &mut |command| {
+                let help = command.clone().render_long_help().to_string();
+                let is_leaf = command.get_subcommands().next().is_none();
+                assert!(!is_leaf || help.contains("Examples:"), "{} has no example", command.get_name());
+                assert!(name == "keyward" || !help.to_lowercase().contains("keyward"), "{help}");
             });
-            match (checked, logging) {
-                (Ok(()), Ok(())) => {
-                    println!("the configuration is good");
-                    Ok(())
-                }
-                (checked, logging) => Err([checked, logging].into_iter().filter_map(Result::err).flatten().collect()),
-            }
-        }
-        Command::RootKey(settings) => {
-            let (config, _log) = start(settings)?;
-            let secret = block_on(async { app::root_key(&config).await.map_err(|error| error.to_string()) })?;
-            println!("{}", secret.expose());
-            Ok(())
         }
     }
-}
-
-/// Starts the log, which runs until what is returned is dropped, and loads the configuration.
-fn start(settings: Settings) -> Result<(Config, telemetry::LogGuard), Problems> {
-    let environment = environment();
-    let log = telemetry::Logging::read(&environment)?.start();
-    let log = log.map_err(|error| vec![format!("the log did not start: {error}")])?;
-    Ok((load(settings, &environment)?, log))
-}
-
-/// The environment. Variables that are set to the empty string count as unset: Compose and systemd pass them so.
-fn environment() -> HashMap<String, String> {
-    let readable = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
-    std::env::vars_os().filter_map(readable).filter(|(_, value)| !value.is_empty()).collect()
-}
-
-fn load(settings: Settings, environment: &HashMap<String, String>) -> Result<Config, Problems> {
-    let Settings { config, database_url, grpc_addr, http_addr, insecure } = settings;
-    config::load(&Flags { config, database_url, grpc_addr, http_addr, insecure }, environment)
-}
-
-fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, Problems> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| vec![format!("the runtime did not start: {error}")])?;
-    let done = runtime.block_on(work).map_err(|problem| vec![problem]);
-    // What still runs waits for somebody who does not answer, such as a resolver: the process does not wait for it.
-    runtime.shutdown_background();
-    done
-}
-
-/// A token that the first SIGTERM or SIGINT cancels; a second one ends the process at once. SIGHUP does not end the process:
-/// with TLS, it reloads the certificate files.
-fn stop_on_signals() -> Result<CancellationToken, String> {
-    let stop = CancellationToken::new();
-    // A signal that was handled once no longer ends the process, even after its handler is dropped.
-    drop(signal(SignalKind::hangup()).map_err(|error| format!("signals cannot be handled: {error}"))?);
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let mut signals = signal(kind).map_err(|error| format!("signals cannot be handled: {error}"))?;
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            signals.recv().await;
-            stop.cancel();
-            signals.recv().await;
-            std::process::exit(1);
-        });
-    }
-    Ok(stop)
 }

@@ -24,7 +24,8 @@ pub struct Flags {
 }
 
 impl Flags {
-    fn get(&self, flag: &str) -> Option<&str> {
+    /// What the command line says for a flag.
+    pub(super) fn get(&self, flag: &str) -> Option<&str> {
         match flag {
             "--database-url" => self.database_url.as_deref(),
             "--grpc-addr" => self.grpc_addr.as_deref(),

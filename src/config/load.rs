@@ -71,11 +71,15 @@ pub struct Config {
 ///
 /// Every problem, each with its line and key.
 pub fn load(flags: &Flags, environment: &HashMap<String, String>) -> Result<Config, Vec<String>> {
-    let variable = environment::CONFIG.variable.and_then(|variable| environment.get(variable));
-    let file = flags.config.clone().or_else(|| variable.map(PathBuf::from));
-    let Some(file) = file else { return parse("", "", flags, environment) };
+    let Some(file) = file(flags, environment) else { return parse("", "", flags, environment) };
     let text = std::fs::read_to_string(&file).map_err(|error| vec![format!("{}: {error}", file.display())])?;
     parse(&file.display().to_string(), &text, flags, environment)
+}
+
+/// The file of the configuration, if there is one.
+pub fn file(flags: &Flags, environment: &HashMap<String, String>) -> Option<PathBuf> {
+    let variable = environment::CONFIG.variable.and_then(|variable| environment.get(variable));
+    flags.config.clone().or_else(|| variable.map(PathBuf::from))
 }
 
 /// Reads the configuration from the text of a file.

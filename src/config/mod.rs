@@ -22,6 +22,7 @@ mod server;
 mod session;
 mod session_dashboard;
 mod setting;
+mod show;
 mod size;
 mod tables;
 mod tls;
@@ -36,6 +37,7 @@ pub use self::{
     rate_limit::{RateLimitStore, RateLimits},
     replica::ReplicaSettings,
     server::Server,
+    show::show,
     tls::{TlsClient, TlsRole, TlsSettings},
     webhooks::Webhooks,
 };

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::domain::{
     keyspace::RESERVED_KEYSPACE,
-    oidc::{Algorithm, Issuer},
+    oidc::{Algorithm, CliClient, Issuer},
 };
 
 /// The table.
@@ -34,6 +34,7 @@ pub const ISSUER_TABLE: Table = Table {
         REFRESH,
         ALLOW_HTTP,
         session_dashboard::DASHBOARD,
+        CLI,
     ],
     tables: &[],
 };
@@ -98,6 +99,33 @@ const ALLOW_HTTP: Setting = Setting::new(
     "Allows an issuer on another machine without TLS. Only for a network that you trust.",
 );
 
+const CLI: Setting = Setting::unset(
+    "cli",
+    "people cannot sign in from a command line",
+    "{ client_id = \"cli\", scopes = [\"openid\"], ports = [8976] }",
+    "The issuer's public client (no secret, PKCE) that command lines sign in with: see [cli.md](cli.md). Its ID tokens \
+     are accepted like those for `audience`.",
+)
+.fields(&[CLIENT_ID, SCOPES, PORTS]);
+
+const CLIENT_ID: Setting = Setting::required("client_id", "\"cli\"", "The client's id.");
+
+const SCOPES: Setting = Setting::new(
+    "scopes",
+    "[\"openid\"]",
+    "The scopes to ask for; `openid` is always among them. Many issuers give a refresh token for `offline_access` only.",
+);
+
+const PORTS: Setting = Setting::new(
+    "ports",
+    "[]",
+    "Ports of the loopback redirect `http://127.0.0.1:PORT/callback`, for an issuer that accepts only registered ones. \
+     Empty: any port.",
+);
+
+/// Most scopes and most ports of a client for command lines. Everybody is told them.
+const MAX_CLI_LIST: usize = 32;
+
 /// Longest subject prefix; the bound of recorded callers, [`crate::domain::validation::MAX_ACTOR_LEN`], allows for it.
 const MAX_SUBJECT_PREFIX_LEN: usize = 64;
 
@@ -148,6 +176,13 @@ fn issuer(section: &Section<'_>, configured: &[&str]) -> Option<Issuer> {
     if audiences.as_ref().is_some_and(|audiences| audiences.is_empty() || audiences.iter().any(String::is_empty)) {
         section.problem(AUDIENCE.name, "must name at least one audience, and none that is empty");
     }
+    let cli = section.inline(&CLI, |cli| Some(read_cli(cli)));
+    // A token for the command line's client is a session like any other.
+    let client = cli.iter().map(|cli| cli.client_id.clone());
+    let audiences = audiences.map(|mut audiences| {
+        audiences.extend(client.filter(|client| !audiences.contains(client)).collect::<Vec<_>>());
+        audiences
+    });
     let keyspaces = keyspaces(section, configured);
     let (organizations, role) = section.inline(&CLAIMS, |claims| Some(read_claims(claims))).unwrap_or_default();
     let read = Issuer {
@@ -162,6 +197,7 @@ fn issuer(section: &Section<'_>, configured: &[&str]) -> Option<Issuer> {
         refresh: refresh(section),
         allow_http: section.boolean(&ALLOW_HTTP) == Some(true),
         dashboard: session_dashboard::read(section),
+        cli,
     };
     if !named {
         // Nothing to compare with the other issuers. The problem itself is reported above.
@@ -191,6 +227,29 @@ fn read_claims(claims: &Section<'_>) -> (String, Option<String>) {
         claims.problem("", "organizations is missing");
     }
     (organizations.unwrap_or_default(), claims.text(&ROLE))
+}
+
+fn read_cli(cli: &Section<'_>) -> CliClient {
+    let client_id = cli.text(&CLIENT_ID).unwrap_or_default();
+    if !cli.has(CLIENT_ID.name) {
+        cli.problem("", "client_id is missing");
+    } else if !(1..=255).contains(&client_id.len()) || client_id.contains(char::is_control) {
+        cli.problem(CLIENT_ID.name, "must be 1 to 255 characters");
+    }
+    let mut scopes = cli.texts(&SCOPES).unwrap_or_default();
+    // RFC 6749, section 3.3.
+    let token = |c: u8| matches!(c, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+    if scopes.len() > MAX_CLI_LIST || !scopes.iter().all(|scope| !scope.is_empty() && scope.bytes().all(token)) {
+        cli.problem(SCOPES.name, format_args!("must be at most {MAX_CLI_LIST} scopes without spaces or quotes"));
+    }
+    if !scopes.iter().any(|scope| scope == "openid") {
+        scopes.insert(0, "openid".to_owned());
+    }
+    let ports = cli.numbers(&PORTS, 1..=65_535).unwrap_or_default();
+    if ports.len() > MAX_CLI_LIST {
+        cli.problem(PORTS.name, format_args!("must be at most {MAX_CLI_LIST} ports"));
+    }
+    CliClient { client_id, scopes, ports: ports.into_iter().filter_map(|port| port.try_into().ok()).collect() }
 }
 
 fn keyspaces(section: &Section<'_>, configured: &[&str]) -> Option<Arc<[String]>> {

@@ -12,7 +12,7 @@ use super::{
     error::Error,
     session::{OrgMembership, Role, SessionCaller},
     text::same,
-    validation::MAX_BINDING_LEN,
+    validation::{MAX_BINDING_LEN, MAX_NAME_LEN},
 };
 
 /// Maximum difference between an issuer's clock and this one.
@@ -94,6 +94,8 @@ pub struct Issuer {
     pub allow_http: bool,
     /// How people sign in to the dashboard; `None` if they do not by this issuer.
     pub dashboard: Option<DashboardClient>,
+    /// How people sign in from a command line; `None` if they cannot.
+    pub cli: Option<CliClient>,
 }
 
 /// The client that the dashboard is at an issuer.
@@ -145,6 +147,17 @@ impl DashboardClient {
     }
 }
 
+/// The public client that command lines sign in with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CliClient {
+    /// `client_id`. It is one of the issuer's audiences.
+    pub client_id: String,
+    /// The scopes to ask for.
+    pub scopes: Vec<String>,
+    /// Ports of the loopback redirect that the issuer accepts; empty if it accepts any.
+    pub ports: Vec<u16>,
+}
+
 impl Issuer {
     /// Whether its public keys may be fetched from a URL: with TLS, or from this machine.
     pub fn may_fetch(&self, url: &Url) -> bool {
@@ -191,6 +204,8 @@ impl Issuer {
             actor: format!("user:{}{subject}", self.subject_prefix),
             keyspaces: Arc::clone(&self.keyspaces),
             organizations: self.memberships(claims),
+            name: display_name(claims),
+            expires_at: Some(expiry),
         })
     }
 
@@ -230,6 +245,13 @@ impl Issuer {
         }
         memberships
     }
+}
+
+/// What to call a person, by the first of these claims that is usable. It proves nothing and is only shown.
+fn display_name(claims: &Map<String, Value>) -> Option<String> {
+    let usable = |name: &&str| (1..=MAX_NAME_LEN).contains(&name.chars().count()) && !name.contains(char::is_control);
+    let named = |claim: &&str| claims.get(*claim).and_then(Value::as_str).filter(usable).map(str::to_owned);
+    ["email", "preferred_username", "name", "cognito:username"].iter().find_map(named)
 }
 
 /// The error for a token that is invalid, whatever the time.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 pub use super::role::Role;
 use super::{
+    clock::Micros,
     error::{Error, Result},
     key::KeyRecord,
     keyspace::Keyspace,
@@ -28,6 +29,10 @@ pub struct SessionCaller {
     pub keyspaces: Arc<[String]>,
     /// The person's organizations, each once.
     pub organizations: Vec<OrgMembership>,
+    /// What to call the person, if the token says; only for display.
+    pub name: Option<String>,
+    /// When the token expires; `None` for a session that is kept here.
+    pub expires_at: Option<Micros>,
 }
 
 impl SessionCaller {

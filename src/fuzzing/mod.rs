@@ -89,6 +89,7 @@ pub fn session_token(text: &str) -> Option<(String, Vec<String>)> {
         refresh: Duration::from_mins(5),
         allow_http: false,
         dashboard: None,
+        cli: None,
     };
     let caller = issuer.matches(&token.claims).then(|| issuer.caller(&token.claims, 0).ok()).flatten();
     let organizations = caller.into_iter().flat_map(|caller| caller.organizations);

@@ -3,6 +3,7 @@
 
 pub(crate) mod delivery;
 pub(crate) mod event;
+pub(crate) mod identity;
 pub(crate) mod key;
 pub(crate) mod time;
 pub(crate) mod verdict;

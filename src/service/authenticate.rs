@@ -21,6 +21,7 @@ use crate::{
         error::{Error, ErrorKind, Result},
         key::{Digest, KeyId},
         keyspace::{AllowedKeyspaces, RESERVED_KEYSPACE, ROOT_SCOPE, Registry, VERIFY_SCOPE},
+        oidc::CliClient,
         rate_limit::RateState,
         secret,
         verdict::{KeyView, VerdictCode},
@@ -198,6 +199,11 @@ impl Authenticator {
     ) -> Result<Authenticated> {
         let caller = self.sessions.caller(token, cookie, deadline).await?;
         Ok(Authenticated { caller: Caller::Session(Arc::new(caller)), rate: None })
+    }
+
+    /// How people sign in from a command line: the issuer, its client, and whether it offers the device flow.
+    pub(super) fn cli_sign_in(&self) -> Option<(&str, &CliClient, Option<bool>)> {
+        self.sessions.cli_sign_in()
     }
 
     /// The names of the cookies that may hold a session token.

@@ -12,6 +12,7 @@ pub(crate) mod credential;
 pub(crate) mod csrf;
 pub(crate) mod dashboard;
 pub(crate) mod deliveries;
+pub(crate) mod discovery;
 pub mod gateway;
 pub(crate) mod health;
 pub(crate) mod ids;

@@ -103,7 +103,8 @@ impl CodeFlow {
 
     /// The session of a person of this issuer.
     pub fn caller(&self, actor: String, organizations: Vec<OrgMembership>) -> SessionCaller {
-        SessionCaller { actor, keyspaces: Arc::clone(&self.rules.keyspaces), organizations }
+        let keyspaces = Arc::clone(&self.rules.keyspaces);
+        SessionCaller { actor, keyspaces, organizations, name: None, expires_at: None }
     }
 
     /// The page that ends the issuer's own session; `None` if the configuration names none.

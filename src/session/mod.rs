@@ -18,7 +18,7 @@ use self::{provider::Provider, signature::verify, token::Token};
 use crate::domain::{
     clock::Clock,
     error::Result,
-    oidc::{Issuer, malformed},
+    oidc::{CliClient, Issuer, malformed},
     session::SessionCaller,
 };
 
@@ -64,6 +64,15 @@ impl Sessions {
     /// Whether a credential is formatted like a token. Without a trusted issuer no credential is.
     pub fn has_form(&self, credential: &str) -> bool {
         !self.issuers.is_empty() && Token::has_form(credential)
+    }
+
+    /// The first issuer with a client for command lines, that client, and whether the issuer offers the device flow;
+    /// `None` while that is not known.
+    pub fn cli_sign_in(&self) -> Option<(&str, &CliClient, Option<bool>)> {
+        self.issuers.iter().find_map(|trusted| {
+            let client = trusted.rules.cli.as_ref()?;
+            Some((trusted.rules.issuer.as_str(), client, trusted.provider.device_flow()))
+        })
     }
 
     /// The names of the cookies that may hold a token, without duplicates.

@@ -75,6 +75,7 @@ pub struct Provider {
 
 struct CachedKeys {
     keys: KeySet,
+    device_flow: bool,
     fetched_at: Micros,
 }
 
@@ -215,6 +216,11 @@ impl Provider {
         }
     }
 
+    /// Whether the issuer offers the device flow (RFC 8628); `None` while nothing was fetched.
+    pub fn device_flow(&self) -> Option<bool> {
+        self.cached.load().as_ref().map(|cached| cached.device_flow)
+    }
+
     fn age(&self, cached: &CachedKeys) -> Micros {
         self.clock.boottime() - cached.fetched_at
     }
@@ -249,9 +255,9 @@ impl Provider {
         let fetched = self.fetch_keys().await;
         let now = self.clock.boottime();
         match fetched {
-            Ok(keys) => {
+            Ok((keys, device_flow)) => {
                 self.log_skipped(&keys);
-                self.cached.store(Some(Arc::new(CachedKeys { keys, fetched_at: now })));
+                self.cached.store(Some(Arc::new(CachedKeys { keys, device_flow, fetched_at: now })));
                 let mut gate = self.gate.lock();
                 gate.failures_in_a_row = 0;
                 gate.not_before = 0;
@@ -277,7 +283,8 @@ impl Provider {
         }
     }
 
-    async fn fetch_keys(&self) -> Result<KeySet, String> {
+    /// The keys, and whether the issuer offers the device flow.
+    async fn fetch_keys(&self) -> Result<(KeySet, bool), String> {
         #[derive(Deserialize)]
         struct Discovery {
             issuer: String,
@@ -288,6 +295,8 @@ impl Provider {
             token_endpoint_auth_methods_supported: Vec<String>,
             #[serde(default)]
             authorization_response_iss_parameter_supported: bool,
+            #[serde(default)]
+            device_authorization_endpoint: Option<String>,
         }
         let issuer = &self.rules.issuer;
         let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
@@ -309,7 +318,7 @@ impl Provider {
             })));
         }
         let keys = Url::parse(&found.jwks_uri).map_err(|error| format!("{url}: jwks_uri: {error}"))?;
-        KeySet::parse(&self.get(keys).await?)
+        Ok((KeySet::parse(&self.get(keys).await?)?, found.device_authorization_endpoint.is_some()))
     }
 
     async fn get(&self, url: Url) -> Result<Vec<u8>, String> {

@@ -41,6 +41,7 @@ mod rest_events;
 mod rest_forms;
 mod rest_fuzz;
 mod rest_hostile;
+mod rest_identity;
 mod rest_limits;
 mod rest_list;
 mod rest_manage;

@@ -89,7 +89,7 @@ async fn every_operation_of_the_document_is_served_and_no_other() {
     let document = document(&server).await;
     assert_eq!(document["openapi"], "3.1.0");
     let all = operations(&document);
-    assert_eq!(all.len(), 17);
+    assert_eq!(all.len(), 19);
     for path in document["paths"].as_object().unwrap().keys() {
         let real = path.replace("{id}", "key_01h455vb4pex5vsknk084sn02q");
         for method in METHODS {
@@ -181,6 +181,9 @@ async fn responses_match_the_document() {
         ("POST", redeliver, "/api/events/none/redeliver", ROOT, none.clone(), 404),
         ("POST", "/api/v1/verify", "", ROOT, json!({"secret": own, "requiredScopes": []}), 200),
         ("POST", "/api/v1/verify", "", ROOT, json!({"secret": "x"}), 200),
+        ("GET", "/api/v1/whoami", "", ROOT, none.clone(), 200),
+        ("GET", "/api/v1/whoami", "", "", none.clone(), 401),
+        ("GET", "/.well-known/keyward", "", "", none.clone(), 200),
         ("GET", "/healthz", "", "", none.clone(), 200),
         ("GET", "/readyz", "", "", none, 200),
     ];

@@ -75,9 +75,11 @@ async fn an_unknown_method_is_405_with_the_known_ones_in_allow() {
     let one = format!("/api/api-keys/{ID}");
     let event = "/api/events/evt_01h455vb4pex5vsknk084sn02q";
     let (deliveries, redeliver) = (format!("{event}/deliveries"), format!("{event}/redeliver"));
-    let places: [(&str, &[&str]); 11] = [
+    let places: [(&str, &[&str]); 13] = [
         ("/api/v1/keys", &["GET", "POST", "DELETE", "PATCH"]),
         ("/api/v1/verify", &["POST"]),
+        ("/api/v1/whoami", &["GET"]),
+        ("/.well-known/keyward", &["GET"]),
         ("/api/api-keys", &["GET", "POST"]),
         (&one, &["GET", "DELETE", "PATCH"]),
         ("/api/events", &["GET"]),

@@ -102,6 +102,47 @@ fn no_files_import_each_other_in_a_circle() {
     assert!(found.is_empty(), "circles of imports:\n{}", found.join("\n"));
 }
 
+/// What a source of the client's command line must not name: the server's commands, and any room of the library but rules.
+fn breaches_of_client(files: &Files, module: &Module, text: &str) -> Vec<String> {
+    let source = Source::read(text, TestCode::Counts);
+    let server = files.imports(module, &source).into_iter().filter(|named| !named.starts_with(&client()));
+    let mut breaches: Vec<_> = server.map(|named| format!("may not use {}", named.join("::"))).collect();
+    let rooms = source.paths.iter().filter(|path| path.segments[0] == "keyward");
+    let rooms: BTreeSet<_> = rooms.filter_map(|path| path.segments.get(1)).collect();
+    let foreign = rooms.into_iter().filter(|room| *room != "domain" && *room != "json");
+    breaches.extend(foreign.map(|room| format!("may not use keyward::{room}")));
+    breaches
+}
+
+fn client() -> Module {
+    vec!["cli".to_owned(), "client".to_owned()]
+}
+
+/// A command of the client starts in milliseconds because it builds nothing of the server.
+#[test]
+fn the_client_needs_no_room_of_the_server() {
+    let [_, program] = crates();
+    let sources: Vec<_> = program.iter().filter(|(module, _)| module.starts_with(&client())).collect();
+    assert!(sources.len() > 10, "the client is somewhere else");
+    let found: Vec<_> = sources
+        .into_iter()
+        .flat_map(|(module, text)| {
+            let name = module.join("::");
+            breaches_of_client(&program, module, text).into_iter().map(move |breach| format!("{name} {breach}"))
+        })
+        .collect();
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    let module: Module = [client(), vec!["api".to_owned()]].concat();
+    for (text, breach) in [
+        ("use crate::cli::server::run;", "may not use cli::server"),
+        ("use keyward::store::Store;", "may not use keyward::store"),
+        ("use keyward::{domain::clock, app};", "may not use keyward::app"),
+    ] {
+        assert_eq!(breaches_of_client(&program, &module, text), [breach], "{text}");
+    }
+    assert_eq!(breaches_of_client(&program, &module, "use keyward::domain::clock::SystemClock;"), [""; 0]);
+}
+
 /// A crate with a file for each room, and two more in the store.
 fn rooms() -> Files {
     let rooms = MAY_USE.map(|(room, _)| format!("{room}/mod.rs"));

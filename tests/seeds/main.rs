@@ -10,4 +10,5 @@ mod support;
 mod nora;
 mod noro;
 mod norrix;
+mod norrix_cli;
 mod norrix_sessions;

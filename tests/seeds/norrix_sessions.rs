@@ -9,7 +9,7 @@
 //! | login via AWS Cognito | all of them: the claims are Cognito's |
 //! | specify an organization: `orgId`, `--org org_abc123` | `an_organization_is_chosen_for_one_call` |
 //! | the list shows "Created by" | `the_dashboard_creates_lists_and_revokes_keys` |
-//! | token storage, `sign-in`, `sign-out`, `whoami` | the product's own CLI, not the service |
+//! | token storage, `sign-in`, `sign-out`, `whoami`, and the rest of the command line | `norrix_cli.rs` |
 
 use serde_json::{Value, json};
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, reason = "each test target uses a part of this")]
 #![allow(clippy::disallowed_methods, reason = "a test of a real server runs on real time")]
 
+pub mod cli;
 pub mod dashboard;
 pub mod grpc;
 pub mod oidc;

@@ -31,6 +31,12 @@ impl Provider {
         Self::run(0, "first", &[])
     }
 
+    /// Starts one with these variables: see `provider.mjs`.
+    pub fn with_environment(environment: &[(&str, &str)]) -> Self {
+        let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        Self::run_with(0, "first", &[], &environment)
+    }
+
     /// Starts one with keys of these ids, of which the first signs; `ec…` is one on P-256.
     pub fn with_keys(ids: &str) -> Self {
         Self::run(0, ids, &[])
@@ -92,6 +98,11 @@ impl Provider {
             keys: first["keys"].as_array().unwrap().clone(),
             requests,
         }
+    }
+
+    /// How often a request like `POST /token` came.
+    pub fn requests(&self, request: &str) -> usize {
+        self.requests.lock().unwrap().iter().filter(|line| *line == request).count()
     }
 
     /// How often it was asked for its keys.

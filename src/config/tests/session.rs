@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::{good, keyspace, problems};
-use crate::domain::oidc::Algorithm;
+use crate::domain::oidc::{Algorithm, CliClient};
 
 /// A keyspace `x` and an issuer of it with more settings.
 fn session(more: &str) -> String {
@@ -39,6 +39,21 @@ fn a_session_issuer_is_read_with_its_defaults() {
 }
 
 #[test]
+fn the_client_of_command_lines_is_an_audience() {
+    assert_eq!(good(&session(CLAIMS)).issuers[0].cli, None);
+    let config = good(&session(&format!("{CLAIMS}cli = {{ client_id = \"cli\" }}")));
+    let issuer = &config.issuers[0];
+    let cli = CliClient { client_id: "cli".to_owned(), scopes: vec!["openid".to_owned()], ports: Vec::new() };
+    assert_eq!((&issuer.audiences, issuer.cli.as_ref()), (&vec!["dashboard".to_owned(), "cli".to_owned()], Some(&cli)));
+    let all = "cli = { client_id = \"dashboard\", scopes = [\"email\"], ports = [8976, 8977] }";
+    let config = good(&session(&format!("{CLAIMS}{all}")));
+    let issuer = &config.issuers[0];
+    let scopes = vec!["openid".to_owned(), "email".to_owned()];
+    let cli = CliClient { client_id: "dashboard".to_owned(), scopes, ports: vec![8976, 8977] };
+    assert_eq!((&issuer.audiences, issuer.cli.as_ref()), (&vec!["dashboard".to_owned()], Some(&cli)));
+}
+
+#[test]
 fn every_problem_of_a_session_issuer_is_reported() {
     for (more, problem) in [
         ("", "6: session.issuer[0]: claims is missing"),
@@ -50,6 +65,17 @@ fn every_problem_of_a_session_issuer_is_reported() {
         (&format!("{CLAIMS}cookie = \"a=b\""), "session.issuer[0].cookie: must be 1 to 128"),
         (&format!("{CLAIMS}subject_prefix = \"a b\""), "session.issuer[0].subject_prefix: must be at most 64"),
         (&format!("{CLAIMS}refresh = \"0s\""), "session.issuer[0].refresh: must be a length of time from 1s"),
+        (&format!("{CLAIMS}cli = {{}}"), "session.issuer[0].cli: client_id is missing"),
+        (&format!("{CLAIMS}cli = {{ client_id = \"\" }}"), "session.issuer[0].cli.client_id: must be 1 to 255"),
+        (&format!("{CLAIMS}cli = {{ client_id = \"c\", x = 1 }}"), "session.issuer[0].cli.x: unknown setting"),
+        (
+            &format!("{CLAIMS}cli = {{ client_id = \"c\", scopes = [\"a b\"] }}"),
+            "session.issuer[0].cli.scopes: must be at most 32",
+        ),
+        (
+            &format!("{CLAIMS}cli = {{ client_id = \"c\", ports = [0] }}"),
+            "session.issuer[0].cli.ports: each must be 1 to 65535",
+        ),
         (&format!("{CLAIMS}audience_of = 1"), "session.issuer[0].audience_of: unknown setting"),
     ] {
         let found = problems(&session(more));

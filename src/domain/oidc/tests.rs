@@ -19,6 +19,7 @@ fn issuer(organizations: &str, role: Option<&str>) -> Issuer {
         refresh: Duration::from_mins(15),
         allow_http: false,
         dashboard: None,
+        cli: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod create;
 mod get;
+mod identity;
 pub(crate) mod list;
 pub(crate) mod revoke;
 mod root;

@@ -10,6 +10,7 @@ pub(crate) mod error;
 mod events;
 pub(crate) mod extract;
 mod forward_auth;
+mod identity;
 mod layers;
 mod openapi;
 mod probes;
@@ -24,5 +25,6 @@ mod verify;
 
 pub use self::{
     layers::HttpHandler,
+    request::Published,
     router::{Rest, Routes},
 };

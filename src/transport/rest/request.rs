@@ -23,12 +23,23 @@ use crate::{
     },
 };
 
+/// What command lines are told beside the keyspaces.
+#[derive(Debug, Clone, Default)]
+pub struct Published {
+    /// Where gRPC is served; `None` if it listens on every address.
+    pub grpc: Option<String>,
+    /// The dashboard's URL, or its path where its URL is not configured; `None` without a dashboard.
+    pub dashboard: Option<String>,
+}
+
 /// What all requests share.
 pub(crate) struct RestState {
     /// The use cases.
     pub(crate) service: Arc<Services>,
     /// The settings of `[http]`.
     pub(crate) http: Http,
+    /// What command lines are told of the other listeners.
+    pub(crate) published: Published,
     /// The OpenAPI document.
     pub(crate) document: Bytes,
     /// The text of `/metrics`.
@@ -93,6 +104,11 @@ impl RequestContext {
     /// The settings of `[http]`.
     pub(crate) fn http(&self) -> &Http {
         &self.0.state.http
+    }
+
+    /// What command lines are told of the other listeners.
+    pub(crate) fn published(&self) -> &Published {
+        &self.0.state.published
     }
 
     /// The OpenAPI document.

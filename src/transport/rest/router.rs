@@ -17,10 +17,10 @@ use utoipa_axum::{
 use super::{
     api_keys,
     error::RestError,
-    events, forward_auth,
+    events, forward_auth, identity,
     layers::{self, HttpHandler},
     openapi, probes,
-    request::{RequestContext, RestState},
+    request::{Published, RequestContext, RestState},
     scrape::MetricsText,
     self_service, verify,
 };
@@ -46,10 +46,10 @@ pub struct Rest {
 
 impl Rest {
     /// Serves these use cases.
-    pub fn new(service: Arc<Services>, http: Http) -> Self {
+    pub fn new(service: Arc<Services>, http: Http, published: Published) -> Self {
         let document = openapi::document(table(Routes::All).into_openapi());
         let document = Bytes::from(document);
-        let state = Arc::new(RestState { service, http, document, metrics_text: MetricsText::new() });
+        let state = Arc::new(RestState { service, http, published, document, metrics_text: MetricsText::new() });
         Self { state, pages: Router::new() }
     }
 
@@ -87,6 +87,8 @@ fn table(routes: Routes) -> OpenApiRouter {
             .routes(call("list_deliveries", routes!(events::deliveries)))
             .routes(call("redeliver", routes!(events::redeliver)))
             .routes(call("verify", routes!(verify::verify)))
+            .routes(call("whoami", routes!(identity::whoami)))
+            .routes(call("discovery", routes!(identity::discovery)))
             // Not in the document: gateways call these, with any method, and no client does.
             .route("/forward-auth/{kind}/{keyspace}", any(forward_auth::decide))
             .route("/forward-auth/{kind}/{keyspace}/{environment}", any(forward_auth::decide))

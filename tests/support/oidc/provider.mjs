@@ -11,6 +11,7 @@ import { createServer } from 'node:http';
 import { Provider } from 'oidc-provider';
 
 const ids = (process.env.KEY_IDS ?? 'first').split(',');
+const deviceFlow = process.env.DEVICE_FLOW !== 'off';
 const former = JSON.parse(process.env.KEYS ?? '[]');
 
 function make(kid, index) {
@@ -48,7 +49,9 @@ server.listen(Number(process.argv[2] ?? 0), '127.0.0.1', () => {
         client_id: 'cli',
         application_type: 'native',
         token_endpoint_auth_method: 'none',
-        grant_types: ['authorization_code', 'refresh_token', 'urn:ietf:params:oauth:grant-type:device_code'],
+        grant_types: ['authorization_code', 'refresh_token'].concat(
+          deviceFlow ? 'urn:ietf:params:oauth:grant-type:device_code' : [],
+        ),
         response_types: ['code'],
         redirect_uris: ['http://127.0.0.1/callback'],
       },
@@ -81,7 +84,7 @@ server.listen(Number(process.argv[2] ?? 0), '127.0.0.1', () => {
     },
     features: {
       devInteractions: { enabled: true },
-      deviceFlow: { enabled: process.env.DEVICE_FLOW !== 'off' },
+      deviceFlow: { enabled: deviceFlow },
       revocation: { enabled: true },
       clientCredentials: { enabled: true },
       resourceIndicators: {

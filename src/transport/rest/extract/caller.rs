@@ -139,6 +139,9 @@ pub(crate) struct SelfRevoker(pub(in crate::transport::rest) Arc<KeyCaller>);
 /// A product's key that may change its own settings.
 pub(crate) struct SelfServiceKey(pub(in crate::transport::rest) Arc<KeyCaller>);
 
+/// Any caller with a credential, also a session.
+pub(crate) struct KnownCaller(pub(in crate::transport::rest) Caller);
+
 /// A caller that may verify keys: of these keyspaces, or of all.
 pub(crate) struct Verifier(pub(in crate::transport::rest) Option<Arc<AllowedKeyspaces>>);
 
@@ -186,6 +189,12 @@ impl SelfServiceKey {
     }
 }
 
+impl KnownCaller {
+    async fn extract(context: &RequestContext, parts: &Parts) -> Result<Self> {
+        known_caller(context, parts, WITH_SESSIONS).await.map(Self)
+    }
+}
+
 impl Verifier {
     async fn extract(context: &RequestContext, parts: &Parts) -> Result<Self> {
         access::may_verify(&known_caller(context, parts, NO_SESSIONS).await?).map(Self)
@@ -229,4 +238,4 @@ macro_rules! extractors {
     )*};
 }
 
-extractors!(AnyCaller OwnId SelfRevoker SelfServiceKey Verifier Manager KeyManager KeyRevoker);
+extractors!(AnyCaller KnownCaller OwnId SelfRevoker SelfServiceKey Verifier Manager KeyManager KeyRevoker);

@@ -117,11 +117,12 @@ secret counts only in the header that the keyspace of its prefix reads; two secr
 method of a path is 405, any other path 404 (`no_such_path`), both in the shape of Error. Every answer has an \
 x-request-id, and none may be cached.";
 
-const TAGS: [(&str, &str); 5] = [
+const TAGS: [(&str, &str); 6] = [
     ("own key", "What a key does with itself."),
     ("management", "For admin keys, sessions of owners and admins, and operators."),
     ("events", "The audit log, for admin keys, sessions of owners and admins, and operators."),
     ("verify", "For services."),
+    ("identity", "Who a caller is, and what a command line has to know."),
     ("operation", "For orchestrators and scrapers; no credential."),
 ];
 

@@ -1,0 +1,7 @@
+//! `keys`.
+
+pub mod create;
+pub mod revoke;
+pub mod show;
+pub mod verify;
+pub mod webhook;

@@ -1,0 +1,102 @@
+//! `keys revoke`: returns once a key is certain to be dead on every replica.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::super::list::organization;
+use crate::cli::client::{
+    api::Api,
+    args::Revoke,
+    environment::Environment,
+    failure::{Exit, Failure, Result},
+    http::Repeat,
+    output::{Format, Listing},
+    terminal,
+    text::escape,
+};
+
+/// Pause before a revocation is asked about again.
+const PENDING_INTERVAL: Duration = Duration::from_millis(500);
+
+pub async fn revoke(environment: &Environment, arguments: &Revoke) -> Result {
+    let screen = &environment.screen;
+    let organization = organization(environment)?;
+    let mut api = Api::connect(environment).await?;
+    if !environment.yes {
+        let question = question(environment, &mut api, &arguments.ids, &organization).await?;
+        terminal::confirm(screen, &question).await?;
+    }
+    let mut failed = None;
+    let mut listing = Listing::new(screen, environment.asked_format().unwrap_or(Format::Jsonl), &[]);
+    for id in &arguments.ids {
+        let start = Instant::now();
+        match screen.wait("revoking", until_certain(environment, &mut api, id, &organization, arguments)).await {
+            Ok(key) => {
+                if environment.asked_format().is_some_and(|format| format != Format::Table) {
+                    listing.page(std::slice::from_ref(&key))?;
+                }
+                let name = key["name"].as_str().map(|name| format!(" ({})", escape(name))).unwrap_or_default();
+                let took = start.elapsed().as_millis();
+                screen.note(format!("Revoked {}{name}: certain on every replica after {took} ms.", escape(id)));
+            }
+            Err(failure) => {
+                screen.failed(&format!("{}: {}", escape(id), failure.message));
+                failed = Some(failure.exit);
+            }
+        }
+    }
+    if environment.asked_format().is_some_and(|format| format != Format::Table) {
+        listing.finish()?;
+    }
+    failed.map_or(Ok(()), |exit: Exit| Err(Failure::silent(exit)))
+}
+
+/// Asks by name.
+async fn question(environment: &Environment, api: &mut Api<'_>, ids: &[String], organization: &str) -> Result<String> {
+    if !environment.screen.can_ask {
+        return Ok("Revoking is for good.".to_owned());
+    }
+    let mut named = Vec::new();
+    for id in ids {
+        let key = api.get(&["api", "api-keys", id], &[("orgId", organization)]).await?;
+        let name = key["name"].as_str().unwrap_or("a key without a name");
+        named.push(format!("\"{}\" ({}, {})", escape(name), escape(id), key["status"].as_str().unwrap_or_default()));
+    }
+    Ok(format!("Revoke {} for good?", named.join(" and ")))
+}
+
+/// Repeats a revocation that is not certain yet. Revoking again changes nothing and waits for the same certainty.
+async fn until_certain(
+    environment: &Environment,
+    api: &mut Api<'_>,
+    id: &str,
+    organization: &str,
+    arguments: &Revoke,
+) -> Result<Value> {
+    let body = arguments.reason.as_ref().map(|reason| json!({"reason": reason}));
+    let (path, query) = (["api", "api-keys", id], [("orgId", organization)]);
+    loop {
+        // Pending is answered with 503, and is not to be spent on the general retries, which know no certainty.
+        let answer = api.call(Method::DELETE, &path, &query, body.as_ref(), Repeat::OnlyIfRefused).await?;
+        let refusal = match answer {
+            Ok(key) => return Ok(key),
+            Err(refusal) => refusal,
+        };
+        let pending = refusal.code == "revocation_pending";
+        if !pending && refusal.code != "unavailable" {
+            return Err(api.explain(refusal));
+        }
+        if api.http.remaining() <= PENDING_INTERVAL {
+            let limit = environment.patience().as_secs();
+            return Err(Failure::new(if pending {
+                format!("revoked, but NOT YET CERTAIN on every replica after {limit} s: run the same command again")
+            } else {
+                format!("not certain to be revoked after {limit} s ({}): run the same command again", refusal.message)
+            }));
+        }
+        sleep(PENDING_INTERVAL).await;
+    }
+}

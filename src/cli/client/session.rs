@@ -1,0 +1,70 @@
+//! The session that is kept: its token, refreshed where it is about to expire.
+
+use reqwest::Url;
+
+use super::{
+    environment::Environment,
+    failure::{Failure, Result},
+    http::Http,
+    sign_in::oauth,
+    text::escape,
+    tokens::Tokens,
+};
+
+/// A token of the session that can be used now.
+///
+/// # Errors
+///
+/// Nobody is signed in, or the session is of another service.
+pub async fn id_token(environment: &Environment, http: &Http, base: &Url) -> Result<String> {
+    let name = &environment.product.name;
+    let Some(tokens) = environment.tokens()? else {
+        return Err(Failure::not_signed_in(format_args!("not signed in (environment {})", environment.name))
+            .hint(format_args!("Sign in with: {name} login{}", environment.flag()))
+            .hint(format_args!("Or set {}.", environment.product.variable("API_KEY"))));
+    };
+    // A session is shown to nobody but the service that it is for.
+    if tokens.url != base.as_str() {
+        return Err(Failure::not_signed_in(format_args!("signed in at {}, not at {base}", escape(&tokens.url)))
+            .hint(format_args!("Sign in there with: {name} login {base} --env NAME")));
+    }
+    if tokens.is_fresh() { Ok(tokens.id_token) } else { refresh(environment, http, &tokens.id_token).await }
+}
+
+/// Gets the next token in the place of `stale`. One process at a time does: a refresh token is good for one use.
+///
+/// # Errors
+///
+/// The issuer does not give one.
+pub async fn refresh(environment: &Environment, http: &Http, stale: &str) -> Result<String> {
+    let lock = environment.lock().await?;
+    let expired = |why: &str| Failure::not_signed_in(why).hint(environment.sign_in_hint());
+    let tokens = environment.tokens()?.ok_or_else(|| expired("the session was ended"))?;
+    // Another process was faster.
+    if tokens.id_token != stale && tokens.is_fresh() {
+        return Ok(tokens.id_token);
+    }
+    let Some(refresh_token) = &tokens.refresh_token else { return Err(expired("the session has expired")) };
+    let issuer = oauth::issuer(http, &tokens.issuer).await?;
+    let form = [
+        ("grant_type", "refresh_token"),
+        ("client_id", tokens.client_id.as_str()),
+        ("refresh_token", refresh_token.as_str()),
+    ];
+    match oauth::token(http, &issuer, &form).await? {
+        Ok(mut issued) => {
+            // An issuer that does not rotate gives none.
+            issued.refresh_token = issued.refresh_token.or_else(|| Some(refresh_token.clone()));
+            let base = Url::parse(&tokens.url).map_err(|_| expired("the session is damaged"))?;
+            let next: Tokens = oauth::accept(issued, &base, &issuer, &tokens.client_id, None)?.tokens;
+            environment.write_tokens(&next)?;
+            drop(lock);
+            Ok(next.id_token)
+        }
+        Err(refusal) if refusal.code == "invalid_grant" => {
+            environment.delete_tokens()?;
+            Err(expired("the session has ended: the issuer does not renew it"))
+        }
+        Err(refusal) => Err(expired(&format!("the issuer does not renew the session: {}", escape(&refusal.code)))),
+    }
+}
