@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "keyward.v1.VerifyStreamRequest",
             "keyward.v1.UpdateWebhookResponse",
             "envoy.service.auth.v3.AttributeContext.HttpRequest",
+            "keyward.v1.AttachLookUp",
         ])
         .extern_path(".google.rpc", "::tonic_types::pb")
         .codec_path("crate::transport::grpc::codec::ProtoCodec")

@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "keyward.v1.VerifyRequest",
             "keyward.v1.VerifyStreamRequest",
             "keyward.v1.UpdateWebhookResponse",
+            "keyward.v1.AttachLookUp",
         ])
         .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(descriptors)?;

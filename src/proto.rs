@@ -59,7 +59,7 @@ macro_rules! redacted {
     )*};
 }
 
-redacted!(CreateResponse VerifyRequest VerifyStreamRequest UpdateWebhookResponse);
+redacted!(CreateResponse VerifyRequest VerifyStreamRequest UpdateWebhookResponse AttachLookUp);
 
 // The headers hold the client's credential.
 impl fmt::Debug for envoy::service::auth::v3::attribute_context::HttpRequest {

@@ -27,6 +27,11 @@ impl Backoff {
     }
 }
 
+/// A delay of about this length: up to a quarter shorter.
+pub(crate) fn spread(length: Duration) -> Duration {
+    length.saturating_sub(jitter(length / 4))
+}
+
 /// A length of time that chance chooses, below `bound`.
 fn jitter(bound: Duration) -> Duration {
     // Each state has keys of its own, which the operating system's randomness has seeded.

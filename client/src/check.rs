@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{client::Client, error::Error, proto, verdict::Verdict};
+use crate::{attach::Asserted, client::Client, error::Error, proto, verdict::Verdict};
 
 /// A check of one secret. Await it for the verdict. What is not named is not asserted.
 #[must_use = "a check does nothing until it is awaited"]
@@ -18,7 +18,7 @@ pub struct Check<'a> {
     organization: &'a str,
     instance: &'a str,
     environment: &'a str,
-    scopes: Vec<&'a str>,
+    scopes: Scopes<'a>,
     cost: Option<u32>,
     timeout: Option<Duration>,
 }
@@ -32,7 +32,7 @@ impl<'a> Check<'a> {
             organization: "",
             instance: "",
             environment: "",
-            scopes: Vec::new(),
+            scopes: Scopes::default(),
             cost: None,
             timeout: None,
         }
@@ -71,7 +71,7 @@ impl<'a> Check<'a> {
 
     /// Scopes that the key must have, all of them.
     pub fn scopes(mut self, scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        self.scopes.extend(scopes);
+        scopes.into_iter().for_each(|scope| self.scopes.push(scope));
         self
     }
 
@@ -94,7 +94,7 @@ impl<'a> Check<'a> {
             organization: self.organization.to_owned(),
             instance: self.instance.to_owned(),
             environment: self.environment.to_owned(),
-            required_scopes: self.scopes.iter().map(|&scope| scope.to_owned()).collect(),
+            required_scopes: self.scopes.all().iter().map(|&scope| scope.to_owned()).collect(),
             cost: self.cost,
         }
     }
@@ -102,7 +102,10 @@ impl<'a> Check<'a> {
 
 impl fmt::Debug for Check<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Check").field("keyspace", &self.keyspace).field("scopes", &self.scopes).finish_non_exhaustive()
+        f.debug_struct("Check")
+            .field("keyspace", &self.keyspace)
+            .field("scopes", &self.scopes.all())
+            .finish_non_exhaustive()
     }
 }
 
@@ -111,25 +114,91 @@ impl<'a> IntoFuture for Check<'a> {
     type IntoFuture = CheckFuture<'a>;
 
     fn into_future(self) -> CheckFuture<'a> {
+        let asserted = Asserted {
+            keyspace: self.keyspace,
+            organization: self.organization,
+            instance: self.instance,
+            environment: self.environment,
+            scopes: self.scopes.all(),
+        };
+        if let Some(principal) = self.client.remembered(self.secret, &asserted) {
+            return CheckFuture(Progress::Decided(Some(Verdict::Valid(principal))));
+        }
         let (message, timeout) = (self.message(), self.timeout);
-        CheckFuture(Box::pin(self.client.call(message, timeout)))
+        CheckFuture(Progress::Asked(Box::pin(self.client.call(message, timeout))))
+    }
+}
+
+/// A few scopes, without an allocation.
+#[derive(Default)]
+struct Scopes<'a> {
+    few: [&'a str; 4],
+    count: usize,
+    /// All of them, if they are not few.
+    many: Vec<&'a str>,
+}
+
+impl<'a> Scopes<'a> {
+    fn push(&mut self, scope: &'a str) {
+        if let Some(place) = self.few.get_mut(self.count) {
+            *place = scope;
+            self.count += 1;
+            return;
+        }
+        if self.many.is_empty() {
+            self.many.extend(self.few);
+        }
+        self.many.push(scope);
+    }
+
+    fn all(&self) -> &[&'a str] {
+        if self.many.is_empty() { &self.few[..self.count] } else { &self.many }
     }
 }
 
 /// Waits for the verdict of a [`Check`].
 #[must_use = "futures do nothing until they are awaited"]
-pub struct CheckFuture<'a>(Pin<Box<dyn Future<Output = Result<Verdict, Error>> + Send + 'a>>);
+pub struct CheckFuture<'a>(Progress<'a>);
+
+enum Progress<'a> {
+    /// Memory has decided.
+    Decided(Option<Verdict>),
+    /// Keyward was asked.
+    Asked(Pin<Box<dyn Future<Output = Result<Verdict, Error>> + Send + 'a>>),
+}
 
 impl Future for CheckFuture<'_> {
     type Output = Result<Verdict, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx)
+        match &mut self.0 {
+            Progress::Decided(verdict) => match verdict.take() {
+                Some(verdict) => Poll::Ready(Ok(verdict)),
+                // Polled again after its end.
+                None => Poll::Pending,
+            },
+            Progress::Asked(call) => call.as_mut().poll(cx),
+        }
     }
 }
 
 impl fmt::Debug for CheckFuture<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CheckFuture")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scope_is_kept_in_order() {
+        let names = ["a", "b", "c", "d", "e", "f"];
+        for count in 0..=names.len() {
+            let mut scopes = Scopes::default();
+            names[..count].iter().for_each(|name| scopes.push(name));
+            assert_eq!(scopes.all(), &names[..count]);
+        }
     }
 }

@@ -1,19 +1,24 @@
 //! The client.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{service::interceptor::InterceptedService, transport::Channel};
 
 use crate::{
+    attach::{Asserted, AttachOptions, AttachStatus, Attached},
     backoff::Backoff,
     builder::ClientBuilder,
     check::Check,
     credential::Credential,
     endpoints::Endpoints,
-    error::{Error, ErrorKind},
+    error::{BuildError, Error, ErrorKind},
     proto::{self, key_service_client::KeyServiceClient},
-    verdict::Verdict,
+    verdict::{Principal, Verdict},
 };
 
 /// Delays between two rounds over all addresses: the first and the longest.
@@ -27,8 +32,9 @@ pub type KeyService = KeyServiceClient<InterceptedService<Channel, Credential>>;
 pub struct Client(Arc<Inner>);
 
 struct Inner {
-    endpoints: Endpoints,
+    endpoints: Arc<Endpoints>,
     timeout: Duration,
+    attached: OnceLock<Attached>,
 }
 
 impl Client {
@@ -38,7 +44,7 @@ impl Client {
     }
 
     pub(crate) fn new(endpoints: Endpoints, timeout: Duration) -> Self {
-        Self(Arc::new(Inner { endpoints, timeout }))
+        Self(Arc::new(Inner { endpoints: Arc::new(endpoints), timeout, attached: OnceLock::new() }))
     }
 
     /// Checks a secret. What the check asserts is added to it before it is awaited:
@@ -50,6 +56,30 @@ impl Client {
     /// ```
     pub fn verify<'a>(&'a self, secret: &'a str) -> Check<'a> {
         Check::new(self, secret)
+    }
+
+    /// Keeps valid keys in this process's memory from now on, under a lease of Keyward's: checks of them take less than a
+    /// microsecond. They are as strict as calls: Revoke waits for this client. Keys with a rate limit, and every verdict but
+    /// VALID, stay calls, and so does everything without a live lease. All clones of the client share the memory.
+    ///
+    /// A fork of this process has no lease. Do not snapshot, checkpoint or freeze the machine of an attached process.
+    ///
+    /// # Errors
+    ///
+    /// An option that is not good; a second call; a system without a clock that counts suspension (other than Linux).
+    pub fn attach(&self, options: AttachOptions) -> Result<(), BuildError> {
+        let attached = Attached::start(Arc::clone(&self.0.endpoints), options)?;
+        self.0.attached.set(attached).map_err(|_| BuildError::new("attach", "the client is attached already"))
+    }
+
+    /// Whether memory answers now, and how often it did not; none before [`Self::attach`].
+    pub fn attach_status(&self) -> Option<AttachStatus> {
+        self.0.attached.get().map(Attached::status)
+    }
+
+    /// The principal of a secret, if memory may answer and the key satisfies the check.
+    pub(crate) fn remembered(&self, secret: &str, asserted: &Asserted<'_>) -> Option<Principal> {
+        self.0.attached.get()?.verify(secret, asserted)
     }
 
     /// The generated client of every call, such as Create, List and Revoke, at the address whose turn it is. It adds the
@@ -72,7 +102,15 @@ impl Client {
             let endpoint = self.0.endpoints.next();
             match timeout_at(deadline, endpoint.check(message.clone())).await {
                 Err(_) => break,
-                Ok(Ok(response)) => return Verdict::of(response),
+                Ok(Ok(response)) => {
+                    let verdict = Verdict::of(response)?;
+                    if let (Some(attached), Verdict::Valid(principal)) = (self.0.attached.get(), &verdict)
+                        && principal.rate_limit().is_none()
+                    {
+                        attached.want(&message.secret);
+                    }
+                    return Ok(verdict);
+                }
                 Ok(Err(error)) if error.kind() == ErrorKind::Unavailable => last = Some(error),
                 Ok(Err(error)) => return Err(error),
             }

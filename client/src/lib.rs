@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod attach;
 mod backoff;
 mod builder;
 mod check;
@@ -15,6 +16,7 @@ mod stream;
 mod tls;
 mod verdict;
 
+pub use attach::{AttachOptions, AttachStatus, WhileAway};
 pub use builder::ClientBuilder;
 pub use check::{Check, CheckFuture};
 pub use client::{Client, KeyService};

@@ -22,4 +22,4 @@ macro_rules! redacted {
     )*};
 }
 
-redacted!(CreateResponse VerifyRequest VerifyStreamRequest UpdateWebhookResponse);
+redacted!(CreateResponse VerifyRequest VerifyStreamRequest UpdateWebhookResponse AttachLookUp);

@@ -158,21 +158,26 @@ pub struct Principal {
 }
 
 /// What a verdict tells of a key.
-struct KeyFacts {
+pub(crate) struct KeyFacts {
     id: String,
-    keyspace: String,
-    organization: String,
-    instance: String,
-    environment: String,
+    pub(crate) keyspace: String,
+    pub(crate) organization: String,
+    pub(crate) instance: String,
+    pub(crate) environment: String,
     name: String,
-    scopes: Vec<String>,
+    pub(crate) scopes: Vec<String>,
     created: SystemTime,
     expires: Option<SystemTime>,
     metadata: Vec<(String, String)>,
 }
 
 impl KeyFacts {
-    fn of(response: proto::VerifyResponse) -> Result<Self, Error> {
+    /// The facts in a response.
+    ///
+    /// # Errors
+    ///
+    /// A time that is out of range.
+    pub(crate) fn of(response: proto::VerifyResponse) -> Result<Self, Error> {
         let mut metadata: Vec<_> = response.metadata.into_iter().collect();
         metadata.sort();
         Ok(Self {
@@ -190,12 +195,27 @@ impl KeyFacts {
     }
 }
 
+impl KeyFacts {
+    /// Bytes that they take, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let texts = [&self.id, &self.keyspace, &self.organization, &self.instance, &self.environment, &self.name];
+        let scopes = self.scopes.iter().map(|scope| scope.len() + size_of::<String>());
+        let metadata = self.metadata.iter().map(|(name, value)| name.len() + value.len() + 2 * size_of::<String>());
+        size_of::<Self>() + texts.iter().map(|text| text.len()).chain(scopes).chain(metadata).sum::<usize>()
+    }
+}
+
 /// A text that is there, or none.
 fn named(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 
 impl Principal {
+    /// The principal of a key in memory, which has no rate limit.
+    pub(crate) fn of_memory(key: Arc<KeyFacts>) -> Self {
+        Self { key, rate_limit: None }
+    }
+
     /// The key's id, such as `key_01h455vb4pex5vsknk084sn02q`. Safe to log.
     pub fn key_id(&self) -> &str {
         &self.key.id
@@ -298,8 +318,13 @@ fn time(time: prost_types::Timestamp) -> Result<SystemTime, Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The facts of a key with this id.
+    pub(crate) fn facts(id: &str) -> Arc<KeyFacts> {
+        Arc::new(KeyFacts::of(response(proto::Code::Valid.into(), id)).unwrap())
+    }
 
     fn response(code: i32, key_id: &str) -> proto::VerifyResponse {
         proto::VerifyResponse { code, key_id: key_id.into(), ..Default::default() }

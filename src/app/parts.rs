@@ -19,7 +19,7 @@ use crate::{
         permit_leases::PermitLeases,
         redis::{SharedLimiter, SharedOptions},
     },
-    replica::Replica,
+    replica::{Replica, attach::AttachRules},
     service::{ServiceDeps, ServiceOptions, Services, bootstrap, bulk::Bulk},
     session::Sessions,
     store::Store,
@@ -63,14 +63,20 @@ impl Parts {
                 Some(shared.map_err(|error| RunError::RateLimitStore(error.to_string()))?)
             }
         };
-        let replica = Arc::new(Replica::new(
+        let replica = Replica::new(
             Arc::clone(&store),
             Arc::clone(&registry),
             Arc::clone(&clock),
             config.replica.cache_bytes,
             opened.peers(),
             &runtime,
-        ));
+        );
+        let rules = AttachRules {
+            // A replica that renews at a third of its lease has two thirds left.
+            lease: config.attach.lease.min(config.replica.lease * 2 / 3),
+            max_clients: config.attach.max_clients,
+        };
+        let replica = Arc::new(replica.with_attach_rules(Arc::clone(&clock), rules));
         let sessions = Arc::new(Sessions::new(&config.issuers, &clock, &runtime).map_err(RunError::Sessions)?);
         let limiter = Arc::new(Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), shared));
         let options = ServiceOptions {

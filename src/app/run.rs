@@ -139,6 +139,8 @@ async fn start_services(
         let opened = open_with_retry(config, progress).await?;
         opened.migrate(progress).await?;
         let parts = Parts::build(config, &opened).await?;
+        // Before the first Revoke.
+        parts.services.attach.recall_earlier_grants().await?;
         Ok::<_, RunError>((opened, parts))
     };
     let Some(built) = stop.run_until_cancelled(building).await else { return Ok(None) };

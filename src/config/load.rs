@@ -5,6 +5,7 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc};
 use toml::de::DeTable;
 
 use super::{
+    attach::{self, AttachSettings},
     dashboard::{self, Dashboard},
     database::{self, Database},
     environment, events,
@@ -40,6 +41,8 @@ pub struct Config {
     pub tls: Option<TlsSettings>,
     /// `[replica]`
     pub replica: ReplicaSettings,
+    /// `[attach]`
+    pub attach: AttachSettings,
     /// `[http]`
     pub http: Http,
     /// `[dashboard]`
@@ -115,6 +118,7 @@ pub fn parse(
 fn read(root: &Section<'_>, layers: &Layers<'_>) -> Option<Config> {
     let database = database::read(&root.table(&database::TABLE));
     let replica = replica::read(&root.table(&replica::TABLE));
+    let attach = attach::read(&root.table(&attach::TABLE));
     let sections = root.list(&keyspace::settings::TABLE);
     let drafts = keyspace::read(&sections);
     let default = sections.is_empty().then(Keyspace::default_keyspace);
@@ -138,6 +142,7 @@ fn read(root: &Section<'_>, layers: &Layers<'_>) -> Option<Config> {
         server: server?,
         tls,
         replica: replica?,
+        attach: attach?,
         http: http?,
         dashboard: dashboard?,
         webhooks: webhooks?,

@@ -4,6 +4,7 @@
 //! such declaration, listed in its table, and a line that reads it; `config/keyward.toml` and the tables of the
 //! documents are generated from the declarations.
 
+mod attach;
 mod dashboard;
 mod database;
 mod environment;
@@ -29,6 +30,7 @@ mod tls;
 mod webhooks;
 
 pub use self::{
+    attach::AttachSettings,
     dashboard::Dashboard,
     database::{Database, DatabaseUrl},
     http::Http,

@@ -190,10 +190,15 @@ pub struct PendingUses {
 impl PendingUses {
     /// Counts one use. Returns whether the caller must queue the entry for the next flush.
     pub fn record(&self, now: Micros) -> bool {
-        self.last.fetch_max(now, Ordering::Relaxed);
+        self.record_many(now, 1)
+    }
+
+    /// Counts uses, the last of which was at `last`. Returns whether the caller must queue the entry for the next flush.
+    pub(crate) fn record_many(&self, last: Micros, count: u32) -> bool {
+        self.last.fetch_max(last, Ordering::Relaxed);
         // Sequentially consistent with `take`: either `take` sees this count, or this call sees that the entry has left
         // the queue and queues it again.
-        self.count.fetch_add(1, Ordering::SeqCst);
+        self.count.fetch_add(count, Ordering::SeqCst);
         !self.queued.load(Ordering::SeqCst) && !self.queued.swap(true, Ordering::SeqCst)
     }
 

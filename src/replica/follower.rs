@@ -7,7 +7,7 @@
 //!    extends nothing;
 //! 3. **apply** the changes;
 //! 4. **extend** the lease, counted from before the renewal was sent;
-//! 5. **report** the revision.
+//! 5. **report** the revision, once attached clients are done with it.
 //!
 //! If the changes were read before the renewal, a revocation could commit in between. Its Revoke would wait for the old
 //! lease only, and this replica would go on answering from its cache under the renewed one.
@@ -16,13 +16,14 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Replica,
+    attach::Attachments,
     cache::KeyCache,
     fault_injection,
     lease::Lease,
@@ -41,6 +42,9 @@ const RETRY_DELAY: Duration = Duration::from_millis(100);
 pub struct Follower<F> {
     feed: F,
     cache: Arc<KeyCache>,
+    /// Outlives memberships, as the grants of attached clients do.
+    attachments: Arc<Attachments>,
+    attach_progress: watch::Receiver<u64>,
     pub(super) lease: Arc<Lease>,
     /// [`Replica::membership_error`].
     error: Arc<Mutex<Option<StoreError>>>,
@@ -84,7 +88,23 @@ impl<F: ChangeFeed> Follower<F> {
         let (cache, lease) = (Arc::clone(&replica.cache), Arc::clone(&replica.lease));
         let wake = Arc::clone(&replica.follower_wake);
         let error = Arc::clone(&replica.membership_error);
-        Self { feed, cache, lease, error, clock, entropy, lease_length, wake, stop, peers: PeerTracker::default() }
+        let attachments = Arc::clone(&replica.attachments);
+        let attach_progress = attachments.subscribe();
+        let peers = PeerTracker::default();
+        Self {
+            feed,
+            cache,
+            attachments,
+            attach_progress,
+            lease,
+            error,
+            clock,
+            entropy,
+            lease_length,
+            wake,
+            stop,
+            peers,
+        }
     }
 
     /// Joins and follows until it is stopped; then leaves.
@@ -110,6 +130,10 @@ impl<F: ChangeFeed> Follower<F> {
             if fault_injection::disabled("leave_order") {
                 let _ = self.feed.remove(member.id, None).await;
             }
+            if matches!(end, MembershipEnd::Stopped) {
+                // Attached clients answer as long as their grants last.
+                self.attachments.leave().await;
+            }
             // End the lease before removing the row: once the row is gone, no Revoke waits for this replica.
             self.lease.end();
             match end {
@@ -119,7 +143,10 @@ impl<F: ChangeFeed> Follower<F> {
                 }
                 MembershipEnd::Lost(why) => {
                     tracing::warn!(why, "replica rejoining");
-                    connected = self.feed.remove(member.id, None).await.is_ok();
+                    // Nothing is granted any more. While a grant runs, the row stays, so that Revokes wait for it; peers
+                    // remove it, or this replica as a peer of its former self.
+                    let runs = self.attachments.outstanding() > 0 && !fault_injection::disabled("attach_lost_row");
+                    connected = runs || self.feed.remove(member.id, None).await.is_ok();
                 }
             }
         }
@@ -152,11 +179,13 @@ impl<F: ChangeFeed> Follower<F> {
         if !fault_injection::disabled("join_clear") {
             self.cache.clear();
         }
+        let told = self.attachments.clear();
         self.lease.extend(self.deadline(before));
         *self.error.lock() = None;
         self.peers = PeerTracker::default();
         tracing::info!(replica = %id, revision = seen, "joined");
         let mut member = Membership::joined(id, seen, last_change);
+        member.told.push_back((seen, told));
         self.report(&mut member).await?;
         Ok(member)
     }
@@ -169,6 +198,7 @@ impl<F: ChangeFeed> Follower<F> {
             let renew = tokio::select! {
                 () = self.stop.cancelled() => return MembershipEnd::Stopped,
                 () = self.wake.notified() => Instant::now() >= renewal,
+                () = self.attachments.progress(&mut self.attach_progress), if !member.told.is_empty() => false,
                 () = tokio::time::sleep_until(renewal) => true,
             };
             let began = Instant::now();
@@ -293,6 +323,8 @@ impl<F: ChangeFeed> Follower<F> {
                 fault_injection::inject_panic("follower_apply");
                 if !fault_injection::disabled("apply") {
                     self.cache.invalidate(digest);
+                    // After its own memory, and before its own lease is extended.
+                    member.told.push_back((*revision, self.attachments.apply(digest)));
                 }
                 (member.seen, member.last_change) = (*revision, Some(*digest));
             }
@@ -303,9 +335,10 @@ impl<F: ChangeFeed> Follower<F> {
     }
 
     async fn report(&mut self, member: &mut Membership) -> Result<(), StoreError> {
-        if member.seen > member.reported {
-            self.feed.report(member.id, member.seen).await?;
-            member.reported = member.seen;
+        let seen = member.done(self.attachments.done());
+        if seen > member.reported {
+            self.feed.report(member.id, seen).await?;
+            member.reported = seen;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! changes to the [`cache`]; Verify reads the cache only while the lease holds; Revoke waits ([`revocation_wait`]) until
 //! no replica can answer from an older state.
 
+pub mod attach;
 pub mod cache;
 pub mod cached_key;
 pub mod fault_injection;
@@ -27,6 +28,7 @@ use tokio::{
 };
 
 use self::{
+    attach::{AttachRules, Attachments},
     cache::{ChangeSeq, KeyCache},
     cached_key::CachedKey,
     lease::Lease,
@@ -61,6 +63,8 @@ pub struct Replica {
     pub usage: UsageLog,
     /// Refusals by rate limits that are not in the audit log yet.
     pub rate_limit_events: RateLimitEventLog,
+    /// Clients that hold keys in their own memory.
+    pub attachments: Arc<Attachments>,
     /// Wakes this replica's follower, because there may be changes to read.
     pub follower_wake: Arc<Notify>,
     lookups: Lookups,
@@ -126,15 +130,35 @@ impl Replica {
         let cache = Arc::new(KeyCache::new(cache_bytes));
         let revocation_wait =
             (peers == PeerMode::Replicated).then(|| RevocationWait::start(Arc::clone(&store), runtime));
+        let lease = Arc::new(Lease::new(Arc::clone(&clock)));
+        let attachments = Attachments::new(clock, Arc::clone(&cache), Arc::clone(&lease), AttachRules::default());
         Self {
             lookups: Lookups::start(store, Arc::clone(&cache), registry, runtime),
             cache,
-            lease: Arc::new(Lease::new(clock)),
+            lease,
+            attachments: Arc::new(attachments),
             membership_error: Arc::default(),
             usage: UsageLog::default(),
             rate_limit_events: RateLimitEventLog::default(),
             follower_wake: Arc::default(),
             revocation_wait,
+        }
+    }
+
+    /// The replica with other bounds of attached clients.
+    #[must_use]
+    pub fn with_attach_rules(mut self, clock: Arc<dyn Clock>, rules: AttachRules) -> Self {
+        let attachments = Attachments::new(clock, Arc::clone(&self.cache), Arc::clone(&self.lease), rules);
+        self.attachments = Arc::new(attachments);
+        self
+    }
+
+    /// Applies a change that this process has committed: clears its own memory of the key. Where no follower does it, also
+    /// tells attached clients.
+    pub(crate) fn apply_own_change(&self, digest: &Digest) {
+        self.cache.invalidate(digest);
+        if !self.has_peers() {
+            self.attachments.apply(digest);
         }
     }
 
@@ -176,15 +200,19 @@ impl Replica {
         self.revocation_wait.is_some()
     }
 
-    /// Waits until no replica can answer from a state before `revision`. Call this after the change was committed. Returns
-    /// how many replicas there are.
+    /// Waits until no replica, and no client of one, can answer from a state before `revision`. Call this after the change
+    /// was committed and applied. Returns how many replicas there are.
     pub(crate) async fn wait_for_replicas(&self, revision: i64) -> usize {
         match &self.revocation_wait {
             Some(revocation_wait) => {
                 self.follower_wake.notify_one();
                 revocation_wait.wait(revision).await
             }
-            None => 1,
+            None => {
+                // Also for a repeated Revoke: the clients may not be done with the first one.
+                self.attachments.wait().await;
+                1
+            }
         }
     }
 

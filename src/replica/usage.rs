@@ -39,6 +39,13 @@ impl UsageLog {
         }
     }
 
+    /// Records uses that an attached client reports.
+    pub(crate) fn record_many(&self, entry: &Arc<CachedKey>, last: Micros, count: u32) {
+        if entry.uses.record_many(last, count) {
+            self.queue(entry);
+        }
+    }
+
     fn queue(&self, entry: &Arc<CachedKey>) {
         let mut queued = self.queued.lock();
         if queued.len() < MAX_QUEUED {

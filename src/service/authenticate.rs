@@ -18,6 +18,7 @@ use crate::{
     domain::{
         access,
         caller::{AuthMethod, Caller, KeyCaller},
+        clock::Micros,
         error::{Error, ErrorKind, Result},
         key::{Digest, KeyId},
         keyspace::{AllowedKeyspaces, RESERVED_KEYSPACE, ROOT_SCOPE, Registry, VERIFY_SCOPE},
@@ -220,6 +221,26 @@ impl Authenticator {
         let context = CallContext { deadline, host_environment: "", client: None };
         let authenticated = self.authenticate_any(credential, AuthMode::WithoutLimit, context).await?;
         access::may_verify(&authenticated.caller)
+    }
+
+    /// [`Self::authorize_verify`] for a caller that attaches; also when its credential expires, if it does.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::authorize_verify`]. A session token is no credential here: it has no revocation that could be told.
+    pub(super) async fn authorize_attach(
+        &self,
+        credential: &str,
+        deadline: Instant,
+    ) -> Result<(Option<Arc<AllowedKeyspaces>>, Option<Micros>)> {
+        if self.is_root(credential) {
+            return Ok((None, None));
+        }
+        let check = Check { secret: credential, cost: AuthMode::WithoutLimit.cost(), ..Check::default() };
+        let verdict = self.evaluator.decide(&check, None, deadline).await?;
+        let admitted = self.admit(&verdict, AuthMode::WithoutLimit)?;
+        let expires = verdict.key.as_ref().and_then(|key| key.expire_time());
+        Ok((access::may_verify(&admitted.caller)?, expires))
     }
 
     /// [`Self::authorize_verify`] as far as memory goes; none where that needs a look-up.

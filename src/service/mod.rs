@@ -3,6 +3,7 @@
 //! [`Services`] is what the composition root builds and a transport gets. Each service in it holds what it uses itself;
 //! what several of them share is behind an `Arc`.
 
+pub mod attach;
 pub(crate) mod audit;
 pub(crate) mod authenticate;
 pub mod bootstrap;
@@ -27,11 +28,12 @@ pub mod verify;
 
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::OnceCell};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::context::CallContext;
 use self::{
+    attach::AttachService,
     audit::AuditLog,
     authenticate::Authenticator,
     bulk::Bulk,
@@ -77,6 +79,8 @@ pub struct Services {
     pub verify: Verifier,
     /// Decides for gateways.
     pub gateways: Gateways,
+    /// Opens sessions of clients that hold keys in their own memory.
+    pub attach: Arc<AttachService>,
     /// Authenticates callers.
     pub auth: Arc<Authenticator>,
     /// Creates, reads, lists, changes and revokes keys.
@@ -250,6 +254,15 @@ impl Services {
             lifetimes,
             runtime,
         });
+        let attach = Arc::new(AttachService {
+            evaluator: Arc::clone(&evaluator),
+            auth: Arc::clone(&auth),
+            replica: Arc::clone(&replica),
+            registry: Arc::clone(&registry),
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            written: OnceCell::new(),
+        });
         let gateways = Gateways {
             evaluator: Arc::clone(&evaluator),
             auth: Arc::clone(&auth),
@@ -264,6 +277,7 @@ impl Services {
             clock: Arc::clone(&clock),
         };
         Self {
+            attach,
             gateways,
             dashboard,
             overview,

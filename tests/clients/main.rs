@@ -1,10 +1,14 @@
 //! The Rust client against real servers, and against servers that misbehave as a real one cannot be made to.
 
+mod attach;
+mod attach_protocol;
 mod calls;
 mod layer_axum;
 mod layer_tonic;
 mod misbehaving;
 mod package;
+#[path = "../support/proxy.rs"]
+mod proxy;
 #[path = "../support/mod.rs"]
 mod support;
 

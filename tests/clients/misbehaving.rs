@@ -123,6 +123,16 @@ impl KeyService for Fake {
         Err(Status::unimplemented(""))
     }
 
+    type AttachStream = tokio_stream::Empty<Result<proto::AttachResponse, Status>>;
+
+    async fn attach(
+        &self,
+        _: Request<Streaming<proto::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        // An older version has no such call.
+        Err(Status::unimplemented(""))
+    }
+
     async fn update_webhook(
         &self,
         _: Request<proto::UpdateWebhookRequest>,
@@ -148,7 +158,7 @@ fn failed(code: tonic::Code) -> Outcome {
 fn client(addresses: &[SocketAddr], timeout: Duration) -> Client {
     let mut urls = addresses.iter().map(|address| format!("http://{address}"));
     let builder = Client::builder(urls.next().unwrap()).credential("kw_x").timeout(timeout);
-    urls.fold(builder, |builder, url| builder.endpoint(url)).build().unwrap()
+    urls.fold(builder, keyward_client::ClientBuilder::endpoint).build().unwrap()
 }
 
 /// Long enough on a busy machine.
@@ -288,4 +298,17 @@ async fn an_address_that_comes_back_is_used_again() {
         assert!(start.elapsed() < LONG, "not used again");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_a_version_without_attach_is_asked_by_calls() {
+    let (fake, address) = Fake::start(|_| Some(Ok(valid()))).await;
+    let client = client(&[address], LONG);
+    client.attach(keyward_client::AttachOptions::default()).unwrap();
+    for _ in 0..20 {
+        assert!(client.verify("ak_1").await.unwrap().is_valid());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let status = client.attach_status().unwrap();
+    assert_eq!((fake.checks(), status.live, status.calls_without_lease), (20, false, 20));
 }

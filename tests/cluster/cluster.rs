@@ -56,6 +56,8 @@ pub struct Replica {
     start: Start,
     server: Mutex<Option<Server>>,
     client: RwLock<Client>,
+    /// Made at its first use: most tests have no attached clients.
+    attached: Mutex<Option<keyward_client::Client>>,
 }
 
 impl Replica {
@@ -63,12 +65,24 @@ impl Replica {
         let proxy = Proxy::start(database.address()).await;
         let server = serve(&proxy, &start).expect("the replica starts");
         let client = RwLock::new(client(&server));
-        Self { proxy, start, server: Mutex::new(Some(server)), client }
+        Self { proxy, start, server: Mutex::new(Some(server)), client, attached: Mutex::default() }
     }
 
     /// A client on an existing connection.
     pub fn client(&self) -> Client {
         self.client.read().unwrap().clone()
+    }
+
+    /// A client that is attached to it.
+    pub fn attached(&self) -> keyward_client::Client {
+        // While no process runs, there is nobody at this address either.
+        let address = self.server.lock().unwrap().as_ref().map(|server| server.grpc.clone());
+        let mut made = self.attached.lock().unwrap();
+        match (&*made, address) {
+            (Some(client), _) => client.clone(),
+            (None, None) => attached("127.0.0.1:1"),
+            (None, Some(address)) => made.insert(attached(&address)).clone(),
+        }
     }
 
     /// Calls a function with the process.
@@ -97,6 +111,7 @@ impl Replica {
         let server = serve(&self.proxy, &self.start)?;
         *self.client.write().unwrap() = client(&server);
         *self.server.lock().unwrap() = Some(server);
+        *self.attached.lock().unwrap() = None;
         Ok(())
     }
 
@@ -179,6 +194,23 @@ fn serve(proxy: &Proxy, start: &Start) -> Result<Server, String> {
 fn client(server: &Server) -> Client {
     let endpoint = Channel::from_shared(format!("http://{}", server.grpc)).expect("an address");
     KeyServiceClient::new(endpoint.tcp_nodelay(true).connect_lazy())
+}
+
+fn attached(address: &str) -> keyward_client::Client {
+    let client = keyward_client::Client::builder(format!("http://{address}")).credential(ROOT).build();
+    let client = client.expect("a client");
+    client.attach(keyward_client::AttachOptions::default()).expect("it attaches");
+    client
+}
+
+/// The verdict of an attached client on a secret, with a deadline.
+pub async fn attached_code(client: &keyward_client::Client, secret: &str, bound: Duration) -> Result<Code, Status> {
+    match client.verify(secret).timeout(bound).await {
+        Ok(verdict) if verdict.is_valid() => Ok(Code::Valid),
+        // Which other verdict it is makes no difference here.
+        Ok(_) => Ok(Code::Revoked),
+        Err(error) => Err(Status::unavailable(error.to_string())),
+    }
 }
 
 /// Replicas on one Postgres.

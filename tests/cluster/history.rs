@@ -48,6 +48,8 @@ pub struct History {
     pub pending: AtomicU64,
     /// Revokes that ended without OK for another reason: cancelled, cut off, or unavailable.
     pub unanswered: AtomicU64,
+    /// Checks by attached clients, which are among all others below.
+    pub attached: AtomicU64,
     /// VALID answers to checks that started before the Revoke returned.
     pub valid_before: AtomicU64,
     /// Other answers to checks that started after the Revoke returned.
@@ -113,6 +115,7 @@ impl History {
             "revocations {} (pending {}, cancelled or without a verdict {})\n\
              checks after revocation: refused {}, without a verdict {}, VALID {}\n\
              checks before: VALID {}, without a verdict {}\n\
+             checks by attached clients: {}\n\
              faults: {}\n\
              Revoke without faults: {} calls, median {:?}, p99 {:?}",
             count(&self.revocations),
@@ -123,6 +126,7 @@ impl History {
             self.violations.lock().unwrap().len(),
             count(&self.valid_before),
             count(&self.undecided_before),
+            count(&self.attached),
             faults.join(", "),
             latencies.len(),
             at(0.5),

@@ -15,7 +15,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tonic::Code as Rpc;
 
 use crate::{
-    cluster::{Replica, code},
+    cluster::{Replica, attached_code, code},
     history::{History, Key},
     support::{
         grpc::Refusal,
@@ -65,9 +65,21 @@ impl Load {
         answer.is_ok()
     }
 
+    /// The same by a client that is attached to the replica.
+    pub async fn check_attached(&self, replica: usize, key: &Key, bound: Duration) -> bool {
+        let client = self.replicas[replica].attached();
+        let revoked = key.is_revoked();
+        let started = Instant::now();
+        let answer = attached_code(&client, &key.secret, bound).await;
+        self.history.attached.fetch_add(1, Ordering::Relaxed);
+        self.history.checked(replica, key, revoked, started, &answer);
+        answer.is_ok()
+    }
+
     /// Verifies a key on every replica concurrently.
     pub async fn check_everywhere(&self, key: &Key, bound: Duration) {
         join_all((0..self.replicas.len()).map(|replica| self.check(replica, key, bound))).await;
+        join_all((0..self.replicas.len()).map(|replica| self.check_attached(replica, key, bound))).await;
     }
 
     /// The recent keys, the latest last.
@@ -98,7 +110,13 @@ impl Load {
                 continue;
             };
             let bound = Duration::from_millis(if random.random_bool(0.05) { 2 } else { 3_000 });
-            if random.random_bool(0.05) {
+            if random.random_bool(0.5) {
+                if !self.check_attached(replica, &key, bound).await {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                // Memory answers without waiting for anything.
+                tokio::task::yield_now().await;
+            } else if random.random_bool(0.05) {
                 let deadline = Duration::from_micros(random.random_range(0..3_000));
                 let _ = tokio::time::timeout(deadline, self.check(replica, &key, bound)).await;
             } else if !self.check(replica, &key, bound).await {
@@ -130,7 +148,10 @@ impl Load {
                 // Do not wait for these: a paused replica answers only after it continues.
                 for replica in 0..self.replicas.len() {
                     let (load, key) = (Arc::clone(&self), Arc::clone(&key));
-                    tokio::spawn(async move { load.check(replica, &key, Duration::from_secs(4)).await });
+                    tokio::spawn(async move {
+                        load.check_attached(replica, &key, Duration::from_secs(4)).await;
+                        load.check(replica, &key, Duration::from_secs(4)).await;
+                    });
                 }
             }
         }

@@ -81,6 +81,9 @@ async fn no_verify_that_starts_after_revoke_returned_answers_valid() {
     }
 
     println!("{}", load.history.summary());
+    for replica in &load.replicas {
+        println!("attached client: {:?}", replica.attached().attach_status());
+    }
     let violations = load.history.violations.lock().unwrap();
     if !violations.is_empty() {
         for (number, replica) in load.replicas.iter().enumerate() {

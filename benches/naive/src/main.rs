@@ -162,6 +162,12 @@ impl KeyService for Naive {
         Err(Status::unimplemented("the naive twin only creates and verifies"))
     }
 
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<AttachResponse>> + Send>>;
+
+    async fn attach(&self, _: Request<Streaming<AttachRequest>>) -> Result<Response<Self::AttachStream>> {
+        Err(Status::unimplemented("the naive twin only creates and verifies"))
+    }
+
     async fn update_webhook(&self, _: Request<UpdateWebhookRequest>) -> Result<Response<UpdateWebhookResponse>> {
         Err(Status::unimplemented("the naive twin only creates and verifies"))
     }

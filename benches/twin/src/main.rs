@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, pin::Pin};
 
 use clap::Parser;
 use keyward_twin::proto::{
-    Code, CreateRequest, CreateResponse, ListRequest, ListResponse, RevokeRequest, RevokeResponse,
+    AttachRequest, AttachResponse, Code, CreateRequest, CreateResponse, ListRequest, ListResponse, RevokeRequest, RevokeResponse,
     UpdateWebhookRequest, UpdateWebhookResponse, VerifyRequest, VerifyResponse, VerifyStreamRequest,
     VerifyStreamResponse,
     key_service_server::{KeyService, KeyServiceServer},
@@ -71,6 +71,12 @@ impl KeyService for Twin {
     }
 
     async fn revoke(&self, _: Request<RevokeRequest>) -> Result<Response<RevokeResponse>> {
+        Err(Status::unimplemented("the twin only verifies"))
+    }
+
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<AttachResponse>> + Send>>;
+
+    async fn attach(&self, _: Request<Streaming<AttachRequest>>) -> Result<Response<Self::AttachStream>> {
         Err(Status::unimplemented("the twin only verifies"))
     }
 

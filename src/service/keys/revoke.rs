@@ -146,7 +146,7 @@ impl Keys {
         // Read the last use before the invalidation: it drops a use that is not flushed yet.
         let key = key?.map(|key| self.with_last_use(key));
         if let Some(key) = &key {
-            self.replica.cache.invalidate(&key.digest);
+            self.replica.apply_own_change(&key.digest);
             self.deliveries.notify_deliveries(key);
         }
         Ok(key)
@@ -161,7 +161,7 @@ impl Keys {
             && self.store.ping().await.is_ok()
             && let Ok(Some(key)) = self.store.find_by_id(id).await
         {
-            self.replica.cache.invalidate(&key.digest);
+            self.replica.apply_own_change(&key.digest);
         }
     }
 }

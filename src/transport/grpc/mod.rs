@@ -6,6 +6,7 @@
 //! and `services` implements them.
 
 mod api;
+mod attach;
 pub(crate) mod codec;
 mod convert;
 mod ext_authz;

@@ -9,11 +9,12 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     domain::{access, error::Error, secret::Secret},
     proto::{self, key_service_server::KeyService},
-    service::keys::webhook::WebhookPatch,
+    service::{attach::AttachCaller, keys::webhook::WebhookPatch},
     transport::{
         deadline,
         grpc::{
             api::GrpcApi,
+            attach::AttachMessages,
             convert,
             metadata::{self, Credential},
             verify::{
@@ -84,6 +85,28 @@ impl KeyService for GrpcApi {
         let caller = caller.await.map_err(|error: Error| self.verify_error("verify_stream", peer, arrived, error))?;
         let closing = peer.map_or_else(CancellationToken::new, |peer| peer.closing.clone());
         Ok(Response::new(VerdictStream::new(Arc::clone(&self.service), caller, request.into_inner(), closing)))
+    }
+
+    type AttachStream = AttachMessages;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<proto::AttachRequest>>,
+    ) -> Result<Response<AttachMessages>, Status> {
+        let arrived = Instant::now();
+        let peer = metadata::peer(request.extensions());
+        let session = async {
+            let caller = match Credential::of(request.metadata(), peer)? {
+                Credential::Secret(secret) => AttachCaller::Secret(Arc::new(Secret::new(secret.to_owned()))),
+                Credential::Certificate(caller) => {
+                    AttachCaller::Certificate(caller.actor(), access::may_verify(caller)?)
+                }
+            };
+            self.service.attach.open(caller, deadline::deadline(None)).await
+        };
+        let session = session.await.map_err(|error: Error| self.verify_error("attach", peer, arrived, error))?;
+        let closing = peer.map_or_else(CancellationToken::new, |peer| peer.closing.clone());
+        Ok(Response::new(AttachMessages::serve(&self.service, session, request.into_inner(), closing)))
     }
 
     async fn update_webhook(

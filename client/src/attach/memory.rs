@@ -1,0 +1,336 @@
+//! The memory of one session: its keys, and until when they may answer. One task writes it; any thread reads it, without a
+//! lock.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::BuildHasherDefault,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering},
+    },
+};
+
+use super::{clock, tag::Tag};
+use crate::verdict::KeyFacts;
+
+/// A digest, by which the replica names a key.
+pub(super) type Digest = [u8; 32];
+
+/// Bytes that maps and allocator add to an entry.
+const OVERHEAD: usize = 400;
+
+/// A key in memory.
+pub(super) struct Entry {
+    pub(super) facts: Arc<KeyFacts>,
+    digest: Digest,
+    /// When it expires, on the clock of leases.
+    expires: i64,
+    /// VALID answers that were not reported yet.
+    uses: AtomicU32,
+    last_use: AtomicI64,
+    /// It was used since the last time that room was needed.
+    recent: AtomicBool,
+}
+
+impl Entry {
+    pub(super) fn new(facts: Arc<KeyFacts>, digest: Digest, expires: i64) -> Self {
+        Self {
+            facts,
+            digest,
+            expires,
+            uses: AtomicU32::new(0),
+            last_use: AtomicI64::new(0),
+            recent: AtomicBool::new(true),
+        }
+    }
+
+    /// Counts a VALID answer.
+    pub(super) fn used(&self, now: i64) {
+        self.uses.fetch_add(1, Ordering::Relaxed);
+        self.last_use.store(now, Ordering::Relaxed);
+        if !self.recent.load(Ordering::Relaxed) {
+            self.recent.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.facts.bytes() + size_of::<Self>() + OVERHEAD
+    }
+}
+
+/// The hash of a tag is the tag: it is uniform already.
+#[derive(Default)]
+pub(super) struct TagHasher(u64);
+
+impl std::hash::Hasher for TagHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u128(&mut self, tag: u128) {
+        self.0 = tag.to_le_bytes().first_chunk().map_or(0, |low| u64::from_le_bytes(*low));
+    }
+}
+
+/// The part that any thread reads.
+pub(super) struct Memory {
+    keys: papaya::HashMap<Tag, Arc<Entry>, BuildHasherDefault<TagHasher>>,
+    /// Until when the keys may answer. It ends for good with [`Self::end`].
+    deadline: AtomicI64,
+    ended: AtomicBool,
+    /// The process that the session is of: a fork has none.
+    process: u32,
+    touched: AtomicBool,
+    bytes: AtomicUsize,
+}
+
+impl Memory {
+    pub(super) fn new() -> Self {
+        Self {
+            keys: papaya::HashMap::builder().hasher(BuildHasherDefault::default()).build(),
+            deadline: AtomicI64::new(i64::MIN),
+            ended: AtomicBool::new(false),
+            process: std::process::id(),
+            touched: AtomicBool::new(true),
+            bytes: AtomicUsize::new(0),
+        }
+    }
+
+    /// The current time, if the keys may answer now.
+    pub(super) fn live(&self) -> Option<i64> {
+        let now = clock::boottime()?;
+        (now < self.deadline.load(Ordering::SeqCst) && self.process == std::process::id()).then_some(now)
+    }
+
+    /// The key of a tag. Call this after [`Self::live`].
+    pub(super) fn get(&self, tag: Tag, now: i64) -> Option<Arc<Entry>> {
+        self.touch();
+        self.keys.pin().get(&tag).filter(|entry| now < entry.expires).cloned()
+    }
+
+    /// Notes that the session is used, and worth a renewal.
+    pub(super) fn touch(&self) {
+        if !self.touched.load(Ordering::Relaxed) {
+            self.touched.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was used since the last time that this was asked.
+    pub(super) fn take_touched(&self) -> bool {
+        self.touched.swap(false, Ordering::Relaxed)
+    }
+
+    /// Lets the keys answer until `deadline`, if that is later than now.
+    pub(super) fn extend(&self, deadline: i64) {
+        if !self.ended.load(Ordering::SeqCst) {
+            self.deadline.fetch_max(deadline, Ordering::SeqCst);
+        }
+    }
+
+    /// Ends it for good: first the deadline, then the keys.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.deadline.store(i64::MIN, Ordering::SeqCst);
+        self.keys.pin().clear();
+        self.bytes.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.keys.pin().len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// The part that only the session's task has.
+pub(super) struct Writer {
+    pub(super) memory: Arc<Memory>,
+    tags: HashMap<Digest, Tag>,
+    /// Tags in the order in which they came. A tag may be here although its key is gone.
+    order: VecDeque<Tag>,
+    max_bytes: usize,
+}
+
+/// Uses of one key since the last report.
+pub(super) struct Used {
+    pub(super) digest: Digest,
+    pub(super) count: u32,
+    pub(super) last: i64,
+}
+
+impl Writer {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self { memory: Arc::new(Memory::new()), tags: HashMap::new(), order: VecDeque::new(), max_bytes }
+    }
+
+    /// Keeps a key. Others that were not used lately make room.
+    pub(super) fn insert(&mut self, tag: Tag, entry: Entry) {
+        if self.memory.ended.load(Ordering::SeqCst) || entry.bytes() > self.max_bytes {
+            return;
+        }
+        let digest = entry.digest;
+        self.memory.bytes.fetch_add(entry.bytes(), Ordering::Relaxed);
+        if let Some(replaced) = self.memory.keys.pin().insert(tag, Arc::new(entry)) {
+            self.memory.bytes.fetch_sub(replaced.bytes(), Ordering::Relaxed);
+        } else {
+            self.order.push_back(tag);
+        }
+        self.tags.insert(digest, tag);
+        while self.memory.bytes() > self.max_bytes {
+            let Some(oldest) = self.order.pop_front() else { break };
+            let pinned = self.memory.keys.pin();
+            let Some(entry) = pinned.get(&oldest) else { continue };
+            if entry.recent.swap(false, Ordering::Relaxed) {
+                self.order.push_back(oldest);
+            } else {
+                self.tags.remove(&entry.digest);
+                self.memory.bytes.fetch_sub(entry.bytes(), Ordering::Relaxed);
+                pinned.remove(&oldest);
+            }
+        }
+    }
+
+    /// Whether a key is there.
+    pub(super) fn has(&self, tag: Tag) -> bool {
+        self.memory.keys.pin().contains_key(&tag)
+    }
+
+    /// Removes the key with this digest.
+    pub(super) fn remove(&mut self, digest: &Digest) {
+        let Some(tag) = self.tags.remove(digest) else { return };
+        if let Some(entry) = self.memory.keys.pin().remove(&tag) {
+            self.memory.bytes.fetch_sub(entry.bytes(), Ordering::Relaxed);
+        }
+        // Tags of removed keys must not pile up where keys come and go.
+        if self.order.len() > 2 * self.tags.len() + 64 {
+            let pinned = self.memory.keys.pin();
+            self.order.retain(|tag| pinned.contains_key(tag));
+        }
+    }
+
+    /// Removes every key.
+    pub(super) fn clear(&mut self) {
+        self.memory.keys.pin().clear();
+        self.memory.bytes.store(0, Ordering::Relaxed);
+        self.tags.clear();
+        self.order.clear();
+    }
+
+    /// Takes the uses that were not reported yet.
+    pub(super) fn take_uses(&self) -> Vec<Used> {
+        let pinned = self.memory.keys.pin();
+        let used = pinned.values().filter_map(|entry| {
+            if entry.uses.load(Ordering::Relaxed) == 0 {
+                return None;
+            }
+            let count = entry.uses.swap(0, Ordering::Relaxed);
+            Some(Used { digest: entry.digest, count, last: entry.last_use.load(Ordering::Relaxed) })
+        });
+        used.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tag::Tagger, *};
+    use crate::verdict::tests::facts;
+
+    const NEVER: i64 = i64::MAX;
+
+    fn digest(n: u16) -> Digest {
+        let mut digest = [0; 32];
+        digest[..2].copy_from_slice(&n.to_be_bytes());
+        digest
+    }
+
+    fn entry(n: u16, expires: i64) -> Entry {
+        Entry::new(facts("key_1"), digest(n), expires)
+    }
+
+    #[test]
+    fn a_memory_answers_only_until_its_deadline_and_never_after_its_end() {
+        let writer = Writer::new(1 << 20);
+        let memory = &writer.memory;
+        assert_eq!(memory.live(), None, "without a grant");
+        let now = clock::boottime().unwrap();
+        memory.extend(now - 1);
+        assert_eq!(memory.live(), None, "a grant that is over");
+        memory.extend(now + 60_000_000);
+        assert!(memory.live().is_some());
+        memory.extend(now + 1_000);
+        assert!(memory.deadline.load(Ordering::SeqCst) > now + 1_000_000, "a shorter grant shortens nothing");
+        memory.end();
+        memory.extend(now + 60_000_000);
+        assert_eq!(memory.live(), None);
+    }
+
+    #[test]
+    fn a_memory_of_another_process_answers_nothing() {
+        let memory = Memory { process: std::process::id().wrapping_add(1), ..Memory::new() };
+        memory.extend(i64::MAX);
+        assert_eq!(memory.live(), None);
+    }
+
+    #[test]
+    fn a_key_is_there_until_it_expires_is_removed_or_everything_is() {
+        let tagger = Tagger::new().unwrap();
+        let mut writer = Writer::new(1 << 20);
+        for n in 0..3 {
+            writer.insert(tagger.tag(&n.to_string()), entry(n, if n == 0 { 100 } else { NEVER }));
+        }
+        let memory = Arc::clone(&writer.memory);
+        let has = |n: u16, now| memory.get(tagger.tag(&n.to_string()), now).is_some();
+        assert!(has(0, 99) && !has(0, 100) && has(1, 100) && has(2, 100));
+        writer.remove(&digest(1));
+        assert!(!has(1, 0) && has(2, 0));
+        writer.remove(&digest(9));
+        writer.clear();
+        assert!(!has(2, 0));
+        assert_eq!((memory.len(), memory.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_keys_that_are_used_stay() {
+        let tagger = Tagger::new().unwrap();
+        let one = entry(0, NEVER).bytes();
+        let mut writer = Writer::new(10 * one);
+        let tag = |n: u16| tagger.tag(&n.to_string());
+        for n in 0..1_000 {
+            writer.insert(tag(n), entry(n, NEVER));
+            if let Some(entry) = writer.memory.get(tag(0), 0) {
+                entry.used(1);
+            }
+        }
+        assert!(writer.memory.bytes() <= 10 * one && writer.memory.len() == 10, "{}", writer.memory.len());
+        assert_eq!((writer.tags.len(), writer.order.len()), (10, 10));
+        assert!(writer.memory.get(tag(0), 0).is_some(), "it was used all the time");
+        for n in 0..1_000 {
+            writer.remove(&digest(n));
+        }
+        assert_eq!((writer.memory.bytes(), writer.tags.len()), (0, 0));
+        assert!(writer.order.len() <= 64);
+    }
+
+    #[test]
+    fn uses_are_taken_once() {
+        let tagger = Tagger::new().unwrap();
+        let mut writer = Writer::new(1 << 20);
+        writer.insert(tagger.tag("a"), entry(1, NEVER));
+        writer.insert(tagger.tag("b"), entry(2, NEVER));
+        for now in [5, 7] {
+            writer.memory.get(tagger.tag("a"), 0).unwrap().used(now);
+        }
+        let used = writer.take_uses();
+        assert_eq!(
+            used.iter().map(|used| (used.digest, used.count, used.last)).collect::<Vec<_>>(),
+            [(digest(1), 2, 7)]
+        );
+        assert!(writer.take_uses().is_empty());
+    }
+}

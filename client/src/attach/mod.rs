@@ -1,0 +1,243 @@
+//! Attach: keys in this process's own memory, under leases of a replica.
+//!
+//! No check that starts after Revoke returned is answered VALID from here: Revoke waits for this client as it waits for a
+//! replica. The rules, in the words of `docs/consistency.md`: a grant counts from before it was asked for; a check reads
+//! the clock, then the deadline, then the key; a key is removed before its change is acknowledged; one task reads the
+//! stream and fills the memory; a session's memory and deadline are its own, and a new session starts without either.
+//!
+//! Only VALID is answered from memory. Every other verdict is the server's, by a call.
+
+mod clock;
+mod memory;
+mod session;
+mod tag;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+use zeroize::Zeroizing;
+
+use self::{
+    memory::Memory,
+    session::{End, Wanted},
+    tag::Tagger,
+};
+use crate::{
+    backoff::Backoff,
+    endpoints::Endpoints,
+    error::BuildError,
+    verdict::{KeyFacts, Principal},
+};
+
+/// Keys that wait to be asked for. One more is not asked for, and its checks stay calls.
+const MAX_WANTED: usize = 1_024;
+/// Bounds of the memory for keys.
+const BYTES: std::ops::RangeInclusive<usize> = 1 << 16..=1 << 40;
+/// Delays between two sessions: the first and the longest.
+const SESSION_DELAYS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+/// A session that lasted this long was a good one: the next one may follow at once.
+const GOOD_SESSION: Duration = Duration::from_secs(5);
+/// Delay after a replica of a version without Attach, or one that refuses this caller.
+const REFUSED_DELAY: Duration = Duration::from_secs(10);
+
+/// What happens while the stream to the replica is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhileAway {
+    /// Memory answers for as long as the lease lasts, and never longer.
+    #[default]
+    UntilLeaseEnds,
+    /// Memory answers nothing.
+    Refuse,
+}
+
+/// How keys are kept, see [`Client::attach`](crate::Client::attach).
+#[derive(Debug, Clone, Copy)]
+pub struct AttachOptions {
+    bytes: usize,
+    while_away: WhileAway,
+}
+
+impl Default for AttachOptions {
+    fn default() -> Self {
+        Self { bytes: 64 << 20, while_away: WhileAway::default() }
+    }
+}
+
+impl AttachOptions {
+    /// Memory for keys, in bytes: 64 MiB if it is not set. The keys that were not used for longest make room.
+    #[must_use]
+    pub fn bytes(self, bytes: usize) -> Self {
+        Self { bytes, ..self }
+    }
+
+    /// What happens while the stream to the replica is broken.
+    #[must_use]
+    pub fn while_away(self, while_away: WhileAway) -> Self {
+        Self { while_away, ..self }
+    }
+}
+
+/// Whether memory answers, and how often it did not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttachStatus {
+    /// Whether memory may answer now.
+    pub live: bool,
+    /// Keys in memory.
+    pub keys: usize,
+    /// Bytes that they take.
+    pub bytes: usize,
+    /// Checks that were calls because there was no live lease.
+    pub calls_without_lease: u64,
+    /// Checks that were calls although there was one: the key was not in memory, or it does not satisfy the check.
+    pub calls_for_keys: u64,
+}
+
+/// What a check asserts.
+#[derive(Clone, Copy)]
+pub(crate) struct Asserted<'a> {
+    pub(crate) keyspace: &'a str,
+    pub(crate) organization: &'a str,
+    pub(crate) instance: &'a str,
+    pub(crate) environment: &'a str,
+    pub(crate) scopes: &'a [&'a str],
+}
+
+impl Asserted<'_> {
+    /// Whether a key satisfies all of it.
+    fn holds_for(&self, key: &KeyFacts) -> bool {
+        let parts = [
+            (self.keyspace, &key.keyspace),
+            (self.organization, &key.organization),
+            (self.instance, &key.instance),
+            (self.environment, &key.environment),
+        ];
+        parts.iter().all(|(asserted, own)| asserted.is_empty() || *asserted == own.as_str())
+            && self.scopes.iter().all(|scope| key.scopes.iter().any(|own| own == scope))
+    }
+}
+
+/// What checks and the session's task share.
+struct Shared {
+    options: AttachOptions,
+    /// The memory of the session that may answer. It is replaced as a whole.
+    current: ArcSwapOption<Memory>,
+    calls_without_lease: AtomicU64,
+    calls_for_keys: AtomicU64,
+}
+
+/// The attached part of a client.
+pub(crate) struct Attached {
+    shared: Arc<Shared>,
+    tagger: Tagger,
+    wanted: mpsc::Sender<Wanted>,
+}
+
+impl Attached {
+    /// Starts the task that keeps a session. It ends with this.
+    ///
+    /// # Errors
+    ///
+    /// A bound that is not good; a system without a clock that counts suspension.
+    pub(crate) fn start(endpoints: Arc<Endpoints>, options: AttachOptions) -> Result<Self, BuildError> {
+        if !BYTES.contains(&options.bytes) {
+            return Err(BuildError::new("attach.bytes", "must be at least 64 KiB and at most 1 TiB"));
+        }
+        if clock::boottime().is_none() {
+            return Err(BuildError::new("attach", "needs a clock that counts suspension, which this system has not"));
+        }
+        let tagger = Tagger::new().ok_or_else(|| BuildError::new("attach", "the system gives no random bytes"))?;
+        let shared = Arc::new(Shared {
+            options,
+            current: ArcSwapOption::empty(),
+            calls_without_lease: AtomicU64::new(0),
+            calls_for_keys: AtomicU64::new(0),
+        });
+        let (wanted, asked) = mpsc::channel(MAX_WANTED);
+        tokio::spawn(keep_session(Arc::clone(&shared), endpoints, asked));
+        Ok(Self { shared, tagger, wanted })
+    }
+
+    /// The key of a secret if memory may answer, has it, and it satisfies the check. None: ask by a call.
+    pub(crate) fn verify(&self, secret: &str, asserted: &Asserted<'_>) -> Option<Principal> {
+        let tag = self.tagger.tag(secret);
+        let current = self.shared.current.load();
+        let Some(memory) = current.as_deref() else { return self.without_lease() };
+        // The clock, then the deadline, then the key: in another order, the key could be older than the lease.
+        let Some(now) = memory.live() else { return self.without_lease() };
+        let found = memory.get(tag, now).filter(|entry| asserted.holds_for(&entry.facts));
+        if found.is_none() {
+            self.shared.calls_for_keys.fetch_add(1, Ordering::Relaxed);
+        }
+        let entry = found?;
+        entry.used(now);
+        Some(Principal::of_memory(Arc::clone(&entry.facts)))
+    }
+
+    #[cold]
+    fn without_lease(&self) -> Option<Principal> {
+        self.shared.calls_without_lease.fetch_add(1, Ordering::Relaxed);
+        if let Some(memory) = &*self.shared.current.load() {
+            // The session renews only while it is used.
+            memory.touch();
+        }
+        None
+    }
+
+    /// Asks for the key of a secret that a call has found valid, to be kept.
+    pub(crate) fn want(&self, secret: &str) {
+        let wanted = Wanted { tag: self.tagger.tag(secret), secret: Zeroizing::new(secret.to_owned()) };
+        // If there is no room, a later check asks again.
+        let _ = self.wanted.try_send(wanted);
+    }
+
+    pub(crate) fn status(&self) -> AttachStatus {
+        let current = self.shared.current.load();
+        let memory = current.as_deref();
+        AttachStatus {
+            live: memory.is_some_and(|memory| memory.live().is_some()),
+            keys: memory.map_or(0, Memory::len),
+            bytes: memory.map_or(0, Memory::bytes),
+            calls_without_lease: self.shared.calls_without_lease.load(Ordering::Relaxed),
+            calls_for_keys: self.shared.calls_for_keys.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl fmt::Debug for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.status().fmt(f)
+    }
+}
+
+/// Keeps a session with one replica after the other, until the client is gone.
+async fn keep_session(shared: Arc<Shared>, endpoints: Arc<Endpoints>, mut wanted: mpsc::Receiver<Wanted>) {
+    let new_backoff = || Backoff::new(SESSION_DELAYS.0, SESSION_DELAYS.1);
+    let mut backoff = new_backoff();
+    loop {
+        let began = Instant::now();
+        let end = session::run(&shared, endpoints.next(), &mut wanted).await;
+        if began.elapsed() >= GOOD_SESSION {
+            backoff = new_backoff();
+        }
+        let delay = match end {
+            End::ClientGone => return,
+            End::Refused => REFUSED_DELAY,
+            End::Broken => backoff.delay(),
+        };
+        sleep(delay).await;
+        if wanted.is_closed() && wanted.is_empty() {
+            return;
+        }
+    }
+}

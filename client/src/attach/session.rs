@@ -1,0 +1,298 @@
+//! One session: one stream to one replica.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Code as Rpc, Streaming};
+use zeroize::Zeroizing;
+
+use super::{
+    Shared, WhileAway,
+    clock::boottime,
+    memory::{Entry, Writer},
+    tag::Tag,
+};
+use crate::{
+    endpoint::Endpoint,
+    proto::{
+        AttachAcknowledge, AttachKey, AttachLookUp, AttachRenew, AttachRequest, AttachResponse, AttachStopped,
+        AttachUse, AttachUses, Code, attach_request::Message as Up, attach_response::Message as Down,
+        key_service_client::KeyServiceClient,
+    },
+    verdict::KeyFacts,
+};
+
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// A renewal without a grant for this long is given up for another one.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The next renewal after one that granted nothing, or while nothing is asked of the memory.
+const IDLE_INTERVAL: Duration = Duration::from_millis(250);
+/// No grant counts for longer, whatever a replica says.
+const MAX_GRANT: Duration = Duration::from_mins(1);
+/// Look-ups without an answer. While there are this many, no further key is asked for.
+const MAX_LOOK_UPS: usize = 1_024;
+const USES_INTERVAL: Duration = Duration::from_secs(1);
+/// Uses in one report.
+const MAX_USES: usize = 1_000;
+/// How long the replica may take to end the stream of a client that has stopped.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A key to keep.
+pub(super) struct Wanted {
+    pub(super) tag: Tag,
+    pub(super) secret: Zeroizing<String>,
+}
+
+/// Why a session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its client is gone.
+    ClientGone,
+    /// The stream is broken, or the replica leaves.
+    Broken,
+    /// The replica does not know Attach, or does not let this caller attach.
+    Refused,
+}
+
+/// Runs a session to its end.
+pub(super) async fn run(shared: &Arc<Shared>, endpoint: &Arc<Endpoint>, wanted: &mut mpsc::Receiver<Wanted>) -> End {
+    let (up, messages) = mpsc::unbounded_channel();
+    let mut client = KeyServiceClient::with_interceptor(endpoint.channel.clone(), endpoint.credential.clone());
+    let opened = timeout(OPEN_TIMEOUT, client.attach(UnboundedReceiverStream::new(messages))).await;
+    let inbound = match opened {
+        Ok(Ok(response)) => response.into_inner(),
+        Ok(Err(status)) => {
+            let code = status.code();
+            let refused = matches!(code, Rpc::Unimplemented | Rpc::Unauthenticated | Rpc::PermissionDenied);
+            if crate::error::is_transport(&status) {
+                endpoint.mark_down();
+            }
+            return if refused || code == Rpc::ResourceExhausted { End::Refused } else { End::Broken };
+        }
+        Err(_) => return End::Broken,
+    };
+    let session = Session {
+        shared: Arc::clone(shared),
+        writer: Writer::new(shared.options.bytes),
+        up,
+        renewal: None,
+        renewals: 0,
+        look_ups: HashMap::new(),
+        next_look_up: 0,
+    };
+    session.serve(inbound, wanted).await
+}
+
+/// A renewal that waits for its grant.
+struct Renewal {
+    number: u64,
+    /// When it was asked for, read before it was sent.
+    asked: i64,
+    since: Instant,
+}
+
+struct Session {
+    shared: Arc<Shared>,
+    writer: Writer,
+    up: mpsc::UnboundedSender<AttachRequest>,
+    renewal: Option<Renewal>,
+    renewals: u64,
+    /// Look-ups without an answer, and when each was sent.
+    look_ups: HashMap<u64, (Tag, i64)>,
+    next_look_up: u64,
+}
+
+impl Session {
+    async fn serve(mut self, mut inbound: Streaming<AttachResponse>, wanted: &mut mpsc::Receiver<Wanted>) -> End {
+        let mut uses = interval(USES_INTERVAL);
+        uses.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut renew_at = Instant::now();
+        let end = loop {
+            tokio::select! {
+                // The stream first: what it says about keys must not wait behind anything.
+                biased;
+                message = inbound.message() => match message {
+                    Ok(Some(AttachResponse { message: Some(message) })) => match self.handle(message) {
+                        Handled::Granted(length) => renew_at = Instant::now() + renewal_delay(length),
+                        Handled::Done => {}
+                        Handled::Over(end) => break end,
+                    },
+                    // A message of a later version.
+                    Ok(Some(AttachResponse { message: None })) => {}
+                    Err(status) if matches!(status.code(), Rpc::Unauthenticated | Rpc::PermissionDenied) => {
+                        self.writer.memory.end();
+                        break End::Refused;
+                    }
+                    Ok(None) | Err(_) => break End::Broken,
+                },
+                () = sleep_until(renew_at) => renew_at = self.renew(),
+                key = wanted.recv(), if self.look_ups.len() < MAX_LOOK_UPS => {
+                    let Some(key) = key else {
+                        self.stop();
+                        break End::ClientGone;
+                    };
+                    self.look_up(&key);
+                }
+                _ = uses.tick() => self.report_uses(),
+            }
+        };
+        self.close(inbound, end).await
+    }
+
+    /// Ends the session in good order, as far as its stream is there.
+    async fn close(self, mut inbound: Streaming<AttachResponse>, end: End) -> End {
+        let Self { shared, writer, up, .. } = self;
+        if shared.options.while_away == WhileAway::Refuse || end != End::Broken {
+            writer.memory.end();
+        }
+        // What was sent is sent, and the replica ends the stream.
+        drop(up);
+        let ended = async { while let Ok(Some(_)) = inbound.message().await {} };
+        let _ = timeout(STOP_TIMEOUT, ended).await;
+        end
+    }
+
+    fn send(&self, message: Up) {
+        // Fails only if the stream is gone, which its other direction tells.
+        let _ = self.up.send(AttachRequest { message: Some(message) });
+    }
+
+    /// Asks for time, if it is worth it; when to look again.
+    fn renew(&mut self) -> Instant {
+        let now = Instant::now();
+        let waits = self.renewal.as_ref().is_some_and(|renewal| renewal.since.elapsed() < RENEWAL_TIMEOUT);
+        if waits || !self.writer.memory.take_touched() {
+            return now + IDLE_INTERVAL;
+        }
+        self.renewals += 1;
+        // Read before it is sent: a slow answer shortens the grant, and never lengthens it.
+        let Some(asked) = boottime() else { return now + IDLE_INTERVAL };
+        self.renewal = Some(Renewal { number: self.renewals, asked, since: now });
+        self.send(Up::Renew(AttachRenew { number: self.renewals }));
+        now + RENEWAL_TIMEOUT
+    }
+
+    fn look_up(&mut self, wanted: &Wanted) {
+        if self.writer.has(wanted.tag) {
+            return;
+        }
+        let Some(asked) = boottime() else { return };
+        let id = self.next_look_up;
+        self.next_look_up += 1;
+        self.look_ups.insert(id, (wanted.tag, asked));
+        self.send(Up::LookUp(AttachLookUp { id, secret: String::clone(&wanted.secret) }));
+    }
+
+    fn report_uses(&self) {
+        let Some(now) = boottime() else { return };
+        let uses = self.writer.take_uses();
+        for part in uses.chunks(MAX_USES) {
+            let uses = part.iter().map(|used| AttachUse {
+                digest: used.digest.to_vec(),
+                count: used.count,
+                age: Some(duration(now - used.last)),
+            });
+            self.send(Up::Uses(AttachUses { uses: uses.collect() }));
+        }
+    }
+
+    /// Ends deadline and memory, and then says so.
+    fn stop(&self) {
+        self.writer.memory.end();
+        self.send(Up::Stopped(AttachStopped {}));
+    }
+
+    fn handle(&mut self, message: Down) -> Handled {
+        match message {
+            Down::Grant(grant) => {
+                // A grant of an earlier renewal counts from a time that is not known any more.
+                let Some(renewal) = self.renewal.take_if(|renewal| renewal.number == grant.number) else {
+                    return Handled::Done;
+                };
+                let length = grant.length.and_then(|length| Duration::try_from(length).ok()).unwrap_or_default();
+                let length = length.min(MAX_GRANT);
+                if !length.is_zero() {
+                    self.writer.memory.extend(renewal.asked.saturating_add(micros(length)));
+                    self.publish();
+                }
+                return Handled::Granted(length);
+            }
+            Down::Key(key) => self.keep(key),
+            Down::Invalidate(invalidate) => {
+                if let Ok(digest) = invalidate.digest.try_into() {
+                    self.writer.remove(&digest);
+                } else {
+                    self.writer.clear();
+                }
+                self.acknowledge(invalidate.number);
+            }
+            Down::Clear(clear) => {
+                self.writer.clear();
+                self.acknowledge(clear.number);
+            }
+            Down::Going(_) => {
+                self.stop();
+                return Handled::Over(End::Broken);
+            }
+            Down::End(end) => {
+                self.writer.memory.end();
+                self.acknowledge(end.number);
+                return Handled::Over(End::Refused);
+            }
+        }
+        Handled::Done
+    }
+
+    fn acknowledge(&self, number: u64) {
+        self.send(Up::Acknowledge(AttachAcknowledge { number }));
+    }
+
+    /// Lets checks read this session's memory. An earlier session is dropped as a whole.
+    fn publish(&self) {
+        let current = self.shared.current.load();
+        if !current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &self.writer.memory)) {
+            self.shared.current.store(Some(Arc::clone(&self.writer.memory)));
+        }
+    }
+
+    fn keep(&mut self, AttachKey { id, digest, key, life }: AttachKey) {
+        let Some((tag, asked)) = self.look_ups.remove(&id) else { return };
+        let (Some(response), Ok(digest)) = (key, digest.try_into()) else { return };
+        if response.code() != Code::Valid {
+            return;
+        }
+        let Ok(facts) = KeyFacts::of(response) else { return };
+        let expires = match life.map(Duration::try_from) {
+            None => i64::MAX,
+            Some(Ok(life)) => asked.saturating_add(micros(life)),
+            Some(Err(_)) => return,
+        };
+        self.writer.insert(tag, Entry::new(Arc::new(facts), digest, expires));
+    }
+}
+
+enum Handled {
+    Done,
+    /// A grant of this length.
+    Granted(Duration),
+    Over(End),
+}
+
+/// When to renew: at half of the grant, or somewhat before.
+fn renewal_delay(length: Duration) -> Duration {
+    if length.is_zero() { IDLE_INTERVAL } else { crate::backoff::spread(length / 2) }
+}
+
+fn micros(length: Duration) -> i64 {
+    i64::try_from(length.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn duration(micros: i64) -> prost_types::Duration {
+    let micros = micros.max(0);
+    let nanos = i32::try_from(micros % 1_000_000 * 1_000).unwrap_or(0);
+    prost_types::Duration { seconds: micros / 1_000_000, nanos }
+}

@@ -1,0 +1,39 @@
+//! The index of memory: a keyed hash of the secret. The key is this process's own, so nobody can make two secrets meet; and
+//! no secret is kept.
+
+use siphasher::sip128::SipHasher13;
+
+/// A keyed hash of a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Tag(u128);
+
+/// Makes tags.
+pub(super) struct Tagger(SipHasher13);
+
+impl Tagger {
+    /// With a new random key; none if the system has no randomness.
+    pub(super) fn new() -> Option<Self> {
+        let mut key = [0; 16];
+        getrandom::fill(&mut key).ok()?;
+        Some(Self(SipHasher13::new_with_key(&key)))
+    }
+
+    pub(super) fn tag(&self, secret: &str) -> Tag {
+        Tag(self.0.hash(secret.as_bytes()).as_u128())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_depends_on_every_byte_and_on_the_process() {
+        let (one, other) = (Tagger::new().unwrap(), Tagger::new().unwrap());
+        assert_eq!(one.tag("ak_1"), one.tag("ak_1"));
+        assert_ne!(one.tag("ak_1"), other.tag("ak_1"));
+        for different in ["ak_2", "ak_", "ak_11", "", "ak_1\0"] {
+            assert_ne!(one.tag("ak_1"), one.tag(different), "{different:?}");
+        }
+    }
+}

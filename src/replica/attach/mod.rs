@@ -1,0 +1,300 @@
+//! Attached clients: they hold keys in their own memory, under grants of this replica.
+//!
+//! The promise covers them: no Verify that starts in a client after Revoke returned answers VALID. The replica therefore
+//! tells every session of a change ([`Attachments::apply`]) after it has cleared its own memory and before it extends its
+//! own lease, and reports the change only when every session is done with it ([`Attachments::done`]): the session has
+//! acknowledged, or the grant that it had when it was told, and the margin, are over. Grants of sessions that are gone
+//! stay counted. `docs/consistency.md` has the rules, and `tests/model/attach` the model that needs each of them.
+
+mod session;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+pub(crate) use self::session::{AnswerKey, Down, Renewal, Session};
+use crate::{
+    domain::{
+        clock::{Clock, Micros, micros},
+        error::{Error, ErrorKind, Result},
+        key::Digest,
+    },
+    replica::{
+        cache::KeyCache,
+        fault_injection,
+        lease::{LEASE_MARGIN, Lease},
+    },
+};
+
+/// Sessions of one caller.
+const MAX_SESSIONS_PER_CALLER: usize = 16;
+/// Messages that wait for a session's connection. One more costs the session.
+const MAX_QUEUED: usize = 4_096;
+
+/// How often a wait looks again that waits for nothing that has an end.
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The bounds of attached clients.
+#[derive(Debug, Clone, Copy)]
+pub struct AttachRules {
+    /// Longest grant.
+    pub lease: Duration,
+    /// Sessions at once.
+    pub max_clients: usize,
+}
+
+impl Default for AttachRules {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(2), max_clients: 1_000 }
+    }
+}
+
+/// A position in the sequence of changes that sessions were told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Told(u64);
+
+/// The sessions of this replica, and what changes still wait for.
+pub struct Attachments {
+    clock: Arc<dyn Clock>,
+    cache: Arc<KeyCache>,
+    lease: Arc<Lease>,
+    rules: AttachRules,
+    book: Mutex<Book>,
+    /// Changes when something that a change waited for may be done.
+    progress: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Book {
+    sessions: HashMap<u64, Arc<Session>>,
+    next_id: u64,
+    /// Until when a session that is gone may answer, margin included.
+    ghosts_until: Micros,
+    /// The last change.
+    told: u64,
+    /// Changes that are not done, the earliest first.
+    waits: VecDeque<Wait>,
+    /// Nothing is granted any more.
+    leaving: bool,
+}
+
+/// What one change waits for.
+struct Wait {
+    told: u64,
+    /// Sessions that are gone.
+    until: Micros,
+    /// Sessions that were told: the number of the message, and when the session's grant of that moment is over.
+    sessions: Vec<(Arc<Session>, u64, Micros)>,
+}
+
+impl Wait {
+    fn is_done(&self, now: Micros) -> bool {
+        let done = |(session, number, until): &(Arc<Session>, u64, Micros)| session.has_done(*number) || *until <= now;
+        self.until <= now && self.sessions.iter().all(done)
+    }
+
+    /// When it is done although nobody acknowledges.
+    fn end(&self, now: Micros) -> Micros {
+        let silent = self.sessions.iter().filter(|(session, number, _)| !session.has_done(*number));
+        silent.map(|(_, _, until)| *until).chain([self.until]).max().unwrap_or(now)
+    }
+}
+
+impl Attachments {
+    /// No sessions. Grants are never longer than what is left of `lease`.
+    pub(crate) fn new(clock: Arc<dyn Clock>, cache: Arc<KeyCache>, lease: Arc<Lease>, rules: AttachRules) -> Self {
+        Self { clock, cache, lease, rules, book: Mutex::default(), progress: watch::Sender::new(0) }
+    }
+
+    /// The longest grant, and the margin: how long a client may answer after this process is gone.
+    pub(crate) fn longest(&self) -> Micros {
+        micros(self.rules.lease + LEASE_MARGIN)
+    }
+
+    /// Registers a session for invalidations. Nothing may be read for it before. `caller` names whose it is; a revocation of
+    /// the key with the digest `credential` ends it.
+    ///
+    /// # Errors
+    ///
+    /// RESOURCE_EXHAUSTED if there are too many.
+    pub(crate) fn register(
+        &self,
+        caller: &str,
+        credential: Option<Digest>,
+    ) -> Result<(Arc<Session>, mpsc::Receiver<Down>)> {
+        let mut book = self.book.lock();
+        let too_many = |reason, message: &'static str| Err(Error::new(ErrorKind::ResourceExhausted, reason, message));
+        if book.leaving {
+            return Err(Error::unavailable("the replica is stopping"));
+        }
+        if book.sessions.len() >= self.rules.max_clients {
+            return too_many("TOO_MANY_CLIENTS", "This replica has all the attached clients that it may have");
+        }
+        if book.sessions.values().filter(|session| session.caller == caller).count() >= MAX_SESSIONS_PER_CALLER {
+            return too_many("TOO_MANY_CLIENTS", "This caller has all the attached clients that it may have");
+        }
+        let (queue, messages) = mpsc::channel(MAX_QUEUED);
+        let id = book.next_id;
+        book.next_id += 1;
+        let session = Arc::new(Session::new(id, caller.to_owned(), credential, queue));
+        book.sessions.insert(id, Arc::clone(&session));
+        Ok((session, messages))
+    }
+
+    /// Grants time for a renewal, as far as the rules allow; `credential_left` is what is left of the caller's credential.
+    pub(crate) fn grant(&self, session: &Session, renewal: Renewal, credential_left: Micros) {
+        if self.book.lock().leaving {
+            return;
+        }
+        let longest = micros(self.rules.lease).min(credential_left);
+        let lease =
+            || if fault_injection::disabled("grant_within_lease") { Micros::MAX } else { self.lease.remaining() };
+        session.grant(renewal, longest, lease, &*self.clock);
+    }
+
+    /// Answers a look-up, unless the key has changed since it was read. Returns whether it did.
+    pub(crate) fn answer(&self, session: &Session, key: AnswerKey) -> bool {
+        session.answer(key, &self.cache)
+    }
+
+    /// Tells every session that may hold a key of a change to it. Call this after the replica's own memory was cleared of it,
+    /// and before its lease is extended.
+    pub(crate) fn apply(&self, digest: &Digest) -> Told {
+        self.tell(|session, now| session.invalidate(digest, now))
+    }
+
+    /// Tells every session that any key may have changed.
+    pub(crate) fn clear(&self) -> Told {
+        self.tell(|session, now| Some(session.clear(now)))
+    }
+
+    fn tell(&self, message: impl Fn(&Session, Micros) -> Option<(u64, Micros)>) -> Told {
+        let mut book = self.book.lock();
+        book.told += 1;
+        let now = self.clock.boottime();
+        let mut sessions = Vec::new();
+        for session in book.sessions.values() {
+            if let Some((number, until)) = message(session, now)
+                && until > now
+            {
+                sessions.push((Arc::clone(session), number, until));
+            }
+        }
+        let (told, until) = (book.told, book.ghosts_until);
+        if !sessions.is_empty() || until > now {
+            book.waits.push_back(Wait { told, until, sessions });
+        }
+        Told(told)
+    }
+
+    /// Handles an acknowledgement.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_ARGUMENT for a number that was never sent.
+    pub(crate) fn acknowledge(&self, session: &Session, number: u64) -> Result<()> {
+        session.acknowledge(number, self.clock.boottime())?;
+        self.progress.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    /// Ends a session. Unless its client has `stopped`, its last grant stays counted.
+    pub(crate) fn end(&self, session: &Session, stopped: bool) {
+        let mut book = self.book.lock();
+        if book.sessions.remove(&session.id).is_none() {
+            return;
+        }
+        let until = session.close(stopped);
+        if !fault_injection::disabled("attach_ghosts") {
+            book.ghosts_until = book.ghosts_until.max(until);
+        }
+        drop(book);
+        self.progress.send_modify(|count| *count += 1);
+    }
+
+    /// Counts grants of an earlier process, which may run for another `length`.
+    pub(crate) fn remember(&self, length: Micros) {
+        let mut book = self.book.lock();
+        book.ghosts_until = book.ghosts_until.max(self.clock.boottime().saturating_add(length));
+    }
+
+    /// The last change that sessions were told of.
+    pub(crate) fn told(&self) -> Told {
+        Told(self.book.lock().told)
+    }
+
+    /// The last change with which every session is done, and all before it.
+    pub(crate) fn done(&self) -> Told {
+        let mut book = self.book.lock();
+        let now = self.clock.boottime();
+        if fault_injection::disabled("attach_wait") {
+            return Told(book.told);
+        }
+        while book.waits.front().is_some_and(|wait| wait.is_done(now)) {
+            book.waits.pop_front();
+        }
+        Told(book.waits.front().map_or(book.told, |wait| wait.told - 1))
+    }
+
+    /// How long until the earliest change is done although nobody acknowledges; none if no change waits.
+    pub(crate) fn next_end(&self) -> Option<Duration> {
+        let book = self.book.lock();
+        let now = self.clock.boottime();
+        let end = book.waits.front()?.end(now);
+        Some(Duration::from_micros(u64::try_from(end - now).unwrap_or(0)))
+    }
+
+    /// A receiver for [`Self::progress`]. Subscribe before asking what is done, or its end may be missed.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.progress.subscribe()
+    }
+
+    /// Waits until something that a change waited for may be done.
+    pub(crate) async fn progress(&self, progress: &mut watch::Receiver<u64>) {
+        // Rounded up: a timer that fires early would find nothing done.
+        let end = self.next_end().unwrap_or(IDLE_CHECK_INTERVAL) + Duration::from_millis(1);
+        let _ = tokio::time::timeout(end, progress.changed()).await;
+    }
+
+    /// Waits until every session is done with what it was told until now.
+    pub(crate) async fn wait(&self) {
+        let mut progress = self.subscribe();
+        let told = self.told();
+        while self.done() < told {
+            self.progress(&mut progress).await;
+        }
+    }
+
+    /// How long grants may still run, margin included.
+    pub(crate) fn outstanding(&self) -> Micros {
+        let book = self.book.lock();
+        let until = book.sessions.values().map(|session| session.grant_end()).max().unwrap_or(0).max(book.ghosts_until);
+        (until - self.clock.boottime()).max(0)
+    }
+
+    /// Grants nothing any more, and asks every client to move. Returns when no grant runs.
+    pub(crate) async fn leave(&self) {
+        let sessions: Vec<_> = {
+            let mut book = self.book.lock();
+            book.leaving = true;
+            book.sessions.values().cloned().collect()
+        };
+        for session in sessions {
+            session.going();
+        }
+        let mut progress = self.subscribe();
+        loop {
+            let left = self.outstanding();
+            if left == 0 {
+                return;
+            }
+            let left = Duration::from_micros(u64::try_from(left).unwrap_or(0)) + Duration::from_millis(1);
+            let _ = tokio::time::timeout(left, progress.changed()).await;
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! One session: what one client may hold, what it was told and has acknowledged, and until when it may answer.
+
+use std::{collections::HashSet, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::{
+    domain::{
+        clock::{Clock, Micros, SECOND, micros},
+        error::{Error, Result},
+        key::Digest,
+    },
+    replica::{
+        cache::{ChangeSeq, KeyCache},
+        cached_key::CachedKey,
+        fault_injection,
+        lease::LEASE_MARGIN,
+    },
+};
+
+/// Keys that a session is interested in, one by one. A session with more is told of every change.
+const MAX_INTERESTS: usize = 1 << 18;
+/// A session that asks for time while it has left a message unacknowledged for this long is cut.
+const MAX_UNACKNOWLEDGED: Micros = SECOND;
+
+/// A message to a client. All of them go through one queue: their order is part of the protocol.
+#[derive(Debug)]
+pub(crate) enum Down {
+    /// Time, in microseconds from before the renewal was sent; 0 grants nothing.
+    Grant { number: u64, length: Micros },
+    /// The answer to a look-up.
+    Key(AnswerKey),
+    /// A key has changed.
+    Invalidate { number: u64, digest: Digest },
+    /// Any key may have changed.
+    Clear { number: u64 },
+    /// The client is to move.
+    Going,
+    /// The client's own credential is over.
+    End { number: u64 },
+}
+
+/// A client's request for time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Renewal(pub(crate) u64);
+
+/// The answer to a look-up.
+#[derive(Debug, Clone)]
+pub(crate) struct AnswerKey {
+    /// The look-up.
+    pub(crate) id: u64,
+    /// The digest of the secret.
+    pub(crate) digest: Digest,
+    /// The key; none if the client must not keep it.
+    pub(crate) key: Option<Arc<CachedKey>>,
+    /// The position in the sequence of changes before the key was read.
+    pub(crate) seq: ChangeSeq,
+}
+
+/// One session.
+pub(crate) struct Session {
+    pub(super) id: u64,
+    pub(super) caller: String,
+    credential: Option<Digest>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// None once the session is over: its connection then ends.
+    queue: Option<mpsc::Sender<Down>>,
+    interests: Interests,
+    /// The last number that was sent.
+    sent: u64,
+    /// Everything up to this number is done.
+    done: u64,
+    /// Since when the session owes an acknowledgement.
+    owes_since: Option<Micros>,
+    /// Until when the client may answer, margin included.
+    grant_end: Micros,
+    /// Nothing is granted any more.
+    going: bool,
+}
+
+/// The keys that a client may hold, by the first words of their digests.
+enum Interests {
+    Some(HashSet<u64>),
+    All,
+}
+
+impl Interests {
+    fn add(&mut self, digest: &Digest) {
+        if let Self::Some(words) = self {
+            words.insert(first_word(digest));
+            if words.len() > MAX_INTERESTS {
+                *self = Self::All;
+            }
+        }
+    }
+
+    /// Whether the client may hold the key. It does not hold it any more once it was told.
+    fn take(&mut self, digest: &Digest) -> bool {
+        match self {
+            Self::Some(words) => words.remove(&first_word(digest)),
+            Self::All => true,
+        }
+    }
+}
+
+fn first_word(digest: &Digest) -> u64 {
+    let (word, _) = digest.0.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
+    u64::from_be_bytes(*word)
+}
+
+impl State {
+    /// Enqueues a message. A full queue costs the session, never a message.
+    fn send(&mut self, message: Down) {
+        let sent = self.queue.as_ref().is_some_and(|queue| queue.try_send(message).is_ok());
+        if !sent && !fault_injection::disabled("attach_full_queue") {
+            self.queue = None;
+        }
+    }
+
+    /// Numbers a message that is to be acknowledged; the number, and when the grants until now are over.
+    fn tell(&mut self, now: Micros, message: impl FnOnce(u64) -> Down) -> (u64, Micros) {
+        self.sent += 1;
+        self.owes_since = self.owes_since.or(Some(now));
+        self.send(message(self.sent));
+        (self.sent, self.grant_end)
+    }
+}
+
+impl Session {
+    pub(super) fn new(id: u64, caller: String, credential: Option<Digest>, queue: mpsc::Sender<Down>) -> Self {
+        let state = State {
+            queue: Some(queue),
+            interests: Interests::Some(HashSet::new()),
+            sent: 0,
+            done: 0,
+            owes_since: None,
+            grant_end: Micros::MIN,
+            going: false,
+        };
+        Self { id, caller, credential, state: Mutex::new(state) }
+    }
+
+    /// Grants at most `longest`, and at most what is left of the replica's own lease. The end is recorded in the same step
+    /// in which the grant is enqueued. The lease is read within that step: whoever ends it and then asks for the end of
+    /// all grants has this one included, or this one finds the lease ended.
+    pub(super) fn grant(&self, renewal: Renewal, longest: Micros, lease: impl Fn() -> Micros, clock: &dyn Clock) {
+        let mut state = self.state.lock();
+        let now = clock.boottime();
+        if state.owes_since.is_some_and(|since| now - since >= MAX_UNACKNOWLEDGED) {
+            // It delays a change once, and not for ever.
+            state.queue = None;
+        }
+        if state.going || state.queue.is_none() {
+            return;
+        }
+        // Whole milliseconds, rounded down.
+        let length = longest.min(lease()).max(0) / 1_000 * 1_000;
+        if length > 0 {
+            let margin = if fault_injection::disabled("attach_margin") { 0 } else { micros(LEASE_MARGIN) };
+            state.grant_end = state.grant_end.max(now.saturating_add(length).saturating_add(margin));
+        }
+        state.send(Down::Grant { number: renewal.0, length });
+    }
+
+    /// Checks that the key has not changed since it was read, notes the interest, and enqueues the answer, in one step: a
+    /// change that is applied later finds the interest, and its invalidation is behind the answer.
+    pub(super) fn answer(&self, key: AnswerKey, cache: &KeyCache) -> bool {
+        let mut state = self.state.lock();
+        if key.key.is_some() {
+            if !fault_injection::disabled("attach_recheck") && !cache.unchanged_since(key.seq, &key.digest) {
+                return false;
+            }
+            state.interests.add(&key.digest);
+        }
+        state.send(Down::Key(key));
+        true
+    }
+
+    /// Tells of a change to a key, if the client may hold it or lives by it.
+    pub(super) fn invalidate(&self, digest: &Digest, now: Micros) -> Option<(u64, Micros)> {
+        let mut state = self.state.lock();
+        let mut told = None;
+        if state.interests.take(digest) {
+            told = Some(state.tell(now, |number| Down::Invalidate { number, digest: *digest }));
+        }
+        if self.credential.as_ref() == Some(digest) {
+            state.going = true;
+            told = Some(state.tell(now, |number| Down::End { number }));
+        }
+        told
+    }
+
+    /// Tells that any key may have changed.
+    pub(super) fn clear(&self, now: Micros) -> (u64, Micros) {
+        let mut state = self.state.lock();
+        state.interests = Interests::Some(HashSet::new());
+        state.tell(now, |number| Down::Clear { number })
+    }
+
+    /// Asks the client to move, and grants nothing any more.
+    pub(crate) fn going(&self) {
+        let mut state = self.state.lock();
+        if !state.going {
+            state.going = true;
+            state.send(Down::Going);
+        }
+    }
+
+    pub(super) fn acknowledge(&self, number: u64, now: Micros) -> Result<()> {
+        let mut state = self.state.lock();
+        if number > state.sent {
+            return Err(Error::invalid("acknowledge.number", "was never sent"));
+        }
+        state.done = state.done.max(number);
+        state.owes_since = (state.done < state.sent).then_some(now);
+        Ok(())
+    }
+
+    /// Whether everything up to a number is done.
+    pub(super) fn has_done(&self, number: u64) -> bool {
+        self.state.lock().done >= number
+    }
+
+    /// Until when the client may answer, margin included.
+    pub(super) fn grant_end(&self) -> Micros {
+        self.state.lock().grant_end
+    }
+
+    /// Ends the session; until when its client may still answer. One that has stopped answers nothing.
+    pub(super) fn close(&self, stopped: bool) -> Micros {
+        let mut state = self.state.lock();
+        state.queue = None;
+        state.going = true;
+        if stopped {
+            (state.done, state.grant_end) = (state.sent, Micros::MIN);
+        }
+        state.grant_end
+    }
+}

@@ -1,0 +1,305 @@
+//! Attach: sessions of clients that hold keys in their own memory. What makes them as strict as a call is in
+//! [`crate::replica::attach`]; here is who may have a session, and what it may hold.
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::{OnceCell, mpsc},
+    time::Instant,
+};
+
+use super::{
+    authenticate::Authenticator,
+    verify::{
+        Check, Verdict,
+        evaluator::{Evaluator, digest_of},
+    },
+};
+use crate::{
+    domain::{
+        clock::{Clock, Micros, micros},
+        error::{Error, ErrorKind, Result},
+        key::Digest,
+        keyspace::{AllowedKeyspaces, Registry},
+        secret::Secret,
+        verdict::VerdictCode,
+    },
+    replica::{
+        Replica,
+        attach::{AnswerKey, Down, Renewal, Session},
+    },
+    store::{Store, StoreError},
+};
+
+/// The watermark of the longest time for which a client may answer after this process is gone, in microseconds. Used where
+/// one process owns the database: others count their rows.
+const LONGEST_GRANT: &str = "attach.longest_grant";
+/// Uses in one report.
+const MAX_USES: usize = 1_000;
+
+/// Who attaches.
+#[derive(Debug, Clone)]
+pub(crate) enum AttachCaller {
+    /// The holder of this secret, which is verified at each renewal.
+    Secret(Arc<Secret>),
+    /// A caller that its connection identifies, with the keyspaces that it may ask about.
+    Certificate(String, Option<Arc<AllowedKeyspaces>>),
+}
+
+/// A message to a client.
+#[derive(Debug)]
+pub(crate) enum ToClient {
+    /// Time from before the renewal was sent, in microseconds; 0 grants nothing.
+    Grant { number: u64, length: Micros },
+    /// A key to keep, for as long as it lives; none: not to be kept.
+    Key { id: u64, digest: Digest, key: Option<(Verdict, Option<Micros>)> },
+    /// A key has changed.
+    Invalidate { number: u64, digest: Digest },
+    /// Any key may have changed.
+    Clear { number: u64 },
+    /// The client is to move.
+    Going,
+    /// The client's own credential is over.
+    End { number: u64 },
+}
+
+/// The messages to one client, in the order in which they must reach it.
+pub(crate) struct Messages {
+    queue: mpsc::Receiver<Down>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Messages {
+    /// The next message; none when the session is over.
+    pub(crate) fn poll(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<ToClient>> {
+        self.queue.poll_recv(cx).map(|message| message.map(|message| self.convert(message)))
+    }
+
+    fn convert(&self, message: Down) -> ToClient {
+        match message {
+            Down::Grant { number, length } => ToClient::Grant { number, length },
+            Down::Key(AnswerKey { id, digest, key, .. }) => {
+                let key = key.map(|key| {
+                    let life = key.expire_time().map(|end| end.saturating_sub(self.clock.wall()).max(0));
+                    (Verdict { code: VerdictCode::Valid, key: Some(key), rate: None, missing_scope: None }, life)
+                });
+                ToClient::Key { id, digest, key }
+            }
+            Down::Invalidate { number, digest } => ToClient::Invalidate { number, digest },
+            Down::Clear { number } => ToClient::Clear { number },
+            Down::Going => ToClient::Going,
+            Down::End { number } => ToClient::End { number },
+        }
+    }
+}
+
+/// Uses of one key that a client reports.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReportedUse {
+    /// The key.
+    pub(crate) digest: Digest,
+    /// How many.
+    pub(crate) count: u32,
+    /// How long ago the last one was, in microseconds.
+    pub(crate) age: Micros,
+}
+
+/// Opens sessions.
+pub struct AttachService {
+    pub(super) evaluator: Arc<Evaluator>,
+    pub(super) auth: Arc<Authenticator>,
+    pub(super) replica: Arc<Replica>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// Set once the longest grant is written down.
+    pub(super) written: OnceCell<()>,
+}
+
+impl AttachService {
+    /// Counts grants of the process before, which may still run. Call this before the first Revoke.
+    ///
+    /// # Errors
+    ///
+    /// The store's, if the database does not say.
+    pub(crate) async fn recall_earlier_grants(&self) -> std::result::Result<(), StoreError> {
+        if !self.replica.has_peers()
+            && let Some(longest) = self.store.watermark(LONGEST_GRANT.to_owned()).await?
+        {
+            self.replica.attachments.remember(longest);
+        }
+        Ok(())
+    }
+
+    /// Opens a session.
+    ///
+    /// # Errors
+    ///
+    /// UNAUTHENTICATED and PERMISSION_DENIED as for a Verify; RESOURCE_EXHAUSTED if there are too many; UNAVAILABLE.
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        caller: AttachCaller,
+        deadline: Instant,
+    ) -> Result<(Attached, Messages)> {
+        self.rights(&caller, deadline).await?;
+        if !self.replica.has_peers() {
+            // Before the first grant: the next process must know of it.
+            let longest = self.replica.attachments.longest();
+            let write = || async { self.store.advance_watermark(LONGEST_GRANT.to_owned(), longest).await.map(drop) };
+            self.written.get_or_try_init(write).await?;
+        }
+        let (name, credential) = match &caller {
+            AttachCaller::Secret(secret) => {
+                let digest = digest_of(secret.expose());
+                (data_encoding::HEXLOWER.encode(&digest.unwrap_or(Digest([0; 32])).0), digest)
+            }
+            AttachCaller::Certificate(name, _) => (name.clone(), None),
+        };
+        let (session, queue) = self.replica.attachments.register(&name, credential)?;
+        let attached = Attached { service: Arc::clone(self), session, caller };
+        // Again, since a revocation of the caller before the registration was not told to the session.
+        self.rights(&attached.caller, deadline).await?;
+        Ok((attached, Messages { queue, clock: Arc::clone(&self.clock) }))
+    }
+
+    /// What a caller may hold, and what is left of its credential.
+    async fn rights(
+        &self,
+        caller: &AttachCaller,
+        deadline: Instant,
+    ) -> Result<(Option<Arc<AllowedKeyspaces>>, Micros)> {
+        match caller {
+            AttachCaller::Certificate(_, allowed) => Ok((allowed.clone(), Micros::MAX)),
+            AttachCaller::Secret(secret) => {
+                let (allowed, expires) = self.auth.authorize_attach(secret.expose(), deadline).await?;
+                let left = expires.map_or(Micros::MAX, |end| end.saturating_sub(self.clock.wall()));
+                Ok((allowed, left))
+            }
+        }
+    }
+}
+
+fn is_undecided(error: &Error) -> bool {
+    matches!(error.kind, ErrorKind::Unavailable | ErrorKind::DeadlineExceeded)
+}
+
+/// An open session. It ends when this is dropped.
+pub(crate) struct Attached {
+    service: Arc<AttachService>,
+    session: Arc<Session>,
+    caller: AttachCaller,
+}
+
+impl Attached {
+    /// Grants time, if the caller's credential is still good.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`AttachService::open`].
+    pub(crate) async fn renew(&self, number: u64, deadline: Instant) -> Result<()> {
+        let left = match self.service.rights(&self.caller, deadline).await {
+            Ok((_, left)) => left,
+            // Whether the caller may go on is not known now: nothing is granted, and the session stays.
+            Err(error) if is_undecided(&error) => 0,
+            Err(error) => return Err(error),
+        };
+        self.service.replica.attachments.grant(&self.session, Renewal(number), left);
+        Ok(())
+    }
+
+    /// Answers a look-up. A key that is not good, that the caller may not ask about, or that has a rate limit is not to be
+    /// kept.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`AttachService::open`].
+    pub(crate) async fn look_up(&self, id: u64, secret: &str, deadline: Instant) -> Result<()> {
+        let AttachService { replica, evaluator, registry, .. } = &*self.service;
+        let digest = digest_of(secret);
+        let rights = match self.service.rights(&self.caller, deadline).await {
+            Ok((allowed, _)) => Some(allowed),
+            Err(error) if is_undecided(&error) => None,
+            Err(error) => return Err(error),
+        };
+        loop {
+            // Before anything is read.
+            let seq = replica.cache.current_seq();
+            let check = Check { secret, cost: None, ..Check::default() };
+            let found = match &rights {
+                None => None,
+                Some(allowed) => match evaluator.decide(&check, allowed.as_deref(), deadline).await {
+                    Ok(verdict) => Some(verdict).filter(|verdict| verdict.code == VerdictCode::Valid),
+                    // The client asks by calls, which say what is wrong.
+                    Err(error) if is_undecided(&error) => None,
+                    Err(error) => return Err(error),
+                },
+            };
+            let key = found.and_then(|verdict| verdict.key).filter(|key| {
+                let keyspace = key.keyspace.and_then(|index| registry.get(index));
+                keyspace.is_some_and(|keyspace| key.rate_limit().or(keyspace.rate_limit).is_none())
+            });
+            let answer = AnswerKey { id, digest: digest.unwrap_or(Digest([0; 32])), key, seq };
+            if replica.attachments.answer(&self.session, answer) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Notes that the client has done what it was told.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_ARGUMENT for what it was not told.
+    pub(crate) fn acknowledge(&self, number: u64) -> Result<()> {
+        self.service.replica.attachments.acknowledge(&self.session, number)
+    }
+
+    /// Records uses. Those of keys that are not in memory are looked up; of those that the caller may not ask about, and of
+    /// keys that do not exist, nothing is recorded.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_ARGUMENT for too many; those of [`AttachService::open`].
+    pub(crate) async fn uses(&self, uses: &[ReportedUse], deadline: Instant) -> Result<()> {
+        if uses.len() > MAX_USES {
+            return Err(Error::invalid("uses", "must be at most 1,000"));
+        }
+        let allowed = match self.service.rights(&self.caller, deadline).await {
+            Ok((allowed, _)) => allowed,
+            Err(error) if is_undecided(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let replica = &self.service.replica;
+        for reported in uses {
+            let cached = replica.cache.get(&reported.digest);
+            let entry = match cached {
+                Some(entry) => Some(entry),
+                // The uses of a key that cannot be read are lost.
+                None => replica.look_up(reported.digest, deadline).await.ok().flatten().map(|found| found.entry),
+            };
+            let may = |index| allowed.as_ref().is_none_or(|allowed| allowed.contains(index));
+            if let Some(entry) = entry.filter(|entry| entry.keyspace.is_some_and(may)) {
+                // A use is never in the future, and never older than the longest grant.
+                let age = reported.age.clamp(0, micros(std::time::Duration::from_mins(1)));
+                replica.usage.record_many(&entry, self.service.clock.wall() - age, reported.count);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the client to move, and grants nothing any more.
+    pub(crate) fn going(&self) {
+        self.session.going();
+    }
+
+    /// Ends the session of a client that answers nothing from its memory any more.
+    pub(crate) fn stopped(&self) {
+        self.service.replica.attachments.end(&self.session, true);
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.service.replica.attachments.end(&self.session, false);
+    }
+}

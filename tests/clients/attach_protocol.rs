@@ -1,0 +1,323 @@
+//! Attach, spoken by hand: what a client that follows the rules, or breaks them, gets from a real server.
+
+use std::time::{Duration, Instant};
+
+use keyward::proto::{
+    AttachAcknowledge, AttachKey, AttachLookUp, AttachRenew, AttachRequest, AttachResponse, AttachStopped, AttachUse,
+    AttachUses, Code, CreateRequest, attach_request::Message as Up, attach_response::Message as Down,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Status, Streaming};
+
+use crate::{
+    service_key,
+    support::{
+        Server, Setup,
+        grpc::{self, Client, Made, Refusal, eventually, own_limit, ttl},
+        server::{ROOT, with},
+    },
+};
+
+/// Long enough on a busy machine.
+const LONG: Duration = Duration::from_secs(20);
+
+/// One session, driven by hand.
+struct Session {
+    up: mpsc::UnboundedSender<AttachRequest>,
+    down: Streaming<AttachResponse>,
+}
+
+impl Session {
+    async fn open(server: &Server, credential: &str) -> Result<Self, Status> {
+        let (up, messages) = mpsc::unbounded_channel();
+        let request = with(credential, UnboundedReceiverStream::new(messages));
+        let down = server.client().await.attach(request).await?.into_inner();
+        Ok(Self { up, down })
+    }
+
+    fn send(&self, message: Up) {
+        let _ = self.up.send(AttachRequest { message: Some(message) });
+    }
+
+    async fn next(&mut self) -> Result<Option<Down>, Status> {
+        let message = tokio::time::timeout(LONG, self.down.message()).await.expect("a message in time");
+        Ok(message?.and_then(|message| message.message))
+    }
+
+    async fn expect(&mut self) -> Down {
+        self.next().await.expect("no error").expect("a message")
+    }
+
+    /// Asks for time; how much it gets.
+    async fn renew(&mut self, number: u64) -> Duration {
+        self.send(Up::Renew(AttachRenew { number }));
+        let Down::Grant(grant) = self.expect().await else { panic!("a grant") };
+        assert_eq!(grant.number, number);
+        grant.length.unwrap_or_default().try_into().unwrap()
+    }
+
+    async fn look_up(&mut self, secret: &str) -> AttachKey {
+        self.send(Up::LookUp(AttachLookUp { id: 7, secret: secret.into() }));
+        let Down::Key(key) = self.expect().await else { panic!("a key") };
+        assert_eq!(key.id, 7);
+        key
+    }
+
+    /// Waits for the invalidation of a key; its number.
+    async fn invalidated(&mut self, digest: &[u8]) -> u64 {
+        let Down::Invalidate(invalidate) = self.expect().await else { panic!("an invalidation") };
+        assert_eq!(invalidate.digest, digest);
+        invalidate.number
+    }
+
+    fn acknowledge(&self, number: u64) {
+        self.send(Up::Acknowledge(AttachAcknowledge { number }));
+    }
+}
+
+async fn key(client: &mut Client, request: CreateRequest) -> Made {
+    grpc::made(grpc::create(client, ROOT, request).await)
+}
+
+/// Revokes a key beside the test; how long it took.
+fn revoke(mut client: Client, id: &str) -> tokio::task::JoinHandle<Duration> {
+    let id = id.to_owned();
+    tokio::spawn(async move {
+        let start = Instant::now();
+        grpc::revoke(&mut client, &id).await;
+        start.elapsed()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoke_returns_when_the_client_has_acknowledged() {
+    let server = Setup::new().env("KEYWARD_ATTACH_LEASE", "20s").env("KEYWARD_REPLICA_LEASE", "60s").start();
+    let mut client = server.client().await;
+    let made = key(&mut client, CreateRequest { organization: "acme".into(), ..Default::default() }).await;
+    let mut session = Session::open(&server, ROOT).await.unwrap();
+    assert_eq!(session.renew(1).await, LONG);
+    let found = session.look_up(&made.secret).await;
+    let facts = found.key.expect("a good key");
+    assert_eq!((facts.code(), &*facts.key_id, &*facts.organization), (Code::Valid, &*made.id, "acme"));
+    assert_eq!(found.life, None);
+    let revoking = revoke(client, &made.id);
+    let number = session.invalidated(&found.digest).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!revoking.is_finished(), "it waits for the acknowledgement");
+    session.acknowledge(number);
+    let took = revoking.await.unwrap();
+    assert!(took < Duration::from_secs(10), "{took:?}: it does not wait for the grant to end");
+    assert_eq!(session.look_up(&made.secret).await.key, None, "a revoked key is not to be kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoke_waits_for_the_grant_of_a_silent_client_and_of_one_that_is_gone() {
+    let server = Setup::new().env("KEYWARD_ATTACH_LEASE", "1s").start();
+    let mut client = server.client().await;
+    for gone in [false, true] {
+        let made = key(&mut client, CreateRequest::default()).await;
+        let mut session = Session::open(&server, ROOT).await.unwrap();
+        let digest = session.look_up(&made.secret).await.digest;
+        let granted = Instant::now();
+        assert_eq!(session.renew(1).await, Duration::from_secs(1));
+        let session = if gone {
+            drop(session);
+            None
+        } else {
+            Some(session)
+        };
+        // Gone is what the server notices; until then it is silent. Both have to wait.
+        revoke(client.clone(), &made.id).await.unwrap();
+        let since = granted.elapsed();
+        assert!(since >= Duration::from_millis(1_500), "gone: {gone}: after {since:?}, within grant and margin");
+        if let Some(mut session) = session {
+            session.invalidated(&digest).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_has_stopped_delays_nothing() {
+    let server = Setup::new().env("KEYWARD_ATTACH_LEASE", "20s").env("KEYWARD_REPLICA_LEASE", "60s").start();
+    let mut client = server.client().await;
+    let made = key(&mut client, CreateRequest::default()).await;
+    let mut session = Session::open(&server, ROOT).await.unwrap();
+    session.look_up(&made.secret).await;
+    session.renew(1).await;
+    session.send(Up::Stopped(AttachStopped {}));
+    assert_eq!(session.next().await.unwrap(), None, "the session is over");
+    let took = revoke(client, &made.id).await.unwrap();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_told_only_of_keys_that_it_may_hold() {
+    let server = Setup::new().env("KEYWARD_ATTACH_LEASE", "20s").env("KEYWARD_REPLICA_LEASE", "60s").start();
+    let mut client = server.client().await;
+    let made = key(&mut client, CreateRequest::default()).await;
+    let other = key(&mut client, CreateRequest::default()).await;
+    let mut session = Session::open(&server, ROOT).await.unwrap();
+    session.renew(1).await;
+    session.look_up(&made.secret).await;
+    let took = revoke(client, &other.id).await.unwrap();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(session.renew(2).await, LONG, "the next message is the grant");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_callers_own_revocation_ends_its_session() {
+    let server = Setup::new().env("KEYWARD_ATTACH_LEASE", "20s").env("KEYWARD_REPLICA_LEASE", "60s").start();
+    let (secret, id) = service_key(&server).await;
+    let mut session = Session::open(&server, &secret).await.unwrap();
+    assert_eq!(session.renew(1).await, LONG);
+    let revoking = revoke(server.client().await, &id);
+    let Down::End(end) = session.expect().await else { panic!("the end") };
+    assert!(!revoking.is_finished());
+    session.acknowledge(end.number);
+    assert!(revoking.await.unwrap() < Duration::from_secs(10));
+    session.send(Up::Renew(AttachRenew { number: 2 }));
+    let refusal = Refusal::of(&session.next().await.unwrap_err());
+    assert_eq!((refusal.code, &*refusal.reason), (tonic::Code::Unauthenticated, "REVOKED"));
+    let refusal = Session::open(&server, &secret).await.err().map(|status| Refusal::of(&status).reason);
+    assert_eq!(refusal.as_deref(), Some("REVOKED"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_is_bounded_by_the_life_of_the_credential() {
+    let server = Setup::new().env("KEYWARD_ATTACH_LEASE", "20s").env("KEYWARD_REPLICA_LEASE", "60s").start();
+    let request = CreateRequest {
+        keyspace: "keyward".into(),
+        scopes: vec!["verify".into()],
+        expiry: ttl(Duration::from_secs(10)),
+        ..Default::default()
+    };
+    let made = key(&mut server.client().await, request).await;
+    let mut session = Session::open(&server, &made.secret).await.unwrap();
+    assert!(session.renew(1).await < Duration::from_secs(11));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_keys_that_may_be_kept_are_answered() {
+    let server = Setup::new().ready("all").start();
+    let mut client = server.client().await;
+    let create =
+        |keyspace: &str| CreateRequest { keyspace: keyspace.into(), organization: "acme".into(), ..Default::default() };
+    let norrix = key(&mut client, create("norrix")).await;
+    let noro = key(&mut client, create("noro")).await;
+    let limited = CreateRequest { rate_limit: Some(own_limit(5, 60)), ..create("norrix") };
+    let limited = key(&mut client, limited).await;
+    let own = CreateRequest {
+        keyspace: "keyward".into(),
+        scopes: vec!["verify".into()],
+        keyspaces: vec!["nora".into()],
+        ..Default::default()
+    };
+    let of_nora = key(&mut client, own).await;
+    let mut operator = Session::open(&server, ROOT).await.unwrap();
+    assert!(operator.look_up(&norrix.secret).await.key.is_some());
+    assert_eq!(operator.look_up(&noro.secret).await.key, None, "its keyspace has a rate limit");
+    assert_eq!(operator.look_up(&limited.secret).await.key, None, "it has a rate limit");
+    for bad in ["", "nrx_forged", &"x".repeat(10_000)] {
+        assert_eq!(operator.look_up(bad).await.key, None);
+    }
+    let mut service = Session::open(&server, &of_nora.secret).await.unwrap();
+    assert_eq!(service.look_up(&norrix.secret).await.key, None, "the caller may not ask about its keyspace");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_those_who_may_verify_attach_and_their_number_is_bounded() {
+    let server = Setup::new().config("[attach]\nmax_clients = 18\n").start();
+    let mut client = server.client().await;
+    let refusal = async |credential: &str| {
+        let status = Session::open(&server, credential).await.err().expect("refused");
+        let refusal = Refusal::of(&status);
+        (refusal.code, refusal.reason)
+    };
+    let plain = key(&mut client, CreateRequest::default()).await;
+    assert_eq!(refusal("nobody").await, (tonic::Code::Unauthenticated, "MALFORMED".into()));
+    assert_eq!(refusal(&plain.secret).await.0, tonic::Code::PermissionDenied);
+    let mut open = Vec::new();
+    for _ in 0..16 {
+        open.push(Session::open(&server, ROOT).await.unwrap());
+    }
+    let too_many = (tonic::Code::ResourceExhausted, "TOO_MANY_CLIENTS".to_owned());
+    assert_eq!(refusal(ROOT).await, too_many, "of one caller");
+    let (secret, _) = service_key(&server).await;
+    for _ in 0..2 {
+        open.push(Session::open(&server, &secret).await.unwrap());
+    }
+    assert_eq!(refusal(&secret).await, too_many, "of all");
+    open.clear();
+    eventually(LONG, "ended sessions make room", async || Session::open(&server, ROOT).await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_never_said_cannot_be_acknowledged() {
+    let server = Setup::new().start();
+    for bad in [
+        Some(Up::Acknowledge(AttachAcknowledge { number: 1 })),
+        Some(Up::Acknowledge(AttachAcknowledge { number: u64::MAX })),
+        Some(Up::Uses(AttachUses { uses: vec![AttachUse { digest: vec![1; 31], count: 1, age: None }] })),
+        Some(Up::Uses(AttachUses { uses: vec![AttachUse::default(); 1_001] })),
+        None,
+    ] {
+        let mut session = Session::open(&server, ROOT).await.unwrap();
+        let _ = session.up.send(AttachRequest { message: bad.clone() });
+        let refusal = Refusal::of(&session.next().await.unwrap_err());
+        assert_eq!((refusal.code, &*refusal.reason), (tonic::Code::InvalidArgument, "INVALID_ARGUMENT"), "{bad:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reported_uses_show_as_last_used() {
+    let server = Setup::new().start();
+    let mut client = server.client().await;
+    let made = key(&mut client, CreateRequest::default()).await;
+    let mut session = Session::open(&server, ROOT).await.unwrap();
+    let digest = session.look_up(&made.secret).await.digest;
+    let looked_up = grpc::now();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let used = AttachUse { digest, count: 3, age: Some(prost_types::Duration { seconds: 0, nanos: 1_000_000 }) };
+    session.send(Up::Uses(AttachUses { uses: vec![used] }));
+    eventually(LONG, "the use shows", async || {
+        let last = grpc::record(&mut client, &made.id).await.last_used_time;
+        last.is_some_and(|last| grpc::micros(last) > looked_up + 20_000)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_starts_counts_the_grants_of_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = || Setup::new().folder(folder.path()).env("KEYWARD_ATTACH_LEASE", "2s");
+    let server = setup().start();
+    let made = key(&mut server.client().await, CreateRequest::default()).await;
+    let mut session = Session::open(&server, ROOT).await.unwrap();
+    session.look_up(&made.secret).await;
+    session.renew(1).await;
+    let granted = Instant::now();
+    // Killed: nothing is left in good order.
+    drop(server);
+    let server = setup().start();
+    let started = Instant::now();
+    revoke(server.client().await, &made.id).await.unwrap();
+    let since = granted.elapsed();
+    assert!(since >= Duration::from_millis(2_500), "after {since:?}");
+    assert!(started.elapsed() < LONG);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_asks_its_clients_to_move() {
+    let mut server = Setup::new().env("KEYWARD_ATTACH_LEASE", "20s").env("KEYWARD_REPLICA_LEASE", "60s").start();
+    let mut session = Session::open(&server, ROOT).await.unwrap();
+    session.renew(1).await;
+    server.signal("TERM");
+    assert!(matches!(session.expect().await, Down::Going(_)));
+    session.send(Up::Renew(AttachRenew { number: 2 }));
+    session.send(Up::Stopped(AttachStopped {}));
+    if let Ok(Some(message)) = session.next().await {
+        panic!("nothing is granted any more: {message:?}");
+    }
+    assert_eq!(tokio::task::block_in_place(|| server.wait()), Some(0));
+}
