@@ -10,7 +10,7 @@ use axum::{
     extract::Path,
     routing::{get, post},
 };
-use keyward_client::{BuildError, Client, KeywardLayer, Principal, layer::Route};
+use keyward_client::{AttachOptions, BuildError, Client, KeywardLayer, Principal, layer::Route};
 
 /// The service, guarded by the Keyward that the client speaks to.
 ///
@@ -43,6 +43,8 @@ async fn start(Extension(caller): Extension<Principal>) -> String {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let client =
         Client::builder(std::env::var("KEYWARD_URL")?).credential(std::env::var("KEYWARD_API_KEY")?).build()?;
+    // Valid keys are kept in memory, as strictly as by calls.
+    client.attach(AttachOptions::default())?;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
     println!("listening on {}", listener.local_addr()?);
     axum::serve(listener, service(client)?).await?;

@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use keyward_client::{BuildError, Client, KeywardLayer, Principal, layer::Route};
+use keyward_client::{AttachOptions, BuildError, Client, KeywardLayer, Principal, layer::Route};
 use tonic::{
     Request, Response, Status,
     body::Body,
@@ -80,6 +80,8 @@ pub fn service(client: Client) -> Result<Routes, BuildError> {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let client =
         Client::builder(std::env::var("KEYWARD_URL")?).credential(std::env::var("KEYWARD_API_KEY")?).build()?;
+    // Valid keys are kept in memory, as strictly as by calls.
+    client.attach(AttachOptions::default())?;
     let address = "127.0.0.1:3001".parse()?;
     println!("listening on {address}");
     tonic::transport::Server::builder().add_routes(service(client)?).serve(address).await?;

@@ -145,7 +145,7 @@ impl<F: ChangeFeed> Follower<F> {
                     tracing::warn!(why, "replica rejoining");
                     // Nothing is granted any more. While a grant runs, the row stays, so that Revokes wait for it; peers
                     // remove it, or this replica as a peer of its former self.
-                    let runs = self.attachments.outstanding() > 0 && !fault_injection::disabled("attach_lost_row");
+                    let runs = self.attachments.outstanding() > 0;
                     connected = runs || self.feed.remove(member.id, None).await.is_ok();
                 }
             }

@@ -216,3 +216,34 @@ async fn options_are_bounded_and_a_client_attaches_once() {
     client.attach(AttachOptions::default()).unwrap();
     assert_eq!(client.attach(AttachOptions::default()).unwrap_err().setting(), "attach");
 }
+
+/// Whether a client whose connection is cut in this way answers VALID after a Revoke has returned.
+async fn is_valid_after_a_revoke(faults: &str, cut: impl Fn(&Proxy)) -> bool {
+    let server = Setup::new().env("KEYWARD_FAULTS", faults).start();
+    let proxy = Proxy::start(server.grpc.parse::<SocketAddr>().unwrap()).await;
+    let made = key(&server, CreateRequest::default()).await;
+    let client = attached(&proxy.address().to_string(), AttachOptions::default());
+    warm(&client, &made.secret).await;
+    // A whole grant is left.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    warm(&client, &made.secret).await;
+    cut(&proxy);
+    if faults.contains("ghosts") {
+        // Until the server has noticed.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    grpc::revoke(&mut server.client().await, &made.id).await;
+    client.verify(&made.secret).timeout(Duration::from_millis(50)).await.is_ok_and(|verdict| verdict.is_valid())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoke_that_does_not_wait_for_clients_is_too_early() {
+    assert!(!is_valid_after_a_revoke("", |proxy| proxy.silence(true)).await);
+    assert!(is_valid_after_a_revoke("attach_wait", |proxy| proxy.silence(true)).await, "the guard is needed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoke_that_forgets_clients_which_are_gone_is_too_early() {
+    assert!(!is_valid_after_a_revoke("", |proxy| proxy.down(true)).await);
+    assert!(is_valid_after_a_revoke("attach_ghosts", |proxy| proxy.down(true)).await, "the guard is needed");
+}

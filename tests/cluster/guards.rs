@@ -12,7 +12,7 @@ use sqlx::Executor as _;
 use tokio::time::sleep;
 
 use crate::{
-    cluster::{Cluster, Start, code},
+    cluster::{Cluster, Start, attached_code, code},
     support::{
         grpc::{self, made},
         server::ROOT,
@@ -56,6 +56,36 @@ async fn cut_off(faults: &str) -> bool {
     second.answers_valid_within(Duration::from_millis(200), &key.secret).await
 }
 
+/// The same with a client that holds the key in its own memory, and goes on asking its replica for time.
+async fn cut_off_with_a_client(faults: &str) -> bool {
+    let (cluster, first, second) = Cluster::pair(Start::without(faults).lease(2)).await;
+    let key = cluster.warm_key().await;
+    let client = second.attached();
+    let verify = async || attached_code(&client, &key.secret, Duration::from_millis(50)).await;
+    let kept = || client.attach_status().is_some_and(|status| status.live && status.keys == 1);
+    grpc::eventually(Duration::from_secs(20), "the client holds the key", async || verify().await.is_ok() && kept())
+        .await;
+    second.proxy.silence(true);
+    let in_use = async {
+        loop {
+            let _ = verify().await;
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = first.revoke(&key.id) => {}
+        () = in_use => {}
+    }
+    for _ in 0..20 {
+        if verify().await.is_ok_and(|code| code == Code::Valid) {
+            return true;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    false
+}
+
+guard_is_needed!(a_grant_ends_with_the_lease_of_its_replica, "attach_lease", cut_off_with_a_client);
 guard_is_needed!(revoke_waits_for_a_replica_that_is_cut_off, "acknowledge", cut_off);
 guard_is_needed!(revoke_waits_for_the_whole_lease_of_a_replica_that_is_cut_off, "whole_wait", cut_off);
 guard_is_needed!(the_cache_does_not_answer_after_the_lease_has_expired, "lease", cut_off);

@@ -152,8 +152,7 @@ impl Attachments {
             return;
         }
         let longest = micros(self.rules.lease).min(credential_left);
-        let lease =
-            || if fault_injection::disabled("grant_within_lease") { Micros::MAX } else { self.lease.remaining() };
+        let lease = || if fault_injection::disabled("attach_lease") { Micros::MAX } else { self.lease.remaining() };
         session.grant(renewal, longest, lease, &*self.clock);
     }
 

@@ -14,7 +14,6 @@ use crate::{
     replica::{
         cache::{ChangeSeq, KeyCache},
         cached_key::CachedKey,
-        fault_injection,
         lease::LEASE_MARGIN,
     },
 };
@@ -115,8 +114,7 @@ fn first_word(digest: &Digest) -> u64 {
 impl State {
     /// Enqueues a message. A full queue costs the session, never a message.
     fn send(&mut self, message: Down) {
-        let sent = self.queue.as_ref().is_some_and(|queue| queue.try_send(message).is_ok());
-        if !sent && !fault_injection::disabled("attach_full_queue") {
+        if !self.queue.as_ref().is_some_and(|queue| queue.try_send(message).is_ok()) {
             self.queue = None;
         }
     }
@@ -160,8 +158,7 @@ impl Session {
         // Whole milliseconds, rounded down.
         let length = longest.min(lease()).max(0) / 1_000 * 1_000;
         if length > 0 {
-            let margin = if fault_injection::disabled("attach_margin") { 0 } else { micros(LEASE_MARGIN) };
-            state.grant_end = state.grant_end.max(now.saturating_add(length).saturating_add(margin));
+            state.grant_end = state.grant_end.max(now.saturating_add(length).saturating_add(micros(LEASE_MARGIN)));
         }
         state.send(Down::Grant { number: renewal.0, length });
     }
@@ -171,7 +168,7 @@ impl Session {
     pub(super) fn answer(&self, key: AnswerKey, cache: &KeyCache) -> bool {
         let mut state = self.state.lock();
         if key.key.is_some() {
-            if !fault_injection::disabled("attach_recheck") && !cache.unchanged_since(key.seq, &key.digest) {
+            if !cache.unchanged_since(key.seq, &key.digest) {
                 return false;
             }
             state.interests.add(&key.digest);
