@@ -1,7 +1,8 @@
 //! Every table of the file, in the order of the documents.
 
 use super::{
-    attach, dashboard, database, events, http, keyspace, rate_limit, replica, server, session, setting::Table, tls, webhooks,
+    attach, dashboard, database, events, http, keyspace, rate_limit, replica, server, session, setting::Table, tls,
+    webhooks,
 };
 
 /// The tables.

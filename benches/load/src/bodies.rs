@@ -12,7 +12,7 @@ use data_encoding::BASE64;
 use keyward::{
     domain::{
         clock::SystemEntropy,
-        master_keys::{MasterKeys, MasterKey},
+        master_keys::{MasterKey, MasterKeys},
         secret::Encoding,
     },
     proto::{CreateRequest, RevokeRequest, VerifyRequest},

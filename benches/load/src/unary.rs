@@ -100,7 +100,11 @@ impl Work {
             ids.write_all(id)?;
             ids.write_all(b"\n")?;
         }
-        Ok(if payload.len() > 5 && message.starts_with(&self.expect) { Response::Expected } else { Response::Unexpected })
+        Ok(if payload.len() > 5 && message.starts_with(&self.expect) {
+            Response::Expected
+        } else {
+            Response::Unexpected
+        })
     }
 }
 
@@ -232,7 +236,8 @@ impl Unary {
         let (warmup, length) = (Duration::from_secs_f64(self.warmup), Duration::from_secs_f64(self.seconds));
         let tally = Tally::new(warmup, length, self.pid);
         let (from, until) = (tally.from(), tally.until());
-        let work = Work { bodies, next: 0, stride: self.stride, remaining, tally, expect, ids, response: self.response };
+        let work =
+            Work { bodies, next: 0, stride: self.stride, remaining, tally, expect, ids, response: self.response };
         let work = Rc::new(RefCell::new(work));
         let mut callers = Vec::new();
         for (index, connection) in (0_u32..).zip(connections) {
@@ -240,7 +245,10 @@ impl Unary {
                 #[expect(clippy::cast_precision_loss, reason = "a small number")]
                 let interval = Duration::from_secs_f64(self.connections as f64 / rate);
                 // The connections send one after the other.
-                Pacer { interval, due: Instant::now() + interval * index / u32::try_from(self.connections).unwrap_or(1) }
+                Pacer {
+                    interval,
+                    due: Instant::now() + interval * index / u32::try_from(self.connections).unwrap_or(1),
+                }
             });
             callers.push(tokio::task::spawn_local(
                 Caller {

@@ -20,7 +20,10 @@ use keyward::{
     limiter::{Subject, memory::MemoryLimiter},
     proto,
     replica::{PeerMode, Replica, cached_key::CachedKey},
-    service::{ServiceDeps, Services, bootstrap, verify::{CachedVerdict, Check, VerifyCaller}},
+    service::{
+        ServiceDeps, Services, bootstrap,
+        verify::{CachedVerdict, Check, VerifyCaller},
+    },
     store::{
         Store,
         sqlite::{Sqlite, SqliteOptions},
@@ -82,8 +85,14 @@ async fn build(rate_limit: Option<RateLimit>, folder: &std::path::Path) -> Resul
     let master_keys = Arc::new(bootstrap::load_master_keys(&*store, &SystemEntropy, &[]).await?);
     let registry = Arc::new(Registry::new(vec![keyspace(rate_limit)]));
     let clock: Arc<dyn keyward::domain::clock::Clock> = Arc::new(SystemClock);
-    let replica =
-        Replica::new(Arc::clone(&store), Arc::clone(&registry), Arc::clone(&clock), 1 << 30, PeerMode::SingleProcess, &runtime);
+    let replica = Replica::new(
+        Arc::clone(&store),
+        Arc::clone(&registry),
+        Arc::clone(&clock),
+        1 << 30,
+        PeerMode::SingleProcess,
+        &runtime,
+    );
     replica.lease.extend(Micros::MAX);
     let (replica, entropy) = (Arc::new(replica), Arc::new(SystemEntropy));
     let deps = ServiceDeps {
@@ -184,7 +193,8 @@ fn measure(parts: &Parts, limited: &Parts) -> Result<(), Failure> {
     let spending = MemoryLimiter::new(Arc::new(SystemClock));
     let limit = RateLimit { limit: 1_000_000_000, window: 60_000_000 };
     // In the order of the spendings: a verdict has its key at hand.
-    let mut subjects = (0..KEYS).map(|number| Subject::key(entries[index(number)].id)).collect::<Vec<_>>().into_iter().cycle();
+    let mut subjects =
+        (0..KEYS).map(|number| Subject::key(entries[index(number)].id)).collect::<Vec<_>>().into_iter().cycle();
     time("count against a limit", |_| {
         black_box(subjects.next().map(|subject| spending.spend(subject, limit, 1)));
     });
@@ -205,7 +215,11 @@ fn measure(parts: &Parts, limited: &Parts) -> Result<(), Failure> {
     time("the same, with a limit", |at| {
         black_box(verify(&limited.services, &limited_secrets[at]).is_some());
     });
-    let outcomes = secrets.iter().map(|secret| verify(services, secret)).collect::<Option<Vec<_>>>().ok_or("a verdict is missing")?;
+    let outcomes = secrets
+        .iter()
+        .map(|secret| verify(services, secret))
+        .collect::<Option<Vec<_>>>()
+        .ok_or("a verdict is missing")?;
     time("build the response", |at| {
         black_box(messages::frame(&services.verify.answer(&outcomes[at])));
     });

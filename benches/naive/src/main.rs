@@ -5,8 +5,8 @@ use std::{net::SocketAddr, pin::Pin};
 
 use clap::Parser;
 use keyward_twin::proto::{
-    Code, CreateRequest, CreateResponse, Key, ListRequest, ListResponse, RevokeRequest, RevokeResponse,
-    UpdateWebhookRequest, UpdateWebhookResponse, VerifyRequest, VerifyResponse, VerifyStreamRequest,
+    AttachRequest, AttachResponse, Code, CreateRequest, CreateResponse, Key, ListRequest, ListResponse, RevokeRequest,
+    RevokeResponse, UpdateWebhookRequest, UpdateWebhookResponse, VerifyRequest, VerifyResponse, VerifyStreamRequest,
     VerifyStreamResponse,
     key_service_server::{KeyService, KeyServiceServer},
 };

@@ -4,8 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, pin::Pin};
 
 use clap::Parser;
 use keyward_twin::proto::{
-    AttachRequest, AttachResponse, Code, CreateRequest, CreateResponse, ListRequest, ListResponse, RevokeRequest, RevokeResponse,
-    UpdateWebhookRequest, UpdateWebhookResponse, VerifyRequest, VerifyResponse, VerifyStreamRequest,
+    AttachRequest, AttachResponse, Code, CreateRequest, CreateResponse, ListRequest, ListResponse, RevokeRequest,
+    RevokeResponse, UpdateWebhookRequest, UpdateWebhookResponse, VerifyRequest, VerifyResponse, VerifyStreamRequest,
     VerifyStreamResponse,
     key_service_server::{KeyService, KeyServiceServer},
     verify_stream_response::Outcome,
