@@ -38,7 +38,7 @@ async fn client(world: &World) -> AuthorizationClient<Channel> {
 }
 
 /// A request to a path, with headers and extensions of the route.
-fn request(method: &str, path: &str, headers: &[(&str, &str)], extensions: &[(&str, &str)]) -> CheckRequest {
+pub fn request(method: &str, path: &str, headers: &[(&str, &str)], extensions: &[(&str, &str)]) -> CheckRequest {
     let owned = |pairs: &[(&str, &str)]| -> HashMap<String, String> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     };
@@ -62,7 +62,7 @@ fn request(method: &str, path: &str, headers: &[(&str, &str)], extensions: &[(&s
     }
 }
 
-async fn ask(world: &World, request: CheckRequest) -> CheckResponse {
+pub async fn ask(world: &World, request: CheckRequest) -> CheckResponse {
     client(world).await.check(with(&world.gateway, request)).await.unwrap().into_inner()
 }
 
@@ -120,7 +120,7 @@ async fn a_request_that_passes_carries_the_identity_and_nothing_of_the_clients_o
         ("x_keyward_organization", "evil"),
         ("x.keyward.role", "evil"),
         ("X-Keyward-Gateway", "evil"),
-        ("x-keywards", "not ours"),
+        ("x-keywardly", "not ours"),
     ];
     let about = || request("GET", "/api/build?orgId=acme", &sent, &[("keyspace", "norrix")]);
     let response = ask(&world, about()).await;

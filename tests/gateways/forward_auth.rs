@@ -4,7 +4,11 @@ use serde_json::json;
 
 use crate::{
     raw::{self, Response},
-    support::{Setup, grpc, server::ROOT},
+    support::{
+        Setup, grpc,
+        server::ROOT,
+        tls::{As, Authority, table},
+    },
     world::World,
 };
 
@@ -392,4 +396,33 @@ async fn sessions_pass_where_a_route_says_so_with_the_role_that_it_wants() {
     assert_eq!(passes(&both)[0], key.id);
     let foreign = ask("strange", "/all", &[("Authorization", &bearer)]).await;
     foreign.refused(403, "Forbidden", "The keyspace is not this caller's own", "forbidden");
+}
+
+/// The client's own credential is in `Authorization`, so the certificate counts beside it.
+#[tokio::test]
+async fn a_client_certificate_is_the_gateways_proof() {
+    const NAME: &str = "spiffe://example.org/gateway";
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Authority::new(folder.path(), "ca");
+    let clients = format!("[[tls.client]]\nsan = \"{NAME}\"\nrole = \"verify\"\nkeyspaces = [\"norrix\"]\n");
+    let table = table(&ca.server("server"), Some(&ca.cert));
+    let server = Setup::new().ready("all").and(&table).and(&clients).start();
+    let (gateway, stranger) = (ca.client("gateway", &[NAME]), ca.client("stranger", &["spiffe://example.org/x"]));
+    let caller = |identity, bearer| As { ca: &ca.cert, identity, bearer };
+    let body = json!({"name": "n", "keyspace": "norrix", "orgId": "acme", "scopes": ["build"]});
+    let key = caller(None, Some(ROOT)).curl(&server, "/api/api-keys", Some(&body), &[]).json();
+    let bearer = format!("Authorization: Bearer {}", key["key"].as_str().unwrap());
+    let about =
+        ["-H", &bearer, "-H", "X-Original-URI: /api/build", "-H", "X-Original-Method: GET", "-H", "Origin: https://x"];
+    for (identity, place, more, status) in [
+        (Some(&gateway), "norrix", &[][..], 200),
+        (Some(&gateway), "noro", &[], 400),
+        (Some(&gateway), "norrix", &["-H", "X-Keyward-Gateway: garbage"], 403),
+        (Some(&stranger), "norrix", &[], 403),
+        (None, "norrix", &[], 403),
+    ] {
+        let path = format!("/forward-auth/nginx/{place}");
+        let answer = caller(identity, None).curl(&server, &path, None, &[&about[..], more].concat());
+        assert_eq!(answer.status, status, "{place} {more:?}");
+    }
 }

@@ -4,6 +4,10 @@
 #![allow(clippy::disallowed_methods, reason = "a test of a real server runs on real time")]
 #![allow(clippy::similar_names, reason = "noro and nora are two products")]
 
+#[path = "../support/postgres.rs"]
+mod postgres;
+#[path = "../support/proxy.rs"]
+mod proxy;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -1,7 +1,15 @@
 //! What gateways do without Keyward, and that Keyward needs no database for what it has in memory.
 
+use std::net::SocketAddr;
+
+use keyward::proto::envoy::service::auth::v3::check_response::HttpResponse;
+use tonic::Code;
+
 use crate::{
+    check,
     gateway::{Gateway, Kind},
+    postgres,
+    proxy::Proxy,
     support::{Setup, reply::until},
     upstream::{Seen, Upstream},
     world::World,
@@ -56,4 +64,53 @@ async fn caddy_is_closed_without_keyward_and_open_once_it_is_back() {
 #[tokio::test]
 async fn traefik_is_closed_without_keyward_and_open_once_it_is_back() {
     closed_and_open_again(Kind::Traefik).await;
+}
+
+/// A key in memory is decided about while the database is away. A key that is not is no denial: it is 503, on Envoy as an
+/// error, so that the gateway's own failure mode applies.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_decides_without_the_database_and_what_it_cannot_decide_is_no_denial() {
+    let direct = postgres::fresh_database().await;
+    let mut url = url::Url::parse(&direct).unwrap();
+    let address: SocketAddr = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5_432)).parse().unwrap();
+    let proxy = Proxy::start(address).await;
+    url.set_host(Some("127.0.0.1")).unwrap();
+    url.set_port(Some(proxy.address().port())).unwrap();
+    let setup = Setup::new().ready("all").database(url.as_ref()).env("KEYWARD_REPLICA_LEASE", "20s");
+    let world = World::of(setup, None).await;
+    let upstream = Upstream::start().await;
+    let mut gateways = Vec::new();
+    for kind in [Kind::Envoy, Kind::Nginx, Kind::Caddy, Kind::Traefik] {
+        gateways.push(Gateway::start(kind, &world, &upstream, "norrix").await);
+    }
+    let (known, unknown) = (world.norrix(&["build"]).await, world.norrix(&["build"]).await);
+    let (known, unknown) = (known.bearer(), unknown.bearer());
+    for gateway in &gateways {
+        Seen::of(&gateway.send("GET", "/api/build", &[("Authorization", &known)]).await);
+    }
+
+    proxy.down(true);
+    for gateway in &gateways {
+        Seen::of(&gateway.send("GET", "/api/build", &[("Authorization", &known)]).await);
+    }
+    let requests = upstream.requests();
+    for gateway in &gateways {
+        let response = gateway.send("GET", "/api/build", &[("Authorization", &unknown)]).await;
+        response.refused(503, "Service Unavailable", "Try again", "unavailable");
+    }
+    assert_eq!(upstream.requests(), requests);
+    let about = check::request("GET", "/api/build", &[("authorization", &unknown)], &[("keyspace", "norrix")]);
+    let response = check::ask(&world, about).await;
+    let Some(HttpResponse::ErrorResponse(error)) = &response.http_response else { panic!("{response:?}") };
+    assert_eq!((error.status.as_ref().unwrap().code, response.status.unwrap().code), (503, Code::Unavailable as i32));
+    assert!(error.headers.iter().any(|option| option.header.as_ref().unwrap().key == "retry-after"), "{error:?}");
+
+    proxy.down(false);
+    for gateway in &gateways {
+        until("requests pass again", async || {
+            let response = gateway.send("GET", "/api/build", &[("Authorization", &unknown)]).await;
+            (response.status == 200).then_some(())
+        })
+        .await;
+    }
 }

@@ -1,13 +1,14 @@
 //! `/forward-auth/{kind}/{keyspace}` and `/forward-auth/{kind}/{keyspace}/{environment}`: gateways ask here about each
 //! request that reaches them. They tell of it in headers; the query of the call itself is ignored.
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::Request,
     response::{IntoResponse as _, Response},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header::HeaderName, request::Parts};
+use tokio::time::Instant;
 
 use super::{client_ip, error::RestError, request::RequestContext, response::RestResponse};
 use crate::{
@@ -26,6 +27,9 @@ use crate::{
 
 /// Header of the gateway's own credential: `Authorization` is the client's.
 const GATEWAY_CREDENTIAL: &str = "x-keyward-gateway";
+/// How long a decision may take. Less than the gateways wait in the files that users copy, so that the client gets our answer
+/// and not the gateway's.
+const DECISION_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Header of a refusal's body, for a gateway that cannot pass the body itself.
 const BODY: HeaderName = HeaderName::from_static("x-keyward-body");
 
@@ -51,18 +55,19 @@ struct Place {
 /// Answers a gateway.
 pub(crate) async fn decide(context: RequestContext, request: Request) -> Response {
     let (parts, _) = request.into_parts();
+    let place = Place::of(&parts.uri);
     let allowed = match authorize(&context, &parts.headers).await {
         Ok(allowed) => allowed,
         Err(error) => {
             context.set_call("forward_auth");
-            return RestError::from(error).into_response();
+            return with_body(place.as_ref(), error);
         }
     };
-    // Others than gateways learn nothing above, also not which kinds there are.
-    let Some(place) = Place::of(&parts.uri) else { return RestError::NoSuchPath.into_response() };
+    // Others than gateways do not learn which kinds there are.
+    let Some(place) = place else { return RestError::NoSuchPath.into_response() };
     match answer(&context, &place, &parts, allowed.as_deref()).await {
         Ok(allowed) => pass(&context, &allowed),
-        Err(error) => refuse(&context, place.kind, error),
+        Err(error) => refuse(&context, &place, error),
     }
 }
 
@@ -149,7 +154,8 @@ async fn answer(
         client: client(headers),
         request_id: context.request_id(),
     };
-    context.service().gateways.decide(&request, allowed, context.deadline()).await
+    let deadline = context.deadline().min(Instant::now() + DECISION_TIMEOUT);
+    context.service().gateways.decide(&request, allowed, deadline).await
 }
 
 /// The value of a header that the gateway has to send.
@@ -188,12 +194,18 @@ fn pass(context: &RequestContext, allowed: &Allowed) -> Response {
 }
 
 /// The refusal that the gateway passes on to its client.
-fn refuse(context: &RequestContext, kind: GatewayKind, error: Error) -> Response {
+fn refuse(context: &RequestContext, place: &Place, error: Error) -> Response {
     context.set_rate(error.rate);
-    let body = (kind == GatewayKind::Nginx).then(|| HttpRefusal::of(&error).body);
-    let mut response = RestError::from(error).into_response();
+    let mut response = with_body(Some(place), error);
     // Logged and counted as a decision, and no failure of the gateway's own.
     response.extensions_mut().remove::<Error>();
+    response
+}
+
+/// An error, with its body in a header for a gateway that cannot pass the body itself.
+fn with_body(place: Option<&Place>, error: Error) -> Response {
+    let body = place.filter(|place| place.kind == GatewayKind::Nginx).map(|_| HttpRefusal::of(&error).body);
+    let mut response = RestError::from(error).into_response();
     if let Some(body) = body.and_then(|body| HeaderValue::try_from(body).ok()) {
         response.headers_mut().insert(BODY, body);
     }
