@@ -170,6 +170,8 @@ mod tests {
             actor: "user:olga".to_owned(),
             keyspaces: Arc::new(["norrix".to_owned()]),
             organizations: organizations.iter().map(own).collect(),
+            name: None,
+            expires_at: None,
         }
     }
 
