@@ -7,6 +7,7 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
 /// A file.
+#[derive(Debug)]
 pub(super) struct Asset {
     /// The path below `/dashboard/static/`.
     name: String,
@@ -15,6 +16,7 @@ pub(super) struct Asset {
 }
 
 /// The paths that the pages name.
+#[derive(Debug)]
 pub(super) struct Assets {
     files: [Asset; 4],
 }
@@ -28,7 +30,7 @@ fn asset(stem: &str, extension: &str, content_type: &'static str, content: &'sta
 const HTMX: &[u8] = include_bytes!("static/htmx-2.0.8.min.js");
 
 /// The files.
-pub(super) static ASSETS: LazyLock<Assets> = LazyLock::new(|| Assets {
+static ASSETS: LazyLock<Assets> = LazyLock::new(|| Assets {
     files: [
         asset("dashboard", "css", "text/css; charset=utf-8", include_bytes!("static/dashboard.css")),
         asset("htmx", "js", "text/javascript; charset=utf-8", HTMX),
@@ -38,6 +40,11 @@ pub(super) static ASSETS: LazyLock<Assets> = LazyLock::new(|| Assets {
 });
 
 impl Assets {
+    /// The files.
+    pub(super) fn get() -> &'static Self {
+        &ASSETS
+    }
+
     /// The name of the stylesheet.
     pub(super) fn style(&self) -> &str {
         &self.files[0].name

@@ -1,6 +1,6 @@
 //! What every page has around its content.
 
-use super::assets::ASSETS;
+use super::assets::Assets;
 
 /// The part of the dashboard that a page belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,28 +32,14 @@ pub(super) struct Chrome {
     pub(super) token: String,
     /// Whether the page updates by itself: by htmx, and without script by loading itself again.
     pub(super) refresh: bool,
+    /// The names of the files.
+    pub(super) assets: &'static Assets,
 }
 
 impl Chrome {
     pub(super) fn titled(mut self, title: &str) -> Self {
         title.clone_into(&mut self.title);
         self
-    }
-
-    pub(super) fn style(&self) -> &str {
-        ASSETS.style()
-    }
-
-    pub(super) fn htmx(&self) -> &str {
-        ASSETS.htmx()
-    }
-
-    pub(super) fn script(&self) -> &str {
-        ASSETS.script()
-    }
-
-    pub(super) fn icon(&self) -> &str {
-        ASSETS.icon()
     }
 
     /// A path that keeps the chosen organization.
@@ -87,18 +73,12 @@ impl Chrome {
 #[derive(Debug, Clone)]
 pub(super) struct Bare {
     pub(super) title: String,
+    /// The names of the files.
+    pub(super) assets: &'static Assets,
 }
 
 impl Bare {
     pub(super) fn titled(title: &str) -> Self {
-        Self { title: title.to_owned() }
-    }
-
-    pub(super) fn style(&self) -> &str {
-        ASSETS.style()
-    }
-
-    pub(super) fn icon(&self) -> &str {
-        ASSETS.icon()
+        Self { title: title.to_owned(), assets: Assets::get() }
     }
 }

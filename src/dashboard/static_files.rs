@@ -7,12 +7,12 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderValue, Uri, header};
 
-use super::{assets::ASSETS, response::not_found};
+use super::{assets::Assets, response::not_found};
 
 /// `GET /dashboard/static/{file}`
 pub(super) async fn file(uri: Uri) -> Response {
     let name = uri.path().rsplit('/').next().unwrap_or_default();
-    let Some(asset) = ASSETS.find(name) else { return not_found() };
+    let Some(asset) = Assets::get().find(name) else { return not_found() };
     let mut response = Body::from(Bytes::from_static(asset.content)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type));

@@ -8,6 +8,7 @@ use axum::{
 use http::{Extensions, request::Parts};
 
 use super::{
+    assets::Assets,
     chrome::{Chrome, Section},
     cookies::Cookie,
     form::{Form, foreign},
@@ -169,6 +170,7 @@ impl Viewer {
             path: self.path.clone(),
             token: self.service().dashboard.form_token(&self.open.session),
             refresh: false,
+            assets: Assets::get(),
         }
     }
 

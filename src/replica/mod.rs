@@ -203,17 +203,13 @@ impl Replica {
     /// Waits until no replica, and no client of one, can answer from a state before `revision`. Call this after the change
     /// was committed and applied. Returns how many replicas there are.
     pub(crate) async fn wait_for_replicas(&self, revision: i64) -> usize {
-        match &self.revocation_wait {
-            Some(revocation_wait) => {
-                self.follower_wake.notify_one();
-                revocation_wait.wait(revision).await
-            }
-            None => {
-                // Also for a repeated Revoke: the clients may not be done with the first one.
-                self.attachments.wait().await;
-                1
-            }
-        }
+        let Some(revocation_wait) = &self.revocation_wait else {
+            // Also for a repeated Revoke: the clients may not be done with the first one.
+            self.attachments.wait().await;
+            return 1;
+        };
+        self.follower_wake.notify_one();
+        revocation_wait.wait(revision).await
     }
 
     /// Handles a notification from the database, or the possibility that one was missed.

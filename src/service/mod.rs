@@ -188,6 +188,7 @@ impl Services {
     }
 
     /// Builds every service.
+    #[expect(clippy::too_many_lines, reason = "one list of the services and of what each of them holds")]
     pub fn new(deps: ServiceDeps, options: ServiceOptions) -> Self {
         let ServiceDeps { store, replica, registry, master_keys, clock, entropy, runtime } = deps;
         let ServiceOptions {

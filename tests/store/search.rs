@@ -62,7 +62,7 @@ pub async fn a_search_has_the_filters_of_a_list(f: Fixture) {
     let one = named("same 1");
     let two = key_with(|key| {
         (key.name, key.keyspace, key.created_by) = ("same 2".to_owned(), "noro".to_owned(), "user:a".to_owned());
-        key.binding.organization = "globex".to_owned();
+        "globex".clone_into(&mut key.binding.organization);
         (key.binding.instance, key.binding.environment) = (String::new(), "sandbox".to_owned());
     });
     let revoked = named("same 3");
@@ -114,7 +114,7 @@ pub async fn keys_are_counted_by_status_and_day(f: Fixture) {
     let today = at / DAY;
     let old = key_with(|key| (key.created_at, key.expires_at) = (at - 3 * DAY, Some(at - DAY)));
     let before = key_with(|key| (key.created_at, key.expires_at) = (at - 90 * DAY, None));
-    let foreign = key_with(|key| key.binding.organization = "globex".to_owned());
+    let foreign = key_with(|key| "globex".clone_into(&mut key.binding.organization));
     let revoked = named("revoked");
     let ids: Vec<KeyId> = write(&f.store, [old, before, foreign, revoked.clone(), named("n")]).await;
     assert_eq!(ids.len(), 5);

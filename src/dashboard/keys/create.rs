@@ -46,6 +46,7 @@ struct Typed {
 
 #[derive(Template)]
 #[template(path = "keys/new.html")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a part of the form that is there or not")]
 struct NewPage {
     chrome: Chrome,
     typed: Typed,
@@ -212,7 +213,7 @@ async fn create(viewer: &Viewer, mut form: Form) -> Result<Response> {
             Ok(secret::created(viewer, &created))
         }
         Err(error) if error.kind == ErrorKind::InvalidArgument => {
-            let problems = error.fields.into_iter().map(problem).collect();
+            let problems = error.fields.iter().map(problem).collect();
             show(viewer, &keyspace, typed, problems, StatusCode::BAD_REQUEST)
         }
         Err(error) => Err(error),
@@ -234,13 +235,14 @@ fn request(typed: &Typed, keyspace: &Keyspace, now: Micros) -> (CreateKey, Vec<(
         bad("scopes", "Choose at least one scope.");
     }
     let expiry = match typed.expiry.as_str() {
-        "days" => match typed.days.trim().parse::<i64>().ok().filter(|days| (1..=3_650).contains(days)) {
-            Some(days) => Expiry::In(days * DAY),
-            None => {
+        "days" => {
+            if let Some(days) = typed.days.trim().parse::<i64>().ok().filter(|days| (1..=3_650).contains(days)) {
+                Expiry::In(days * DAY)
+            } else {
                 bad("days", "A whole number of days, 1 to 3650.");
                 Expiry::Default
             }
-        },
+        }
         "date" => match end_of_day(typed.date.trim()) {
             Some(at) if at > now && at <= now.saturating_add(MAX_LIFETIME) => Expiry::At(at),
             Some(_) => {
@@ -301,7 +303,7 @@ fn metadata(text: &str) -> std::result::Result<BTreeMap<String, String>, usize> 
 }
 
 /// A use case's word on a field, as the form names it.
-fn problem(bad: FieldViolation) -> (&'static str, String) {
+fn problem(bad: &FieldViolation) -> (&'static str, String) {
     let field = match &*bad.field {
         "name" => "name",
         "scopes" => "scopes",

@@ -201,7 +201,7 @@ async fn show(viewer: &Viewer, filters: Filters) -> Result<Response> {
         _ => "",
     };
     let mut chrome = viewer.chrome(Section::Keys, "API Keys");
-    chrome.path = PATH.to_owned();
+    PATH.clone_into(&mut chrome.path);
     let mut filters = filters;
     if filters.keyspace.is_empty() && manager.keyspace("").is_err() {
         filters.keyspace = chosen;
