@@ -71,9 +71,9 @@ pub struct Metrics {
     handle: PrometheusHandle,
     recorder: metrics_exporter_prometheus::PrometheusRecorder,
     verdicts: Vec<[Counter; VerdictCode::ALL.len()]>,
-    undecided: Counter,
     /// Requests that passed, by keyspace and kind of gateway.
     gateway_allowed: Vec<[Counter; GatewayKind::ALL.len()]>,
+    undecided: Counter,
     failed_authentications: [Counter; 2],
     verify_seconds: Histogram,
     /// Duration of Revoke's wait, in seconds.
