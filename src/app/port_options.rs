@@ -51,6 +51,7 @@ impl PortOptions {
             body: server.body_timeout,
             write: server.write_timeout,
             idle: config.http.idle_timeout,
+            keepalive: server.keepalive_interval,
         };
         let options = |tls, total| ListenerOptions {
             tls,
@@ -60,6 +61,7 @@ impl PortOptions {
             connections: table(total),
             budget: budget.clone(),
             timeouts,
+            max_streams: server.max_calls_per_connection,
         };
         Self {
             grpc: options(tls.clone(), total),

@@ -26,6 +26,8 @@ pub const TABLE: Table = Table {
         MAX_CONNECTION_AGE,
         MAX_CONNECTIONS,
         MAX_CONNECTIONS_PER_ADDRESS,
+        MAX_CALLS_PER_CONNECTION,
+        KEEPALIVE_INTERVAL,
         BODY_TIMEOUT,
         WRITE_TIMEOUT,
         REQUEST_MEMORY,
@@ -96,31 +98,48 @@ const MAX_CONNECTION_AGE: Setting = Setting::unset(
 const MAX_CONNECTIONS: Setting = Setting::new(
     "max_connections",
     "4096",
-    "Connections that each HTTP listener holds at most, 16 to 1000000; fewer if the process may open fewer files. When all \
+    "Connections that each listener holds at most, 16 to 1000000; fewer if the process may open fewer files. When all \
      places are taken, a new connection takes the place of the oldest one on which no call was authenticated.",
 );
 
 const MAX_CONNECTIONS_PER_ADDRESS: Setting = Setting::new(
     "max_connections_per_address",
     "1024",
-    "Connections that each HTTP listener holds at most from one client address (IPv6: each /64), 1 to 1000000. Addresses in \
+    "Connections that each listener holds at most from one client address (IPv6: each /64), 1 to 1000000. Addresses in \
      `http.trusted_proxies` have no such bound.",
 );
 
-const BODY_TIMEOUT: Setting =
-    Setting::new("body_timeout", "\"10s\"", "How long the body of an HTTP request may take to arrive, 1s to 10m.");
+const MAX_CALLS_PER_CONNECTION: Setting = Setting::new(
+    "max_calls_per_connection",
+    "1024",
+    "Calls at once on one gRPC connection, 16 to 10000. gRPC clients keep further ones back until an earlier one ends.",
+);
+
+const KEEPALIVE_INTERVAL: Setting = Setting::new(
+    "keepalive_interval",
+    "\"60s\"",
+    "Interval of the pings on gRPC connections, 1s to 1h. A client that does not answer within 20 seconds is disconnected, \
+     and so is one that makes no call between two pings while no call was ever authenticated on its connection.",
+);
+
+const BODY_TIMEOUT: Setting = Setting::new(
+    "body_timeout",
+    "\"10s\"",
+    "How long the body of an HTTP request, the message of a gRPC call or the first message of a stream may take to \
+     arrive, 1s to 10m.",
+);
 
 const WRITE_TIMEOUT: Setting = Setting::new(
     "write_timeout",
     "\"30s\"",
-    "How long an HTTP client may take no byte of what is written to it, 1s to 10m. The connection is closed then.",
+    "How long a client may take no byte of what is written to it, 1s to 10m. The connection is closed then.",
 );
 
 const REQUEST_MEMORY: Setting = Setting::new(
     "request_memory",
     "\"64MiB\"",
-    "Memory for HTTP requests of authenticated callers while they arrive, 4MiB to 1024GiB. Past it, calls are refused \
-     with 503.",
+    "Memory for requests of authenticated callers while they arrive, 4MiB to 1024GiB. Past it, calls are refused with \
+     RESOURCE_EXHAUSTED or 503.",
 );
 
 const ANONYMOUS_MEMORY: Setting = Setting::new(
@@ -184,10 +203,14 @@ pub struct Server {
     pub failed_authentications: RateLimit,
     /// Management calls of one caller that may be in flight.
     pub calls_per_caller: usize,
-    /// Connections that each HTTP listener holds at most.
+    /// Connections that each listener holds at most.
     pub max_connections: usize,
-    /// Connections that each HTTP listener holds at most from one client address.
+    /// Connections that each listener holds at most from one client address.
     pub max_connections_per_address: usize,
+    /// Calls at once on one gRPC connection.
+    pub max_calls_per_connection: u32,
+    /// Interval of the pings on gRPC connections.
+    pub keepalive_interval: Duration,
     /// How long a request's body may take to arrive.
     pub body_timeout: Duration,
     /// How long a client may take nothing of what is written to it.
@@ -246,6 +269,10 @@ pub fn read(section: &Section<'_>, tls: bool) -> Option<Server> {
         let bounds = Duration::from_secs(1)..=Duration::from_mins(10);
         section.duration_within(setting, bounds, "must be a length of time from 1s to 10m")
     };
+    let max_calls_per_connection = section.number(&MAX_CALLS_PER_CONNECTION, 16..=10_000);
+    let bounds = Duration::from_secs(1)..=Duration::from_hours(1);
+    let keepalive_interval =
+        section.duration_within(&KEEPALIVE_INTERVAL, bounds, "must be a length of time from 1s to 1h");
     let (body_timeout, write_timeout) = (timeout(&BODY_TIMEOUT), timeout(&WRITE_TIMEOUT));
     let memory = request_memory(section);
     let drain_bounds = Duration::from_millis(100)..=Duration::from_mins(10);
@@ -262,6 +289,8 @@ pub fn read(section: &Section<'_>, tls: bool) -> Option<Server> {
         calls_per_caller: calls_per_caller?,
         max_connections: max_connections?,
         max_connections_per_address: max_connections_per_address?,
+        max_calls_per_connection: max_calls_per_connection?,
+        keepalive_interval: keepalive_interval?,
         body_timeout: body_timeout?,
         write_timeout: write_timeout?,
         memory: memory?,

@@ -101,6 +101,12 @@ impl Error {
         Self::new(ErrorKind::Unauthenticated, "MISSING_CREDENTIAL", "No authentication provided")
     }
 
+    /// Whether a credential was presented and is invalid: an attempt to guess one looks like this. A request without a
+    /// credential is no attempt.
+    pub fn refuses_credential(&self) -> bool {
+        self.kind == ErrorKind::Unauthenticated && self.reason != "MISSING_CREDENTIAL"
+    }
+
     /// The credential is valid but does not allow this.
     pub fn forbidden(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::PermissionDenied, "FORBIDDEN", message)

@@ -263,11 +263,32 @@ impl Authenticator {
         Some(admitted.and_then(|admitted| access::may_verify(&admitted.caller)))
     }
 
+    /// Whether a credential is valid as far as memory goes; `None` if that needs a look-up, and for every session token.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::authenticate`].
+    pub fn authenticate_cached(&self, credential: &str) -> Option<Result<()>> {
+        if self.is_root(credential) {
+            return Some(Ok(()));
+        }
+        if self.is_session(credential) {
+            return None;
+        }
+        let check = Check { secret: credential, cost: AuthMode::WithoutLimit.cost(), ..Check::default() };
+        let cache = self.evaluator.replica.cache_guard();
+        match self.evaluator.evaluate(cache.as_ref(), &check, None) {
+            Ok(Evaluation::Decided(verdict)) => Some(self.admit(&verdict, AuthMode::WithoutLimit).map(drop)),
+            Ok(Evaluation::Pending(_)) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
     /// The answer to a client whose call failed. An invalid credential counts against the client's address, and after too
     /// many of them is answered like a spent rate limit. The credential is always verified first, so a valid one is never
     /// refused for the failures of others at the same address. A call without a credential is no attempt and not counted.
     pub fn note_failure(&self, client: IpAddr, error: Error) -> Error {
-        if error.kind != ErrorKind::Unauthenticated || error.reason == "MISSING_CREDENTIAL" {
+        if !error.refuses_credential() {
             return error;
         }
         let wait = self.failures.record(Subject::address(client));

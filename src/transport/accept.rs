@@ -7,10 +7,11 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -19,6 +20,7 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::{Semaphore, SemaphorePermit},
     time::{Instant, sleep},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
@@ -30,6 +32,12 @@ use super::budget::network;
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Interval between two log lines of one kind.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
+/// Calls of a connection that are worked on at once while none was authenticated on it.
+pub const MAX_STRANGER_CALLS: usize = 32;
+/// Credentials refused in a row after which a connection is closed. To go on guessing, its client has to connect anew.
+pub const MAX_REFUSALS: u32 = 20;
+/// Set in [`Admission::standing`] once a call was authenticated; the rest counts refused credentials in a row.
+const AUTHENTICATED: u32 = 1 << 31;
 
 /// How many connections a listener holds.
 #[derive(Debug, Clone)]
@@ -69,7 +77,10 @@ pub struct Admission {
     table: Arc<ConnectionTable>,
     network: IpAddr,
     number: u64,
-    authenticated: AtomicBool,
+    /// One number, so that a call that changes nothing reads only this.
+    standing: AtomicU32,
+    /// Closed once a call was authenticated.
+    turns: Semaphore,
     displaced: CancellationToken,
 }
 
@@ -100,8 +111,8 @@ impl ConnectionTable {
         of_address.total += 1;
         of_address.anonymous.insert(number, displaced.clone());
         drop(open);
-        let (table, authenticated) = (Arc::clone(self), AtomicBool::new(false));
-        Some(Admission { table, network, number, authenticated, displaced })
+        let (table, standing, turns) = (Arc::clone(self), AtomicU32::new(0), Semaphore::new(MAX_STRANGER_CALLS));
+        Some(Admission { table, network, number, standing, turns, displaced })
     }
 
     /// Closes a connection without an authenticated call, so that its file descriptor becomes free.
@@ -140,28 +151,54 @@ impl Open {
 }
 
 impl Admission {
-    /// Notes that a call was authenticated on this connection: from now on it is not closed for a new one. Cheap if it
-    /// was noted before.
+    /// Notes that a call was authenticated on this connection: from now on it is not closed for a new one, and its calls
+    /// need no turn. Ends the count of refused credentials. One read if nothing changes.
     pub fn authenticated(&self) {
-        if self.authenticated.load(Ordering::Relaxed) {
+        if self.standing.load(Ordering::Relaxed) == AUTHENTICATED {
             return;
         }
+        if self.standing.swap(AUTHENTICATED, Ordering::Relaxed) & AUTHENTICATED != 0 {
+            return;
+        }
+        self.turns.close();
         let mut open = self.table.open.lock();
         // A connection that was displaced meanwhile is closing, and has no place to keep.
         if let Some(of_address) = open.addresses.get_mut(&self.network) {
             of_address.anonymous.remove(&self.number);
         }
-        self.authenticated.store(true, Ordering::Relaxed);
     }
 
     /// Whether a call was authenticated on this connection.
     pub fn is_authenticated(&self) -> bool {
-        self.authenticated.load(Ordering::Relaxed)
+        self.standing.load(Ordering::Relaxed) & AUTHENTICATED != 0
+    }
+
+    /// Counts a refused credential. Returns whether the connection has to be closed for [`MAX_REFUSALS`] in a row.
+    pub fn refused(&self) -> bool {
+        let refusals = (self.standing.fetch_add(1, Ordering::Relaxed) & !AUTHENTICATED) + 1;
+        refusals >= MAX_REFUSALS
+    }
+
+    /// Whether [`MAX_REFUSALS`] credentials in a row were refused.
+    pub fn is_refused(&self) -> bool {
+        self.standing.load(Ordering::Relaxed) & !AUTHENTICATED >= MAX_REFUSALS
+    }
+
+    /// Waits until fewer than [`MAX_STRANGER_CALLS`] calls of this connection have a turn; does not wait once a call was
+    /// authenticated on it. The turn is given back when the permit is dropped.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
     }
 
     /// Completes when the connection has to close at once, since a new one takes its place.
     pub fn displaced(&self) -> WaitForCancellationFuture<'_> {
         self.displaced.cancelled()
+    }
+}
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Admission").field("network", &self.network).finish_non_exhaustive()
     }
 }
 
@@ -306,6 +343,45 @@ mod tests {
         // A proxy connects for many clients.
         let proxied: Vec<_> = (0..4).map(|_| admit(&table, "10.0.0.1").unwrap()).collect();
         assert!(!proxied.iter().any(|open| open.displaced.is_cancelled()));
+    }
+
+    #[test]
+    fn many_refusals_in_a_row_end_a_connection_and_one_good_credential_ends_the_count() {
+        let table = table(9, 9);
+        for authenticated in [false, true] {
+            let connection = admit(&table, "192.0.2.1").unwrap();
+            if authenticated {
+                connection.authenticated();
+            }
+            for _ in 1..MAX_REFUSALS {
+                assert!(!connection.refused());
+            }
+            connection.authenticated();
+            assert!(connection.is_authenticated());
+            for _ in 1..MAX_REFUSALS {
+                assert!(!connection.refused() && !connection.is_refused());
+            }
+            assert!(connection.refused() && connection.is_refused());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stranger_has_a_bounded_number_of_turns_and_an_authenticated_connection_any() {
+        let table = table(9, 9);
+        let connection = admit(&table, "192.0.2.1").unwrap();
+        let mut turns = Vec::new();
+        for _ in 0..MAX_STRANGER_CALLS {
+            turns.push(connection.turn().await.unwrap());
+        }
+        let mut waiting = std::pin::pin!(connection.turn());
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        drop(turns.pop());
+        turns.push(waiting.await.unwrap());
+        let mut waiting = std::pin::pin!(connection.turn());
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        connection.authenticated();
+        assert!(waiting.await.is_none());
+        assert!(connection.turn().await.is_none());
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct ListenerOptions {
     pub budget: Budget,
     /// How long clients may be silent or slow.
     pub timeouts: ConnectionTimeouts,
+    /// Calls at once on one gRPC connection.
+    pub max_streams: u32,
 }
 
 /// How long clients may be silent or slow.
@@ -38,6 +40,8 @@ pub struct ConnectionTimeouts {
     pub write: Duration,
     /// For the next request of an HTTP connection.
     pub idle: Duration,
+    /// Between two keepalive pings of a gRPC connection.
+    pub keepalive: Duration,
 }
 
 impl ListenerOptions {

@@ -1,6 +1,6 @@
 //! The client side of one connection.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{
     HeaderMap,
@@ -8,6 +8,7 @@ use http::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::accept::Admission;
 use crate::domain::{
     caller::Caller,
     error::{Error, Result},
@@ -24,9 +25,18 @@ pub struct Peer {
     pub caller: Option<Caller>,
     /// Cancelled when the connection is closing. Responses without an end of their own end then.
     pub closing: CancellationToken,
+    /// The connection's place in its listener's table. Says whether a call was authenticated on it.
+    pub admission: Arc<Admission>,
 }
 
 impl Peer {
+    /// Counts a refused credential, and closes the connection after too many in a row.
+    pub(crate) fn refused(&self) {
+        if self.admission.refused() {
+            self.closing.cancel();
+        }
+    }
+
     /// Returns the caller that the client certificate identifies. A request with a header for credentials has no such
     /// caller: an invalid credential must be refused, not replaced by the certificate.
     ///

@@ -38,8 +38,11 @@ impl<I> WriteTimeout<I> {
             if let Some(since) = self.since.take() {
                 self.blocked += since.elapsed();
             }
-            let earned = Duration::from_secs(1) * u32::try_from(bytes).unwrap_or(u32::MAX) / MIN_RATE;
-            self.blocked = self.blocked.saturating_sub(earned);
+            // Most clients never block a write.
+            if !self.blocked.is_zero() {
+                let earned = Duration::from_secs(1) * u32::try_from(bytes).unwrap_or(u32::MAX) / MIN_RATE;
+                self.blocked = self.blocked.saturating_sub(earned);
+            }
             return written;
         }
         let since = *self.since.get_or_insert_with(Instant::now);

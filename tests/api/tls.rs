@@ -2,7 +2,7 @@
 
 use std::{
     io::Read as _,
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     path::Path,
     process::Output,
     sync::Arc,
@@ -17,7 +17,7 @@ use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
     rustls::{
-        ClientConfig, RootCertStore,
+        ClientConfig, ClientConnection, RootCertStore,
         crypto::aws_lc_rs,
         pki_types::{CertificateDer, ServerName, pem::PemObject as _},
     },
@@ -323,4 +323,57 @@ fn silent_clients_are_disconnected_and_delay_no_others() {
         assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0, "closed");
     }
     assert!((9..15).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+}
+
+/// The first message of a handshake.
+fn client_hello() -> Vec<u8> {
+    let config = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let mut config = config.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let mut connection = ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).unwrap();
+    hello
+}
+
+/// Clients of other addresses that say nothing, or begin a handshake and say nothing more: as many as connect in seven
+/// seconds at 200 a second.
+#[test]
+fn handshakes_that_are_not_completed_delay_no_others() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Authority::new(folder.path(), "ca");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for sent in [Vec::new(), client_hello()] {
+        let server = start(&table(&ca.server("server"), None));
+        let client = root(&ca.cert);
+        let hold = async |port: &str, from: u8| {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(SocketAddr::from(([127, 0, 0, from], 0))).unwrap();
+            let mut stream = socket.connect(port.parse().unwrap()).await.unwrap();
+            stream.write_all(&sent).await.unwrap();
+            stream
+        };
+        let start = Instant::now();
+        let held: Vec<_> = runtime.block_on(async {
+            let mut held = Vec::new();
+            for _ in 0..700 {
+                for (port, from) in [(&server.http, 2), (&server.http, 3), (&server.grpc, 2), (&server.grpc, 3)] {
+                    held.push(hold(port, from).await);
+                }
+            }
+            held
+        });
+        let connected = start.elapsed();
+        assert_eq!(client.curl(&server, "/healthz", None, &[]).status, 200);
+        assert!(client.grpcurl(&server, "List", &json!({})).0);
+        let took = start.elapsed().saturating_sub(connected);
+        // The silent ones are given up after 10 s.
+        assert!(took < Duration::from_secs(8), "{took:?} after {} bytes of each", sent.len());
+        drop(held);
+    }
 }

@@ -1,7 +1,7 @@
 //! The application behind the gRPC services, and what every call has in common: authentication, the log line, and how an
 //! error is answered.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 use tonic::{Extensions, Response, Status, metadata::MetadataMap};
@@ -19,6 +19,9 @@ use crate::{
         status,
     },
 };
+
+/// Calls that are logged only if their caller is refused.
+const VERIFY_CALLS: [&str; 4] = ["verify", "verify_stream", "attach", "check"];
 
 /// Implements every gRPC service of Keyward. Handlers hold no logic: they convert, call the application and convert back.
 #[derive(Clone)]
@@ -54,12 +57,13 @@ impl GrpcApi {
         act: impl AsyncFnOnce(&Caller, CallContext<'_>, &mut CallRecord<'_>) -> Result<T>,
     ) -> std::result::Result<Response<T>, Status> {
         let start = Instant::now();
-        let context = CallContext { deadline: metadata::deadline(metadata, start), host_environment: "", client: None };
+        let context =
+            CallContext { deadline: metadata::deadline(metadata.as_ref(), start), host_environment: "", client: None };
         let peer = metadata::peer(extensions);
         let client = peer.map(|peer| peer.address);
         let mut record = CallRecord { transport: "grpc", client, ..CallRecord::default() };
         let result = async {
-            let caller = match Credential::of(metadata, peer)? {
+            let caller = match Credential::of(metadata.as_ref(), peer)? {
                 Credential::Secret(secret) => match revoked_key {
                     Some(id) => {
                         self.service
@@ -77,7 +81,7 @@ impl GrpcApi {
             act(&caller, context, &mut record).await
         }
         .await;
-        let result = result.map_err(|error| self.count_failure(client, error));
+        let result = result.map_err(|error| self.count_failure(peer, error));
         call_log::record(&self.service, call, &record, result.as_ref().err(), start.elapsed());
         result.map(Response::new).map_err(|error| status::grpc(&error))
     }
@@ -91,22 +95,39 @@ impl GrpcApi {
         arrived: Instant,
         error: Error,
     ) -> Status {
-        let client = peer.map(|peer| peer.address);
-        let error = self.count_failure(client, error);
+        status::grpc(&self.note_verify_error(call, peer, arrived, error))
+    }
+
+    /// Counts and logs a call that is refused before its message was read. Returns the error that the client sees.
+    pub(crate) fn refuse(&self, call: &'static str, peer: &Peer, arrived: Instant, error: Error) -> Error {
+        if VERIFY_CALLS.contains(&call) {
+            return self.note_verify_error(call, Some(peer), arrived, error);
+        }
+        let error = self.count_failure(Some(peer), error);
+        let record = CallRecord { transport: "grpc", client: Some(peer.address), ..CallRecord::default() };
+        call_log::record(&self.service, call, &record, Some(&error), arrived.elapsed());
+        error
+    }
+
+    fn note_verify_error(&self, call: &'static str, peer: Option<&Peer>, arrived: Instant, error: Error) -> Error {
+        let error = self.count_failure(peer, error);
         if matches!(error.kind, ErrorKind::Unauthenticated | ErrorKind::PermissionDenied | ErrorKind::ResourceExhausted)
         {
             // The caller's name is unknown here; the log line has only the id of the key whose secret was presented.
+            let client = peer.map(|peer| peer.address);
             let record = CallRecord { transport: "grpc", client, ..CallRecord::default() };
             call_log::record(&self.service, call, &record, Some(&error), arrived.elapsed());
         }
-        status::grpc(&error)
+        error
     }
 
-    /// Counts a failed authentication against the client's address, and returns the error that the client sees.
-    fn count_failure(&self, client: Option<IpAddr>, error: Error) -> Error {
-        match client {
-            Some(client) => self.service.auth.note_failure(client, error),
-            None => error,
+    /// Counts a failed authentication against the client's address and its connection, and returns the error that the
+    /// client sees.
+    fn count_failure(&self, peer: Option<&Peer>, error: Error) -> Error {
+        let Some(peer) = peer else { return error };
+        if error.refuses_credential() {
+            peer.refused();
         }
+        self.service.auth.note_failure(peer.address, error)
     }
 }

@@ -11,6 +11,8 @@ use std::{
 
 use tokio::net::TcpStream;
 
+use crate::transport::accept::Admission;
+
 /// The number of connections of one thread.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionCount(Arc<AtomicUsize>);
@@ -41,6 +43,7 @@ impl Drop for CountGuard {
 pub(crate) struct HandedConnection {
     stream: std::net::TcpStream,
     address: IpAddr,
+    admission: Arc<Admission>,
     guard: CountGuard,
 }
 
@@ -50,14 +53,23 @@ impl HandedConnection {
     /// # Errors
     ///
     /// What the socket fails with.
-    pub(crate) fn new(stream: TcpStream, address: IpAddr, count: &ConnectionCount) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        Ok(Self { stream: stream.into_std()?, address, guard: count.add() })
+    pub(crate) fn new(
+        stream: TcpStream,
+        address: IpAddr,
+        admission: Admission,
+        count: &ConnectionCount,
+    ) -> io::Result<Self> {
+        Ok(Self { stream: stream.into_std()?, address, admission: Arc::new(admission), guard: count.add() })
     }
 
     /// The client's address.
     pub(crate) fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// The connection's place in its listener's table.
+    pub(crate) fn admission(&self) -> Arc<Admission> {
+        Arc::clone(&self.admission)
     }
 
     /// Registers the socket with the reactor of the calling thread. The connection is counted until the guard is dropped.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, header::AUTHORIZATION};
 use tokio::time::Instant;
-use tonic::{Extensions, metadata::MetadataMap};
+use tonic::Extensions;
 
 use crate::{
     domain::{
@@ -29,11 +29,11 @@ impl<'a> Credential<'a> {
     /// # Errors
     ///
     /// UNAUTHENTICATED without a credential, or with one that cannot be read; PERMISSION_DENIED as [`Peer::certified`].
-    pub(crate) fn of(metadata: &'a MetadataMap, peer: Option<&'a Peer>) -> Result<Self> {
-        let certified = peer.map(|peer| peer.certified(metadata.as_ref())).transpose()?.flatten();
+    pub(crate) fn of(headers: &'a HeaderMap, peer: Option<&'a Peer>) -> Result<Self> {
+        let certified = peer.map(|peer| peer.certified(headers)).transpose()?.flatten();
         match certified {
             Some(caller) => Ok(Self::Certificate(caller)),
-            None => secret(metadata.as_ref()).map(Self::Secret),
+            None => secret(headers).map(Self::Secret),
         }
     }
 }
@@ -61,8 +61,8 @@ pub(crate) fn peer(extensions: &Extensions) -> Option<&Peer> {
 }
 
 /// When the server stops working on a call that arrived at `arrived`.
-pub(crate) fn deadline(metadata: &MetadataMap, arrived: Instant) -> Instant {
-    let timeout = metadata.get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?));
+pub(crate) fn deadline(headers: &HeaderMap, arrived: Instant) -> Instant {
+    let timeout = headers.get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?));
     deadline::deadline_after(arrived, timeout)
 }
 

@@ -2,17 +2,21 @@
 //!
 //! [`server`] accepts connections and spreads them over threads; [`startup`] answers while the database is not open yet.
 //! `http2` drives one connection and gives each request to a handler. `verify` answers Verify, from memory on the thread
-//! that read the request where that is possible. All other calls are handled by tonic: `tonic_bridge` passes them on,
-//! and `services` implements them.
+//! that read the request where that is possible. `admission` looks at the credential of every other call before any of its
+//! body is kept; then `tonic_bridge` passes it on to tonic, and `services` implements it.
 
+mod admission;
 mod api;
 mod attach;
 pub(crate) mod codec;
+mod connection;
 mod convert;
 mod ext_authz;
 mod handoff;
 mod http2;
+mod message_gate;
 mod metadata;
+mod request_body;
 pub mod server;
 mod services;
 pub mod startup;

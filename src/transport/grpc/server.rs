@@ -3,7 +3,7 @@
 //! Connections are spread over threads. Each thread runs an executor of its own that serves connections and nothing else,
 //! so a Verify that memory can decide never leaves its thread. Database work runs on the main runtime.
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{io, sync::Arc, thread};
 
 use tokio::{
     net::TcpListener,
@@ -14,28 +14,26 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use super::{
+    admission::MAX_PUBLIC_MESSAGE_BYTES,
     api::GrpcApi,
     codec::MAX_MESSAGE_BYTES,
+    connection::ClientConnection,
     handoff::{ConnectionCount, HandedConnection},
     http2::{self, ConnectionOptions, Timeouts},
     verify::fast_path::RequestHandler,
 };
 use crate::{
+    domain::caller::Caller,
     proto::{
         DESCRIPTORS, audit_service_server::AuditServiceServer,
         envoy::service::auth::v3::authorization_server::AuthorizationServer, key_service_server::KeyServiceServer,
     },
     service::Services,
-    transport::{listener::ListenerOptions, peer::Peer, tls::Port},
+    transport::{accept::Acceptor, listener::ListenerOptions, peer::Peer, tls::Port, write_timeout::WriteTimeout},
 };
 
-/// Connections of one thread. Further ones are closed at once.
-const MAX_CONNECTIONS: usize = 10_000;
 /// Connections that were handed to a thread and not taken yet.
 const MAX_HANDED: usize = 64;
-/// Pause after an accept that failed. The usual reason is that the process has no file descriptor left; without a pause
-/// the accept loop would spin.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// A thread that serves connections.
 struct Worker {
@@ -59,7 +57,7 @@ pub async fn run<H: Health>(
     let workers: Result<Vec<Worker>, String> =
         (0..threads).map(|_| start(&service, &health, &options).map_err(|error| error.to_string())).collect();
     let workers = workers?;
-    let accepting = || accept(&listener, &workers);
+    let accepting = || accept(Acceptor::new(Arc::clone(&listener), Arc::clone(&options.connections)), &workers);
     let accepting = service.supervisor.keep_running("grpc_listener", &options.stop, accepting);
     options.stop.run_until_cancelled(accepting).await;
     drop(listener);
@@ -75,25 +73,16 @@ pub async fn run<H: Health>(
 }
 
 /// Hands each connection to the thread that has the fewest. Returns only if every thread has ended.
-async fn accept(listener: &TcpListener, workers: &[Worker]) {
+async fn accept(mut acceptor: Acceptor, workers: &[Worker]) {
     while !workers.iter().all(|worker| worker.connections.is_closed()) {
-        let accepted = listener.accept().await;
+        let (stream, address, admission) = acceptor.accept().await;
         // A thread that has ended has no connections, but must get none.
         let alive = workers.iter().filter(|worker| !worker.connections.is_closed());
         let Some(worker) = alive.min_by_key(|worker| worker.count.get()) else { return };
-        let handed = accepted.and_then(|(stream, peer)| {
-            let admitted = worker.count.get() < MAX_CONNECTIONS;
-            admitted.then(|| HandedConnection::new(stream, peer.ip(), &worker.count)).transpose()
-        });
-        match handed {
-            // A thread that is slow to take its connections delays the accept loop.
-            Ok(Some(connection)) => drop(worker.connections.send(connection).await),
-            Ok(None) => {}
-            Err(error) => {
-                tracing::warn!(%error, "accepting a connection failed, retrying");
-                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
-            }
-        }
+        // This fails only if the reactor refuses to give the socket back.
+        let Ok(connection) = HandedConnection::new(stream, address, admission, &worker.count) else { continue };
+        // A thread that is slow to take its connections delays the accept loop.
+        let _ = worker.connections.send(connection).await;
     }
 }
 
@@ -123,13 +112,16 @@ fn routes<H: Health>(api: &GrpcApi, health: HealthServer<H>) -> Routes {
     let keys = KeyServiceServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let audit = AuditServiceServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let authorization = AuthorizationServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let health = health.max_decoding_message_size(MAX_PUBLIC_MESSAGE_BYTES);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let v1 = reflection().build_v1().expect("the descriptors were made by this build");
+    let v1 = v1.max_decoding_message_size(MAX_PUBLIC_MESSAGE_BYTES);
     let v1alpha = reflection().build_v1alpha().expect("the descriptors were made by this build");
+    let v1alpha = v1alpha.max_decoding_message_size(MAX_PUBLIC_MESSAGE_BYTES);
     Routes::new(keys)
         .add_service(audit)
         .add_service(authorization)
@@ -151,12 +143,23 @@ async fn serve(
     let polls = Arc::default();
     while let Some(connection) = connections.recv().await {
         let connection_options = ConnectionOptions {
-            timeouts: Timeouts::default(),
+            timeouts: Timeouts::new(options.timeouts.keepalive),
+            max_streams: options.max_streams,
             max_age: options.connection_age(&*api.service.entropy),
             shutdown: options.stop.child_token(),
             polls: Arc::clone(&polls),
         };
-        serving.spawn(serve_connection(connection, api.clone(), routes.clone(), options.clone(), connection_options));
+        let admission = connection.admission();
+        let connection = serve_connection(connection, api.clone(), routes.clone(), options.clone(), connection_options);
+        // A task of its own waits for the end of the connection's place: the connection itself would look for it
+        // whenever it is polled.
+        let mut connection = serving.spawn(connection);
+        serving.spawn(async move {
+            tokio::select! {
+                _ = &mut connection => {}
+                () = admission.displaced() => connection.abort(),
+            }
+        });
     }
     serving.close();
     serving.wait().await;
@@ -169,19 +172,25 @@ async fn serve_connection(
     listener: ListenerOptions,
     options: ConnectionOptions,
 ) {
-    let address = connection.address();
+    let (address, admission) = (connection.address(), connection.admission());
     let Ok((stream, _guard)) = connection.open() else { return };
-    let handler = |secure, caller| {
-        let peer = Arc::new(Peer { address, secure, caller, closing: options.shutdown.clone() });
-        RequestHandler { api, routes, peer }
+    let write = listener.timeouts.write;
+    let handler = |secure, caller: Option<Caller>| {
+        if caller.is_some() {
+            admission.authenticated();
+        }
+        let (closing, admission) = (options.shutdown.clone(), Arc::clone(&admission));
+        let peer = Arc::new(Peer { address, secure, caller, closing, admission });
+        let connection = ClientConnection::new(peer, listener.budget.connection(address), listener.timeouts);
+        RequestHandler { api, routes, connection }
     };
     let Some(tls) = &listener.tls else {
         let handler = handler(false, None);
-        return http2::serve(stream, &handler, options).await;
+        return http2::serve(WriteTimeout::new(stream, write), &handler, options).await;
     };
     let handshake = listener.stop.run_until_cancelled(tls.accept(stream, address, Port::Grpc)).await;
     if let Some(Some((stream, caller))) = handshake {
         let handler = handler(true, caller);
-        http2::serve(stream, &handler, options).await;
+        http2::serve(WriteTimeout::new(stream, write), &handler, options).await;
     }
 }

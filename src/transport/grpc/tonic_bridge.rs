@@ -1,64 +1,28 @@
-//! Passes a request on to tonic, and sends tonic's response to the client.
+//! Passes a request on to tonic once its first message has arrived, and sends tonic's response to the client.
 
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream, server::SendResponse};
+use h2::{Reason, SendStream, server::SendResponse};
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
+use tokio::time::timeout;
 use tonic::service::Routes;
 use tower_service::Service as _;
 
-use crate::service::bulk::Bulk;
-
-/// The body of a request.
-pub(crate) struct RequestBody {
-    /// The beginning of the body, if it was read already.
-    prefix: Option<Bytes>,
-    body: RecvStream,
-}
-
-impl RequestBody {
-    /// A body of which `prefix` was read already; empty if nothing was.
-    pub(crate) fn new(prefix: Bytes, body: RecvStream) -> Self {
-        Self { prefix: Some(prefix).filter(|prefix| !prefix.is_empty()), body }
-    }
-}
-
-/// Reads the next piece of a body, and opens the client's flow-control window by its length.
-pub(crate) fn poll_data(body: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
-    let data = ready!(body.poll_data(cx));
-    if let Some(Ok(data)) = &data {
-        // This fails only for more than was received.
-        let _ = body.flow_control().release_capacity(data.len());
-    }
-    Poll::Ready(data)
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = h2::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        if let Some(prefix) = self.prefix.take() {
-            return Poll::Ready(Some(Ok(Frame::data(prefix))));
-        }
-        if let Some(data) = ready!(poll_data(&mut self.body, cx)) {
-            return Poll::Ready(Some(data.map(Frame::data)));
-        }
-        let trailers = ready!(self.body.poll_trailers(cx));
-        Poll::Ready(trailers.transpose().map(|trailers| trailers.map(Frame::trailers)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.prefix.is_none() && self.body.is_end_stream()
-    }
-}
+use super::request_body::{BodyError, RequestBody};
+use crate::{
+    domain::error::Error,
+    service::bulk::Bulk,
+    transport::{listener::ConnectionTimeouts, status},
+};
 
 /// Waits for `response`. None if the client resets the stream before.
 pub(crate) async fn unless_reset<T>(
@@ -72,18 +36,67 @@ pub(crate) async fn unless_reset<T>(
     .await
 }
 
-/// Calls the tonic service for `request` and sends its response. If the client resets the stream, the call is dropped.
-pub(crate) async fn forward(mut routes: Routes, request: Request<RequestBody>, mut respond: SendResponse<Bytes>) {
-    let response = pin!(routes.call(request));
-    let Some(Ok(response)) = unless_reset(response, &mut respond).await else { return };
+/// A call that is passed on to tonic.
+pub(crate) struct ForwardedCall {
+    pub(crate) request: Request<RequestBody>,
+    pub(crate) respond: SendResponse<Bytes>,
+    /// How long the first message may take to arrive, and the client may take none of the response.
+    pub(crate) timeouts: ConnectionTimeouts,
+    /// Anyone may make the call. It is charged until it ends; other calls only until they are authenticated.
+    pub(crate) public: bool,
+    /// Where the call runs and its message is made, if the response is a page. This thread only sends it.
+    pub(crate) bulk: Option<Arc<Bulk>>,
+}
+
+/// Calls the tonic service and sends its response. If the client resets the stream, the call is dropped.
+pub(crate) async fn forward(mut routes: Routes, call: ForwardedCall) {
+    let ForwardedCall { mut request, mut respond, timeouts, public, bulk } = call;
+    // The caller of a stream is authenticated before its first message, which may come later. Any other call is passed on
+    // with its message, since tonic allocates buffers for each call.
+    if public || request.body().is_unary() {
+        let begin = poll_fn(|cx| request.body_mut().poll_begin(cx));
+        let begun = timeout(timeouts.body, begin).await.unwrap_or(Err(BodyError::Late));
+        if let Err(error) = begun {
+            if let Some(refusal) = error.refusal() {
+                refuse(&mut respond, &refusal);
+            }
+            return;
+        }
+    }
+    let mut charged = request.body_mut().take_charge();
+    let answered = match bulk {
+        None => unless_reset(pin!(routes.call(request)), &mut respond).await.map(Result::ok),
+        Some(bulk) => {
+            let page = bulk.run(async move {
+                let (head, body) = routes.call(request).await.ok()?.into_parts();
+                Some(Response::from_parts(head, tonic::body::Body::new(body.collect().await.ok()?)))
+            });
+            unless_reset(pin!(page), &mut respond).await.map(|page| page.ok().flatten())
+        }
+    };
+    let response = match answered {
+        Some(Some(response)) => response,
+        Some(None) => return respond.send_reset(Reason::INTERNAL_ERROR),
+        None => return,
+    };
+    if !public {
+        charged = None;
+    }
     let (head, body) = response.into_parts();
     let ended = body.is_end_stream();
     // Sending fails only if the client has reset the stream or closed the connection.
     if let Ok(stream) = respond.send_response(Response::from_parts(head, ()), ended)
         && !ended
     {
-        send(stream, body).await;
+        send(stream, body, timeouts.write).await;
     }
+    drop(charged);
+}
+
+/// Queues the refusal of a call.
+pub(crate) fn refuse(respond: &mut SendResponse<Bytes>, error: &Error) {
+    // Sending fails only if the client has closed the stream.
+    let _ = respond.send_response(status::grpc(error).into_http(), true);
 }
 
 /// The calls whose responses are pages.
@@ -95,36 +108,19 @@ pub(crate) fn is_page(request: &Request<RequestBody>) -> bool {
     PAGES.contains(&request.uri().path())
 }
 
-/// Like [`forward`], for a page: the call runs elsewhere, and its message is made there. This thread only sends it.
-pub(crate) async fn forward_page(
-    mut routes: Routes,
-    request: Request<RequestBody>,
-    mut respond: SendResponse<Bytes>,
-    bulk: &Bulk,
-) {
-    let page = pin!(bulk.run(async move {
-        let (head, body) = routes.call(request).await.ok()?.into_parts();
-        Some((head, body.collect().await.ok()?))
-    }));
-    match unless_reset(page, &mut respond).await {
-        Some(Ok(Some((head, body)))) => {
-            if let Ok(stream) = respond.send_response(Response::from_parts(head, ()), false) {
-                send(stream, tonic::body::Body::new(body)).await;
-            }
-        }
-        Some(_) => respond.send_reset(Reason::INTERNAL_ERROR),
-        None => {}
-    }
-}
-
 /// Sends a body as fast as the client takes it.
-async fn send(mut stream: SendStream<Bytes>, body: tonic::body::Body) {
+async fn send(mut stream: SendStream<Bytes>, body: tonic::body::Body, write_timeout: Duration) {
     let mut body = pin!(body);
     loop {
         // Wait for the window first: a frame that is produced but cannot be sent would be buffered without a bound.
         stream.reserve_capacity(1);
-        if poll_fn(|cx| poll_window(&mut stream, cx)).await.is_none() {
-            return;
+        if stream.capacity() == 0 {
+            // A client that opens no window keeps its stream, and all that the stream holds.
+            match timeout(write_timeout, poll_fn(|cx| poll_window(&mut stream, cx))).await {
+                Ok(Some(())) => {}
+                Ok(None) => return,
+                Err(_) => return stream.send_reset(Reason::CANCEL),
+            }
         }
         let frame = poll_fn(|cx| match body.as_mut().poll_frame(cx) {
             Poll::Ready(frame) => Poll::Ready(Some(frame)),

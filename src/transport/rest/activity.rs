@@ -21,6 +21,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, sleep_until},
 };
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::transport::{
     accept::Admission, budget::ConnectionBudget, deadline::DEFAULT_TIMEOUT, listener::ConnectionTimeouts,
@@ -32,10 +33,12 @@ pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// One HTTP connection.
 pub(crate) struct Activity {
     /// Its place among the connections of its listener.
-    pub(crate) admission: Admission,
+    pub(crate) admission: Arc<Admission>,
     /// Its share of the memory for requests.
     pub(crate) budget: ConnectionBudget,
     timeouts: ConnectionTimeouts,
+    /// Cancelled when too many credentials were refused in a row.
+    closing: CancellationToken,
     /// Requests whose response is not complete.
     requests: AtomicUsize,
     times: Mutex<Times>,
@@ -56,10 +59,10 @@ struct Times {
 const HTTP2_PREFACE: &[u8] = b"PRI";
 
 impl Activity {
-    pub(crate) fn new(admission: Admission, budget: ConnectionBudget, timeouts: ConnectionTimeouts) -> Arc<Self> {
+    pub(crate) fn new(admission: Arc<Admission>, budget: ConnectionBudget, timeouts: ConnectionTimeouts) -> Arc<Self> {
         let times = Times { progress: Instant::now(), headers: None, preface: Vec::new(), requested: false };
-        let (requests, times) = (AtomicUsize::new(0), Mutex::new(times));
-        Arc::new(Self { admission, budget, timeouts, requests, times })
+        let (closing, requests, times) = (CancellationToken::new(), AtomicUsize::new(0), Mutex::new(times));
+        Arc::new(Self { admission, budget, timeouts, closing, requests, times })
     }
 
     /// Notes a request whose headers are complete. It counts until the guard is dropped.
@@ -69,6 +72,18 @@ impl Activity {
         (times.progress, times.headers, times.requested) = (Instant::now(), None, true);
         drop(times);
         ActiveRequest(Arc::clone(self))
+    }
+
+    /// Counts a refused credential, and closes the connection after too many in a row.
+    pub(crate) fn refused(&self) {
+        if self.admission.refused() {
+            self.closing.cancel();
+        }
+    }
+
+    /// Completes when too many credentials in a row were refused.
+    pub(crate) fn refused_too_often(&self) -> WaitForCancellationFuture<'_> {
+        self.closing.cancelled()
     }
 
     /// How many requests are being served.

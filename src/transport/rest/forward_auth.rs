@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Header of the gateway's own credential: `Authorization` is the client's.
-const GATEWAY_CREDENTIAL: &str = "x-keyward-gateway";
+pub(crate) const GATEWAY_CREDENTIAL: &str = "x-keyward-gateway";
 /// How long a decision may take. Less than the gateways wait in the files that users copy, so that the client gets our answer
 /// and not the gateway's.
 const DECISION_TIMEOUT: Duration = Duration::from_millis(1_500);

@@ -26,6 +26,8 @@ use tower::{ServiceBuilder, util::BoxCloneSyncService};
 use super::{
     activity::Activity,
     error::RestError,
+    extract::credential,
+    forward_auth::GATEWAY_CREDENTIAL,
     request::{RequestContext, RestState},
 };
 use crate::{
@@ -33,14 +35,18 @@ use crate::{
         clock::Entropy,
         error::{Error, ErrorKind},
     },
-    transport::{peer::Peer, request_id},
+    service::credential::{Presented, bearer},
+    transport::{budget::Standing, peer::Peer, request_id},
 };
 
 /// Handles the requests of a listener.
 pub type HttpHandler = BoxCloneSyncService<Request, Response, Infallible>;
 
-/// Requests at once of a connection on which no call was authenticated.
+/// Requests without a valid credential at once, of a connection on which no call was authenticated.
 const MAX_ANONYMOUS_REQUESTS: usize = 16;
+/// What a request takes while its session is looked up: the state of its stream and of its handler, and what its client
+/// may send ahead.
+const PENDING_REQUEST_BYTES: usize = 32 << 10;
 
 /// How much of an unread request body is read and thrown away, and for how long.
 const MAX_DISCARDED_BYTES: usize = 16 << 20;
@@ -59,7 +65,7 @@ pub(crate) fn stack(routes: Router, state: &Arc<RestState>) -> HttpHandler {
         .layer(from_fn(adapt_response))
         // Inside of the layers above: it may replace the response.
         .layer(from_fn(limit_failed_authentications))
-        .layer(from_fn(limit_anonymous_requests))
+        .layer(from_fn(limit_strangers))
         .layer(from_fn(refuse_ambiguous_heads))
         .layer(from_fn(refuse_empty_segments));
     BoxCloneSyncService::new(layers.service(routes))
@@ -124,29 +130,70 @@ async fn adapt_response(request: Request, next: Next) -> Response {
     response
 }
 
-/// Counts invalid credentials by client address. An address with too many of them gets 429 instead of 401.
+/// Counts invalid credentials by client address and by connection. An address with too many of them gets 429 instead of
+/// 401, and a connection with too many in a row is closed.
 async fn limit_failed_authentications(context: RequestContext, request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
-    match response.extensions().get::<Error>() {
-        Some(error) if error.kind == ErrorKind::Unauthenticated && !context.is_failure_counted() => {
-            RestError::from(context.refused(error.clone())).into_response()
-        }
-        _ => response,
+    let version = request.version();
+    let mut response = next.run(request).await;
+    let failed = response.extensions().get::<Error>().filter(|error| error.kind == ErrorKind::Unauthenticated);
+    if let Some(error) = failed.filter(|_| !context.is_failure_counted()).cloned() {
+        response = RestError::from(context.refused(error)).into_response();
     }
+    // HTTP/2 has no such header: its client is told by a frame.
+    if version < Version::HTTP_2 && context.connection().admission.is_refused() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
-/// Bounds the requests at once of a connection on which no call was authenticated. A request with a credential is never
-/// refused here: its credential is looked at before anything of it is kept.
-async fn limit_anonymous_requests(context: RequestContext, request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    let credential = [header::AUTHORIZATION.as_str(), "x-api-key", "x-keyward-gateway", header::COOKIE.as_str()];
-    let connection = context.connection();
-    if connection.requests() > MAX_ANONYMOUS_REQUESTS
-        && !connection.admission.is_authenticated()
-        && !credential.iter().any(|name| headers.contains_key(*name))
-    {
-        return RestError::from(Error::unavailable("too many anonymous requests on one connection")).into_response();
+/// Whether a request is a stranger's, as far as memory goes.
+enum Stranger {
+    No,
+    Yes,
+    /// The credential has to be looked up.
+    Perhaps {
+        session: bool,
+    },
+}
+
+/// Bounds what a connection makes this replica do at once while no call was authenticated on it.
+///
+/// A request without a valid credential is refused when there are many. One whose credential memory does not know waits
+/// for its turn: it may be the first of a burst. Nobody can forge a key that is well-formed, but anybody can write a
+/// session token, so that requests with one are charged to the memory for strangers.
+async fn limit_strangers(context: RequestContext, request: Request, next: Next) -> Response {
+    let connection = Arc::clone(context.connection());
+    if connection.admission.is_authenticated() {
+        return next.run(request).await;
     }
+    let auth = &context.service().auth;
+    let of_key = |secret: &str| match auth.authenticate_cached(secret) {
+        Some(Ok(())) => Stranger::No,
+        Some(Err(_)) => Stranger::Yes,
+        None => Stranger::Perhaps { session: false },
+    };
+    let gateway = request.headers().get(GATEWAY_CREDENTIAL).map(|value| value.to_str().unwrap_or_default());
+    let stranger = match (gateway, credential::find(request.headers(), context.service(), true)) {
+        (Some(credential), _) => of_key(bearer(credential).unwrap_or(credential)),
+        (None, Ok(Some(Presented::Secret(_, secret)))) => of_key(&secret),
+        (None, Ok(Some(Presented::Token(_) | Presented::Cookie(..)))) => Stranger::Perhaps { session: true },
+        (None, Ok(None) | Err(_)) => Stranger::Yes,
+    };
+    let session = match stranger {
+        Stranger::No => return next.run(request).await,
+        Stranger::Yes if connection.requests() > MAX_ANONYMOUS_REQUESTS => {
+            return RestError::from(Error::unavailable("too many anonymous requests on one connection"))
+                .into_response();
+        }
+        Stranger::Yes => return next.run(request).await,
+        Stranger::Perhaps { session } => session,
+    };
+    let reserved = session.then(|| connection.budget.reserve(PENDING_REQUEST_BYTES, Standing::Anonymous)).transpose();
+    let _reserved = match reserved {
+        Ok(reserved) => reserved,
+        Err(exceeded) => return RestError::from(Error::unavailable(exceeded.to_string())).into_response(),
+    };
+    let _turn = connection.admission.turn().await;
     next.run(request).await
 }
 

@@ -163,9 +163,13 @@ impl RequestContext {
         }
     }
 
-    /// Counts an invalid credential against the client's address; returns the error that the client gets.
+    /// Counts an invalid credential against the client's address and its connection; returns the error that the client
+    /// gets.
     pub(crate) fn refused(&self, error: Error) -> Error {
         self.0.recorded.lock().failure_counted = true;
+        if error.refuses_credential() {
+            self.0.connection.refused();
+        }
         self.service().auth.note_failure(self.0.client, error)
     }
 

@@ -36,8 +36,10 @@ const MAX_HEADER_BYTES: u32 = 16 << 10;
 /// HTTP/2: requests at once on a connection.
 const MAX_STREAMS: u32 = 128;
 /// HTTP/2: bytes that a client may send ahead of what is read, on a stream and on a connection.
-const STREAM_WINDOW: u32 = 64 << 10;
-const CONNECTION_WINDOW: u32 = 128 << 10;
+const STREAM_WINDOW: u32 = 16 << 10;
+const CONNECTION_WINDOW: u32 = 64 << 10;
+/// How long requests in flight may go on once a connection is closed for its refused credentials.
+const REFUSED_GRACE: Duration = Duration::from_secs(1);
 /// HTTP/2: bytes of a response that wait for the client.
 const MAX_SEND_BUFFER: usize = 64 << 10;
 
@@ -67,10 +69,11 @@ async fn serve(
     age: Option<Duration>,
     options: &ListenerOptions,
 ) {
-    let activity = Activity::new(admission, options.budget.connection(address), options.timeouts);
+    let admission = Arc::new(admission);
+    let activity = Activity::new(Arc::clone(&admission), options.budget.connection(address), options.timeouts);
     let (closing, timeout) = (options.stop.clone(), options.timeouts.write);
     let Some(tls) = &options.tls else {
-        let peer = Peer { address, secure: false, caller: None, closing };
+        let peer = Peer { address, secure: false, caller: None, closing, admission };
         return serve_connection(WriteTimeout::new(stream, timeout), peer, activity, handler, age, options).await;
     };
     let accepted = tokio::select! {
@@ -82,7 +85,7 @@ async fn serve(
         if caller.is_some() {
             activity.admission.authenticated();
         }
-        let peer = Peer { address, secure: true, caller, closing };
+        let peer = Peer { address, secure: true, caller, closing, admission };
         serve_connection(WriteTimeout::new(stream, timeout), peer, activity, handler, age, options).await;
     }
 }
@@ -133,6 +136,7 @@ async fn serve_connection<I>(
         () = activity.expired() => return,
         () = options.stop.cancelled() => options.drain,
         () = too_old => AGE_GRACE,
+        () = activity.refused_too_often() => REFUSED_GRACE,
     };
     connection.as_mut().graceful_shutdown();
     tokio::select! {

@@ -3,29 +3,49 @@
 
 mod callers;
 mod files;
+mod turns;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future as _,
+    io,
+    net::IpAddr,
+    num::NonZero,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    thread::available_parallelism,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
     signal::unix::{SignalKind, signal},
-    sync::Semaphore,
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
-use tokio_rustls::{TlsAcceptor, rustls, server::TlsStream};
+use tokio_rustls::{
+    LazyConfigAcceptor,
+    rustls::{self, ServerConfig, server::Acceptor},
+    server::{Accept, TlsStream},
+};
 use tokio_util::sync::CancellationToken;
 
-use self::{callers::CertificateCallers, files::FileStamp};
+use self::{
+    callers::CertificateCallers,
+    files::FileStamp,
+    turns::{Turn, Turns},
+};
+use super::budget::network;
 use crate::{
     config,
     domain::{caller::Caller, keyspace::Registry},
 };
 
-/// Concurrent handshakes. Each computes a signature, so more of them would only slow each other down.
-const MAX_HANDSHAKES: usize = 1_024;
-/// Timeout of a handshake, including the wait for one of [`MAX_HANDSHAKES`] permits.
+/// Timeout of a handshake, including the wait for a turn.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a handshake goes on with what has arrived. A client needs a few; more often is one that sends byte by byte.
+const MAX_STEPS: usize = 32;
 /// Interval between two checks whether the files have changed.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -38,20 +58,22 @@ pub enum Port {
     Rest,
 }
 
-/// The acceptors made from the last valid files.
-struct Acceptors {
-    grpc: TlsAcceptor,
-    rest: TlsAcceptor,
+/// What is made from the last valid files.
+struct ServerConfigs {
+    grpc: Arc<ServerConfig>,
+    rest: Arc<ServerConfig>,
 }
 
 /// The TLS configuration of this process.
 pub struct Tls {
     config: config::TlsSettings,
     callers: CertificateCallers,
-    acceptors: ArcSwap<Acceptors>,
+    configs: ArcSwap<ServerConfigs>,
     /// The stamps of the files, taken just before they were first read.
     initial_stamps: Vec<FileStamp>,
-    handshake_permits: Semaphore,
+    /// Who may compute, for each listener.
+    grpc_turns: Arc<Turns>,
+    rest_turns: Arc<Turns>,
 }
 
 impl Tls {
@@ -63,46 +85,65 @@ impl Tls {
     pub fn load(config: &config::TlsSettings, registry: &Registry) -> Result<Arc<Self>, Vec<String>> {
         let initial_stamps = files::stamps(config);
         Ok(Arc::new(Self {
-            acceptors: ArcSwap::from_pointee(Acceptors::read(config)?),
+            configs: ArcSwap::from_pointee(ServerConfigs::read(config)?),
             callers: CertificateCallers::new(&config.clients, registry),
             config: config.clone(),
             initial_stamps,
-            handshake_permits: Semaphore::new(MAX_HANDSHAKES),
+            grpc_turns: Turns::new(max_computing()),
+            rest_turns: Turns::new(max_computing()),
         }))
     }
 
     /// Performs the handshake. Returns the encrypted stream and the caller that the client's certificate identifies, if it
     /// identifies one. None if the handshake failed or timed out.
-    pub async fn accept<I>(&self, io: I, client: IpAddr, port: Port) -> Option<(TlsStream<I>, Option<Caller>)>
-    where
-        I: AsyncRead + AsyncWrite + Unpin,
-    {
-        let handshake = async {
-            let _permit = self.handshake_permits.acquire().await.ok()?;
-            let acceptors = self.acceptors.load_full();
-            let acceptor = match port {
-                Port::Grpc => &acceptors.grpc,
-                Port::Rest => &acceptors.rest,
-            };
-            match acceptor.accept(io).await {
-                Ok(stream) => Some(stream),
-                // One side rejected something of the other, such as its certificate.
-                Err(error)
-                    if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) =>
-                {
-                    tracing::info!(%client, ?port, %error, "TLS handshake failed");
-                    None
-                }
-                Err(error) => {
-                    tracing::debug!(%client, ?port, %error, "TLS handshake aborted");
-                    None
-                }
+    ///
+    /// A client that has said nothing takes no turn. What a handshake computes is computed on threads of its own, one turn
+    /// after the other, and in rotation over the client addresses: neither silent clients nor many handshakes of one
+    /// address delay others, and none delays the calls of this thread.
+    pub async fn accept(
+        &self,
+        io: TcpStream,
+        client: IpAddr,
+        port: Port,
+    ) -> Option<(TlsStream<TcpStream>, Option<Caller>)> {
+        let stream = match timeout(HANDSHAKE_TIMEOUT, self.handshake(io, client, port)).await.ok()? {
+            Ok(stream) => stream,
+            // One side rejected something of the other, such as its certificate.
+            Err(error) if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) => {
+                tracing::info!(%client, ?port, %error, "TLS handshake failed");
+                return None;
+            }
+            Err(error) => {
+                tracing::debug!(%client, ?port, %error, "TLS handshake aborted");
+                return None;
             }
         };
-        let stream = timeout(HANDSHAKE_TIMEOUT, handshake).await.ok()??;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let caller = certificate.and_then(|certificate| self.callers.find(certificate));
         Some((stream, caller))
+    }
+
+    async fn handshake(&self, io: TcpStream, client: IpAddr, port: Port) -> io::Result<TlsStream<TcpStream>> {
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
+        let (turns, client) = match port {
+            Port::Grpc => (&self.grpc_turns, network(client)),
+            Port::Rest => (&self.rest_turns, network(client)),
+        };
+        let turn = turns.take(client).await;
+        let configs = self.configs.load_full();
+        let config = Arc::clone(if port == Port::Grpc { &configs.grpc } else { &configs.rest });
+        let mut step = compute(turn, move || hello.into_stream(config)).await?;
+        for _ in 0..MAX_STEPS {
+            let accept = match step {
+                Step::Done(stream) => return Ok(*stream),
+                Step::Waits(accept) => accept,
+            };
+            let Some(io) = accept.get_ref() else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+            io.readable().await?;
+            let turn = turns.take(client).await;
+            step = compute(turn, move || *accept).await?;
+        }
+        Err(io::ErrorKind::TimedOut.into())
     }
 
     /// Reloads the files when they change and on SIGHUP. If they are invalid, the last valid ones stay in use.
@@ -126,15 +167,15 @@ impl Tls {
             let checked = tokio::task::spawn_blocking(move || {
                 // Take the stamps before reading: a change during the read is then seen at the next check.
                 let stamps = files::stamps(&tls.config);
-                let reloaded = (reload || stamps != last).then(|| Acceptors::read(&tls.config));
+                let reloaded = (reload || stamps != last).then(|| ServerConfigs::read(&tls.config));
                 (stamps, reloaded)
             });
             let Ok((stamps, reloaded)) = checked.await else { continue };
             last_stamps = stamps;
             match reloaded {
                 None => {}
-                Some(Ok(acceptors)) => {
-                    self.acceptors.store(Arc::new(acceptors));
+                Some(Ok(configs)) => {
+                    self.configs.store(Arc::new(configs));
                     problems = Vec::new();
                     tracing::info!("TLS files reloaded; new connections use them");
                 }
@@ -150,14 +191,41 @@ impl Tls {
     }
 }
 
-impl Acceptors {
+/// How many handshakes of a listener compute at once: half of the cores, so that the other half answers calls.
+fn max_computing() -> usize {
+    (available_parallelism().map_or(1, NonZero::get) / 2).max(1)
+}
+
+/// How far a handshake came.
+enum Step {
+    Done(Box<TlsStream<TcpStream>>),
+    /// It waits for the client.
+    Waits(Box<Accept<TcpStream>>),
+}
+
+/// Goes on with a handshake as far as what the client has sent, on a thread that serves no calls.
+async fn compute(turn: Turn, begin: impl FnOnce() -> Accept<TcpStream> + Send + 'static) -> io::Result<Step> {
+    let computed = spawn_blocking(move || {
+        let mut accept = Box::new(begin());
+        // What it waits for is waited for by the caller.
+        let polled = Pin::new(&mut *accept).poll(&mut Context::from_waker(Waker::noop()));
+        drop(turn);
+        match polled {
+            Poll::Ready(stream) => stream.map(|stream| Step::Done(Box::new(stream))),
+            Poll::Pending => Ok(Step::Waits(accept)),
+        }
+    });
+    computed.await.map_err(io::Error::other)?
+}
+
+impl ServerConfigs {
     fn read(config: &config::TlsSettings) -> Result<Self, Vec<String>> {
         let server = files::server_config(config)?;
-        let acceptor = |protocols: &[&[u8]]| {
+        let offering = |protocols: &[&[u8]]| {
             let mut server = server.clone();
             server.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-            TlsAcceptor::from(Arc::new(server))
+            Arc::new(server)
         };
-        Ok(Self { grpc: acceptor(&[b"h2"]), rest: acceptor(&[b"h2", b"http/1.1"]) })
+        Ok(Self { grpc: offering(&[b"h2"]), rest: offering(&[b"h2", b"http/1.1"]) })
     }
 }

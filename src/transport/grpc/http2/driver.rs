@@ -20,8 +20,10 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{
-    keepalive::Keepalive,
-    options::{ConnectionOptions, h2_builder},
+    backpressure::Backpressure,
+    handler::StreamHandler,
+    keepalive::{Keepalive, Liveness},
+    options::{CONNECTION_WINDOW_BYTES, ConnectionOptions, STREAM_WINDOW_BYTES, h2_builder},
     spinning::Spinning,
 };
 use crate::transport::listener::AGE_GRACE;
@@ -29,17 +31,12 @@ use crate::transport::listener::AGE_GRACE;
 /// Requests that are accepted before any of them is answered: their responses share one write.
 const MAX_BATCH: usize = 64;
 
-/// Handles the requests of a connection.
-pub(crate) trait StreamHandler {
-    /// Answers a request, at once or in a task that it spawns.
-    fn handle(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>, cx: &mut Context<'_>);
-}
-
 /// Serves a connection until one of these happens:
 ///
 /// - The client does not complete the HTTP/2 handshake in time, or does not speak HTTP/2.
 /// - The client closes the connection, or reading or writing fails.
 /// - The client does not answer a keepalive ping in time.
+/// - Between two pings, no request was made, and no call was ever authenticated.
 /// - All requests are answered after `shutdown` was cancelled, or after the connection reached its maximum age. From then
 ///   on the client is told (GOAWAY) to send new requests elsewhere.
 /// - The grace period that follows the maximum age is over.
@@ -49,7 +46,7 @@ pub(crate) async fn serve<I>(io: I, handler: &impl StreamHandler, options: Conne
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = h2_builder().handshake(io);
+    let handshake = h2_builder(options.max_streams).handshake(Backpressure::new(io, handler));
     // Without HTTP/2 there is no way to tell the client what is wrong.
     let Ok(Ok(connection)) = timeout(options.timeouts.preface, handshake).await else { return };
     let mut driver = Driver::new(connection, handler, options);
@@ -77,6 +74,10 @@ struct Driver<'a, I, H> {
     /// The previous turn left a response unsent.
     deferred: bool,
     spinning: Spinning,
+    /// A request was accepted since the last keepalive ping.
+    used: bool,
+    /// The client has the windows of an authenticated caller.
+    widened: bool,
 }
 
 impl<'a, I, H> Driver<'a, I, H>
@@ -85,7 +86,7 @@ where
     H: StreamHandler,
 {
     fn new(mut connection: Connection<I, Bytes>, handler: &'a H, options: ConnectionOptions) -> Self {
-        let ConnectionOptions { timeouts, max_age, shutdown, polls } = options;
+        let ConnectionOptions { timeouts, max_streams: _, max_age, shutdown, polls } = options;
         Self {
             keepalive: connection.ping_pong().map(|pings| Keepalive::new(pings, timeouts)),
             connection,
@@ -100,6 +101,8 @@ where
             lone: true,
             deferred: false,
             spinning: Spinning::new(polls, std::time::Instant::now()),
+            used: false,
+            widened: false,
         }
     }
 
@@ -110,6 +113,7 @@ where
         let result = self.poll_steps(cx);
         let now = std::time::Instant::now();
         self.spinning.end(now, self.arrived);
+        self.used |= self.arrived > 0;
         if result.is_pending() && self.spinning.should_spin(now) {
             // Wakes this task after the thread has polled its sockets once.
             let _ = pin!(yield_now()).poll(cx);
@@ -122,8 +126,18 @@ where
             return Poll::Ready(());
         }
         self.drain_if_requested(cx);
-        if self.keepalive.as_mut().is_some_and(|keepalive| keepalive.poll_lost(cx)) {
-            return Poll::Ready(());
+        if !self.widened && self.handler.is_authenticated() {
+            self.widen();
+        }
+        match self.keepalive.as_mut().map_or(Liveness::Unchanged, |keepalive| keepalive.poll(cx)) {
+            Liveness::Unchanged => {}
+            Liveness::Lost => return Poll::Ready(()),
+            Liveness::Pinged => {
+                if !std::mem::take(&mut self.used) && !self.handler.keeps_idle() {
+                    self.shutdown.cancel();
+                    self.drain_if_requested(cx);
+                }
+            }
         }
         loop {
             if self.poll_accept(cx).is_ready() {
@@ -165,7 +179,20 @@ where
         if !self.draining && self.shutdown_requested.as_mut().poll(cx).is_ready() {
             self.draining = true;
             self.connection.graceful_shutdown();
+            if let Some(grace) = self.handler.grace() {
+                self.in_grace = true;
+                self.age_timer = Some(Box::pin(sleep(grace)));
+                // The next turn starts the timer.
+                cx.waker().wake_by_ref();
+            }
         }
+    }
+
+    /// Gives the client the windows of an authenticated caller.
+    fn widen(&mut self) {
+        self.connection.set_target_window_size(CONNECTION_WINDOW_BYTES);
+        // This fails until the client has acknowledged the first settings; a later turn tries again.
+        self.widened = self.connection.set_initial_window_size(STREAM_WINDOW_BYTES).is_ok();
     }
 
     /// Accepts requests until none is pending or the batch is full. Ready: the connection is closed.
@@ -213,13 +240,33 @@ mod tests {
     use super::{super::options::Timeouts, *};
 
     /// Answers each request at once, and counts them.
-    #[derive(Default)]
-    struct Counting(AtomicUsize);
+    struct Counting {
+        count: AtomicUsize,
+        keeps_idle: bool,
+    }
+
+    impl Default for Counting {
+        fn default() -> Self {
+            Self { count: AtomicUsize::new(0), keeps_idle: true }
+        }
+    }
 
     impl StreamHandler for Counting {
         fn handle(&self, _: Request<RecvStream>, mut respond: SendResponse<Bytes>, _: &mut Context<'_>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
+            self.count.fetch_add(1, Ordering::Relaxed);
             respond.send_response(Response::new(()), true).unwrap();
+        }
+
+        fn is_authenticated(&self) -> bool {
+            true
+        }
+
+        fn keeps_idle(&self) -> bool {
+            self.keeps_idle
+        }
+
+        fn grace(&self) -> Option<Duration> {
+            None
         }
     }
 
@@ -229,7 +276,8 @@ mod tests {
     const LONG_TIMEOUTS: Timeouts = Timeouts { preface: LONG, keepalive: LONG, pong: LONG };
 
     fn options(timeouts: Timeouts) -> ConnectionOptions {
-        ConnectionOptions { timeouts, max_age: None, shutdown: CancellationToken::new(), polls: Arc::default() }
+        let shutdown = CancellationToken::new();
+        ConnectionOptions { timeouts, max_streams: 100, max_age: None, shutdown, polls: Arc::default() }
     }
 
     #[tokio::test]
@@ -250,6 +298,20 @@ mod tests {
         // The client exchanges settings; from then on it reads and answers nothing, and keeps its end open.
         let _ = timeout(SHORT / 2, &mut connection).await;
         timeout(LONG / 2, serving).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stranger_that_makes_no_request_is_disconnected_though_it_answers_pings() {
+        let (near, io) = duplex(1 << 16);
+        let client = tokio::spawn(async {
+            let (sender, connection) = h2::client::handshake(near).await.unwrap();
+            let _ = connection.await;
+            drop(sender);
+        });
+        let handler = Counting { keeps_idle: false, ..Counting::default() };
+        let timeouts = Timeouts { keepalive: SHORT, ..LONG_TIMEOUTS };
+        timeout(LONG / 2, serve(io, &handler, options(timeouts))).await.unwrap();
+        timeout(LONG, client).await.unwrap().unwrap();
     }
 
     #[tokio::test]
@@ -275,7 +337,7 @@ mod tests {
             shutdown.cancel();
         };
         tokio::join!(serve(io, &handler, options), client);
-        assert_eq!(handler.0.into_inner(), 26);
+        assert_eq!(handler.count.into_inner(), 26);
     }
 
     #[tokio::test]

@@ -4,12 +4,15 @@
 //! it: a Verify that memory can decide costs no task, no wake-up and no second poll, and its response goes out with the
 //! next write. `docs/adr/0001-http2-driver.md` has the reasons and the figures.
 
+mod backpressure;
 mod driver;
+mod handler;
 mod keepalive;
 mod options;
 mod spinning;
 
 pub(crate) use self::{
-    driver::{StreamHandler, serve},
+    driver::serve,
+    handler::StreamHandler,
     options::{ConnectionOptions, Timeouts},
 };

@@ -5,17 +5,14 @@ use std::{sync::Arc, time::Duration};
 use h2::server::Builder;
 use tokio_util::sync::CancellationToken;
 
-use super::spinning::PollCounter;
+use super::{super::request_body::STRANGER_WINDOW_BYTES, spinning::PollCounter};
 
-/// Open streams of one connection.
-const MAX_STREAMS: u32 = 1_024;
-/// Streams that the client reset before they were accepted. After a pause of this process, its clients may have given up
-/// every open stream; that must not close the connection. More than that is an attack.
-const MAX_PENDING_RESETS: usize = MAX_STREAMS as usize;
-/// Flow-control windows of one stream and of the whole connection. The second is larger, so that one stream that is not
-/// read does not stop the others.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Flow-control windows of one stream and of the whole connection, while no call was authenticated on it. h2 keeps what is
+/// sent within them until a call reads it.
+pub(super) const STRANGER_CONNECTION_WINDOW_BYTES: u32 = 128 << 10;
+/// The windows from then on. The second is larger, so that streams that are not read do not stop the others.
+pub(super) const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+pub(super) const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// The header list of one request.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 /// Response bytes of one stream that are buffered while the client's window is full.
@@ -26,15 +23,17 @@ const MAX_SEND_BUFFER_BYTES: usize = 400 << 10;
 pub(crate) struct Timeouts {
     /// For the HTTP/2 preface and settings.
     pub(crate) preface: Duration,
-    /// Between the last pong and the next keepalive ping.
+    /// Between the last pong and the next keepalive ping. A stranger's connection without a call between two pings is
+    /// closed.
     pub(crate) keepalive: Duration,
     /// For the answer to a ping.
     pub(crate) pong: Duration,
 }
 
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self { preface: Duration::from_secs(20), keepalive: Duration::from_secs(60), pong: Duration::from_secs(20) }
+impl Timeouts {
+    /// The timeouts of a listener that pings at this interval.
+    pub(crate) fn new(keepalive: Duration) -> Self {
+        Self { preface: Duration::from_secs(20), keepalive, pong: Duration::from_secs(20) }
     }
 }
 
@@ -43,6 +42,8 @@ impl Default for Timeouts {
 pub(crate) struct ConnectionOptions {
     /// How long the connection waits for its client.
     pub(crate) timeouts: Timeouts,
+    /// Open streams. h2 refuses further ones (REFUSED_STREAM) and keeps nothing of them.
+    pub(crate) max_streams: u32,
     /// The age at which the connection is closed gracefully. None: no limit.
     pub(crate) max_age: Option<Duration>,
     /// Cancelled when the connection is to be closed gracefully. The connection cancels it itself when it reaches its
@@ -53,13 +54,17 @@ pub(crate) struct ConnectionOptions {
 }
 
 /// An h2 server with this module's limits.
-pub(crate) fn h2_builder() -> Builder {
+///
+/// The client may have reset as many streams as it may open before they were accepted: after a pause of this process, its
+/// clients may have given up every open stream, and that must not close the connection. More than that is an attack.
+#[expect(clippy::cast_possible_truncation, reason = "a few KiB")]
+pub(super) fn h2_builder(max_streams: u32) -> Builder {
     let mut builder = Builder::new();
     builder
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .initial_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(max_streams)
+        .max_pending_accept_reset_streams(max_streams as usize)
+        .initial_window_size(STRANGER_WINDOW_BYTES as u32)
+        .initial_connection_window_size(STRANGER_CONNECTION_WINDOW_BYTES)
         .max_header_list_size(MAX_HEADER_BYTES)
         .max_send_buffer_size(MAX_SEND_BUFFER_BYTES);
     builder

@@ -28,7 +28,7 @@ impl Authorization for GrpcApi {
     async fn check(&self, request: Request<CheckRequest>) -> std::result::Result<Response<CheckResponse>, Status> {
         let arrived = Instant::now();
         let peer = metadata::peer(request.extensions());
-        let deadline = metadata::deadline(request.metadata(), arrived);
+        let deadline = metadata::deadline(request.metadata().as_ref(), arrived);
         let allowed = authorize(self, request.metadata(), peer, deadline).await;
         let allowed = allowed.map_err(|error| self.verify_error("check", peer, arrived, error))?;
         let checked = CheckedRequest::of(request.get_ref());
@@ -49,7 +49,7 @@ async fn authorize(
     peer: Option<&Peer>,
     deadline: Instant,
 ) -> Result<Option<Arc<AllowedKeyspaces>>> {
-    let authorized = match Credential::of(metadata, peer)? {
+    let authorized = match Credential::of(metadata.as_ref(), peer)? {
         Credential::Secret(secret) => api.service.auth.authorize_verify(secret, deadline).await,
         Credential::Certificate(caller) => access::may_verify(caller),
     };

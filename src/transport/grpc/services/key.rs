@@ -74,7 +74,7 @@ impl KeyService for GrpcApi {
         let arrived = Instant::now();
         let peer = metadata::peer(request.extensions());
         let caller = async {
-            Ok(match Credential::of(request.metadata(), peer)? {
+            Ok(match Credential::of(request.metadata().as_ref(), peer)? {
                 Credential::Secret(secret) => {
                     self.service.auth.authorize_verify(secret, deadline::deadline(None)).await?;
                     StreamCaller::Secret(Arc::new(Secret::new(secret.to_owned())))
@@ -96,7 +96,7 @@ impl KeyService for GrpcApi {
         let arrived = Instant::now();
         let peer = metadata::peer(request.extensions());
         let session = async {
-            let caller = match Credential::of(request.metadata(), peer)? {
+            let caller = match Credential::of(request.metadata().as_ref(), peer)? {
                 Credential::Secret(secret) => AttachCaller::Secret(Arc::new(Secret::new(secret.to_owned()))),
                 Credential::Certificate(caller) => {
                     AttachCaller::Certificate(caller.actor(), access::may_verify(caller)?)

@@ -5,6 +5,7 @@ use std::{
     pin::pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -14,22 +15,26 @@ use http::{
     header::{CONTENT_TYPE, HeaderName},
     request::Parts,
 };
-use tonic::{metadata::MetadataMap, service::Routes};
+use prost::Message as _;
+use tonic::{Status, metadata::MetadataMap, service::Routes};
 
 use super::{
     super::{
+        admission::{self, Admitted, CallerStanding, admit},
         api::GrpcApi,
+        connection::{ActiveCall, ClientConnection},
         ext_authz,
         http2::StreamHandler,
         metadata,
-        tonic_bridge::{RequestBody, forward, forward_page, is_page, poll_data, unless_reset},
+        request_body::{RequestBody, overloaded, poll_data},
+        tonic_bridge::{ForwardedCall, forward, is_page, refuse, unless_reset},
     },
     messages, unary,
 };
 use crate::{
+    domain::error::Error,
     proto,
     service::verify::{CachedVerdict, PendingVerify, VerifyCaller},
-    transport::peer::Peer,
 };
 
 const VERIFY_PATH: &str = "/keyward.v1.KeyService/Verify";
@@ -40,6 +45,9 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
+/// How long the calls of a connection may go on that is closed for its refused credentials.
+const REFUSED_GRACE: Duration = Duration::from_secs(1);
+
 /// Handles the requests of one connection: Verify and Check itself as far as memory goes, all other calls by tonic.
 #[derive(Clone)]
 pub(crate) struct RequestHandler {
@@ -47,8 +55,8 @@ pub(crate) struct RequestHandler {
     pub(crate) api: GrpcApi,
     /// Every service of the listener.
     pub(crate) routes: Routes,
-    /// The client.
-    pub(crate) peer: Arc<Peer>,
+    /// The connection.
+    pub(crate) connection: Arc<ClientConnection>,
 }
 
 /// The outcome of trying the fast path.
@@ -79,7 +87,10 @@ impl StreamHandler for RequestHandler {
                 ext_authz::try_cached(&self.api.service, secret, &received)
             }));
             match decided {
-                Ok(Some(frame)) => return send(&mut respond, frame),
+                Ok(Some(frame)) => {
+                    self.connection.peer.admission.authenticated();
+                    return send(&mut respond, frame);
+                }
                 Ok(None) => {}
                 Err(_) => return respond.send_reset(Reason::INTERNAL_ERROR),
             }
@@ -87,29 +98,102 @@ impl StreamHandler for RequestHandler {
             received = read_body(&mut body, cx);
             // A panic ends its own call, not the connection.
             match catch_unwind(AssertUnwindSafe(|| self.try_cached(&head.headers, &received, &body))) {
-                Ok(FastPath::Answered(frame)) => return send(&mut respond, frame),
+                Ok(FastPath::Answered(frame)) => {
+                    self.connection.peer.admission.authenticated();
+                    return send(&mut respond, frame);
+                }
                 Ok(FastPath::Undecided(message, pending)) => {
-                    let (api, peer) = (self.api.clone(), Arc::clone(&self.peer));
-                    tokio::spawn(complete(api, peer, head.headers, (message, pending), respond));
-                    return;
+                    return self.complete_later(head.headers, message, pending, respond);
                 }
                 Ok(FastPath::NotTaken) => {}
                 Err(_) => return respond.send_reset(Reason::INTERNAL_ERROR),
             }
         }
-        let mut request = Request::from_parts(head, RequestBody::new(received, body));
-        request.extensions_mut().insert(Arc::clone(&self.peer));
-        let routes = self.routes.clone();
-        if is_page(&request) {
-            let bulk = Arc::clone(&self.api.service.bulk);
-            tokio::spawn(async move { forward_page(routes, request, respond, &bulk).await });
-        } else {
-            tokio::spawn(forward(routes, request, respond));
+        match admit(&self.api, &self.connection, head.uri.path(), &head.headers) {
+            Err(error) => refuse(&mut respond, &error),
+            Ok(None) => {
+                // Sending fails only if the client has closed the stream.
+                let _ = respond.send_response(Status::unimplemented("").into_http(), true);
+            }
+            Ok(Some(Admitted { bounds, charge, caller })) => {
+                let first = self.connection.timeouts.body;
+                let mut request = Request::from_parts(head, RequestBody::new(received, body, bounds, charge, first));
+                request.extensions_mut().insert(Arc::clone(&self.connection.peer));
+                tokio::spawn(self.clone().pass_on(request, caller, respond, self.connection.begin_call()));
+            }
         }
+    }
+
+    fn is_authenticated(&self) -> bool {
+        self.connection.peer.admission.is_authenticated()
+    }
+
+    fn keeps_idle(&self) -> bool {
+        self.is_authenticated() || self.connection.calls() > 0
+    }
+
+    fn grace(&self) -> Option<Duration> {
+        self.connection.peer.admission.is_refused().then_some(REFUSED_GRACE)
     }
 }
 
 impl RequestHandler {
+    /// Passes a call on to tonic. A credential that memory does not know is looked up first.
+    async fn pass_on(
+        self,
+        mut request: Request<RequestBody>,
+        caller: CallerStanding,
+        mut respond: SendResponse<Bytes>,
+        _active: ActiveCall,
+    ) {
+        if let CallerStanding::Unknown { call, .. } = caller {
+            let look_up = async {
+                let _turn = self.connection.peer.admission.turn().await;
+                admission::look_up(&self.api, &self.connection, call, request.headers()).await?;
+                request.body_mut().authenticate().map_err(|exceeded| overloaded(exceeded.to_string()))
+            };
+            match unless_reset(pin!(look_up), &mut respond).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return refuse(&mut respond, &error),
+                None => return,
+            }
+        }
+        let (timeouts, public) = (self.connection.timeouts, caller == CallerStanding::Public);
+        let bulk = is_page(&request).then(|| Arc::clone(&self.api.service.bulk));
+        forward(self.routes, ForwardedCall { request, respond, timeouts, public, bulk }).await;
+    }
+
+    /// Completes a Verify in a task. A caller that memory does not know is charged for it, and waits for its turn.
+    fn complete_later(
+        &self,
+        headers: HeaderMap,
+        message: proto::VerifyRequest,
+        pending: Option<PendingVerify>,
+        mut respond: SendResponse<Bytes>,
+    ) {
+        let admission = &self.connection.peer.admission;
+        let admitted = if pending.is_some() {
+            admission.authenticated();
+            None
+        } else {
+            let admitted = admit(&self.api, &self.connection, VERIFY_PATH, &headers).and_then(|admitted| {
+                let mut admitted = admitted.ok_or_else(|| Error::internal("Verify has no rule"))?;
+                let bytes = message.encoded_len();
+                admitted.charge.cover(bytes).map_err(|exceeded| overloaded(exceeded.to_string()))?;
+                Ok(admitted)
+            });
+            match admitted {
+                Ok(admitted) => Some(admitted),
+                Err(error) => return refuse(&mut respond, &error),
+            }
+        };
+        let (api, connection, active) = (self.api.clone(), Arc::clone(&self.connection), self.connection.begin_call());
+        tokio::spawn(async move {
+            complete(&api, &connection, headers, (message, pending), respond).await;
+            drop((admitted, active));
+        });
+    }
+
     /// Answers from memory, or says how far it got.
     fn try_cached(&self, headers: &HeaderMap, received: &[u8], body: &RecvStream) -> FastPath {
         let Some(message) = body.is_end_stream().then(|| messages::decode(received)).flatten() else {
@@ -127,16 +211,22 @@ impl RequestHandler {
 
 /// Completes a Verify that memory could not decide. If the client resets the stream, the wait is dropped.
 async fn complete(
-    api: GrpcApi,
-    peer: Arc<Peer>,
+    api: &GrpcApi,
+    connection: &ClientConnection,
     headers: HeaderMap,
     (message, pending): (proto::VerifyRequest, Option<PendingVerify>),
     mut respond: SendResponse<Bytes>,
 ) {
     let metadata = MetadataMap::from_headers(headers);
-    let outcome = pin!(unary::verify(&api, &metadata, Some(&peer), &message, pending));
-    match unless_reset(outcome, &mut respond).await {
-        Some(Ok(outcome)) => send(&mut respond, messages::frame(&api.service.verify.answer(&outcome))),
+    let outcome = async {
+        let _turn = connection.peer.admission.turn().await;
+        unary::verify(api, &metadata, Some(&connection.peer), &message, pending).await
+    };
+    match unless_reset(pin!(outcome), &mut respond).await {
+        Some(Ok(outcome)) => {
+            connection.peer.admission.authenticated();
+            send(&mut respond, messages::frame(&api.service.verify.answer(&outcome)));
+        }
         // Sending fails only if the client has closed the stream.
         Some(Err(status)) => drop(respond.send_response(status.into_http(), true)),
         None => {}

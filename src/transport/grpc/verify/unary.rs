@@ -32,13 +32,13 @@ pub(crate) async fn verify(
 ) -> Result<Verdict, Status> {
     let arrived = Instant::now();
     let verdict = async {
-        let deadline = metadata::deadline(metadata, arrived);
+        let deadline = metadata::deadline(metadata.as_ref(), arrived);
         let check = messages::check(message);
         if let Some(pending) = pending {
             return api.service.verify.complete(pending, &check, deadline).await;
         }
         let allowed_keyspaces;
-        let caller = match Credential::of(metadata, peer)? {
+        let caller = match Credential::of(metadata.as_ref(), peer)? {
             Credential::Secret(secret) => VerifyCaller::Credential(secret),
             Credential::Certificate(caller) => {
                 allowed_keyspaces = access::may_verify(caller)?;

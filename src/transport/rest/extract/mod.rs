@@ -2,7 +2,7 @@
 
 pub(crate) mod body;
 pub(crate) mod caller;
-mod credential;
+pub(crate) mod credential;
 pub(crate) mod csrf;
 pub(crate) mod fields;
 pub(crate) mod path;

@@ -1,0 +1,169 @@
+//! Splits the data of a request into gRPC messages, so that a message is passed on once all of it has arrived.
+//!
+//! Tonic reserves memory for the length that a message promises. A client that promises much and sends little would fill
+//! the memory; here a message that is not complete takes as much as was sent of it.
+
+use bytes::{Buf as _, Bytes, BytesMut};
+
+/// Length of the prefix of each message: a flag, and the length in four bytes.
+const PREFIX_BYTES: usize = 5;
+
+/// Holds back the message that is not complete.
+pub(super) struct MessageGate {
+    /// Longer messages are passed on without waiting for their end, since tonic refuses them by their prefix.
+    max_message_bytes: usize,
+    /// Data that was not looked at yet.
+    unread: Bytes,
+    /// The beginning of a message.
+    held: BytesMut,
+    /// A message that is too long has begun.
+    oversized: bool,
+}
+
+impl MessageGate {
+    pub(super) fn new(max_message_bytes: usize, received: Bytes) -> Self {
+        Self { max_message_bytes, unread: received, held: BytesMut::new(), oversized: false }
+    }
+
+    /// Adds data that has arrived. All data that was added before must have been taken by [`Self::next`].
+    pub(super) fn push(&mut self, data: Bytes) {
+        debug_assert!(self.unread.is_empty(), "data is taken before more is read");
+        self.unread = data;
+    }
+
+    /// Bytes of the message that is not complete.
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether a message that is too long has begun.
+    pub(super) fn oversized(&self) -> bool {
+        self.oversized
+    }
+
+    /// The next complete messages; `None` if more data is needed. The rest of the data is held.
+    pub(super) fn next(&mut self) -> Option<Bytes> {
+        if self.unread.is_empty() {
+            return None;
+        }
+        if self.oversized {
+            return Some(std::mem::take(&mut self.unread));
+        }
+        if self.held.is_empty() {
+            let whole = self.whole_messages();
+            if whole > 0 {
+                return Some(self.unread.split_to(whole));
+            }
+        }
+        // First the prefix, which says how much is missing; then the message.
+        self.hold_until(PREFIX_BYTES);
+        let length = message_length(&self.held)?;
+        if length > self.max_message_bytes {
+            self.oversized = true;
+        } else {
+            self.hold_until(PREFIX_BYTES + length);
+            if self.held.len() < PREFIX_BYTES + length {
+                return None;
+            }
+        }
+        Some(std::mem::take(&mut self.held).freeze())
+    }
+
+    /// What is left at the end of the body: an incomplete message, if anything.
+    pub(super) fn rest(&mut self) -> Option<Bytes> {
+        Some(std::mem::take(&mut self.held).freeze()).filter(|rest| !rest.is_empty())
+    }
+
+    /// Bytes of complete messages at the beginning of the unread data.
+    fn whole_messages(&mut self) -> usize {
+        let mut whole = 0;
+        while let Some(length) = message_length(&self.unread[whole..]) {
+            if length > self.max_message_bytes {
+                self.oversized = true;
+                return self.unread.len();
+            }
+            let end = whole + PREFIX_BYTES + length;
+            if end > self.unread.len() {
+                break;
+            }
+            whole = end;
+        }
+        whole
+    }
+
+    /// Moves unread data until `length` bytes are held.
+    fn hold_until(&mut self, length: usize) {
+        let missing = length.saturating_sub(self.held.len()).min(self.unread.len());
+        self.held.extend_from_slice(&self.unread[..missing]);
+        self.unread.advance(missing);
+    }
+}
+
+/// The length that a prefix promises; `None` if the prefix is not complete.
+fn message_length(data: &[u8]) -> Option<usize> {
+    let (_, length) = data.first_chunk::<PREFIX_BYTES>()?.split_first_chunk::<1>()?;
+    let length = u32::from_be_bytes(length.try_into().ok()?);
+    Some(usize::try_from(length).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(length: u32) -> Vec<u8> {
+        let mut bytes = vec![0];
+        bytes.extend(length.to_be_bytes());
+        bytes.extend((0..length).map(|at| at.to_le_bytes()[0]));
+        bytes
+    }
+
+    #[test]
+    fn only_whole_messages_are_passed_on_wherever_the_data_is_cut() {
+        let messages: Vec<Vec<u8>> = [0, 1, 300, 7, 0, 64].map(message).into();
+        let all = messages.concat();
+        let mut ends: Vec<usize> = messages
+            .iter()
+            .scan(0, |end, message| {
+                *end += message.len();
+                Some(*end)
+            })
+            .collect();
+        ends.push(0);
+        for cut in 1..=all.len() {
+            let (mut gate, mut passed) = (MessageGate::new(300, Bytes::new()), Vec::new());
+            for piece in all.chunks(cut) {
+                gate.push(Bytes::copy_from_slice(piece));
+                while let Some(whole) = gate.next() {
+                    passed.extend_from_slice(&whole);
+                    assert!(ends.contains(&passed.len()), "cut {cut}: {} bytes", passed.len());
+                }
+            }
+            assert_eq!((passed, gate.rest()), (all.clone(), None), "cut {cut}");
+        }
+    }
+
+    #[test]
+    fn a_message_takes_no_more_memory_than_was_sent_of_it() {
+        let mut gate = MessageGate::new(1 << 20, Bytes::new());
+        gate.push(Bytes::copy_from_slice(&message(1 << 20)[..PREFIX_BYTES]));
+        assert_eq!(gate.next(), None);
+        assert_eq!(gate.held(), PREFIX_BYTES);
+        assert!(gate.held.capacity() < 1_024, "{}", gate.held.capacity());
+        assert_eq!(gate.rest().map(|rest| rest.len()), Some(PREFIX_BYTES));
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_passed_on_by_its_prefix() {
+        for first in [1, 5, 9] {
+            let all = message(11);
+            let mut gate = MessageGate::new(10, Bytes::copy_from_slice(&all[..first]));
+            let mut passed = Vec::new();
+            passed.extend(gate.next().unwrap_or_default());
+            gate.push(Bytes::copy_from_slice(&all[first..]));
+            while let Some(data) = gate.next() {
+                passed.extend(data);
+            }
+            assert_eq!(passed, all);
+        }
+    }
+}

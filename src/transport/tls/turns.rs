@@ -1,0 +1,137 @@
+//! Turns at something scarce, shared fairly between client addresses.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// A bounded number of turns. Addresses that wait are served in rotation, one waiter of each: an address with a thousand
+/// waiters delays another one by a single turn.
+pub(crate) struct Turns(Mutex<State>);
+
+struct State {
+    free: usize,
+    /// Each address that waits, once.
+    rotation: VecDeque<IpAddr>,
+    waiting: HashMap<IpAddr, VecDeque<oneshot::Sender<Turn>>>,
+}
+
+/// A turn. It ends when this is dropped; `None` once it has ended.
+pub(crate) struct Turn(Option<Arc<Turns>>);
+
+impl Turns {
+    /// This many at once.
+    pub(crate) fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(State { free: count, rotation: VecDeque::new(), waiting: HashMap::new() })))
+    }
+
+    /// Waits for a turn of this address.
+    pub(crate) async fn take(self: &Arc<Self>, address: IpAddr) -> Turn {
+        loop {
+            let waiter = {
+                let mut state = self.0.lock();
+                if state.free > 0 {
+                    state.free -= 1;
+                    return Turn(Some(Arc::clone(self)));
+                }
+                let (sender, waiter) = oneshot::channel();
+                if !state.waiting.contains_key(&address) {
+                    state.rotation.push_back(address);
+                }
+                state.waiting.entry(address).or_default().push_back(sender);
+                waiter
+            };
+            // The sender is dropped only together with this queue, which this future keeps.
+            if let Ok(turn) = waiter.await {
+                return turn;
+            }
+        }
+    }
+}
+
+impl State {
+    /// The next one in rotation.
+    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+        let address = self.rotation.pop_front()?;
+        let queue = self.waiting.get_mut(&address)?;
+        let next = queue.pop_front();
+        if queue.is_empty() {
+            self.waiting.remove(&address);
+        } else {
+            self.rotation.push_back(address);
+        }
+        next
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some(turns) = self.0.take() else { return };
+        loop {
+            let mut state = turns.0.lock();
+            let Some(next) = state.next() else {
+                state.free += 1;
+                return;
+            };
+            drop(state);
+            // A waiter that has given up hands the turn back.
+            match next.send(Self(Some(Arc::clone(&turns)))) {
+                Ok(()) => return,
+                Err(mut back) => drop(back.0.take()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures::poll;
+
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    #[tokio::test]
+    async fn an_address_with_many_waiters_delays_another_one_by_a_single_turn() {
+        let turns = Turns::new(1);
+        let taken = turns.take(address(1)).await;
+        let mut many: Vec<_> = (0..100).map(|_| Box::pin(turns.take(address(1)))).collect();
+        for waiter in &mut many {
+            assert!(poll!(waiter).is_pending());
+        }
+        let mut other = pin!(turns.take(address(2)));
+        assert!(poll!(other.as_mut()).is_pending());
+        drop(taken);
+        let first = many.remove(0).await;
+        assert!(poll!(other.as_mut()).is_pending());
+        drop(first);
+        let others = other.await;
+        assert!(poll!(&mut many[0]).is_pending());
+        drop(others);
+        drop(many.remove(0).await);
+    }
+
+    #[tokio::test]
+    async fn a_waiter_that_gives_up_takes_no_turn() {
+        let turns = Turns::new(1);
+        let taken = turns.take(address(1)).await;
+        for _ in 0..3 {
+            assert!(poll!(pin!(turns.take(address(1)))).is_pending());
+        }
+        // This one gives up after the turn was sent to it.
+        let mut sent = Box::pin(turns.take(address(2)));
+        assert!(poll!(&mut sent).is_pending());
+        drop(taken);
+        drop(sent);
+        let state = turns.0.lock();
+        assert_eq!((state.free, state.rotation.len(), state.waiting.len()), (1, 0, 0));
+    }
+}
