@@ -13,8 +13,8 @@ fn main() -> ExitCode {
     cli::run()
 }
 
-/// Turns transparent huge pages off for this process. With them, memory that is freed in part stays in use in steps of 2 MiB: a short
-/// flood of requests takes five times as much, and keeps it.
+/// Turns transparent huge pages off for this process. With them, memory that is freed in part stays in use in steps of
+/// 2 MiB: a short flood of requests takes five times as much, and keeps it.
 #[cfg(target_os = "linux")]
 fn use_small_pages() {
     // Only a kernel without huge pages refuses this.

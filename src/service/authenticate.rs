@@ -19,7 +19,7 @@ use crate::{
         access,
         caller::{AuthMethod, Caller, KeyCaller},
         clock::Micros,
-        error::{Error, ErrorKind, Result},
+        error::{Error, Result},
         key::{Digest, KeyId},
         keyspace::{AllowedKeyspaces, RESERVED_KEYSPACE, ROOT_SCOPE, Registry, VERIFY_SCOPE},
         oidc::CliClient,

@@ -69,6 +69,10 @@ pub(crate) async fn forward(mut routes: Routes, call: ForwardedCall) {
         Some(bulk) => {
             let page = bulk.run(async move {
                 let (head, body) = routes.call(request).await.ok()?.into_parts();
+                // A refusal is headers alone, and has to end with them.
+                if body.is_end_stream() {
+                    return Some(Response::from_parts(head, body));
+                }
                 Some(Response::from_parts(head, tonic::body::Body::new(body.collect().await.ok()?)))
             });
             unless_reset(pin!(page), &mut respond).await.map(|page| page.ok().flatten())
