@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     change::revocation,
-    fixture::{everything, key, open_sqlite, raw_sqlite, sqlite_options},
+    fixture::{everything, key, key_with, open_sqlite, raw_sqlite, sqlite, sqlite_options},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,4 +172,21 @@ async fn a_column_of_a_wrong_type_spoils_one_row() {
     // Look-ups that arrive together are then made one by one.
     let both = store.find_by_digests(vec![good.digest, bad.digest]).await;
     assert!(matches!(both, Err(StoreError::Row(_))), "{both:?}");
+}
+
+/// SQLite checks neither types nor encodings. A column that cannot be read spoils its own row alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_cannot_be_read_spoils_its_own_row_alone() {
+    let mut f = sqlite().await;
+    let (first, second) = (key(), key());
+    let bad = key_with(|key| "bad".clone_into(&mut key.name));
+    for key in [&first, &bad, &second] {
+        f.store.create_key(key.clone()).await.unwrap();
+    }
+    f.raw.execute("UPDATE keyward_keys SET name = CAST(x'ff' AS TEXT) WHERE name = 'bad'").await.unwrap();
+    let page = f.store.list_keys(everything()).await.unwrap().rows;
+    assert_eq!(page.iter().map(|key| key.id).collect::<Vec<_>>(), [second.id, first.id]);
+    assert!(f.store.unreadable_rows() > 0);
+    // Asked for alone, it is an error and not a key that does not exist.
+    assert!(matches!(f.store.find_by_id(bad.id).await, Err(StoreError::Row(_))));
 }
