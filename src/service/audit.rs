@@ -141,11 +141,11 @@ impl AuditLog {
         call.page_turn(context).await?;
         let mut passed_pages = 0;
         loop {
-            let list = |[organization, instance, environment]: BindingFilter| {
+            let of_form = |[organization, instance, environment]: BindingFilter| {
                 let query = EventQuery { organization, instance, environment, ..query.clone() };
                 context.bounded(self.store.list_events(query))
             };
-            let page = list_forms(&forms, query.limit, |event: &Event| event.id.0, list).await?;
+            let page = list_forms(&forms, query.limit, |event: &Event| event.id.0, of_form).await?;
             let RowPage { rows: mut events, ended_at } = page;
             let fit = fitting(events.iter().map(|event| &event.key)).min(page_size as usize);
             let more = events.len() > fit;

@@ -162,11 +162,10 @@ impl Provider {
         let cached = self.cached.load();
         match cached.as_ref().map(|cached| cached.keys.check(token)) {
             Some(Signature::Verified) => Ok(()),
-            Some(Signature::Wrong) => Err(KeyError::Unverified),
-            // The token may name a new key that could not be fetched.
             None => Err(KeyError::Unreachable),
+            // The token may name a new key that could not be fetched.
             Some(Signature::NoKey) if self.gate.lock().failures_in_a_row > 0 => Err(KeyError::Unreachable),
-            Some(Signature::NoKey) => Err(KeyError::Unverified),
+            Some(Signature::Wrong | Signature::NoKey) => Err(KeyError::Unverified),
         }
     }
 

@@ -87,11 +87,11 @@ impl Keys {
             query.before = request.created_before.map(|at| KeyId(EventId::lowest(at).0));
         }
         loop {
-            let list = |[organization, instance, environment]: BindingFilter| {
+            let of_form = |[organization, instance, environment]: BindingFilter| {
                 let query = ListQuery { organization, instance, environment, ..query.clone() };
                 context.bounded(self.store.list_keys(query))
             };
-            let page = list_forms(&forms, query.limit, |key: &KeyRecord| key.id.0, list).await?;
+            let page = list_forms(&forms, query.limit, |key: &KeyRecord| key.id.0, of_form).await?;
             let RowPage { rows: mut keys, ended_at } = page;
             let fit = fitting(keys.iter()).min(page_size as usize);
             let more = keys.len() > fit;
