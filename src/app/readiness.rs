@@ -16,8 +16,6 @@ use crate::service::{
     health::{Health, Need, NotReady, Readiness, Ready},
 };
 
-/// Interval between two measurements, each of which is a round trip to the database.
-const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between two measurements until the first one that finds the service ready.
 const START_INTERVAL: Duration = Duration::from_millis(50);
 /// Interval between two looks at the lease, which is in memory. A change is followed by a measurement at once.
@@ -51,7 +49,7 @@ pub async fn follow(services: Arc<Services>, reporter: HealthReporter, stop: Can
             health.measure().await;
             state.report(&health.readiness(Need::Service), &reporter).await;
             if state.ready.is_some() {
-                interval = MEASURE_INTERVAL;
+                interval = health.measure_interval();
             }
             pause(health, interval).await;
         }
@@ -122,5 +120,39 @@ async fn pause(health: &Health, interval: Duration) {
     let (before, end) = (health.state(), Instant::now() + interval);
     while Instant::now() < end && health.state() == before {
         sleep(LEASE_INTERVAL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn not_ready() -> Readiness {
+        Err(NotReady::because("The database cannot be reached"))
+    }
+
+    #[test]
+    fn a_cause_that_lasts_is_logged_again_every_half_minute() {
+        let start = Instant::now();
+        let mut state = State { ready: None, quiet_until: start + START_TIMEOUT };
+        let mut logged = |readiness: &Readiness, after: u64| {
+            state.note(readiness, start + Duration::from_secs(after)).map(|line| match line {
+                Line::Ready => "ready",
+                Line::WithoutWrites(_) => "without writes",
+                Line::NotReady(_) => "not ready",
+            })
+        };
+        // The start says itself what it waits for.
+        assert_eq!((logged(&not_ready(), 1), logged(&not_ready(), 4)), (None, None));
+        assert_eq!(logged(&not_ready(), 5), Some("not ready"));
+        let lines: Vec<_> = (6..=94).filter_map(|second| logged(&not_ready(), second)).collect();
+        assert_eq!(lines, ["not ready"; 2], "after 35 s and after 65 s");
+        // Each change is logged at once, and once.
+        assert_eq!(logged(&Ok(Ready::All), 95), Some("ready"));
+        assert_eq!(logged(&Ok(Ready::All), 999), None);
+        let without = Ok(Ready::WithoutWrites("The database takes no writes"));
+        assert_eq!(logged(&without, 1_000), Some("without writes"));
+        assert_eq!((logged(&without, 1_029), logged(&without, 1_030)), (None, Some("without writes")));
+        assert_eq!(logged(&not_ready(), 1_031), Some("not ready"));
     }
 }

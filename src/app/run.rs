@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
     task::{JoinError, JoinHandle},
@@ -196,11 +197,23 @@ fn serve_http(
 ) {
     let (services, options) = (Arc::clone(services), options.clone());
     servers.spawn(async move {
+        let stop = options.stop.clone();
+        let listener = Mutex::new(Some(listener));
         let serve = || {
-            let (listener, entropy) = (Arc::clone(&listener), Arc::clone(&services.entropy));
-            http_server::run(listener, handler.clone(), entropy, options.clone())
+            let (listener, handler, options) = (listener.lock().clone(), handler.clone(), options.clone());
+            let entropy = Arc::clone(&services.entropy);
+            async move {
+                if let Some(listener) = listener {
+                    http_server::run(listener, handler, entropy, options).await;
+                }
+            }
         };
-        services.supervisor.keep_running(name, &options.stop, serve).await;
+        // The port is closed at once, so that clients go elsewhere while the last calls complete.
+        let closing = async {
+            stop.cancelled().await;
+            listener.lock().take();
+        };
+        tokio::join!(services.supervisor.keep_running(name, &stop, serve), closing);
     });
 }
 

@@ -21,6 +21,10 @@ use crate::{
 
 /// How long a measurement waits for the database.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// Interval between two measurements, each of which is a round trip to the database.
+const SERVER_INTERVAL: Duration = Duration::from_secs(1);
+/// The same where the database is a file of this process.
+const FILE_INTERVAL: Duration = Duration::from_millis(250);
 /// Age at which a measurement no longer counts: the worker that should have replaced it hangs.
 const MAX_MEASUREMENT_AGE: Duration = Duration::from_secs(15);
 
@@ -57,7 +61,8 @@ pub struct NotReady {
 }
 
 impl NotReady {
-    fn because(message: &'static str) -> Self {
+    /// A reason that everybody may know.
+    pub(crate) fn because(message: &'static str) -> Self {
         Self { message, why: message.into(), writes_only: false }
     }
 
@@ -164,12 +169,18 @@ impl Health {
             Ok(Err(error)) => Err(NotReady::of(&error)),
             Err(_) => Err(NotReady::because("The database did not answer in time")),
         };
-        let writes = answer(timeout(PING_TIMEOUT, self.store.ping()).await);
+        let writes = answer(timeout(PING_TIMEOUT, self.store.check_writes()).await);
         let reads = match &writes {
             Ok(()) => Ok(()),
-            Err(_) => answer(timeout(PING_TIMEOUT, self.store.ping_reads()).await),
+            Err(_) => answer(timeout(PING_TIMEOUT, self.store.check_reads()).await),
         };
         self.measured.send_replace(Measurement { at: Instant::now(), writes, reads });
+    }
+
+    /// How long after one measurement the next one is due. A file is asked more often than a server: that costs little,
+    /// and nobody else tells that another process holds it.
+    pub fn measure_interval(&self) -> Duration {
+        if self.replica.has_peers() { SERVER_INTERVAL } else { FILE_INTERVAL }
     }
 
     /// Waits until calls can be served. The lease is read anew after each measurement.
@@ -199,5 +210,84 @@ impl Health {
             issuer_keys_micros: sessions.map(|status| status.oldest),
             issuer_failures: sessions.map_or(0, |status| status.failures),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::{
+        domain::{
+            clock::{Clock, Micros, SystemClock, SystemEntropy},
+            keyspace::Registry,
+            master_keys::{MasterKey, MasterKeys},
+        },
+        replica::PeerMode,
+        service::{ServiceDeps, Services},
+        store::sqlite::{Sqlite, SqliteOptions},
+    };
+
+    async fn services(folder: &tempfile::TempDir) -> (Services, Arc<Sqlite>) {
+        let url = format!("sqlite://{}", folder.path().join("keyward.db").display());
+        let sqlite = Sqlite::open(SqliteOptions::new(url, Handle::current())).await.unwrap();
+        sqlite.migrate().await.unwrap();
+        let store = Arc::clone(&sqlite) as Arc<dyn Store>;
+        let (registry, clock) = (Arc::new(Registry::new(Vec::new())), Arc::new(SystemClock) as Arc<dyn Clock>);
+        let replica = Replica::new(
+            Arc::clone(&store),
+            Arc::clone(&registry),
+            Arc::clone(&clock),
+            1 << 20,
+            PeerMode::SingleProcess,
+            &Handle::current(),
+        );
+        let services = Services::with_defaults(ServiceDeps {
+            store,
+            replica: Arc::new(replica),
+            registry,
+            master_keys: Arc::new(MasterKeys::derive(&MasterKey::new([7; 32]))),
+            clock,
+            entropy: Arc::new(SystemEntropy),
+            runtime: Handle::current(),
+        });
+        (services, sqlite)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_service_is_not_ready_while_a_worker_is_missing_or_the_lease_does_not_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let (services, _sqlite) = services(&folder).await;
+        let health = &services.health;
+        assert!(
+            health.readiness(Need::Service).is_err() && health.readiness(Need::Verify).is_err(),
+            "not measured yet"
+        );
+        health.measure().await;
+        let why = |need| health.readiness(need).map_err(|why| why.to_string());
+        assert_eq!(why(Need::Service), Err("There is no live lease".to_owned()));
+        // Look-ups answer Verify.
+        assert_eq!(why(Need::Verify), Ok(Ready::All));
+        health.replica.lease.extend(Micros::MAX);
+        assert_eq!(why(Need::Service), Ok(Ready::All));
+        let missing = services.supervisor.panicked("work");
+        assert_eq!(why(Need::Service), Err("the worker work does not run".to_owned()));
+        assert_eq!(health.readiness(Need::Service).unwrap_err().message, "A part of the service is being restarted");
+        assert_eq!(why(Need::Verify), Ok(Ready::All));
+        drop(missing);
+        assert_eq!(why(Need::Service), Ok(Ready::All));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_write_that_is_running_is_no_lock_of_another_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let (services, sqlite) = services(&folder).await;
+        services.health.replica.lease.extend(Micros::MAX);
+        // The only connection that writes, inside a transaction of this process.
+        let mut writing = sqlite.attempts.writers.acquire().await.unwrap();
+        sqlx::Executor::execute(&mut *writing, "BEGIN IMMEDIATE").await.unwrap();
+        services.health.measure().await;
+        assert_eq!(services.health.readiness(Need::Service).map_err(|why| why.to_string()), Ok(Ready::All));
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, sqlite::SqliteConnectOptions};
 
-use crate::support::{Server, Setup, reply};
+use crate::support::{Server, Setup, reply, reply::within};
 
 async fn readiness(server: &Server) -> u16 {
     reply(server.rest("GET", "/readyz")).await.status
@@ -12,7 +13,7 @@ async fn readiness(server: &Server) -> u16 {
 
 #[tokio::test]
 async fn a_probe_does_not_wait_for_the_database() {
-    let server = Setup::new().start();
+    let server = Setup::new().config("[server]\nready_requires_writes = true\n").start();
     let options = SqliteConnectOptions::new().filename(server.folder().join("keyward.db"));
     let mut writer = options.connect().await.unwrap();
     writer.execute("BEGIN IMMEDIATE").await.unwrap();
@@ -33,5 +34,56 @@ async fn a_probe_does_not_wait_for_the_database() {
     let start = Instant::now();
     while readiness(&server).await != 200 {
         assert!(start.elapsed() < Duration::from_secs(30), "the service does not become ready again");
+    }
+}
+
+/// What a probe says: its status, and its message.
+async fn says(server: &Server, path: &str) -> (u16, Value) {
+    let (status, body) = server.call("GET", path, None, Value::Null).await;
+    (status, body["message"].clone())
+}
+
+/// Waits until `/readyz` says this; how long that took.
+async fn until_says(server: &Server, expected: &(u16, Value)) -> Duration {
+    let start = Instant::now();
+    loop {
+        let said = says(server, "/readyz").await;
+        if said == *expected {
+            return start.elapsed();
+        }
+        assert!(start.elapsed() < Duration::from_secs(30), "{said:?} is not {expected:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Memory and reads answer while another process holds the lock of the file: only writes are missing.
+#[tokio::test]
+async fn a_file_that_another_process_has_locked_shows_at_once_and_takes_no_reads_away() {
+    let locked = "Another process holds the lock of the database";
+    for (settings, status) in [("", 200), ("[server]\nready_requires_writes = true\n", 503)] {
+        let server = Setup::new().config(settings).start();
+        let options = SqliteConnectOptions::new().filename(server.folder().join("keyward.db"));
+        let mut writer = options.connect().await.unwrap();
+        within(Duration::from_millis(500), "the lock shows", async || {
+            until_says(&server, &(200, Value::Null)).await;
+            writer.execute("BEGIN IMMEDIATE").await.unwrap();
+            let took = until_says(&server, &(status, locked.into())).await;
+            assert_eq!(says(&server, "/readyz?verify=1").await, (200, locked.into()));
+            writer.execute("ROLLBACK").await.unwrap();
+            took
+        })
+        .await;
+        // A write that waits for the lock changes nothing about it.
+        until_says(&server, &(200, Value::Null)).await;
+        writer.execute("BEGIN IMMEDIATE").await.unwrap();
+        let waiting = server.rest("POST", "/api/api-keys").bearer_auth(crate::support::server::ROOT);
+        let waiting = waiting.json(&serde_json::json!({"name": "n"})).send();
+        let (_, took) = tokio::join!(waiting, async {
+            let took = until_says(&server, &(status, locked.into())).await;
+            writer.execute("ROLLBACK").await.unwrap();
+            took
+        });
+        assert!(took < Duration::from_secs(30));
+        until_says(&server, &(200, Value::Null)).await;
     }
 }

@@ -15,6 +15,7 @@ mod backends;
 mod killed;
 mod outage;
 mod pending;
+mod read_only;
 mod start;
 mod stop;
 mod stream;

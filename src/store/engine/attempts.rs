@@ -14,6 +14,7 @@ use super::{
     classify::{AttemptError, AttemptResult, ErrorClass},
     connection::{Executor, PooledConnection},
     pool::Pool,
+    write_history::WriteHistory,
 };
 use crate::store::error::{Result, StoreError};
 
@@ -28,6 +29,8 @@ pub enum Kind {
     Scan,
     /// May change something.
     Write,
+    /// Finds whether writes are possible. It changes nothing, and does not wait for writes that are running.
+    Probe,
 }
 
 /// What a verb does on a connection. It may be run again on another one.
@@ -39,6 +42,9 @@ pub(crate) struct Attempts<DB: Database, X> {
     pub writers: Arc<Pool<DB>>,
     /// The connections that only read.
     pub readers: Option<Arc<Pool<DB>>>,
+    /// The connection that finds whether writes are possible, where one connection writes.
+    pub probe: Option<Arc<Pool<DB>>>,
+    pub writes: WriteHistory,
     /// One for each scan that may run at once.
     pub scans: Semaphore,
     pub rules: AttemptRules,
@@ -68,6 +74,17 @@ pub(crate) fn max_scans(connections: u32, parts: u32) -> usize {
 }
 
 impl<DB: Database, X> Attempts<DB, X> {
+    /// Whether a write of this process is running. One that waits for the lock of another process is not.
+    pub(crate) fn is_writing(&self) -> bool {
+        let gauge = self.writers.gauge();
+        gauge.open > gauge.idle && !self.writers.waits_for_lock()
+    }
+
+    /// Whether only a write shows that the disk takes one. Where replicas share a server, their renewals show it.
+    pub(crate) fn must_write_to_know(&self) -> bool {
+        self.probe.is_some() && !self.is_writing() && !self.writes.shows_writable()
+    }
+
     pub(crate) fn runtime(&self) -> &Handle {
         &self.rules.runtime
     }
@@ -80,6 +97,20 @@ where
     /// Attempts a job until one attempt succeeds, or a retry would not help.
     pub(crate) async fn run<I: Sync, T: Send>(&self, kind: Kind, input: &I, job: Job<DB, I, T>) -> Result<T> {
         let deadline = Instant::now() + self.rules.acquire_timeout + self.rules.attempt_timeout;
+        let result = self.run_until(kind, deadline, input, job).await;
+        if kind == Kind::Write {
+            self.writes.note(&result);
+        }
+        result
+    }
+
+    async fn run_until<I: Sync, T: Send>(
+        &self,
+        kind: Kind,
+        deadline: Instant,
+        input: &I,
+        job: Job<DB, I, T>,
+    ) -> Result<T> {
         let mut lost = false;
         let mut conflicts = 0;
         loop {
@@ -105,10 +136,12 @@ where
     }
 
     fn pool(&self, kind: Kind) -> &Arc<Pool<DB>> {
-        match (kind, &self.readers) {
-            (Kind::Read | Kind::Scan, Some(readers)) => readers,
-            _ => &self.writers,
-        }
+        let other = match kind {
+            Kind::Read | Kind::Scan => self.readers.as_ref(),
+            Kind::Probe => self.probe.as_ref(),
+            Kind::Write => None,
+        };
+        other.unwrap_or(&self.writers)
     }
 
     /// Waits for a scan's turn, as long as for a connection. Other kinds have no turns.

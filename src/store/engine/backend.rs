@@ -109,8 +109,8 @@ where
 
     pub(crate) async fn close_pools(&self) {
         // The readers first: the last connection to a SQLite file moves the WAL into it, which only a writer may.
-        if let Some(readers) = &self.attempts.readers {
-            readers.close().await;
+        for others in [&self.attempts.readers, &self.attempts.probe].into_iter().flatten() {
+            others.close().await;
         }
         self.attempts.writers.close().await;
     }

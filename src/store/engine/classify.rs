@@ -139,15 +139,21 @@ fn cause(error: &sqlx::Error) -> UnavailableCause {
     let Some(database) = error.as_database_error() else {
         return match error {
             sqlx::Error::PoolTimedOut => UnavailableCause::TimedOut,
+            sqlx::Error::Io(error) => match error.kind() {
+                std::io::ErrorKind::ResourceBusy => UnavailableCause::Locked,
+                std::io::ErrorKind::ReadOnlyFilesystem => UnavailableCause::ReadOnly,
+                std::io::ErrorKind::StorageFull => UnavailableCause::DiskFull,
+                _ => UnavailableCause::Unreachable,
+            },
             _ => UnavailableCause::Unreachable,
         };
     };
     let code = database.code().unwrap_or_default();
     if database.try_downcast_ref::<PgDatabaseError>().is_none() {
-        return match code.parse::<u32>().unwrap_or(0) & 0xff {
-            5 | 6 => UnavailableCause::Locked,
-            8 => UnavailableCause::ReadOnly,
-            13 => UnavailableCause::DiskFull,
+        return match sqlite_code(database) {
+            Some(5 | 6) => UnavailableCause::Locked,
+            Some(8) => UnavailableCause::ReadOnly,
+            Some(13) => UnavailableCause::DiskFull,
             _ => UnavailableCause::Unreachable,
         };
     }
@@ -217,13 +223,16 @@ fn classify_postgres(error: &PgDatabaseError) -> ErrorClass {
     }
 }
 
+/// The primary code of an error of SQLite: the low byte.
+pub(crate) fn sqlite_code(error: &dyn DatabaseError) -> Option<u32> {
+    Some(error.code()?.parse::<u32>().ok()? & 0xff)
+}
+
 /// <https://www.sqlite.org/rescode.html>
 fn classify_sqlite(error: &dyn DatabaseError) -> ErrorClass {
-    let code: u32 = error.code().and_then(|code| code.parse().ok()).unwrap_or(0);
-    // The low byte is the primary code.
-    match code & 0xff {
-        // BUSY, LOCKED, NOMEM, INTERRUPT, IOERR, FULL, CANTOPEN.
-        5 | 6 | 7 | 9 | 10 | 13 | 14 => ErrorClass::Unavailable,
+    match sqlite_code(error).unwrap_or(0) {
+        // BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN.
+        5..=10 | 13 | 14 => ErrorClass::Unavailable,
         // CONSTRAINT.
         19 if error.is_unique_violation() && error.message().ends_with("keyward_keys.digest") => ErrorClass::Collision,
         // CONSTRAINT, TOOBIG, MISMATCH.

@@ -12,3 +12,4 @@ pub(crate) mod pool;
 pub(crate) mod rows;
 pub mod sql;
 pub(crate) mod write_batch;
+pub(crate) mod write_history;

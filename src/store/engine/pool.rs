@@ -67,6 +67,8 @@ pub(crate) struct Pool<DB: Database> {
     returned: Notify,
     /// Connections of an earlier generation went to a server that is gone.
     generation: AtomicU64,
+    /// Number of connections that wait for a lock of another process.
+    lock_waits: AtomicU32,
 }
 
 struct IdleConnection<DB: Database> {
@@ -85,6 +87,15 @@ pub(crate) struct Checkout<DB: Database> {
     _permit: OwnedSemaphorePermit,
 }
 
+/// A wait for a lock of another process.
+pub(crate) struct LockWait<DB: Database>(Arc<Pool<DB>>);
+
+impl<DB: Database> Drop for LockWait<DB> {
+    fn drop(&mut self) {
+        self.0.lock_waits.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl<DB: Database> Pool<DB> {
     /// Makes a pool without connections.
     pub fn new(options: Options<DB>, rules: PoolRules<DB>) -> Arc<Self> {
@@ -98,6 +109,7 @@ impl<DB: Database> Pool<DB> {
             full_until: Mutex::default(),
             returned: Notify::new(),
             generation: AtomicU64::new(0),
+            lock_waits: AtomicU32::new(0),
         })
     }
 
@@ -223,6 +235,11 @@ impl<DB: Database> Pool<DB> {
         }
     }
 
+    /// Whether a connection waits for a lock of another process.
+    pub fn waits_for_lock(&self) -> bool {
+        self.lock_waits.load(Ordering::SeqCst) > 0
+    }
+
     /// Returns the current numbers of connections.
     pub fn gauge(&self) -> PoolGauge {
         let idle = u32::try_from(self.idle.lock().len()).unwrap_or(u32::MAX);
@@ -274,6 +291,12 @@ fn is_starting(error: &sqlx::Error) -> bool {
 }
 
 impl<DB: Database> Checkout<DB> {
+    /// Notes that the connection waits for a lock of another process, until the value is dropped.
+    pub fn wait_for_lock(&self) -> LockWait<DB> {
+        self.pool.lock_waits.fetch_add(1, Ordering::SeqCst);
+        LockWait(Arc::clone(&self.pool))
+    }
+
     /// Returns the connection to the pool. It must be between two statements and in no transaction.
     pub fn release(mut self) {
         if let Some(connection) = self.connection.take() {

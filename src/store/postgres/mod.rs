@@ -27,6 +27,7 @@ use super::{
         migrate,
         ops::{database::applied_migrations, keys::batched_writes},
         pool::{Pool, PoolRules},
+        write_history::WriteHistory,
     },
     error::OpenError,
 };
@@ -180,6 +181,8 @@ fn attempts(
     Attempts {
         writers,
         readers: None,
+        probe: None,
+        writes: WriteHistory::default(),
         scans,
         rules,
         own: PostgresConfig { options, connect, version, migrating: AtomicI32::new(0) },

@@ -28,6 +28,7 @@ use super::{
         migrate,
         ops::{database::applied_migrations, keys::batched_writes},
         pool::{Pool, PoolRules},
+        write_history::WriteHistory,
     },
     error::OpenError,
 };
@@ -37,6 +38,9 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| migrate::migrator(migrate
 /// The statements that only SQLite understands, by noun and name, for the test that prepares each.
 pub const OWN_STATEMENTS: [&[(&str, &str)]; 4] =
     [keys::STATEMENTS, events::STATEMENTS, transaction::STATEMENTS, database::STATEMENTS];
+
+/// How long the probe waits for the lock of a writer.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Where the file is, and how long to wait for it.
 #[derive(Debug, Clone)]
@@ -145,7 +149,8 @@ fn attempts(options: SqliteOptions, path: &Path, lock: File) -> Attempts<Driver,
     };
     // SQLite allows one writer at a time. With one connection, writers wait for it in their order.
     let writers = Pool::new(connect.clone(), pool_rules(1));
-    let readers = Pool::new(connect.pragma("query_only", "ON"), pool_rules(options.readers));
+    let readers = Pool::new(connect.clone().pragma("query_only", "ON"), pool_rules(options.readers));
+    let probe = Pool::new(connect.busy_timeout(PROBE_TIMEOUT), pool_rules(1));
     let rules = AttemptRules {
         acquire_timeout: options.acquire_timeout,
         attempt_timeout: options.statement_timeout,
@@ -156,5 +161,13 @@ fn attempts(options: SqliteOptions, path: &Path, lock: File) -> Attempts<Driver,
         runtime: options.runtime,
     };
     let scans = Semaphore::new(max_scans(options.readers, 2));
-    Attempts { writers, readers: Some(readers), scans, rules, own: FileLock { _lock: lock } }
+    Attempts {
+        writers,
+        readers: Some(readers),
+        probe: Some(probe),
+        writes: WriteHistory::default(),
+        scans,
+        rules,
+        own: FileLock { _lock: lock },
+    }
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{
     domain::{clock::Micros, event::EventType},
     store::engine::{
-        classify::describe,
+        classify::{describe, sqlite_code},
         connection::{Executor as _, PooledConnection, Value},
         sql::events::{insert_event, key_snapshot},
     },
@@ -58,8 +58,9 @@ pub(super) struct EventToWrite<'a> {
 }
 
 impl PooledConnection<Driver> {
-    /// Begins a transaction.
+    /// Begins a transaction. One connection writes in this process, so that it waits only for other processes.
     pub(super) async fn begin(&mut self) -> sqlx::Result<()> {
+        let _waiting = self.checkout.wait_for_lock();
         self.execute(BEGIN, &[]).await?;
         Ok(())
     }
@@ -70,7 +71,7 @@ impl PooledConnection<Driver> {
     /// fails, too. If the end fails, the first error is returned as one that closes the connection, because the connection
     /// may still be inside the transaction.
     pub(super) async fn end<T>(&mut self, result: sqlx::Result<T>) -> sqlx::Result<T> {
-        let lost = |error: &sqlx::Error| sqlx::Error::Io(io::Error::other(describe(error)));
+        let lost = |error: &sqlx::Error| sqlx::Error::Io(io::Error::new(kind(error), describe(error)));
         match result {
             Ok(done) => match self.execute("COMMIT", &[]).await {
                 Ok(_) => Ok(done),
@@ -93,6 +94,16 @@ impl PooledConnection<Driver> {
             self.execute(WRITE_DELIVERY, &[Value::Id(id), Value::Int(at), Value::Id(key)]).await?;
         }
         Ok(written)
+    }
+}
+
+/// Says in the words of the system why an error of SQLite makes writes impossible.
+fn kind(error: &sqlx::Error) -> io::ErrorKind {
+    match error.as_database_error().and_then(sqlite_code) {
+        Some(5 | 6) => io::ErrorKind::ResourceBusy,
+        Some(8) => io::ErrorKind::ReadOnlyFilesystem,
+        Some(13) => io::ErrorKind::StorageFull,
+        _ => io::ErrorKind::Other,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     store::{
         database::{InstallationRow, PoolGauge, ReplicaRow, Store},
         engine::{
+            attempts::Kind,
             backend::Backend,
             classify::AttemptResult,
             connection::{Executor, PooledConnection, Value},
@@ -71,8 +72,22 @@ where
         self.write((), |db, ()| Box::pin(ping(db))).await
     }
 
-    async fn ping_reads(&self) -> Result<()> {
-        self.read((), |db, ()| Box::pin(ping_reads(db))).await
+    async fn check_writes(&self) -> Result<()> {
+        let checked = self.run(Kind::Probe, (), |db, ()| Box::pin(ping(db))).await;
+        match &checked {
+            // The lock is this process's own: a write is running.
+            Err(StoreError::Unavailable(why))
+                if why.cause == UnavailableCause::Locked && self.attempts.is_writing() =>
+            {
+                Ok(())
+            }
+            Ok(()) if self.attempts.must_write_to_know() => self.write((), |db, ()| Box::pin(write_probe(db))).await,
+            _ => checked,
+        }
+    }
+
+    async fn check_reads(&self) -> Result<()> {
+        self.read((), |db, ()| Box::pin(check_reads(db))).await
     }
 
     fn pool(&self) -> PoolGauge {
@@ -107,6 +122,9 @@ struct StoredInstallation {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     earlier: Vec<String>,
 }
+
+/// The setting that is changed to find whether the disk takes a write.
+const WRITE_PROBE: &str = "write_probe";
 
 /// The name of its setting.
 const INSTALLATION: &str = "installation";
@@ -184,11 +202,18 @@ async fn ping(db: &mut impl DatabaseDialect) -> AttemptResult<()> {
     }
 }
 
-async fn ping_reads(db: &mut impl DatabaseDialect) -> AttemptResult<()> {
+async fn check_reads(db: &mut impl DatabaseDialect) -> AttemptResult<()> {
     if db.shows_present().await? {
         Ok(())
     } else {
         let why = "the database is a standby, which shows the past";
         Err(StoreError::Unavailable(why.into()).into())
     }
+}
+
+async fn write_probe(db: &mut impl Executor) -> AttemptResult<()> {
+    if db.execute(sql::PROPOSE_SETTING, &[Value::Text(WRITE_PROBE), Value::Text("0")]).await? == 0 {
+        db.execute(sql::FLIP_SETTING, &[Value::Text(WRITE_PROBE)]).await?;
+    }
+    Ok(())
 }

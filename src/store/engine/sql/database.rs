@@ -6,6 +6,9 @@ pub const PROPOSE_SETTING: &str = "INSERT INTO keyward_settings (name, value) VA
 pub const EXCHANGE_SETTING: &str = "UPDATE keyward_settings SET value = $3 WHERE name = $1 AND value = $2";
 /// The value of the setting `$1`.
 pub const FIND_SETTING: &str = "SELECT value FROM keyward_settings WHERE name = $1";
+/// Changes the setting `$1` from 0 to 1, or back.
+pub const FLIP_SETTING: &str =
+    "UPDATE keyward_settings SET value = CASE value WHEN '0' THEN '1' ELSE '0' END WHERE name = $1";
 
 /// Advances the watermark `$1` to `$2`, if it is lower.
 pub const ADVANCE_WATERMARK: &str =
@@ -19,6 +22,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("PROPOSE_SETTING", PROPOSE_SETTING),
     ("EXCHANGE_SETTING", EXCHANGE_SETTING),
     ("FIND_SETTING", FIND_SETTING),
+    ("FLIP_SETTING", FLIP_SETTING),
     ("ADVANCE_WATERMARK", ADVANCE_WATERMARK),
     ("ACQUIRE_JOB_LEASE", ACQUIRE_JOB_LEASE),
 ];

@@ -1,0 +1,44 @@
+//! What came of the last writes: whether the disk takes writes shows by writing alone.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::store::error::{Result, StoreError, UnavailableCause};
+
+/// A write that is older no longer shows that the disk takes writes.
+const MAX_AGE: Duration = Duration::from_secs(5);
+
+/// What came of the last writes.
+#[derive(Default)]
+pub(crate) struct WriteHistory {
+    /// The time of the last one that succeeded.
+    succeeded_at: Mutex<Option<Instant>>,
+    /// Whether a later one found the disk full.
+    disk_full: AtomicBool,
+}
+
+impl WriteHistory {
+    /// Notes the result of a write.
+    pub fn note<T>(&self, result: &Result<T>) {
+        match result {
+            Ok(_) => {
+                *self.succeeded_at.lock() = Some(Instant::now());
+                self.disk_full.store(false, Ordering::SeqCst);
+            }
+            Err(StoreError::Unavailable(why)) if why.cause == UnavailableCause::DiskFull => {
+                self.disk_full.store(true, Ordering::SeqCst);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Whether the last writes show that the disk takes writes.
+    pub fn shows_writable(&self) -> bool {
+        !self.disk_full.load(Ordering::SeqCst) && self.succeeded_at.lock().is_some_and(|at| at.elapsed() < MAX_AGE)
+    }
+}
