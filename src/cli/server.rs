@@ -75,7 +75,7 @@ fn dispatch(command: Command) -> Result<(), Problems> {
     match command {
         Command::Serve(settings) => {
             let (config, _log) = start(settings)?;
-            block_on(async { app::run(config, stop_on_signals()?).await.map_err(|error| error.to_string()) })
+            block_on(async { Box::pin(app::run(config, stop_on_signals()?)).await.map_err(|error| error.to_string()) })
         }
         Command::Migrate(settings) => {
             let (config, _log) = start(settings)?;

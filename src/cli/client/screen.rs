@@ -51,6 +51,7 @@ impl Screen {
     /// # Errors
     ///
     /// Nobody reads on, or the disk is full.
+    #[expect(clippy::unused_self, reason = "who prints has the screen")]
     pub fn print(&self, text: &str) -> Result {
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| Failure::output(&error))
@@ -73,6 +74,7 @@ impl Screen {
     }
 
     /// Says something that a person has to see.
+    #[expect(clippy::unused_self, reason = "who says something has the screen")]
     pub fn say(&self, text: impl AsRef<str>) {
         let _ = writeln!(io::stderr(), "{}", text.as_ref());
     }

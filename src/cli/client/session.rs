@@ -52,14 +52,14 @@ pub async fn refresh(environment: &Environment, http: &Http, stale: &str) -> Res
         ("refresh_token", refresh_token.as_str()),
     ];
     match oauth::token(http, &issuer, &form).await? {
-        Ok(mut issued) => {
+        Ok(mut next) => {
             // An issuer that does not rotate gives none.
-            issued.refresh_token = issued.refresh_token.or_else(|| Some(refresh_token.clone()));
+            next.refresh_token = next.refresh_token.or_else(|| Some(refresh_token.clone()));
             let base = Url::parse(&tokens.url).map_err(|_| expired("the session is damaged"))?;
-            let next: Tokens = oauth::accept(issued, &base, &issuer, &tokens.client_id, None)?.tokens;
-            environment.write_tokens(&next)?;
+            let kept: Tokens = oauth::accept(next, &base, &issuer, &tokens.client_id, None)?.tokens;
+            environment.write_tokens(&kept)?;
             drop(lock);
-            Ok(next.id_token)
+            Ok(kept.id_token)
         }
         Err(refusal) if refusal.code == "invalid_grant" => {
             environment.delete_tokens()?;

@@ -86,13 +86,11 @@ pub async fn select(environment: &Environment, named: Option<&str>) -> Result {
 }
 
 pub async fn current(environment: &Environment) -> Result {
-    let current = match environment.organization()? {
-        Some(current) => Some(current),
-        None => {
-            let own = organizations(environment).await?;
-            own.iter().find(|own| own["current"] == true).and_then(|own| own["id"].as_str().map(str::to_owned))
-        }
-    };
+    let mut current = environment.organization()?;
+    if current.is_none() {
+        let own = organizations(environment).await?;
+        current = own.iter().find(|own| own["current"] == true).and_then(|own| own["id"].as_str().map(str::to_owned));
+    }
     let name = &environment.product.name;
     let current = current.ok_or_else(|| {
         Failure::new("no organization is chosen").hint(format_args!("Choose one with: {name} orgs select"))

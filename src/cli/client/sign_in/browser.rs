@@ -34,6 +34,7 @@ pub fn is_available() -> bool {
 }
 
 /// What a sign-in is with.
+#[expect(clippy::struct_field_names, reason = "the name of the parameter, RFC 6749")]
 pub struct Client<'a> {
     pub service: &'a Url,
     pub issuer: &'a Issuer,

@@ -24,6 +24,7 @@ const MAX_INTERVAL: u64 = 60;
 const GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
 #[derive(Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names of RFC 8628")]
 struct Device {
     device_code: String,
     user_code: String,

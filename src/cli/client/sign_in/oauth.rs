@@ -30,6 +30,7 @@ pub struct Service {
 
 /// What the issuer says about itself.
 #[derive(Debug, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the document, OpenID Connect Discovery 1.0")]
 pub struct Issuer {
     pub issuer: String,
     pub authorization_endpoint: String,
@@ -142,9 +143,9 @@ pub async fn token(
 /// # Errors
 ///
 /// It is not for this sign-in.
-pub fn accept(issued: Issued, url: &Url, issuer: &Issuer, client_id: &str, nonce: Option<&str>) -> Result<Accepted> {
+pub fn accept(received: Issued, url: &Url, issuer: &Issuer, client_id: &str, nonce: Option<&str>) -> Result<Accepted> {
     let wrong = |what: &str| Failure::new(format_args!("the issuer's ID token is not for this sign-in: {what}"));
-    let claims = claims(&issued.id_token).ok_or_else(|| wrong("it cannot be read"))?;
+    let claims = claims(&received.id_token).ok_or_else(|| wrong("it cannot be read"))?;
     let text = |name: &str| claims.get(name).and_then(Value::as_str);
     if text("iss") != Some(&issuer.issuer) {
         return Err(wrong("iss"));
@@ -170,8 +171,8 @@ pub fn accept(issued: Issued, url: &Url, issuer: &Issuer, client_id: &str, nonce
             url: url.to_string(),
             issuer: issuer.issuer.clone(),
             client_id: client_id.to_owned(),
-            id_token: issued.id_token,
-            refresh_token: issued.refresh_token,
+            id_token: received.id_token,
+            refresh_token: received.refresh_token,
             received_at,
             lifetime: expiry.saturating_sub(issued_at).max(0),
         },
