@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::{layers::Layers, setting::Setting};
+use super::{layers::Layers, setting::Setting, weak_text};
 use crate::domain::{
     master_keys::{MasterKey, fingerprint},
     secret::Secret,
@@ -54,8 +54,11 @@ pub fn root_key(layers: &Layers<'_>) -> Option<Secret> {
         if text.trim().len() != text.len() {
             return Err("must not begin or end with white space, such as a line's end".to_owned());
         }
-        if text.chars().any(char::is_control) {
-            return Err("must hold no control characters: a header carries none".to_owned());
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("must be visible ASCII characters: a header carries no others".to_owned());
+        }
+        if let Some(weakness) = weak_text::weakness(text) {
+            return Err(format!("{weakness}, and can be guessed: make one with `openssl rand -base64 32`"));
         }
         Ok(Secret::new(text.to_owned()))
     })

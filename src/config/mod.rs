@@ -27,6 +27,7 @@ mod show;
 mod size;
 mod tables;
 mod tls;
+mod weak_text;
 mod webhooks;
 
 pub use self::{

@@ -32,7 +32,7 @@ pub(crate) struct ErrorBody<'a> {
 }
 
 /// Every `code` of an error.
-const CODES: [&str; 20] = [
+const CODES: [&str; 21] = [
     "missing_credential",
     "malformed",
     "not_found",
@@ -50,6 +50,7 @@ const CODES: [&str; 20] = [
     "invalid_argument",
     "rate_limited",
     "conflict",
+    "key_limit_reached",
     "unavailable",
     "revocation_pending",
     "internal",

@@ -136,15 +136,44 @@ fn a_check_prints_no_secret() {
     }
 }
 
-/// A short root credential could be guessed.
-#[test]
-fn a_root_key_of_fewer_than_32_characters_is_refused() {
+/// A root credential that is short or not random could be guessed.
+#[tokio::test]
+async fn a_root_key_that_can_be_guessed_is_refused_by_the_check_and_at_start() {
+    const RANDOM: &str = "Zk3vQ9xN2bLr7TfYw5HcGm8PdJs4RaUe";
     let folder = tempfile::tempdir().unwrap();
-    for (length, code) in [(1, 1), (31, 1), (32, 0)] {
-        let setup = Setup::new().env("KEYWARD_ROOT_KEY", &"r".repeat(length));
-        let output = run(&setup, folder.path(), &["config", "check"]);
-        assert_eq!(output.status.code(), Some(code), "{length}: {}", error(&output));
+    for (key, problem) in [
+        (&RANDOM[..1], Some("32 or more characters")),
+        (&RANDOM[..31], Some("32 or more characters")),
+        (RANDOM, None),
+        // 48 hexadecimal digits of a generator.
+        ("9f3c61d8e2b7045a9c1ef08d37b6425e81aa0c94d7f3b265", None),
+        (&"r".repeat(32), Some("repetition")),
+        (&"0123456789abcdef".repeat(2), Some("repetition")),
+        ("abcdefghijklmnopqrstuvwxyzABCDEFGH", Some("sequence")),
+        ("a8f3a8c1f3e8c1a3e8f1c3a8e1f3c8a1", Some("fewer than 16 different characters")),
+        (&format!("{RANDOM}\u{e9}"), Some("visible ASCII")),
+        (&format!("{RANDOM} {RANDOM}x"), Some("visible ASCII")),
+    ] {
+        let setup = || Setup::new().env("KEYWARD_ROOT_KEY", key);
+        let check = run(&setup(), folder.path(), &["config", "check"]);
+        let text = error(&check);
+        assert_eq!(check.status.code(), Some(i32::from(problem.is_some())), "{key}: {text}");
+        let Some(problem) = problem else { continue };
+        assert!(text.contains("KEYWARD_ROOT_KEY") && text.contains(problem) && !text.contains(key), "{text}");
+        let log = setup().try_start().err().expect("the start is refused");
+        assert!(log.contains(problem) && !log.contains(key), "{log}");
     }
+}
+
+/// Bytes that are not UTF-8 would otherwise count as no variable at all: the first start would print a root key.
+#[test]
+fn a_variable_that_is_not_utf_8_is_refused() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let key = std::ffi::OsString::from_vec(b"Zk3vQ9xN2bLr7TfYw5HcGm8PdJs4RaUe\xff".to_vec());
+    let output = Setup::new().command(folder.path(), &["config", "check"]).env("KEYWARD_ROOT_KEY", key).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error(&output).contains("KEYWARD_ROOT_KEY: must be visible ASCII"), "{}", error(&output));
 }
 
 #[tokio::test]
@@ -290,7 +319,7 @@ fn the_settings_of_a_shared_rate_limit_store_have_bounds() {
 fn settings_with_which_every_caller_would_be_refused_are_problems() {
     let folder = tempfile::tempdir().unwrap();
     let nora = || Setup::new().ready("nora");
-    let long = "0123456789abcdef0123456789abcdef";
+    let long = "Zk3vQ9xN2bLr7TfYw5HcGm8PdJs4RaUe";
     for (setup, name) in [
         (nora().env("KEYWARD_HTTP_ENVIRONMENT", "prodution"), "KEYWARD_HTTP_ENVIRONMENT"),
         (nora().env("KEYWARD_ROOT_KEY", &format!("{long}\n")), "KEYWARD_ROOT_KEY"),

@@ -177,3 +177,17 @@ fn a_secret_that_is_not_accepted_is_not_replaced_by_the_certificate() {
     }
     assert_eq!(operator.curl(server, "/api/api-keys", None, &["-H", "Cookie: a=b"]).status, 200);
 }
+
+/// An authority that checks DNS names may let clients choose their URIs.
+#[tokio::test]
+async fn a_uri_that_looks_like_a_dns_name_is_not_taken_for_one() {
+    let World { ca, server, .. } = &world("");
+    let named = ca.client("named", &["ops.example.org"]);
+    let operator = known(&ca.cert, &named);
+    operator.call(server, "List", &json!({}));
+    for (name, uri) in [("plain", "ops.example.org"), ("upper", "OPS.EXAMPLE.ORG")] {
+        let forged = ca.client_of_uri(name, uri);
+        let (done, output) = known(&ca.cert, &forged).grpcurl(server, "List", &json!({}));
+        assert!(!done && output.contains("Unauthenticated"), "{uri}: {output}");
+    }
+}

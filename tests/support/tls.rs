@@ -64,6 +64,13 @@ impl Authority {
         self.issue(name, client(sans), ExtendedKeyUsagePurpose::ClientAuth)
     }
 
+    /// A client's certificate with one URI as its name, whatever the text looks like.
+    pub fn client_of_uri(&self, name: &str, uri: &str) -> Identity {
+        let mut params = client(&[]);
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        self.issue(name, params, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
     /// The same, of a time that is over.
     pub fn expired_client(&self, name: &str, sans: &[&str]) -> Identity {
         let mut params = client(sans);

@@ -172,8 +172,18 @@ pub(crate) fn is_denied(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|database| database.code().as_deref() == Some("42501"))
 }
 
+/// What the driver says of a server that has no TLS, where the URL needs it.
+const NO_TLS: &str = "server does not support TLS";
+
 impl From<sqlx::Error> for OpenError {
     fn from(error: sqlx::Error) -> Self {
+        if matches!(&error, sqlx::Error::Tls(why) if why.to_string() == NO_TLS) {
+            return Self::Refused(
+                "the server has no TLS, and whoever answers in its place would be given the password: turn TLS on there, or \
+                 say sslmode=disable in the URL if the network itself is trusted"
+                    .to_owned(),
+            );
+        }
         match classify(&error) {
             ErrorClass::Lost | ErrorClass::Conflict | ErrorClass::Unavailable => {
                 Self::Unavailable(unavailability(&error))

@@ -38,9 +38,13 @@ impl CertificateCallers {
     pub(crate) fn find(&self, certificate: &CertificateDer<'_>) -> Option<Caller> {
         let certificate = EndEntityCert::try_from(certificate).ok()?;
         let has_name = |san: &str| {
-            // URIs are compared exactly, as SPIFFE requires. DNS names are case-insensitive.
-            certificate.valid_uri_names().any(|uri| uri == san)
-                || certificate.valid_dns_names().any(|dns| dns.eq_ignore_ascii_case(san))
+            // URIs are compared exactly, as SPIFFE requires. DNS names are case-insensitive. Only a URI has a colon: a URI of
+            // the certificate without a scheme must not pass for a DNS name.
+            if san.contains(':') {
+                certificate.valid_uri_names().any(|uri| uri == san)
+            } else {
+                certificate.valid_dns_names().any(|dns| dns.eq_ignore_ascii_case(san))
+            }
         };
         self.0.iter().find(|(san, _)| has_name(san)).map(|(_, caller)| caller.clone())
     }
