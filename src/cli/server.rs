@@ -126,9 +126,8 @@ fn start(settings: Settings) -> Result<(Config, telemetry::LogGuard), Problems> 
 /// The environment. Variables that are set to the empty string count as unset: Compose and systemd pass them so.
 fn environment() -> HashMap<String, String> {
     // A value that is not UTF-8 is not left out, which would mean the default: it is refused where it is read.
-    let readable = |(name, value): (OsString, OsString)| {
-        Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
-    };
+    let readable =
+        |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned()));
     std::env::vars_os().filter_map(readable).filter(|(_, value)| !value.is_empty()).collect()
 }
 

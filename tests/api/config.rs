@@ -171,7 +171,8 @@ fn a_variable_that_is_not_utf_8_is_refused() {
     use std::os::unix::ffi::OsStringExt as _;
     let folder = tempfile::tempdir().unwrap();
     let key = std::ffi::OsString::from_vec(b"Zk3vQ9xN2bLr7TfYw5HcGm8PdJs4RaUe\xff".to_vec());
-    let output = Setup::new().command(folder.path(), &["config", "check"]).env("KEYWARD_ROOT_KEY", key).output().unwrap();
+    let output =
+        Setup::new().command(folder.path(), &["config", "check"]).env("KEYWARD_ROOT_KEY", key).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(error(&output).contains("KEYWARD_ROOT_KEY: must be visible ASCII"), "{}", error(&output));
 }
