@@ -288,9 +288,9 @@ mod tests {
             json!({"kty": "OKP", "crv": "Ed448", "alg": "Ed448"}),
         ];
         for keys in [
-            [&hundred[..], &[good.clone()]].concat(),
-            [&[good.clone()], &hundred[..]].concat(),
-            [&strange[..], &[good.clone()]].concat(),
+            [&hundred[..], std::slice::from_ref(&good)].concat(),
+            [std::slice::from_ref(&good), &hundred[..]].concat(),
+            [&strange[..], std::slice::from_ref(&good)].concat(),
             vec![wrong(&json!({"kid": "key-7"})), good.clone(), wrong(&json!({}))],
             vec![wrong(&json!({"kid": "key-7", "alg": "RS256"})), rsa(&json!({"x5c": ["MII"], "x5t": 1, "ext": true}))],
         ] {

@@ -259,7 +259,7 @@ async fn ids_in_paths_may_be_percent_encoded_on_every_route() {
     let server = Setup::new().and("").start();
     let spellings: [fn(&str) -> String; 3] = [
         |id| id.replace('_', "%5f"),
-        |id| id.bytes().map(|byte| format!("%{byte:02X}")).collect(),
+        |id| id.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat(),
         |id| id.replacen('e', "%65", 1),
     ];
     let mut last = String::new();
