@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Keys that a session is interested in, one by one. A session with more is told of every change.
-const MAX_INTERESTS: usize = 1 << 18;
+const MAX_INTERESTS: usize = 1 << 16;
 /// A session that asks for time while it has left a message unacknowledged for this long is cut.
 const MAX_UNACKNOWLEDGED: Micros = SECOND;
 
