@@ -34,7 +34,7 @@ use crate::{
 /// The largest headers of a request. hyper keeps as much of each connection.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 /// HTTP/2: requests at once on a connection.
-const MAX_STREAMS: u32 = 128;
+const MAX_STREAMS: u32 = 64;
 /// HTTP/2: bytes that a client may send ahead of what is read, on a stream and on a connection.
 const STREAM_WINDOW: u32 = 16 << 10;
 const CONNECTION_WINDOW: u32 = 64 << 10;
