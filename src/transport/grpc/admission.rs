@@ -116,15 +116,18 @@ pub(crate) fn admit(
             (requests, standing(api, connection, call, headers).map_err(refuse)?)
         }
     };
-    let (max_bytes, standing) = match caller {
-        CallerStanding::Public if admission.is_authenticated() => (MAX_PUBLIC_MESSAGE_BYTES, Standing::Authenticated),
-        CallerStanding::Public => (MAX_PUBLIC_MESSAGE_BYTES, Standing::Anonymous),
-        CallerStanding::Authenticated => (MAX_MESSAGE_BYTES, Standing::Authenticated),
-        CallerStanding::Revoked => (MAX_PUBLIC_MESSAGE_BYTES, Standing::Anonymous),
-        // Nobody can forge a key that is well-formed, so whoever holds one is no stranger. Anybody can write a token.
-        CallerStanding::Unknown { session: false, .. } => (MAX_MESSAGE_BYTES, Standing::Authenticated),
-        CallerStanding::Unknown { session: true, .. } => (MAX_MESSAGE_BYTES, Standing::Anonymous),
+    let max_bytes = match caller {
+        CallerStanding::Public | CallerStanding::Revoked => MAX_PUBLIC_MESSAGE_BYTES,
+        CallerStanding::Authenticated | CallerStanding::Unknown { .. } => MAX_MESSAGE_BYTES,
     };
+    // Nobody can forge a key that is well-formed, so whoever holds one is no stranger. Anybody can write a token.
+    let known = match caller {
+        CallerStanding::Public => admission.is_authenticated(),
+        CallerStanding::Authenticated => true,
+        CallerStanding::Revoked => false,
+        CallerStanding::Unknown { session, .. } => !session,
+    };
+    let standing = if known { Standing::Authenticated } else { Standing::Anonymous };
     let bounds = MessageBounds { max_bytes, unary: requests == Requests::One };
     // Tonic's buffers, if a stranger may hold them for long. A watch of the health is such a call, and many clients make
     // one: the first call of each connection is bounded by the number of connections.

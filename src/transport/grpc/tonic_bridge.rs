@@ -54,9 +54,8 @@ pub(crate) async fn forward(mut routes: Routes, call: ForwardedCall) {
     // The caller of a stream is authenticated before its first message, which may come later. Any other call is passed on
     // with its message, since tonic allocates buffers for each call.
     if public || request.body().is_unary() {
-        let begin = poll_fn(|cx| request.body_mut().poll_begin(cx));
-        let begun = timeout(timeouts.body, begin).await.unwrap_or(Err(BodyError::Late));
-        if let Err(error) = begun {
+        let first_message = poll_fn(|cx| request.body_mut().poll_begin(cx));
+        if let Err(error) = timeout(timeouts.body, first_message).await.unwrap_or(Err(BodyError::Late)) {
             if let Some(refusal) = error.refusal() {
                 refuse(&mut respond, &refusal);
             }

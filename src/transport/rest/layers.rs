@@ -180,12 +180,11 @@ async fn limit_strangers(context: RequestContext, request: Request, next: Next) 
         (None, Ok(None) | Err(_)) => Stranger::Yes,
     };
     let session = match stranger {
-        Stranger::No => return next.run(request).await,
         Stranger::Yes if connection.requests() > MAX_ANONYMOUS_REQUESTS => {
             return RestError::from(Error::unavailable("too many anonymous requests on one connection"))
                 .into_response();
         }
-        Stranger::Yes => return next.run(request).await,
+        Stranger::No | Stranger::Yes => return next.run(request).await,
         Stranger::Perhaps { session } => session,
     };
     let reserved = session.then(|| connection.budget.reserve(PENDING_REQUEST_BYTES, Standing::Anonymous)).transpose();

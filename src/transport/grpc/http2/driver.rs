@@ -54,6 +54,7 @@ where
 }
 
 /// The state of one connection. Each poll is one turn: [`Self::poll`] has its steps.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of one connection")]
 struct Driver<'a, I, H> {
     connection: Connection<I, Bytes>,
     handler: &'a H,
