@@ -1,6 +1,6 @@
 //! The dashboard: pages for people, over the same use cases as gRPC and REST.
 //!
-//! Each page is HTML made on the server from a template in `templates/` (at the root, where askama looks for them); every action is a plain form, which works
+//! Each page is HTML made on the server from a template in `templates/`; every action is a plain form, which works
 //! without script. A handler reads a request, calls a use case and fills a template: no rule is here.
 //!
 //! | file | is |

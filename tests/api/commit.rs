@@ -2,8 +2,8 @@
 
 use std::{path::Path, process::Command};
 
-#[path = "../../build/commit.rs"]
-mod build_script;
+#[path = "../../src/checkout.rs"]
+mod checkout;
 
 fn git(folder: &Path, arguments: &[&str]) {
     let identity = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "commit.gpgsign=false"];
@@ -18,11 +18,11 @@ fn the_commit_of_every_kind_of_source_is_found_by_files_that_exist() {
     std::fs::create_dir(&clone).unwrap();
     std::fs::create_dir(&bare).unwrap();
     git(&clone, &["init", "-q"]);
-    assert!(build_script::of(&clone).is_none(), "there is no commit yet");
+    assert!(checkout::of(&clone).is_none(), "there is no commit yet");
     git(&clone, &["commit", "-q", "--allow-empty", "-m", "one"]);
     git(&clone, &["worktree", "add", "-q", worktree.to_str().unwrap()]);
     git(&worktree, &["commit", "-q", "--allow-empty", "-m", "two"]);
-    let known = |folder: &Path| build_script::of(folder).map(|checkout| (checkout.commit, checkout.log));
+    let known = |folder: &Path| checkout::of(folder).map(|checkout| (checkout.commit, checkout.log));
     let (first, first_log) = known(&clone).unwrap();
     let (second, second_log) = known(&worktree).unwrap();
     assert!(first != second && first.len() == 12, "{first} {second}");

@@ -37,7 +37,7 @@ impl From<MigrateError> for OpenError {
     }
 }
 
-/// The migrations of both databases, as `build/main.rs` embeds them.
+/// The migrations of both databases, as `build.rs` embeds them.
 mod embedded {
     include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
 }

@@ -9,7 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-mod commit;
+#[path = "src/checkout.rs"]
+mod checkout;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -45,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compile_fds(descriptors)?;
 
     println!("cargo:rerun-if-env-changed=KEYWARD_COMMIT");
-    let checkout = commit::of(Path::new(&env::var("CARGO_MANIFEST_DIR")?));
+    let checkout = checkout::of(Path::new(&env::var("CARGO_MANIFEST_DIR")?));
     // Only what users build names its commit for certain: elsewhere each commit would mean a new build.
     if env::var("PROFILE").as_deref() == Ok("release")
         && let Some(log) = checkout.as_ref().and_then(|checkout| checkout.log.as_ref())

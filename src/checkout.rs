@@ -1,4 +1,4 @@
-//! The commit that the sources are of.
+//! The commit that the sources are of. The build script uses this file, the program does not.
 
 use std::{
     path::{Path, PathBuf},
