@@ -64,7 +64,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let options = PortOptions::new(&config, tls, &stop);
     let progress = StartProgress::default();
     let startup = StartupServers::start(&listeners, health_service.clone(), &options, &progress);
-    let started = start_services(&config, &stop, &progress).await;
+    let started = Box::pin(start_services(&config, &stop, &progress)).await;
     startup.stop().await;
     let Some(Started { parts, follower, root_key }) = started? else {
         tracing::info!("stopped during the start");
@@ -144,7 +144,7 @@ async fn start_services(
         parts.services.attach.recall_earlier_grants().await?;
         Ok::<_, RunError>((opened, parts))
     };
-    let Some(built) = stop.run_until_cancelled(building).await else { return Ok(None) };
+    let Some(built) = stop.run_until_cancelled(Box::pin(building)).await else { return Ok(None) };
     let (opened, parts) = built?;
     let creating =
         async { if config.root_key.is_some() { Ok(None) } else { parts.services.keys.create_first_root_key().await } };

@@ -8,7 +8,7 @@ use super::{
     charts::{DayChart, Share, shares},
     chrome::{Chrome, Section},
     response::page as html,
-    text::{Moment, counted},
+    text::Moment,
     viewer::Viewer,
 };
 use crate::{
@@ -72,8 +72,7 @@ async fn show(viewer: &Viewer) -> Result<Response> {
                 behind: newest - row.seen_revision,
             })
             .collect();
-        waiting =
-            counted(u64::try_from(outbox.pending).unwrap_or_default(), "delivery").replace("deliverys", "deliveries");
+        waiting = if outbox.pending == 1 { "1 delivery".to_owned() } else { format!("{} deliveries", outbox.pending) };
         // A delivery that has just become due is on its way.
         overdue = Moment::maybe(outbox.first_due.filter(|due| *due < now - 60 * 1_000_000), now);
     }

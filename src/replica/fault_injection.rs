@@ -50,7 +50,7 @@ pub(crate) async fn panic_once(name: &str) {
         tokio::time::sleep(INJECTED_DELAY).await;
         inject_panic(name);
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Panics once in this process if `panic_<name>` is set.

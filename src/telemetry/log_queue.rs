@@ -175,7 +175,7 @@ fn write_lines(out: &mut impl Write, mut lines: &[u8]) {
         };
         let (chunk, rest) = lines.split_at(end);
         if write_all(out, chunk).is_err() {
-            let count = chunk.iter().filter(|byte| **byte == b'\n').count();
+            let count = chunk.split(|byte| *byte == b'\n').count() - 1;
             DROPPED.fetch_add(count as u64, Ordering::Relaxed);
         }
         lines = rest;

@@ -309,7 +309,7 @@ mod tests {
         });
         assert_eq!(logged, MAX_KINDS + usize::try_from(MAX_LINES).unwrap());
         let [LeftOut { count, .. }] = left_out[..] else { panic!("{left_out:?}") };
-        assert_eq!(count as usize, 10_000 - logged);
+        assert_eq!(usize::try_from(count).unwrap(), 10_000 - logged);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::support::{Server, Setup, cli::Machine, oidc::Provider, server::ROOT};
 /// How a spinner goes away.
 const ERASED: &str = "\r\x1b[2K";
 
-async fn norrix() -> (Server, Machine) {
+fn norrix() -> (Server, Machine) {
     let server = Setup::new().ready("norrix").start();
     let machine = Machine::new().pipeline(&server, ROOT);
     (server, machine)
@@ -23,7 +23,7 @@ async fn session(provider: &Provider) -> (Server, Machine) {
 
 #[tokio::test]
 async fn revoking_asks_by_name() {
-    let (server, machine) = norrix().await;
+    let (server, machine) = norrix();
     let key = server.create(json!({"name": "GitHub Actions", "keyspace": "norrix", "orgId": "acme"})).await;
     let id = key["id"].as_str().unwrap();
     let status = |machine: &Machine| machine.run(&["keys", "get", id, "-o", "json"]).json()["status"].clone();
@@ -74,7 +74,7 @@ async fn an_organization_is_chosen_with_the_arrow_keys() {
 
 #[tokio::test]
 async fn a_secret_is_not_shown_while_it_is_typed() {
-    let (server, machine) = norrix().await;
+    let (server, machine) = norrix();
     let key = server.create(json!({"name": "ci", "keyspace": "norrix", "orgId": "acme"})).await;
     let secret = key["key"].as_str().unwrap();
     let mut terminal = machine.in_terminal(&["keys", "verify"]);
@@ -93,7 +93,7 @@ async fn a_secret_is_not_shown_while_it_is_typed() {
 
 #[tokio::test]
 async fn tables_fit_the_terminal_and_are_coloured_there_alone() {
-    let (server, mut machine) = norrix().await;
+    let (server, mut machine) = norrix();
     let name = "a rather long name for a key that deploys everything to everywhere 日本語";
     server.create(json!({"name": name, "keyspace": "norrix", "orgId": "acme"})).await;
     let (code, shown) = machine.in_terminal(&["keys", "list"]).end();

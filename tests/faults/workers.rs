@@ -128,12 +128,12 @@ async fn a_replica_whose_follower_panics_never_answers_from_an_older_state() {
     let made = key(&mut client, "", "", &[]).await;
     assert_eq!(code(&mut client, &made.secret).await, Code::Valid);
     // Checks go on all the while. None that began after Revoke had returned may be VALID.
-    let (revoked, checking) = (Arc::new(Notify::new()), client.clone());
+    let (ended, prober) = (Arc::new(Notify::new()), client.clone());
     let secret = made.secret.clone();
-    let told = Arc::clone(&revoked);
+    let stop = Arc::clone(&ended);
     let checks = tokio::spawn(async move {
-        let mut stopped = std::pin::pin!(told.notified());
-        let mut client = checking;
+        let mut stopped = std::pin::pin!(stop.notified());
+        let mut client = prober;
         loop {
             tokio::select! {
                 () = &mut stopped => return,
@@ -144,7 +144,7 @@ async fn a_replica_whose_follower_panics_never_answers_from_an_older_state() {
     let end = keyward::proto::RevokeRequest { id: made.id.clone(), reason: String::new() };
     revoker.revoke(with(ROOT, end)).await.unwrap();
     assert_eq!(code(&mut client, &made.secret).await, Code::Revoked);
-    revoked.notify_one();
+    ended.notify_one();
     checks.await.unwrap();
     joined(3).await;
     assert_eq!(code(&mut client, &made.secret).await, Code::Revoked);

@@ -2,6 +2,7 @@
 //! replaced.
 
 use std::{
+    fmt::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -119,7 +120,7 @@ fn command(kind: Kind, folder: &Path, world: &World, upstream: u16, port: u16, p
             let (keyspace, environment) = product.split_once('/').unwrap_or((product, ""));
             let mut extensions = format!("keyspace: {keyspace}");
             if !environment.is_empty() {
-                extensions += &format!("\n                              environment: {environment}");
+                let _ = write!(extensions, "\n                              environment: {environment}");
             }
             let text = config(
                 "envoy.yaml",
@@ -141,7 +142,7 @@ fn command(kind: Kind, folder: &Path, world: &World, upstream: u16, port: u16, p
             let credential = write("credential.conf", &credential);
             let mut places = "http {\n    access_log off;\n".to_owned();
             for name in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
-                places += &format!("    {name}_temp_path {}/{name};\n", folder.display());
+                let _ = writeln!(places, "    {name}_temp_path {}/{name};", folder.display());
             }
             let text = config(
                 "nginx.conf",

@@ -1,6 +1,6 @@
 //! An HTTP/1.1 client that sends what it is told, byte for byte: other clients would normalize paths and join headers.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use serde_json::Value;
 use tokio::{
@@ -41,7 +41,7 @@ impl Connection {
     pub async fn start(&mut self, method: &str, target: &str, headers: &[(&str, &str)]) {
         let mut head = format!("{method} {target} HTTP/1.1\r\nHost: api.example\r\n");
         for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
+            let _ = write!(head, "{name}: {value}\r\n");
         }
         self.write((head + "\r\n").as_bytes()).await;
     }
@@ -98,12 +98,11 @@ impl Connection {
                 }
             }
         }
-        match response.header("content-length").map(|length| length.parse().unwrap()) {
-            Some(length) => response.body = self.exactly(length).await,
-            None => {
-                while self.fill().await {}
-                response.body = std::mem::take(&mut self.buffer);
-            }
+        if let Some(length) = response.header("content-length").map(|length| length.parse().unwrap()) {
+            response.body = self.exactly(length).await;
+        } else {
+            while self.fill().await {}
+            response.body = std::mem::take(&mut self.buffer);
         }
         response
     }

@@ -114,7 +114,7 @@ fn first_word(digest: &Digest) -> u64 {
 impl State {
     /// Enqueues a message. A full queue costs the session, never a message.
     fn send(&mut self, message: Down) {
-        if !self.queue.as_ref().is_some_and(|queue| queue.try_send(message).is_ok()) {
+        if self.queue.as_ref().is_none_or(|queue| queue.try_send(message).is_err()) {
             self.queue = None;
         }
     }

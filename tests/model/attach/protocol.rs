@@ -51,7 +51,6 @@ pub enum Slow {
 
 /// An action. Replicas, sessions and rows are identified by index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is the function of the same name")]
 pub enum Action {
     Tick(Slow),
     Start(usize),

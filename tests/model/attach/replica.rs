@@ -110,6 +110,7 @@ impl Protocol {
     }
 
     /// Clears the replica's memory and advances the mark.
+    #[expect(clippy::unused_self, reason = "called like the other steps")]
     fn clear_own(&self, s: &mut State, r: usize) {
         let me = &mut s.replicas[r];
         me.cached = false;
@@ -148,6 +149,7 @@ impl Protocol {
     }
 
     /// Whether every session is done with the revocation.
+    #[expect(clippy::unused_self, reason = "called like the other steps")]
     pub fn is_done(&self, s: &State, r: usize) -> bool {
         let me = &s.replicas[r];
         let done = |session: &&crate::state::Session| session.needs == 0 || session.barrier == 0;
@@ -206,6 +208,7 @@ impl Protocol {
     }
 
     /// Whether a grant of this replica may still run.
+    #[expect(clippy::unused_self, reason = "called like the other steps")]
     fn grants(&self, s: &State, r: usize) -> bool {
         let mine = |session: &&crate::state::Session| session.open && usize::from(session.replica) == r;
         s.replicas[r].ghosts > 0 || s.sessions.iter().filter(mine).any(|session| session.granted > 0)

@@ -10,7 +10,7 @@ impl Session {
     /// The stream is gone. The client may use what it has until the deadline.
     pub fn break_stream(&mut self) {
         let Self { used, replica, deadline, cached, late_clear, late_fill, remote, .. } = *self;
-        *self = Self { used, replica, deadline, cached, late_clear, late_fill, remote, ..Self::default() };
+        *self = Self { used, replica, deadline, cached, late_fill, late_clear, remote, ..Self::default() };
     }
 }
 
@@ -35,6 +35,7 @@ impl Protocol {
     }
 
     /// The replica registers a session. Only in a broken variant.
+    #[expect(clippy::unused_self, reason = "called like the other steps")]
     pub fn register(&self, s: &mut State, at: usize) -> Option<()> {
         let session = &mut s.sessions[at];
         if !session.open || session.registered {
@@ -105,6 +106,7 @@ impl Protocol {
     }
 
     /// The replica reads the key for a session: from its own memory, or from the database.
+    #[expect(clippy::unused_self, reason = "called like the other steps")]
     pub fn load(&self, s: &mut State, at: usize) -> Option<()> {
         let revoked = s.revoked();
         let session = &mut s.sessions[at];

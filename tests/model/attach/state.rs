@@ -55,6 +55,7 @@ pub enum Step {
 
 /// One replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of a state")]
 pub struct Replica {
     /// The process runs.
     pub up: bool,
@@ -120,6 +121,7 @@ pub enum Message {
 
 /// One session: both of its ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of a state")]
 pub struct Session {
     /// It exists.
     pub used: bool,
