@@ -65,7 +65,7 @@ async fn reflection_of_both_versions_lists_and_describes_the_service_without_a_c
         let files: Vec<_> = files.iter().map(|file| FileDescriptorProto::decode(file.as_slice()).unwrap()).collect();
         let file = files.iter().find(|file| file.package() == "keyward.v1").expect("the file of the service");
         let calls: Vec<_> = file.service[0].method.iter().map(prost_types::MethodDescriptorProto::name).collect();
-        assert_eq!(calls, ["Create", "List", "Revoke", "Verify", "VerifyStream", "UpdateWebhook"]);
+        assert_eq!(calls, ["Create", "List", "Revoke", "Verify", "VerifyStream", "Attach", "UpdateWebhook"]);
         for imported in &file.dependency {
             let known = files.iter().any(|file| file.name() == imported);
             assert!(known || imported.starts_with("google/"), "{imported} is not served");
@@ -146,7 +146,7 @@ async fn block(server: &Server) -> SqliteConnection {
 
 #[tokio::test]
 async fn health_follows_a_database_that_blocks_writes_and_recovers() {
-    let server = Setup::new().start();
+    let server = Setup::new().config("[server]\nready_requires_writes = true\n").start();
     let channel = server.channel().await;
     let mut watch = HealthClient::new(channel.clone());
     let watched = watch.watch(HealthCheckRequest { service: SERVICE.into() }).await.unwrap();

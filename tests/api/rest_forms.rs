@@ -203,7 +203,8 @@ async fn over_http_1(server: &Server, path: &str, headers: &[(&'static str, Head
 /// What cannot be read ends what can be believed, in one line and in several, over both versions of HTTP.
 #[tokio::test]
 async fn the_client_is_the_last_hop_that_a_trusted_proxy_can_have_written() {
-    let server = Setup::new().and("[http]\ntrusted_proxies = [\"127.0.0.1/32\", \"10.0.0.0/8\"]").start();
+    let start = || Setup::new().and("[http]\ntrusted_proxies = [\"127.0.0.1/32\", \"10.0.0.0/8\"]").start();
+    let mut server = start();
     let peer = "127.0.0.1";
     let cases: &[(&[&[u8]], &str)] = &[
         (&[], peer),
@@ -230,6 +231,10 @@ async fn the_client_is_the_last_hop_that_a_trusted_proxy_can_have_written() {
         (&[b"6.6.6.6", b"[2001:db8::7]:443, 10.1.1.1:80"], "2001:db8::7"),
     ];
     for (number, (lines, expected)) in cases.iter().enumerate() {
+        if number % 2 == 1 {
+            // The log sums up the refusals of one client after a few lines.
+            server = start();
+        }
         let mut headers: Vec<_> =
             lines.iter().map(|line| ("x-forwarded-for", HeaderValue::from_bytes(line).unwrap())).collect();
         // Others of the family say nothing.

@@ -68,7 +68,8 @@ fn a_problem_of_a_variable_or_a_flag_names_it() {
 #[test]
 fn a_root_key_has_at_least_32_characters_and_a_master_key_32_bytes() {
     let master = data_encoding::BASE64.encode(&[7; 32]);
-    let variables = environment(&[("KEYWARD_ROOT_KEY", &"é".repeat(32)), ("KEYWARD_MASTER_KEY", &master)]);
+    let variables =
+        environment(&[("KEYWARD_ROOT_KEY", "Zk3vQ9xN2bLr7TfYw5HcGm8PdJs4RaUe"), ("KEYWARD_MASTER_KEY", &master)]);
     let config = parse("", "", &Flags::default(), &variables).unwrap();
     assert_eq!(*config.master_keys[0], [7; 32]);
     assert!(config.root_key.is_some());

@@ -44,8 +44,8 @@ pub type HttpHandler = BoxCloneSyncService<Request, Response, Infallible>;
 
 /// Requests without a valid credential at once, of a connection on which no call was authenticated.
 const MAX_ANONYMOUS_REQUESTS: usize = 16;
-/// What a request takes while its session is looked up: the state of its stream and of its handler, and what its client
-/// may send ahead.
+/// What a request takes while its session is looked up or its body arrives: the state of its stream and of its handler,
+/// and what its client may send ahead.
 const PENDING_REQUEST_BYTES: usize = 32 << 10;
 
 /// How much of an unread request body is read and thrown away, and for how long.
@@ -93,6 +93,10 @@ async fn add_context(
 /// Reads what a handler left unread of the request's body, within bounds, before the response is sent. If a connection
 /// is closed while bytes are still arriving, it is reset, and the client loses the response that says why.
 async fn discard_unread_body(request: Request, next: Next) -> Response {
+    // There a response ends its own stream alone, and a refused request must not stay for as long as its client likes.
+    if request.version() == Version::HTTP_2 {
+        return next.run(request).await;
+    }
     // A client that waits for `100 Continue` has sent no body and gets its response at once.
     let waits = request.headers().contains_key(header::EXPECT);
     let (parts, body) = request.into_parts();
@@ -179,20 +183,22 @@ async fn limit_strangers(context: RequestContext, request: Request, next: Next) 
         (None, Ok(Some(Presented::Token(_) | Presented::Cookie(..)))) => Stranger::Perhaps { session: true },
         (None, Ok(None) | Err(_)) => Stranger::Yes,
     };
-    let session = match stranger {
+    let (charged, waits) = match stranger {
         Stranger::Yes if connection.requests() > MAX_ANONYMOUS_REQUESTS => {
             return RestError::from(Error::unavailable("too many anonymous requests on one connection"))
                 .into_response();
         }
-        Stranger::No | Stranger::Yes => return next.run(request).await,
-        Stranger::Perhaps { session } => session,
+        Stranger::No => return next.run(request).await,
+        // One without a body is answered at once: probes are, also while strangers use all that they may.
+        Stranger::Yes => (!request.body().is_end_stream(), false),
+        Stranger::Perhaps { session } => (session, true),
     };
-    let reserved = session.then(|| connection.budget.reserve(PENDING_REQUEST_BYTES, Standing::Anonymous)).transpose();
+    let reserved = charged.then(|| connection.budget.reserve(PENDING_REQUEST_BYTES, Standing::Anonymous)).transpose();
     let _reserved = match reserved {
         Ok(reserved) => reserved,
         Err(exceeded) => return RestError::from(Error::unavailable(exceeded.to_string())).into_response(),
     };
-    let _turn = connection.admission.turn().await;
+    let _turn = if waits { Some(connection.admission.turn().await) } else { None };
     next.run(request).await
 }
 
