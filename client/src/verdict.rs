@@ -313,8 +313,15 @@ impl RateLimit {
     }
 }
 
+/// The seconds of the years 1 to 9999, which a protobuf timestamp may have.
+const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
 fn time(time: prost_types::Timestamp) -> Result<SystemTime, Error> {
-    SystemTime::try_from(time).map_err(|_| Error::not_understood("a time that is out of range"))
+    let bad = || Error::not_understood("a time that is out of range");
+    if !TIMESTAMP_SECONDS.contains(&time.seconds) {
+        return Err(bad());
+    }
+    SystemTime::try_from(time).map_err(|_| bad())
 }
 
 #[cfg(test)]

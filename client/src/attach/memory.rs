@@ -40,7 +40,7 @@ impl Entry {
             expires,
             uses: AtomicU32::new(0),
             last_use: AtomicI64::new(0),
-            recent: AtomicBool::new(true),
+            recent: AtomicBool::new(false),
         }
     }
 
