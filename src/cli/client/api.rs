@@ -151,7 +151,7 @@ impl<'a> Api<'a> {
                 Ok(true)
             }
             Credential::Session { token, refreshed } if refusal.code == "expired" && !*refreshed => {
-                *token = session::refresh(self.environment, &self.http, token).await?;
+                *token = session::refresh(self.environment, &self.http, Some(token)).await?;
                 *refreshed = true;
                 Ok(true)
             }

@@ -28,20 +28,21 @@ pub async fn id_token(environment: &Environment, http: &Http, base: &Url) -> Res
         return Err(Failure::not_signed_in(format_args!("signed in at {}, not at {base}", escape(&tokens.url)))
             .hint(format_args!("Sign in there with: {name} login {base} --env NAME")));
     }
-    if tokens.is_fresh() { Ok(tokens.id_token) } else { refresh(environment, http, &tokens.id_token).await }
+    if tokens.is_fresh() { Ok(tokens.id_token) } else { refresh(environment, http, None).await }
 }
 
-/// Gets the next token in the place of `stale`. One process at a time does: a refresh token is good for one use.
+/// Gets the next token: the kept one is about to expire, or the service `refused` it. One process at a time does: a refresh
+/// token is good for one use.
 ///
 /// # Errors
 ///
 /// The issuer does not give one.
-pub async fn refresh(environment: &Environment, http: &Http, stale: &str) -> Result<String> {
+pub async fn refresh(environment: &Environment, http: &Http, refused: Option<&str>) -> Result<String> {
     let lock = environment.lock().await?;
     let expired = |why: &str| Failure::not_signed_in(why).hint(environment.sign_in_hint());
     let tokens = environment.tokens()?.ok_or_else(|| expired("the session was ended"))?;
-    // Another process was faster.
-    if tokens.id_token != stale && tokens.is_fresh() {
+    // Another process was faster. Two tokens of the same second may be the same text.
+    if tokens.is_fresh() && refused.is_none_or(|refused| tokens.id_token != refused) {
         return Ok(tokens.id_token);
     }
     let Some(refresh_token) = &tokens.refresh_token else { return Err(expired("the session has expired")) };
