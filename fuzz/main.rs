@@ -88,7 +88,7 @@ fn gateway_requests() {
             let value = line[at + 1..].strip_prefix(b" ").unwrap_or(&line[at + 1..]);
             Some((String::from_utf8_lossy(&line[..at]).into_owned(), value.to_vec()))
         });
-        fuzzing::gateway::Told { method, target, headers: headers.collect() }
+        fuzzing::gateway::FuzzedRequest { method, target, headers: headers.collect() }
     };
     assert!(decisions.decide(&read(seeds[1].as_bytes())).is_some(), "a good request passes");
     let words = [

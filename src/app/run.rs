@@ -217,7 +217,7 @@ fn serve_http(
     });
 }
 
-/// What command lines are told. A socket on every address has no URL that this process could know.
+/// What discovery answers about the listeners. A socket on every address has no URL that this process could know.
 fn published(listeners: &Listeners, config: &Config) -> Published {
     let grpc = listeners.addresses().grpc.filter(|address| !address.ip().is_unspecified());
     let scheme = if config.tls.is_some() { "https" } else { "http" };

@@ -199,7 +199,7 @@ pub struct Server {
     pub metrics_addr: Option<SocketAddr>,
     /// Maximum age of a connection; unlimited if absent.
     pub max_connection_age: Option<Duration>,
-    /// Invalid credentials that one client address may send before it is told to wait.
+    /// Invalid credentials that one client address may send before it is answered 429.
     pub failed_authentications: RateLimit,
     /// Management calls of one caller that may be in flight.
     pub calls_per_caller: usize,

@@ -123,7 +123,7 @@ const PORTS: Setting = Setting::new(
      Empty: any port.",
 );
 
-/// Most scopes and most ports of a client for command lines. Everybody is told them.
+/// Most scopes and most ports of a client for command lines. Anybody may read them.
 const MAX_CLI_LIST: usize = 32;
 
 /// Longest subject prefix; the bound of recorded callers, [`crate::domain::validation::MAX_ACTOR_LEN`], allows for it.

@@ -118,7 +118,7 @@ pub fn is_form_token(master_keys: &MasterKeys, subject: &[u8], token: &str) -> b
 /// Who a session belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionOwner {
-    /// The holder of the credential with this digest. Its verdict is taken anew on each request.
+    /// The holder of the credential with this digest. Its verdict is evaluated on each request.
     Credential(Digest),
     /// A person of an issuer.
     Person(Person),

@@ -136,7 +136,7 @@ pub struct Keyspace {
     pub public_create: bool,
     /// Whether a key may revoke itself and change its webhook over REST.
     pub self_service: bool,
-    /// What gateways are told that ask about its keys.
+    /// How gateways' requests about its keys are decided.
     pub gateway: GatewayRules,
 }
 

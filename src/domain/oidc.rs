@@ -57,7 +57,7 @@ impl Algorithm {
         ("EdDSA", Self::EdDsa),
     ];
 
-    /// The algorithm with a name. RFC 9864 names Ed25519 anew.
+    /// The algorithm with a name. RFC 9864 has a new name for Ed25519.
     pub fn named(name: &str) -> Option<Self> {
         let name = if name == "Ed25519" { "EdDSA" } else { name };
         Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, algorithm)| *algorithm)

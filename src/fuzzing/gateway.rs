@@ -57,7 +57,7 @@ session = true
 
 /// What a gateway tells of a request.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct FuzzedRequest {
     /// The method.
     pub method: String,
     /// The path with its query.
@@ -66,7 +66,7 @@ pub struct Told {
     pub headers: Vec<(String, Vec<u8>)>,
 }
 
-impl Headers for Told {
+impl Headers for FuzzedRequest {
     fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
         let given = self.headers.iter().filter(move |(given, _)| given.eq_ignore_ascii_case(name));
         given.map(|(_, value)| value.as_slice())
@@ -97,19 +97,19 @@ impl Decisions {
         Ok(Self { runtime, services, gateway, live, revoked })
     }
 
-    /// The identity of whoever may make a request; none if it is refused. What memory decides at once and what is decided
+    /// The identity behind a request that is allowed; none if it is refused. What memory decides at once and what is decided
     /// in the long way must be the same.
-    pub fn decide(&self, told: &Told) -> Option<BTreeMap<&'static str, String>> {
+    pub fn decide(&self, request: &FuzzedRequest) -> Option<BTreeMap<&'static str, String>> {
         let request = GatewayRequest {
             kind: GatewayKind::Envoy,
             keyspace: "norrix",
             environment: "",
             organization: "",
             instance: "",
-            method: &told.method,
-            target: &told.target,
+            method: &request.method,
+            target: &request.target,
             host: "api.example",
-            headers: told,
+            headers: request,
             client: None,
             request_id: "",
         };
@@ -117,7 +117,7 @@ impl Decisions {
         let gateways = &self.services.gateways;
         let decided = self.runtime.block_on(gateways.decide(&request, None, deadline)).ok();
         if let Some(cached) = gateways.try_decide_cached(&self.gateway, &request) {
-            assert_eq!(cached.is_ok(), decided.is_some(), "memory decides in another way: {told:?}");
+            assert_eq!(cached.is_ok(), decided.is_some(), "memory decides in another way: {request:?}");
         }
         let allowed = decided?;
         let identity = IDENTITY_HEADERS.into_iter().zip(allowed.identity());

@@ -43,7 +43,7 @@ impl<'a> Event<'a> {
     }
 }
 
-/// The key as it was right after, and as its webhook is told.
+/// The key as it was right after the change, in the form that its webhook receives.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct EventKey<'a> {

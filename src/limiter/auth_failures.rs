@@ -20,7 +20,7 @@ use crate::domain::{
 /// Number of slots: about half a megabyte.
 const SLOTS: usize = 1 << 14;
 
-/// Counts failed authentications, and limits how often a client is told 401.
+/// Counts failed authentications, and limits how often a client is answered 401.
 pub struct AuthFailures {
     slots: Box<[Mutex<Backoff>]>,
     hasher: RandomState,

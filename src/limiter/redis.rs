@@ -1,10 +1,10 @@
 //! Limits shared by many replicas, in Redis or Valkey: one script, one round trip, on the server's clock.
 //!
-//! A server that answers slowly and a server that is unavailable are told apart:
+//! A server that answers slowly and a server that is unavailable are distinguished:
 //!
 //! - Slow: the server answers other calls, but not this one within `rate_limit.timeout`. It may have counted the call, so
 //!   the call is not counted again here: `rate_limit.on_timeout` decides whether it is refused or admitted. What the
-//!   server then counted for a refused call is given back as soon as its answer arrives.
+//!   server then counted for a refused call is released as soon as its answer arrives.
 //! - Unavailable: the connection fails, or nothing has been answered for [`OUTAGE_AFTER`]. The circuit breaker opens: the
 //!   connection is dropped, this replica limits by itself, and a background task reconnects.
 //!
@@ -46,7 +46,7 @@ const OUTAGE_AFTER: Duration = Duration::from_millis(250);
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 /// Timeout of one attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a late answer is waited for, so that what it took can be given back.
+/// How long a late answer is waited for, so that what it took can be released.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a task that holds a connection checks whether its limiter still exists.
 const OWNER_CHECK_INTERVAL: Duration = Duration::from_secs(1);

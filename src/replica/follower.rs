@@ -179,13 +179,13 @@ impl<F: ChangeFeed> Follower<F> {
         if !fault_injection::disabled("join_clear") {
             self.cache.clear();
         }
-        let told = self.attachments.clear();
+        let notice = self.attachments.clear();
         self.lease.extend(self.deadline(before));
         *self.error.lock() = None;
         self.peers = PeerTracker::default();
         tracing::info!(replica = %id, revision = seen, "joined");
         let mut member = Membership::joined(id, seen, last_change);
-        member.told.push_back((seen, told));
+        member.notices.push_back((seen, notice));
         self.report(&mut member).await?;
         Ok(member)
     }
@@ -198,7 +198,7 @@ impl<F: ChangeFeed> Follower<F> {
             let renew = tokio::select! {
                 () = self.stop.cancelled() => return MembershipEnd::Stopped,
                 () = self.wake.notified() => Instant::now() >= renewal,
-                () = self.attachments.progress(&mut self.attach_progress), if !member.told.is_empty() => false,
+                () = self.attachments.progress(&mut self.attach_progress), if !member.notices.is_empty() => false,
                 () = tokio::time::sleep_until(renewal) => true,
             };
             let began = Instant::now();
@@ -324,7 +324,7 @@ impl<F: ChangeFeed> Follower<F> {
                 if !fault_injection::disabled("apply") {
                     self.cache.invalidate(digest);
                     // After its own memory, and before its own lease is extended.
-                    member.told.push_back((*revision, self.attachments.apply(digest)));
+                    member.notices.push_back((*revision, self.attachments.apply(digest)));
                 }
                 (member.seen, member.last_change) = (*revision, Some(*digest));
             }

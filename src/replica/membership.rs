@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use uuid::Uuid;
 
-use super::attach::Told;
+use super::attach::NoticeNumber;
 use crate::{
     domain::key::Digest,
     store::{ReplicaRow, change_feed::ChangeBatch},
@@ -24,25 +24,24 @@ pub(super) struct Membership {
     pub last_change: Option<Digest>,
     /// The last revision that was reported.
     pub reported: i64,
-    /// Revisions that were applied, and not all attached clients are known to be done with: each with the position at
-    /// which they were told.
-    pub told: VecDeque<(i64, Told)>,
+    /// Applied revisions that attached clients may not be done with, each with the number of its notice.
+    pub notices: VecDeque<(i64, NoticeNumber)>,
 }
 
 impl Membership {
     /// A membership that has just joined at revision `seen`.
     pub fn joined(id: Uuid, seen: i64, last_change: Option<Digest>) -> Self {
-        Self { id, step: 0, highest_sent: 0, seen, last_change, reported: -1, told: VecDeque::new() }
+        Self { id, step: 0, highest_sent: 0, seen, last_change, reported: -1, notices: VecDeque::new() }
     }
 
     /// The last revision up to which attached clients are done, if they are done with `done`; `reported` if there is none
     /// beyond it.
-    pub fn done(&mut self, done: Told) -> i64 {
+    pub fn done(&mut self, done: NoticeNumber) -> i64 {
         let mut last = self.reported;
-        while let Some((revision, _)) = self.told.pop_front_if(|(_, told)| *told <= done) {
+        while let Some((revision, _)) = self.notices.pop_front_if(|(_, notice)| *notice <= done) {
             last = revision;
         }
-        if self.told.is_empty() { self.seen } else { last }
+        if self.notices.is_empty() { self.seen } else { last }
     }
 
     /// Whether the database still has the last applied change: at its revision, or, if its key was changed again, among

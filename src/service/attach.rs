@@ -31,7 +31,7 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// The watermark of the longest time for which a client may answer after this process is gone, in microseconds. Used where
+/// The watermark of the longest time for which a client may answer after this process has ended, in microseconds. Used where
 /// one process owns the database: others count their rows.
 const LONGEST_GRANT: &str = "attach.longest_grant";
 /// Uses in one report.
@@ -112,7 +112,7 @@ pub struct AttachService {
     pub(super) registry: Arc<Registry>,
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Arc<dyn Clock>,
-    /// Set once the longest grant is written down.
+    /// Set once the longest grant is stored.
     pub(super) written: OnceCell<()>,
 }
 
@@ -157,7 +157,7 @@ impl AttachService {
         };
         let (session, queue) = self.replica.attachments.register(&name, credential)?;
         let attached = Attached { service: Arc::clone(self), session, caller };
-        // Again, since a revocation of the caller before the registration was not told to the session.
+        // Again, since a revocation of the caller before the registration did not reach the session.
         self.rights(&attached.caller, deadline).await?;
         Ok((attached, Messages { queue, clock: Arc::clone(&self.clock) }))
     }
@@ -245,11 +245,11 @@ impl Attached {
         }
     }
 
-    /// Notes that the client has done what it was told.
+    /// Notes that the client has handled a message.
     ///
     /// # Errors
     ///
-    /// INVALID_ARGUMENT for what it was not told.
+    /// INVALID_ARGUMENT for a message that was never sent.
     pub(crate) fn acknowledge(&self, number: u64) -> Result<()> {
         self.service.replica.attachments.acknowledge(&self.session, number)
     }

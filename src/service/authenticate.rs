@@ -107,7 +107,7 @@ impl Authenticator {
         Ok(authenticated)
     }
 
-    /// The one that proved earlier that it holds the credential with this digest. The verdict on it is made anew.
+    /// The one that proved earlier that it holds the credential with this digest. Its verdict is evaluated again.
     ///
     /// # Errors
     ///
@@ -227,7 +227,7 @@ impl Authenticator {
     ///
     /// # Errors
     ///
-    /// Those of [`Self::authorize_verify`]. A session token is no credential here: it has no revocation that could be told.
+    /// Those of [`Self::authorize_verify`]. A session token is no credential here: no change feed reports its revocation.
     pub(super) async fn authorize_attach(
         &self,
         credential: &str,

@@ -1,4 +1,4 @@
-//! What a command line has to know before anybody signed in. It is told to everybody.
+//! What a command line has to know before anybody signed in. Anybody may read it.
 
 use super::Services;
 use crate::domain::{key::Binding, oidc::CliClient};

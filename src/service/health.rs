@@ -40,7 +40,7 @@ pub enum Ready {
     WithoutWrites(&'static str),
 }
 
-/// What whoever asks needs.
+/// What the caller of a probe needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// Every call, or, if the settings allow it, all but writes.
@@ -183,7 +183,7 @@ impl Health {
         if self.replica.has_peers() { SERVER_INTERVAL } else { FILE_INTERVAL }
     }
 
-    /// Waits until calls can be served. The lease is read anew after each measurement.
+    /// Waits until calls can be served. The lease is read again after each measurement.
     pub async fn wait_until_ready(&self) {
         let mut measured = self.measured.subscribe();
         // The sender lives as long as this service, so the wait cannot fail.

@@ -20,7 +20,7 @@ pub struct InstallationRow {
 /// A replica's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplicaRow {
-    /// Chosen anew at each join.
+    /// Chosen at each join.
     pub id: Uuid,
     /// Number of its renewals.
     pub step: i64,

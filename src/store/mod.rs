@@ -17,10 +17,10 @@
 //! A verb about keys, for example, touches at most four files:
 //!
 //! 1. `keys.rs`: its method in [`KeyStore`], its types, and its rules. Each MUST names a case of the conformance suite.
-//! 2. `engine/ops/keys.rs`: how it runs.
+//! 2. `engine/ops/keys/`: how it runs.
 //! 3. `engine/sql/keys.rs`: its statement, if both databases run the same text.
 //!
-//! If they do not, `engine/ops/keys.rs` also gets a method of `KeyDialect`, and in place of `engine/sql/keys.rs` there are
+//! If they do not, `engine/ops/keys/` also gets a method of `KeyDialect`, and in place of `engine/sql/keys.rs` there are
 //!
 //! 3. `postgres/keys.rs` and
 //! 4. `sqlite/keys.rs`: the method with its statements, which are added to the list of statements that a test prepares.

@@ -55,14 +55,14 @@ struct Shared {
 struct State {
     /// Whole lines.
     lines: Vec<u8>,
-    /// Lines that were dropped and of which no line tells yet.
+    /// Lines that were dropped and that no line has reported yet.
     dropped: u64,
     writing: bool,
 }
 
-/// What the thread tells besides the lines that it is given.
-pub(super) trait Teller: Send + 'static {
-    /// So many lines were dropped, and there is room again.
+/// What the writing thread reports besides writing lines.
+pub(super) trait QueueObserver: Send + 'static {
+    /// `count` lines were dropped, and there is room again.
     fn dropped(&mut self, count: u64);
 
     /// Called about once a second.
@@ -71,10 +71,10 @@ pub(super) trait Teller: Send + 'static {
 
 impl LogQueue {
     /// Starts the thread that writes to `out`.
-    pub fn start(out: impl Write + Send + 'static, teller: impl Teller) -> io::Result<Self> {
+    pub fn start(out: impl Write + Send + 'static, observer: impl QueueObserver) -> io::Result<Self> {
         let queue = Self::default();
         let shared = Arc::clone(&queue.0);
-        thread::Builder::new().name("log".to_owned()).spawn(move || write_for_ever(&shared, out, teller))?;
+        thread::Builder::new().name("log".to_owned()).spawn(move || write_for_ever(&shared, out, observer))?;
         Ok(queue)
     }
 
@@ -136,7 +136,7 @@ impl Write for LineWriter<'_> {
     }
 }
 
-fn write_for_ever(shared: &Shared, mut out: impl Write, mut teller: impl Teller) -> ! {
+fn write_for_ever(shared: &Shared, mut out: impl Write, mut observer: impl QueueObserver) -> ! {
     let (mut batch, mut next_tick) = (Vec::new(), Instant::now() + TICK_INTERVAL);
     loop {
         let dropped = {
@@ -151,15 +151,15 @@ fn write_for_ever(shared: &Shared, mut out: impl Write, mut teller: impl Teller)
             std::mem::take(&mut state.dropped)
         };
         write_lines(&mut out, &batch);
-        // The buffer of a burst is given back.
+        // The buffer of a burst is freed.
         batch = Vec::new();
-        // The lines that were in the way are written: there is room for one that tells of the others.
+        // The lines that were in the way are written: there is room for one that reports the others.
         if dropped > 0 {
-            teller.dropped(dropped);
+            observer.dropped(dropped);
         }
         let now = Instant::now();
         if now >= next_tick {
-            teller.tick(now);
+            observer.tick(now);
             next_tick = now + TICK_INTERVAL;
         }
     }
@@ -217,9 +217,9 @@ mod tests {
         }
     }
 
-    struct Told(mpsc::Sender<u64>);
+    struct DropCounts(mpsc::Sender<u64>);
 
-    impl Teller for Told {
+    impl QueueObserver for DropCounts {
         fn dropped(&mut self, count: u64) {
             self.0.send(count).unwrap();
         }
@@ -228,13 +228,13 @@ mod tests {
     }
 
     fn queue() -> (LogQueue, mpsc::Receiver<Vec<u8>>, mpsc::Receiver<u64>) {
-        let ((writes, read), (told, tells)) = (mpsc::sync_channel(0), mpsc::channel());
-        (LogQueue::start(Reader(writes), Told(told)).unwrap(), read, tells)
+        let ((writes, read), (dropped, drops)) = (mpsc::sync_channel(0), mpsc::channel());
+        (LogQueue::start(Reader(writes), DropCounts(dropped)).unwrap(), read, drops)
     }
 
     #[test]
-    fn a_reader_that_does_not_read_delays_nobody_and_is_told_what_was_dropped() {
-        let (queue, read, tells) = queue();
+    fn a_reader_that_does_not_read_delays_nobody_and_later_gets_the_count_of_dropped_lines() {
+        let (queue, read, drops) = queue();
         let line = [b"x".repeat(999), b"\n".to_vec()].concat();
         let start = Instant::now();
         for _ in 0..10_000 {
@@ -252,7 +252,7 @@ mod tests {
             if let Ok(bytes) = read.recv_timeout(Duration::from_millis(5)) {
                 lines.push_str(std::str::from_utf8(&bytes).unwrap());
             }
-            dropped += tells.try_iter().sum::<u64>();
+            dropped += drops.try_iter().sum::<u64>();
         }
         assert_eq!(whole(&lines) + dropped, 10_000);
         // What is queued, and what is in the hands of the thread.
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_flush_waits_for_what_is_being_written() {
-        let (queue, read, _tells) = queue();
+        let (queue, read, _drops) = queue();
         queue.push(b"last\n", Level::INFO);
         let flushing = thread::spawn(move || queue.flush(TIMEOUT));
         thread::sleep(Duration::from_millis(50));

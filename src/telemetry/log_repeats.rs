@@ -24,7 +24,7 @@ use tracing_subscriber::{Layer, layer::Context};
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Lines of one kind that are logged in an interval.
 const MAX_LINES: u64 = 5;
-/// Kinds of one place that are told apart. All further ones count as one kind.
+/// Kinds of one place that are counted apart. All further ones count as one kind.
 const MAX_KINDS: usize = 256;
 /// Length of the text that says which lines were left out.
 const MAX_TEXT_BYTES: usize = 400;
@@ -123,7 +123,7 @@ impl Repeats {
 
     /// Ends the intervals that are over, and returns what was left out in them. With `all`, ends every interval.
     pub fn end_intervals(&self, now: Instant, all: bool) -> Vec<LeftOut> {
-        let mut told = Vec::new();
+        let mut left_out = Vec::new();
         let mut end = |seen: &mut Seen| {
             if !all && now.saturating_duration_since(seen.since) < INTERVAL {
                 return true;
@@ -132,7 +132,7 @@ impl Repeats {
                 return false;
             }
             let count = std::mem::take(&mut seen.left_out);
-            told.push(LeftOut { level: seen.level, count, text: std::mem::take(&mut seen.text) });
+            left_out.push(LeftOut { level: seen.level, count, text: std::mem::take(&mut seen.text) });
             // The lines go on: of the next interval only the number is logged.
             seen.since = now;
             true
@@ -142,7 +142,7 @@ impl Repeats {
             place.others = place.others.take().and_then(|mut seen| end(&mut seen).then_some(seen));
             !place.kinds.is_empty() || place.others.is_some()
         });
-        told
+        left_out
     }
 }
 
@@ -335,11 +335,11 @@ mod tests {
         }
         assert!(!line(start) && !line(start));
         assert_eq!(repeats.end_intervals(start + INTERVAL / 2, false), []);
-        let told = |count| [LeftOut { level: Level::WARN, count, text: "here".to_owned() }];
-        assert_eq!(repeats.end_intervals(start + INTERVAL, false), told(2));
+        let left_out = |count| [LeftOut { level: Level::WARN, count, text: "here".to_owned() }];
+        assert_eq!(repeats.end_intervals(start + INTERVAL, false), left_out(2));
         // While it goes on, only the number is logged.
         assert!(!line(start + INTERVAL));
-        assert_eq!(repeats.end_intervals(start + 2 * INTERVAL, false), told(1));
+        assert_eq!(repeats.end_intervals(start + 2 * INTERVAL, false), left_out(1));
         assert_eq!(repeats.end_intervals(start + 3 * INTERVAL, false), []);
         assert!(line(start + 3 * INTERVAL));
     }

@@ -15,7 +15,7 @@ use tracing::Level;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use super::{
-    log_queue::{LogQueue, Teller},
+    log_queue::{LogQueue, QueueObserver},
     log_repeats::{LeftOut, RepeatLayer, Repeats},
 };
 
@@ -88,7 +88,7 @@ impl Drop for LogGuard {
 /// Logs what the log itself has to say.
 struct Notes(Arc<Repeats>);
 
-impl Teller for Notes {
+impl QueueObserver for Notes {
     fn dropped(&mut self, count: u64) {
         tracing::warn!(count, "log lines dropped: standard error is not read fast enough");
     }

@@ -239,7 +239,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a request that a gateway was told to refuse, or that could not be decided.
+    /// Counts a request that a gateway has to refuse, or that could not be decided.
     pub(crate) fn gateway_refused(&self, keyspace: &str, kind: GatewayKind, code: &'static str) {
         metrics::with_local_recorder(&self.recorder, || gateway_counter(keyspace, kind, code)).increment(1);
     }
@@ -308,7 +308,7 @@ fn describe() {
     metrics::describe_counter!(UNREADABLE_ROWS, "Database rows that could not be read and were skipped.");
     metrics::describe_gauge!(CACHED_KEYS, "Keys in memory.");
     metrics::describe_gauge!(CACHED_BYTES, Unit::Bytes, "Bytes that keys in memory take.");
-    metrics::describe_counter!(USES_DROPPED, "Uses that are not written down, since too many waited.");
+    metrics::describe_counter!(USES_DROPPED, "Uses that are not stored, since too many waited.");
     metrics::describe_gauge!(LEASE_SECONDS, Unit::Seconds, "How long memory may still answer.");
     metrics::describe_gauge!(LIMITS_SHARED, "Whether limits are shared with other replicas now.");
     metrics::describe_counter!(LIMIT_FALLBACKS, "Spendings that should have been shared and were not.");

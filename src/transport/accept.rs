@@ -34,7 +34,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(50);
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// Calls of a connection that are worked on at once while none was authenticated on it.
 pub const MAX_STRANGER_CALLS: usize = 32;
-/// Credentials refused in a row after which a connection is closed. To go on guessing, its client has to connect anew.
+/// Credentials refused in a row after which a connection is closed. To go on guessing, its client has to connect again.
 pub const MAX_REFUSALS: u32 = 20;
 /// Set in [`Admission::standing`] once a call was authenticated; the rest counts refused credentials in a row.
 const AUTHENTICATED: u32 = 1 << 31;
@@ -59,7 +59,7 @@ pub struct ConnectionTable {
 #[derive(Default)]
 struct Open {
     next: u64,
-    /// Connections that were not told to close.
+    /// Connections that were not asked to close.
     total: usize,
     addresses: HashMap<IpAddr, OfAddress>,
 }
@@ -72,7 +72,7 @@ struct OfAddress {
     anonymous: BTreeMap<u64, CancellationToken>,
 }
 
-/// The place of one connection in its listener's table; given back when this is dropped.
+/// The place of one connection in its listener's table; released when this is dropped.
 pub struct Admission {
     table: Arc<ConnectionTable>,
     network: IpAddr,
@@ -185,7 +185,7 @@ impl Admission {
     }
 
     /// Waits until fewer than [`MAX_STRANGER_CALLS`] calls of this connection have a turn; does not wait once a call was
-    /// authenticated on it. The turn is given back when the permit is dropped.
+    /// authenticated on it. The turn is released when the permit is dropped.
     pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         self.turns.acquire().await.ok()
     }

@@ -78,7 +78,7 @@ pub const GATEWAY: Setting = Setting::unset(
     "gateway",
     "any live key passes, or only those that a route lets pass",
     "{ unmatched = \"deny\", strip_credential = true, org_param = \"orgId\" }",
-    "What gateways are told that ask about keys of this keyspace ([gateways.md](gateways.md)).",
+    "How requests of gateways about keys of this keyspace are decided ([gateways.md](gateways.md)).",
 )
 .fields(&[UNMATCHED, STRIP_CREDENTIAL, ORG_PARAM]);
 

@@ -1,10 +1,10 @@
 //! Attached clients: they hold keys in their own memory, under grants of this replica.
 //!
 //! The promise covers them: no Verify that starts in a client after Revoke returned answers VALID. The replica therefore
-//! tells every session of a change ([`Attachments::apply`]) after it has cleared its own memory and before it extends its
+//! notifies every session of a change ([`Attachments::apply`]) after it has cleared its own memory and before it extends its
 //! own lease, and reports the change only when every session is done with it ([`Attachments::done`]): the session has
-//! acknowledged, or the grant that it had when it was told, and the margin, are over. Grants of sessions that are gone
-//! stay counted. `docs/consistency.md` has the rules, and `tests/model/attach` the model that needs each of them.
+//! acknowledged, or the grant that it had when it was notified, and the margin, have ended. Grants of sessions that have
+//! ended stay counted. `docs/consistency.md` has the rules, and `tests/model/attach` the model that needs each of them.
 
 mod session;
 
@@ -54,9 +54,9 @@ impl Default for AttachRules {
     }
 }
 
-/// A position in the sequence of changes that sessions were told of.
+/// The number of a change in the sequence of those that sessions were notified of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Told(u64);
+pub(crate) struct NoticeNumber(u64);
 
 /// The sessions of this replica, and what changes still wait for.
 pub struct Attachments {
@@ -73,10 +73,10 @@ pub struct Attachments {
 struct Book {
     sessions: HashMap<u64, Arc<Session>>,
     next_id: u64,
-    /// Until when a session that is gone may answer, margin included.
+    /// Until when clients of sessions that have ended may answer, margin included.
     ghosts_until: Micros,
-    /// The last change.
-    told: u64,
+    /// The number of the last change.
+    last_notice: u64,
     /// Changes that are not done, the earliest first.
     waits: VecDeque<Wait>,
     /// Nothing is granted any more.
@@ -85,10 +85,10 @@ struct Book {
 
 /// What one change waits for.
 struct Wait {
-    told: u64,
-    /// Sessions that are gone.
+    notice: u64,
+    /// For sessions that have ended.
     until: Micros,
-    /// Sessions that were told: the number of the message, and when the session's grant of that moment is over.
+    /// Sessions that were notified: the number of the message, and when the session's grant of that moment is over.
     sessions: Vec<(Arc<Session>, u64, Micros)>,
 }
 
@@ -111,7 +111,7 @@ impl Attachments {
         Self { clock, cache, lease, rules, book: Mutex::default(), progress: watch::Sender::new(0) }
     }
 
-    /// The longest grant, and the margin: how long a client may answer after this process is gone.
+    /// The longest grant, and the margin: how long a client may answer after this process has ended.
     pub(crate) fn longest(&self) -> Micros {
         micros(self.rules.lease + LEASE_MARGIN)
     }
@@ -161,20 +161,20 @@ impl Attachments {
         session.answer(key, &self.cache)
     }
 
-    /// Tells every session that may hold a key of a change to it. Call this after the replica's own memory was cleared of it,
+    /// Notifies every session that may hold a key of a change to it. Call this after the replica's own memory was cleared of it,
     /// and before its lease is extended.
-    pub(crate) fn apply(&self, digest: &Digest) -> Told {
-        self.tell(|session, now| session.invalidate(digest, now))
+    pub(crate) fn apply(&self, digest: &Digest) -> NoticeNumber {
+        self.notify(|session, now| session.invalidate(digest, now))
     }
 
-    /// Tells every session that any key may have changed.
-    pub(crate) fn clear(&self) -> Told {
-        self.tell(|session, now| Some(session.clear(now)))
+    /// Notifies every session that any key may have changed.
+    pub(crate) fn clear(&self) -> NoticeNumber {
+        self.notify(|session, now| Some(session.clear(now)))
     }
 
-    fn tell(&self, message: impl Fn(&Session, Micros) -> Option<(u64, Micros)>) -> Told {
+    fn notify(&self, message: impl Fn(&Session, Micros) -> Option<(u64, Micros)>) -> NoticeNumber {
         let mut book = self.book.lock();
-        book.told += 1;
+        book.last_notice += 1;
         let now = self.clock.boottime();
         let mut sessions = Vec::new();
         for session in book.sessions.values() {
@@ -184,11 +184,11 @@ impl Attachments {
                 sessions.push((Arc::clone(session), number, until));
             }
         }
-        let (told, until) = (book.told, book.ghosts_until);
+        let (notice, until) = (book.last_notice, book.ghosts_until);
         if !sessions.is_empty() || until > now {
-            book.waits.push_back(Wait { told, until, sessions });
+            book.waits.push_back(Wait { notice, until, sessions });
         }
-        Told(told)
+        NoticeNumber(notice)
     }
 
     /// Handles an acknowledgement.
@@ -222,22 +222,22 @@ impl Attachments {
         book.ghosts_until = book.ghosts_until.max(self.clock.boottime().saturating_add(length));
     }
 
-    /// The last change that sessions were told of.
-    pub(crate) fn told(&self) -> Told {
-        Told(self.book.lock().told)
+    /// The last change that sessions were notified of.
+    pub(crate) fn last_notice(&self) -> NoticeNumber {
+        NoticeNumber(self.book.lock().last_notice)
     }
 
     /// The last change with which every session is done, and all before it.
-    pub(crate) fn done(&self) -> Told {
+    pub(crate) fn done(&self) -> NoticeNumber {
         let mut book = self.book.lock();
         let now = self.clock.boottime();
         if fault_injection::disabled("attach_wait") {
-            return Told(book.told);
+            return NoticeNumber(book.last_notice);
         }
         while book.waits.front().is_some_and(|wait| wait.is_done(now)) {
             book.waits.pop_front();
         }
-        Told(book.waits.front().map_or(book.told, |wait| wait.told - 1))
+        NoticeNumber(book.waits.front().map_or(book.last_notice, |wait| wait.notice - 1))
     }
 
     /// How long until the earliest change is done although nobody acknowledges; none if no change waits.
@@ -260,11 +260,11 @@ impl Attachments {
         let _ = tokio::time::timeout(end, progress.changed()).await;
     }
 
-    /// Waits until every session is done with what it was told until now.
+    /// Waits until every session is done with every change until now.
     pub(crate) async fn wait(&self) {
         let mut progress = self.subscribe();
-        let told = self.told();
-        while self.done() < told {
+        let last = self.last_notice();
+        while self.done() < last {
             self.progress(&mut progress).await;
         }
     }

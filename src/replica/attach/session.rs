@@ -1,4 +1,4 @@
-//! One session: what one client may hold, what it was told and has acknowledged, and until when it may answer.
+//! One session: what one client may hold, what it was sent and has acknowledged, and until when it may answer.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Keys that a session is interested in, one by one. A session with more is told of every change.
+/// Keys that a session is interested in, one by one. A session with more is notified of every change.
 const MAX_INTERESTS: usize = 1 << 16;
 /// A session that asks for time while it has left a message unacknowledged for this long is cut.
 const MAX_UNACKNOWLEDGED: Micros = SECOND;
@@ -97,7 +97,8 @@ impl Interests {
         }
     }
 
-    /// Whether the client may hold the key. It does not hold it any more once it was told.
+    /// Whether the client may hold the key. It does not hold it any more once it has handled the
+    /// message.
     fn take(&mut self, digest: &Digest) -> bool {
         match self {
             Self::Some(words) => words.remove(&first_word(digest)),
@@ -120,7 +121,7 @@ impl State {
     }
 
     /// Numbers a message that is to be acknowledged; the number, and when the grants until now are over.
-    fn tell(&mut self, now: Micros, message: impl FnOnce(u64) -> Down) -> (u64, Micros) {
+    fn send_numbered(&mut self, now: Micros, message: impl FnOnce(u64) -> Down) -> (u64, Micros) {
         self.sent += 1;
         self.owes_since = self.owes_since.or(Some(now));
         self.send(message(self.sent));
@@ -143,8 +144,8 @@ impl Session {
     }
 
     /// Grants at most `longest`, and at most what is left of the replica's own lease. The end is recorded in the same step
-    /// in which the grant is enqueued. The lease is read within that step: whoever ends it and then asks for the end of
-    /// all grants has this one included, or this one finds the lease ended.
+    /// in which the grant is enqueued. The lease is read within that step: code that ends the lease and then asks for the
+    /// end of all grants finds this grant, or this grant finds the lease ended.
     pub(super) fn grant(&self, renewal: Renewal, longest: Micros, lease: impl Fn() -> Micros, clock: &dyn Clock) {
         let mut state = self.state.lock();
         let now = clock.boottime();
@@ -177,25 +178,25 @@ impl Session {
         true
     }
 
-    /// Tells of a change to a key, if the client may hold it or lives by it.
+    /// Notifies the client of a change to a key, if it may hold the key or is authenticated by it.
     pub(super) fn invalidate(&self, digest: &Digest, now: Micros) -> Option<(u64, Micros)> {
         let mut state = self.state.lock();
-        let mut told = None;
+        let mut sent = None;
         if state.interests.take(digest) {
-            told = Some(state.tell(now, |number| Down::Invalidate { number, digest: *digest }));
+            sent = Some(state.send_numbered(now, |number| Down::Invalidate { number, digest: *digest }));
         }
         if self.credential.as_ref() == Some(digest) {
             state.going = true;
-            told = Some(state.tell(now, |number| Down::End { number }));
+            sent = Some(state.send_numbered(now, |number| Down::End { number }));
         }
-        told
+        sent
     }
 
-    /// Tells that any key may have changed.
+    /// Notifies the client that any key may have changed.
     pub(super) fn clear(&self, now: Micros) -> (u64, Micros) {
         let mut state = self.state.lock();
         state.interests = Interests::Some(HashSet::new());
-        state.tell(now, |number| Down::Clear { number })
+        state.send_numbered(now, |number| Down::Clear { number })
     }
 
     /// Asks the client to move, and grants nothing any more.

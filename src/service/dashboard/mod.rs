@@ -111,7 +111,7 @@ impl DashboardSessions {
         Ok(NewSession { session, cookie: secret.cookie(&self.master_keys) })
     }
 
-    /// The session of a cookie, with the caller as of now: a key's verdict is taken anew, and a person's token is
+    /// The session of a cookie, with the caller as of now: a key's verdict is evaluated again, and a person's token is
     /// refreshed when it has expired. `None` if there is no such session, or it has ended.
     ///
     /// # Errors

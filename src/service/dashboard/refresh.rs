@@ -92,7 +92,7 @@ impl DashboardSessions {
                 tracing::info!(issuer, why, "the issuer refused to refresh a session of the dashboard: it ends");
                 return Ok(None);
             }
-            // The claim is given back, so that the next request may try.
+            // The claim is released, so that the next request may try.
             Err(CodeFlowError::Unavailable(why)) => (person.clone(), Some(why)),
         };
         let refreshed = RefreshedPerson { person: person.clone(), claim };

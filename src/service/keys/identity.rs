@@ -1,4 +1,4 @@
-//! Who a caller is, told to the caller itself.
+//! Who a caller is, for the caller itself.
 
 use std::sync::Arc;
 

@@ -36,6 +36,22 @@ pub struct ListKeys {
     pub page_token: String,
 }
 
+impl ListKeys {
+    /// Checks the filters and the size of a page.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_ARGUMENT with every bad field.
+    pub(super) fn validate(&self) -> Result<()> {
+        let mut violations = Violations::default();
+        violations.binding(&self.binding);
+        violations.identifier("keyspace", &self.keyspace);
+        violations.actor("created_by", &self.created_by);
+        violations.check(self.page_size <= MAX_PAGE_SIZE, "page_size", "must be 0 to 1000");
+        violations.finish()
+    }
+}
+
 /// A page of keys.
 #[derive(Debug, Clone)]
 pub struct Page {
@@ -53,12 +69,7 @@ impl Keys {
     /// INVALID_ARGUMENT with every bad field; PERMISSION_DENIED; UNAVAILABLE; DEADLINE_EXCEEDED.
     pub async fn list(&self, caller: &Caller, request: ListKeys, context: CallContext<'_>) -> Result<Page> {
         let (manager, mut call) = self.calls.begin(caller)?;
-        let mut violations = Violations::default();
-        violations.binding(&request.binding);
-        violations.identifier("keyspace", &request.keyspace);
-        violations.actor("created_by", &request.created_by);
-        violations.check(request.page_size <= MAX_PAGE_SIZE, "page_size", "must be 0 to 1000");
-        violations.finish()?;
+        request.validate()?;
         let Binding { organization, instance, environment } = request.binding;
         let mut binding = [filter(organization), filter(instance), filter(environment)];
         manager.restrict_filter(&mut binding)?;

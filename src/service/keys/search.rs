@@ -12,7 +12,7 @@ use crate::{
         key::{Binding, KeyId, KeyRecord, KeyStatus},
         secret::DISPLAY_PREFIX_LEN,
         text,
-        validation::{MAX_NAME_LEN, MAX_PAGE_SIZE, Violations},
+        validation::{MAX_NAME_LEN, Violations},
     },
     service::{
         context::CallContext,
@@ -73,12 +73,7 @@ impl Keys {
             }
         };
         let (manager, mut call) = self.calls.begin(caller)?;
-        let mut violations = Violations::default();
-        violations.binding(&request.binding);
-        violations.identifier("keyspace", &request.keyspace);
-        violations.actor("created_by", &request.created_by);
-        violations.check(request.page_size <= MAX_PAGE_SIZE, "page_size", "must be 0 to 1000");
-        violations.finish()?;
+        request.validate()?;
         let Binding { organization, instance, environment } = request.binding;
         let mut binding = [filter(organization), filter(instance), filter(environment)];
         manager.restrict_filter(&mut binding)?;

@@ -179,7 +179,7 @@ impl From<sqlx::Error> for OpenError {
     fn from(error: sqlx::Error) -> Self {
         if matches!(&error, sqlx::Error::Tls(why) if why.to_string() == NO_TLS) {
             return Self::Refused(
-                "the server has no TLS, and whoever answers in its place would be given the password: turn TLS on there, or \
+                "the server has no TLS, and a server that answers in its place would get the password: turn TLS on there, or \
                  say sslmode=disable in the URL if the network itself is trusted"
                     .to_owned(),
             );

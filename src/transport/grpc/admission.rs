@@ -120,7 +120,7 @@ pub(crate) fn admit(
         CallerStanding::Public | CallerStanding::Revoked => MAX_PUBLIC_MESSAGE_BYTES,
         CallerStanding::Authenticated | CallerStanding::Unknown { .. } => MAX_MESSAGE_BYTES,
     };
-    // Nobody can forge a key that is well-formed, so whoever holds one is no stranger. Anybody can write a token.
+    // Nobody can forge a key that is well-formed, so its holder is no stranger. Anybody can write a token.
     let known = match caller {
         CallerStanding::Public => admission.is_authenticated(),
         CallerStanding::Authenticated => true,

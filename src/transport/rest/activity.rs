@@ -103,7 +103,7 @@ impl Activity {
             if Instant::now() >= deadline {
                 return;
             }
-            // Progress moves the deadline, and headers may bring it forward: it is computed anew at short intervals.
+            // Progress moves the deadline, and headers may bring it forward: it is computed again at short intervals.
             sleep_until(deadline.min(Instant::now() + Duration::from_secs(1))).await;
         }
     }

@@ -132,8 +132,8 @@ async fn answer(
     allowed: Option<&AllowedKeyspaces>,
 ) -> Result<Allowed> {
     let (headers, family) = (&parts.headers, place.family());
-    let target = told(headers, family.target)?;
-    let method = told(headers, family.method)?;
+    let target = forwarded(headers, family.target)?;
+    let method = forwarded(headers, family.method)?;
     for (other, own) in family.others.into_iter().zip([&target, &method]) {
         // A client can send these itself. If the gateway passes them on, one of both is the client's.
         if headers.get_all(other).iter().any(|value| String::from_utf8_lossy(value.as_bytes()) != *own) {
@@ -159,7 +159,7 @@ async fn answer(
 }
 
 /// The value of a header that the gateway has to send.
-fn told<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Cow<'h, str>> {
+fn forwarded<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Cow<'h, str>> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (Some(value), None) if !value.is_empty() => Ok(String::from_utf8_lossy(value.as_bytes())),

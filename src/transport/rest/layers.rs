@@ -143,7 +143,7 @@ async fn limit_failed_authentications(context: RequestContext, request: Request,
     if let Some(error) = failed.filter(|_| !context.is_failure_counted()).cloned() {
         response = RestError::from(context.refused(error)).into_response();
     }
-    // HTTP/2 has no such header: its client is told by a frame.
+    // HTTP/2 has no such header: a frame asks its client.
     if version < Version::HTTP_2 && context.connection().admission.is_refused() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// What command lines are told beside the keyspaces.
+/// What discovery answers beside the keyspaces.
 #[derive(Debug, Clone, Default)]
 pub struct Published {
     /// Where gRPC is served; `None` if it listens on every address.
@@ -38,7 +38,7 @@ pub(crate) struct RestState {
     pub(crate) service: Arc<Services>,
     /// The settings of `[http]`.
     pub(crate) http: Http,
-    /// What command lines are told of the other listeners.
+    /// What discovery answers about the other listeners.
     pub(crate) published: Published,
     /// The OpenAPI document.
     pub(crate) document: Bytes,
@@ -106,7 +106,7 @@ impl RequestContext {
         &self.0.state.http
     }
 
-    /// What command lines are told of the other listeners.
+    /// What discovery answers about the other listeners.
     pub(crate) fn published(&self) -> &Published {
         &self.0.state.published
     }

@@ -56,20 +56,20 @@ pub async fn logout(environment: &Environment) -> Result {
 pub async fn whoami(environment: &Environment) -> Result {
     let screen = &environment.screen;
     let mut api = Api::connect(environment).await?;
-    let told = screen.wait("asking", api.get(&["api", "v1", "whoami"], &[])).await?;
+    let answer = screen.wait("asking", api.get(&["api", "v1", "whoami"], &[])).await?;
     let (url, current) = (environment.url()?, environment.organization()?);
-    output::object(screen, environment.format(), &told, || {
-        let text = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
+    output::object(screen, environment.format(), &answer, || {
+        let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
         let list = |name: &str| {
-            let items = told[name].as_array().into_iter().flatten();
+            let items = answer[name].as_array().into_iter().flatten();
             items.filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
         };
-        let organizations = told["organizations"].as_array().into_iter().flatten().map(|own| {
+        let organizations = answer["organizations"].as_array().into_iter().flatten().map(|own| {
             let id = own["id"].as_str().unwrap_or_default();
             own["role"].as_str().map_or_else(|| id.to_owned(), |role| format!("{id} ({role})"))
         });
         let organizations = organizations.collect::<Vec<_>>().join(", ");
-        let expires = told["expiresAt"].as_str().and_then(parse_time).map(|at| relative(at, now()));
+        let expires = answer["expiresAt"].as_str().and_then(parse_time).map(|at| relative(at, now()));
         let by = if environment.api_key().is_some() {
             format!("the key in {}", environment.product.variable("API_KEY"))
         } else {

@@ -62,9 +62,9 @@ pub async fn deliveries(environment: &Environment, id: &str) -> Result {
     let organization = organization(environment)?;
     let mut api = Api::connect(environment).await?;
     let query = [("orgId", organization.as_str())];
-    let told = environment.screen.wait("asking", api.get(&["api", "events", id, "deliveries"], &query)).await?;
+    let answer = environment.screen.wait("asking", api.get(&["api", "events", id, "deliveries"], &query)).await?;
     let mut listing = Listing::new(&environment.screen, environment.format(), &DELIVERIES);
-    listing.page(told["deliveries"].as_array().map(Vec::as_slice).unwrap_or_default())?;
+    listing.page(answer["deliveries"].as_array().map(Vec::as_slice).unwrap_or_default())?;
     if listing.finish()? == 0 {
         environment.screen.note("The key had no webhook.");
     }

@@ -31,7 +31,7 @@ pub async fn login(environment: &Environment, arguments: &Login) -> Result {
             .hint(format_args!("Use a key: set {}.", environment.product.variable("API_KEY"))));
     };
     if base.scheme() == "http" && !is_local(&base) {
-        screen.warn(format!("{base} is not encrypted: whoever listens gets your session"));
+        screen.warn(format!("{base} is not encrypted: anybody on the way can read your session"));
     }
     let issuer = screen.wait("connecting to the issuer", oauth::issuer(&http, identifier)).await?;
     let scopes = service.scopes.unwrap_or_else(|| vec!["openid".to_owned()]).join(" ");
@@ -58,9 +58,9 @@ async fn keep(environment: &Environment, base: &Url, accepted: Accepted) -> Resu
         screen.warn(format!("this machine's clock is {by} minutes {which} the issuer's"));
     }
     let mut api = Api::with_token(environment, api::http(environment)?, base.clone(), &tokens.id_token);
-    let told = screen.wait("signing in", api.get(&["api", "v1", "whoami"], &[])).await?;
+    let answer = screen.wait("signing in", api.get(&["api", "v1", "whoami"], &[])).await?;
     let organizations: Vec<&str> =
-        told["organizations"].as_array().into_iter().flatten().filter_map(|own| own["id"].as_str()).collect();
+        answer["organizations"].as_array().into_iter().flatten().filter_map(|own| own["id"].as_str()).collect();
     let lock = environment.lock().await?;
     // Another person's choice, or one at another service, is no choice.
     let before = environment.settings()?;
@@ -69,13 +69,13 @@ async fn keep(environment: &Environment, base: &Url, accepted: Accepted) -> Resu
     environment.write_tokens(&tokens)?;
     environment.write_settings(&Settings { url: Some(base.to_string()), organization: kept.clone() })?;
     drop(lock);
-    let who = told["name"].as_str().or(told["subject"].as_str()).unwrap_or_default();
+    let who = answer["name"].as_str().or(answer["subject"].as_str()).unwrap_or_default();
     screen.note(format!("Signed in as {} at {base} (environment {}).", escape(who), environment.name));
     describe_choice(environment, &organizations, kept.as_deref());
     if environment.api_key().is_some() {
         screen.warn(format!("{} is set and goes before this session", environment.product.variable("API_KEY")));
     }
-    if told["organizations"] == Value::Array(Vec::new()) {
+    if answer["organizations"] == Value::Array(Vec::new()) {
         screen.warn("you are in no organization");
     }
     Ok(())

@@ -21,9 +21,9 @@ const COLUMNS: [Column; 3] = [
 /// The caller's organizations, each with whether it is the current one.
 async fn organizations(environment: &Environment) -> Result<Vec<Value>> {
     let mut api = Api::connect(environment).await?;
-    let told = environment.screen.wait("asking", api.get(&["api", "v1", "whoami"], &[])).await?;
+    let answer = environment.screen.wait("asking", api.get(&["api", "v1", "whoami"], &[])).await?;
     let current = environment.organization()?;
-    let own = told["organizations"].as_array().cloned().unwrap_or_default();
+    let own = answer["organizations"].as_array().cloned().unwrap_or_default();
     // Where there is one, it needs no choice.
     let only = own.len() == 1;
     let marked = own.into_iter().map(|own| {

@@ -29,7 +29,7 @@ pub struct Loopback {
     port: u16,
 }
 
-/// What the issuer sent the browser back with. `done` is told what the page shall say.
+/// What the issuer sent the browser back with. `done` receives what the page has to say.
 pub struct Callback {
     pub parameters: HashMap<String, String>,
     pub done: oneshot::Sender<Page>,

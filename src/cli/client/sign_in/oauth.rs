@@ -126,15 +126,15 @@ pub async fn token(
 ) -> Result<std::result::Result<Issued, Refusal>> {
     // A code and a refresh token are used once.
     let reply = http.send(&post(secure(&issuer.token_endpoint)?, form)).await?;
-    let Ok(told) = serde_json::from_slice::<TokenReply>(&reply.body) else {
+    let Ok(reply_body) = serde_json::from_slice::<TokenReply>(&reply.body) else {
         return Err(Failure::new(format_args!("the issuer answers {} to a request for tokens", reply.status)));
     };
     if reply.status != StatusCode::OK {
-        let code = told.error.ok_or_else(|| Failure::new(format_args!("the issuer answers {}", reply.status)))?;
-        return Ok(Err(Refusal { code, description: told.error_description.unwrap_or_default() }));
+        let code = reply_body.error.ok_or_else(|| Failure::new(format_args!("the issuer answers {}", reply.status)))?;
+        return Ok(Err(Refusal { code, description: reply_body.error_description.unwrap_or_default() }));
     }
-    let id_token = told.id_token.ok_or_else(|| Failure::new("the issuer gave no ID token"))?;
-    Ok(Ok(Issued { id_token, refresh_token: told.refresh_token }))
+    let id_token = reply_body.id_token.ok_or_else(|| Failure::new("the issuer gave no ID token"))?;
+    Ok(Ok(Issued { id_token, refresh_token: reply_body.refresh_token }))
 }
 
 /// Checks what an ID token says (OpenID Connect Core 1.0, section 3.1.3.7). It came from the issuer itself over TLS, and the

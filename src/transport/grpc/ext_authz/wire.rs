@@ -144,7 +144,7 @@ fn http_request<'a>(bytes: &'a [u8], checked: &mut CheckedRequest<'a>) -> Result
             }
             4 => checked.target = text(value)?,
             5 => checked.host = text(value)?,
-            // Envoy was told to send headers unjoined.
+            // Envoy is configured to send headers unjoined.
             13 => return Err(Malformed),
             _ => {}
         }

@@ -38,7 +38,7 @@ const MAX_BATCH: usize = 64;
 /// - The client does not answer a keepalive ping in time.
 /// - Between two pings, no request was made, and no call was ever authenticated.
 /// - All requests are answered after `shutdown` was cancelled, or after the connection reached its maximum age. From then
-///   on the client is told (GOAWAY) to send new requests elsewhere.
+///   on a GOAWAY frame asks the client to send new requests elsewhere.
 /// - The grace period that follows the maximum age is over.
 ///
 /// How long a drain may take after `shutdown` is bounded by the caller.
@@ -64,7 +64,7 @@ struct Driver<'a, I, H> {
     in_grace: bool,
     shutdown: CancellationToken,
     shutdown_requested: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// The client was told that the connection is closing.
+    /// A GOAWAY frame was sent.
     draining: bool,
     /// Requests of this turn that are not given to the handler yet.
     accepted: Vec<(Request<RecvStream>, SendResponse<Bytes>)>,

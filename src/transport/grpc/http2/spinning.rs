@@ -94,7 +94,7 @@ mod tests {
             spinning.begin(now);
             spinning.end(now, accepted);
         }
-        // Polls without a request do not start the wait anew.
+        // Polls without a request do not restart the wait.
         for _ in 0..3 {
             spinning.begin(now + wait);
             spinning.end(now + wait, 0);

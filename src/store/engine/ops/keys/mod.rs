@@ -1,7 +1,10 @@
-//! The verbs about keys.
+//! The verbs about keys. `create` has those that create, `list` those that read many.
+
+mod create;
+mod list;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -9,45 +12,41 @@ use async_trait::async_trait;
 use sqlx::Database;
 use uuid::Uuid;
 
+pub(super) use self::list::scan_end;
+use self::{
+    create::{MAX_BOUNDED_CREATIONS, MAX_CREATIONS, create_bounded_keys, create_keys},
+    list::{count_keys, list_keys, search_keys},
+};
 use crate::{
     domain::{
-        clock::{Micros, SECOND},
+        clock::Micros,
         egress::host_of,
-        event::{EventId, SYSTEM},
+        event::SYSTEM,
         key::{Digest, KeyFacts, KeyId, KeyRecord},
     },
     store::{
         engine::{
             attempts::Attempts,
             backend::Backend,
-            classify::{AttemptError, AttemptResult},
+            classify::AttemptResult,
             connection::{Executor, PooledConnection, Value},
             insert::NewKey,
             rows::{
                 events::EventRow,
                 keys::{FactsRow, KeyRow, read_facts},
-                readable::{NextRows, PageReader, Readable, RowResult, ScannedRows, Unreadable},
             },
-            sql::{
-                events::{FIND_EVENT, REVOCATIONS},
-                filter::Listing,
-                keys as sql,
-            },
+            sql::{events::FIND_EVENT, keys as sql},
             write_batch::{BatchedWrites, WriteBatcher},
         },
-        error::{Result, StoreError},
+        error::Result,
         keys::{
-            CountQuery, KeyCounts, KeySearch, KeyStore, ListQuery, Revocation, SearchQuery, SecretChange, Usage,
-            WebhookChange, WebhookRemoval, WebhookUpdate,
+            CountQuery, KeyCounts, KeyStore, ListQuery, Revocation, SearchQuery, SecretChange, Usage, WebhookChange,
+            WebhookRemoval, WebhookUpdate,
         },
-        page::{MAX_SCANNED_ROWS, RowPage},
+        page::RowPage,
     },
 };
 
-/// Maximum number of creations in one statement.
-const MAX_CREATIONS: usize = 256;
-/// Maximum number of creations in one transaction that counts the keys of their organizations first.
-const MAX_BOUNDED_CREATIONS: usize = 64;
 /// Maximum number of revocations in one statement. Each updates the single `keyward_revision` row and leaves a dead tuple
 /// behind, which later revocations in the same statement must scan past.
 const MAX_REVOCATIONS: usize = 64;
@@ -189,88 +188,6 @@ async fn first_root_key(db: &mut impl KeyDialect, key: &KeyRecord) -> AttemptRes
     Ok(find_by_id(db, key.id).await?.is_some())
 }
 
-/// Writes keys and returns the result of each.
-async fn create_keys(db: &mut impl KeyDialect, keys: &[KeyRecord]) -> AttemptResult<Vec<Result<()>>> {
-    let new = keys.iter().map(NewKey::of).collect::<Result<Vec<_>>>()?;
-    let written: HashSet<Uuid> = db.create_keys(&new).await?.into_iter().collect();
-    let mut occurrences = HashMap::<KeyId, usize>::new();
-    for key in keys {
-        *occurrences.entry(key.id).or_default() += 1;
-    }
-    // Of two keys with one id, `written` does not say which one was written.
-    let in_doubt = |key: &KeyRecord| !written.contains(&key.id.0) || occurrences[&key.id] > 1;
-    let ids: Vec<Uuid> = keys.iter().filter(|key| in_doubt(key)).map(|key| key.id.0).collect();
-    let existing = keys_of_ids(db, &ids).await?;
-    Ok(keys
-        .iter()
-        .map(|key| if in_doubt(key) { creation_result(key, existing.get(&key.id.0)) } else { Ok(()) })
-        .collect())
-}
-
-/// Creates those keys for which their organization has room, and returns for each whether it was written.
-async fn create_bounded_keys(
-    db: &mut impl KeyDialect,
-    creations: &[(KeyRecord, u32)],
-) -> AttemptResult<Vec<Result<bool>>> {
-    let names: BTreeSet<String> = creations.iter().map(|(key, _)| key.binding.organization.clone()).collect();
-    let names: Vec<String> = names.into_iter().collect();
-    db.begin_counting(&names).await.map_err(AttemptError::Unreachable)?;
-    let created = count_and_create(db, creations).await;
-    db.end_counting(created.is_ok()).await.map_err(AttemptError::Unreachable)?;
-    created
-}
-
-async fn count_and_create(
-    db: &mut impl KeyDialect,
-    creations: &[(KeyRecord, u32)],
-) -> AttemptResult<Vec<Result<bool>>> {
-    let ids: Vec<Uuid> = creations.iter().map(|(key, _)| key.id.0).collect();
-    // Those exist whose first reply was lost. They are counted already.
-    let known = keys_of_ids(db, &ids).await?;
-    let mut room = HashMap::<(&str, &str), i64>::new();
-    let mut admitted = HashSet::new();
-    for (key, max) in creations.iter().filter(|(key, _)| !known.contains_key(&key.id.0)) {
-        let scope = (key.binding.organization.as_str(), key.keyspace.as_str());
-        let left = match room.entry(scope) {
-            Entry::Occupied(left) => left.into_mut(),
-            Entry::Vacant(entry) => {
-                let max = i64::from(*max);
-                let values = [Value::Text(scope.0), Value::Text(scope.1), Value::Int(key.created_at), Value::Int(max)];
-                let counts: Vec<(i64,)> = db.fetch(sql::COUNT_LIVE, &values).await?;
-                entry.insert(max - counts.first().map_or(max, |(count,)| *count))
-            }
-        };
-        if *left > 0 && admitted.insert(key.id) {
-            *left -= 1;
-        }
-    }
-    let chosen: Vec<&KeyRecord> =
-        creations.iter().map(|(key, _)| key).filter(|key| admitted.contains(&key.id)).collect();
-    let new = chosen.iter().map(|key| NewKey::of(key)).collect::<Result<Vec<_>>>()?;
-    let written: HashSet<Uuid> =
-        if new.is_empty() { HashSet::new() } else { db.create_counted_keys(&new).await?.into_iter().collect() };
-    Ok(creations
-        .iter()
-        .map(|(key, _)| match known.get(&key.id.0) {
-            Some(existing) => creation_result(key, Some(existing)).map(|()| true),
-            None if written.contains(&key.id.0) => Ok(true),
-            None if admitted.contains(&key.id) => Err(StoreError::DigestCollision),
-            None => Ok(false),
-        })
-        .collect())
-}
-
-/// Returns the result of a creation, given the key that has its id now.
-fn creation_result(key: &KeyRecord, existing: Option<&Result<KeyRecord>>) -> Result<()> {
-    match existing {
-        // Also a retry: the reply to the attempt that wrote it was lost.
-        Some(Ok(existing)) if existing.digest == key.digest => Ok(()),
-        Some(Ok(_)) => Err(StoreError::Row(format!("the id {} is another key's", key.id))),
-        Some(Err(error)) => Err(error.clone()),
-        None => Err(StoreError::DigestCollision),
-    }
-}
-
 /// Reads keys by their ids. A key that cannot be read does not fail the others.
 async fn keys_of_ids(db: &mut impl KeyDialect, ids: &[Uuid]) -> AttemptResult<HashMap<Uuid, Result<KeyRecord>>> {
     let rows = if ids.is_empty() { Vec::new() } else { db.keys_of_ids(ids).await? };
@@ -287,115 +204,6 @@ async fn find_by_digests(db: &mut impl KeyDialect, digests: &[Digest]) -> Attemp
 
 async fn find_by_id(db: &mut impl Executor, id: KeyId) -> AttemptResult<Option<KeyRecord>> {
     Ok(records(db.fetch(sql::FIND_BY_ID, &[Value::Id(id.0)]).await?)?.pop())
-}
-
-async fn list_keys(db: &mut impl Executor, query: &ListQuery) -> AttemptResult<ScannedRows<KeyRecord>> {
-    let listing = sql::list_for(query);
-    let before = query.before.map_or(Uuid::max(), |id| id.0);
-    let end = scan_end(db, &listing, before).await?;
-    let mut page = PageReader::new(query.limit);
-    while let Some(NextRows { after, limit }) = page.next() {
-        let values = list_values(query, after.unwrap_or(before), limit, end);
-        page.add::<KeyRow>(db.fetch(listing.rows, &values).await?)?;
-    }
-    Ok(page.finish_at(end))
-}
-
-/// The last id that a page below `before` looks at; none if it may look at all that are left. It is found first: rows that
-/// are added meanwhile are newer, and so no row is passed.
-pub(super) async fn scan_end(
-    db: &mut impl Executor,
-    listing: &Listing<'_>,
-    before: Uuid,
-) -> AttemptResult<Option<Uuid>> {
-    if listing.is_exact {
-        return Ok(None);
-    }
-    let values = [Some(Value::Id(before)), listing.lead, Some(Value::Int(i64::from(MAX_SCANNED_ROWS) - 1))];
-    let values: Vec<Value<'_>> = values.into_iter().flatten().collect();
-    let mut rows: Vec<(Uuid,)> = db.fetch(listing.end, &values).await?;
-    Ok(rows.pop().map(|(id,)| id))
-}
-
-fn list_values(query: &ListQuery, before: Uuid, limit: u32, end: Option<Uuid>) -> [Value<'_>; 10] {
-    [
-        Value::Id(before),
-        Value::MaybeText(query.keyspace.as_deref()),
-        Value::MaybeText(query.organization.as_deref()),
-        Value::MaybeText(query.instance.as_deref()),
-        Value::MaybeText(query.environment.as_deref()),
-        Value::MaybeText(query.created_by.as_deref()),
-        Value::MaybeInt(query.status.map(sql::status_number)),
-        Value::Int(query.now),
-        Value::Int(i64::from(limit)),
-        Value::Id(end.unwrap_or(Uuid::nil())),
-    ]
-}
-
-async fn search_keys(db: &mut impl Executor, query: &SearchQuery) -> AttemptResult<Readable<KeyRecord>> {
-    let filters = [
-        Value::MaybeText(query.keyspace.as_deref()),
-        Value::MaybeText(query.organization.as_deref()),
-        Value::MaybeText(query.instance.as_deref()),
-        Value::MaybeText(query.environment.as_deref()),
-        Value::MaybeText(query.created_by.as_deref()),
-        Value::MaybeInt(query.status.map(sql::status_number)),
-        Value::Int(query.now),
-        Value::Int(i64::from(query.limit)),
-    ];
-    let rows: Vec<RowResult<KeyRow>> = match &query.search {
-        KeySearch::Name(start) => {
-            let start = start.to_ascii_lowercase();
-            // Above every text that begins like this, by bytes.
-            let end = format!("{start}{}", char::MAX);
-            let values = [&filters[..], &[Value::Text(&start), Value::Text(&end)]].concat();
-            db.fetch(sql::SEARCH_BY_NAME, &values).await?
-        }
-        KeySearch::Prefix(prefix) => {
-            db.fetch(sql::SEARCH_BY_PREFIX, &[&filters[..], &[Value::Text(prefix)]].concat()).await?
-        }
-        KeySearch::ExpiresBefore(end) => {
-            db.fetch(sql::SEARCH_BY_EXPIRY, &[&filters[..], &[Value::Int(*end)]].concat()).await?
-        }
-    };
-    let mut found = Readable::default();
-    for row in rows {
-        let id = row.id()?;
-        match row.read().and_then(KeyRecord::try_from) {
-            Ok(key) => found.rows.push(key),
-            Err(why) => found.unreadable.push(Unreadable { id, why }),
-        }
-    }
-    Ok(found)
-}
-
-async fn count_keys(db: &mut impl Executor, query: &CountQuery) -> AttemptResult<KeyCounts> {
-    let filters = [Value::MaybeText(query.keyspace.as_deref()), Value::MaybeText(query.organization.as_deref())];
-    let limit = Value::Int(i64::from(query.limit));
-    let statement = if query.organization.is_some() { sql::COUNT_BY_ORGANIZATION } else { sql::COUNT_ALL };
-    let binding = [Value::MaybeText(query.instance.as_deref()), Value::MaybeText(query.environment.as_deref())];
-    let bounds = [Value::Int(query.now), Value::Int(query.since), limit, Value::Id(Uuid::max())];
-    let rows: Vec<(i64, i64, i64)> = db.fetch(statement, &[&filters[..], &bounds, &binding].concat()).await?;
-    let mut counts = KeyCounts::default();
-    let mut created = BTreeMap::<i64, u64>::new();
-    for (status, day, count) in rows {
-        let count = u64::try_from(count).unwrap_or_default();
-        if let Some(sum) = usize::try_from(status).ok().and_then(|status| counts.by_status.get_mut(status)) {
-            *sum += count;
-        }
-        if day >= 0 {
-            *created.entry(day).or_default() += count;
-        }
-    }
-    let since = EventId::lowest(query.since);
-    let values = [&filters[..], &[Value::Id(since.0), limit], &binding].concat();
-    let rows: Vec<(Uuid,)> = db.fetch(REVOCATIONS, &values).await?;
-    let mut revoked = BTreeMap::<i64, u64>::new();
-    for (id,) in rows {
-        *revoked.entry(EventId(id).at() / (86_400 * SECOND)).or_default() += 1;
-    }
-    (counts.created, counts.revoked) = (created.into_iter().collect(), revoked.into_iter().collect());
-    Ok(counts)
 }
 
 /// Revokes keys and returns each as it is afterwards.

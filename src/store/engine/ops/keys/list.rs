@@ -1,0 +1,131 @@
+//! Reading many keys: pages, searches and counts.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use crate::{
+    domain::{clock::SECOND, event::EventId, key::KeyRecord},
+    store::{
+        engine::{
+            classify::AttemptResult,
+            connection::{Executor, Value},
+            rows::{
+                keys::KeyRow,
+                readable::{NextRows, PageReader, Readable, RowResult, ScannedRows, Unreadable},
+            },
+            sql::{events::REVOCATIONS, filter::Listing, keys as sql},
+        },
+        keys::{CountQuery, KeyCounts, KeySearch, ListQuery, SearchQuery},
+        page::MAX_SCANNED_ROWS,
+    },
+};
+
+pub(super) async fn list_keys(db: &mut impl Executor, query: &ListQuery) -> AttemptResult<ScannedRows<KeyRecord>> {
+    let listing = sql::list_for(query);
+    let before = query.before.map_or(Uuid::max(), |id| id.0);
+    let end = scan_end(db, &listing, before).await?;
+    let mut page = PageReader::new(query.limit);
+    while let Some(NextRows { after, limit }) = page.next() {
+        let values = list_values(query, after.unwrap_or(before), limit, end);
+        page.add::<KeyRow>(db.fetch(listing.rows, &values).await?)?;
+    }
+    Ok(page.finish_at(end))
+}
+
+/// The last id that a page below `before` looks at; none if it may look at all that are left. It is found first: rows that
+/// are added meanwhile are newer, and so no row is passed.
+pub(crate) async fn scan_end(
+    db: &mut impl Executor,
+    listing: &Listing<'_>,
+    before: Uuid,
+) -> AttemptResult<Option<Uuid>> {
+    if listing.is_exact {
+        return Ok(None);
+    }
+    let values = [Some(Value::Id(before)), listing.lead, Some(Value::Int(i64::from(MAX_SCANNED_ROWS) - 1))];
+    let values: Vec<Value<'_>> = values.into_iter().flatten().collect();
+    let mut rows: Vec<(Uuid,)> = db.fetch(listing.end, &values).await?;
+    Ok(rows.pop().map(|(id,)| id))
+}
+
+fn list_values(query: &ListQuery, before: Uuid, limit: u32, end: Option<Uuid>) -> [Value<'_>; 10] {
+    [
+        Value::Id(before),
+        Value::MaybeText(query.keyspace.as_deref()),
+        Value::MaybeText(query.organization.as_deref()),
+        Value::MaybeText(query.instance.as_deref()),
+        Value::MaybeText(query.environment.as_deref()),
+        Value::MaybeText(query.created_by.as_deref()),
+        Value::MaybeInt(query.status.map(sql::status_number)),
+        Value::Int(query.now),
+        Value::Int(i64::from(limit)),
+        Value::Id(end.unwrap_or(Uuid::nil())),
+    ]
+}
+
+pub(super) async fn search_keys(db: &mut impl Executor, query: &SearchQuery) -> AttemptResult<Readable<KeyRecord>> {
+    let filters = [
+        Value::MaybeText(query.keyspace.as_deref()),
+        Value::MaybeText(query.organization.as_deref()),
+        Value::MaybeText(query.instance.as_deref()),
+        Value::MaybeText(query.environment.as_deref()),
+        Value::MaybeText(query.created_by.as_deref()),
+        Value::MaybeInt(query.status.map(sql::status_number)),
+        Value::Int(query.now),
+        Value::Int(i64::from(query.limit)),
+    ];
+    let rows: Vec<RowResult<KeyRow>> = match &query.search {
+        KeySearch::Name(start) => {
+            let start = start.to_ascii_lowercase();
+            // Above every text that begins like this, by bytes.
+            let end = format!("{start}{}", char::MAX);
+            let values = [&filters[..], &[Value::Text(&start), Value::Text(&end)]].concat();
+            db.fetch(sql::SEARCH_BY_NAME, &values).await?
+        }
+        KeySearch::Prefix(prefix) => {
+            db.fetch(sql::SEARCH_BY_PREFIX, &[&filters[..], &[Value::Text(prefix)]].concat()).await?
+        }
+        KeySearch::ExpiresBefore(end) => {
+            db.fetch(sql::SEARCH_BY_EXPIRY, &[&filters[..], &[Value::Int(*end)]].concat()).await?
+        }
+    };
+    let mut found = Readable::default();
+    for row in rows {
+        let id = row.id()?;
+        match row.read().and_then(KeyRecord::try_from) {
+            Ok(key) => found.rows.push(key),
+            Err(why) => found.unreadable.push(Unreadable { id, why }),
+        }
+    }
+    Ok(found)
+}
+
+pub(super) async fn count_keys(db: &mut impl Executor, query: &CountQuery) -> AttemptResult<KeyCounts> {
+    let filters = [Value::MaybeText(query.keyspace.as_deref()), Value::MaybeText(query.organization.as_deref())];
+    let limit = Value::Int(i64::from(query.limit));
+    let statement = if query.organization.is_some() { sql::COUNT_BY_ORGANIZATION } else { sql::COUNT_ALL };
+    let binding = [Value::MaybeText(query.instance.as_deref()), Value::MaybeText(query.environment.as_deref())];
+    let bounds = [Value::Int(query.now), Value::Int(query.since), limit, Value::Id(Uuid::max())];
+    let rows: Vec<(i64, i64, i64)> = db.fetch(statement, &[&filters[..], &bounds, &binding].concat()).await?;
+    let mut counts = KeyCounts::default();
+    let mut created = BTreeMap::<i64, u64>::new();
+    for (status, day, count) in rows {
+        let count = u64::try_from(count).unwrap_or_default();
+        if let Some(sum) = usize::try_from(status).ok().and_then(|status| counts.by_status.get_mut(status)) {
+            *sum += count;
+        }
+        if day >= 0 {
+            *created.entry(day).or_default() += count;
+        }
+    }
+    let since = EventId::lowest(query.since);
+    let values = [&filters[..], &[Value::Id(since.0), limit], &binding].concat();
+    let rows: Vec<(Uuid,)> = db.fetch(REVOCATIONS, &values).await?;
+    let mut revoked = BTreeMap::<i64, u64>::new();
+    for (id,) in rows {
+        *revoked.entry(EventId(id).at() / (86_400 * SECOND)).or_default() += 1;
+    }
+    (counts.created, counts.revoked) = (created.into_iter().collect(), revoked.into_iter().collect());
+    Ok(counts)
+}
