@@ -13,10 +13,12 @@ mod support;
 
 mod check;
 mod forward_auth;
+mod forward_auth_verdicts;
 mod gateway;
 mod observe;
 mod outage;
 mod products;
 mod raw;
+mod requests;
 mod upstream;
 mod world;
