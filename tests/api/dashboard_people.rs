@@ -289,7 +289,7 @@ async fn a_token_that_expires_is_refreshed_once_for_all_requests_and_a_refused_r
         futures::future::join_all(requests).await;
         tokio::time::sleep(Duration::from_millis(400)).await;
     }
-    let refreshed = world.provider.requests_of("POST /token");
+    let refreshed = world.provider.requests("POST /token");
     assert!((3..=8).contains(&refreshed), "{refreshed} requests to the token endpoint");
     // The provider forgets its grants with its memory.
     world.provider.again("first");

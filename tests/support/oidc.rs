@@ -1,7 +1,8 @@
 //! A real OpenID Connect provider (`tests/run` installs it), and the tokens that it signs.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
+    net::TcpStream,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -9,6 +10,9 @@ use std::{
 
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use serde_json::{Value, json};
+
+/// The request after which the log is complete.
+const MARK: &str = "GET /log-until-now";
 
 /// A running provider; it is killed when this is dropped.
 pub struct Provider {
@@ -45,11 +49,6 @@ impl Provider {
     /// Starts one whose ID tokens last for so many seconds.
     pub fn with_id_token_ttl(seconds: u32) -> Self {
         Self::run_with(0, "first", &[], &[("ID_TOKEN_TTL", seconds.to_string())])
-    }
-
-    /// How often a request was made: `METHOD PATH`.
-    pub fn requests_of(&self, line: &str) -> usize {
-        self.requests.lock().unwrap().iter().filter(|known| *known == line).count()
     }
 
     /// Starts it again at the same place with keys of these ids; those that it had are the same ones.
@@ -100,14 +99,33 @@ impl Provider {
         }
     }
 
-    /// How often a request like `POST /token` came.
+    /// How often a request like `POST /token` was answered.
     pub fn requests(&self, request: &str) -> usize {
-        self.requests.lock().unwrap().iter().filter(|line| *line == request).count()
+        self.log_until_now();
+        self.count(request)
     }
 
     /// How often it was asked for its keys.
     pub fn fetches(&self) -> usize {
-        self.requests.lock().unwrap().iter().filter(|line| *line == "GET /jwks").count()
+        self.requests("GET /jwks")
+    }
+
+    fn count(&self, request: &str) -> usize {
+        self.requests.lock().unwrap().iter().filter(|line| *line == request).count()
+    }
+
+    /// Waits until the log has each request that was answered before. The log comes by a pipe, later than the answers:
+    /// so this makes a request of its own and waits for that. A provider that was stopped logs no more.
+    fn log_until_now(&self) {
+        let seen = self.count(MARK);
+        let Ok(mut stream) = TcpStream::connect(self.issuer.strip_prefix("http://").unwrap()) else { return };
+        let request = format!("{MARK} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let start = Instant::now();
+        while self.count(MARK) == seen {
+            assert!(start.elapsed() < Duration::from_secs(30), "the provider does not log");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// The table that makes Keyward trust it for some keyspaces, with more settings.

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, hash_map::Entry};
 
 use uuid::Uuid;
 
-use super::{KeyDialect, keys_of_ids};
+use super::{dialect::KeyDialect, find::keys_of_ids};
 use crate::{
     domain::key::{KeyId, KeyRecord},
     store::{

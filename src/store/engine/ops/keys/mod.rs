@@ -1,25 +1,25 @@
-//! The verbs about keys. `create` has those that create, `list` those that read many.
+//! The verbs about keys. `create` has those that create, `find` those that read one, `list` those that read many.
 
 mod create;
+mod dialect;
+mod find;
 mod list;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use sqlx::Database;
 use uuid::Uuid;
 
+pub use self::dialect::{ChangeEvent, KeyDialect};
 pub(super) use self::list::scan_end;
 use self::{
     create::{MAX_BOUNDED_CREATIONS, MAX_CREATIONS, create_bounded_keys, create_keys},
+    find::{find_by_digests, find_by_id, keys_of_ids},
     list::{count_keys, list_keys, search_keys},
 };
 use crate::{
     domain::{
-        clock::Micros,
         egress::host_of,
         event::SYSTEM,
         key::{Digest, KeyFacts, KeyId, KeyRecord},
@@ -29,13 +29,10 @@ use crate::{
             attempts::Attempts,
             backend::Backend,
             classify::AttemptResult,
-            connection::{Executor, PooledConnection, Value},
+            connection::{PooledConnection, Value},
             insert::NewKey,
-            rows::{
-                events::EventRow,
-                keys::{FactsRow, KeyRow, read_facts},
-            },
-            sql::{events::FIND_EVENT, keys as sql},
+            rows::events::EventRow,
+            sql::events::FIND_EVENT,
             write_batch::{BatchedWrites, WriteBatcher},
         },
         error::Result,
@@ -50,49 +47,6 @@ use crate::{
 /// Maximum number of revocations in one statement. Each updates the single `keyward_revision` row and leaves a dead tuple
 /// behind, which later revocations in the same statement must scan past.
 const MAX_REVOCATIONS: usize = 64;
-
-/// The event of a change to an existing key. The database writes it with the change, and its delivery if the key then has a
-/// webhook.
-pub struct ChangeEvent<'a> {
-    /// The event's id.
-    pub id: Uuid,
-    /// The key.
-    pub key: Uuid,
-    /// Who makes the change.
-    pub actor: &'a str,
-    /// When the delivery is due.
-    pub at: Micros,
-}
-
-/// What the verbs about keys need of a database in its own SQL. Each method is atomic.
-#[async_trait]
-pub trait KeyDialect: Executor {
-    /// Writes a key with its event, if there is no key and the first key was never written. Returns whether it was written.
-    async fn first_key(&mut self, key: &NewKey<'_>) -> sqlx::Result<bool>;
-    /// Writes those keys whose id and digest do not exist yet, with their events and deliveries. Returns the ids of the keys
-    /// that were written.
-    async fn create_keys(&mut self, keys: &[NewKey<'_>]) -> sqlx::Result<Vec<Uuid>>;
-    /// Begins a transaction in which keys are counted and created. Until it ends, nobody else counts the keys of these
-    /// organizations. The names are in ascending order.
-    async fn begin_counting(&mut self, organizations: &[String]) -> sqlx::Result<()>;
-    /// The same as [`Self::create_keys`], in that transaction.
-    async fn create_counted_keys(&mut self, keys: &[NewKey<'_>]) -> sqlx::Result<Vec<Uuid>>;
-    /// Ends that transaction: commits it, or rolls it back. An error closes the connection.
-    async fn end_counting(&mut self, commit: bool) -> sqlx::Result<()>;
-    /// Reads what verdicts on several digests need, in one statement.
-    async fn facts_of_digests(&mut self, digests: &[Digest]) -> sqlx::Result<Vec<FactsRow>>;
-    /// Reads keys by their ids, in any order.
-    async fn keys_of_ids(&mut self, ids: &[Uuid]) -> sqlx::Result<Vec<KeyRow>>;
-    /// Revokes those keys that are not revoked, with their events and deliveries.
-    async fn revoke_keys(&mut self, revocations: &[(KeyId, Revocation)]) -> sqlx::Result<()>;
-    /// Runs the UPDATE of `SET_WEBHOOK` with these values, and writes the event if it changed the key. Returns whether it
-    /// did.
-    async fn set_webhook(&mut self, values: &[Value<'_>], event: &ChangeEvent<'_>) -> sqlx::Result<bool>;
-    /// The same with `DISABLE_WEBHOOK`.
-    async fn disable_webhook(&mut self, values: &[Value<'_>], event: &ChangeEvent<'_>) -> sqlx::Result<bool>;
-    /// Adds uses, with each key at most once, in one statement.
-    async fn add_usage(&mut self, usage: &[Usage]) -> sqlx::Result<()>;
-}
 
 /// Starts to batch the writes that arrive many at once, with at most `max_concurrent` statements of a kind in flight.
 pub(crate) fn batched_writes<DB, X>(attempts: &Arc<Attempts<DB, X>>, max_concurrent: usize) -> BatchedWrites
@@ -188,24 +142,6 @@ async fn first_root_key(db: &mut impl KeyDialect, key: &KeyRecord) -> AttemptRes
     Ok(find_by_id(db, key.id).await?.is_some())
 }
 
-/// Reads keys by their ids. A key that cannot be read does not fail the others.
-async fn keys_of_ids(db: &mut impl KeyDialect, ids: &[Uuid]) -> AttemptResult<HashMap<Uuid, Result<KeyRecord>>> {
-    let rows = if ids.is_empty() { Vec::new() } else { db.keys_of_ids(ids).await? };
-    Ok(rows.into_iter().map(|row| (row.id, row.try_into())).collect())
-}
-
-async fn find_by_digests(db: &mut impl KeyDialect, digests: &[Digest]) -> AttemptResult<Vec<KeyFacts>> {
-    let rows = match digests {
-        [digest] => db.fetch(sql::FIND_BY_DIGEST, &[Value::Bytes(&digest.0)]).await?,
-        _ => db.facts_of_digests(digests).await?,
-    };
-    Ok(rows.into_iter().map(read_facts).collect::<Result<_>>()?)
-}
-
-async fn find_by_id(db: &mut impl Executor, id: KeyId) -> AttemptResult<Option<KeyRecord>> {
-    Ok(records(db.fetch(sql::FIND_BY_ID, &[Value::Id(id.0)]).await?)?.pop())
-}
-
 /// Revokes keys and returns each as it is afterwards.
 async fn revoke_keys(
     db: &mut impl KeyDialect,
@@ -261,8 +197,4 @@ fn merge(usage: Vec<Usage>) -> Vec<Usage> {
             .or_insert(one);
     }
     merged.into_values().collect()
-}
-
-fn records(rows: Vec<KeyRow>) -> AttemptResult<Vec<KeyRecord>> {
-    Ok(rows.into_iter().map(KeyRecord::try_from).collect::<Result<_>>()?)
 }
