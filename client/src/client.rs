@@ -92,7 +92,7 @@ impl Client {
     /// Asks Keyward, at one address after the other, until there is a verdict or the time is over.
     pub(crate) async fn call(
         &self,
-        message: proto::VerifyRequest,
+        mut message: proto::VerifyRequest,
         timeout: Option<Duration>,
     ) -> Result<Verdict, Error> {
         let deadline = Instant::now() + timeout.unwrap_or(self.0.timeout);
@@ -103,13 +103,11 @@ impl Client {
             match timeout_at(deadline, endpoint.check(message.clone())).await {
                 Err(_) => break,
                 Ok(Ok(response)) => {
-                    let verdict = Verdict::of(response)?;
-                    if let (Some(attached), Verdict::Valid(principal)) = (self.0.attached.get(), &verdict)
-                        && principal.rate_limit().is_none()
-                    {
+                    let Some(attached) = self.0.attached.get() else { return Verdict::of(response, None) };
+                    if response.code() == proto::Code::Valid && response.rate_limit.is_none() {
                         attached.want(&message.secret);
                     }
-                    return Ok(verdict);
+                    return Verdict::of(response, Some(attached.origin(std::mem::take(&mut message.secret))));
                 }
                 Ok(Err(error)) if error.kind() == ErrorKind::Unavailable => last = Some(error),
                 Ok(Err(error)) => return Err(error),

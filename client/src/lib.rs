@@ -6,11 +6,13 @@ mod builder;
 mod check;
 mod client;
 mod credential;
+mod ended;
 mod endpoint;
 mod endpoints;
 mod error;
 pub mod layer;
 pub mod proto;
+mod reason;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
@@ -20,8 +22,10 @@ pub use attach::{AttachOptions, AttachStatus, WhileAway};
 pub use builder::ClientBuilder;
 pub use check::{Check, CheckFuture};
 pub use client::{Client, KeyService};
+pub use ended::{EndReason, Ended, NotWatched};
 pub use error::{BuildError, Error, ErrorKind};
 pub use layer::KeywardLayer;
+pub use reason::Reason;
 #[cfg(feature = "tls")]
 pub use tls::Tls;
-pub use verdict::{Principal, RateLimit, Reason, Refusal, Verdict};
+pub use verdict::{Principal, RateLimit, Refusal, Verdict};

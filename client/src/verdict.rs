@@ -7,7 +7,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::{error::Error, proto};
+use crate::{
+    ended::{Ended, NotWatched},
+    error::Error,
+    proto,
+    reason::Reason,
+};
 
 /// The verdict on a secret. Only [`Verdict::Valid`] holds a [`Principal`], so that a refusal cannot be taken for a caller.
 #[derive(Debug, Clone)]
@@ -37,80 +42,22 @@ impl Verdict {
         }
     }
 
-    /// The verdict of a response. `scopes` are those that the check asked for.
+    /// The verdict of a response. A valid key is watched at `origin`, if there is one.
     ///
     /// # Errors
     ///
     /// A code that this version does not know: it must not count as VALID.
-    pub(crate) fn of(response: proto::VerifyResponse) -> Result<Self, Error> {
+    pub(crate) fn of(response: proto::VerifyResponse, origin: Option<Box<dyn Origin>>) -> Result<Self, Error> {
         let code = response.code();
         let message = response.message.clone();
         let rate_limit = response.rate_limit.as_ref().map(RateLimit::of).transpose()?;
-        let key = if response.key_id.is_empty() { None } else { Some(Arc::new(KeyFacts::of(response)?)) };
+        let key = if response.key_id.is_empty() { None } else { Some(KeyFacts::of(response)?) };
         let Some(reason) = Reason::of(code)? else {
             let key = key.ok_or_else(|| Error::not_understood("a VALID verdict without a key"))?;
-            return Ok(Self::Valid(Principal { key, rate_limit }));
+            return Ok(Self::Valid(Principal { key: Arc::new(key.watched_at(origin)), rate_limit }));
         };
-        let key = key.map(|key| Principal { key, rate_limit });
+        let key = key.map(|key| Principal { key: Arc::new(key), rate_limit });
         Ok(Self::Refused(Refusal { reason, message: message.into(), key, rate_limit }))
-    }
-}
-
-/// Why a key is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Reason {
-    /// The text is not a secret of this installation.
-    Malformed,
-    /// There is no such key in the keyspace that the check names.
-    NotFound,
-    /// The key is revoked.
-    Revoked,
-    /// The key has expired.
-    Expired,
-    /// The key is bound to another environment, or to none.
-    WrongEnvironment,
-    /// The key is bound to another organization, or to none.
-    WrongOrganization,
-    /// The key is bound to another instance, or to none.
-    WrongInstance,
-    /// The key lacks a scope that the check asks for.
-    InsufficientScope,
-    /// The key has exhausted its rate limit.
-    RateLimited,
-}
-
-impl Reason {
-    /// The reason of a code; none for VALID.
-    fn of(code: proto::Code) -> Result<Option<Self>, Error> {
-        Ok(Some(match code {
-            proto::Code::Valid => return Ok(None),
-            proto::Code::Malformed => Self::Malformed,
-            proto::Code::NotFound => Self::NotFound,
-            proto::Code::Revoked => Self::Revoked,
-            proto::Code::Expired => Self::Expired,
-            proto::Code::WrongEnvironment => Self::WrongEnvironment,
-            proto::Code::WrongOrganization => Self::WrongOrganization,
-            proto::Code::WrongInstance => Self::WrongInstance,
-            proto::Code::InsufficientScope => Self::InsufficientScope,
-            proto::Code::RateLimited => Self::RateLimited,
-            proto::Code::Unspecified => return Err(Error::not_understood("a verdict of an unknown code")),
-        }))
-    }
-
-    /// The name that errors carry as their reason, such as `INSUFFICIENT_SCOPE`. REST writes it in lower case.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Malformed => "MALFORMED",
-            Self::NotFound => "NOT_FOUND",
-            Self::Revoked => "REVOKED",
-            Self::Expired => "EXPIRED",
-            Self::WrongEnvironment => "WRONG_ENVIRONMENT",
-            Self::WrongOrganization => "WRONG_ORGANIZATION",
-            Self::WrongInstance => "WRONG_INSTANCE",
-            Self::InsufficientScope => "INSUFFICIENT_SCOPE",
-            Self::RateLimited => "RATE_LIMITED",
-        }
     }
 }
 
@@ -167,8 +114,16 @@ pub(crate) struct KeyFacts {
     name: String,
     pub(crate) scopes: Vec<String>,
     created: SystemTime,
-    expires: Option<SystemTime>,
+    pub(crate) expires: Option<SystemTime>,
     metadata: Vec<(String, String)>,
+    /// None if nobody tells of the key's end.
+    origin: Option<Box<dyn Origin>>,
+}
+
+/// Where facts come from: whoever hears of the key's end.
+pub(crate) trait Origin: Send + Sync {
+    /// Waits until the key is over, or is not what these facts say.
+    fn watch(&self, facts: &Arc<KeyFacts>) -> Ended;
 }
 
 impl KeyFacts {
@@ -191,11 +146,29 @@ impl KeyFacts {
             created: response.create_time.map(time).transpose()?.unwrap_or(SystemTime::UNIX_EPOCH),
             expires: response.expire_time.map(time).transpose()?,
             metadata,
+            origin: None,
         })
     }
-}
 
-impl KeyFacts {
+    /// The same facts, of a key whose end is heard of at `origin`.
+    pub(crate) fn watched_at(self, origin: Option<Box<dyn Origin>>) -> Self {
+        Self { origin, ..self }
+    }
+
+    /// What a verdict on the key would say, now that it has become `current`: the first reason why it is not what it was.
+    /// A scope that it lost counts whether or not the check named it, since the caller may have relied on it.
+    pub(crate) fn lost(&self, current: &Self) -> Option<Reason> {
+        let parts = [
+            (&self.keyspace, &current.keyspace, Reason::NotFound),
+            (&self.environment, &current.environment, Reason::WrongEnvironment),
+            (&self.organization, &current.organization, Reason::WrongOrganization),
+            (&self.instance, &current.instance, Reason::WrongInstance),
+        ];
+        let part = parts.iter().find(|(own, now, _)| own != now).map(|(_, _, reason)| *reason);
+        let keeps = |scope| current.scopes.contains(scope);
+        part.or_else(|| (!self.scopes.iter().all(keeps)).then_some(Reason::InsufficientScope))
+    }
+
     /// Bytes that they take, about.
     pub(crate) fn bytes(&self) -> usize {
         let texts = [&self.id, &self.keyspace, &self.organization, &self.instance, &self.environment, &self.name];
@@ -272,6 +245,29 @@ impl Principal {
         Some(&self.key.metadata[found].1)
     }
 
+    /// Waits until the work that was admitted under this key has to end: the key is revoked, has expired, or is not any
+    /// more what this principal says of it. The waiting begins with this call, not with the first poll.
+    ///
+    /// Only an attached client hears of the end of a key ([`Client::attach`](crate::Client::attach)). A principal of any
+    /// other client resolves at once, with [`NotWatched::NotAttached`]; so does one that was verified before the client was
+    /// attached. If the client loses its lease, that alone ends nothing, unless
+    /// [`AttachOptions::grace_period`](crate::AttachOptions::grace_period) says when.
+    ///
+    /// ```no_run
+    /// # async fn f(principal: keyward_client::Principal, work: impl Future<Output = ()>) {
+    /// tokio::select! {
+    ///     () = work => {}
+    ///     end = principal.ended() => println!("work dropped: {end:?}"),
+    /// }
+    /// # }
+    /// ```
+    pub fn ended(&self) -> Ended {
+        match &self.key.origin {
+            Some(origin) => origin.watch(&self.key),
+            None => Ended::not_watched(NotWatched::NotAttached),
+        }
+    }
+
     /// The state of the key's rate limit after this check; none if it has no limit.
     pub fn rate_limit(&self) -> Option<RateLimit> {
         self.rate_limit
@@ -340,18 +336,18 @@ pub(crate) mod tests {
     #[test]
     fn only_the_code_valid_with_a_key_yields_a_principal() {
         for code in -1..=64 {
-            let verdict = Verdict::of(response(code, "key_1"));
+            let verdict = Verdict::of(response(code, "key_1"), None);
             let valid = verdict.is_ok_and(|verdict| verdict.is_valid());
             assert_eq!(valid, code == proto::Code::Valid as i32, "code {code}");
         }
-        assert!(Verdict::of(response(proto::Code::Valid.into(), "")).is_err(), "VALID without a key");
+        assert!(Verdict::of(response(proto::Code::Valid.into(), ""), None).is_err(), "VALID without a key");
     }
 
     #[test]
     fn every_other_code_has_its_reason() {
         for code in 2..=10 {
             let name = proto::Code::try_from(code).unwrap().as_str_name();
-            let Ok(Verdict::Refused(refusal)) = Verdict::of(response(code, "")) else { panic!("{name}") };
+            let Ok(Verdict::Refused(refusal)) = Verdict::of(response(code, ""), None) else { panic!("{name}") };
             assert_eq!(format!("CODE_{}", refusal.reason().name()), name);
             assert_eq!(refusal.key_id(), None);
         }
@@ -360,12 +356,13 @@ pub(crate) mod tests {
     #[test]
     fn a_principal_is_what_the_response_says() {
         let metadata = [("tier", "gold"), ("a", "b")].map(|(key, value)| (key.to_owned(), value.to_owned()));
-        let verdict = Verdict::of(proto::VerifyResponse {
+        let response = proto::VerifyResponse {
             organization: "acme".into(),
             scopes: vec!["build".into()],
             metadata: metadata.into_iter().collect(),
             ..response(proto::Code::Valid.into(), "key_1")
-        });
+        };
+        let verdict = Verdict::of(response, None);
         let principal = verdict.unwrap().into_result().unwrap();
         assert_eq!((principal.key_id(), principal.organization()), ("key_1", Some("acme")));
         assert_eq!((principal.instance(), principal.environment(), principal.expires()), (None, None, None));
@@ -374,9 +371,37 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn facts_are_lost_in_the_order_of_verdicts() {
+        let facts = |change: fn(&mut proto::VerifyResponse)| {
+            let mut response = proto::VerifyResponse {
+                keyspace: "norrix".into(),
+                scopes: vec!["build".into(), "submit".into()],
+                ..response(proto::Code::Valid.into(), "key_1")
+            };
+            change(&mut response);
+            KeyFacts::of(response).unwrap()
+        };
+        let before = facts(|_| {});
+        type Change = fn(&mut proto::VerifyResponse);
+        let cases: [(Change, Option<Reason>); 8] = [
+            (|_| {}, None),
+            (|key| key.name = "other".into(), None),
+            (|key| key.scopes.push("update".into()), None),
+            (|key| key.scopes.clear(), Some(Reason::InsufficientScope)),
+            (|key| (key.instance, key.scopes) = ("other".into(), Vec::new()), Some(Reason::WrongInstance)),
+            (|key| (key.organization, key.instance) = ("b".into(), "b".into()), Some(Reason::WrongOrganization)),
+            (|key| (key.environment, key.organization) = ("b".into(), "b".into()), Some(Reason::WrongEnvironment)),
+            (|key| (key.keyspace, key.environment) = ("b".into(), "b".into()), Some(Reason::NotFound)),
+        ];
+        for (change, lost) in cases {
+            assert_eq!(before.lost(&facts(change)), lost);
+        }
+    }
+
+    #[test]
     fn times_that_are_out_of_range_are_refused() {
         let far = prost_types::Timestamp { seconds: i64::MAX, nanos: i32::MAX };
         let response = proto::VerifyResponse { expire_time: Some(far), ..response(proto::Code::Valid.into(), "key_1") };
-        assert!(Verdict::of(response).is_err());
+        assert!(Verdict::of(response, None).is_err());
     }
 }

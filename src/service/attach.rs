@@ -26,7 +26,8 @@ use crate::{
     },
     replica::{
         Replica,
-        attach::{AnswerKey, Down, Renewal, Session},
+        attach::{AnswerKey, Down, Renewal, Session, Standing},
+        cached_key::CachedKey,
     },
     store::{Store, StoreError},
 };
@@ -51,8 +52,17 @@ pub(crate) enum AttachCaller {
 pub(crate) enum ToClient {
     /// Time from before the renewal was sent, in microseconds; 0 grants nothing.
     Grant { number: u64, length: Micros },
-    /// A key to keep, for as long as it lives; none: not to be kept.
-    Key { id: u64, digest: Digest, key: Option<(Verdict, Option<Micros>)> },
+    /// The answer to a look-up.
+    Key {
+        id: u64,
+        digest: Digest,
+        /// A key to keep; none: not to be kept.
+        key: Option<Verdict>,
+        /// The verdict on a key that is watched and not to be kept.
+        standing: Option<Verdict>,
+        /// How long the key lives; none: it does not expire.
+        life: Option<Micros>,
+    },
     /// A key has changed.
     Invalidate { number: u64, digest: Digest },
     /// Any key may have changed.
@@ -78,12 +88,15 @@ impl Messages {
     fn convert(&self, message: Down) -> ToClient {
         match message {
             Down::Grant { number, length } => ToClient::Grant { number, length },
-            Down::Key(AnswerKey { id, digest, key, .. }) => {
-                let key = key.map(|key| {
-                    let life = key.expire_time().map(|end| end.saturating_sub(self.clock.wall()).max(0));
-                    (Verdict { code: VerdictCode::Valid, key: Some(key), rate: None, missing_scope: None }, life)
-                });
-                ToClient::Key { id, digest, key }
+            Down::Key(AnswerKey { id, digest, key, standing, .. }) => {
+                let verdict =
+                    |code, key: Option<Arc<CachedKey>>| Verdict { code, key, rate: None, missing_scope: None };
+                let known = key.as_ref().or(standing.as_ref().and_then(|standing| standing.key.as_ref()));
+                let end = known.and_then(|key| key.expire_time());
+                let life = end.map(|end| end.saturating_sub(self.clock.wall()).max(0));
+                let key = key.map(|key| verdict(VerdictCode::Valid, Some(key)));
+                let standing = standing.map(|standing| verdict(standing.code, standing.key));
+                ToClient::Key { id, digest, key, standing, life }
             }
             Down::Invalidate { number, digest } => ToClient::Invalidate { number, digest },
             Down::Clear { number } => ToClient::Clear { number },
@@ -91,6 +104,15 @@ impl Messages {
             Down::End { number } => ToClient::End { number },
         }
     }
+}
+
+/// How a look-up names its key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum KeyName<'a> {
+    /// By the secret that was presented.
+    Secret(&'a str),
+    /// By the digest that an earlier look-up has answered.
+    Digest(Digest),
 }
 
 /// Uses of one key that a client reports.
@@ -208,14 +230,17 @@ impl Attached {
     }
 
     /// Answers a look-up. A key that is not good, that the caller may not ask about, or that has a rate limit is not to be
-    /// kept.
+    /// kept. A client that will `watch` it gets the verdict all the same.
     ///
     /// # Errors
     ///
     /// Those of [`AttachService::open`].
-    pub(crate) async fn look_up(&self, id: u64, secret: &str, deadline: Instant) -> Result<()> {
-        let AttachService { replica, evaluator, registry, .. } = &*self.service;
-        let digest = digest_of(secret);
+    pub(crate) async fn look_up(&self, id: u64, name: KeyName<'_>, watch: bool, deadline: Instant) -> Result<()> {
+        let AttachService { replica, registry, .. } = &*self.service;
+        let digest = match name {
+            KeyName::Secret(secret) => digest_of(secret),
+            KeyName::Digest(digest) => Some(digest),
+        };
         let rights = match self.service.rights(&self.caller, deadline).await {
             Ok((allowed, _)) => Some(allowed),
             Err(error) if is_undecided(&error) => None,
@@ -224,24 +249,41 @@ impl Attached {
         loop {
             // Before anything is read.
             let seq = replica.cache.current_seq();
-            let check = Check { secret, cost: None, ..Check::default() };
             let found = match &rights {
                 None => None,
-                Some(allowed) => match evaluator.decide(&check, allowed.as_deref(), deadline).await {
-                    Ok(verdict) => Some(verdict).filter(|verdict| verdict.code == VerdictCode::Valid),
+                Some(allowed) => match self.verdict(name, allowed.as_deref(), deadline).await {
+                    Ok(verdict) => Some(verdict),
                     // The client asks by calls, which say what is wrong.
                     Err(error) if is_undecided(&error) => None,
                     Err(error) => return Err(error),
                 },
             };
-            let key = found.and_then(|verdict| verdict.key).filter(|key| {
+            let valid = found.as_ref().filter(|verdict| verdict.code == VerdictCode::Valid);
+            let key = valid.and_then(|verdict| verdict.key.clone()).filter(|key| {
                 let keyspace = key.keyspace.and_then(|index| registry.get(index));
                 keyspace.is_some_and(|keyspace| key.rate_limit().or(keyspace.rate_limit).is_none())
             });
-            let answer = AnswerKey { id, digest: digest.unwrap_or(Digest([0; 32])), key, seq };
+            let standing = found.filter(|_| watch && key.is_none());
+            let standing = standing.map(|verdict| Standing { code: verdict.code, key: verdict.key });
+            let answer = AnswerKey { id, digest: digest.unwrap_or(Digest([0; 32])), key, standing, seq };
             if replica.attachments.answer(&self.session, answer) {
                 return Ok(());
             }
+        }
+    }
+
+    async fn verdict(
+        &self,
+        name: KeyName<'_>,
+        allowed: Option<&AllowedKeyspaces>,
+        deadline: Instant,
+    ) -> Result<Verdict> {
+        match name {
+            KeyName::Secret(secret) => {
+                let check = Check { secret, cost: None, ..Check::default() };
+                self.service.evaluator.decide(&check, allowed, deadline).await
+            }
+            KeyName::Digest(digest) => self.service.evaluator.standing(digest, allowed, deadline).await,
         }
     }
 

@@ -20,14 +20,14 @@ use crate::{
 };
 
 /// Long enough on a busy machine.
-const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(20);
 
-async fn key(server: &Server, request: CreateRequest) -> Made {
+pub(crate) async fn key(server: &Server, request: CreateRequest) -> Made {
     grpc::made(grpc::create(&mut server.client().await, ROOT, request).await)
 }
 
 /// An attached client at an address.
-fn attached(address: &str, options: AttachOptions) -> Client {
+pub(crate) fn attached(address: &str, options: AttachOptions) -> Client {
     let client = Client::builder(format!("http://{address}")).credential(ROOT).timeout(Duration::from_secs(1));
     let client = client.build().unwrap();
     client.attach(options).unwrap();
@@ -35,7 +35,7 @@ fn attached(address: &str, options: AttachOptions) -> Client {
 }
 
 /// Waits until memory answers for a secret.
-async fn warm(client: &Client, secret: &str) {
+pub(crate) async fn warm(client: &Client, secret: &str) {
     eventually(LONG, "memory answers", async || {
         let before = client.attach_status().unwrap();
         let valid = client.verify(secret).await.is_ok_and(|verdict| verdict.is_valid());

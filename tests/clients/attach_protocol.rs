@@ -58,7 +58,11 @@ impl Session {
     }
 
     async fn look_up(&mut self, secret: &str) -> AttachKey {
-        self.send(Up::LookUp(AttachLookUp { id: 7, secret: secret.into() }));
+        self.ask(AttachLookUp { secret: secret.into(), ..Default::default() }).await
+    }
+
+    async fn ask(&mut self, look_up: AttachLookUp) -> AttachKey {
+        self.send(Up::LookUp(AttachLookUp { id: 7, ..look_up }));
         let Down::Key(key) = self.expect().await else { panic!("a key") };
         assert_eq!(key.id, 7);
         key
@@ -223,6 +227,60 @@ async fn only_keys_that_may_be_kept_are_answered() {
     }
     let mut service = Session::open(&server, &of_nora.secret).await.unwrap();
     assert_eq!(service.look_up(&norrix.secret).await.key, None, "the caller may not ask about its keyspace");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_key_is_told_of_although_it_is_not_to_be_kept() {
+    let server =
+        Setup::new().ready("all").env("KEYWARD_ATTACH_LEASE", "20s").env("KEYWARD_REPLICA_LEASE", "60s").start();
+    let mut client = server.client().await;
+    let create = |keyspace: &str| CreateRequest { keyspace: keyspace.into(), ..Default::default() };
+    let made = key(&mut client, create("noro")).await;
+    let mut session = Session::open(&server, ROOT).await.unwrap();
+    session.renew(1).await;
+    assert_eq!(session.look_up(&made.secret).await.verdict, None, "nobody watches");
+    let watch = AttachLookUp { watch: true, ..Default::default() };
+    let by_secret = session.ask(AttachLookUp { secret: made.secret.clone(), ..watch.clone() }).await;
+    let digest = by_secret.digest.clone();
+    let by_digest = AttachLookUp { digest: digest.clone(), ..watch.clone() };
+    for answer in [by_secret, session.ask(by_digest.clone()).await] {
+        let verdict = answer.verdict.expect("a verdict");
+        assert_eq!((answer.key, verdict.code(), &*verdict.key_id), (None, Code::Valid, &*made.id));
+        assert!(verdict.rate_limit.is_none() && answer.life.is_some());
+    }
+    let revoking = revoke(client.clone(), &made.id);
+    let number = session.invalidated(&digest).await;
+    session.acknowledge(number);
+    revoking.await.unwrap();
+    let verdict = session.ask(by_digest.clone()).await.verdict.unwrap();
+    assert_eq!((verdict.code(), &*verdict.key_id), (Code::Revoked, &*made.id));
+    // A key that may be kept is answered as one, also by its digest.
+    let kept = key(&mut client, CreateRequest { organization: "acme".into(), ..create("norrix") }).await;
+    let kept_digest = session.look_up(&kept.secret).await.digest;
+    let answer = session.ask(AttachLookUp { digest: kept_digest.clone(), ..watch.clone() }).await;
+    assert_eq!((answer.key.map(|key| key.key_id), answer.verdict), (Some(kept.id), None));
+    // Nobody learns by a digest what it may not ask about by a secret.
+    let unknown = session.ask(AttachLookUp { digest: vec![7; 32], ..watch.clone() }).await;
+    assert_eq!(unknown.verdict.unwrap().code(), Code::NotFound);
+    let own = CreateRequest { scopes: vec!["verify".into()], keyspaces: vec!["nora".into()], ..create("keyward") };
+    let of_nora = key(&mut client, own).await;
+    let mut service = Session::open(&server, &of_nora.secret).await.unwrap();
+    for digest in [digest, kept_digest] {
+        let verdict = service.ask(AttachLookUp { digest, ..watch.clone() }).await.verdict.unwrap();
+        assert_eq!((verdict.code(), &*verdict.key_id), (Code::NotFound, ""));
+    }
+    for bad in [
+        AttachLookUp { digest: vec![7; 31], ..watch.clone() },
+        AttachLookUp { secret: made.secret.clone(), ..by_digest.clone() },
+    ] {
+        let mut session = Session::open(&server, ROOT).await.unwrap();
+        session.send(Up::LookUp(bad));
+        let refusal = Refusal::of(&session.next().await.unwrap_err());
+        assert_eq!(
+            (refusal.code, &*refusal.fields),
+            (tonic::Code::InvalidArgument, &["look_up.digest".to_owned()][..])
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

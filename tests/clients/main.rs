@@ -3,10 +3,14 @@
 mod attach;
 mod attach_protocol;
 mod calls;
+mod end_work;
+mod ended;
 mod layer_axum;
 mod layer_tonic;
 mod misbehaving;
 mod package;
+#[path = "../support/postgres.rs"]
+mod postgres;
 #[path = "../support/proxy.rs"]
 mod proxy;
 #[path = "../support/mod.rs"]

@@ -10,5 +10,6 @@ mod support;
 mod nora;
 mod noro;
 mod norrix;
+mod norrix_active;
 mod norrix_cli;
 mod norrix_sessions;

@@ -23,7 +23,7 @@
 //! | the list shows name, prefix, scopes, last used, expiration, created by | `the_list_shows_what_the_dashboard_needs` |
 //! | check `lastUsedAt` | `the_last_use_shows_within_two_seconds` |
 //! | a revoked key is invalid immediately and stays in the list as "revoked" | `a_revoked_key_is_invalid_at_once_and_stays_in_the_list` |
-//! | any active requests will fail | later: with Verify streams, in the gRPC suite |
+//! | any active requests will fail | `norrix_active.rs` |
 //! | revoke old keys after confirming new ones work | `a_key_is_rotated_by_creating_a_second_one` |
 //! | build-only and deploy keys (least privilege) | `a_key_is_valid_for_its_scopes_only` |
 //! | session tokens, cookies; who can revoke; Dashboard → Settings → API Keys; `--org` | `norrix_sessions.rs` |

@@ -1,5 +1,7 @@
 //! The clock that leases are counted on.
 
+use std::time::{Duration, SystemTime};
+
 /// Microseconds on a clock that never steps and keeps running while the machine is suspended; none where there is no such
 /// clock, and so no lease.
 #[cfg(target_os = "linux")]
@@ -13,4 +15,15 @@ pub(super) fn boottime() -> Option<i64> {
 #[cfg(not(target_os = "linux"))]
 pub(super) fn boottime() -> Option<i64> {
     None
+}
+
+/// A time of the wall clock on the clock of leases, as far as this machine's wall clock is right.
+pub(super) fn from_wall(time: SystemTime, now: i64) -> i64 {
+    #[expect(clippy::disallowed_methods, reason = "the one place where the two clocks of this machine meet")]
+    let wall = SystemTime::now();
+    let left = |length: Duration| i64::try_from(length.as_micros()).unwrap_or(i64::MAX);
+    match time.duration_since(wall) {
+        Ok(ahead) => now.saturating_add(left(ahead)),
+        Err(past) => now.saturating_sub(left(past.duration())),
+    }
 }

@@ -16,15 +16,15 @@ use crate::verdict::KeyFacts;
 /// A digest, by which the replica names a key.
 pub(super) type Digest = [u8; 32];
 
-/// Bytes that maps and allocator add to an entry.
-const OVERHEAD: usize = 400;
+/// Bytes that maps, allocator and the origin of its facts add to an entry.
+const OVERHEAD: usize = 512;
 
 /// A key in memory.
 pub(super) struct Entry {
     pub(super) facts: Arc<KeyFacts>,
-    digest: Digest,
+    pub(super) digest: Digest,
     /// When it expires, on the clock of leases.
-    expires: i64,
+    pub(super) expires: i64,
     /// VALID answers that were not reported yet.
     uses: AtomicU32,
     last_use: AtomicI64,
@@ -104,6 +104,16 @@ impl Memory {
     pub(super) fn live(&self) -> Option<i64> {
         let now = clock::boottime()?;
         (now < self.deadline.load(Ordering::SeqCst) && self.process == std::process::id()).then_some(now)
+    }
+
+    /// Until when the keys may answer.
+    pub(super) fn deadline(&self) -> i64 {
+        self.deadline.load(Ordering::SeqCst)
+    }
+
+    /// Until when the lease of a session that is over lasts: no longer than until `now`, if it was ended.
+    pub(super) fn lease_end(&self, now: i64) -> i64 {
+        if self.ended.load(Ordering::SeqCst) { now } else { self.deadline() }
     }
 
     /// The key of a tag. Call this after [`Self::live`].
@@ -196,14 +206,14 @@ impl Writer {
         }
     }
 
-    /// Whether a key is there.
-    pub(super) fn has(&self, tag: Tag) -> bool {
-        self.memory.keys.pin().contains_key(&tag)
+    /// The key of a tag.
+    pub(super) fn get(&self, tag: Tag) -> Option<Arc<Entry>> {
+        self.memory.keys.pin().get(&tag).cloned()
     }
 
-    /// Removes the key with this digest.
-    pub(super) fn remove(&mut self, digest: &Digest) {
-        let Some(tag) = self.tags.remove(digest) else { return };
+    /// Removes the key with this digest; its tag, if it was there.
+    pub(super) fn remove(&mut self, digest: &Digest) -> Option<Tag> {
+        let tag = self.tags.remove(digest)?;
         if let Some(entry) = self.memory.keys.pin().remove(&tag) {
             self.memory.bytes.fetch_sub(entry.bytes(), Ordering::Relaxed);
         }
@@ -212,6 +222,7 @@ impl Writer {
             let pinned = self.memory.keys.pin();
             self.order.retain(|tag| pinned.contains_key(tag));
         }
+        Some(tag)
     }
 
     /// Removes every key.

@@ -11,6 +11,7 @@ mod clock;
 mod memory;
 mod session;
 mod tag;
+mod watch;
 
 use std::{
     fmt,
@@ -32,18 +33,20 @@ use self::{
     memory::Memory,
     session::{End, Wanted},
     tag::Tagger,
+    watch::{KeyName, Source, Watches},
 };
 use crate::{
     backoff::Backoff,
     endpoints::Endpoints,
     error::BuildError,
-    verdict::{KeyFacts, Principal},
+    verdict::{KeyFacts, Origin, Principal},
 };
 
 /// Keys that wait to be asked for. One more is not asked for, and its checks stay calls.
 const MAX_WANTED: usize = 1_024;
 /// Bounds of the memory for keys.
 const BYTES: std::ops::RangeInclusive<usize> = 1 << 16..=1 << 40;
+const MIN_GRACE_PERIOD: Duration = Duration::from_secs(1);
 /// Delays between two sessions: the first and the longest.
 const SESSION_DELAYS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 /// A session that lasted this long was a good one: the next one may follow at once.
@@ -66,11 +69,12 @@ pub enum WhileAway {
 pub struct AttachOptions {
     bytes: usize,
     while_away: WhileAway,
+    grace_period: Option<Duration>,
 }
 
 impl Default for AttachOptions {
     fn default() -> Self {
-        Self { bytes: 64 << 20, while_away: WhileAway::default() }
+        Self { bytes: 64 << 20, while_away: WhileAway::default(), grace_period: None }
     }
 }
 
@@ -86,6 +90,18 @@ impl AttachOptions {
     pub fn while_away(self, while_away: WhileAway) -> Self {
         Self { while_away, ..self }
     }
+
+    /// How long work that was admitted under a key may go on without a lease that vouches for the key. Then it has to end,
+    /// see [`Principal::ended`](crate::Principal::ended). At least a second: a lease that was not needed for a while comes
+    /// with the work.
+    ///
+    /// Without it, work goes on until a replica is there again, and ends then if the key is over. So a restart of Keyward
+    /// ends no work, and neither does a network that is away: the revocation of a key that is held by somebody who can cut
+    /// this process off from Keyward ends nothing.
+    #[must_use]
+    pub fn grace_period(self, length: Duration) -> Self {
+        Self { grace_period: Some(length), ..self }
+    }
 }
 
 /// Whether memory answers, and how often it did not.
@@ -97,6 +113,10 @@ pub struct AttachStatus {
     pub keys: usize,
     /// Bytes that they take.
     pub bytes: usize,
+    /// Keys that work was admitted under which waits for their end, see [`Principal::ended`].
+    pub watched_keys: usize,
+    /// How many wait for the end of these keys.
+    pub waiters: usize,
     /// Checks that were calls because there was no live lease.
     pub calls_without_lease: u64,
     /// Checks that were calls although there was one: the key was not in memory, or it does not satisfy the check.
@@ -132,6 +152,7 @@ struct Shared {
     options: AttachOptions,
     /// The memory of the session that may answer. It is replaced as a whole.
     current: ArcSwapOption<Memory>,
+    watches: Arc<Watches>,
     calls_without_lease: AtomicU64,
     calls_for_keys: AtomicU64,
 }
@@ -153,6 +174,9 @@ impl Attached {
         if !BYTES.contains(&options.bytes) {
             return Err(BuildError::new("attach.bytes", "must be at least 64 KiB and at most 1 TiB"));
         }
+        if options.grace_period.is_some_and(|length| length < MIN_GRACE_PERIOD) {
+            return Err(BuildError::new("attach.grace_period", "must be at least 1 s"));
+        }
         if clock::boottime().is_none() {
             return Err(BuildError::new("attach", "needs a clock that counts suspension, which this system has not"));
         }
@@ -160,6 +184,7 @@ impl Attached {
         let shared = Arc::new(Shared {
             options,
             current: ArcSwapOption::empty(),
+            watches: Watches::new(options.grace_period),
             calls_without_lease: AtomicU64::new(0),
             calls_for_keys: AtomicU64::new(0),
         });
@@ -201,6 +226,16 @@ impl Attached {
         let _ = self.wanted.try_send(wanted);
     }
 
+    /// Where the end of a key is heard of that a call has found valid.
+    pub(crate) fn origin(&self, secret: String) -> Box<dyn Origin> {
+        Box::new(Source {
+            watches: Arc::clone(&self.shared.watches),
+            tag: self.tagger.tag(&secret),
+            name: KeyName::Secret(Arc::new(Zeroizing::new(secret))),
+            expires: None,
+        })
+    }
+
     pub(crate) fn status(&self) -> AttachStatus {
         let current = self.shared.current.load();
         let memory = current.as_deref();
@@ -208,6 +243,8 @@ impl Attached {
             live: memory.is_some_and(|memory| memory.live().is_some()),
             keys: memory.map_or(0, Memory::len),
             bytes: memory.map_or(0, Memory::bytes),
+            watched_keys: self.shared.watches.keys(),
+            waiters: self.shared.watches.waiters(),
             calls_without_lease: self.shared.calls_without_lease.load(Ordering::Relaxed),
             calls_for_keys: self.shared.calls_for_keys.load(Ordering::Relaxed),
         }
@@ -222,6 +259,8 @@ impl fmt::Debug for Attached {
 
 /// Keeps a session with one replica after the other, until the client is gone.
 async fn keep_session(shared: Arc<Shared>, endpoints: Arc<Endpoints>, mut wanted: mpsc::Receiver<Wanted>) {
+    // Nobody must wait for what nobody hears of, whatever ends this task.
+    let _closed = CloseOnDrop(Arc::clone(&shared.watches));
     let new_backoff = || Backoff::new(SESSION_DELAYS.0, SESSION_DELAYS.1);
     let mut backoff = new_backoff();
     loop {
@@ -239,5 +278,14 @@ async fn keep_session(shared: Arc<Shared>, endpoints: Arc<Endpoints>, mut wanted
         if wanted.is_closed() && wanted.is_empty() {
             return;
         }
+    }
+}
+
+/// Ends all waiting for the ends of keys.
+struct CloseOnDrop(Arc<Watches>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }

@@ -1,5 +1,7 @@
 //! One session: one stream to one replica.
 
+mod keys;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
@@ -10,20 +12,19 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code as Rpc, Streaming};
 use zeroize::Zeroizing;
 
+use self::keys::LookUp;
 use super::{
     Shared, WhileAway,
     clock::boottime,
-    memory::{Entry, Writer},
+    memory::{Digest, Writer},
     tag::Tag,
 };
 use crate::{
     endpoint::Endpoint,
     proto::{
-        AttachAcknowledge, AttachKey, AttachLookUp, AttachRenew, AttachRequest, AttachResponse, AttachStopped,
-        AttachUse, AttachUses, Code, attach_request::Message as Up, attach_response::Message as Down,
-        key_service_client::KeyServiceClient,
+        AttachAcknowledge, AttachRenew, AttachRequest, AttachResponse, AttachStopped, AttachUse, AttachUses,
+        attach_request::Message as Up, attach_response::Message as Down, key_service_client::KeyServiceClient,
     },
-    verdict::KeyFacts,
 };
 
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -83,6 +84,8 @@ pub(super) async fn run(shared: &Arc<Shared>, endpoint: &Arc<Endpoint>, wanted: 
         renewals: 0,
         look_ups: HashMap::new(),
         next_look_up: 0,
+        watched: HashMap::new(),
+        undecided: Vec::new(),
     };
     session.serve(inbound, wanted).await
 }
@@ -101,9 +104,13 @@ struct Session {
     up: mpsc::UnboundedSender<AttachRequest>,
     renewal: Option<Renewal>,
     renewals: u64,
-    /// Look-ups without an answer, and when each was sent.
-    look_ups: HashMap<u64, (Tag, i64)>,
+    /// Look-ups without an answer.
+    look_ups: HashMap<u64, LookUp>,
     next_look_up: u64,
+    /// Watched keys that the replica tells of. A key may be here although nobody watches it any more.
+    watched: HashMap<Digest, Tag>,
+    /// Watched keys that the replica has no verdict on now.
+    undecided: Vec<Tag>,
 }
 
 impl Session {
@@ -111,6 +118,7 @@ impl Session {
         let mut uses = interval(USES_INTERVAL);
         uses.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut renew_at = Instant::now();
+        let watches = Arc::clone(&self.shared.watches);
         let end = loop {
             tokio::select! {
                 // The stream first: what it says about keys must not wait behind anything.
@@ -137,7 +145,11 @@ impl Session {
                     };
                     self.look_up(&key);
                 }
-                _ = uses.tick() => self.report_uses(),
+                () = watches.requested(), if self.look_ups.len() < MAX_LOOK_UPS => self.cover(),
+                _ = uses.tick() => {
+                    self.report_uses();
+                    self.undecided.drain(..).for_each(|tag| watches.request(tag));
+                }
             }
         };
         self.close(inbound, end).await
@@ -148,6 +160,9 @@ impl Session {
         let Self { shared, writer, up, .. } = self;
         if shared.options.while_away == WhileAway::Refuse || end != End::Broken {
             writer.memory.end();
+        }
+        if let Some(now) = boottime() {
+            shared.watches.uncover_all(writer.memory.lease_end(now));
         }
         // What was sent is sent, and the replica ends the stream.
         drop(up);
@@ -165,7 +180,9 @@ impl Session {
     fn renew(&mut self) -> Instant {
         let now = Instant::now();
         let waits = self.renewal.as_ref().is_some_and(|renewal| renewal.since.elapsed() < RENEWAL_TIMEOUT);
-        if waits || !self.writer.memory.take_touched() {
+        // Work that was admitted rests on the lease, too.
+        let used = self.writer.memory.take_touched() || self.shared.watches.keys() > 0;
+        if waits || !used {
             return now + IDLE_INTERVAL;
         }
         self.renewals += 1;
@@ -174,17 +191,6 @@ impl Session {
         self.renewal = Some(Renewal { number: self.renewals, asked, since: now });
         self.send(Up::Renew(AttachRenew { number: self.renewals }));
         now + RENEWAL_TIMEOUT
-    }
-
-    fn look_up(&mut self, wanted: &Wanted) {
-        if self.writer.has(wanted.tag) {
-            return;
-        }
-        let Some(asked) = boottime() else { return };
-        let id = self.next_look_up;
-        self.next_look_up += 1;
-        self.look_ups.insert(id, (wanted.tag, asked));
-        self.send(Up::LookUp(AttachLookUp { id, secret: String::clone(&wanted.secret) }));
     }
 
     fn report_uses(&self) {
@@ -222,17 +228,11 @@ impl Session {
                 return Handled::Granted(length);
             }
             Down::Key(key) => self.keep(key),
-            Down::Invalidate(invalidate) => {
-                if let Ok(digest) = invalidate.digest.try_into() {
-                    self.writer.remove(&digest);
-                } else {
-                    self.writer.clear();
-                }
-                self.acknowledge(invalidate.number);
-            }
+            Down::Invalidate(invalidate) => self.invalidate(invalidate),
             Down::Clear(clear) => {
-                self.writer.clear();
+                self.clear();
                 self.acknowledge(clear.number);
+                self.cover();
             }
             Down::Going(_) => {
                 self.stop();
@@ -257,21 +257,6 @@ impl Session {
         if !current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &self.writer.memory)) {
             self.shared.current.store(Some(Arc::clone(&self.writer.memory)));
         }
-    }
-
-    fn keep(&mut self, AttachKey { id, digest, key, life }: AttachKey) {
-        let Some((tag, asked)) = self.look_ups.remove(&id) else { return };
-        let (Some(response), Ok(digest)) = (key, digest.try_into()) else { return };
-        if response.code() != Code::Valid {
-            return;
-        }
-        let Ok(facts) = KeyFacts::of(response) else { return };
-        let expires = match life.map(Duration::try_from) {
-            None => i64::MAX,
-            Some(Ok(life)) => asked.saturating_add(micros(life)),
-            Some(Err(_)) => return,
-        };
-        self.writer.insert(tag, Entry::new(Arc::new(facts), digest, expires));
     }
 }
 

@@ -7,6 +7,14 @@ use siphasher::sip128::SipHasher13;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Tag(u128);
 
+impl Tag {
+    /// One of `shards` numbers.
+    pub(super) fn shard(self, shards: usize) -> usize {
+        // The high half: maps take their buckets from the low one.
+        usize::from_le_bytes(*(self.0 >> 64).to_le_bytes().first_chunk().unwrap_or(&[0; 8])) % shards
+    }
+}
+
 /// Makes tags.
 pub(super) struct Tagger(SipHasher13);
 

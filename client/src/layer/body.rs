@@ -2,12 +2,14 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+
+use super::work::Work;
 
 /// What an error of a body is.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -25,19 +27,26 @@ pin_project! {
     #[derive(Debug)]
     #[project = Projected]
     enum Kind<B> {
-        Service { #[pin] body: B },
+        // The work is there until the body is done, if it ends with its key.
+        Service { #[pin] body: B, work: Option<Work>, grpc: bool },
         // What is left of a refusal.
         Refusal { rest: Option<Bytes> },
+        // The key ended before the body was done.
+        Ended,
     }
 }
 
 impl<B> GuardedBody<B> {
-    pub(super) fn service(body: B) -> Self {
-        Self { kind: Kind::Service { body } }
-    }
-
     pub(super) fn refusal(text: String) -> Self {
         Self { kind: Kind::Refusal { rest: Some(Bytes::from(text)).filter(|text| !text.is_empty()) } }
+    }
+}
+
+impl<B: Body<Data = Bytes>> GuardedBody<B> {
+    /// The service's own body, which ends with the key of the work.
+    pub(super) fn service(body: B, work: Option<Work>, grpc: bool) -> Self {
+        let work = work.filter(|_| !body.is_end_stream());
+        Self { kind: Kind::Service { body, work, grpc } }
     }
 }
 
@@ -49,22 +58,43 @@ where
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self.project().kind.project() {
-            Projected::Service { body } => body.poll_frame(cx).map_err(Into::into),
-            Projected::Refusal { rest } => Poll::Ready(rest.take().map(|text| Ok(Frame::data(text)))),
-        }
+        let mut kind = self.project().kind;
+        let (denial, grpc) = match kind.as_mut().project() {
+            Projected::Service { mut body, work, grpc } => {
+                let polled = match work {
+                    None => body.as_mut().poll_frame(cx).map(Ok),
+                    Some(work) => work.poll(cx, |cx| body.as_mut().poll_frame(cx)),
+                };
+                match ready!(polled) {
+                    Ok(frame) => {
+                        if !matches!(frame, Some(Ok(_))) || body.is_end_stream() {
+                            *work = None;
+                        }
+                        return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+                    }
+                    Err(denial) => (denial, *grpc),
+                }
+            }
+            Projected::Refusal { rest } => return Poll::Ready(rest.take().map(|text| Ok(Frame::data(text)))),
+            Projected::Ended => return Poll::Ready(None),
+        };
+        // The service's body is dropped here, and all that it holds.
+        kind.set(Kind::Ended);
+        Poll::Ready(Some(if grpc { Ok(Frame::trailers(denial.into_trailers())) } else { Err(denial.into_error()) }))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Service { body } => body.is_end_stream(),
+            Kind::Service { body, .. } => body.is_end_stream(),
             Kind::Refusal { rest } => rest.is_none(),
+            Kind::Ended => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Service { body } => body.size_hint(),
+            Kind::Service { body, .. } => body.size_hint(),
+            Kind::Ended => SizeHint::with_exact(0),
             Kind::Refusal { rest } => SizeHint::with_exact(rest.as_ref().map_or(0, Bytes::len) as u64),
         }
     }

@@ -32,6 +32,7 @@ pub(super) struct Settings {
     pub(super) routes: Vec<Route>,
     pub(super) allow_unmatched: bool,
     pub(super) strip_credential: bool,
+    pub(super) end_work: bool,
 }
 
 impl KeywardLayer {
@@ -49,6 +50,7 @@ impl KeywardLayer {
             routes: Vec::new(),
             allow_unmatched: false,
             strip_credential: false,
+            end_work: false,
         })
     }
 }
@@ -120,6 +122,19 @@ impl LayerBuilder {
         self
     }
 
+    /// Ends requests that were let through when their key is revoked, expires or changes: the service's future is dropped
+    /// and the request answered 401, or, if the response has begun, its body ends with an error, and a gRPC stream with
+    /// UNAUTHENTICATED. Needs an attached client. See [`Principal::ended`](crate::Principal::ended) for what ends a key, and
+    /// when.
+    ///
+    /// What the service does elsewhere is its own to end, by the same [`Principal::ended`](crate::Principal::ended): tasks
+    /// that it spawns, and connections that it upgrades, such as WebSockets. A body that nobody reads ends when it is read
+    /// again, or with its connection.
+    pub fn end_work(mut self) -> Self {
+        self.0.end_work = true;
+        self
+    }
+
     /// Builds the layer.
     ///
     /// # Errors
@@ -140,6 +155,10 @@ impl LayerBuilder {
             if name.len() > MAX_NAME_LEN || name.chars().any(char::is_control) {
                 return Err(BuildError::new(setting, "must be at most 128 bytes without control characters"));
             }
+        }
+        if settings.end_work && settings.client.attach_status().is_none() {
+            let why = "needs an attached client: no other hears of the end of a key; call `attach` first";
+            return Err(BuildError::new("end_work", why));
         }
         if settings.routes.len() > MAX_ROUTES {
             return Err(BuildError::new("route", "must be at most 1,024 rules"));

@@ -6,10 +6,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::body::GuardedBody;
+use super::body::{BoxError, GuardedBody};
 use crate::{
+    ended::{EndReason, NotWatched},
     error::{Error, ErrorKind},
-    verdict::{RateLimit, Reason, Refusal},
+    reason::Reason,
+    verdict::{RateLimit, Refusal},
 };
 
 /// `domain` of every ErrorInfo.
@@ -32,6 +34,10 @@ pub(super) enum Denial {
     Refused(Refusal, Option<String>),
     /// There is no verdict.
     Undecided(Error),
+    /// It was let through, and its key is over.
+    Ended(EndReason),
+    /// It was let through, and nobody would hear of the end of its key.
+    NotWatched(NotWatched),
 }
 
 /// What both forms of an answer say.
@@ -47,22 +53,49 @@ impl Answer {
     fn new(status: StatusCode, code: Code, reason: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, reason, message: message.into(), retry_after: None }
     }
+
+    /// That of a key for a reason of its own.
+    fn refused(reason: Reason, missing_scope: Option<&str>) -> Self {
+        match (reason, missing_scope) {
+            (Reason::InsufficientScope, scope) => {
+                let message = match scope {
+                    Some(scope) => format!("API key does not have '{scope}' scope"),
+                    None => "API key does not have a required scope".to_owned(),
+                };
+                Self::new(StatusCode::FORBIDDEN, Code::PermissionDenied, "INSUFFICIENT_SCOPE", message)
+            }
+            (Reason::RateLimited, _) => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, "RATE_LIMITED", "Rate limit exceeded")
+            }
+            (reason, _) => Self::unauthorized(reason.name()),
+        }
+    }
+
+    fn unauthorized(reason: &'static str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, Code::Unauthenticated, reason, "Invalid or expired API key")
+    }
+
+    fn undecided() -> Self {
+        Self {
+            retry_after: Some(Duration::from_secs(1)),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "UNAVAILABLE", "Try again")
+        }
+    }
 }
 
 impl Denial {
     fn answer(&self) -> Answer {
         use StatusCode as Http;
-        let unauthorized =
-            |reason| Answer::new(Http::UNAUTHORIZED, Code::Unauthenticated, reason, "Invalid or expired API key");
         match self {
-            Self::MissingCredential => {
-                Answer { message: "No authentication provided".to_owned(), ..unauthorized("MISSING_CREDENTIAL") }
-            }
+            Self::MissingCredential => Answer {
+                message: "No authentication provided".to_owned(),
+                ..Answer::unauthorized("MISSING_CREDENTIAL")
+            },
             Self::SeveralCredentials => {
                 let message = "authorization: two credentials count in this request; send one";
                 Answer::new(Http::BAD_REQUEST, Code::InvalidArgument, "INVALID_ARGUMENT", message)
             }
-            Self::NotText => unauthorized(Reason::Malformed.name()),
+            Self::NotText => Answer::unauthorized(Reason::Malformed.name()),
             Self::AmbiguousPath => {
                 let message = "The path can be read in two ways";
                 Answer::new(Http::BAD_REQUEST, Code::InvalidArgument, "AMBIGUOUS_PATH", message)
@@ -70,33 +103,16 @@ impl Denial {
             Self::NoRoute => {
                 Answer::new(Http::FORBIDDEN, Code::PermissionDenied, "NO_ROUTE", "No rule allows this request")
             }
-            Self::Refused(refusal, missing) => match refusal.reason() {
-                Reason::InsufficientScope => {
-                    let message = match missing {
-                        Some(scope) => format!("API key does not have '{scope}' scope"),
-                        None => "API key does not have a required scope".to_owned(),
-                    };
-                    Answer::new(Http::FORBIDDEN, Code::PermissionDenied, "INSUFFICIENT_SCOPE", message)
-                }
-                Reason::RateLimited => Answer {
-                    retry_after: refusal.rate_limit().and_then(|state| state.retry_after),
-                    ..Answer::new(
-                        Http::TOO_MANY_REQUESTS,
-                        Code::ResourceExhausted,
-                        "RATE_LIMITED",
-                        "Rate limit exceeded",
-                    )
-                },
-                reason => unauthorized(reason.name()),
+            Self::Refused(refusal, missing) => Answer {
+                retry_after: refusal.rate_limit().and_then(|state| state.retry_after),
+                ..Answer::refused(refusal.reason(), missing.as_deref())
             },
+            Self::Ended(EndReason::Refused(reason)) => Answer::refused(*reason, None),
             // The layer's own settings ask for what no key can have: trying again does not help.
             Self::Undecided(error) if error.kind() == ErrorKind::InvalidArgument => {
                 Answer::new(Http::INTERNAL_SERVER_ERROR, Code::Internal, "INTERNAL", "Internal error")
             }
-            Self::Undecided(_) => Answer {
-                retry_after: Some(Duration::from_secs(1)),
-                ..Answer::new(Http::SERVICE_UNAVAILABLE, Code::Unavailable, "UNAVAILABLE", "Try again")
-            },
+            Self::Undecided(_) | Self::Ended(_) | Self::NotWatched(_) => Answer::undecided(),
         }
     }
 
@@ -112,9 +128,31 @@ impl Denial {
                 response.extensions_mut().insert(refusal);
             }
             Self::Undecided(error) => drop(response.extensions_mut().insert(error)),
+            Self::Ended(reason) => {
+                response.extensions_mut().insert(reason);
+            }
+            Self::NotWatched(why) => {
+                response.extensions_mut().insert(why);
+            }
             _ => {}
         }
         response
+    }
+
+    /// The end of a gRPC stream that has begun.
+    pub(super) fn into_trailers(self) -> HeaderMap {
+        let mut trailers = grpc_response::<()>(self.answer()).into_parts().0.headers;
+        trailers.remove(header::CONTENT_TYPE);
+        trailers
+    }
+
+    /// The end of a body that has begun.
+    pub(super) fn into_error(self) -> BoxError {
+        match self {
+            Self::Ended(reason) => Box::new(reason),
+            Self::NotWatched(why) => Box::new(why),
+            other => other.answer().message.into(),
+        }
     }
 }
 

@@ -17,8 +17,11 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A refusal carries the [`Error`](crate::Error) or the [`Refusal`](crate::Refusal) as an extension of the response, for
-//! layers outside of this one that log.
+//! With [`LayerBuilder::end_work`] requests that were let through end with their key: the service's future is dropped and
+//! the request refused, or, if the response has begun, its body ends with an error or its gRPC stream with UNAUTHENTICATED.
+//!
+//! A refusal carries the [`Error`](crate::Error) or the [`Refusal`](crate::Refusal), or the [`EndReason`](crate::EndReason), as
+//! an extension of the response, for layers outside of this one that log.
 
 mod body;
 mod builder;
@@ -28,6 +31,7 @@ mod path;
 mod request_id;
 mod route;
 mod service;
+mod work;
 
 pub use body::GuardedBody;
 pub use builder::{KeywardLayer, LayerBuilder};

@@ -2,7 +2,8 @@
 
 use std::{
     fmt,
-    pin::Pin,
+    future::poll_fn,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -19,6 +20,7 @@ use super::{
     path,
     request_id::{self, REQUEST_ID},
     route::Route,
+    work::Work,
 };
 use crate::verdict::{Principal, Verdict};
 
@@ -75,6 +77,7 @@ impl Settings {
     async fn serve<S, B, R>(&self, mut inner: S, mut request: Request<B>) -> Result<Response<GuardedBody<R>>, S::Error>
     where
         S: Service<Request<B>, Response = Response<R>>,
+        R: Body<Data = Bytes>,
     {
         // Nobody but this layer says who the caller is.
         request.extensions_mut().remove::<Principal>();
@@ -97,10 +100,11 @@ impl Settings {
                 }
                 request.headers_mut().insert(REQUEST_ID, id.clone());
                 let rate_limit = principal.as_ref().and_then(Principal::rate_limit);
+                let work = principal.clone().filter(|_| self.end_work).map(Work::new);
                 if let Some(principal) = principal {
                     request.extensions_mut().insert(principal);
                 }
-                let mut response = inner.call(request).await?.map(GuardedBody::service);
+                let mut response = respond(inner.call(request), work, grpc).await?;
                 if let Some(state) = rate_limit {
                     rate_limit_headers(response.headers_mut(), state);
                 }
@@ -143,6 +147,22 @@ impl Settings {
             }
             Err(error) => Err(Denial::Undecided(error)),
         }
+    }
+}
+
+/// Waits for the service's response. If the work's key is over before, the service's future is dropped.
+async fn respond<F, R, E>(future: F, work: Option<Work>, grpc: bool) -> Result<Response<GuardedBody<R>>, E>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: Body<Data = Bytes>,
+{
+    let Some(mut work) = work else {
+        return Ok(future.await?.map(|body| GuardedBody::service(body, None, grpc)));
+    };
+    let mut future = pin!(future);
+    match poll_fn(|cx| work.poll(cx, |cx| future.as_mut().poll(cx))).await {
+        Ok(response) => Ok(response?.map(|body| GuardedBody::service(body, Some(work), grpc))),
+        Err(denial) => Ok(denial.into_response(grpc)),
     }
 }
 

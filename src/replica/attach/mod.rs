@@ -17,7 +17,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-pub(crate) use self::session::{AnswerKey, Down, Renewal, Session};
+pub(crate) use self::session::{AnswerKey, Down, Renewal, Session, Standing};
 use crate::{
     domain::{
         clock::{Clock, Micros, micros},

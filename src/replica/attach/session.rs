@@ -10,6 +10,7 @@ use crate::{
         clock::{Clock, Micros, SECOND, micros},
         error::{Error, Result},
         key::Digest,
+        verdict::VerdictCode,
     },
     replica::{
         cache::{ChangeSeq, KeyCache},
@@ -53,8 +54,18 @@ pub(crate) struct AnswerKey {
     pub(crate) digest: Digest,
     /// The key; none if the client must not keep it.
     pub(crate) key: Option<Arc<CachedKey>>,
+    /// For a look-up that watches a key that the client must not keep.
+    pub(crate) standing: Option<Standing>,
     /// The position in the sequence of changes before the key was read.
     pub(crate) seq: ChangeSeq,
+}
+
+/// The verdict on a key that the client must not keep, without its rate limit.
+#[derive(Debug, Clone)]
+pub(crate) struct Standing {
+    pub(crate) code: VerdictCode,
+    /// None where the verdict must not tell of it.
+    pub(crate) key: Option<Arc<CachedKey>>,
 }
 
 /// One session.
@@ -168,7 +179,8 @@ impl Session {
     /// change that is applied later finds the interest, and its invalidation is behind the answer.
     pub(super) fn answer(&self, key: AnswerKey, cache: &KeyCache) -> bool {
         let mut state = self.state.lock();
-        if key.key.is_some() {
+        let watched = key.standing.as_ref().is_some_and(|standing| standing.code == VerdictCode::Valid);
+        if key.key.is_some() || watched {
             if !cache.unchanged_since(key.seq, &key.digest) {
                 return false;
             }

@@ -166,6 +166,32 @@ impl Evaluator {
         self.complete(check, None, Pending { digest, cached }, deadline).await
     }
 
+    /// The verdict on the key with this digest as far as its rate limit, for a caller that has looked it up by its secret
+    /// before. Nothing is asserted, spent or recorded.
+    ///
+    /// # Errors
+    ///
+    /// UNAVAILABLE or DEADLINE_EXCEEDED of the look-up.
+    pub async fn standing(
+        &self,
+        digest: Digest,
+        allowed: Option<&AllowedKeyspaces>,
+        deadline: Instant,
+    ) -> Result<Verdict> {
+        let cached = self.replica.cache_guard().and_then(|cache| cache.get(&digest));
+        let found = match cached {
+            Some(cached) => Some(cached),
+            None => self.replica.look_up(digest, deadline).await?,
+        };
+        let Some(key) = found else { return Ok(Verdict::unknown(VerdictCode::NotFound)) };
+        Ok(match self.without_limit(&Check::default(), allowed, &key.entry) {
+            WithoutLimit::Decided(verdict) => verdict,
+            WithoutLimit::Valid { .. } => {
+                Verdict { code: VerdictCode::Valid, key: Some(key.entry), rate: None, missing_scope: None }
+            }
+        })
+    }
+
     /// The state of a key's rate limit, if it has one; nothing is spent.
     pub async fn rate_state(&self, key: &CachedKey) -> Option<RateState> {
         let limit = limit_of(key, self.registry.get(key.keyspace?)?)?;

@@ -21,7 +21,7 @@ use crate::{
     proto::{self, attach_request, attach_response},
     service::{
         Services,
-        attach::{Attached, Messages, ReportedUse, ToClient},
+        attach::{Attached, KeyName, Messages, ReportedUse, ToClient},
     },
     transport::{deadline::deadline, status},
 };
@@ -71,13 +71,14 @@ impl AttachMessages {
             ToClient::Grant { number, length } => {
                 Message::Grant(proto::AttachGrant { number, length: Some(convert::duration(length)) })
             }
-            ToClient::Key { id, digest, key } => {
-                let (key, life) = key.unzip();
+            ToClient::Key { id, digest, key, standing, life } => {
+                let response = |verdict| messages::response(&self.service.verify.answer(&verdict));
                 Message::Key(proto::AttachKey {
                     id,
                     digest: digest.0.to_vec(),
-                    key: key.map(|verdict| messages::response(&self.service.verify.answer(&verdict))),
-                    life: life.flatten().map(convert::duration),
+                    key: key.map(response),
+                    life: life.map(convert::duration),
+                    verdict: standing.map(response),
                 })
             }
             ToClient::Invalidate { number, digest } => {
@@ -145,13 +146,28 @@ async fn handle(attached: Arc<Attached>, message: attach_request::Message) -> Re
     let deadline: Instant = deadline(None);
     match message {
         attach_request::Message::Renew(renew) => attached.renew(renew.number, deadline).await,
-        attach_request::Message::LookUp(look_up) => attached.look_up(look_up.id, &look_up.secret, deadline).await,
+        attach_request::Message::LookUp(look_up) => {
+            attached.look_up(look_up.id, key_name(&look_up)?, look_up.watch, deadline).await
+        }
         attach_request::Message::Uses(uses) => {
             let uses: Result<Vec<_>> = uses.uses.iter().map(reported_use).collect();
             attached.uses(&uses?, deadline).await
         }
         attach_request::Message::Acknowledge(_) | attach_request::Message::Stopped(_) => Ok(()),
     }
+}
+
+fn key_name(look_up: &proto::AttachLookUp) -> Result<KeyName<'_>> {
+    if look_up.digest.is_empty() {
+        return Ok(KeyName::Secret(&look_up.secret));
+    }
+    if !look_up.secret.is_empty() {
+        return Err(Error::invalid("look_up.digest", "must be empty in a look-up with a secret"));
+    }
+    let digest = <[u8; 32]>::try_from(&*look_up.digest);
+    digest
+        .map(|digest| KeyName::Digest(Digest(digest)))
+        .map_err(|_| Error::invalid("look_up.digest", "must be 32 bytes"))
 }
 
 fn reported_use(reported: &proto::AttachUse) -> Result<ReportedUse> {

@@ -1,0 +1,149 @@
+//! The keys of a session: asked for, kept, watched for work that was admitted under them, and removed.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    super::{
+        clock::boottime,
+        memory::{Digest, Entry},
+        tag::Tag,
+        watch::{KeyName, Source, Vouched, Watch},
+    },
+    MAX_LOOK_UPS, Session, Wanted, micros,
+};
+use crate::{
+    proto::{AttachInvalidate, AttachKey, AttachLookUp, VerifyResponse, attach_request::Message as Up},
+    reason::Reason,
+    verdict::{KeyFacts, Origin},
+};
+
+/// A look-up that was sent.
+pub(super) struct LookUp {
+    tag: Tag,
+    /// When it was sent.
+    asked: i64,
+    /// It is for work that was admitted under the key.
+    watch: bool,
+}
+
+impl Session {
+    pub(super) fn look_up(&mut self, wanted: &Wanted) {
+        if self.writer.get(wanted.tag).is_none() {
+            let secret = String::clone(&wanted.secret);
+            self.send_look_up(wanted.tag, AttachLookUp { secret, ..AttachLookUp::default() });
+        }
+    }
+
+    fn send_look_up(&mut self, tag: Tag, mut message: AttachLookUp) {
+        let Some(asked) = boottime() else { return };
+        message.id = self.next_look_up;
+        self.next_look_up += 1;
+        self.look_ups.insert(message.id, LookUp { tag, asked, watch: message.watch });
+        self.send(Up::LookUp(message));
+    }
+
+    /// Sees to it that the replica tells of the changes of watched keys.
+    pub(super) fn cover(&mut self) {
+        let room = MAX_LOOK_UPS.saturating_sub(self.look_ups.len());
+        for watch in self.shared.watches.take_uncovered(room) {
+            self.cover_one(&watch);
+        }
+    }
+
+    fn cover_one(&mut self, watch: &Watch) {
+        if let (Some(entry), Some(at)) = (self.writer.get(watch.tag), boottime()) {
+            // It was looked up on this session, and has not changed since.
+            let (facts, digest, expires) = (Arc::clone(&entry.facts), entry.digest, entry.expires);
+            return self.vouch(watch.tag, Vouched { facts, digest, expires, at });
+        }
+        let named = match watch.name() {
+            KeyName::Secret(secret) => AttachLookUp { secret: String::clone(&secret), ..AttachLookUp::default() },
+            KeyName::Digest(digest) => AttachLookUp { digest: digest.to_vec(), ..AttachLookUp::default() },
+        };
+        self.send_look_up(watch.tag, AttachLookUp { watch: true, ..named });
+    }
+
+    fn vouch(&mut self, tag: Tag, vouched: Vouched) {
+        let watches = &self.shared.watches;
+        self.watched.insert(vouched.digest, tag);
+        // Those that nobody watches any more must not pile up.
+        if self.watched.len() > 2 * watches.keys() + 64 {
+            self.watched.retain(|_, tag| watches.has(*tag));
+        }
+        watches.vouch(tag, vouched, &self.writer.memory);
+    }
+
+    /// Removes a key, says so, and looks it up again if it is watched.
+    pub(super) fn invalidate(&mut self, AttachInvalidate { number, digest }: AttachInvalidate) {
+        let Ok(digest) = Digest::try_from(digest) else {
+            self.clear();
+            self.acknowledge(number);
+            return self.cover();
+        };
+        let removed = self.writer.remove(&digest);
+        let watched = self.watched.remove(&digest).or(removed);
+        self.acknowledge(number);
+        if let (Some(tag), Some(now)) = (watched, boottime()) {
+            self.shared.watches.uncover(tag, now);
+            self.cover();
+        }
+    }
+
+    /// Removes every key. Those that are watched are looked up again.
+    pub(super) fn clear(&mut self) {
+        self.writer.clear();
+        self.watched.clear();
+        if let Some(now) = boottime() {
+            self.shared.watches.uncover_all(now);
+        }
+    }
+
+    pub(super) fn keep(&mut self, AttachKey { id, digest, key, life, verdict }: AttachKey) {
+        let Some(LookUp { tag, asked, watch }) = self.look_ups.remove(&id) else { return };
+        let standing = match (key, verdict) {
+            (Some(key), _) => self.standing((tag, asked), digest, key, life).inspect(|standing| {
+                if let Standing::Valid { facts, digest, expires } = standing {
+                    self.writer.insert(tag, Entry::new(Arc::clone(facts), *digest, *expires));
+                }
+            }),
+            (None, Some(verdict)) if watch => self.standing((tag, asked), digest, verdict, life),
+            (None, _) => None,
+        };
+        match standing {
+            _ if !watch => {}
+            Some(Standing::Valid { facts, digest, expires }) => {
+                self.vouch(tag, Vouched { facts, digest, expires, at: asked });
+            }
+            Some(Standing::Refused(reason)) => self.shared.watches.refuse(tag, reason),
+            None => self.undecided.push(tag),
+        }
+    }
+
+    /// What an answer says of a key; none if it is not understood.
+    fn standing(
+        &self,
+        (tag, asked): (Tag, i64),
+        digest: Vec<u8>,
+        response: VerifyResponse,
+        life: Option<prost_types::Duration>,
+    ) -> Option<Standing> {
+        if let Some(reason) = Reason::of(response.code()).ok()? {
+            return Some(Standing::Refused(reason));
+        }
+        let digest = Digest::try_from(digest).ok()?;
+        let expires = match life {
+            None => i64::MAX,
+            Some(life) => asked.saturating_add(micros(Duration::try_from(life).ok()?)),
+        };
+        let (watches, name) = (Arc::clone(&self.shared.watches), KeyName::Digest(digest));
+        let origin: Box<dyn Origin> = Box::new(Source { watches, tag, name, expires: Some(expires) });
+        let facts = KeyFacts::of(response).ok()?.watched_at(Some(origin));
+        Some(Standing::Valid { facts: Arc::new(facts), digest, expires })
+    }
+}
+
+/// What a replica says of a key.
+enum Standing {
+    Valid { facts: Arc<KeyFacts>, digest: Digest, expires: i64 },
+    Refused(Reason),
+}

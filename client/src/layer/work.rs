@@ -1,0 +1,53 @@
+//! Work that ends with the key that it was admitted under.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use super::denial::Denial;
+use crate::{ended::Ended, verdict::Principal};
+
+/// Work that was admitted under a key. It is watched from the moment when it is not done at once.
+#[derive(Debug)]
+pub(super) struct Work {
+    principal: Principal,
+    ended: Option<Ended>,
+    /// It was polled, and is not over.
+    begun: bool,
+}
+
+impl Work {
+    pub(super) fn new(principal: Principal) -> Self {
+        Self { principal, ended: None, begun: false }
+    }
+
+    /// Polls the work, unless its key is over.
+    pub(super) fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        work: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<Result<T, Denial>> {
+        // Work that has something to do whenever it is polled must not go on for ever.
+        if self.begun
+            && let Poll::Ready(denial) = self.poll_end(cx)
+        {
+            return Poll::Ready(Err(denial));
+        }
+        self.begun = true;
+        match work(cx) {
+            Poll::Ready(done) => Poll::Ready(Ok(done)),
+            // Most work is done by now, and costs nothing more.
+            Poll::Pending if self.ended.is_none() => self.poll_end(cx).map(Err),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Denial> {
+        let ended = self.ended.get_or_insert_with(|| self.principal.ended());
+        Poll::Ready(match ready!(Pin::new(ended).poll(cx)) {
+            Ok(reason) => Denial::Ended(reason),
+            Err(why) => Denial::NotWatched(why),
+        })
+    }
+}
