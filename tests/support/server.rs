@@ -83,7 +83,9 @@ impl Setup {
 
     /// The command, not started yet.
     pub fn command(&self, folder: &Path, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
+        // Another build: figures of a release build, say (`KEYWARD_TEST_PROGRAM=target/release/keyward tests/run …`).
+        let program = std::env::var("KEYWARD_TEST_PROGRAM");
+        let mut command = Command::new(program.as_deref().unwrap_or(env!("CARGO_BIN_EXE_keyward")));
         command.args(arguments).current_dir(folder).env_clear();
         if let Ok(path) = std::env::var("PATH") {
             command.env("PATH", path);

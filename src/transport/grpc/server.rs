@@ -140,7 +140,7 @@ async fn serve(
 ) {
     let mut connections = handed.lock().await;
     let serving = TaskTracker::new();
-    let polls = Arc::default();
+    let (polls, turns) = (Arc::default(), Arc::default());
     while let Some(connection) = connections.recv().await {
         let connection_options = ConnectionOptions {
             timeouts: Timeouts::new(options.timeouts.keepalive),
@@ -148,6 +148,7 @@ async fn serve(
             max_age: options.connection_age(&*api.service.entropy),
             shutdown: options.stop.child_token(),
             polls: Arc::clone(&polls),
+            turns: Arc::clone(&turns),
         };
         let admission = connection.admission();
         let connection = serve_connection(connection, api.clone(), routes.clone(), options.clone(), connection_options);

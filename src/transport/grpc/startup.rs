@@ -71,6 +71,7 @@ impl StartupHandler {
             max_age: None,
             shutdown: listener.stop.child_token(),
             polls: Arc::default(),
+            turns: Arc::default(),
         };
         http2::serve(WriteTimeout::new(io, listener.timeouts.write), self, options).await;
     }

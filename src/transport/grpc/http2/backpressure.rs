@@ -7,14 +7,18 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::handler::StreamHandler;
+use super::{
+    handler::StreamHandler,
+    read_turns::{ReadTurns, Turn},
+};
 
-/// Bytes of a stranger's requests that are read before they are handled.
+/// Bytes of a stranger's requests that are read in one turn.
 const STRANGER_READ_BYTES: usize = 4 << 10;
 
 /// A connection that is read in turns as long as no call was authenticated on it.
@@ -23,13 +27,16 @@ pub(super) struct Backpressure<'a, I, H> {
     handler: &'a H,
     /// What may still be read in this turn.
     quota: usize,
+    turns: Arc<ReadTurns>,
+    /// The next turn, if the connection waits for it.
+    next: Option<Turn>,
     /// A write waits for the client.
     blocked: bool,
 }
 
 impl<'a, I, H> Backpressure<'a, I, H> {
-    pub(super) fn new(io: I, handler: &'a H) -> Self {
-        Self { io, handler, quota: STRANGER_READ_BYTES, blocked: false }
+    pub(super) fn new(io: I, handler: &'a H, turns: Arc<ReadTurns>) -> Self {
+        Self { io, handler, quota: STRANGER_READ_BYTES, turns, next: None, blocked: false }
     }
 
     /// Notes whether a write has to wait.
@@ -55,9 +62,12 @@ impl<I: AsyncRead + Unpin, H: StreamHandler> AsyncRead for Backpressure<'_, I, H
             return Poll::Pending;
         }
         if self.quota == 0 {
+            let this = &mut *self;
+            if !this.next.get_or_insert_with(|| this.turns.wait(cx.waker())).has_come() {
+                return Poll::Pending;
+            }
+            self.next = None;
             self.quota = STRANGER_READ_BYTES;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
         }
         let most = self.quota.min(buffer.remaining());
         let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
@@ -107,7 +117,10 @@ mod tests {
     use futures::poll;
     use h2::{RecvStream, server::SendResponse};
     use http::Request;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
+        task::yield_now,
+    };
 
     use super::*;
 
@@ -148,11 +161,16 @@ mod tests {
         let handler = Client::default();
         let (mut client, io) = duplex(1 << 20);
         client.write_all(&vec![0; 100_000]).await.unwrap();
-        let mut io = Backpressure::new(io, &handler);
+        let mut io = Backpressure::new(io, &handler, Arc::default());
         for _ in 0..2 {
             assert_eq!(read(&mut io, 3_000).await, Some(3_000));
             assert_eq!(read(&mut io, 3_000).await, Some(STRANGER_READ_BYTES - 3_000));
             assert_eq!(read(&mut io, 3_000).await, None);
+            // What wakes the task meanwhile gives it no turn.
+            assert_eq!(read(&mut io, 3_000).await, None);
+            while !io.next.as_ref().unwrap().has_come() {
+                yield_now().await;
+            }
         }
         handler.authenticated.set(true);
         assert_eq!(read(&mut io, 50_000).await, Some(50_000));
@@ -162,7 +180,7 @@ mod tests {
     async fn a_stranger_that_takes_nothing_is_not_read_until_it_does() {
         let handler = Client::default();
         let (mut client, io) = duplex(16);
-        let mut io = Backpressure::new(io, &handler);
+        let mut io = Backpressure::new(io, &handler, Arc::default());
         client.write_all(b"request").await.unwrap();
         io.write_all(&[0; 16]).await.unwrap();
         assert!(poll!(Box::pin(io.write_all(&[0; 16]))).is_pending());

@@ -3,6 +3,7 @@
 use std::{
     future::{Future as _, poll_fn},
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -46,7 +47,8 @@ pub(crate) async fn serve<I>(io: I, handler: &impl StreamHandler, options: Conne
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = h2_builder(options.max_streams).handshake(Backpressure::new(io, handler));
+    let io = Backpressure::new(io, handler, Arc::clone(&options.turns));
+    let handshake = h2_builder(options.max_streams).handshake(io);
     // Without HTTP/2 there is no way to tell the client what is wrong.
     let Ok(Ok(connection)) = timeout(options.timeouts.preface, handshake).await else { return };
     let mut driver = Driver::new(connection, handler, options);
@@ -87,7 +89,7 @@ where
     H: StreamHandler,
 {
     fn new(mut connection: Connection<I, Bytes>, handler: &'a H, options: ConnectionOptions) -> Self {
-        let ConnectionOptions { timeouts, max_streams: _, max_age, shutdown, polls } = options;
+        let ConnectionOptions { timeouts, max_streams: _, max_age, shutdown, polls, turns: _ } = options;
         Self {
             keepalive: connection.ping_pong().map(|pings| Keepalive::new(pings, timeouts)),
             connection,
@@ -228,10 +230,7 @@ where
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicUsize, Ordering},
-        },
+        sync::atomic::{AtomicUsize, Ordering},
         time::Duration,
     };
 
@@ -278,7 +277,14 @@ mod tests {
 
     fn options(timeouts: Timeouts) -> ConnectionOptions {
         let shutdown = CancellationToken::new();
-        ConnectionOptions { timeouts, max_streams: 100, max_age: None, shutdown, polls: Arc::default() }
+        ConnectionOptions {
+            timeouts,
+            max_streams: 100,
+            max_age: None,
+            shutdown,
+            polls: Arc::default(),
+            turns: Arc::default(),
+        }
     }
 
     #[tokio::test]

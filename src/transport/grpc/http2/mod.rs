@@ -9,6 +9,7 @@ mod driver;
 mod handler;
 mod keepalive;
 mod options;
+mod read_turns;
 mod spinning;
 
 pub(crate) use self::{

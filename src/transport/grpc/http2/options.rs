@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use h2::server::Builder;
 use tokio_util::sync::CancellationToken;
 
-use super::{super::request_body::STRANGER_WINDOW_BYTES, spinning::PollCounter};
+use super::{super::request_body::STRANGER_WINDOW_BYTES, read_turns::ReadTurns, spinning::PollCounter};
 
 /// Flow-control windows of one stream and of the whole connection, while no call was authenticated on it. h2 keeps what is
 /// sent within them until a call reads it.
@@ -51,6 +51,8 @@ pub(crate) struct ConnectionOptions {
     pub(crate) shutdown: CancellationToken,
     /// Counts the polls of all connections of the thread.
     pub(crate) polls: Arc<PollCounter>,
+    /// The turns in which the strangers of the thread are read.
+    pub(crate) turns: Arc<ReadTurns>,
 }
 
 /// An h2 server with this module's limits.
