@@ -12,6 +12,7 @@
 //! | room | what it does |
 //! |---|---|
 //! | [`app`] | the composition root: builds everything, starts it in order and stops it in order |
+//! | [`agent`] | `keyward agent`: the client behind the connections of gRPC, on the callers' own host |
 //! | `dashboard` | pages for people, on the listener of REST |
 //! | [`transport`], [`webhook`] | gRPC and REST in front of the services; the delivery of events behind them |
 //! | [`service`] | use cases: verify, authenticate, manage keys, list events, and the jobs beside calls |
@@ -65,6 +66,7 @@ use dialoguer as _;
 use mimalloc as _;
 use webbrowser as _;
 
+pub mod agent;
 pub mod app;
 pub mod config;
 pub(crate) mod dashboard;

@@ -10,10 +10,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{service::interceptor::InterceptedService, transport::Channel};
 
 use crate::{
-    attach::{Asserted, AttachOptions, AttachStatus, Attached},
+    attach::{Asserted, AttachOptions, AttachStatus, Attached, LocalMemory},
     backoff::Backoff,
     builder::ClientBuilder,
     check::Check,
+    connection::Connection,
     credential::Credential,
     endpoints::Endpoints,
     error::{BuildError, Error, ErrorKind},
@@ -75,6 +76,38 @@ impl Client {
     /// Whether memory answers now, and how often it did not; none before [`Self::attach`].
     pub fn attach_status(&self) -> Option<AttachStatus> {
         self.0.attached.get().map(Attached::status)
+    }
+
+    /// This process's memory, if it may answer now; none before [`Self::attach`]. For programs that answer for other
+    /// callers, such as `keyward agent`: [`Self::verify`] looks there by itself.
+    pub fn local_memory(&self) -> Option<LocalMemory<'_>> {
+        self.0.attached.get()?.local()
+    }
+
+    /// Asks for the key of a secret that Keyward has found valid, to be kept in memory. [`Self::verify`] does so by itself.
+    pub fn remember(&self, secret: &str) {
+        if let Some(attached) = self.0.attached.get() {
+            attached.want(secret);
+        }
+    }
+
+    /// Ends what [`Self::attach`] began, for good, and tells the replica: no Revoke waits for this client any more. Checks
+    /// are calls from then on.
+    pub async fn detach(&self) {
+        if let Some(attached) = self.0.attached.get() {
+            attached.stop().await;
+        }
+    }
+
+    /// The connection to the address whose turn it is, for generated clients of other services. Deadlines and retries are
+    /// their user's.
+    pub fn connection(&self) -> Connection {
+        Connection::new(self.0.endpoints.next())
+    }
+
+    /// How many addresses there are.
+    pub fn addresses(&self) -> usize {
+        self.0.endpoints.len()
     }
 
     /// The principal of a secret, if memory may answer and the key satisfies the check.

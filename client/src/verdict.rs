@@ -268,6 +268,11 @@ impl Principal {
         }
     }
 
+    /// The names and values of the key's metadata, in the order of the names.
+    pub fn metadata_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.key.metadata.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// The state of the key's rate limit after this check; none if it has no limit.
     pub fn rate_limit(&self) -> Option<RateLimit> {
         self.rate_limit

@@ -24,7 +24,7 @@ mod session;
 mod session_dashboard;
 mod setting;
 mod show;
-mod size;
+pub(crate) mod size;
 mod tables;
 mod tls;
 mod weak_text;
@@ -36,7 +36,7 @@ pub use self::{
     database::{Database, DatabaseUrl},
     http::Http,
     layers::{Flags, Origin, Origins},
-    load::{Config, load, parse},
+    load::{Config, file, load, parse},
     rate_limit::{RateLimitStore, RateLimits},
     replica::ReplicaSettings,
     server::Server,

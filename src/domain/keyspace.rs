@@ -21,6 +21,9 @@ pub const VERIFY_SCOPE: &str = "verify";
 /// Index of a keyspace in its registry; small enough to store with each cached key.
 pub type KeyspaceIndex = u16;
 
+/// No secret is shorter than this: it has at least 96 random bits.
+const MIN_SECRET_LEN: usize = 20;
+
 /// The keyspaces that a limited service may verify. Keyspaces that are no longer configured are left out; if none is left,
 /// the service may verify no key at all.
 #[derive(Debug, PartialEq, Eq)]
@@ -229,6 +232,15 @@ impl Registry {
             .flat_map(|keyspace| keyspace.prefixes.iter().map(move |(_, prefix)| (keyspace, prefix)))
             .filter(|(_, prefix)| text.starts_with(prefix))
             .max_by_key(|(_, prefix)| prefix.len())
+    }
+
+    /// Whether a text holds something like a secret or a token. A part that only begins like one counts.
+    pub(crate) fn holds_credential(&self, text: &str) -> bool {
+        let begins = |rest: &str| {
+            rest.len() >= MIN_SECRET_LEN
+                && (self.by_prefix(rest).is_some() || rest.starts_with("whsec_") || rest.starts_with("eyJ"))
+        };
+        text.char_indices().any(|(start, _)| text.get(start..).is_some_and(begins))
     }
 
     /// Whether `text` is a secret that this installation can have issued: its prefix, length and checksum are right.

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     domain::{
+        access,
         clock::{Clock, Micros, micros},
         error::{Error, ErrorKind, Result},
         key::Digest,
@@ -71,6 +72,15 @@ pub(crate) enum ToClient {
     Going,
     /// The client's own credential is over.
     End { number: u64 },
+}
+
+/// The keyspaces that a caller may ask about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum VerifyRights {
+    /// Every one.
+    All,
+    /// Those of these names.
+    Keyspaces(Vec<String>),
 }
 
 /// The messages to one client, in the order in which they must reach it.
@@ -182,6 +192,20 @@ impl AttachService {
         // Again, since a revocation of the caller before the registration did not reach the session.
         self.rights(&attached.caller, deadline).await?;
         Ok((attached, Messages { queue, clock: Arc::clone(&self.clock) }))
+    }
+
+    /// What the holder of a valid key may ask about; none if it may not call Verify.
+    pub(crate) fn rights_of(&self, verdict: &Verdict) -> Option<VerifyRights> {
+        let key = verdict.key.as_ref().filter(|_| verdict.code == VerdictCode::Valid)?;
+        let allowed = access::may_verify(&self.auth.caller(key)).ok()?;
+        Some(match allowed {
+            None => VerifyRights::All,
+            Some(allowed) => {
+                let names = self.registry.all().iter().map(|keyspace| &keyspace.name);
+                let may = |name: &&String| self.registry.index(name).is_some_and(|index| allowed.contains(index));
+                VerifyRights::Keyspaces(names.filter(may).cloned().collect())
+            }
+        })
     }
 
     /// What a caller may hold, and what is left of its credential.

@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use super::authenticate::Authenticator;
 use crate::domain::{
     error::{Error, Result},
-    keyspace::CredentialHeader,
+    keyspace::{CredentialHeader, Registry},
 };
 
 /// The headers of a request. Names are in lower case.
@@ -101,6 +101,26 @@ pub fn find<'a>(
         known = cookie(headers, auth)?;
     }
     Ok(known.or(unknown))
+}
+
+/// The secret of a request, if it is the only credential that can count where `header` is read: the answer of [`find`] in
+/// the plain case, for a caller that knows neither sessions nor the root credential. None in every other case.
+pub fn only_secret<'a>(
+    headers: &'a impl Headers,
+    registry: &Registry,
+    header: CredentialHeader,
+) -> Option<(CredentialHeader, &'a str)> {
+    let tokens = headers.values("authorization").map(|value| (CredentialHeader::Bearer, value));
+    let keys = headers.values("x-api-key").map(|value| (CredentialHeader::XApiKey, value));
+    let mut presented = tokens.chain(keys).filter(|(_, value)| !value.is_empty());
+    let (place, value) = presented.next()?;
+    if presented.next().is_some() || !header.accepts(place) {
+        return None;
+    }
+    let text = std::str::from_utf8(value).ok()?;
+    let secret = if place == CredentialHeader::Bearer { bearer(text)? } else { text };
+    let (keyspace, _) = registry.by_prefix(secret)?;
+    keyspace.credential.accepts(place).then_some((place, secret))
 }
 
 fn two_credentials() -> Error {

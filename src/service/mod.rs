@@ -39,7 +39,7 @@ use self::{
     bulk::Bulk,
     dashboard::DashboardSessions,
     deliveries::DeliverySignal,
-    gateway::Gateways,
+    gateway::{GatewayConfig, Gateways},
     health::Health,
     ids::IdGenerator,
     jobs::Jobs,
@@ -267,9 +267,8 @@ impl Services {
         let gateways = Gateways {
             evaluator: Arc::clone(&evaluator),
             auth: Arc::clone(&auth),
-            registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
-            host_environment,
+            config: GatewayConfig::new(Arc::clone(&registry), host_environment),
         };
         let overview = Overview {
             store: Arc::clone(&store),

@@ -7,9 +7,18 @@ pub(crate) const REQUEST_ID: &str = "x-request-id";
 
 /// The id of a request: the one that it brings, if it is safe to repeat, or a new one.
 pub(crate) fn choose(incoming: Option<&[u8]>, service: &Services) -> String {
+    choose_unless(incoming, |id| service.auth.holds_credential(id), &*service.entropy)
+}
+
+/// [`choose`] where something else knows what a credential is.
+pub(crate) fn choose_unless(
+    incoming: Option<&[u8]>,
+    holds_credential: impl Fn(&str) -> bool,
+    entropy: &dyn Entropy,
+) -> String {
     let incoming = incoming.and_then(|value| str::from_utf8(value).ok());
-    let safe = incoming.filter(|id| is_safe(id) && !service.auth.holds_credential(id));
-    safe.map_or_else(|| new_id(&*service.entropy), str::to_owned)
+    let safe = incoming.filter(|id| is_safe(id) && !holds_credential(id));
+    safe.map_or_else(|| new_id(entropy), str::to_owned)
 }
 
 fn is_safe(text: &str) -> bool {

@@ -5,7 +5,7 @@ use std::{
     collections::{HashMap, VecDeque},
     hash::BuildHasherDefault,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering},
     },
 };
@@ -19,12 +19,23 @@ pub(super) type Digest = [u8; 32];
 /// Bytes that maps, allocator and the origin of its facts add to an entry.
 const OVERHEAD: usize = 512;
 
+/// For which keyspaces the holder of a key may call Verify.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum VerifyRights {
+    /// Every one.
+    All,
+    /// These.
+    Keyspaces(Vec<String>),
+}
+
 /// A key in memory.
 pub(super) struct Entry {
     pub(super) facts: Arc<KeyFacts>,
     pub(super) digest: Digest,
     /// When it expires, on the clock of leases.
     pub(super) expires: i64,
+    /// None: it may not call Verify.
+    rights: Option<VerifyRights>,
     /// VALID answers that were not reported yet.
     uses: AtomicU32,
     last_use: AtomicI64,
@@ -38,10 +49,20 @@ impl Entry {
             facts,
             digest,
             expires,
+            rights: None,
             uses: AtomicU32::new(0),
             last_use: AtomicI64::new(0),
             recent: AtomicBool::new(false),
         }
+    }
+
+    /// The same key with these rights.
+    pub(super) fn with_rights(self, rights: Option<VerifyRights>) -> Self {
+        Self { rights, ..self }
+    }
+
+    pub(super) fn rights(&self) -> Option<&VerifyRights> {
+        self.rights.as_ref()
     }
 
     /// Counts a VALID answer.
@@ -54,7 +75,11 @@ impl Entry {
     }
 
     fn bytes(&self) -> usize {
-        self.facts.bytes() + size_of::<Self>() + OVERHEAD
+        let rights = match &self.rights {
+            Some(VerifyRights::Keyspaces(names)) => names.iter().map(|name| name.len() + size_of::<String>()).sum(),
+            Some(VerifyRights::All) | None => 0,
+        };
+        self.facts.bytes() + rights + size_of::<Self>() + OVERHEAD
     }
 }
 
@@ -86,6 +111,8 @@ pub(super) struct Memory {
     process: u32,
     touched: AtomicBool,
     bytes: AtomicUsize,
+    /// See [`super::LocalMemory::gateway_rules`].
+    gateway_rules: OnceLock<String>,
 }
 
 impl Memory {
@@ -97,7 +124,17 @@ impl Memory {
             process: std::process::id(),
             touched: AtomicBool::new(true),
             bytes: AtomicUsize::new(0),
+            gateway_rules: OnceLock::new(),
         }
+    }
+
+    /// Notes what the replica says of its rules, once.
+    pub(super) fn set_gateway_rules(&self, rules: String) {
+        let _ = self.gateway_rules.set(rules);
+    }
+
+    pub(super) fn gateway_rules(&self) -> &str {
+        self.gateway_rules.get().map_or("", String::as_str)
     }
 
     /// The current time, if the keys may answer now.

@@ -8,6 +8,7 @@
 //! Only VALID is answered from memory. Every other verdict is the server's, by a call.
 
 mod clock;
+mod local;
 mod memory;
 mod session;
 mod tag;
@@ -29,6 +30,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
+pub use self::local::{LocalKey, LocalMemory};
 use self::{
     memory::Memory,
     session::{End, Wanted},
@@ -162,6 +164,8 @@ pub(crate) struct Attached {
     shared: Arc<Shared>,
     tagger: Tagger,
     wanted: mpsc::Sender<Wanted>,
+    /// Ends the task once it is true.
+    stop: tokio::sync::watch::Sender<bool>,
 }
 
 impl Attached {
@@ -189,8 +193,9 @@ impl Attached {
             calls_for_keys: AtomicU64::new(0),
         });
         let (wanted, asked) = mpsc::channel(MAX_WANTED);
-        tokio::spawn(keep_session(Arc::clone(&shared), endpoints, asked));
-        Ok(Self { shared, tagger, wanted })
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        tokio::spawn(keep_session(Arc::clone(&shared), endpoints, asked, stopped));
+        Ok(Self { shared, tagger, wanted, stop })
     }
 
     /// The key of a secret if memory may answer, has it, and it satisfies the check. None: ask by a call.
@@ -207,6 +212,23 @@ impl Attached {
         let entry = found?;
         entry.used(now);
         Some(Principal::of_memory(Arc::clone(&entry.facts)))
+    }
+
+    /// The memory, if it may answer now.
+    pub(crate) fn local(&self) -> Option<LocalMemory<'_>> {
+        let memory = self.shared.current.load_full();
+        let live = memory.and_then(|memory| Some((memory.live()?, memory)));
+        if live.is_none() {
+            self.without_lease();
+        }
+        let (now, memory) = live?;
+        Some(LocalMemory { memory, tagger: &self.tagger, now })
+    }
+
+    /// Ends the session in good order, and waits until it has ended.
+    pub(crate) async fn stop(&self) {
+        self.stop.send_replace(true);
+        self.stop.closed().await;
     }
 
     #[cold]
@@ -257,15 +279,27 @@ impl fmt::Debug for Attached {
     }
 }
 
+/// Completes once the client is to detach; never, if it is dropped instead.
+async fn stopped(stop: &mut tokio::sync::watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending().await
+    }
+}
+
 /// Keeps a session with one replica after the other, until the client is gone.
-async fn keep_session(shared: Arc<Shared>, endpoints: Arc<Endpoints>, mut wanted: mpsc::Receiver<Wanted>) {
+async fn keep_session(
+    shared: Arc<Shared>,
+    endpoints: Arc<Endpoints>,
+    mut wanted: mpsc::Receiver<Wanted>,
+    mut stop: tokio::sync::watch::Receiver<bool>,
+) {
     // Nobody must wait for what nobody hears of, whatever ends this task.
     let _closed = CloseOnDrop(Arc::clone(&shared.watches));
     let new_backoff = || Backoff::new(SESSION_DELAYS.0, SESSION_DELAYS.1);
     let mut backoff = new_backoff();
     loop {
         let began = Instant::now();
-        let end = session::run(&shared, endpoints.next(), &mut wanted).await;
+        let end = session::run(&shared, endpoints.next(), &mut wanted, &mut stop).await;
         if began.elapsed() >= GOOD_SESSION {
             backoff = new_backoff();
         }
@@ -274,7 +308,10 @@ async fn keep_session(shared: Arc<Shared>, endpoints: Arc<Endpoints>, mut wanted
             End::Refused => REFUSED_DELAY,
             End::Broken => backoff.delay(),
         };
-        sleep(delay).await;
+        tokio::select! {
+            () = sleep(delay) => {}
+            () = stopped(&mut stop) => return,
+        }
         if wanted.is_closed() && wanted.is_empty() {
             return;
         }

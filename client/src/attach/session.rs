@@ -5,7 +5,7 @@ mod keys;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -17,6 +17,7 @@ use super::{
     Shared, WhileAway,
     clock::boottime,
     memory::{Digest, Writer},
+    stopped,
     tag::Tag,
 };
 use crate::{
@@ -37,6 +38,8 @@ const MAX_GRANT: Duration = Duration::from_mins(1);
 /// Look-ups without an answer. While there are this many, no further key is asked for.
 const MAX_LOOK_UPS: usize = 1_024;
 const USES_INTERVAL: Duration = Duration::from_secs(1);
+/// Metadata of the stream's response, see [`super::LocalMemory::gateway_rules`].
+const GATEWAY_RULES: &str = "keyward-gateway-rules";
 /// Uses in one report.
 const MAX_USES: usize = 1_000;
 /// How long the replica may take to end the stream of a client that has stopped.
@@ -60,12 +63,23 @@ pub(super) enum End {
 }
 
 /// Runs a session to its end.
-pub(super) async fn run(shared: &Arc<Shared>, endpoint: &Arc<Endpoint>, wanted: &mut mpsc::Receiver<Wanted>) -> End {
+pub(super) async fn run(
+    shared: &Arc<Shared>,
+    endpoint: &Arc<Endpoint>,
+    wanted: &mut mpsc::Receiver<Wanted>,
+    stop: &mut watch::Receiver<bool>,
+) -> End {
     let (up, messages) = mpsc::unbounded_channel();
     let mut client = KeyServiceClient::with_interceptor(endpoint.channel.clone(), endpoint.credential.clone());
-    let opened = timeout(OPEN_TIMEOUT, client.attach(UnboundedReceiverStream::new(messages))).await;
-    let inbound = match opened {
-        Ok(Ok(response)) => response.into_inner(),
+    let opened = tokio::select! {
+        opened = timeout(OPEN_TIMEOUT, client.attach(UnboundedReceiverStream::new(messages))) => opened,
+        () = stopped(stop) => return End::ClientGone,
+    };
+    let (metadata, inbound) = match opened {
+        Ok(Ok(response)) => {
+            let (metadata, inbound, _) = response.into_parts();
+            (metadata, inbound)
+        }
         Ok(Err(status)) => {
             let code = status.code();
             let refused = matches!(code, Rpc::Unimplemented | Rpc::Unauthenticated | Rpc::PermissionDenied);
@@ -76,9 +90,13 @@ pub(super) async fn run(shared: &Arc<Shared>, endpoint: &Arc<Endpoint>, wanted: 
         }
         Err(_) => return End::Broken,
     };
+    let writer = Writer::new(shared.options.bytes);
+    if let Some(rules) = metadata.get(GATEWAY_RULES).and_then(|rules| rules.to_str().ok()) {
+        writer.memory.set_gateway_rules(rules.to_owned());
+    }
     let session = Session {
         shared: Arc::clone(shared),
-        writer: Writer::new(shared.options.bytes),
+        writer,
         up,
         renewal: None,
         renewals: 0,
@@ -87,7 +105,7 @@ pub(super) async fn run(shared: &Arc<Shared>, endpoint: &Arc<Endpoint>, wanted: 
         watched: HashMap::new(),
         undecided: Vec::new(),
     };
-    session.serve(inbound, wanted).await
+    session.serve(inbound, wanted, stop).await
 }
 
 /// A renewal that waits for its grant.
@@ -114,7 +132,12 @@ struct Session {
 }
 
 impl Session {
-    async fn serve(mut self, mut inbound: Streaming<AttachResponse>, wanted: &mut mpsc::Receiver<Wanted>) -> End {
+    async fn serve(
+        mut self,
+        mut inbound: Streaming<AttachResponse>,
+        wanted: &mut mpsc::Receiver<Wanted>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> End {
         let mut uses = interval(USES_INTERVAL);
         uses.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut renew_at = Instant::now();
@@ -137,6 +160,10 @@ impl Session {
                     }
                     Ok(None) | Err(_) => break End::Broken,
                 },
+                () = stopped(stop) => {
+                    self.stop();
+                    break End::ClientGone;
+                }
                 () = sleep_until(renew_at) => renew_at = self.renew(),
                 key = wanted.recv(), if self.look_ups.len() < MAX_LOOK_UPS => {
                     let Some(key) = key else {

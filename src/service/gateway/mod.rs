@@ -2,35 +2,32 @@
 //! A decision that memory can make needs no database.
 
 mod allowed;
+mod ground;
 mod request;
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use self::ground::Ground;
 pub use self::{
     allowed::{Allowed, IDENTITY_HEADERS},
+    ground::{GatewayConfig, SecretCheck},
     request::GatewayRequest,
 };
 use super::{
     authenticate::Authenticator,
     credential::{self, CredentialPolicy, Headers, Presented},
     csrf,
-    rate_limited::rate_limited,
-    verify::{
-        check::{Check, Verdict},
-        evaluator::{Evaluation, Evaluator},
-    },
+    verify::evaluator::{Evaluation, Evaluator},
 };
 use crate::{
     domain::{
         caller::Caller,
         error::{Error, ErrorKind, Result},
-        keyspace::{AllowedKeyspaces, CredentialHeader, Keyspace, KeyspaceIndex, Registry},
-        route::{self, NamedOrganization, Route, RouteMatch},
-        session, text,
-        validation::{MAX_BINDING_LEN, Violations},
-        verdict::{Assertions, VerdictCode},
+        keyspace::{AllowedKeyspaces, CredentialHeader},
+        route,
+        verdict::VerdictCode,
     },
     telemetry::Metrics,
 };
@@ -43,20 +40,8 @@ const MAX_LOGGED_PATH: usize = 256;
 pub struct Gateways {
     pub(super) evaluator: Arc<Evaluator>,
     pub(super) auth: Arc<Authenticator>,
-    pub(super) registry: Arc<Registry>,
     pub(super) metrics: Arc<Metrics>,
-    /// The environment of this host, which keys of keyspaces with environments must have; empty if it has none.
-    pub(super) host_environment: String,
-}
-
-/// What is decided about a request before its credential is looked at.
-struct Ground<'a> {
-    keyspace: &'a Arc<Keyspace>,
-    route: Option<&'a Route>,
-    /// The organization that the query names; empty if none.
-    named: String,
-    /// Why nobody may make the request, if that is so. A caller whose credential is invalid does not learn it.
-    objection: Option<Error>,
+    pub(super) config: GatewayConfig,
 }
 
 /// How far memory goes.
@@ -67,6 +52,11 @@ enum Step<'a, 'r> {
 }
 
 impl Gateways {
+    /// See [`GatewayConfig::fingerprint`].
+    pub fn config_fingerprint(&self) -> &str {
+        self.config.fingerprint()
+    }
+
     /// Decides about a request. `allowed` are the keyspaces that the gateway may ask about; none: all.
     ///
     /// # Errors
@@ -102,7 +92,7 @@ impl Gateways {
         let decision = match self.begin(request, allowed) {
             Step::Decided(decision) => decision,
             Step::Pending(ground, Presented::Secret(place, secret)) => {
-                let check = ground.check(request, &secret, &self.host_environment);
+                let check = ground.check(request, &secret, &self.config.host_environment);
                 match self.evaluator.evaluate(Some(&cache), &check, allowed) {
                     Ok(Evaluation::Decided(verdict)) => {
                         // These refusals show the key's rate limit, and reading that may take a round trip.
@@ -126,7 +116,7 @@ impl Gateways {
         request: &GatewayRequest<'r, H>,
         allowed: Option<&AllowedKeyspaces>,
     ) -> Step<'r, 'r> {
-        let found = self.ground(request, allowed).and_then(|ground| {
+        let found = self.config.ground(request, allowed).and_then(|ground| {
             let sessions = ground.route.is_some_and(|route| route.session);
             let policy = CredentialPolicy { sessions, header: Some(ground.keyspace.credential) };
             let presented = credential::find(request.headers, &self.auth, policy)?;
@@ -148,7 +138,7 @@ impl Gateways {
     ) -> Result<Allowed> {
         let (token, cookie) = match &presented {
             Presented::Secret(place, secret) => {
-                let check = ground.check(request, secret, &self.host_environment);
+                let check = ground.check(request, secret, &self.config.host_environment);
                 let verdict = self.evaluator.decide(&check, allowed, deadline).await?;
                 let key = verdict.key.clone();
                 let judged = ground.judge(request, verdict, *place);
@@ -172,75 +162,16 @@ impl Gateways {
         ground.admit_session(request, session, bearer)
     }
 
-    /// What the configuration says about the request.
-    fn ground<'r, H>(
-        &'r self,
-        request: &GatewayRequest<'r, H>,
-        allowed: Option<&AllowedKeyspaces>,
-    ) -> Result<Ground<'r>> {
-        let (keyspace, index) = self.keyspace(request.keyspace)?;
-        if allowed.is_some_and(|allowed| !allowed.contains(index)) {
-            return Err(unknown_keyspace());
-        }
-        self.check_bindings(request, keyspace)?;
-        let rules = &keyspace.gateway;
-        let (route, objection) = match rules.route(request.method, request.target) {
-            RouteMatch::Route(route) => (Some(route), None),
-            RouteMatch::AnyKey => (None, None),
-            RouteMatch::NoRoute => (None, Some(no_route())),
-            RouteMatch::Ambiguous => (None, Some(ambiguous_path())),
-        };
-        let (named, repeated) = match rules.named_organization(request.target) {
-            NamedOrganization::None => (String::new(), None),
-            // No key can be bound to such a name.
-            NamedOrganization::One(named) if !is_identifier(&named) => {
-                (String::new(), Some(session::foreign_organization()))
-            }
-            NamedOrganization::One(named) => (named, None),
-            NamedOrganization::Repeated => {
-                let name = rules.org_param.clone().unwrap_or_default();
-                (String::new(), Some(Error::invalid(name, "must be given once")))
-            }
-        };
-        Ok(Ground { keyspace, route, named, objection: objection.or(repeated) })
-    }
-
-    fn keyspace(&self, named: &str) -> Result<(&Arc<Keyspace>, KeyspaceIndex)> {
-        let configured = self.registry.configured();
-        let keyspace = match (named, configured) {
-            ("", [only]) => only,
-            ("", _) => return Err(Error::invalid("keyspace", "must be named: several are configured")),
-            _ => configured.iter().find(|keyspace| keyspace.name == named).ok_or_else(unknown_keyspace)?,
-        };
-        let index = self.registry.index(&keyspace.name).ok_or_else(unknown_keyspace)?;
-        Ok((keyspace, index))
-    }
-
-    fn check_bindings<H>(&self, request: &GatewayRequest<'_, H>, keyspace: &Keyspace) -> Result<()> {
-        let mut violations = Violations::default();
-        let bindings = [
-            ("environment", request.environment),
-            ("organization", request.organization),
-            ("instance", request.instance),
-        ];
-        for (field, text) in bindings {
-            violations.identifier(field, text);
-        }
-        let own = &*self.host_environment;
-        let other = !own.is_empty() && !request.environment.is_empty() && request.environment != own;
-        violations.check(!(other && keyspace.require.environment), "environment", "is not this host's");
-        violations.finish()
-    }
-
     /// Counts a decision, and logs a refusal.
     fn record<H>(&self, request: &GatewayRequest<'_, H>, decision: &Result<Allowed>) {
+        let registry = &self.config.registry;
         let keyspace = match request.keyspace {
-            "" => self.registry.configured().first().filter(|_| self.registry.configured().len() == 1),
-            named => self.registry.configured().iter().find(|keyspace| keyspace.name == named),
+            "" => registry.configured().first().filter(|_| registry.configured().len() == 1),
+            named => registry.configured().iter().find(|keyspace| keyspace.name == named),
         };
         let keyspace = keyspace.map(|keyspace| keyspace.name.as_str()).unwrap_or_default();
         match decision {
-            Ok(_) => self.metrics.gateway_allowed(self.registry.index(keyspace), request.kind),
+            Ok(_) => self.metrics.gateway_allowed(registry.index(keyspace), request.kind),
             Err(error) => {
                 self.metrics.gateway_refused(keyspace, request.kind, error.reason);
                 self.log(request, keyspace, error);
@@ -280,89 +211,6 @@ impl Gateways {
         let text = &text[..end];
         if self.auth.holds_credential(text) { "(withheld)" } else { text }
     }
-}
-
-impl Ground<'_> {
-    fn check<'c, H>(
-        &'c self,
-        request: &GatewayRequest<'c, H>,
-        secret: &'c str,
-        host_environment: &'c str,
-    ) -> Check<'c> {
-        // What the gateway names goes first; the query is then compared with it.
-        let organization = if request.organization.is_empty() { &self.named } else { request.organization };
-        Check {
-            secret,
-            keyspace: &self.keyspace.name,
-            asserted: Assertions {
-                environment: request.environment,
-                organization,
-                instance: request.instance,
-                scopes: self.route.map_or(&[], |route| &route.scopes),
-                forbidden: self.objection.is_some() || self.names_two(request),
-            },
-            host_environment,
-            cost: Some(1),
-        }
-    }
-
-    /// Whether the query names another organization than the gateway.
-    fn names_two<H>(&self, request: &GatewayRequest<'_, H>) -> bool {
-        !self.named.is_empty() && !request.organization.is_empty() && !text::same(&self.named, request.organization)
-    }
-
-    /// The decision that follows from a key's verdict.
-    fn judge<H>(self, request: &GatewayRequest<'_, H>, verdict: Verdict, place: CredentialHeader) -> Result<Allowed> {
-        let Verdict { code, key, rate, missing_scope } = verdict;
-        let presented = key.as_ref().map(|key| key.id);
-        let error = match (code, key) {
-            (VerdictCode::Valid, Some(key)) => return Ok(Allowed::key(Arc::clone(self.keyspace), key, rate, place)),
-            (VerdictCode::RateLimited, _) => rate_limited(rate),
-            (VerdictCode::InsufficientScope, _) => match (self.objection, missing_scope) {
-                (Some(objection), _) => objection,
-                (None, Some(missing)) => Error::insufficient_scope(&missing),
-                (None, None) => session::foreign_organization(),
-            },
-            // The request's own query named it, not the gateway.
-            (VerdictCode::WrongOrganization, _) if request.organization.is_empty() => session::foreign_organization(),
-            (code, _) => Error::new(ErrorKind::Unauthenticated, code.name(), "Invalid or expired API key"),
-        };
-        Err(Error { presented, ..error })
-    }
-
-    fn admit_session<H>(
-        self,
-        request: &GatewayRequest<'_, H>,
-        session: Arc<session::SessionCaller>,
-        place: Option<CredentialHeader>,
-    ) -> Result<Allowed> {
-        if let Some(objection) = self.objection {
-            return Err(objection);
-        }
-        let named = if self.named.is_empty() { request.organization } else { &self.named };
-        if self.names_two(request) {
-            return Err(session::foreign_organization());
-        }
-        let roles = self.route.map_or(&[][..], |route| &route.roles);
-        let membership = session.at_route(&self.keyspace.name, named, roles)?.cloned();
-        Ok(Allowed::session(Arc::clone(self.keyspace), session, membership, place))
-    }
-}
-
-fn is_identifier(text: &str) -> bool {
-    text.chars().count() <= MAX_BINDING_LEN && !text.contains(char::is_control)
-}
-
-fn unknown_keyspace() -> Error {
-    Error::invalid("keyspace", "there is no such keyspace")
-}
-
-fn no_route() -> Error {
-    Error::new(ErrorKind::PermissionDenied, "NO_ROUTE", "No route allows this request")
-}
-
-fn ambiguous_path() -> Error {
-    Error { reason: "AMBIGUOUS_PATH", ..Error::invalid("path", "could be read in different ways; send it normalized") }
 }
 
 /// To a gateway, everything that is no decision is the same.

@@ -34,7 +34,7 @@ impl Check<'_> {
     /// # Errors
     ///
     /// INVALID_ARGUMENT with every bad field.
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         let Assertions { environment, organization, instance, scopes, forbidden: _ } = self.asserted;
         let parts = [
             ("keyspace", self.keyspace),

@@ -21,7 +21,7 @@ use crate::{
     proto::{self, attach_request, attach_response},
     service::{
         Services,
-        attach::{Attached, KeyName, Messages, ReportedUse, ToClient},
+        attach::{Attached, KeyName, Messages, ReportedUse, ToClient, VerifyRights},
     },
     transport::{deadline::deadline, status},
 };
@@ -73,8 +73,10 @@ impl AttachMessages {
             }
             ToClient::Key { id, digest, key, standing, life } => {
                 let response = |verdict| messages::response(&self.service.verify.answer(&verdict));
+                let rights = key.as_ref().and_then(|verdict| self.service.attach.rights_of(verdict));
                 Message::Key(proto::AttachKey {
                     id,
+                    rights: rights.map(attach_rights),
                     digest: digest.0.to_vec(),
                     key: key.map(response),
                     life: life.map(convert::duration),
@@ -168,6 +170,13 @@ fn key_name(look_up: &proto::AttachLookUp) -> Result<KeyName<'_>> {
     digest
         .map(|digest| KeyName::Digest(Digest(digest)))
         .map_err(|_| Error::invalid("look_up.digest", "must be 32 bytes"))
+}
+
+fn attach_rights(rights: VerifyRights) -> proto::AttachRights {
+    match rights {
+        VerifyRights::All => proto::AttachRights { all_keyspaces: true, keyspaces: Vec::new() },
+        VerifyRights::Keyspaces(keyspaces) => proto::AttachRights { all_keyspaces: false, keyspaces },
+    }
 }
 
 fn reported_use(reported: &proto::AttachUse) -> Result<ReportedUse> {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     super::{
         clock::boottime,
-        memory::{Digest, Entry},
+        memory::{Digest, Entry, VerifyRights},
         tag::Tag,
         watch::{KeyName, Source, Vouched, Watch},
     },
@@ -98,12 +98,16 @@ impl Session {
         }
     }
 
-    pub(super) fn keep(&mut self, AttachKey { id, digest, key, life, verdict }: AttachKey) {
+    pub(super) fn keep(&mut self, AttachKey { id, digest, key, life, verdict, rights }: AttachKey) {
         let Some(LookUp { tag, asked, watch }) = self.look_ups.remove(&id) else { return };
+        let rights = rights.map(|rights| {
+            if rights.all_keyspaces { VerifyRights::All } else { VerifyRights::Keyspaces(rights.keyspaces) }
+        });
         let standing = match (key, verdict) {
             (Some(key), _) => self.standing((tag, asked), digest, key, life).inspect(|standing| {
                 if let Standing::Valid { facts, digest, expires } = standing {
-                    self.writer.insert(tag, Entry::new(Arc::clone(facts), *digest, *expires));
+                    let entry = Entry::new(Arc::clone(facts), *digest, *expires);
+                    self.writer.insert(tag, entry.with_rights(rights));
                 }
             }),
             (None, Some(verdict)) if watch => self.standing((tag, asked), digest, verdict, life),

@@ -42,7 +42,7 @@ const OVERWRITE: u64 = 2;
 const OPTION_TAIL: usize = 4;
 
 /// One gRPC message with its prefix.
-pub(super) fn pass(allowed: &Allowed, checked: &CheckedRequest<'_>, request_id: &str) -> Bytes {
+pub(crate) fn pass(allowed: &Allowed, checked: &CheckedRequest<'_>, request_id: &str) -> Bytes {
     let (mut ok, mut metadata) = (BytesMut::with_capacity(OK_CAPACITY), BytesMut::with_capacity(METADATA_CAPACITY));
     for (name, value) in IDENTITY_HEADERS.into_iter().zip(allowed.identity()) {
         header(field::HEADERS, name, value.as_bytes(), &mut ok);

@@ -9,7 +9,7 @@ mod wire;
 
 use bytes::Bytes;
 
-pub(crate) use self::{request::CheckedRequest, response::respond};
+pub(crate) use self::{frame::pass, request::CheckedRequest, response::respond, wire::read};
 use crate::{
     domain::error::Result,
     service::{Services, gateway::Allowed},

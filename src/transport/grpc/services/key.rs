@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
 
 use crate::{
     domain::{access, error::Error, secret::Secret},
@@ -25,6 +25,9 @@ use crate::{
         },
     },
 };
+
+/// Metadata of an Attach: a fingerprint of what gateways' requests are decided by, apart from keys.
+const GATEWAY_RULES: &str = "keyward-gateway-rules";
 
 #[tonic::async_trait]
 impl KeyService for GrpcApi {
@@ -106,7 +109,13 @@ impl KeyService for GrpcApi {
         };
         let session = session.await.map_err(|error: Error| self.verify_error("attach", peer, arrived, error))?;
         let closing = peer.map_or_else(CancellationToken::new, |peer| peer.closing.clone());
-        Ok(Response::new(AttachMessages::serve(&self.service, session, request.into_inner(), closing)))
+        let messages = AttachMessages::serve(&self.service, session, request.into_inner(), closing);
+        let mut response = Response::new(messages);
+        // A client that answers gateways from its memory compares this with its own.
+        if let Ok(rules) = MetadataValue::try_from(self.service.gateways.config_fingerprint()) {
+            response.metadata_mut().insert(GATEWAY_RULES, rules);
+        }
+        Ok(response)
     }
 
     async fn update_webhook(

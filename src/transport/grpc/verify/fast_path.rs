@@ -4,17 +4,13 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::Context,
     time::Duration,
 };
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
-    header::{CONTENT_TYPE, HeaderName},
-    request::Parts,
-};
+use http::{HeaderMap, Request};
 use prost::Message as _;
 use tonic::{Status, metadata::MetadataMap, service::Routes};
 
@@ -26,7 +22,8 @@ use super::{
         ext_authz,
         http2::StreamHandler,
         metadata,
-        request_body::{RequestBody, overloaded, poll_data},
+        plain_call::{CHECK_PATH, VERIFY_PATH, is_grpc, is_plain, read_body, refuse_content_type, send},
+        request_body::{RequestBody, overloaded},
         tonic_bridge::{ForwardedCall, forward, is_page, refuse, unless_reset},
     },
     messages, unary,
@@ -36,14 +33,6 @@ use crate::{
     proto,
     service::verify::{CachedVerdict, PendingVerify, VerifyCaller},
 };
-
-const VERIFY_PATH: &str = "/keyward.v1.KeyService/Verify";
-const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
-/// Pieces of a body that are joined here.
-const MAX_PIECES: usize = 4;
-const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// How long the calls of a connection may go on that is closed for its refused credentials.
 const REFUSED_GRACE: Duration = Duration::from_secs(1);
@@ -73,10 +62,7 @@ impl StreamHandler for RequestHandler {
     fn handle(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>, cx: &mut Context<'_>) {
         let (head, mut body) = request.into_parts();
         if !is_grpc(&head.headers) {
-            let mut refusal = Response::new(());
-            *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            // Sending fails only if the client has closed the stream.
-            return drop(respond.send_response(refusal, true));
+            return refuse_content_type(&mut respond);
         }
         let mut received = Bytes::new();
         if is_plain(&head, CHECK_PATH) {
@@ -230,78 +216,5 @@ async fn complete(
         // Sending fails only if the client has closed the stream.
         Some(Err(status)) => drop(respond.send_response(status.into_http(), true)),
         None => {}
-    }
-}
-
-/// Whether the content type is gRPC. A browser sends such a request for a page only after a preflight, which fails: so no
-/// page can use its visitor's client certificate.
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let suffix = content_type.and_then(|content_type| content_type.strip_prefix(b"application/grpc"));
-    suffix.is_some_and(|suffix| matches!(suffix.first(), None | Some(b'+' | b';')))
-}
-
-/// Whether this is a call of a method without compression or another content type.
-fn is_plain(head: &Parts, path: &str) -> bool {
-    head.uri.path() == path
-        && head.method == Method::POST
-        && head.headers.get(CONTENT_TYPE) == Some(&GRPC)
-        && !head.headers.contains_key(GRPC_ENCODING)
-}
-
-/// Joins the pieces of a body that have arrived: usually the message, sometimes followed by an empty piece that ends the
-/// stream. More pieces than [`MAX_PIECES`] are left in the body: joining many small ones would copy the square of their
-/// number, on a thread that other connections wait for.
-fn read_body(body: &mut RecvStream, cx: &mut Context<'_>) -> Bytes {
-    let mut joined = Bytes::new();
-    for _ in 0..MAX_PIECES {
-        if body.is_end_stream() {
-            break;
-        }
-        match poll_data(body, cx) {
-            Poll::Ready(Some(Ok(piece))) if joined.is_empty() => joined = piece,
-            Poll::Ready(Some(Ok(piece))) if piece.is_empty() => {}
-            Poll::Ready(Some(Ok(piece))) => joined = [joined, piece].concat().into(),
-            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => break,
-        }
-    }
-    joined
-}
-
-/// Queues a response. The next write of the connection sends all of it.
-fn send(respond: &mut SendResponse<Bytes>, frame: Bytes) {
-    let mut response = Response::new(());
-    response.headers_mut().insert(CONTENT_TYPE, GRPC);
-    // Sending fails only if the client has closed the stream.
-    if let Ok(mut stream) = respond.send_response(response, false) {
-        let mut trailers = HeaderMap::with_capacity(1);
-        trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
-        let _ = stream.send_data(frame, false);
-        let _ = stream.send_trailers(trailers);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_body_in_many_pieces_is_left_to_tonic() {
-        let (near, far) = tokio::io::duplex(1 << 16);
-        let (mut sender, client) = h2::client::handshake(near).await.unwrap();
-        tokio::spawn(client);
-        let mut server = h2::server::handshake(far).await.unwrap();
-        let (_response, mut sent) = sender.send_request(Request::post("http://x/").body(()).unwrap(), false).unwrap();
-        for _ in 0..100 {
-            sent.send_data(Bytes::from_static(b"x"), false).unwrap();
-        }
-        let (request, _respond) = server.accept().await.unwrap().unwrap();
-        let mut body = request.into_body();
-        // Lets the connection receive every frame.
-        let all = std::time::Duration::from_millis(200);
-        let _ = tokio::time::timeout(all, std::future::poll_fn(|cx| server.poll_closed(cx))).await;
-        let whole = std::future::poll_fn(|cx| Poll::Ready(read_body(&mut body, cx))).await;
-        assert_eq!(whole.len(), MAX_PIECES);
-        assert!(!body.is_end_stream());
     }
 }

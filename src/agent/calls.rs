@@ -1,0 +1,199 @@
+//! The calls that an agent answers, as gRPC services. Those that the task which read them could answer never come here.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Extensions, Request, Response, Status, Streaming, metadata::MetadataMap};
+
+use super::{
+    caller::{Caller, Origin},
+    check,
+    metrics::Call,
+    state::Agent,
+    stream::{self, AnswerStream, CheckStream, STREAM_PATH, StreamCaller},
+};
+use crate::{
+    domain::{error::Error, secret::Secret},
+    proto::{
+        self,
+        envoy::service::auth::v3::{
+            CheckRequest, CheckResponse, authorization_server::Authorization, check_response::HttpResponse,
+        },
+        key_service_server::KeyService,
+    },
+    service::gateway::Allowed,
+    transport::{
+        deadline,
+        grpc::{
+            ext_authz::{CheckedRequest, respond},
+            metadata,
+            plain_call::{CHECK_PATH, VERIFY_PATH},
+        },
+        peer::Peer,
+        status,
+    },
+};
+
+/// Implements the services of an agent.
+#[derive(Clone)]
+pub(super) struct AgentApi {
+    pub(super) agent: Arc<Agent>,
+}
+
+/// What a call says about itself.
+pub(super) struct CallHead<'a> {
+    pub(super) caller: Caller<'a>,
+    pub(super) peer: Option<&'a Peer>,
+    pub(super) deadline: Instant,
+}
+
+impl CallHead<'_> {
+    /// Whether a call was authenticated on this connection before.
+    pub(super) fn is_known(&self) -> bool {
+        self.peer.is_some_and(|peer| peer.admission.is_authenticated())
+    }
+}
+
+impl AgentApi {
+    /// Reads the head of a call.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`super::caller::Callers::of`].
+    pub(super) fn head<'a>(
+        &self,
+        metadata: &'a MetadataMap,
+        extensions: &'a Extensions,
+    ) -> Result<CallHead<'a>, Status> {
+        let arrived = Instant::now();
+        let origin = extensions.get::<Origin>().copied().unwrap_or(Origin::Loopback);
+        let caller = self.agent.callers.of(metadata.as_ref(), origin).map_err(|error| status::grpc(&error))?;
+        let deadline = metadata::deadline(metadata.as_ref(), arrived);
+        Ok(CallHead { caller, peer: metadata::peer(extensions), deadline })
+    }
+
+    /// Asks for the key of a request that a replica has let pass, to be kept.
+    fn remember_checked(&self, checked: &CheckedRequest<'_>, answer: &CheckResponse) {
+        let passed = matches!(answer.http_response, Some(HttpResponse::OkResponse(_)));
+        if passed
+            && let Some(config) = &self.agent.gateway_config
+            && let Some(secret) = config.secret_check(&checked.request(""))
+        {
+            self.agent.client.remember(secret.secret());
+        }
+    }
+
+    fn elsewhere<T>(&self) -> Result<T, Status> {
+        Err(Status::unimplemented(self.agent.elsewhere.clone()))
+    }
+}
+
+#[tonic::async_trait]
+impl Authorization for AgentApi {
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let head = self.head(&metadata, &extensions)?;
+        let checked = CheckedRequest::of(&message);
+        let respond = |decision: Result<Allowed, Error>| {
+            Response::new(respond(&decision, &checked, check::request_id(&self.agent, &checked)))
+        };
+        if let Some(allowed) = check::decide(&self.agent, head.caller, &checked) {
+            return Ok(respond(Ok(allowed)));
+        }
+        let caller = (head.caller, head.is_known());
+        let answer = self.agent.upstream.unary(CHECK_PATH, caller, &message, head.deadline).await;
+        self.agent.note(Call::Check, head.caller, head.peer, &answer);
+        match answer {
+            Ok(answer) => {
+                self.remember_checked(&checked, &answer);
+                Ok(Response::new(answer))
+            }
+            // To a gateway, what cannot be decided is an answer of its own.
+            Err(status) if is_undecided(&status) && self.agent.local(head.caller).is_some() => {
+                Ok(respond(Err(Error::unavailable(status.message().to_owned()))))
+            }
+            Err(status) => Err(status),
+        }
+    }
+}
+
+/// Whether a call has failed because there was no decision.
+fn is_undecided(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
+}
+
+#[tonic::async_trait]
+impl KeyService for AgentApi {
+    async fn verify(&self, request: Request<proto::VerifyRequest>) -> Result<Response<proto::VerifyResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let head = self.head(&metadata, &extensions)?;
+        if let Some(answer) = self.agent.verify_locally(Call::Verify, head.caller, &message) {
+            return Ok(Response::new(answer));
+        }
+        let caller = (head.caller, head.is_known());
+        let answer = self.agent.upstream.unary(VERIFY_PATH, caller, &message, head.deadline).await;
+        self.agent.note(Call::Verify, head.caller, head.peer, &answer);
+        let answer: proto::VerifyResponse = answer?;
+        self.agent.remember(&message.secret, &answer);
+        Ok(Response::new(answer))
+    }
+
+    type VerifyStreamStream = AnswerStream;
+
+    async fn verify_stream(
+        &self,
+        request: Request<Streaming<proto::VerifyStreamRequest>>,
+    ) -> Result<Response<AnswerStream>, Status> {
+        let (metadata, extensions, inbound) = request.into_parts();
+        let head = self.head(&metadata, &extensions)?;
+        let (agent, known) = (Arc::clone(&self.agent), head.is_known());
+        let caller = match head.caller {
+            Caller::Own => StreamCaller::Own,
+            Caller::Secret(secret) => StreamCaller::Secret(Arc::new(Secret::new(secret.to_owned()))),
+        };
+        // The caller of a stream is authenticated before its first message.
+        let forwarded = if agent.local(head.caller).is_some() {
+            None
+        } else {
+            let (messages, queued) = stream::messages();
+            let opened =
+                agent.upstream.stream(STREAM_PATH, (head.caller, known), queued, deadline::deadline(None)).await;
+            agent.note(Call::VerifyStream, head.caller, head.peer, &opened);
+            Some((messages, opened?))
+        };
+        if let Some(peer) = head.peer {
+            peer.admission.authenticated();
+        }
+        let closing = head.peer.map_or_else(CancellationToken::new, |peer| peer.closing.clone());
+        Ok(Response::new(CheckStream::new(agent, caller, forwarded).serve(inbound, closing)))
+    }
+
+    async fn create(&self, _: Request<proto::CreateRequest>) -> Result<Response<proto::CreateResponse>, Status> {
+        self.elsewhere()
+    }
+
+    async fn list(&self, _: Request<proto::ListRequest>) -> Result<Response<proto::ListResponse>, Status> {
+        self.elsewhere()
+    }
+
+    async fn revoke(&self, _: Request<proto::RevokeRequest>) -> Result<Response<proto::RevokeResponse>, Status> {
+        self.elsewhere()
+    }
+
+    type AttachStream = futures::stream::Empty<Result<proto::AttachResponse, Status>>;
+
+    async fn attach(
+        &self,
+        _: Request<Streaming<proto::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        self.elsewhere()
+    }
+
+    async fn update_webhook(
+        &self,
+        _: Request<proto::UpdateWebhookRequest>,
+    ) -> Result<Response<proto::UpdateWebhookResponse>, Status> {
+        self.elsewhere()
+    }
+}

@@ -1,0 +1,110 @@
+//! Starts and stops an agent.
+
+use std::{io::Write as _, sync::Arc, thread, time::Duration};
+
+use keyward_client::{BuildError, Client, ClientBuilder};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::service::Routes;
+
+use super::{
+    caller::Callers, calls::AgentApi, listener::Listeners, metrics_server, readiness, settings::Settings,
+    socket::Socket, state::Agent, upstream::Upstream,
+};
+use crate::{
+    proto::{
+        envoy::service::auth::v3::authorization_server::AuthorizationServer, key_service_server::KeyServiceServer,
+    },
+    transport::grpc::codec::MAX_MESSAGE_BYTES,
+};
+
+/// The largest message of a health check.
+const MAX_HEALTH_BYTES: usize = 16 << 10;
+/// How long calls in flight may go on at a stop, and how long the replica may take then to end the session.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+const DETACH_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// Runs an agent until `stop` is cancelled. It then lets calls in flight end, ends its lease, and tells the replica so: no
+/// Revoke waits for it afterwards. Each part is bounded, and less than 5 seconds in all.
+///
+/// # Errors
+///
+/// The reason why it could not start.
+pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), String> {
+    let mut sockets = Vec::new();
+    for listen in &settings.listen {
+        let bound = Socket::bind(listen, settings.socket_mode).await;
+        sockets.push(bound.map_err(|error| format!("cannot listen on {listen}: {error}"))?);
+    }
+    let metrics = match settings.metrics_addr {
+        None => None,
+        Some(address) => {
+            let bound = TcpListener::bind(address).await;
+            Some(bound.map_err(|error| format!("cannot listen on {address}: {error}"))?)
+        }
+    };
+    let mut addresses: Vec<_> = sockets.iter().map(|socket| ("grpc", socket.name())).collect();
+    let metrics_address = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
+    addresses.extend(metrics_address.map(|address| ("metrics", address.to_string())));
+    let agent = Arc::new(build(settings).map_err(|error| format!("upstream: {error}"))?);
+
+    let (health, health_service) = tonic_health::server::health_reporter();
+    readiness::set_serving(&health, false).await;
+    let api = AgentApi { agent: Arc::clone(&agent) };
+    let routes = Routes::new(KeyServiceServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(AuthorizationServer::new(api).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(health_service.max_decoding_message_size(MAX_HEALTH_BYTES))
+        .prepare();
+    let listeners = Listeners::new(Arc::clone(&agent), routes, stop.clone());
+    let tasks = TaskTracker::new();
+    tasks.spawn(readiness::follow(Arc::clone(&agent), health, stop.clone()));
+    for socket in sockets {
+        tasks.spawn(listeners.clone().accept(socket));
+    }
+    if let Some(listener) = metrics {
+        let (agent, stop) = (Arc::clone(&agent), stop.clone());
+        tasks.spawn(async move { stop.run_until_cancelled(metrics_server::run(listener, agent)).await });
+    }
+    print(addresses);
+    stop.cancelled().await;
+    tracing::info!("stopping");
+    tasks.close();
+    let drained = Instant::now() + DRAIN_TIMEOUT;
+    let _ = timeout_at(drained, async { tokio::join!(listeners.ended(), tasks.wait()) }).await;
+    if timeout(DETACH_TIMEOUT, agent.client.detach()).await.is_err() {
+        tracing::warn!("the replica did not end the session in time: a Revoke may wait for the rest of its lease");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn build(settings: Settings) -> Result<Agent, BuildError> {
+    let own = match &settings.credential {
+        Some(credential) => settings.client().credential(credential.expose()),
+        None => settings.client(),
+    };
+    let [own, named, strangers] = [own, settings.client(), settings.client()].map(ClientBuilder::build);
+    let own: Client = own?;
+    own.attach(settings.attach)?;
+    let upstream = Upstream::new(own.clone(), named?, strangers?);
+    let elsewhere = format!(
+        "The agent answers Verify, VerifyStream, Check and health; make this call at a replica: {}",
+        settings.upstream.join(", ")
+    );
+    let callers = Callers::new(settings.credential, settings.socket_auth);
+    Ok(Agent::new(callers, (own, upstream), settings.gateway_config, elsewhere))
+}
+
+/// Says on standard output where the agent listens. On a thread of its own: a pipe that nobody reads must not stop it, and
+/// neither must a closed one.
+fn print(addresses: Vec<(&'static str, String)>) {
+    let text: String = addresses.iter().map(|(name, address)| format!("{name} listening on {address}\n")).collect();
+    let printing = move || {
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    };
+    let _ = thread::Builder::new().name("banner".to_owned()).spawn(printing);
+}

@@ -1,0 +1,147 @@
+//! The sockets of an agent.
+
+use std::{
+    fs::{self, File},
+    io::{Error, ErrorKind, Result},
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _},
+        net::UnixStream,
+    },
+    path::{Path, PathBuf},
+};
+
+use tokio::net::{TcpListener, UnixListener};
+
+use super::settings::Listen;
+
+/// A socket that is listened on.
+pub(super) enum Socket {
+    Unix(UnixListener, SocketFile),
+    Loopback(TcpListener),
+}
+
+/// The file of a Unix socket. It is removed when this is dropped.
+pub(super) struct SocketFile {
+    path: PathBuf,
+    /// Locked for as long as this process listens: no other agent takes the path over meanwhile.
+    _lock: File,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Socket {
+    /// Listens. A file of mode `mode` that nobody listens on is replaced.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot listen there.
+    pub(super) async fn bind(listen: &Listen, mode: u32) -> Result<Self> {
+        match listen {
+            Listen::Loopback(address) => Ok(Self::Loopback(TcpListener::bind(address).await?)),
+            Listen::Unix(path) => {
+                let (listener, file) = bind_unix(path, mode)?;
+                Ok(Self::Unix(listener, file))
+            }
+        }
+    }
+
+    /// Where it listens, in the form of the setting.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Unix(_, file) => format!("unix:{}", file.path.display()),
+            Self::Loopback(listener) => listener.local_addr().map(|address| address.to_string()).unwrap_or_default(),
+        }
+    }
+}
+
+fn bind_unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile)> {
+    let lock = lock(path)?;
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(Error::new(ErrorKind::AlreadyExists, "there is a file that is no socket"));
+        }
+        // Left behind by a process that was killed, unless somebody answers.
+        Ok(_) => match UnixStream::connect(path) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+            _ => return Err(Error::new(ErrorKind::AddrInUse, "another process listens there")),
+        },
+    }
+    // Under another name until it has its mode: nobody connects before.
+    let new = beside(path, "new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&new)?;
+    let file = SocketFile { path: path.to_owned(), _lock: lock };
+    let placed = fs::set_permissions(&new, fs::Permissions::from_mode(mode)).and_then(|()| fs::rename(&new, path));
+    if placed.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    placed.map(|()| (listener, file))
+}
+
+/// Locks the path of a socket by a file beside it, which stays.
+fn lock(path: &Path) -> Result<File> {
+    let lock = File::options().create(true).truncate(false).write(true).open(beside(path, "lock"))?;
+    lock.try_lock().map_err(|error| match error {
+        fs::TryLockError::WouldBlock => Error::new(ErrorKind::AddrInUse, "another agent listens there"),
+        fs::TryLockError::Error(error) => error,
+    })?;
+    Ok(lock)
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
+        bind_unix(path, 0o640)
+    }
+
+    #[tokio::test]
+    async fn a_socket_has_its_mode_and_is_removed_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        let (listener, file) = bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        UnixStream::connect(&path).unwrap();
+        assert_eq!(bind(&path).err().unwrap().kind(), ErrorKind::AddrInUse);
+        drop((listener, file));
+        assert!(!path.exists());
+        bind(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn only_a_socket_that_nobody_listens_on_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        // Left behind.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let replaced = bind(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+        drop(replaced);
+        // Of another program, which takes no lock.
+        let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert_eq!(bind(&path).err().unwrap().kind(), ErrorKind::AddrInUse);
+        UnixStream::connect(&path).unwrap();
+        drop(other);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "text").unwrap();
+        assert_eq!(bind(&path).err().unwrap().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "text");
+    }
+}

@@ -1,0 +1,109 @@
+//! What the calls of an agent share.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use keyward_client::Client;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::{
+    caller::{Caller, Callers},
+    local::{self, LocalCaller},
+    metrics::{Call, Counters, Source},
+    upstream::{Upstream, refuses_credential},
+};
+use crate::{
+    proto::{Code, VerifyRequest, VerifyResponse},
+    service::gateway::GatewayConfig,
+    transport::{grpc::verify::messages, peer::Peer},
+};
+
+/// Between two look-ups of callers' own keys. Those of an agent that is limited to keyspaces are never answered.
+const CALLER_INTERVAL: Duration = Duration::from_millis(100);
+
+/// An agent.
+pub(super) struct Agent {
+    pub(super) callers: Callers,
+    /// Attached, with the agent's own credential.
+    pub(super) client: Client,
+    pub(super) upstream: Upstream,
+    pub(super) counters: Counters,
+    /// What gateways' requests are decided by; none: by a replica.
+    pub(super) gateway_config: Option<GatewayConfig>,
+    /// The answer to calls that an agent does not take.
+    pub(super) elsewhere: String,
+    began: Instant,
+    /// When a caller's own key was last asked for, in milliseconds since `began`.
+    asked: AtomicU64,
+}
+
+impl Agent {
+    pub(super) fn new(
+        callers: Callers,
+        (client, upstream): (Client, Upstream),
+        gateway_config: Option<GatewayConfig>,
+        elsewhere: String,
+    ) -> Self {
+        let (counters, began) = (Counters::default(), Instant::now());
+        let asked = AtomicU64::new(0);
+        Self { callers, client, upstream, counters, gateway_config, elsewhere, began, asked }
+    }
+
+    /// The caller, if memory may answer now and knows it.
+    pub(super) fn local(&self, caller: Caller<'_>) -> Option<LocalCaller<'_>> {
+        LocalCaller::of(&self.client, caller)
+    }
+
+    /// The answer to a Verify, if memory has it.
+    pub(super) fn verify_locally(
+        &self,
+        call: Call,
+        caller: Caller<'_>,
+        message: &VerifyRequest,
+    ) -> Option<VerifyResponse> {
+        let principal = self.local(caller)?.verify(&messages::check(message))?;
+        self.counters.answered(call, Source::Memory);
+        Some(local::response(&principal))
+    }
+
+    /// Notes how a replica has answered a call: for the counters, for the caller's connection, and to keep the caller's key.
+    pub(super) fn note<T>(&self, call: Call, caller: Caller<'_>, peer: Option<&Peer>, answer: &Result<T, Status>) {
+        match answer {
+            Ok(_) => {
+                self.counters.answered(call, Source::Replica);
+                if let Some(peer) = peer {
+                    peer.admission.authenticated();
+                }
+                self.remember_caller(caller);
+            }
+            Err(status) => {
+                self.counters.failed(call, status);
+                if let Some(peer) = peer.filter(|_| refuses_credential(status)) {
+                    peer.refused();
+                }
+            }
+        }
+    }
+
+    /// Asks for the key that a replica has found valid, to be kept.
+    pub(super) fn remember(&self, secret: &str, answer: &VerifyResponse) {
+        if answer.code() == Code::Valid && answer.rate_limit.is_none() {
+            self.client.remember(secret);
+        }
+    }
+
+    fn remember_caller(&self, caller: Caller<'_>) {
+        let Caller::Secret(secret) = caller else { return };
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let interval = u64::try_from(CALLER_INTERVAL.as_millis()).unwrap_or(u64::MAX);
+        let last = self.asked.load(Ordering::Relaxed);
+        let due = last == 0 || now.saturating_sub(last) >= interval;
+        // Of several callers at once, one.
+        if due && self.asked.compare_exchange(last, now.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.client.remember(secret);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Calls to replicas, with the credential and within the deadline of whoever asks.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::Stream;
+use http::uri::PathAndQuery;
+use keyward_client::{Client, Connection};
+use prost::Message;
+use tokio::time::{Instant, timeout_at};
+use tonic::{Code, Request, Response, Status, Streaming, client::Grpc};
+use tonic_prost::ProstCodec;
+
+use super::caller::Caller;
+use crate::{domain::error::Error, transport::status};
+
+/// A call whose time is over by this much is given up here: its own timer may fire a moment before this one.
+const TIMER_SLACK: Duration = Duration::from_millis(2);
+
+/// The replicas.
+pub(super) struct Upstream {
+    /// Calls with the agent's own credential.
+    own: Client,
+    /// Calls of other callers.
+    named: Client,
+    /// Calls of callers whom nobody knows yet. A replica closes a connection on which too many credentials are refused in a
+    /// row: that must not be one that other callers wait for.
+    strangers: Client,
+}
+
+/// A message of a call.
+pub(super) trait UpMessage: Message + Default + Clone + Send + Sync + 'static {}
+
+impl<M: Message + Default + Clone + Send + Sync + 'static> UpMessage for M {}
+
+impl Upstream {
+    pub(super) fn new(own: Client, named: Client, strangers: Client) -> Self {
+        Self { own, named, strangers }
+    }
+
+    fn client(&self, caller: Caller<'_>, known: bool) -> &Client {
+        match caller {
+            Caller::Own => &self.own,
+            Caller::Secret(_) if known => &self.named,
+            Caller::Secret(_) => &self.strangers,
+        }
+    }
+
+    /// Makes a call of one message. `known`: the caller was authenticated before on its connection.
+    ///
+    /// # Errors
+    ///
+    /// The replica's own status, as it is; UNAVAILABLE if none can be reached; DEADLINE_EXCEEDED.
+    pub(super) async fn unary<M: UpMessage, R: UpMessage>(
+        &self,
+        path: &'static str,
+        (caller, known): (Caller<'_>, bool),
+        message: &M,
+        deadline: Instant,
+    ) -> Result<R, Status> {
+        let client = self.client(caller, known);
+        let mut last = None;
+        for _ in 0..client.addresses() {
+            let connection = client.connection();
+            let mut grpc = Grpc::new(connection.service());
+            let mut request = Request::new(message.clone());
+            caller.authorize(&mut request).map_err(|error| status::grpc(&error))?;
+            request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+            let call = async {
+                grpc.ready().await.map_err(|error| unreachable(error.into()))?;
+                grpc.unary(request, PathAndQuery::from_static(path), ProstCodec::<M, R>::default()).await
+            };
+            match attempt(&connection, deadline, call).await {
+                Attempt::Answered(response) => return Ok(response.into_inner()),
+                Attempt::Refused(status) => return Err(status),
+                Attempt::Failed(status) => last = Some(status),
+            }
+        }
+        Err(last.unwrap_or_else(|| status::grpc(&Error::unavailable("no address"))))
+    }
+
+    /// Opens a stream of messages to a replica, and one back.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::unary`].
+    pub(super) async fn stream<M: UpMessage, R: UpMessage>(
+        &self,
+        path: &'static str,
+        (caller, known): (Caller<'_>, bool),
+        messages: impl Stream<Item = M> + Send + 'static,
+        deadline: Instant,
+    ) -> Result<Streaming<R>, Status> {
+        let connection = self.client(caller, known).connection();
+        let mut grpc = Grpc::new(connection.service());
+        let mut request = Request::new(messages);
+        caller.authorize(&mut request).map_err(|error| status::grpc(&error))?;
+        let call = async {
+            grpc.ready().await.map_err(|error| unreachable(error.into()))?;
+            grpc.streaming(request, PathAndQuery::from_static(path), ProstCodec::<M, R>::default()).await
+        };
+        match attempt(&connection, deadline, call).await {
+            Attempt::Answered(response) => Ok(response.into_inner()),
+            Attempt::Refused(status) | Attempt::Failed(status) => Err(status),
+        }
+    }
+}
+
+enum Attempt<T> {
+    Answered(Response<T>),
+    /// A replica has answered so, or the time is over.
+    Refused(Status),
+    /// Another address may answer.
+    Failed(Status),
+}
+
+async fn attempt<T>(
+    connection: &Connection,
+    deadline: Instant,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Attempt<T> {
+    let too_late = || Attempt::Refused(status::grpc(&Error::deadline_exceeded()));
+    match timeout_at(deadline, call).await {
+        Err(_) => too_late(),
+        Ok(Ok(response)) => Attempt::Answered(response),
+        Ok(Err(_)) if Instant::now() + TIMER_SLACK >= deadline => too_late(),
+        Ok(Err(status)) if connection.note_failure(&status) => Attempt::Failed(relayed(&status)),
+        Ok(Err(status)) => Attempt::Refused(relayed(&status)),
+    }
+}
+
+/// The status of a call that could not be sent.
+fn unreachable(error: Box<dyn std::error::Error + Send + Sync>) -> Status {
+    let mut status = Status::unavailable("the replica cannot be reached");
+    status.set_source(Arc::from(error));
+    status
+}
+
+/// What the caller sees of a status: a replica's own as it is, and nothing of how a connection failed.
+pub(super) fn relayed(status: &Status) -> Status {
+    if std::error::Error::source(status).is_some() {
+        return status::grpc(&Error::unavailable(status.message().to_owned()));
+    }
+    Status::with_details(status.code(), status.message(), status.details().to_vec().into())
+}
+
+/// Whether a replica has refused the caller's credential.
+pub(super) fn refuses_credential(status: &Status) -> bool {
+    status.code() == Code::Unauthenticated
+}

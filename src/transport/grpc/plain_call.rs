@@ -1,0 +1,104 @@
+//! Calls that are answered where they are read: one message without compression, answered by one message.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::{RecvStream, server::SendResponse};
+use http::{
+    HeaderMap, HeaderValue, Method, Response, StatusCode,
+    header::{CONTENT_TYPE, HeaderName},
+    request::Parts,
+};
+
+use super::request_body::poll_data;
+
+pub(crate) const VERIFY_PATH: &str = "/keyward.v1.KeyService/Verify";
+pub(crate) const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
+/// Pieces of a body that are joined here.
+const MAX_PIECES: usize = 4;
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+
+/// Refuses a request that is no gRPC.
+pub(crate) fn refuse_content_type(respond: &mut SendResponse<Bytes>) {
+    let mut refusal = Response::new(());
+    *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    // Sending fails only if the client has closed the stream.
+    let _ = respond.send_response(refusal, true);
+}
+
+/// Whether the content type is gRPC. A browser sends such a request for a page only after a preflight, which fails: so no
+/// page can use its visitor's client certificate.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let suffix = content_type.and_then(|content_type| content_type.strip_prefix(b"application/grpc"));
+    suffix.is_some_and(|suffix| matches!(suffix.first(), None | Some(b'+' | b';')))
+}
+
+/// Whether this is a call of a method without compression or another content type.
+pub(crate) fn is_plain(head: &Parts, path: &str) -> bool {
+    head.uri.path() == path
+        && head.method == Method::POST
+        && head.headers.get(CONTENT_TYPE) == Some(&GRPC)
+        && !head.headers.contains_key(GRPC_ENCODING)
+}
+
+/// Joins the pieces of a body that have arrived: usually the message, sometimes followed by an empty piece that ends the
+/// stream. More pieces than [`MAX_PIECES`] are left in the body: joining many small ones would copy the square of their
+/// number, on a thread that other connections wait for.
+pub(crate) fn read_body(body: &mut RecvStream, cx: &mut Context<'_>) -> Bytes {
+    let mut joined = Bytes::new();
+    for _ in 0..MAX_PIECES {
+        if body.is_end_stream() {
+            break;
+        }
+        match poll_data(body, cx) {
+            Poll::Ready(Some(Ok(piece))) if joined.is_empty() => joined = piece,
+            Poll::Ready(Some(Ok(piece))) if piece.is_empty() => {}
+            Poll::Ready(Some(Ok(piece))) => joined = [joined, piece].concat().into(),
+            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => break,
+        }
+    }
+    joined
+}
+
+/// Queues a response. The next write of the connection sends all of it.
+pub(crate) fn send(respond: &mut SendResponse<Bytes>, frame: Bytes) {
+    let mut response = Response::new(());
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    // Sending fails only if the client has closed the stream.
+    if let Ok(mut stream) = respond.send_response(response, false) {
+        let mut trailers = HeaderMap::with_capacity(1);
+        trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
+        let _ = stream.send_data(frame, false);
+        let _ = stream.send_trailers(trailers);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_in_many_pieces_is_left_to_tonic() {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let (mut sender, client) = h2::client::handshake(near).await.unwrap();
+        tokio::spawn(client);
+        let mut server = h2::server::handshake(far).await.unwrap();
+        let (_response, mut sent) = sender.send_request(Request::post("http://x/").body(()).unwrap(), false).unwrap();
+        for _ in 0..100 {
+            sent.send_data(Bytes::from_static(b"x"), false).unwrap();
+        }
+        let (request, _respond) = server.accept().await.unwrap().unwrap();
+        let mut body = request.into_body();
+        // Lets the connection receive every frame.
+        let all = std::time::Duration::from_millis(200);
+        let _ = tokio::time::timeout(all, std::future::poll_fn(|cx| server.poll_closed(cx))).await;
+        let whole = std::future::poll_fn(|cx| Poll::Ready(read_body(&mut body, cx))).await;
+        assert_eq!(whole.len(), MAX_PIECES);
+        assert!(!body.is_end_stream());
+    }
+}
