@@ -121,6 +121,7 @@ impl Listeners {
             max_age: None,
             shutdown: self.stop.child_token(),
             polls: Arc::default(),
+            turns: Arc::default(),
         };
         let peer = Peer { address: LOCAL, secure: false, caller: None, closing: options.shutdown.clone(), admission };
         let connection = ClientConnection::new(Arc::new(peer), self.budget.connection(LOCAL), TIMEOUTS);
