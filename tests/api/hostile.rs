@@ -271,8 +271,8 @@ async fn create(client: &mut Client) -> Result<(), tonic::Status> {
     client.create(with(ROOT, request)).await.map(drop)
 }
 
-/// Hostile clients, on a thread of their own, as if they were on another machine: neither their work nor its order
-/// delays the honest client. Dropping this ends them.
+/// Hostile clients, on a thread of their own, so that the order of their tasks does not delay the honest client. Dropping
+/// this ends them.
 struct Attackers {
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -282,8 +282,6 @@ impl Attackers {
     fn start<F: Future<Output = ()> + Send + 'static>(attacks: Vec<F>) -> Self {
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let thread = std::thread::spawn(move || {
-            // On Linux the priority of this thread alone.
-            rustix::process::nice(10).unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let attacks: Vec<_> = attacks.into_iter().map(tokio::spawn).collect();
