@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
-use super::{caller::Origin, handler::AgentHandler, socket::Socket, state::Agent};
+use super::{authority::PlainAuthority, caller::Origin, handler::AgentHandler, socket::Socket, state::Agent};
 use crate::transport::{
     accept::{Admission, ConnectionLimits, ConnectionTable},
     budget::{Budget, BudgetLimits},
@@ -69,7 +69,8 @@ impl Listeners {
             let accepted = async {
                 match &socket {
                     Socket::Unix(listener, _) => {
-                        listener.accept().await.map(|(stream, _)| self.admit(stream, Origin::Unix))
+                        let accepted = listener.accept().await;
+                        accepted.map(|(stream, _)| self.admit(PlainAuthority::new(stream), Origin::Unix))
                     }
                     Socket::Loopback(listener) => listener.accept().await.map(|(stream, _)| {
                         // Without it, small responses would wait for the client's acknowledgements.

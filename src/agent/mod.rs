@@ -9,6 +9,7 @@
 //! [`settings`] reads what is set, [`run`] starts and stops. `listener` accepts connections, `handler` answers from memory
 //! on the task that read a call (`local`), and passes other calls to `calls` and `stream`, which ask through `upstream`.
 
+mod authority;
 mod caller;
 mod calls;
 mod check;

@@ -134,11 +134,7 @@ async fn services_in_python_and_node_check_keys_at_a_replica_and_at_an_agent() {
     let socket = format!("unix:{}", agent.socket.display());
     let mut services = Vec::new();
     for language in Language::ALL {
-        let targets = match language {
-            Language::Python => vec![&server.grpc, &agent.loopback],
-            Language::Node => vec![&server.grpc, &socket, &agent.loopback],
-        };
-        for target in targets {
+        for target in [&server.grpc, &socket, &agent.loopback] {
             let service = Service::start(language, target, &own);
             let case = format!("{language:?} at {target}");
             let limited = key(&server, CreateRequest { rate_limit: Some(own_limit(1, 3_600)), ..of("build") }).await;
