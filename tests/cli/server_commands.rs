@@ -46,6 +46,28 @@ fn config_show_reports_problems_like_check() {
 }
 
 #[test]
+fn config_check_warns_of_routes_that_never_count_and_of_methods_that_no_client_sends() {
+    let folder = tempfile::tempdir().unwrap();
+    let routes = "[[keyspace.route]]\npath = \"/a/*\"\n[[keyspace.route]]\npath = \"/a/b\"\n\
+                  [[keyspace.route]]\npath = \"/b//c\"\n[[keyspace.route]]\nmethods = [\"Get\"]\npath = \"/d\"\n";
+    let keyspace =
+        "[[keyspace]]\nname = \"a\"\nprefix = \"a_\"\nsecret = { encoding = \"alphanumeric\", length = 32 }\n";
+    let mut command = Setup::new().config(&format!("{keyspace}{routes}")).command(folder.path(), &["config", "check"]);
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap() + &String::from_utf8(output.stdout).unwrap();
+    for warning in [
+        "keyspace[0].route[1].path: the route never counts",
+        "keyspace[0].route[2].path: never fits a request",
+        "keyspace[0].route[3].methods: no client sends \"Get\"",
+    ] {
+        let line = text.lines().find(|line| line.contains(warning));
+        assert!(line.is_some_and(|line| line.starts_with("warning: ")), "{warning}: {text}");
+    }
+    // Warnings are no problems.
+    assert!(output.status.success(), "{text}");
+}
+
+#[test]
 fn flags_of_clients_are_none_of_the_server() {
     let machine = Machine::new();
     machine.run(&["--dev", "config", "check"]).failed(2);

@@ -95,7 +95,7 @@ fn passes(response: &CheckResponse) -> (BTreeMap<&str, &str>, Vec<&str>) {
 
 /// The refusal: status and code of its body.
 #[track_caller]
-fn refused(response: &CheckResponse) -> (i32, String) {
+pub fn refused(response: &CheckResponse) -> (i32, String) {
     assert_ne!(response.status.as_ref().unwrap().code, 0, "{response:?}");
     let Some(HttpResponse::DeniedResponse(denied)) = &response.http_response else { panic!("{response:?}") };
     let body: serde_json::Value = serde_json::from_str(&denied.body).unwrap();

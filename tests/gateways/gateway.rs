@@ -19,6 +19,22 @@ pub enum Kind {
     Nginx,
     Caddy,
     Traefik,
+    Haproxy,
+}
+
+impl Kind {
+    pub const ALL: [Self; 5] = [Self::Envoy, Self::Nginx, Self::Caddy, Self::Traefik, Self::Haproxy];
+
+    /// The name that Keyward has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Envoy => "envoy",
+            Self::Nginx => "nginx",
+            Self::Caddy => "caddy",
+            Self::Traefik => "traefik",
+            Self::Haproxy => "haproxy",
+        }
+    }
 }
 
 /// A running gateway; it is stopped when this is dropped.
@@ -40,6 +56,14 @@ impl Drop for Gateway {
 fn program(name: &str) -> PathBuf {
     let folder = std::env::var("KEYWARD_TEST_GATEWAYS").expect("KEYWARD_TEST_GATEWAYS: tests/run sets it");
     Path::new(&folder).join("bin").join(name)
+}
+
+/// A program of a Debian package. Some are in a folder that is not in a user's PATH.
+fn debian(name: &str) -> Command {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
+    let mut command = Command::new(name);
+    command.env("PATH", path);
+    command
 }
 
 /// A file under `config/gateways/` with replacements, each of which must apply.
@@ -159,10 +183,8 @@ fn command(kind: Kind, folder: &Path, world: &World, upstream: u16, port: u16, p
                     ("proxy_set_header Authorization ", &format!("proxy_set_header {header} ")),
                 ],
             );
-            // Debian installs it in a folder that is not in a user's PATH.
-            let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
-            let mut command = Command::new("nginx");
-            command.env("PATH", path).arg("-p").arg(folder).arg("-c").arg(write("nginx.conf", &text));
+            let mut command = debian("nginx");
+            command.arg("-p").arg(folder).arg("-c").arg(write("nginx.conf", &text));
             let globals = format!("daemon off; master_process off; pid {}/pid;", folder.display());
             command.args(["-e", "stderr", "-g", &globals]);
             command
@@ -204,6 +226,24 @@ fn command(kind: Kind, folder: &Path, world: &World, upstream: u16, port: u16, p
             );
             let mut command = Command::new(program("traefik"));
             command.arg(format!("--configFile={}", write("traefik.yaml", &text).display()));
+            command.env("KEYWARD_GATEWAY_KEY", &world.gateway);
+            command
+        }
+        Kind::Haproxy => {
+            let script = write("haproxy.lua", &config("haproxy.lua", &[]));
+            let text = config(
+                "haproxy.cfg",
+                &[
+                    ("127.0.0.1:8080", http),
+                    ("/forward-auth/haproxy/norrix\n", &format!("/forward-auth/haproxy/{product}\n")),
+                    ("/etc/haproxy/haproxy.lua", script.to_str().unwrap()),
+                    ("bind :8000", &format!("bind 127.0.0.1:{port}")),
+                    ("127.0.0.1:3000", &api),
+                    ("del-header Authorization", &format!("del-header {header}")),
+                ],
+            );
+            let mut command = debian("haproxy");
+            command.arg("-db").arg("-f").arg(write("haproxy.cfg", &text));
             command.env("KEYWARD_GATEWAY_KEY", &world.gateway);
             command
         }

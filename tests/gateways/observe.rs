@@ -1,6 +1,28 @@
 //! Metrics and the log.
 
-use crate::{raw, support::Setup, world::World};
+use crate::{
+    check,
+    gateway::{Gateway, Kind},
+    raw,
+    support::Setup,
+    upstream::{Seen, Upstream},
+    world::World,
+};
+
+/// How many decisions of a kind of gateway about keys of Norrix were counted with this code.
+async fn counted(world: &World, gateway: &str, code: &str) -> u64 {
+    let metrics = raw::send(&world.server.http, "GET", "/metrics", &[]).await;
+    let text = String::from_utf8(metrics.body).unwrap();
+    let mut lines = text.lines().filter(|line| {
+        line.starts_with("keyward_gateway_decisions_total{")
+            && line.contains("keyspace=\"norrix\"")
+            && line.contains(&format!("gateway=\"{gateway}\""))
+            && line.contains(&format!("code=\"{code}\""))
+    });
+    let value = lines.next().map_or(0, |line| line.rsplit_once(' ').unwrap().1.parse().unwrap());
+    assert_eq!(lines.next(), None);
+    value
+}
 
 #[tokio::test]
 async fn decisions_are_counted_and_refusals_logged_without_the_query_or_a_secret() {
@@ -30,15 +52,121 @@ async fn decisions_are_counted_and_refusals_logged_without_the_query_or_a_secret
     for part in ["hush", "6.6.6.6", &key.secret, &world.gateway, &"X".repeat(100)] {
         assert!(!log.contains(part), "{part} in {log}");
     }
+    for (code, count) in [("VALID", 1), ("INSUFFICIENT_SCOPE", 1), ("NO_ROUTE", 2)] {
+        assert_eq!(counted(&world, "caddy", code).await, count, "{code}");
+    }
+}
+
+/// The line of a refusal has the client's address as the gateway knows it, not as the client tells it.
+#[tokio::test]
+async fn the_log_and_the_metrics_name_the_gateway_and_the_client_behind_it() {
+    let world = World::new().await;
+    let upstream = Upstream::start().await;
+    let key = world.norrix(&["build"]).await;
+    let bearer = key.bearer();
+    for kind in Kind::ALL {
+        let gateway = Gateway::start(kind, &world, &upstream, "norrix").await;
+        let name = kind.name();
+        let headers = [
+            ("Authorization", bearer.as_str()),
+            ("X-Forwarded-For", "6.6.6.6"),
+            ("X-Real-IP", "6.6.6.6"),
+            ("Forwarded", "for=6.6.6.6"),
+            ("X-Envoy-External-Address", "6.6.6.6"),
+        ];
+        let target = format!("/api/submit/{name}");
+        Seen::of(&gateway.send("GET", "/api/build", &headers).await);
+        let refused = gateway.send("DELETE", &format!("{target}?token=hush"), &headers).await;
+        assert_eq!(refused.status, 403, "{kind:?}: {refused:?}");
+        let request = refused.header("x-request-id").unwrap();
+        world.server.logged(&target).await;
+        let log = world.server.log();
+        let line = log.lines().find(|line| line.contains(&target)).unwrap();
+        for part in [
+            format!("gateway={name}"),
+            format!("key={}", key.id),
+            "client=127.0.0.1".to_owned(),
+            format!("request={request}"),
+        ] {
+            assert!(line.replace('"', "").contains(&part), "{part} in {line}");
+        }
+        for part in ["keyspace=norrix", "outcome=INSUFFICIENT_SCOPE", "method=DELETE"] {
+            assert!(line.replace('"', "").contains(part), "{part} in {line}");
+        }
+        assert!(!log.contains("hush") && !log.contains("6.6.6.6"), "{log}");
+        assert_eq!(counted(&world, name, "VALID").await, 1, "{kind:?}");
+        assert_eq!(counted(&world, name, "INSUFFICIENT_SCOPE").await, 1, "{kind:?}");
+        // Its start was seen by requests without a credential.
+        assert!(counted(&world, name, "MISSING_CREDENTIAL").await >= 1, "{kind:?}");
+    }
+}
+
+/// A decision that memory makes at once is counted and logged like one that takes longer.
+#[tokio::test]
+async fn a_decision_of_memory_is_counted_and_logged_too() {
+    let world = World::new().await;
+    let key = world.norrix(&["build"]).await;
+    let bearer = key.bearer();
+    let ask = async |target: &str, credential: &str| {
+        let about = check::request("GET", target, &[("authorization", credential)], &[("keyspace", "norrix")]);
+        check::ask(&world, about).await
+    };
+    for passed in 1..=5 {
+        ask("/api/build?token=hush", &bearer).await;
+        assert_eq!(counted(&world, "envoy", "VALID").await, passed);
+    }
+    world.revoke(&key).await;
+    for refused in 1..=5 {
+        ask(&format!("/api/build/{refused}?token=hush"), &bearer).await;
+        assert_eq!(counted(&world, "envoy", "REVOKED").await, refused);
+        world.server.logged(&format!("/api/build/{refused}")).await;
+    }
+    let log = world.server.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("REVOKED")).collect();
+    assert_eq!(lines.len(), 5, "{log}");
+    assert!(lines.iter().all(|line| line.contains(&key.id) && line.contains("203.0.113.7")), "{lines:?}");
+    assert!(!log.contains("hush") && !log.contains(&key.secret), "{log}");
+}
+
+/// The attack: a client sends garbage until the gateway that asks for it is taken for the attacker.
+#[tokio::test]
+async fn invalid_credentials_of_clients_do_not_count_against_their_gateway() {
+    let limit = "[server]\nfailed_authentications = { limit = 5, window = \"1h\" }\n";
+    let world = World::of(Setup::new().ready("all").and(limit), None).await;
+    let key = world.norrix(&["build"]).await;
+    let garbage = [("authorization", "Bearer garbage")];
+    let mut connection = raw::Connection::open(&world.server.http).await;
+    for _ in 0..50 {
+        let about = [
+            ("X-Keyward-Gateway", world.gateway.as_str()),
+            ("Authorization", "Bearer garbage"),
+            ("X-Original-URI", "/api/build"),
+            ("X-Original-Method", "GET"),
+        ];
+        let response = connection.send("GET", "/forward-auth/nginx/norrix", &about).await;
+        response.unauthorized("malformed");
+        assert_eq!(response.header("connection"), None);
+        let response =
+            check::ask(&world, check::request("GET", "/api/build", &garbage, &[("keyspace", "norrix")])).await;
+        assert_eq!(check::refused(&response), (401, "malformed".to_owned()));
+    }
+    // The gateway's own are counted.
+    for _ in 0..20 {
+        let response = raw::send(
+            &world.server.http,
+            "GET",
+            "/forward-auth/nginx/norrix",
+            &[("X-Keyward-Gateway", "garbage"), ("X-Original-URI", "/api/build"), ("X-Original-Method", "GET")],
+        )
+        .await;
+        response.refused(403, "Forbidden", "Only gateways may ask here", "forbidden");
+    }
     let metrics = raw::send(&world.server.http, "GET", "/metrics", &[]).await;
     let text = String::from_utf8(metrics.body).unwrap();
-    for (code, count) in [("VALID", 1), ("INSUFFICIENT_SCOPE", 1), ("NO_ROUTE", 2)] {
-        let line = text.lines().find(|line| {
-            line.starts_with("keyward_gateway_decisions_total{")
-                && line.contains("keyspace=\"norrix\"")
-                && line.contains("gateway=\"caddy\"")
-                && line.contains(&format!("code=\"{code}\""))
-        });
-        assert!(line.is_some_and(|line| line.ends_with(&format!(" {count}"))), "{code}: {line:?}");
-    }
+    let counted = text.lines().filter(|line| line.starts_with("keyward_failed_authentications_total"));
+    let sum: u64 = counted.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum();
+    assert_eq!(sum, 20, "{text}");
+    let about = [("Authorization", key.bearer()), ("X-Original-URI", "/api/build".to_owned())];
+    let about = about.iter().map(|(name, value)| (*name, value.as_str())).chain([("X-Original-Method", "GET")]);
+    assert_eq!(world.ask("nginx/norrix", &about.collect::<Vec<_>>()).await.status, 200);
 }

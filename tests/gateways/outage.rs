@@ -10,10 +10,23 @@ use crate::{
     gateway::{Gateway, Kind},
     postgres,
     proxy::Proxy,
+    raw::Response,
     support::{Setup, reply::until},
     upstream::{Seen, Upstream},
     world::World,
 };
+
+/// The gateway's own answer while Keyward does not answer.
+#[track_caller]
+fn closed(kind: Kind, response: &Response) {
+    match kind {
+        Kind::Nginx | Kind::Caddy | Kind::Haproxy => {
+            response.refused(503, "Service Unavailable", "Try again", "unavailable");
+        }
+        Kind::Envoy => assert_eq!((response.status, &response.body[..]), (503, &b""[..]), "{response:?}"),
+        Kind::Traefik => assert_eq!((response.status, &response.body[..]), (500, &b""[..]), "{response:?}"),
+    }
+}
 
 /// Without Keyward nothing passes, and the client is told to try again. Once it is back, requests pass.
 async fn closed_and_open_again(kind: Kind) {
@@ -30,10 +43,7 @@ async fn closed_and_open_again(kind: Kind) {
     world.server.stop();
     let requests = upstream.requests();
     for headers in [&headers[..], &[]] {
-        let response = gateway.send("GET", "/api/build", headers).await;
-        // Traefik has an answer of its own.
-        let expected = if kind == Kind::Traefik { &[500, 502, 503][..] } else { &[503] };
-        assert!(expected.contains(&response.status), "{kind:?}: {response:?}");
+        closed(kind, &gateway.send("GET", "/api/build", headers).await);
     }
     assert_eq!(upstream.requests(), requests, "{kind:?}");
 
@@ -66,6 +76,42 @@ async fn traefik_is_closed_without_keyward_and_open_once_it_is_back() {
     closed_and_open_again(Kind::Traefik).await;
 }
 
+#[tokio::test]
+async fn haproxy_is_closed_without_keyward_and_open_once_it_is_back() {
+    closed_and_open_again(Kind::Haproxy).await;
+}
+
+/// Keyward accepts connections and answers nothing: no request passes, and the client does not wait for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyward_that_hangs_lets_nothing_pass() {
+    let world = World::new().await;
+    let upstream = Upstream::start().await;
+    let key = world.norrix(&["build"]).await;
+    let bearer = key.bearer();
+    let headers = [("Authorization", bearer.as_str())];
+    let mut gateways = Vec::new();
+    for kind in Kind::ALL {
+        let gateway = Gateway::start(kind, &world, &upstream, "norrix").await;
+        Seen::of(&gateway.send("GET", "/api/build", &headers).await);
+        gateways.push(gateway);
+    }
+    let requests = upstream.requests();
+    world.server.signal("STOP");
+    let answers =
+        gateways.iter().map(async |gateway| (gateway.kind, gateway.send("GET", "/api/build", &headers).await));
+    for (kind, response) in futures::future::join_all(answers).await {
+        closed(kind, &response);
+    }
+    assert_eq!(upstream.requests(), requests);
+    world.server.signal("CONT");
+    for gateway in &gateways {
+        until("requests pass again", async || {
+            (gateway.send("GET", "/api/build", &headers).await.status == 200).then_some(())
+        })
+        .await;
+    }
+}
+
 /// A key in memory is decided about while the database is away. A key that is not is no denial: it is 503, on Envoy as an
 /// error, so that the gateway's own failure mode applies.
 #[tokio::test(flavor = "multi_thread")]
@@ -80,7 +126,7 @@ async fn memory_decides_without_the_database_and_what_it_cannot_decide_is_no_den
     let world = World::of(setup, None).await;
     let upstream = Upstream::start().await;
     let mut gateways = Vec::new();
-    for kind in [Kind::Envoy, Kind::Nginx, Kind::Caddy, Kind::Traefik] {
+    for kind in Kind::ALL {
         gateways.push(Gateway::start(kind, &world, &upstream, "norrix").await);
     }
     let (known, unknown) = (world.norrix(&["build"]).await, world.norrix(&["build"]).await);
@@ -97,6 +143,8 @@ async fn memory_decides_without_the_database_and_what_it_cannot_decide_is_no_den
     for gateway in &gateways {
         let response = gateway.send("GET", "/api/build", &[("Authorization", &unknown)]).await;
         response.refused(503, "Service Unavailable", "Try again", "unavailable");
+        // Keyward's own answer: a gateway that did not wait for it would say the same.
+        assert!(response.header("x-request-id").is_some(), "{:?}: {response:?}", gateway.kind);
     }
     assert_eq!(upstream.requests(), requests);
     let about = check::request("GET", "/api/build", &[("authorization", &unknown)], &[("keyspace", "norrix")]);

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::{
     gateway::{Gateway, Kind},
     raw::{Connection, Response},
-    requests::{bypasses, forged, identity, organizations, revoked, upgrade, upload},
+    requests::{bypasses, forged, identity, largest, organizations, own_answers, revoked, upgrade, upload},
     upstream::{Seen, Upstream},
     world::World,
 };
@@ -118,10 +118,11 @@ async fn norrix(kind: Kind) {
     forged(&gateway, &build.bearer()).await;
     bypasses(&gateway, &upstream, &build.bearer()).await;
     organizations(&gateway, &build.bearer()).await;
+    own_answers(&gateway, &build.bearer()).await;
     revoked(&gateway, &world).await;
     upgrade(&gateway, &build.bearer()).await;
     upload(&gateway, &upstream, &build.bearer()).await;
-    checked.add(6);
+    checked.add(8);
 }
 
 async fn noro(kind: Kind) {
@@ -160,7 +161,14 @@ async fn noro(kind: Kind) {
         .send("GET", "/api/v1/secrets/abc123", &[("Authorization", &norrix.bearer())])
         .await
         .unauthorized("not_found");
-    println!("{kind:?}: 103 checks");
+    // 128 characters of four bytes each, and 64 scopes of 64 characters.
+    let long = "😀".repeat(128);
+    let scopes: Vec<String> = (0..64).map(|n| format!("{n:064}")).collect();
+    let body = json!({
+        "name": "n", "keyspace": "noro", "orgId": long, "instanceId": long, "environment": long, "scopes": scopes,
+    });
+    largest(&gateway, &world.key(body).await, &"%F0%9F%98%80".repeat(128), &scopes.join(" ")).await;
+    println!("{kind:?}: 104 checks");
 }
 
 async fn nora(kind: Kind) {
@@ -272,4 +280,5 @@ each_gateway! {
     nginx Nginx;
     caddy Caddy;
     traefik Traefik;
+    haproxy Haproxy;
 }

@@ -20,6 +20,9 @@ use tokio::{
 
 use crate::raw;
 
+/// The body of a response that a request asks for by `X-Answer`.
+pub const OWN_BODY: &str = "the upstream's own";
+
 /// A running upstream; it ends with the test.
 pub struct Upstream {
     pub port: u16,
@@ -68,6 +71,12 @@ async fn echo(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, I
         });
         let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "websocket");
         return Ok(response.body(Full::default()).unwrap());
+    }
+    // A response of its own, for a test of what the gateway makes of it.
+    if let Some(status) = request.headers().get("x-answer") {
+        let response =
+            Response::builder().status(status.as_bytes()).header("x-own", "kept").header("retry-after", "77");
+        return Ok(response.body(Full::new(OWN_BODY.into())).unwrap());
     }
     let (head, mut body) = request.into_parts();
     let mut length = 0;

@@ -122,12 +122,14 @@ impl GatewayRules {
         }
     }
 
-    /// The organization that the query of `target` names in [`Self::org_param`].
+    /// The organization that the query of `target` names in [`Self::org_param`]. Names such as `orgId[]` count, too: many
+    /// frameworks read a list from them, under the name without the brackets.
     pub fn named_organization(&self, target: &str) -> NamedOrganization {
         let Some((name, query)) = self.org_param.as_deref().zip(target.split_once('?').map(|(_, query)| query)) else {
             return NamedOrganization::None;
         };
-        let mut values = url::form_urlencoded::parse(query.as_bytes()).filter(|(given, _)| given == name);
+        let names = |given: &str| given.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('['));
+        let mut values = url::form_urlencoded::parse(query.as_bytes()).filter(|(given, _)| names(given));
         match (values.next(), values.next()) {
             (None, _) => NamedOrganization::None,
             (Some(_), Some(_)) => NamedOrganization::Repeated,

@@ -34,15 +34,16 @@ const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 #[derive(Debug)]
 pub struct Allowed {
     keyspace: Arc<Keyspace>,
-    who: Who,
+    caller: PassedCaller,
     /// The state of the key's rate limit, if it has one.
     pub rate: Option<RateState>,
     /// The header that held the credential; none if a cookie held it.
-    place: Option<CredentialHeader>,
+    credential_header: Option<CredentialHeader>,
 }
 
+/// The caller of a request that may pass.
 #[derive(Debug)]
-enum Who {
+enum PassedCaller {
     Key(Arc<CachedKey>),
     Session(Arc<SessionCaller>, Option<OrgMembership>),
 }
@@ -52,26 +53,26 @@ impl Allowed {
         keyspace: Arc<Keyspace>,
         key: Arc<CachedKey>,
         rate: Option<RateState>,
-        place: CredentialHeader,
+        credential_header: CredentialHeader,
     ) -> Self {
-        Self { keyspace, who: Who::Key(key), rate, place: Some(place) }
+        Self { keyspace, caller: PassedCaller::Key(key), rate, credential_header: Some(credential_header) }
     }
 
     pub(super) fn session(
         keyspace: Arc<Keyspace>,
         session: Arc<SessionCaller>,
         membership: Option<OrgMembership>,
-        place: Option<CredentialHeader>,
+        credential_header: Option<CredentialHeader>,
     ) -> Self {
-        Self { keyspace, who: Who::Session(session, membership), rate: None, place }
+        Self { keyspace, caller: PassedCaller::Session(session, membership), rate: None, credential_header }
     }
 
     /// The values of [`IDENTITY_HEADERS`], in their order; empty where there is nothing.
     pub fn identity(&self) -> [Cow<'_, str>; 9] {
         let empty = || Cow::Borrowed("");
         let keyspace = escaped(&self.keyspace.name);
-        match &self.who {
-            Who::Key(key) => [
+        match &self.caller {
+            PassedCaller::Key(key) => [
                 Cow::Owned(key.id.text()),
                 keyspace,
                 escaped(key.organization()),
@@ -82,7 +83,7 @@ impl Allowed {
                 empty(),
                 empty(),
             ],
-            Who::Session(session, own) => {
+            PassedCaller::Session(session, own) => {
                 let organization = own.as_ref().map_or("", |own| &own.organization);
                 let role = own.as_ref().map_or("", |own| own.role.name());
                 let subject = escaped(session.subject());
@@ -94,8 +95,8 @@ impl Allowed {
 
     /// The header with the credential, if the keyspace wants it removed before the upstream.
     pub fn stripped(&self) -> Option<&'static str> {
-        let place = self.place.filter(|_| self.keyspace.gateway.strip_credential)?;
-        Some(match place {
+        let credential_header = self.credential_header.filter(|_| self.keyspace.gateway.strip_credential)?;
+        Some(match credential_header {
             CredentialHeader::XApiKey => "x-api-key",
             CredentialHeader::Bearer | CredentialHeader::Any => "authorization",
         })

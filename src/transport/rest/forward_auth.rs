@@ -34,19 +34,25 @@ const DECISION_TIMEOUT: Duration = Duration::from_millis(1_500);
 const BODY: HeaderName = HeaderName::from_static("x-keyward-body");
 
 /// The headers in which a kind of gateway tells of a request, and those in which others do.
-struct Family {
+struct HeaderFamily {
     target: &'static str,
     method: &'static str,
     others: [&'static str; 2],
 }
 
-const ORIGINAL: Family =
-    Family { target: "x-original-uri", method: "x-original-method", others: ["x-forwarded-uri", "x-forwarded-method"] };
-const FORWARDED: Family =
-    Family { target: "x-forwarded-uri", method: "x-forwarded-method", others: ["x-original-uri", "x-original-method"] };
+const ORIGINAL: HeaderFamily = HeaderFamily {
+    target: "x-original-uri",
+    method: "x-original-method",
+    others: ["x-forwarded-uri", "x-forwarded-method"],
+};
+const FORWARDED: HeaderFamily = HeaderFamily {
+    target: "x-forwarded-uri",
+    method: "x-forwarded-method",
+    others: ["x-original-uri", "x-original-method"],
+};
 
 /// What the path of a call says.
-struct Place {
+struct CallPath {
     kind: GatewayKind,
     keyspace: String,
     environment: String,
@@ -55,19 +61,19 @@ struct Place {
 /// Answers a gateway.
 pub(crate) async fn decide(context: RequestContext, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    let place = Place::of(&parts.uri);
+    let path = CallPath::of(&parts.uri);
     let allowed = match authorize(&context, &parts.headers).await {
         Ok(allowed) => allowed,
         Err(error) => {
             context.set_call("forward_auth");
-            return with_body(place.as_ref(), error);
+            return with_body(path.as_ref(), error);
         }
     };
     // Others than gateways do not learn which kinds there are.
-    let Some(place) = place else { return RestError::NoSuchPath.into_response() };
-    match answer(&context, &place, &parts, allowed.as_deref()).await {
+    let Some(path) = path else { return RestError::NoSuchPath.into_response() };
+    match answer(&context, &path, &parts, allowed.as_deref()).await {
         Ok(allowed) => pass(&context, &allowed),
-        Err(error) => refuse(&context, &place, error),
+        Err(error) => refuse(&context, &path, error),
     }
 }
 
@@ -107,7 +113,7 @@ fn not_a_gateway() -> Error {
     Error::forbidden("Only gateways may ask here")
 }
 
-impl Place {
+impl CallPath {
     fn of(uri: &Uri) -> Option<Self> {
         let mut segments = uri.path().split('/').skip(2);
         let text =
@@ -120,18 +126,18 @@ impl Place {
         Some(Self { kind, keyspace, environment })
     }
 
-    fn family(&self) -> &'static Family {
+    fn family(&self) -> &'static HeaderFamily {
         if self.kind == GatewayKind::Nginx { &ORIGINAL } else { &FORWARDED }
     }
 }
 
 async fn answer(
     context: &RequestContext,
-    place: &Place,
+    path: &CallPath,
     parts: &Parts,
     allowed: Option<&AllowedKeyspaces>,
 ) -> Result<Allowed> {
-    let (headers, family) = (&parts.headers, place.family());
+    let (headers, family) = (&parts.headers, path.family());
     let target = forwarded(headers, family.target)?;
     let method = forwarded(headers, family.method)?;
     for (other, own) in family.others.into_iter().zip([&target, &method]) {
@@ -142,9 +148,9 @@ async fn answer(
     }
     let host = one(headers, "x-forwarded-host").or_else(|| one(headers, "host"));
     let request = GatewayRequest {
-        kind: place.kind,
-        keyspace: &place.keyspace,
-        environment: &place.environment,
+        kind: path.kind,
+        keyspace: &path.keyspace,
+        environment: &path.environment,
         organization: "",
         instance: "",
         method: &method,
@@ -194,17 +200,17 @@ fn pass(context: &RequestContext, allowed: &Allowed) -> Response {
 }
 
 /// The refusal that the gateway passes on to its client.
-fn refuse(context: &RequestContext, place: &Place, error: Error) -> Response {
+fn refuse(context: &RequestContext, path: &CallPath, error: Error) -> Response {
     context.set_rate(error.rate);
-    let mut response = with_body(Some(place), error);
+    let mut response = with_body(Some(path), error);
     // Logged and counted as a decision, and no failure of the gateway's own.
     response.extensions_mut().remove::<Error>();
     response
 }
 
 /// An error, with its body in a header for a gateway that cannot pass the body itself.
-fn with_body(place: Option<&Place>, error: Error) -> Response {
-    let body = place.filter(|place| place.kind == GatewayKind::Nginx).map(|_| HttpRefusal::of(&error).body);
+fn with_body(path: Option<&CallPath>, error: Error) -> Response {
+    let body = path.filter(|path| path.kind == GatewayKind::Nginx).map(|_| HttpRefusal::of(&error).body);
     let mut response = RestError::from(error).into_response();
     if let Some(body) = body.and_then(|body| HeaderValue::try_from(body).ok()) {
         response.headers_mut().insert(BODY, body);

@@ -3,6 +3,10 @@
 
 use super::request::CheckedRequest;
 
+/// Headers that are read here. Each is compared with all before it, and their number is the client's choice where Envoy's
+/// configuration does not bound it. Envoy's own bound is 100.
+const MAX_HEADERS: usize = 256;
+
 /// The fields of a message that are texts, bytes or messages. Other kinds of fields are skipped; none of them is read here.
 struct Fields<'a> {
     bytes: &'a [u8],
@@ -137,10 +141,11 @@ fn http_request<'a>(bytes: &'a [u8], checked: &mut CheckedRequest<'a>) -> Result
                 // The last one of a name counts in a map. A client that sends two is not Envoy: prost decides.
                 let name = text(name)?;
                 text(value)?;
-                if checked.headers.0.iter().any(|(given, _)| *given == name) {
+                let headers = &mut checked.headers.0;
+                if headers.len() == MAX_HEADERS || headers.iter().any(|(given, _)| *given == name) {
                     return Err(Malformed);
                 }
-                checked.headers.0.push((name, value));
+                headers.push((name, value));
             }
             4 => checked.target = text(value)?,
             5 => checked.host = text(value)?,
@@ -223,6 +228,15 @@ mod tests {
         );
         for malformed in [&[0x0a][..], &[0x0a, 2, 0], &[0x0b], &[0xff; 11], &[0x0a, 2, 0x22, 9]] {
             assert_eq!(read(malformed), None, "{malformed:x?}");
+        }
+    }
+
+    #[test]
+    fn many_headers_are_left_to_prost() {
+        for (count, read_here) in [(MAX_HEADERS, true), (MAX_HEADERS + 1, false)] {
+            let headers = (0..count).map(|at| (format!("x-{at}"), String::new())).collect();
+            let bytes = request(["", "", "", ""].map(str::to_owned), headers, HashMap::new()).encode_to_vec();
+            assert_eq!(read(&bytes).is_some(), read_here, "{count}");
         }
     }
 
