@@ -293,6 +293,28 @@ async fn a_spent_limit_is_429_and_each_check_spends_one() {
     assert_eq!(response.status.unwrap().code, Code::ResourceExhausted as i32);
 }
 
+/// A refusal that spends nothing shows the limit all the same, whether or not memory has the key.
+#[tokio::test]
+async fn a_refused_check_spends_nothing_and_shows_the_limit() {
+    let setup = Setup::new().config(
+        "[[keyspace]]\nname = \"limited\"\nprefix = \"lim_\"\nsecret = { encoding = \"alphanumeric\", length = 32 }\n\
+         rate_limit = { limit = 3, window = \"1h\" }\nscopes = [\"a\", \"b\"]\ngateway = { org_param = \"org\" }\n\
+         [[keyspace.route]]\npath = \"/a\"\nscopes = [\"a\"]\n[[keyspace.route]]\npath = \"/b\"\nscopes = [\"b\"]\n",
+    );
+    let world = World::of(setup, None).await;
+    let key = world.key(json!({"name": "n", "scopes": ["a"], "orgId": "acme"})).await;
+    let bearer = key.bearer();
+    for target in ["/b", "/c", "/a?org=other", "/b", "/c", "/a?org=other"] {
+        let response = ask(&world, request("GET", target, &[("authorization", &bearer)], &[])).await;
+        assert_eq!(refused(&response).0, 403, "{target}");
+        let Some(HttpResponse::DeniedResponse(denied)) = &response.http_response else { unreachable!() };
+        let client = headers(&denied.headers);
+        for (name, value) in [("x-ratelimit-limit", "3"), ("x-ratelimit-remaining", "3")] {
+            assert_eq!(client.get(name), Some(&value), "{target}: {client:?}");
+        }
+    }
+}
+
 /// The client that Envoy's own message classes make: the fields and their numbers are the real ones.
 #[tokio::test]
 async fn envoys_own_classes_read_and_write_the_same_messages() {

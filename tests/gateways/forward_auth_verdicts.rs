@@ -189,6 +189,7 @@ async fn sessions_pass_where_a_route_says_so_with_the_role_that_it_wants() {
         let about = [("X-Forwarded-Uri", target), ("X-Forwarded-Method", "GET")];
         world.ask(&format!("caddy/{keyspace}"), &[&about[..], credentials].concat()).await
     };
+    let long = format!("/all?org={}", "x".repeat(129));
     for (token, target, expected) in [
         (&one, "/managers", Ok(["acme", "admin"])),
         (&one, "/managers?org=acme", Ok(["acme", "admin"])),
@@ -200,6 +201,10 @@ async fn sessions_pass_where_a_route_says_so_with_the_role_that_it_wants() {
         (&several, "/managers?org=beta", Err((403, "forbidden"))),
         (&several, "/all", Ok(["", ""])),
         (&several, "/all?org=beta", Ok(["beta", "member"])),
+        (&several, "/all?org=beta&org=acme", Err((400, "invalid_argument"))),
+        (&several, "/all?org=beta&org[]=acme", Err((400, "invalid_argument"))),
+        (&several, "/all?org[]=other", Err((403, "forbidden"))),
+        (&several, &long, Err((403, "forbidden"))),
         // Where the keyspace reads another header, bearer is read for sessions only.
         (&one, "/keys", Err((401, "missing_credential"))),
         (&one, "/nowhere", Err((401, "missing_credential"))),

@@ -229,6 +229,8 @@ async fn sessions(kind: Kind) {
         }
         let foreign = gateway.send("GET", "/api/env?orgId=other", headers).await;
         foreign.refused(403, "Forbidden", "The organization is not this caller's own", "forbidden");
+        let twice = gateway.send("GET", "/api/env?orgId=acme&orgId=other", headers).await;
+        twice.refused(400, "Bad Request", "orgId: must be given once", "invalid_argument");
     }
     gateway.send("GET", "/api/build", &[("Authorization", &bearer)]).await.unauthorized("malformed");
     gateway.send("GET", "/api/build", &[("Cookie", &cookie)]).await.unauthorized("missing_credential");
@@ -243,7 +245,7 @@ async fn sessions(kind: Kind) {
         let response = gateway.send("POST", "/api/env", &[&[("Cookie", cookie.as_str())], headers].concat()).await;
         assert_eq!(response.status, if passes { 200 } else { 403 }, "{kind:?} {headers:?}: {response:?}");
     }
-    println!("{kind:?}: 10 checks");
+    println!("{kind:?}: 12 checks");
 }
 
 /// Makes the cases tests of each gateway.

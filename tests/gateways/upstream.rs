@@ -70,6 +70,8 @@ async fn echo(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, I
             }
         });
         let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "websocket");
+        // What belongs to the key of the example in RFC 6455, which the tests send. HAProxy wants it.
+        let response = response.header("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         return Ok(response.body(Full::default()).unwrap());
     }
     // A response of its own, for a test of what the gateway makes of it.
