@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 
 from .build import ROOT
-from .measure import SHAPES, in_turns, median, ratio
+from .measure import in_turns, median, ratio
 from .servers import Keyward, Postgres, seeded, settle
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
@@ -84,7 +84,7 @@ def check(workspace, driver, binaries, arguments, report):
     driver.warm(server, bodies)
     settle()
     rows, targets = [], []
-    for shape in SHAPES:
+    for shape in (tuple(map(int, shape.split("x"))) for shape in arguments.shapes):
         runs = {
             "Verify": lambda: driver.unary(server, bodies, shape),
             "Check": lambda: driver.unary(server, checks, shape, path=CHECK, expect=PASSES),

@@ -153,10 +153,24 @@ async fn memory_decides_without_the_database_and_what_it_cannot_decide_is_no_den
     assert_eq!((error.status.as_ref().unwrap().code, response.status.unwrap().code), (503, Code::Unavailable as i32));
     assert!(error.headers.iter().any(|option| option.header.as_ref().unwrap().key == "retry-after"), "{error:?}");
 
+    // A database that hangs: Keyward answers before the gateways stop waiting for it.
     proxy.down(false);
+    until("the database is back", async || {
+        let response = gateways[0].send("GET", "/api/build", &[("Authorization", &unknown)]).await;
+        (response.status == 200).then_some(())
+    })
+    .await;
+    let third = world.norrix(&["build"]).await.bearer();
+    proxy.silence(true);
+    for gateway in &gateways {
+        let response = gateway.send("GET", "/api/build", &[("Authorization", &third)]).await;
+        response.refused(503, "Service Unavailable", "Try again", "unavailable");
+        assert!(response.header("x-request-id").is_some(), "{:?}: {response:?}", gateway.kind);
+    }
+    proxy.silence(false);
     for gateway in &gateways {
         until("requests pass again", async || {
-            let response = gateway.send("GET", "/api/build", &[("Authorization", &unknown)]).await;
+            let response = gateway.send("GET", "/api/build", &[("Authorization", &third)]).await;
             (response.status == 200).then_some(())
         })
         .await;

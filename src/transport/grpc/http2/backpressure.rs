@@ -32,11 +32,13 @@ pub(super) struct Backpressure<'a, I, H> {
     next: Option<Turn>,
     /// A write waits for the client.
     blocked: bool,
+    /// A byte was read or written, or could have been.
+    polled: bool,
 }
 
 impl<'a, I, H> Backpressure<'a, I, H> {
     pub(super) fn new(io: I, handler: &'a H, turns: Arc<ReadTurns>) -> Self {
-        Self { io, handler, quota: STRANGER_READ_BYTES, turns, next: None, blocked: false }
+        Self { io, handler, quota: STRANGER_READ_BYTES, turns, next: None, blocked: false, polled: false }
     }
 
     /// Notes whether a write has to wait.
@@ -54,6 +56,7 @@ impl<'a, I, H> Backpressure<'a, I, H> {
 
 impl<I: AsyncRead + Unpin, H: StreamHandler> AsyncRead for Backpressure<'_, I, H> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.polled = true;
         if self.handler.is_authenticated() {
             return Pin::new(&mut self.io).poll_read(cx, buffer);
         }
@@ -81,6 +84,7 @@ impl<I: AsyncRead + Unpin, H: StreamHandler> AsyncRead for Backpressure<'_, I, H
 
 impl<I: AsyncWrite + Unpin, H> AsyncWrite for Backpressure<'_, I, H> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.polled = true;
         let written = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.note(cx, written)
     }
@@ -94,8 +98,11 @@ impl<I: AsyncWrite + Unpin, H> AsyncWrite for Backpressure<'_, I, H> {
         self.note(cx, written)
     }
 
+    /// False until the first read or write. h2 asks when the connection is made, to choose up to which length it copies a
+    /// payload into its buffer: 1,024 bytes, or 256 if writes are vectored. A longer payload has a write of its own, so that
+    /// responses to gateways and to Verify, of 300 to 1,000 bytes, would not share one. h2 asks again before each write.
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.polled && self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -111,7 +118,12 @@ impl<I: AsyncWrite + Unpin, H> AsyncWrite for Backpressure<'_, I, H> {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, future::poll_fn, time::Duration};
+    use std::{
+        cell::Cell,
+        future::poll_fn,
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
 
     use bytes::Bytes;
     use futures::poll;
@@ -154,6 +166,97 @@ mod tests {
             Poll::Ready(polled.is_ready().then(|| buffer.filled().len()))
         });
         read.await
+    }
+
+    /// Counts writes.
+    struct Counted<I> {
+        io: I,
+        writes: Arc<AtomicUsize>,
+    }
+
+    impl<I: AsyncRead + Unpin> AsyncRead for Counted<I> {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_read(cx, buffer)
+        }
+    }
+
+    impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.writes.fetch_add(1, Ordering::SeqCst);
+            Pin::new(&mut self.io).poll_write(cx, bytes)
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.writes.fetch_add(1, Ordering::SeqCst);
+            Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_shutdown(cx)
+        }
+    }
+
+    /// Sends 16 responses of this length in one turn; returns how many writes that takes.
+    async fn writes(length: usize) -> usize {
+        const REQUESTS: usize = 16;
+        let handler = Client::default();
+        handler.authenticated.set(true);
+        let (client, server) = duplex(1 << 20);
+        let counter = Arc::new(AtomicUsize::new(0));
+        let server = Counted { io: server, writes: Arc::clone(&counter) };
+        let serve = async {
+            let mut connection =
+                h2::server::handshake(Backpressure::new(server, &handler, Arc::default())).await.unwrap();
+            let mut requests = Vec::new();
+            while requests.len() < REQUESTS {
+                requests.push(connection.accept().await.unwrap().unwrap().1);
+            }
+            let before = counter.load(Ordering::SeqCst);
+            for mut respond in requests {
+                let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+                stream.send_data(Bytes::from(vec![0; length]), true).unwrap();
+            }
+            assert!(connection.accept().await.is_none(), "the client has closed the connection");
+            counter.load(Ordering::SeqCst) - before
+        };
+        let ask = async {
+            let (mut sender, connection) = h2::client::handshake(client).await.unwrap();
+            let driven = tokio::spawn(connection);
+            let responses: Vec<_> = (0..REQUESTS)
+                .map(|_| sender.send_request(Request::get("http://x/").body(()).unwrap(), true).unwrap().0)
+                .collect();
+            for response in responses {
+                let mut body = response.await.unwrap().into_body();
+                let mut received = 0;
+                while let Some(piece) = body.data().await {
+                    received += piece.unwrap().len();
+                }
+                assert_eq!(received, length);
+            }
+            drop(sender);
+            driven.await.unwrap().unwrap();
+        };
+        let (writes, ()) = tokio::join!(serve, ask);
+        writes
+    }
+
+    #[tokio::test]
+    async fn responses_of_a_gateway_share_writes_and_longer_ones_are_not_copied() {
+        // 16 KiB of h2's buffer, and frames that belong to no response.
+        assert!(writes(900).await <= 4);
+        assert!(writes(2_000).await >= 16);
     }
 
     #[tokio::test]
