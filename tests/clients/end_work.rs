@@ -230,6 +230,24 @@ async fn requests_pass_without_keyward_until_the_lease_ends_or_not_at_all() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_no_lease_vouches_for_any_more_is_answered_503_after_the_grace_period() {
+    let server = Setup::new().env("KEYWARD_ATTACH_LEASE", "1s").start();
+    let proxy = Proxy::start(server.grpc.parse::<SocketAddr>().unwrap()).await;
+    let options = AttachOptions::default().grace_period(Duration::from_secs(1));
+    let client = attached(&proxy.address().to_string(), options);
+    let going = Going::default();
+    let url = start(guard(client.clone()), &going).await;
+    let made = key(&server, CreateRequest::default()).await;
+    let ended = begin(&url, "/wait", &made);
+    eventually(LONG, "it waits", async || client.attach_status().unwrap().waiters == 1).await;
+    proxy.silence(true);
+    let response = in_time(ended).await.unwrap();
+    assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &"1".parse().unwrap()));
+    assert_eq!(response.json::<Value>().await.unwrap()["code"], "unavailable");
+    going.are(0).await;
+}
+
 /// A gRPC service whose calls go on for ever: a unary one, and one that streams.
 #[derive(Clone)]
 struct Endless(Going);

@@ -203,3 +203,31 @@ pub(super) fn rate_limit_headers(headers: &mut HeaderMap, state: RateLimit) {
     headers.insert(HeaderName::from_static("x-ratelimit-remaining"), HeaderValue::from(state.remaining));
     headers.insert(HeaderName::from_static("x-ratelimit-reset"), HeaderValue::from(reset));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_work_is_refused_as_its_key_would_be_and_a_lost_lease_as_no_verdict() {
+        let ended = |reason| Denial::Ended(EndReason::Refused(reason));
+        for (denial, status, code, reason) in [
+            (ended(Reason::Revoked), 401, Code::Unauthenticated, "REVOKED"),
+            (ended(Reason::Expired), 401, Code::Unauthenticated, "EXPIRED"),
+            (ended(Reason::NotFound), 401, Code::Unauthenticated, "NOT_FOUND"),
+            (ended(Reason::WrongOrganization), 401, Code::Unauthenticated, "WRONG_ORGANIZATION"),
+            (ended(Reason::InsufficientScope), 403, Code::PermissionDenied, "INSUFFICIENT_SCOPE"),
+            (Denial::Ended(EndReason::LeaseLost), 503, Code::Unavailable, "UNAVAILABLE"),
+            (Denial::NotWatched(NotWatched::NotAttached), 503, Code::Unavailable, "UNAVAILABLE"),
+            (Denial::NotWatched(NotWatched::TooManyKeys), 503, Code::Unavailable, "UNAVAILABLE"),
+        ] {
+            let answer = denial.answer();
+            assert_eq!((answer.status.as_u16(), answer.code, answer.reason), (status, code, reason), "{denial:?}");
+            assert_eq!(answer.retry_after.is_some(), status == 503, "{denial:?}");
+            let trailers = denial.into_trailers();
+            let status = Status::from_header_map(&trailers).unwrap();
+            assert_eq!((status.code(), status.get_details_error_info().unwrap().reason.as_str()), (code, reason));
+            assert!(!trailers.contains_key(header::CONTENT_TYPE), "that of a stream that has begun is sent");
+        }
+    }
+}
