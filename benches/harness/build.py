@@ -20,6 +20,7 @@ class Binaries:
     naive: Path = TARGET / "ours/keyward-naive"
     load: Path = TARGET / "release/keyward-load"
     micro: Path = TARGET / "ours/keyward-micro"
+    client: Path = TARGET / "ours/keyward-client-bench"
 
 
 def build(keyward, jobs, parts):
@@ -30,6 +31,7 @@ def build(keyward, jobs, parts):
         "twin_default": (BENCHES, ["--release", "-p", "keyward-twin"]),
         "twin_ours": (BENCHES, ["--profile", "ours", "-p", "keyward-twin", "--features", "mimalloc"]),
         "naive": (BENCHES, ["--profile", "ours", "-p", "keyward-naive"]),
+        "client": (BENCHES, ["--profile", "ours", "-p", "keyward-client-bench"]),
         "micro": (BENCHES, ["--profile", "ours", "-p", "keyward-micro"]),
     }
     for part in parts:

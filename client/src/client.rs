@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,6 +39,21 @@ struct Inner {
     endpoints: Arc<Endpoints>,
     timeout: Duration,
     attached: OnceLock<Attached>,
+    calls: AtomicU64,
+    undecided: AtomicU64,
+}
+
+/// What a client has done so far, for the metrics of its service, see [`Client::metrics`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientMetrics {
+    /// Checks that were asked by a call.
+    pub calls: u64,
+    /// Those of them that ended without a verdict.
+    pub undecided: u64,
+    /// Addresses of Keyward that have failed lately.
+    pub addresses_down: usize,
+    /// The keys in memory; none if the client is not attached.
+    pub attach: Option<AttachStatus>,
 }
 
 impl Client {
@@ -45,7 +63,13 @@ impl Client {
     }
 
     pub(crate) fn new(endpoints: Endpoints, timeout: Duration) -> Self {
-        Self(Arc::new(Inner { endpoints: Arc::new(endpoints), timeout, attached: OnceLock::new() }))
+        Self(Arc::new(Inner {
+            endpoints: Arc::new(endpoints),
+            timeout,
+            attached: OnceLock::new(),
+            calls: AtomicU64::new(0),
+            undecided: AtomicU64::new(0),
+        }))
     }
 
     /// Checks a secret. What the check asserts is added to it before it is awaited:
@@ -110,6 +134,16 @@ impl Client {
         self.0.endpoints.len()
     }
 
+    /// What this client and its clones have done so far.
+    pub fn metrics(&self) -> ClientMetrics {
+        ClientMetrics {
+            calls: self.0.calls.load(Ordering::Relaxed),
+            undecided: self.0.undecided.load(Ordering::Relaxed),
+            addresses_down: self.0.endpoints.down(),
+            attach: self.attach_status(),
+        }
+    }
+
     /// The principal of a secret, if memory may answer and the key satisfies the check.
     pub(crate) fn remembered(&self, secret: &str, asserted: &Asserted<'_>) -> Option<Principal> {
         self.0.attached.get()?.verify(secret, asserted)
@@ -122,12 +156,20 @@ impl Client {
         KeyServiceClient::with_interceptor(endpoint.channel.clone(), endpoint.credential.clone())
     }
 
-    /// Asks Keyward, at one address after the other, until there is a verdict or the time is over.
+    /// Asks Keyward, and counts it.
     pub(crate) async fn call(
         &self,
         mut message: proto::VerifyRequest,
         timeout: Option<Duration>,
     ) -> Result<Verdict, Error> {
+        self.0.calls.fetch_add(1, Ordering::Relaxed);
+        let answer = self.ask(message, timeout).await;
+        self.0.undecided.fetch_add(u64::from(answer.is_err()), Ordering::Relaxed);
+        answer
+    }
+
+    /// Asks Keyward, at one address after the other, until there is a verdict or the time is over.
+    async fn ask(&self, message: proto::VerifyRequest, timeout: Option<Duration>) -> Result<Verdict, Error> {
         let deadline = Instant::now() + timeout.unwrap_or(self.0.timeout);
         let mut backoff = Backoff::new(RETRY_DELAYS.0, RETRY_DELAYS.1);
         let mut last = None;

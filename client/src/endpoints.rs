@@ -24,6 +24,11 @@ impl Endpoints {
         self.all.len()
     }
 
+    /// How many of them have failed lately.
+    pub(crate) fn down(&self) -> usize {
+        self.all.iter().filter(|endpoint| !endpoint.is_up()).count()
+    }
+
     /// The next address that is up. If none is, the next one: its failure is as good an answer as any.
     pub(crate) fn next(&self) -> &Arc<Endpoint> {
         let first = self.next.fetch_add(1, Ordering::Relaxed);

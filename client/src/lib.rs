@@ -19,10 +19,10 @@ mod stream;
 mod tls;
 mod verdict;
 
-pub use attach::{AttachOptions, AttachStatus, LocalKey, LocalMemory, WhileAway};
+pub use attach::{AttachOptions, AttachState, AttachStatus, LocalKey, LocalMemory, WhileAway};
 pub use builder::ClientBuilder;
 pub use check::{Check, CheckFuture};
-pub use client::{Client, KeyService};
+pub use client::{Client, ClientMetrics, KeyService};
 pub use connection::Connection;
 pub use ended::{EndReason, Ended, NotWatched};
 pub use error::{BuildError, Error, ErrorKind};

@@ -36,8 +36,13 @@ pub fn disable(guard: &'static str) -> impl Drop {
 /// Delays a step of the protocol if the named switch is set. The delay leaves time for the interleaving that a guard
 /// prevents.
 pub(crate) async fn inject_delay(switch: &str) {
+    inject_delays(switch, 1).await;
+}
+
+/// The same for so many delays.
+pub(crate) async fn inject_delays(switch: &str, count: u32) {
     if disabled(switch) {
-        tokio::time::sleep(INJECTED_DELAY).await;
+        tokio::time::sleep(INJECTED_DELAY * count).await;
     }
 }
 

@@ -145,7 +145,7 @@ impl<F: ChangeFeed> Follower<F> {
                     tracing::warn!(why, "replica rejoining");
                     // Nothing is granted any more. While a grant runs, the row stays, so that Revokes wait for it; peers
                     // remove it, or this replica as a peer of its former self.
-                    let runs = self.attachments.outstanding() > 0;
+                    let runs = self.attachments.outstanding() > 0 && !fault_injection::disabled("attach_lost_row");
                     connected = runs || self.feed.remove(member.id, None).await.is_ok();
                 }
             }
@@ -167,6 +167,7 @@ impl<F: ChangeFeed> Follower<F> {
     }
 
     async fn join(&mut self) -> Result<Membership, StoreError> {
+        fault_injection::inject_delay("slow_join").await;
         let before = self.clock.boottime();
         let mut random = [0; 16];
         self.entropy.fill(&mut random);
@@ -179,7 +180,8 @@ impl<F: ChangeFeed> Follower<F> {
         if !fault_injection::disabled("join_clear") {
             self.cache.clear();
         }
-        let notice = self.attachments.clear();
+        let keeps = fault_injection::disabled("attach_join_clear");
+        let notice = if keeps { self.attachments.last_notice() } else { self.attachments.clear() };
         self.lease.extend(self.deadline(before));
         *self.error.lock() = None;
         self.peers = PeerTracker::default();
@@ -314,7 +316,8 @@ impl<F: ChangeFeed> Follower<F> {
                 self.lease.extend(self.deadline(self.clock.boottime()));
             }
             if !batch.changes.is_empty() {
-                fault_injection::inject_delay("slow_apply").await;
+                // Most of a lease: a test has to come upon it.
+                fault_injection::inject_delays("slow_apply", 4).await;
             }
             if !member.recognizes(&batch) && !fault_injection::disabled("lost_history") {
                 return lost("the database lost a change that was applied");
@@ -348,6 +351,9 @@ impl<F: ChangeFeed> Follower<F> {
     async fn remove_dead(&mut self, member: &Membership, replicas: &[ReplicaRow]) -> Result<(), StoreError> {
         let now = self.clock.boottime();
         for dead in self.peers.dead(member.id, replicas, now) {
+            if fault_injection::disabled("no_removal") {
+                continue;
+            }
             tracing::info!(replica = %dead.id, "removing a replica whose lease expired");
             fault_injection::inject_delay("slow_remove").await;
             let step = if fault_injection::disabled("remove_by_step") { None } else { Some(dead.step) };

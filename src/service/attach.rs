@@ -29,6 +29,7 @@ use crate::{
         Replica,
         attach::{AnswerKey, Down, Renewal, Session, Standing},
         cached_key::CachedKey,
+        fault_injection,
     },
     store::{Store, StoreError},
 };
@@ -156,6 +157,7 @@ impl AttachService {
     /// The store's, if the database does not say.
     pub(crate) async fn recall_earlier_grants(&self) -> std::result::Result<(), StoreError> {
         if !self.replica.has_peers()
+            && !fault_injection::disabled("attach_recall")
             && let Some(longest) = self.store.watermark(LONGEST_GRANT.to_owned()).await?
         {
             self.replica.attachments.remember(longest);

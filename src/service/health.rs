@@ -16,7 +16,7 @@ use crate::{
     replica::Replica,
     session::Sessions,
     store::{Store, StoreError},
-    telemetry::GaugeSnapshot,
+    telemetry::{AttachSnapshot, GaugeSnapshot},
 };
 
 /// How long a measurement waits for the database.
@@ -194,6 +194,7 @@ impl Health {
     pub fn gauges(&self) -> GaugeSnapshot {
         let pool = self.store.pool();
         let sessions = self.sessions.key_set_status();
+        let attached = self.replica.attachments.status();
         GaugeSnapshot {
             open: pool.open,
             idle: pool.idle,
@@ -209,6 +210,15 @@ impl Health {
             issuers_without_keys: sessions.map(|status| status.without),
             issuer_keys_micros: sessions.map(|status| status.oldest),
             issuer_failures: sessions.map_or(0, |status| status.failures),
+            attach: AttachSnapshot {
+                sessions: attached.sessions,
+                behind: attached.behind,
+                ghost_micros: attached.ghosts,
+                wait_micros: attached.wait,
+                opened: attached.opened,
+                cut: attached.cut,
+                notices: attached.notices,
+            },
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Every metric of the service but those of webhooks: names, help texts and handles.
+//! Every metric of the service but those of webhooks and of attached clients: names, help texts and handles.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use metrics::{Counter, Gauge, Histogram, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::{
+    attach::{AttachMetrics, AttachSnapshot},
     log_queue,
     webhooks::{self, WebhookMetrics},
 };
@@ -80,6 +81,7 @@ pub struct Metrics {
     pub revoke_wait_seconds: Histogram,
     /// Metrics of webhooks.
     pub webhooks: WebhookMetrics,
+    attach: AttachMetrics,
     gauges: Gauges,
 }
 
@@ -132,6 +134,8 @@ pub struct GaugeSnapshot {
     pub issuer_keys_micros: Option<i64>,
     /// Number of failed fetches of issuers' public keys.
     pub issuer_failures: u64,
+    /// Attached clients.
+    pub attach: AttachSnapshot,
 }
 
 impl Metrics {
@@ -143,47 +147,54 @@ impl Metrics {
             .set_buckets_for_metric(Matcher::Suffix("seconds".to_owned()), &BUCKETS)
             .and_then(|builder| builder.set_buckets_for_metric(delivery, &webhooks::DELIVERY_BUCKETS));
         let recorder = builder.expect("the list of buckets is not empty").build_recorder();
-        let (verdicts, undecided, failed_authentications, verify_seconds, revoke_wait_seconds, webhooks, gauges) =
-            metrics::with_local_recorder(&recorder, || {
-                describe();
-                // The last row counts secrets that belong to no keyspace.
-                let names = registry.all().iter().map(|keyspace| keyspace.name.as_str()).chain([""]);
-                let verdicts = names
-                    .map(|name| {
-                        VerdictCode::ALL.map(
-                            |code| metrics::counter!(VERDICTS, "keyspace" => name.to_owned(), "code" => code.name()),
-                        )
-                    })
-                    .collect();
-                let gauges = Gauges {
-                    open: metrics::gauge!(POOL, "state" => "open"),
-                    idle: metrics::gauge!(POOL, "state" => "idle"),
-                    unreadable_rows: metrics::counter!(UNREADABLE_ROWS),
-                    cached_keys: metrics::gauge!(CACHED_KEYS),
-                    cached_bytes: metrics::gauge!(CACHED_BYTES),
-                    uses_dropped: metrics::counter!(USES_DROPPED),
-                    lease_seconds: metrics::gauge!(LEASE_SECONDS),
-                    limited_subjects: metrics::gauge!(LIMITED_SUBJECTS),
-                    limits_shared: metrics::gauge!(LIMITS_SHARED),
-                    limit_fallbacks: metrics::counter!(LIMIT_FALLBACKS),
-                    limit_timeouts: metrics::counter!(LIMIT_TIMEOUTS),
-                    issuers_without_keys: metrics::gauge!(ISSUERS_WITHOUT_KEYS),
-                    issuer_keys_seconds: metrics::gauge!(ISSUER_KEYS_SECONDS),
-                    issuer_failures: metrics::counter!(ISSUER_FAILURES),
-                    log_lines_dropped: metrics::counter!(LOG_LINES_DROPPED),
-                };
-                let undecided = metrics::counter!(UNDECIDED);
-                (
-                    verdicts,
-                    undecided,
-                    ["refused", "limited"]
-                        .map(|outcome| metrics::counter!(FAILED_AUTHENTICATIONS, "outcome" => outcome)),
-                    metrics::histogram!(VERIFY_SECONDS),
-                    metrics::histogram!(REVOKE_WAIT_SECONDS),
-                    WebhookMetrics::new(),
-                    gauges,
-                )
-            });
+        let (
+            verdicts,
+            undecided,
+            failed_authentications,
+            verify_seconds,
+            revoke_wait_seconds,
+            webhooks,
+            attach,
+            gauges,
+        ) = metrics::with_local_recorder(&recorder, || {
+            describe();
+            // The last row counts secrets that belong to no keyspace.
+            let names = registry.all().iter().map(|keyspace| keyspace.name.as_str()).chain([""]);
+            let verdicts = names
+                .map(|name| {
+                    VerdictCode::ALL
+                        .map(|code| metrics::counter!(VERDICTS, "keyspace" => name.to_owned(), "code" => code.name()))
+                })
+                .collect();
+            let gauges = Gauges {
+                open: metrics::gauge!(POOL, "state" => "open"),
+                idle: metrics::gauge!(POOL, "state" => "idle"),
+                unreadable_rows: metrics::counter!(UNREADABLE_ROWS),
+                cached_keys: metrics::gauge!(CACHED_KEYS),
+                cached_bytes: metrics::gauge!(CACHED_BYTES),
+                uses_dropped: metrics::counter!(USES_DROPPED),
+                lease_seconds: metrics::gauge!(LEASE_SECONDS),
+                limited_subjects: metrics::gauge!(LIMITED_SUBJECTS),
+                limits_shared: metrics::gauge!(LIMITS_SHARED),
+                limit_fallbacks: metrics::counter!(LIMIT_FALLBACKS),
+                limit_timeouts: metrics::counter!(LIMIT_TIMEOUTS),
+                issuers_without_keys: metrics::gauge!(ISSUERS_WITHOUT_KEYS),
+                issuer_keys_seconds: metrics::gauge!(ISSUER_KEYS_SECONDS),
+                issuer_failures: metrics::counter!(ISSUER_FAILURES),
+                log_lines_dropped: metrics::counter!(LOG_LINES_DROPPED),
+            };
+            let undecided = metrics::counter!(UNDECIDED);
+            (
+                verdicts,
+                undecided,
+                ["refused", "limited"].map(|outcome| metrics::counter!(FAILED_AUTHENTICATIONS, "outcome" => outcome)),
+                metrics::histogram!(VERIFY_SECONDS),
+                metrics::histogram!(REVOKE_WAIT_SECONDS),
+                WebhookMetrics::new(),
+                AttachMetrics::new(),
+                gauges,
+            )
+        });
         let gateway_allowed = metrics::with_local_recorder(&recorder, || {
             let names = registry.all().iter().map(|keyspace| keyspace.name.as_str());
             names.map(|name| GatewayKind::ALL.map(|kind| gateway_counter(name, kind, "VALID"))).collect()
@@ -199,6 +210,7 @@ impl Metrics {
             verify_seconds,
             revoke_wait_seconds,
             webhooks,
+            attach,
             gauges,
         }
     }
@@ -272,6 +284,7 @@ impl Metrics {
             self.gauges.issuer_keys_seconds.set(snapshot.issuer_keys_micros.unwrap_or_default() as f64 / 1e6);
             self.gauges.limits_shared.set(f64::from(u8::from(snapshot.limits_shared == Some(true))));
         }
+        self.attach.set(snapshot.attach);
         self.gauges.limit_fallbacks.absolute(snapshot.limit_fallbacks);
         self.gauges.limit_timeouts.absolute(snapshot.limit_timeouts);
         self.gauges.issuer_failures.absolute(snapshot.issuer_failures);

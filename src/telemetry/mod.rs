@@ -1,5 +1,6 @@
 //! Logs and metrics.
 
+mod attach;
 mod log_queue;
 mod log_repeats;
 mod logging;
@@ -7,6 +8,7 @@ mod metrics;
 pub mod webhooks;
 
 pub use self::{
+    attach::AttachSnapshot,
     logging::{LogGuard, Logging, print_problems},
     metrics::{GaugeSnapshot, Metrics},
 };

@@ -193,18 +193,32 @@ async fn uses_of_memory_show_as_last_used() {
     let client = attached(&server.grpc, AttachOptions::default());
     warm(&client, &made.secret).await;
     let mut operator = server.client().await;
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
-    let before = grpc::now();
-    let status = client.attach_status().unwrap();
-    assert!(client.verify(&made.secret).await.unwrap().is_valid());
-    let calls = client.attach_status().unwrap().calls_for_keys - status.calls_for_keys;
-    let start = Instant::now();
-    eventually(LONG, "the use shows", async || {
-        let last = grpc::record(&mut operator, &made.id).await.last_used_time;
-        last.is_some_and(|last| grpc::micros(last) >= before - 50_000)
-    })
-    .await;
-    println!("calls: {calls}, shown after {:?}", start.elapsed());
+    let mut took = Duration::MAX;
+    // Within 3 s; on a busy machine not each time.
+    for _ in 0..10 {
+        warm(&client, &made.secret).await;
+        // Later than every earlier use.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let before = grpc::now();
+        let calls = client.metrics().calls;
+        assert!(client.verify(&made.secret).await.unwrap().is_valid());
+        if client.metrics().calls > calls {
+            // The lease was over.
+            continue;
+        }
+        let start = Instant::now();
+        eventually(LONG, "the use shows", async || {
+            let last = grpc::record(&mut operator, &made.id).await.last_used_time;
+            // Its age was rounded, by both sides.
+            last.is_some_and(|last| grpc::micros(last) >= before - 20_000)
+        })
+        .await;
+        took = took.min(start.elapsed());
+        if took < Duration::from_secs(3) {
+            return;
+        }
+    }
+    panic!("shown after {took:?} at the earliest");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,6 +229,66 @@ async fn options_are_bounded_and_a_client_attaches_once() {
     assert_eq!(client.attach(AttachOptions::default().bytes(1)).unwrap_err().setting(), "attach.bytes");
     client.attach(AttachOptions::default()).unwrap();
     assert_eq!(client.attach(AttachOptions::default()).unwrap_err().setting(), "attach");
+}
+
+/// Whether memory answers VALID after the client's own credential was revoked.
+async fn is_valid_after_its_own_revocation(faults: &str) -> bool {
+    let setup = Setup::new().env("KEYWARD_ATTACH_LEASE", "20s").env("KEYWARD_REPLICA_LEASE", "60s");
+    let server = setup.env("KEYWARD_FAULTS", faults).start();
+    let made = key(&server, CreateRequest::default()).await;
+    let (secret, id) = service_key(&server).await;
+    let client = builder(&server).credential(secret).build().unwrap();
+    client.attach(AttachOptions::default()).unwrap();
+    warm(&client, &made.secret).await;
+    grpc::revoke(&mut server.client().await, &id).await;
+    client.verify(&made.secret).await.is_ok_and(|verdict| verdict.is_valid())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_credential_ends_is_told_so() {
+    assert!(!is_valid_after_its_own_revocation("").await);
+    assert!(is_valid_after_its_own_revocation("attach_credential").await, "the guard is needed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_dropped_delays_nothing() {
+    let server = Setup::new().env("KEYWARD_ATTACH_LEASE", "20s").env("KEYWARD_REPLICA_LEASE", "60s").start();
+    let made = key(&server, CreateRequest::default()).await;
+    let client = attached(&server.grpc, AttachOptions::default());
+    warm(&client, &made.secret).await;
+    drop(client);
+    let start = Instant::now();
+    grpc::revoke(&mut server.client().await, &made.id).await;
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}: it waits for the grant", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_does_not_wait_for_clients_that_move() {
+    let mut server = Setup::new().env("KEYWARD_ATTACH_LEASE", "20s").env("KEYWARD_REPLICA_LEASE", "60s").start();
+    let made = key(&server, CreateRequest::default()).await;
+    let client = attached(&server.grpc, AttachOptions::default());
+    warm(&client, &made.secret).await;
+    let start = Instant::now();
+    assert_eq!(tokio::task::block_in_place(|| server.stop()), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}: it waits for the grant", start.elapsed());
+    let status = client.attach_status().unwrap();
+    assert!(!status.live, "its memory has ended: {status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wall_clock_that_steps_changes_no_lease() {
+    // By up to a day, four times a second.
+    let server = Setup::new().env("KEYWARD_FAULTS", "steady_wall").start();
+    let client = attached(&server.grpc, AttachOptions::default());
+    let mut operator = server.client().await;
+    for _ in 0..20 {
+        let made = key(&server, CreateRequest::default()).await;
+        warm(&client, &made.secret).await;
+        let lease = client.attach_status().unwrap().lease;
+        assert!(lease <= Duration::from_secs(2), "{lease:?}");
+        grpc::revoke(&mut operator, &made.id).await;
+        assert_eq!(reason(client.verify(&made.secret).await.unwrap()), Some(Reason::Revoked));
+    }
 }
 
 /// Whether a client whose connection is cut in this way answers VALID after a Revoke has returned.

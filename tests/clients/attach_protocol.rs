@@ -23,24 +23,29 @@ use crate::{
 const LONG: Duration = Duration::from_secs(20);
 
 /// One session, driven by hand.
-struct Session {
+pub struct Session {
     up: mpsc::UnboundedSender<AttachRequest>,
     down: Streaming<AttachResponse>,
 }
 
 impl Session {
-    async fn open(server: &Server, credential: &str) -> Result<Self, Status> {
+    pub async fn open(server: &Server, credential: &str) -> Result<Self, Status> {
+        Self::open_on(server.client().await, credential).await
+    }
+
+    /// Opens one on a connection that others may share.
+    pub async fn open_on(mut client: Client, credential: &str) -> Result<Self, Status> {
         let (up, messages) = mpsc::unbounded_channel();
         let request = with(credential, UnboundedReceiverStream::new(messages));
-        let down = server.client().await.attach(request).await?.into_inner();
+        let down = client.attach(request).await?.into_inner();
         Ok(Self { up, down })
     }
 
-    fn send(&self, message: Up) {
+    pub fn send(&self, message: Up) {
         let _ = self.up.send(AttachRequest { message: Some(message) });
     }
 
-    async fn next(&mut self) -> Result<Option<Down>, Status> {
+    pub async fn next(&mut self) -> Result<Option<Down>, Status> {
         let message = tokio::time::timeout(LONG, self.down.message()).await.expect("a message in time");
         Ok(message?.and_then(|message| message.message))
     }
@@ -50,14 +55,14 @@ impl Session {
     }
 
     /// Asks for time; how much it gets.
-    async fn renew(&mut self, number: u64) -> Duration {
+    pub async fn renew(&mut self, number: u64) -> Duration {
         self.send(Up::Renew(AttachRenew { number }));
         let Down::Grant(grant) = self.expect().await else { panic!("a grant") };
         assert_eq!(grant.number, number);
         grant.length.unwrap_or_default().try_into().unwrap()
     }
 
-    async fn look_up(&mut self, secret: &str) -> AttachKey {
+    pub async fn look_up(&mut self, secret: &str) -> AttachKey {
         self.ask(AttachLookUp { secret: secret.into(), ..Default::default() }).await
     }
 
@@ -69,23 +74,23 @@ impl Session {
     }
 
     /// Waits for the invalidation of a key; its number.
-    async fn invalidated(&mut self, digest: &[u8]) -> u64 {
+    pub async fn invalidated(&mut self, digest: &[u8]) -> u64 {
         let Down::Invalidate(invalidate) = self.expect().await else { panic!("an invalidation") };
         assert_eq!(invalidate.digest, digest);
         invalidate.number
     }
 
-    fn acknowledge(&self, number: u64) {
+    pub fn acknowledge(&self, number: u64) {
         self.send(Up::Acknowledge(AttachAcknowledge { number }));
     }
 }
 
-async fn key(client: &mut Client, request: CreateRequest) -> Made {
+pub async fn key(client: &mut Client, request: CreateRequest) -> Made {
     grpc::made(grpc::create(client, ROOT, request).await)
 }
 
 /// Revokes a key beside the test; how long it took.
-fn revoke(mut client: Client, id: &str) -> tokio::task::JoinHandle<Duration> {
+pub fn revoke(mut client: Client, id: &str) -> tokio::task::JoinHandle<Duration> {
     let id = id.to_owned();
     tokio::spawn(async move {
         let start = Instant::now();
@@ -347,8 +352,20 @@ async fn reported_uses_show_as_last_used() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_starts_counts_the_grants_of_the_one_before() {
+    let granted = revoked_after_a_restart("").await;
+    assert!(granted >= Duration::from_millis(2_500), "after {granted:?}, within grant and margin");
+    let mut shortest = Duration::MAX;
+    // On a busy machine a start alone may take that long.
+    for _ in 0..3 {
+        shortest = shortest.min(revoked_after_a_restart("attach_recall").await);
+    }
+    assert!(shortest < Duration::from_millis(2_500), "{shortest:?}: the guard is needed");
+}
+
+/// A process that has granted 2 s is killed. How long after the grant a Revoke of the next process returns.
+async fn revoked_after_a_restart(faults: &str) -> Duration {
     let folder = tempfile::tempdir().unwrap();
-    let setup = || Setup::new().folder(folder.path()).env("KEYWARD_ATTACH_LEASE", "2s");
+    let setup = || Setup::new().folder(folder.path()).env("KEYWARD_ATTACH_LEASE", "2s").env("KEYWARD_FAULTS", faults);
     let server = setup().start();
     let made = key(&mut server.client().await, CreateRequest::default()).await;
     let mut session = Session::open(&server, ROOT).await.unwrap();
@@ -360,9 +377,8 @@ async fn a_process_that_starts_counts_the_grants_of_the_one_before() {
     let server = setup().start();
     let started = Instant::now();
     revoke(server.client().await, &made.id).await.unwrap();
-    let since = granted.elapsed();
-    assert!(since >= Duration::from_millis(2_500), "after {since:?}");
     assert!(started.elapsed() < LONG);
+    granted.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread")]

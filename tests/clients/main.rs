@@ -1,6 +1,8 @@
 //! The Rust client against real servers, and against servers that misbehave as a real one cannot be made to.
 
 mod attach;
+mod attach_bounds;
+mod attach_process;
 mod attach_protocol;
 mod calls;
 mod end_work;
@@ -8,6 +10,7 @@ mod ended;
 mod layer_axum;
 mod layer_tonic;
 mod misbehaving;
+mod misbehaving_attach;
 mod package;
 #[path = "../support/postgres.rs"]
 mod postgres;

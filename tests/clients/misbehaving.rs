@@ -14,19 +14,25 @@ use std::{
 use futures::{Stream, StreamExt as _, future::join_all};
 use keyward::proto::{
     self, Code, VerifyResponse, VerifyStreamRequest, VerifyStreamResponse,
+    attach_response::Message as Down,
     key_service_server::{KeyService, KeyServiceServer},
     verify_stream_response::Outcome,
 };
-use keyward_client::{Client, ErrorKind};
+use keyward_client::{AttachState, Client, ErrorKind};
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status, Streaming};
 
 type Answer = Arc<dyn Fn(usize) -> Option<Result<Outcome, Status>> + Send + Sync>;
+/// What a server sends on a session, numbered from 0, when it gets this message; none: the session ends.
+pub type Script = Arc<dyn Fn(usize, proto::attach_request::Message) -> Option<Vec<Down>> + Send + Sync>;
 
 /// A server that answers checks by their number as it is told: with an outcome, by the end of the stream, or not at all.
 #[derive(Clone)]
-struct Fake {
+pub struct Fake {
     answer: Answer,
+    /// None, as in an older version: there is no such call.
+    attach: Option<Script>,
+    sessions: Arc<AtomicUsize>,
     shift: u64,
     checks: Arc<AtomicUsize>,
     streams: Arc<AtomicUsize>,
@@ -48,13 +54,31 @@ impl Fake {
         shift: u64,
         answer: impl Fn(usize) -> Option<Result<Outcome, Status>> + Send + Sync + 'static,
     ) -> (Self, SocketAddr) {
-        let fake = Self {
-            answer: Arc::new(answer),
-            shift,
+        Self { shift, ..Self::new(Arc::new(answer)) }.listen(address).await
+    }
+
+    /// Starts one that answers every check with VALID, and sessions by a script.
+    pub async fn attachable(
+        script: impl Fn(usize, proto::attach_request::Message) -> Option<Vec<Down>> + Send + Sync + 'static,
+    ) -> (Self, SocketAddr) {
+        let fake = Self { attach: Some(Arc::new(script)), ..Self::new(Arc::new(|_| Some(Ok(valid())))) };
+        fake.listen(SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    fn new(answer: Answer) -> Self {
+        Self {
+            answer,
+            attach: None,
+            sessions: Arc::default(),
+            shift: 0,
             checks: Arc::default(),
             streams: Arc::default(),
             asked: Arc::default(),
-        };
+        }
+    }
+
+    async fn listen(self, address: SocketAddr) -> (Self, SocketAddr) {
+        let fake = self;
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let incoming = tonic::transport::server::TcpIncoming::from(listener);
@@ -63,7 +87,8 @@ impl Fake {
         (fake, address)
     }
 
-    fn checks(&self) -> usize {
+    /// How many checks it was asked.
+    pub fn checks(&self) -> usize {
         self.checks.load(Ordering::SeqCst)
     }
 
@@ -123,14 +148,19 @@ impl KeyService for Fake {
         Err(Status::unimplemented(""))
     }
 
-    type AttachStream = tokio_stream::Empty<Result<proto::AttachResponse, Status>>;
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<proto::AttachResponse, Status>> + Send>>;
 
     async fn attach(
         &self,
-        _: Request<Streaming<proto::AttachRequest>>,
+        request: Request<Streaming<proto::AttachRequest>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        // An older version has no such call.
-        Err(Status::unimplemented(""))
+        let Some(script) = self.attach.clone() else { return Err(Status::unimplemented("")) };
+        let session = self.sessions.fetch_add(1, Ordering::SeqCst);
+        let answers = request.into_inner().map(move |message| script(session, message.ok()?.message?));
+        let answers = answers.take_while(|answers| std::future::ready(answers.is_some()));
+        let messages = answers.flat_map(|answers| futures::stream::iter(answers.unwrap_or_default()));
+        let messages = messages.map(|message| Ok(proto::AttachResponse { message: Some(message) }));
+        Ok(Response::new(Box::pin(messages)))
     }
 
     async fn update_webhook(
@@ -141,7 +171,7 @@ impl KeyService for Fake {
     }
 }
 
-fn valid() -> Outcome {
+pub fn valid() -> Outcome {
     let key_id = "key_01h455vb4pex5vsknk084sn02q".to_owned();
     Outcome::Response(VerifyResponse { code: Code::Valid.into(), key_id, ..Default::default() })
 }
@@ -155,7 +185,7 @@ fn failed(code: tonic::Code) -> Outcome {
     })
 }
 
-fn client(addresses: &[SocketAddr], timeout: Duration) -> Client {
+pub fn client(addresses: &[SocketAddr], timeout: Duration) -> Client {
     let mut urls = addresses.iter().map(|address| format!("http://{address}"));
     let builder = Client::builder(urls.next().unwrap()).credential("kw_x").timeout(timeout);
     urls.fold(builder, keyward_client::ClientBuilder::endpoint).build().unwrap()
@@ -309,6 +339,8 @@ async fn a_server_of_a_version_without_attach_is_asked_by_calls() {
         assert!(client.verify("ak_1").await.unwrap().is_valid());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let status = client.attach_status().unwrap();
+    let metrics = client.metrics();
+    let status = metrics.attach.unwrap();
     assert_eq!((fake.checks(), status.live, status.calls_without_lease), (20, false, 20));
+    assert_eq!((status.state, metrics.calls, metrics.undecided), (AttachState::Unsupported, 20, 0));
 }

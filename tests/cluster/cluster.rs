@@ -80,8 +80,8 @@ impl Replica {
         let mut made = self.attached.lock().unwrap();
         match (&*made, address) {
             (Some(client), _) => client.clone(),
-            (None, None) => attached("127.0.0.1:1"),
-            (None, Some(address)) => made.insert(attached(&address)).clone(),
+            (None, None) => attach_to("127.0.0.1:1"),
+            (None, Some(address)) => made.insert(attach_to(&address)).clone(),
         }
     }
 
@@ -196,7 +196,8 @@ fn client(server: &Server) -> Client {
     KeyServiceClient::new(endpoint.tcp_nodelay(true).connect_lazy())
 }
 
-fn attached(address: &str) -> keyward_client::Client {
+/// A client that is attached to the server at an address.
+pub fn attach_to(address: &str) -> keyward_client::Client {
     let client = keyward_client::Client::builder(format!("http://{address}")).credential(ROOT).build();
     let client = client.expect("a client");
     client.attach(keyward_client::AttachOptions::default()).expect("it attaches");

@@ -3,6 +3,9 @@
 
 mod active;
 mod chaos;
+mod client_guards;
+mod client_process;
+mod client_storm;
 mod cluster;
 #[path = "../support/database.rs"]
 mod database;

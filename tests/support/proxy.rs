@@ -24,6 +24,8 @@ pub struct Proxy {
 }
 
 struct State {
+    /// Where new connections lead to.
+    upstream: watch::Sender<SocketAddr>,
     /// Connections made under an older number are cut.
     generation: watch::Sender<u64>,
     /// While it is set new connections are reset at once.
@@ -57,6 +59,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(State {
+            upstream: watch::Sender::new(upstream),
             generation: watch::Sender::new(0),
             down: AtomicBool::new(false),
             silent_below: watch::Sender::new(0),
@@ -76,7 +79,7 @@ impl Proxy {
                     let _ = client.set_zero_linger();
                     continue;
                 }
-                tokio::spawn(pass(Arc::clone(&shared), number, client, upstream));
+                tokio::spawn(pass(Arc::clone(&shared), number, client));
                 number += 1;
             }
         });
@@ -86,6 +89,11 @@ impl Proxy {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Leads new connections to another address, such as that of a process which took the place of another one.
+    pub fn redirect(&self, upstream: SocketAddr) {
+        self.state.upstream.send_replace(upstream);
     }
 
     /// Cuts every open connection with a reset.
@@ -148,7 +156,7 @@ impl Proxy {
     }
 }
 
-async fn pass(state: Arc<State>, number: u64, client: TcpStream, upstream: SocketAddr) {
+async fn pass(state: Arc<State>, number: u64, client: TcpStream) {
     let mut generation = state.generation.subscribe();
     // Not reached either while it is silent: a server that waits for a first word is slow to stop.
     let mut silent = state.silent_below.subscribe();
@@ -156,6 +164,7 @@ async fn pass(state: Arc<State>, number: u64, client: TcpStream, upstream: Socke
         passes = silent.wait_for(|below| number >= *below) => if passes.is_err() { return },
         _ = generation.changed() => return,
     }
+    let upstream = *state.upstream.borrow();
     let Ok(server) = TcpStream::connect(upstream).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let link = Link { number, marked: AtomicBool::new(false) };

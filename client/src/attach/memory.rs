@@ -109,6 +109,7 @@ pub(super) struct Memory {
     ended: AtomicBool,
     /// The process that the session is of: a fork has none.
     process: u32,
+    /// The session was used since its last renewal.
     touched: AtomicBool,
     bytes: AtomicUsize,
     /// See [`super::LocalMemory::gateway_rules`].
@@ -153,17 +154,18 @@ impl Memory {
         if self.ended.load(Ordering::SeqCst) { now } else { self.deadline() }
     }
 
-    /// The key of a tag. Call this after [`Self::live`].
-    pub(super) fn get(&self, tag: Tag, now: i64) -> Option<Arc<Entry>> {
-        self.touch();
-        self.keys.pin().get(&tag).filter(|entry| now < entry.expires).cloned()
+    /// For how long the keys may answer if nothing comes; zero if they may not now.
+    pub(super) fn lease(&self) -> std::time::Duration {
+        let left = self.live().map_or(0, |now| self.deadline.load(Ordering::SeqCst).saturating_sub(now));
+        std::time::Duration::from_micros(u64::try_from(left).unwrap_or(0))
     }
 
-    /// Notes that the session is used, and worth a renewal.
-    pub(super) fn touch(&self) {
+    /// The key of a tag. Call this after [`Self::live`]. Notes that the session is used, and worth a renewal.
+    pub(super) fn get(&self, tag: Tag, now: i64) -> Option<Arc<Entry>> {
         if !self.touched.load(Ordering::Relaxed) {
             self.touched.store(true, Ordering::Relaxed);
         }
+        self.keys.pin().get(&tag).filter(|entry| now < entry.expires).cloned()
     }
 
     /// Whether it was used since the last time that this was asked.
@@ -184,6 +186,19 @@ impl Memory {
         self.deadline.store(i64::MIN, Ordering::SeqCst);
         self.keys.pin().clear();
         self.bytes.store(0, Ordering::Relaxed);
+    }
+
+    /// Takes the uses that were not reported yet.
+    pub(super) fn take_uses(&self) -> Vec<Used> {
+        let pinned = self.keys.pin();
+        let used = pinned.values().filter_map(|entry| {
+            if entry.uses.load(Ordering::Relaxed) == 0 {
+                return None;
+            }
+            let count = entry.uses.swap(0, Ordering::Relaxed);
+            Some(Used { digest: entry.digest, count, last: entry.last_use.load(Ordering::Relaxed) })
+        });
+        used.collect()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -268,19 +283,6 @@ impl Writer {
         self.memory.bytes.store(0, Ordering::Relaxed);
         self.tags.clear();
         self.order.clear();
-    }
-
-    /// Takes the uses that were not reported yet.
-    pub(super) fn take_uses(&self) -> Vec<Used> {
-        let pinned = self.memory.keys.pin();
-        let used = pinned.values().filter_map(|entry| {
-            if entry.uses.load(Ordering::Relaxed) == 0 {
-                return None;
-            }
-            let count = entry.uses.swap(0, Ordering::Relaxed);
-            Some(Used { digest: entry.digest, count, last: entry.last_use.load(Ordering::Relaxed) })
-        });
-        used.collect()
     }
 }
 
@@ -374,11 +376,11 @@ mod tests {
         for now in [5, 7] {
             writer.memory.get(tagger.tag("a"), 0).unwrap().used(now);
         }
-        let used = writer.take_uses();
+        let used = writer.memory.take_uses();
         assert_eq!(
             used.iter().map(|used| (used.digest, used.count, used.last)).collect::<Vec<_>>(),
             [(digest(1), 2, 7)]
         );
-        assert!(writer.take_uses().is_empty());
+        assert!(writer.memory.take_uses().is_empty());
     }
 }

@@ -18,7 +18,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -106,11 +106,33 @@ impl AttachOptions {
     }
 }
 
+/// What has become of the session with Keyward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AttachState {
+    /// There is none yet, or the last one is broken and there will be another one.
+    Connecting,
+    /// It is open.
+    Open,
+    /// The server is of a version without Attach: everything is asked by calls. It is tried again from time to time.
+    Unsupported,
+    /// The server does not let this caller attach, or has as many clients as it may have. It is tried again from time to time.
+    Refused,
+}
+
 /// Whether memory answers, and how often it did not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttachStatus {
+    /// What has become of the session.
+    pub state: AttachState,
     /// Whether memory may answer now.
     pub live: bool,
+    /// For how long it may answer if it does not hear from Keyward: zero if it is not live.
+    pub lease: Duration,
+    /// Sessions that were opened.
+    pub sessions: u64,
+    /// Checks that were answered from memory. The last second of them may be missing.
+    pub answers: u64,
     /// Keys in memory.
     pub keys: usize,
     /// Bytes that they take.
@@ -155,8 +177,25 @@ struct Shared {
     /// The memory of the session that may answer. It is replaced as a whole.
     current: ArcSwapOption<Memory>,
     watches: Arc<Watches>,
+    /// A check found no lease: the session is worth a renewal, also one that was never granted any time.
+    wants_lease: AtomicBool,
+    state: AtomicU8,
+    sessions: AtomicU64,
+    answers: AtomicU64,
     calls_without_lease: AtomicU64,
     calls_for_keys: AtomicU64,
+}
+
+impl Shared {
+    fn set_state(&self, state: AttachState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    fn state(&self) -> AttachState {
+        let all = [AttachState::Connecting, AttachState::Open, AttachState::Unsupported, AttachState::Refused];
+        let state = self.state.load(Ordering::Relaxed);
+        all.into_iter().find(|known| *known as u8 == state).unwrap_or(AttachState::Connecting)
+    }
 }
 
 /// The attached part of a client.
@@ -189,6 +228,10 @@ impl Attached {
             options,
             current: ArcSwapOption::empty(),
             watches: Watches::new(options.grace_period),
+            wants_lease: AtomicBool::new(false),
+            state: AtomicU8::new(AttachState::Connecting as u8),
+            sessions: AtomicU64::new(0),
+            answers: AtomicU64::new(0),
             calls_without_lease: AtomicU64::new(0),
             calls_for_keys: AtomicU64::new(0),
         });
@@ -234,10 +277,8 @@ impl Attached {
     #[cold]
     fn without_lease(&self) -> Option<Principal> {
         self.shared.calls_without_lease.fetch_add(1, Ordering::Relaxed);
-        if let Some(memory) = &*self.shared.current.load() {
-            // The session renews only while it is used.
-            memory.touch();
-        }
+        // The session renews only while it is used.
+        self.shared.wants_lease.store(true, Ordering::Relaxed);
         None
     }
 
@@ -261,8 +302,13 @@ impl Attached {
     pub(crate) fn status(&self) -> AttachStatus {
         let current = self.shared.current.load();
         let memory = current.as_deref();
+        let lease = memory.map(Memory::lease).unwrap_or_default();
         AttachStatus {
-            live: memory.is_some_and(|memory| memory.live().is_some()),
+            state: self.shared.state(),
+            live: !lease.is_zero(),
+            lease,
+            sessions: self.shared.sessions.load(Ordering::Relaxed),
+            answers: self.shared.answers.load(Ordering::Relaxed),
             keys: memory.map_or(0, Memory::len),
             bytes: memory.map_or(0, Memory::bytes),
             watched_keys: self.shared.watches.keys(),
@@ -303,11 +349,13 @@ async fn keep_session(
         if began.elapsed() >= GOOD_SESSION {
             backoff = new_backoff();
         }
-        let delay = match end {
+        let (state, delay) = match end {
             End::ClientGone => return,
-            End::Refused => REFUSED_DELAY,
-            End::Broken => backoff.delay(),
+            End::Unsupported => (AttachState::Unsupported, REFUSED_DELAY),
+            End::Refused => (AttachState::Refused, REFUSED_DELAY),
+            End::Broken => (AttachState::Connecting, backoff.delay()),
         };
+        shared.set_state(state);
         tokio::select! {
             () = sleep(delay) => {}
             () = stopped(&mut stop) => return,

@@ -2,7 +2,11 @@
 
 mod keys;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -14,9 +18,9 @@ use zeroize::Zeroizing;
 
 use self::keys::LookUp;
 use super::{
-    Shared, WhileAway,
+    AttachState, Shared, WhileAway,
     clock::boottime,
-    memory::{Digest, Writer},
+    memory::{Digest, Memory, Writer},
     stopped,
     tag::Tag,
 };
@@ -58,7 +62,9 @@ pub(super) enum End {
     ClientGone,
     /// The stream is broken, or the replica leaves.
     Broken,
-    /// The replica does not know Attach, or does not let this caller attach.
+    /// The replica does not know Attach.
+    Unsupported,
+    /// The replica does not let this caller attach.
     Refused,
 }
 
@@ -82,14 +88,19 @@ pub(super) async fn run(
         }
         Ok(Err(status)) => {
             let code = status.code();
-            let refused = matches!(code, Rpc::Unimplemented | Rpc::Unauthenticated | Rpc::PermissionDenied);
             if crate::error::is_transport(&status) {
                 endpoint.mark_down();
             }
-            return if refused || code == Rpc::ResourceExhausted { End::Refused } else { End::Broken };
+            return match code {
+                Rpc::Unimplemented => End::Unsupported,
+                Rpc::Unauthenticated | Rpc::PermissionDenied | Rpc::ResourceExhausted => End::Refused,
+                _ => End::Broken,
+            };
         }
         Err(_) => return End::Broken,
     };
+    shared.set_state(AttachState::Open);
+    shared.sessions.fetch_add(1, Ordering::Relaxed);
     let writer = Writer::new(shared.options.bytes);
     if let Some(rules) = metadata.get(GATEWAY_RULES).and_then(|rules| rules.to_str().ok()) {
         writer.memory.set_gateway_rules(rules.to_owned());
@@ -174,7 +185,7 @@ impl Session {
                 }
                 () = watches.requested(), if self.look_ups.len() < MAX_LOOK_UPS => self.cover(),
                 _ = uses.tick() => {
-                    self.report_uses();
+                    self.report_uses(&self.writer.memory);
                     self.undecided.drain(..).for_each(|tag| watches.request(tag));
                 }
             }
@@ -208,8 +219,12 @@ impl Session {
         let now = Instant::now();
         let waits = self.renewal.as_ref().is_some_and(|renewal| renewal.since.elapsed() < RENEWAL_TIMEOUT);
         // Work that was admitted rests on the lease, too.
-        let used = self.writer.memory.take_touched() || self.shared.watches.keys() > 0;
-        if waits || !used {
+        let is_used = || {
+            self.writer.memory.take_touched()
+                | self.shared.wants_lease.swap(false, Ordering::Relaxed)
+                | (self.shared.watches.keys() > 0)
+        };
+        if waits || !is_used() {
             return now + IDLE_INTERVAL;
         }
         self.renewals += 1;
@@ -220,9 +235,11 @@ impl Session {
         now + RENEWAL_TIMEOUT
     }
 
-    fn report_uses(&self) {
+    fn report_uses(&self, memory: &Memory) {
         let Some(now) = boottime() else { return };
-        let uses = self.writer.take_uses();
+        let uses = memory.take_uses();
+        let answers = uses.iter().map(|used| u64::from(used.count)).sum();
+        self.shared.answers.fetch_add(answers, Ordering::Relaxed);
         for part in uses.chunks(MAX_USES) {
             let uses = part.iter().map(|used| AttachUse {
                 digest: used.digest.to_vec(),
@@ -282,7 +299,11 @@ impl Session {
     fn publish(&self) {
         let current = self.shared.current.load();
         if !current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &self.writer.memory)) {
-            self.shared.current.store(Some(Arc::clone(&self.writer.memory)));
+            let earlier = self.shared.current.swap(Some(Arc::clone(&self.writer.memory)));
+            // Its own stream is gone.
+            if let Some(earlier) = earlier {
+                self.report_uses(&earlier);
+            }
         }
     }
 }

@@ -7,6 +7,8 @@
 //! ended stay counted. `docs/consistency.md` has the rules, and `tests/model/attach` the model that needs each of them.
 
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -81,11 +83,37 @@ struct Book {
     waits: VecDeque<Wait>,
     /// Nothing is granted any more.
     leaving: bool,
+    /// Sessions that were opened, and those of them that were cut, since their clients were too slow.
+    opened: u64,
+    cut: u64,
+    /// Messages about changes.
+    notices: u64,
+}
+
+/// The sessions and what changes wait for, at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct AttachStatus {
+    /// Sessions.
+    pub(crate) sessions: usize,
+    /// Sessions that owe an acknowledgement.
+    pub(crate) behind: usize,
+    /// How long clients whose sessions have ended may still answer, margin included.
+    pub(crate) ghosts: Micros,
+    /// How long the earliest change that is not done has waited.
+    pub(crate) wait: Micros,
+    /// Sessions that were opened.
+    pub(crate) opened: u64,
+    /// Sessions that were cut.
+    pub(crate) cut: u64,
+    /// Messages about changes.
+    pub(crate) notices: u64,
 }
 
 /// What one change waits for.
 struct Wait {
     notice: u64,
+    /// When the change was applied.
+    since: Micros,
     /// For sessions that have ended.
     until: Micros,
     /// Sessions that were notified: the number of the message, and when the session's grant of that moment is over.
@@ -141,6 +169,7 @@ impl Attachments {
         let (queue, messages) = mpsc::channel(MAX_QUEUED);
         let id = book.next_id;
         book.next_id += 1;
+        book.opened += 1;
         let session = Arc::new(Session::new(id, caller.to_owned(), credential, queue));
         book.sessions.insert(id, Arc::clone(&session));
         Ok((session, messages))
@@ -176,17 +205,18 @@ impl Attachments {
         let mut book = self.book.lock();
         book.last_notice += 1;
         let now = self.clock.boottime();
-        let mut sessions = Vec::new();
+        let (mut sessions, mut sent) = (Vec::new(), 0);
         for session in book.sessions.values() {
-            if let Some((number, until)) = message(session, now)
-                && until > now
-            {
+            let Some((number, until)) = message(session, now) else { continue };
+            sent += 1;
+            if until > now {
                 sessions.push((Arc::clone(session), number, until));
             }
         }
+        book.notices += sent;
         let (notice, until) = (book.last_notice, book.ghosts_until);
         if !sessions.is_empty() || until > now {
-            book.waits.push_back(Wait { notice, until, sessions });
+            book.waits.push_back(Wait { notice, since: now, until, sessions });
         }
         NoticeNumber(notice)
     }
@@ -208,6 +238,7 @@ impl Attachments {
         if book.sessions.remove(&session.id).is_none() {
             return;
         }
+        book.cut += u64::from(session.was_cut());
         let until = session.close(stopped);
         if !fault_injection::disabled("attach_ghosts") {
             book.ghosts_until = book.ghosts_until.max(until);
@@ -276,6 +307,22 @@ impl Attachments {
         (until - self.clock.boottime()).max(0)
     }
 
+    /// The sessions and what changes wait for.
+    pub(crate) fn status(&self) -> AttachStatus {
+        let book = self.book.lock();
+        let now = self.clock.boottime();
+        let first = book.waits.iter().find(|wait| !wait.is_done(now));
+        AttachStatus {
+            sessions: book.sessions.len(),
+            behind: book.sessions.values().filter(|session| session.is_behind()).count(),
+            ghosts: (book.ghosts_until - now).max(0),
+            wait: first.map_or(0, |wait| now - wait.since),
+            opened: book.opened,
+            cut: book.cut,
+            notices: book.notices,
+        }
+    }
+
     /// Grants nothing any more, and asks every client to move. Returns when no grant runs.
     pub(crate) async fn leave(&self) {
         let sessions: Vec<_> = {
@@ -289,7 +336,7 @@ impl Attachments {
         let mut progress = self.subscribe();
         loop {
             let left = self.outstanding();
-            if left == 0 {
+            if left == 0 || fault_injection::disabled("attach_leave") {
                 return;
             }
             let left = Duration::from_micros(u64::try_from(left).unwrap_or(0)) + Duration::from_millis(1);

@@ -15,13 +15,15 @@ use crate::{
     replica::{
         cache::{ChangeSeq, KeyCache},
         cached_key::CachedKey,
+        fault_injection,
         lease::LEASE_MARGIN,
     },
 };
 
 /// Keys that a session is interested in, one by one. A session with more is notified of every change.
 const MAX_INTERESTS: usize = 1 << 16;
-/// A session that asks for time while it has left a message unacknowledged for this long is cut.
+/// A session that asks for time while it has left a message unacknowledged for this long is cut; one that acknowledges
+/// others meanwhile, after twice as long at most.
 const MAX_UNACKNOWLEDGED: Micros = SECOND;
 
 /// A message to a client. All of them go through one queue: their order is part of the protocol.
@@ -84,12 +86,15 @@ struct State {
     sent: u64,
     /// Everything up to this number is done.
     done: u64,
-    /// Since when the session owes an acknowledgement.
-    owes_since: Option<Micros>,
+    /// What the session owes: the acknowledgement of this message, which everything before it was sent before, since then.
+    /// Acknowledgements of earlier messages do not count: a client that is always a little further would never be late.
+    owes: Option<(u64, Micros)>,
     /// Until when the client may answer, margin included.
     grant_end: Micros,
     /// Nothing is granted any more.
     going: bool,
+    /// The replica has ended the session, since its client is too slow.
+    cut: bool,
 }
 
 /// The keys that a client may hold, by the first words of their digests.
@@ -126,15 +131,21 @@ fn first_word(digest: &Digest) -> u64 {
 impl State {
     /// Enqueues a message. A full queue costs the session, never a message.
     fn send(&mut self, message: Down) {
-        if self.queue.as_ref().is_none_or(|queue| queue.try_send(message).is_err()) {
-            self.queue = None;
+        if self.queue.as_ref().is_some_and(|queue| queue.try_send(message).is_err()) {
+            self.cut();
         }
+    }
+
+    /// Ends the session of a client that is too slow.
+    fn cut(&mut self) {
+        self.queue = None;
+        self.cut = true;
     }
 
     /// Numbers a message that is to be acknowledged; the number, and when the grants until now are over.
     fn send_numbered(&mut self, now: Micros, message: impl FnOnce(u64) -> Down) -> (u64, Micros) {
         self.sent += 1;
-        self.owes_since = self.owes_since.or(Some(now));
+        self.owes = self.owes.or(Some((self.sent, now)));
         self.send(message(self.sent));
         (self.sent, self.grant_end)
     }
@@ -147,9 +158,10 @@ impl Session {
             interests: Interests::Some(HashSet::new()),
             sent: 0,
             done: 0,
-            owes_since: None,
+            owes: None,
             grant_end: Micros::MIN,
             going: false,
+            cut: false,
         };
         Self { id, caller, credential, state: Mutex::new(state) }
     }
@@ -160,9 +172,10 @@ impl Session {
     pub(super) fn grant(&self, renewal: Renewal, longest: Micros, lease: impl Fn() -> Micros, clock: &dyn Clock) {
         let mut state = self.state.lock();
         let now = clock.boottime();
-        if state.owes_since.is_some_and(|since| now - since >= MAX_UNACKNOWLEDGED) {
+        let late = state.owes.is_some_and(|(_, since)| now - since >= MAX_UNACKNOWLEDGED);
+        if late && !fault_injection::disabled("attach_cut") {
             // It delays a change once, and not for ever.
-            state.queue = None;
+            state.cut();
         }
         if state.going || state.queue.is_none() {
             return;
@@ -181,7 +194,7 @@ impl Session {
         let mut state = self.state.lock();
         let watched = key.standing.as_ref().is_some_and(|standing| standing.code == VerdictCode::Valid);
         if key.key.is_some() || watched {
-            if !cache.unchanged_since(key.seq, &key.digest) {
+            if !cache.unchanged_since(key.seq, &key.digest) && !fault_injection::disabled("attach_recheck") {
                 return false;
             }
             state.interests.add(&key.digest);
@@ -197,7 +210,7 @@ impl Session {
         if state.interests.take(digest) {
             sent = Some(state.send_numbered(now, |number| Down::Invalidate { number, digest: *digest }));
         }
-        if self.credential.as_ref() == Some(digest) {
+        if self.credential.as_ref() == Some(digest) && !fault_injection::disabled("attach_credential") {
             state.going = true;
             sent = Some(state.send_numbered(now, |number| Down::End { number }));
         }
@@ -226,8 +239,20 @@ impl Session {
             return Err(Error::invalid("acknowledge.number", "was never sent"));
         }
         state.done = state.done.max(number);
-        state.owes_since = (state.done < state.sent).then_some(now);
+        if state.owes.is_some_and(|(owed, _)| owed <= state.done) {
+            state.owes = (state.done < state.sent).then_some((state.sent, now));
+        }
         Ok(())
+    }
+
+    /// Whether it owes an acknowledgement.
+    pub(super) fn is_behind(&self) -> bool {
+        self.state.lock().owes.is_some()
+    }
+
+    /// Whether the replica has ended it, since its client is too slow.
+    pub(super) fn was_cut(&self) -> bool {
+        self.state.lock().cut
     }
 
     /// Whether everything up to a number is done.
