@@ -159,7 +159,7 @@ impl Client {
     /// Asks Keyward, and counts it.
     pub(crate) async fn call(
         &self,
-        mut message: proto::VerifyRequest,
+        message: proto::VerifyRequest,
         timeout: Option<Duration>,
     ) -> Result<Verdict, Error> {
         self.0.calls.fetch_add(1, Ordering::Relaxed);
@@ -169,7 +169,7 @@ impl Client {
     }
 
     /// Asks Keyward, at one address after the other, until there is a verdict or the time is over.
-    async fn ask(&self, message: proto::VerifyRequest, timeout: Option<Duration>) -> Result<Verdict, Error> {
+    async fn ask(&self, mut message: proto::VerifyRequest, timeout: Option<Duration>) -> Result<Verdict, Error> {
         let deadline = Instant::now() + timeout.unwrap_or(self.0.timeout);
         let mut backoff = Backoff::new(RETRY_DELAYS.0, RETRY_DELAYS.1);
         let mut last = None;

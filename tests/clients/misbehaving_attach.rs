@@ -39,7 +39,7 @@ fn facts() -> VerifyResponse {
 
 /// The good answer to a look-up.
 fn key(id: u64) -> AttachKey {
-    AttachKey { id, digest: vec![7; 32], key: Some(facts()), life: None }
+    AttachKey { id, digest: vec![7; 32], key: Some(facts()), ..AttachKey::default() }
 }
 
 /// A good server.
