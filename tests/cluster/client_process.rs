@@ -2,11 +2,12 @@
 //!
 //! The process is this test binary, started again for its ignored test [`process`]. It checks the keys that it is told of
 //! all the time, and writes what it finds into a file, so that what it found before it was killed counts, too. Times are
-//! those of `CLOCK_MONOTONIC`, which all processes of a machine share.
+//! those of `CLOCK_MONOTONIC`, which all processes of a machine share. Beside an agent, it asks that by calls: then the
+//! agent is the process which is stopped and killed.
 
 use std::{
     fs::File,
-    io::{BufRead as _, Write as _},
+    io::{BufRead as _, BufReader, Write as _},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -21,10 +22,15 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
-/// The settings of the process: the file of its findings, its credential and the addresses of the replicas, a line each.
+/// The settings of the process: the file of its findings, its credential, whom it asks and the addresses, a line each.
 const SETTINGS: &str = "KEYWARD_CLIENT_PROCESS";
 /// How long a check may wait for an answer to a call.
 const CALL_TIMEOUT: Duration = Duration::from_millis(700);
+/// How it asks: from its own memory, or an agent.
+const ATTACHED: &str = "attached";
+const BY_CALLS: &str = "by calls";
+/// The pause after a VALID answer of a call, for the two of them. Checks of an agent take both processes' time.
+const AFTER_CALL: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(60)];
 /// Keys that are checked at once. The oldest ones make room.
 const MAX_WATCHED: usize = 1_024;
 /// A key that was refused is checked for so long: longer than any lease in these tests.
@@ -80,15 +86,37 @@ pub fn findings(file: &Path) -> Vec<Finding> {
 /// A running client; it is killed when this is dropped.
 pub struct ClientProcess {
     child: Child,
+    /// The agent that it asks, if it does.
+    agent: Option<Child>,
     /// Ends with this: the process then stops in good order. A thread writes, since a stopped process reads nothing.
     lines: Option<mpsc::Sender<String>>,
     findings: PathBuf,
 }
 
 impl ClientProcess {
-    /// Starts a client of these addresses, which writes into a new file.
+    /// Starts a client that is attached to one of these addresses, and writes into a new file.
     pub fn start(findings: &Path, credential: &str, addresses: &[String]) -> Self {
-        let settings = format!("{}\n{credential}\n{}", findings.display(), addresses.join(" "));
+        Self::launch(findings, credential, ATTACHED, addresses, None)
+    }
+
+    /// Starts an agent of these addresses, and a process that asks it.
+    pub fn start_agent(findings: &Path, credential: &str, addresses: &[String]) -> Self {
+        let log = File::create(findings.with_extension("agent.log")).expect("a log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
+        command.arg("agent").env_clear().env("KEYWARD_AGENT_CREDENTIAL", credential);
+        for address in addresses {
+            command.args(["--upstream", &format!("http://{address}")]);
+        }
+        command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(log);
+        let mut agent = command.spawn().expect("the agent starts");
+        let mut lines = BufReader::new(agent.stdout.take().expect("its output")).lines();
+        let address = lines.find_map(|line| line.ok()?.strip_prefix("grpc listening on ").map(str::to_owned));
+        let address = address.expect("the agent listens");
+        Self::launch(findings, credential, BY_CALLS, &[address], Some(agent))
+    }
+
+    fn launch(findings: &Path, credential: &str, how: &str, addresses: &[String], agent: Option<Child>) -> Self {
+        let settings = format!("{}\n{credential}\n{how}\n{}", findings.display(), addresses.join(" "));
         let log = File::create(findings.with_extension("log")).expect("a log");
         let mut child = Command::new(std::env::current_exe().expect("this binary"))
             .args(["--exact", "client_process::process", "--ignored", "--nocapture"])
@@ -105,7 +133,7 @@ impl ClientProcess {
                 && input.write_all(line.as_bytes()).is_ok()
             {}
         });
-        Self { child, lines: Some(lines), findings: findings.to_owned() }
+        Self { child, agent, lines: Some(lines), findings: findings.to_owned() }
     }
 
     /// Tells it of a key, which it checks from now on.
@@ -121,29 +149,38 @@ impl ClientProcess {
         read.map(|()| Finding::of(&bytes)).unwrap_or_default()
     }
 
-    /// Sends a signal.
+    /// Sends a signal to it, or to the agent that it asks.
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("the client runs");
+        kill_process(Pid::from_child(self.agent.as_ref().unwrap_or(&self.child)), signal).expect("it runs");
     }
 
     /// Lets it stop in good order, and waits for that. Returns whether it did.
     pub fn stop(mut self) -> bool {
         drop(self.lines.take());
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(30) {
-            if let Some(status) = self.child.try_wait().expect("the client is a child") {
-                return status.success();
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        false
+        let stopped = ends_well(&mut self.child);
+        let Some(agent) = &mut self.agent else { return stopped };
+        kill_process(Pid::from_child(agent), Signal::TERM).expect("the agent runs");
+        ends_well(agent) && stopped
     }
+}
+
+fn ends_well(child: &mut Child) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(30) {
+        if let Some(status) = child.try_wait().expect("it is a child") {
+            return status.success();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
 }
 
 impl Drop for ClientProcess {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for child in self.agent.iter_mut().chain([&mut self.child]) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -215,7 +252,7 @@ enum Answer {
 }
 
 impl Answer {
-    fn note(self, findings: &Findings, index: usize, started: u64, state: &Mutex<Turn>) {
+    fn note(self, findings: &Findings, index: usize, started: u64, state: &Mutex<Turn>, after_call: Duration) {
         findings.note(index, |finding| {
             match self {
                 Self::Memory => finding.from_memory += 1,
@@ -233,7 +270,7 @@ impl Answer {
         turn.next = now
             + match self {
                 Self::Memory => Duration::ZERO,
-                Self::Call => Duration::from_millis(5),
+                Self::Call => after_call,
                 Self::Refused | Self::Undecided => turn.delay,
             };
         if matches!(self, Self::Refused) {
@@ -253,21 +290,24 @@ fn process() {
     let file = File::options().create_new(true).write(true).open(setting()).expect("a new file");
     let findings = Arc::new(Findings { file, all: Mutex::default() });
     let credential = setting().to_owned();
+    let attached = setting() == ATTACHED;
     let mut urls = setting().split(' ').map(|address| format!("http://{address}"));
     let builder = Client::builder(urls.next().expect("an address")).credential(credential);
     let builder = urls.fold(builder, keyward_client::ClientBuilder::endpoint).timeout(CALL_TIMEOUT);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let client = builder.build().expect("a client");
-        client.attach(AttachOptions::default()).expect("it attaches");
-        check_all(client, findings).await;
+        if attached {
+            client.attach(AttachOptions::default()).expect("it attaches");
+        }
+        check_all(client, findings, AFTER_CALL[usize::from(!attached)]).await;
         // The session's task says that it has stopped.
         tokio::time::sleep(Duration::from_millis(50)).await;
     });
 }
 
 /// Checks every key that standard input names, until that ends.
-async fn check_all(client: Client, findings: Arc<Findings>) {
+async fn check_all(client: Client, findings: Arc<Findings>, after_call: Duration) {
     let (keys, named) = mpsc::channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
@@ -293,14 +333,14 @@ async fn check_all(client: Client, findings: Arc<Findings>) {
         let surplus = watched.len().saturating_sub(MAX_WATCHED);
         watched.drain(..surplus);
         for key in watched.iter().filter(|key| key.take_turn(now)) {
-            check(&client, &findings, key).await;
+            check(&client, &findings, key, after_call).await;
         }
         tokio::time::sleep(ROUND).await;
     }
 }
 
 /// Checks one key. Does not wait for a call.
-async fn check(client: &Client, findings: &Arc<Findings>, key: &Watched) {
+async fn check(client: &Client, findings: &Arc<Findings>, key: &Watched, after_call: Duration) {
     let (client, secret) = (client.clone(), Arc::clone(&key.secret));
     let started = monotonic();
     let mut check = Box::pin(async move { client.verify(&secret).await });
@@ -308,7 +348,7 @@ async fn check(client: &Client, findings: &Arc<Findings>, key: &Watched) {
     if let std::task::Poll::Ready(verdict) = poll!(check.as_mut()) {
         let valid = verdict.is_ok_and(|verdict| verdict.is_valid());
         let answer = if valid { Answer::Memory } else { Answer::Undecided };
-        answer.note(findings, key.index, started, &key.state);
+        answer.note(findings, key.index, started, &key.state, after_call);
         return;
     }
     let (findings, index, state) = (Arc::clone(findings), key.index, Arc::clone(&key.state));
@@ -318,6 +358,6 @@ async fn check(client: &Client, findings: &Arc<Findings>, key: &Watched) {
             Ok(_) => Answer::Refused,
             Err(_) => Answer::Undecided,
         };
-        answer.note(&findings, index, started, &state);
+        answer.note(&findings, index, started, &state, after_call);
     });
 }
