@@ -263,7 +263,7 @@ impl Session {
                 let Some(renewal) = self.renewal.take_if(|renewal| renewal.number == grant.number) else {
                     return Handled::Done;
                 };
-                let length = grant.length.and_then(|length| Duration::try_from(length).ok()).unwrap_or_default();
+                let length = grant.length.and_then(length_of).unwrap_or_default();
                 let length = length.min(MAX_GRANT);
                 if !length.is_zero() {
                     self.writer.memory.extend(renewal.asked.saturating_add(micros(length)));
@@ -318,6 +318,12 @@ enum Handled {
 /// When to renew: at half of the grant, or somewhat before.
 fn renewal_delay(length: Duration) -> Duration {
     if length.is_zero() { IDLE_INTERVAL } else { crate::backoff::spread(length / 2) }
+}
+
+/// A length of time that a replica names; none if it is less than nothing, or makes no sense.
+fn length_of(length: prost_types::Duration) -> Option<Duration> {
+    let nanos = u32::try_from(length.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(u64::try_from(length.seconds).ok()?, nanos))
 }
 
 fn micros(length: Duration) -> i64 {

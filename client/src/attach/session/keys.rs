@@ -1,6 +1,6 @@
 //! The keys of a session: asked for, kept, watched for work that was admitted under them, and removed.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use super::{
     super::{
@@ -9,7 +9,7 @@ use super::{
         tag::Tag,
         watch::{KeyName, Source, Vouched, Watch},
     },
-    MAX_LOOK_UPS, Session, Wanted, micros,
+    MAX_LOOK_UPS, Session, Wanted, length_of, micros,
 };
 use crate::{
     proto::{AttachInvalidate, AttachKey, AttachLookUp, VerifyResponse, attach_request::Message as Up},
@@ -137,7 +137,7 @@ impl Session {
         let digest = Digest::try_from(digest).ok()?;
         let expires = match life {
             None => i64::MAX,
-            Some(life) => asked.saturating_add(micros(Duration::try_from(life).ok()?)),
+            Some(life) => asked.saturating_add(micros(length_of(life)?)),
         };
         let (watches, name) = (Arc::clone(&self.shared.watches), KeyName::Digest(digest));
         let origin: Box<dyn Origin> = Box::new(Source { watches, tag, name, expires: Some(expires) });
