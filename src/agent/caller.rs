@@ -13,7 +13,8 @@ use crate::{
         error::{Error, Result},
         secret::Secret,
     },
-    transport::grpc::metadata,
+    service::credential::bearer,
+    transport::{grpc::metadata, rest::forward_auth::GATEWAY_CREDENTIAL},
 };
 
 /// The kind of socket that a connection came by.
@@ -58,6 +59,18 @@ impl Callers {
         }
         let secret = metadata::secret(headers)?;
         Ok(if self.is_own(secret) { Caller::Own } else { Caller::Secret(secret) })
+    }
+
+    /// The gateway that asks over HTTP, where `authorization` is its client's. None: it is no gateway.
+    pub(super) fn gateway<'a>(&self, headers: &'a HeaderMap, origin: Origin) -> Option<Caller<'a>> {
+        let mut values = headers.get_all(GATEWAY_CREDENTIAL).iter();
+        let Some(value) = values.next() else {
+            let trusted = origin == Origin::Unix && self.socket_auth == SocketAuth::FileMode;
+            return trusted.then_some(Caller::Own);
+        };
+        let text = value.to_str().ok().filter(|_| values.next().is_none())?;
+        let secret = bearer(text).unwrap_or(text);
+        Some(if self.is_own(secret) { Caller::Own } else { Caller::Secret(secret) })
     }
 
     /// Whether a text is the agent's own credential.

@@ -17,9 +17,7 @@ use crate::{
     domain::{error::Error, secret::Secret},
     proto::{
         self,
-        envoy::service::auth::v3::{
-            CheckRequest, CheckResponse, authorization_server::Authorization, check_response::HttpResponse,
-        },
+        envoy::service::auth::v3::{CheckRequest, CheckResponse, authorization_server::Authorization},
         key_service_server::KeyService,
     },
     service::gateway::Allowed,
@@ -31,6 +29,7 @@ use crate::{
             plain_call::{CHECK_PATH, VERIFY_PATH},
         },
         peer::Peer,
+        request_id::REQUEST_ID,
         status,
     },
 };
@@ -73,17 +72,6 @@ impl AgentApi {
         Ok(CallHead { caller, peer: metadata::peer(extensions), deadline })
     }
 
-    /// Asks for the key of a request that a replica has let pass, to be kept.
-    fn remember_checked(&self, checked: &CheckedRequest<'_>, answer: &CheckResponse) {
-        let passed = matches!(answer.http_response, Some(HttpResponse::OkResponse(_)));
-        if passed
-            && let Some(config) = &self.agent.gateway_config
-            && let Some(secret) = config.secret_check(&checked.request(""))
-        {
-            self.agent.client.remember(secret.secret());
-        }
-    }
-
     fn elsewhere<T>(&self) -> Result<T, Status> {
         Err(Status::unimplemented(self.agent.elsewhere.clone()))
     }
@@ -96,7 +84,7 @@ impl Authorization for AgentApi {
         let head = self.head(&metadata, &extensions)?;
         let checked = CheckedRequest::of(&message);
         let respond = |decision: Result<Allowed, Error>| {
-            Response::new(respond(&decision, &checked, check::request_id(&self.agent, &checked)))
+            Response::new(respond(&decision, &checked, check::request_id(&self.agent, checked.header(REQUEST_ID))))
         };
         if let Some(allowed) = check::decide(&self.agent, head.caller, &checked) {
             return Ok(respond(Ok(allowed)));
@@ -106,7 +94,7 @@ impl Authorization for AgentApi {
         self.agent.note(Call::Check, head.caller, head.peer, &answer);
         match answer {
             Ok(answer) => {
-                self.remember_checked(&checked, &answer);
+                check::remember(&self.agent, &checked.request(""), &answer);
                 Ok(Response::new(answer))
             }
             // To a gateway, what cannot be decided is an answer of its own.

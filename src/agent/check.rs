@@ -17,8 +17,10 @@ use crate::{
         key::{Binding, Digest, KeyFacts},
         keyspace::Registry,
     },
+    proto::envoy::service::auth::v3::{CheckResponse, check_response::HttpResponse},
     service::{
-        gateway::{Allowed, GatewayConfig},
+        credential::Headers,
+        gateway::{Allowed, GatewayConfig, GatewayRequest},
         verify::CachedKey,
     },
     transport::{
@@ -34,32 +36,45 @@ use crate::{
 pub(super) fn try_answer(agent: &Agent, caller: Caller<'_>, body: &[u8]) -> Option<Bytes> {
     let checked = ext_authz::read(codec::plain_message(body)?)?;
     let allowed = decide(agent, caller, &checked)?;
-    Some(ext_authz::pass(&allowed, &checked, &request_id(agent, &checked)))
+    Some(ext_authz::pass(&allowed, &checked, &request_id(agent, checked.header(REQUEST_ID))))
 }
 
 /// Lets a request pass by what memory has. None in every other case: a replica decides.
 pub(super) fn decide(agent: &Agent, caller: Caller<'_>, checked: &CheckedRequest<'_>) -> Option<Allowed> {
+    // The id is for the log, and nothing is logged of a request that passes.
+    allow(agent, caller, &checked.request(""))
+}
+
+/// Lets a request pass by what memory has, whichever gateway tells of it. None in every other case.
+pub(super) fn allow<H: Headers>(agent: &Agent, caller: Caller<'_>, request: &GatewayRequest<'_, H>) -> Option<Allowed> {
     let config = agent.gateway_config.as_ref()?;
     let local = LocalCaller::of(&agent.client, caller)?;
     // The session's replica decides by the same rules, for as long as the session lasts.
     if local.gateway_rules() != config.fingerprint() {
         return None;
     }
-    // The id is for the log, and nothing is logged of a request that passes.
-    let request = checked.request("");
-    let secret = config.secret_check(&request)?;
-    let principal = local.verify(&secret.check(&request))?;
+    let secret = config.secret_check(request)?;
+    let principal = local.verify(&secret.check(request))?;
     let key = cached_key(&principal, config.registry())?;
     agent.counters.answered(Call::Check, Source::Memory);
     Some(secret.allowed(Arc::new(key)))
 }
 
+/// Asks for the key of a request that a replica has let pass, to be kept.
+pub(super) fn remember<H: Headers>(agent: &Agent, request: &GatewayRequest<'_, H>, answer: &CheckResponse) {
+    let passed = matches!(answer.http_response, Some(HttpResponse::OkResponse(_)));
+    let secret = agent.gateway_config.as_ref().filter(|_| passed).and_then(|config| config.secret_check(request));
+    if let Some(secret) = secret {
+        agent.client.remember(secret.secret());
+    }
+}
+
 /// The id of a request: its own, if that is safe to repeat.
-pub(super) fn request_id(agent: &Agent, checked: &CheckedRequest<'_>) -> String {
+pub(super) fn request_id(agent: &Agent, incoming: Option<&[u8]>) -> String {
     let registry = agent.gateway_config.as_ref().map(GatewayConfig::registry);
     // Without the keyspaces nobody knows what a credential looks like.
     let holds = |id: &str| agent.callers.is_own(id) || registry.is_none_or(|registry| registry.holds_credential(id));
-    request_id::choose_unless(checked.header(REQUEST_ID), holds, &SystemEntropy)
+    request_id::choose_unless(incoming, holds, &SystemEntropy)
 }
 
 /// The key as the answer to a gateway needs it.

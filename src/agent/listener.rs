@@ -1,12 +1,17 @@
 //! Accepts the connections of an agent and serves them, within bounds.
 
 use std::{
+    convert::Infallible,
     io,
     net::{IpAddr, Ipv4Addr},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
 
+use http::Request;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::sleep,
@@ -14,7 +19,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
-use super::{authority::PlainAuthority, caller::Origin, handler::AgentHandler, socket::Socket, state::Agent};
+use super::{
+    authority::PlainAuthority, caller::Origin, forward_auth, handler::AgentHandler, socket::Socket, state::Agent,
+};
 use crate::transport::{
     accept::{Admission, ConnectionLimits, ConnectionTable},
     budget::{Budget, BudgetLimits},
@@ -42,8 +49,31 @@ const TIMEOUTS: ConnectionTimeouts = ConnectionTimeouts {
 };
 /// Pause after an accept that failed.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
+/// The largest headers of an HTTP request.
+const MAX_HEADER_BYTES: usize = 16 << 10;
 /// The address that callers of this host count by.
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// What is spoken on a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Grpc,
+    Http,
+}
+
+impl Protocol {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Http => "http",
+        }
+    }
+}
+
+/// A client's stream.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
 /// What the connections of an agent share.
 #[derive(Clone)]
@@ -64,18 +94,21 @@ impl Listeners {
     }
 
     /// Accepts the connections of a socket until the agent stops.
-    pub(super) async fn accept(self, socket: Socket) {
+    pub(super) async fn accept(self, protocol: Protocol, socket: Socket) {
         loop {
             let accepted = async {
                 match &socket {
                     Socket::Unix(listener, _) => {
                         let accepted = listener.accept().await;
-                        accepted.map(|(stream, _)| self.admit(PlainAuthority::new(stream), Origin::Unix))
+                        accepted.map(|(stream, _)| match protocol {
+                            Protocol::Grpc => self.admit(protocol, PlainAuthority::new(stream), Origin::Unix),
+                            Protocol::Http => self.admit(protocol, stream, Origin::Unix),
+                        })
                     }
                     Socket::Loopback(listener) => listener.accept().await.map(|(stream, _)| {
                         // Without it, small responses would wait for the client's acknowledgements.
                         let _ = stream.set_nodelay(true);
-                        self.admit(stream, Origin::Loopback);
+                        self.admit(protocol, stream, Origin::Loopback);
                     }),
                 }
             };
@@ -97,12 +130,18 @@ impl Listeners {
         self.connections.wait().await;
     }
 
-    fn admit(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, origin: Origin) {
+    fn admit(&self, protocol: Protocol, stream: impl Stream, origin: Origin) {
         // One more than there is room for is closed.
         let Some(admission) = self.table.admit(LOCAL) else { return };
         let admission = Arc::new(admission);
-        let serving = self.clone().serve(stream, origin, Arc::clone(&admission));
+        let (listeners, place) = (self.clone(), Arc::clone(&admission));
         self.connections.spawn(async move {
+            let serving = async {
+                match protocol {
+                    Protocol::Grpc => listeners.serve_grpc(stream, origin, place).await,
+                    Protocol::Http => listeners.serve_http(stream, origin, place).await,
+                }
+            };
             tokio::select! {
                 () = serving => {}
                 () = admission.displaced() => {}
@@ -110,22 +149,43 @@ impl Listeners {
         });
     }
 
-    async fn serve(
-        self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        origin: Origin,
-        admission: Arc<Admission>,
-    ) {
+    fn peer(&self, admission: Arc<Admission>) -> Arc<Peer> {
+        let closing = self.stop.child_token();
+        Arc::new(Peer { address: LOCAL, secure: false, caller: None, closing, admission })
+    }
+
+    /// HTTP/1.1, for gateways.
+    async fn serve_http(self, stream: impl Stream, origin: Origin, admission: Arc<Admission>) {
+        let (agent, peer) = (self.agent.clone(), self.peer(admission));
+        let service = service_fn(|request: Request<Incoming>| {
+            let (agent, peer) = (Arc::clone(&agent), Arc::clone(&peer));
+            // Gateways send no body of interest.
+            let (parts, _) = request.into_parts();
+            async move { Ok::<_, Infallible>(forward_auth::answer(&agent, (origin, &peer), parts).await) }
+        });
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(TIMEOUTS.idle).max_buf_size(MAX_HEADER_BYTES);
+        let io = TokioIo::new(WriteTimeout::new(stream, TIMEOUTS.write));
+        let mut connection = pin!(builder.serve_connection(io, service));
+        tokio::select! {
+            // The connection ends, or its client breaks it off: neither is an error of this process.
+            _ = connection.as_mut() => return,
+            () = peer.closing.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    }
+
+    async fn serve_grpc(self, stream: impl Stream, origin: Origin, admission: Arc<Admission>) {
+        let peer = self.peer(admission);
         let options = ConnectionOptions {
             timeouts: Timeouts::new(TIMEOUTS.keepalive),
             max_streams: MAX_STREAMS,
             max_age: None,
-            shutdown: self.stop.child_token(),
+            shutdown: peer.closing.clone(),
             polls: Arc::default(),
             turns: Arc::default(),
         };
-        let peer = Peer { address: LOCAL, secure: false, caller: None, closing: options.shutdown.clone(), admission };
-        let connection = ClientConnection::new(Arc::new(peer), self.budget.connection(LOCAL), TIMEOUTS);
+        let connection = ClientConnection::new(peer, self.budget.connection(LOCAL), TIMEOUTS);
         let handler = AgentHandler { agent: self.agent, routes: self.routes, connection, origin };
         http2::serve(WriteTimeout::new(stream, TIMEOUTS.write), &handler, options).await;
     }

@@ -17,12 +17,12 @@ pub(super) struct LocalCaller<'a> {
 }
 
 impl<'a> LocalCaller<'a> {
-    /// The caller, if memory may answer now and knows it. Reads the lease once, for the caller's key and the checked one.
+    /// The caller, if memory may answer now and knows it as one that may ask. Reads the lease once, for the caller's key and the checked one.
     pub(super) fn of(client: &'a Client, caller: Caller<'_>) -> Option<Self> {
         let memory = client.local_memory()?;
         let key = match caller {
             Caller::Own => None,
-            Caller::Secret(secret) => Some(memory.key(secret)?),
+            Caller::Secret(secret) => Some(memory.key(secret).filter(LocalKey::is_of_verifier)?),
         };
         Some(Self { memory, key })
     }

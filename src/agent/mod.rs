@@ -13,6 +13,7 @@ mod authority;
 mod caller;
 mod calls;
 mod check;
+mod forward_auth;
 mod handler;
 mod listener;
 mod local;

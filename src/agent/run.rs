@@ -11,8 +11,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
 use super::{
-    caller::Callers, calls::AgentApi, listener::Listeners, metrics_server, readiness, settings::Settings,
-    socket::Socket, state::Agent, upstream::Upstream,
+    caller::Callers,
+    calls::AgentApi,
+    listener::{Listeners, Protocol},
+    metrics_server, readiness,
+    settings::Settings,
+    socket::Socket,
+    state::Agent,
+    upstream::Upstream,
 };
 use crate::{
     proto::{
@@ -35,9 +41,10 @@ const DETACH_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// The reason why it could not start.
 pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), String> {
     let mut sockets = Vec::new();
-    for listen in &settings.listen {
+    let grpc = settings.listen.iter().map(|listen| (Protocol::Grpc, listen));
+    for (protocol, listen) in grpc.chain(settings.http_listen.iter().map(|listen| (Protocol::Http, listen))) {
         let bound = Socket::bind(listen, settings.socket_mode).await;
-        sockets.push(bound.map_err(|error| format!("cannot listen on {listen}: {error}"))?);
+        sockets.push((protocol, bound.map_err(|error| format!("cannot listen on {listen}: {error}"))?));
     }
     let metrics = match settings.metrics_addr {
         None => None,
@@ -46,7 +53,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Stri
             Some(bound.map_err(|error| format!("cannot listen on {address}: {error}"))?)
         }
     };
-    let mut addresses: Vec<_> = sockets.iter().map(|socket| ("grpc", socket.name())).collect();
+    let mut addresses: Vec<_> = sockets.iter().map(|(protocol, socket)| (protocol.name(), socket.name())).collect();
     let metrics_address = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
     addresses.extend(metrics_address.map(|address| ("metrics", address.to_string())));
     let agent = Arc::new(build(settings).map_err(|error| format!("upstream: {error}"))?);
@@ -61,8 +68,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Stri
     let listeners = Listeners::new(Arc::clone(&agent), routes, stop.clone());
     let tasks = TaskTracker::new();
     tasks.spawn(readiness::follow(Arc::clone(&agent), health, stop.clone()));
-    for socket in sockets {
-        tasks.spawn(listeners.clone().accept(socket));
+    for (protocol, socket) in sockets {
+        tasks.spawn(listeners.clone().accept(protocol, socket));
     }
     if let Some(listener) = metrics {
         let (agent, stop) = (Arc::clone(&agent), stop.clone());
@@ -91,7 +98,7 @@ fn build(settings: Settings) -> Result<Agent, BuildError> {
     own.attach(settings.attach)?;
     let upstream = Upstream::new(own.clone(), named?, strangers?);
     let elsewhere = format!(
-        "The agent answers Verify, VerifyStream, Check and health; make this call at a replica: {}",
+        "The agent answers Verify, VerifyStream, Check, /forward-auth and health; make this call at a replica: {}",
         settings.upstream.join(", ")
     );
     let callers = Callers::new(settings.credential, settings.socket_auth);

@@ -24,6 +24,7 @@ pub struct Setting {
 
 const UPSTREAM: Setting = Setting::new("--upstream", "KEYWARD_AGENT_UPSTREAM", "required");
 const LISTEN: Setting = Setting::new("--listen", "KEYWARD_AGENT_LISTEN", "unix:/run/keyward.sock");
+const HTTP_LISTEN: Setting = Setting::new("--http-listen", "KEYWARD_AGENT_HTTP_LISTEN", "none");
 const SOCKET_MODE: Setting = Setting::new("--socket-mode", "KEYWARD_AGENT_SOCKET_MODE", "0600");
 const SOCKET_AUTH: Setting = Setting::new("--socket-auth", "KEYWARD_AGENT_SOCKET_AUTH", "credential");
 const METRICS_ADDR: Setting = Setting::new("--metrics-addr", "KEYWARD_AGENT_METRICS_ADDR", "none");
@@ -37,9 +38,10 @@ const CONFIG: Setting = Setting::new("--config", "KEYWARD_CONFIG", "none");
 const INSECURE: Setting = Setting::new("--insecure", "KEYWARD_AGENT_INSECURE", "false");
 
 /// Every setting.
-pub const SETTINGS: [Setting; 13] = [
+pub const SETTINGS: [Setting; 14] = [
     UPSTREAM,
     LISTEN,
+    HTTP_LISTEN,
     SOCKET_MODE,
     SOCKET_AUTH,
     METRICS_ADDR,
@@ -75,6 +77,8 @@ pub struct Flags {
     pub upstream: Vec<String>,
     /// Where to listen.
     pub listen: Vec<String>,
+    /// Where to listen for gateways that ask over HTTP.
+    pub http_listen: Vec<String>,
     /// The mode of the files of Unix sockets.
     pub socket_mode: Option<String>,
     /// What authenticates callers of Unix sockets.
@@ -128,6 +132,7 @@ pub(super) enum SocketAuth {
 pub struct Settings {
     pub(super) upstream: Vec<String>,
     pub(super) listen: Vec<Listen>,
+    pub(super) http_listen: Vec<Listen>,
     pub(super) socket_mode: u32,
     pub(super) socket_auth: SocketAuth,
     pub(super) metrics_addr: Option<SocketAddr>,
@@ -162,6 +167,8 @@ impl Settings {
             listen.push(LISTEN.default.to_owned());
         }
         let listen = listen.iter().filter_map(|text| reader.parsed(&LISTEN, listen_on(text))).collect();
+        let http_listen = reader.list(&HTTP_LISTEN, &flags.http_listen, MAX_LISTENERS);
+        let http_listen = http_listen.iter().filter_map(|text| reader.parsed(&HTTP_LISTEN, listen_on(text))).collect();
         let mode = reader.one(&SOCKET_MODE, flags.socket_mode.as_ref());
         let mode = mode.unwrap_or_else(|| SOCKET_MODE.default.to_owned());
         let socket_mode = reader.parsed(&SOCKET_MODE, file_mode(&mode));
@@ -191,6 +198,7 @@ impl Settings {
                 Ok(Self {
                     upstream,
                     listen,
+                    http_listen,
                     socket_mode,
                     socket_auth,
                     metrics_addr,

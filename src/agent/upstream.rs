@@ -59,7 +59,8 @@ impl Upstream {
     ) -> Result<R, Status> {
         let client = self.client(caller, known);
         let mut last = None;
-        for _ in 0..client.addresses() {
+        // A replica may end a connection at any time, such as a stranger's: the call is then made on a new one.
+        for _ in 0..client.addresses().max(2) {
             let connection = client.connection();
             let mut grpc = Grpc::new(connection.service());
             let mut request = Request::new(message.clone());

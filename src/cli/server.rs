@@ -42,6 +42,9 @@ pub struct AgentSettings {
     /// unix:/path or a loopback address; may be given again [env: KEYWARD_AGENT_LISTEN]
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<String>,
+    /// Where gateways ask over HTTP, in the same forms; may be given again [env: KEYWARD_AGENT_HTTP_LISTEN]
+    #[arg(long, value_name = "ADDRESS")]
+    http_listen: Vec<String>,
     /// The mode of the socket's file [env: KEYWARD_AGENT_SOCKET_MODE] [default: 0600]
     #[arg(long, value_name = "MODE")]
     socket_mode: Option<String>,
@@ -193,6 +196,7 @@ impl From<AgentSettings> for agent::Flags {
         let AgentSettings {
             upstream,
             listen,
+            http_listen,
             socket_mode,
             socket_auth,
             metrics_addr,
@@ -207,6 +211,7 @@ impl From<AgentSettings> for agent::Flags {
         Self {
             upstream,
             listen,
+            http_listen,
             socket_mode,
             socket_auth,
             metrics_addr,

@@ -106,16 +106,16 @@ async fn ask(client: &mut Gateway, credential: &str, request: CheckRequest) -> R
     Ok(answer)
 }
 
-struct World {
-    server: Server,
+pub struct World {
+    pub server: Server,
     requests: Vec<CheckRequest>,
-    callers: Vec<String>,
+    pub callers: Vec<String>,
     /// The one that must pass from memory.
     passing: CheckRequest,
-    build: grpc::Made,
+    pub build: grpc::Made,
 }
 
-async fn world() -> World {
+pub async fn world() -> World {
     let server = Setup::new().config(CONFIG).start();
     let of = |keyspace: &str| CreateRequest { keyspace: keyspace.into(), ..CreateRequest::default() };
     let bound = CreateRequest {
@@ -189,15 +189,16 @@ async fn world() -> World {
 }
 
 impl World {
-    fn config(&self) -> String {
+    pub fn config(&self) -> String {
         self.server.folder().join("keyward.toml").display().to_string()
     }
 
     async fn assert_same(&self, agent: &Agent) {
-        let mut at_replica = Gateway::new(self.server.channel().await);
-        let mut at_agent = Gateway::new(agent.channel().await);
         for credential in &self.callers {
             for request in &self.requests {
+                // A connection ends after a number of refused credentials in a row, at both.
+                let mut at_replica = Gateway::new(self.server.channel().await);
+                let mut at_agent = Gateway::new(agent.channel().await);
                 let expected = ask(&mut at_replica, credential, request.clone()).await;
                 let got = ask(&mut at_agent, credential, request.clone()).await;
                 assert_eq!(got, expected, "{credential} {request:?}");
@@ -206,7 +207,7 @@ impl World {
     }
 
     /// Waits until memory answers.
-    async fn warm(&self, agent: &Agent, credential: &str) {
+    pub async fn warm(&self, agent: &Agent, credential: &str) {
         let mut client = Gateway::new(agent.channel().await);
         eventually(LONG, "memory answers", async || {
             let before = agent.from_memory("check").await;

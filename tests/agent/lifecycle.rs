@@ -34,15 +34,15 @@ async fn health_says_whether_a_call_would_be_answered() {
     proxy.down(true);
     let agent = AgentSetup::at(&proxy.address().to_string()).launch(tempfile::tempdir().unwrap());
     assert!(!agent.is_serving().await, "nothing can be asked yet");
-    assert_eq!(agent.http("/readyz").await.0, 503);
-    assert_eq!(agent.http("/healthz").await.0, 200);
+    assert_eq!(agent.probe("/readyz").await.0, 503);
+    assert_eq!(agent.probe("/healthz").await.0, 200);
     let made = key(&server, CreateRequest::default()).await;
     let refusal = verify(&mut agent.client().await, ROOT, grpc::check(&made.secret)).await.unwrap_err();
     assert_eq!((refusal.code, &*refusal.reason), (tonic::Code::Unavailable, "UNAVAILABLE"));
     for _ in 0..2 {
         proxy.down(false);
         agent.until_serving(true).await;
-        assert_eq!(agent.http("/readyz").await.0, 200);
+        assert_eq!(agent.probe("/readyz").await.0, 200);
         agent.warm(ROOT, &made.secret).await;
         proxy.down(true);
         agent.until_serving(false).await;

@@ -7,6 +7,7 @@ mod answers;
 mod bounds;
 mod check;
 mod envoy;
+mod forward_auth;
 mod lifecycle;
 mod process;
 mod services;

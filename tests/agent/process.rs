@@ -69,7 +69,8 @@ impl AgentSetup {
             command.args(["--upstream", url]);
         }
         let socket = format!("unix:{}", socket(folder).display());
-        command.args(["--listen", &socket, "--listen", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0"]);
+        command.args(["--listen", &socket, "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+        command.args(["--metrics-addr", "127.0.0.1:0"]);
         command.args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
@@ -92,12 +93,13 @@ impl AgentSetup {
         loop {
             let lines: Vec<_> = output.lock().unwrap().lines().map(str::to_owned).collect();
             let address = |name: &str| lines.iter().find_map(|line| line.strip_prefix(name).map(str::to_owned));
-            if let (Some(socket), Some(loopback), Some(metrics)) = (
+            if let (Some(socket), Some(loopback), Some(http), Some(metrics)) = (
                 address("grpc listening on unix:"),
                 address("grpc listening on 127").map(|rest| format!("127{rest}")),
+                address("http listening on "),
                 address("metrics listening on "),
             ) {
-                return Agent { child, folder, socket: socket.into(), loopback, metrics, log };
+                return Agent { child, folder, socket: socket.into(), loopback, http, metrics, log };
             }
             let ended = child.try_wait().unwrap();
             if ended.is_some() || start.elapsed() > Duration::from_mins(1) {
@@ -136,6 +138,8 @@ pub struct Agent {
     pub socket: PathBuf,
     /// Its loopback address.
     pub loopback: String,
+    /// Where gateways ask over HTTP.
+    pub http: String,
     metrics: String,
     log: Arc<Mutex<String>>,
 }
@@ -192,7 +196,7 @@ impl Agent {
     }
 
     /// A path of its HTTP listener: status and text.
-    pub async fn http(&self, path: &str) -> (u16, String) {
+    pub async fn probe(&self, path: &str) -> (u16, String) {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let response = client.get(format!("http://{}{path}", self.metrics)).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
@@ -200,7 +204,7 @@ impl Agent {
 
     /// A sample of its metrics.
     pub async fn metric(&self, sample: &str) -> u64 {
-        let (_, text) = self.http("/metrics").await;
+        let (_, text) = self.probe("/metrics").await;
         let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("{sample} in\n{text}")).parse().unwrap()
     }

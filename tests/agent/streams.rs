@@ -106,6 +106,8 @@ async fn a_stream_ends_when_its_caller_is_revoked_and_is_not_opened_for_stranger
     let service = service_key(&server, &[]).await;
     let product = key(&server, CreateRequest::default()).await;
     let mut client = agent.client().await;
+    // A key in memory that may not verify is no caller.
+    agent.warm(ROOT, &product.secret).await;
     for (credential, code) in
         [("kw_nobody", tonic::Code::Unauthenticated), (&*product.secret, tonic::Code::PermissionDenied)]
     {

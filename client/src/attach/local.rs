@@ -57,6 +57,11 @@ impl LocalKey {
         }
     }
 
+    /// Whether its holder may ask about any keys at all.
+    pub fn is_of_verifier(&self) -> bool {
+        self.entry.rights().is_some()
+    }
+
     /// Counts a VALID answer, to be reported as a use of the key.
     pub fn used(&self) {
         self.entry.used(self.now);

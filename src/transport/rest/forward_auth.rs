@@ -29,7 +29,7 @@ use crate::{
 pub(crate) const GATEWAY_CREDENTIAL: &str = "x-keyward-gateway";
 /// How long a decision may take. Less than the gateways wait in the files that users copy, so that the client gets our answer
 /// and not the gateway's.
-const DECISION_TIMEOUT: Duration = Duration::from_millis(1_500);
+pub(crate) const DECISION_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Header of a refusal's body, for a gateway that cannot pass the body itself.
 const BODY: HeaderName = HeaderName::from_static("x-keyward-body");
 
@@ -52,7 +52,7 @@ const FORWARDED: HeaderFamily = HeaderFamily {
 };
 
 /// What the path of a call says.
-struct CallPath {
+pub(crate) struct CallPath {
     kind: GatewayKind,
     keyspace: String,
     environment: String,
@@ -109,12 +109,45 @@ async fn authorize(context: &RequestContext, headers: &HeaderMap) -> Result<Opti
     }
 }
 
-fn not_a_gateway() -> Error {
+/// The refusal of every caller that is no gateway.
+pub(crate) fn not_a_gateway() -> Error {
     Error::forbidden("Only gateways may ask here")
 }
 
+/// What a gateway tells of a request in headers of its own.
+pub(crate) struct Told<'h> {
+    target: Cow<'h, str>,
+    method: Cow<'h, str>,
+}
+
+impl Told<'_> {
+    /// The request as the service takes it.
+    pub(crate) fn request<'r>(
+        &'r self,
+        path: &'r CallPath,
+        headers: &'r HeaderMap,
+        request_id: &'r str,
+    ) -> GatewayRequest<'r, HeaderMap> {
+        let host = one(headers, "x-forwarded-host").or_else(|| one(headers, "host"));
+        GatewayRequest {
+            kind: path.kind,
+            keyspace: &path.keyspace,
+            environment: &path.environment,
+            organization: "",
+            instance: "",
+            method: &self.method,
+            target: &self.target,
+            host: host.unwrap_or_default(),
+            headers,
+            client: client(headers),
+            request_id,
+        }
+    }
+}
+
 impl CallPath {
-    fn of(uri: &Uri) -> Option<Self> {
+    /// Reads the path; none for one that no gateway asks at.
+    pub(crate) fn of(uri: &Uri) -> Option<Self> {
         let mut segments = uri.path().split('/').skip(2);
         let text =
             |segment: &str| percent_encoding::percent_decode_str(segment).decode_utf8().map(Cow::into_owned).ok();
@@ -129,6 +162,33 @@ impl CallPath {
     fn family(&self) -> &'static HeaderFamily {
         if self.kind == GatewayKind::Nginx { &ORIGINAL } else { &FORWARDED }
     }
+
+    /// Puts the body of a refusal into a header, for a gateway that cannot pass the body itself.
+    pub(crate) fn repeat_body(&self, body: &[u8], headers: &mut HeaderMap) {
+        if self.kind == GatewayKind::Nginx
+            && let Ok(body) = HeaderValue::from_bytes(body)
+        {
+            headers.insert(BODY, body);
+        }
+    }
+
+    /// Reads what the gateway tells.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_ARGUMENT if it does not, or if its client may have.
+    pub(crate) fn told<'h>(&self, headers: &'h HeaderMap) -> Result<Told<'h>> {
+        let family = self.family();
+        let target = forwarded(headers, family.target)?;
+        let method = forwarded(headers, family.method)?;
+        for (other, own) in family.others.into_iter().zip([&target, &method]) {
+            // A client can send these itself. If the gateway passes them on, one of both is the client's.
+            if headers.get_all(other).iter().any(|value| String::from_utf8_lossy(value.as_bytes()) != *own) {
+                return Err(Error::invalid(other, "differs from what the gateway says"));
+            }
+        }
+        Ok(Told { target, method })
+    }
 }
 
 async fn answer(
@@ -137,29 +197,8 @@ async fn answer(
     parts: &Parts,
     allowed: Option<&AllowedKeyspaces>,
 ) -> Result<Allowed> {
-    let (headers, family) = (&parts.headers, path.family());
-    let target = forwarded(headers, family.target)?;
-    let method = forwarded(headers, family.method)?;
-    for (other, own) in family.others.into_iter().zip([&target, &method]) {
-        // A client can send these itself. If the gateway passes them on, one of both is the client's.
-        if headers.get_all(other).iter().any(|value| String::from_utf8_lossy(value.as_bytes()) != *own) {
-            return Err(Error::invalid(other, "differs from what the gateway says"));
-        }
-    }
-    let host = one(headers, "x-forwarded-host").or_else(|| one(headers, "host"));
-    let request = GatewayRequest {
-        kind: path.kind,
-        keyspace: &path.keyspace,
-        environment: &path.environment,
-        organization: "",
-        instance: "",
-        method: &method,
-        target: &target,
-        host: host.unwrap_or_default(),
-        headers,
-        client: client(headers),
-        request_id: context.request_id(),
-    };
+    let told = path.told(&parts.headers)?;
+    let request = told.request(path, &parts.headers, context.request_id());
     let deadline = context.deadline().min(Instant::now() + DECISION_TIMEOUT);
     context.service().gateways.decide(&request, allowed, deadline).await
 }
@@ -189,8 +228,13 @@ fn client(headers: &HeaderMap) -> Option<IpAddr> {
 /// 200 with the caller's identity.
 fn pass(context: &RequestContext, allowed: &Allowed) -> Response {
     context.set_rate(allowed.rate);
+    passed(IDENTITY_HEADERS.into_iter().zip(allowed.identity()))
+}
+
+/// 200 with these headers for the upstream.
+pub(crate) fn passed<'a>(identity: impl Iterator<Item = (&'static str, Cow<'a, str>)>) -> Response {
     let mut response = RestResponse::empty(StatusCode::OK).into_response();
-    for (name, value) in IDENTITY_HEADERS.into_iter().zip(allowed.identity()) {
+    for (name, value) in identity {
         // Escaped to visible ASCII; scopes are so, and spaces between them.
         if let Ok(value) = HeaderValue::from_str(&value) {
             response.headers_mut().insert(name, value);
@@ -209,11 +253,11 @@ fn refuse(context: &RequestContext, path: &CallPath, error: Error) -> Response {
 }
 
 /// An error, with its body in a header for a gateway that cannot pass the body itself.
-fn with_body(path: Option<&CallPath>, error: Error) -> Response {
-    let body = path.filter(|path| path.kind == GatewayKind::Nginx).map(|_| HttpRefusal::of(&error).body);
+pub(crate) fn with_body(path: Option<&CallPath>, error: Error) -> Response {
+    let body = HttpRefusal::of(&error).body;
     let mut response = RestError::from(error).into_response();
-    if let Some(body) = body.and_then(|body| HeaderValue::try_from(body).ok()) {
-        response.headers_mut().insert(BODY, body);
+    if let Some(path) = path {
+        path.repeat_body(&body, response.headers_mut());
     }
     response
 }

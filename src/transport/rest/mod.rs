@@ -9,7 +9,7 @@ mod client_ip;
 pub(crate) mod error;
 mod events;
 pub(crate) mod extract;
-mod forward_auth;
+pub(crate) mod forward_auth;
 mod identity;
 mod layers;
 mod openapi;
