@@ -32,7 +32,7 @@ use crate::{
         request_id::REQUEST_ID,
         rest::{
             error::RestError,
-            forward_auth::{DECISION_TIMEOUT, GATEWAY_CREDENTIAL, CallPath, not_a_gateway, passed, with_body},
+            forward_auth::{CallPath, DECISION_TIMEOUT, GATEWAY_CREDENTIAL, not_a_gateway, passed, with_body},
         },
     },
 };
