@@ -1,6 +1,6 @@
 //! Starts and stops an agent.
 
-use std::{io::Write as _, sync::Arc, thread, time::Duration};
+use std::{fmt::Write as _, io::Write as _, sync::Arc, thread, time::Duration};
 
 use keyward_client::{BuildError, Client, ClientBuilder};
 use tokio::{
@@ -75,7 +75,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Stri
         let (agent, stop) = (Arc::clone(&agent), stop.clone());
         tasks.spawn(async move { stop.run_until_cancelled(metrics_server::run(listener, agent)).await });
     }
-    print(addresses);
+    print(&addresses);
     stop.cancelled().await;
     tracing::info!("stopping");
     tasks.close();
@@ -107,8 +107,11 @@ fn build(settings: Settings) -> Result<Agent, BuildError> {
 
 /// Says on standard output where the agent listens. On a thread of its own: a pipe that nobody reads must not stop it, and
 /// neither must a closed one.
-fn print(addresses: Vec<(&'static str, String)>) {
-    let text: String = addresses.iter().map(|(name, address)| format!("{name} listening on {address}\n")).collect();
+fn print(addresses: &[(&'static str, String)]) {
+    let mut text = String::new();
+    for (name, address) in addresses {
+        let _ = writeln!(text, "{name} listening on {address}");
+    }
     let printing = move || {
         let mut out = std::io::stdout().lock();
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

@@ -74,7 +74,7 @@ struct PendingCheck {
 enum Forwarded {
     Closed,
     Opening(Messages, BoxFuture<'static, Result<Streaming<VerifyStreamResponse>, Status>>),
-    Open(Messages, Streaming<VerifyStreamResponse>),
+    Open(Messages, Box<Streaming<VerifyStreamResponse>>),
 }
 
 impl Forwarded {
@@ -82,7 +82,7 @@ impl Forwarded {
     async fn next(&mut self) -> Result<VerifyStreamResponse, Status> {
         if let Self::Opening(messages, opening) = self {
             let opened = opening.await?;
-            *self = Self::Open(messages.clone(), opened);
+            *self = Self::Open(messages.clone(), Box::new(opened));
         }
         match self {
             Self::Open(_, answers) => match answers.message().await {
@@ -115,7 +115,8 @@ impl CheckStream {
         caller: StreamCaller,
         forwarded: Option<(Messages, Streaming<VerifyStreamResponse>)>,
     ) -> Self {
-        let forwarded = forwarded.map_or(Forwarded::Closed, |(messages, open)| Forwarded::Open(messages, open));
+        let forwarded =
+            forwarded.map_or(Forwarded::Closed, |(messages, open)| Forwarded::Open(messages, Box::new(open)));
         Self { agent, caller, forwarded, pending: HashMap::new(), waiting: 0 }
     }
 

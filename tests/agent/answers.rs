@@ -151,9 +151,9 @@ async fn an_agent_answers_as_its_replica_from_memory_and_by_calls() {
     for caller in &callers[..3] {
         agent.warm(&caller.1, &keys.valid.secret).await;
     }
-    let before = agent.from_memory("verify").await;
+    let before = agent.answered_by_memory("verify").await;
     assert_same(&server, &agent, &keys, &callers).await;
-    let answered = agent.from_memory("verify").await - before;
+    let answered = agent.answered_by_memory("verify").await - before;
     assert!(answered >= 3 * 8, "memory gave {answered} answers");
 }
 

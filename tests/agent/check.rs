@@ -210,10 +210,10 @@ impl World {
     pub async fn warm(&self, agent: &Agent, credential: &str) {
         let mut client = Gateway::new(agent.channel().await);
         eventually(LONG, "memory answers", async || {
-            let before = agent.from_memory("check").await;
+            let before = agent.answered_by_memory("check").await;
             let answer = ask(&mut client, credential, self.passing.clone()).await.unwrap();
             assert!(passes(&answer));
-            agent.from_memory("check").await > before
+            agent.answered_by_memory("check").await > before
         })
         .await;
     }
@@ -238,9 +238,9 @@ async fn an_agent_answers_envoy_as_its_replica() {
             world.warm(&agent, &world.callers[0]).await;
             world.warm(&agent, &world.callers[1]).await;
         }
-        let before = agent.from_memory("check").await;
+        let before = agent.answered_by_memory("check").await;
         world.assert_same(&agent).await;
-        let answered = agent.from_memory("check").await - before;
+        let answered = agent.answered_by_memory("check").await - before;
         assert_eq!(answered > 8, config.is_some(), "memory gave {answered} answers");
     }
 }
@@ -263,7 +263,7 @@ async fn an_agent_with_other_rules_than_its_replica_asks_it() {
         assert!(!passes(&ask(&mut client, &world.callers[0], request).await.unwrap()), "the agent's own rules");
     }
     world.assert_same(&agent).await;
-    assert_eq!(agent.from_memory("check").await, 0);
+    assert_eq!(agent.answered_by_memory("check").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

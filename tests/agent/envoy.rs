@@ -124,9 +124,9 @@ async fn envoy_gets_its_answers_from_an_agent_over_a_unix_socket() {
     let (build, submit) = (key(&server, of("build")).await, key(&server, of("submit")).await);
     let passed = (200, "Some(\"acme\")".to_owned());
     eventually(LONG, "memory answers Envoy", async || {
-        let before = agent.from_memory("check").await;
+        let before = agent.answered_by_memory("check").await;
         assert_eq!(envoy.get("/api/build", Some(&build.secret)).await.unwrap(), passed);
-        agent.from_memory("check").await > before
+        agent.answered_by_memory("check").await > before
     })
     .await;
     assert_eq!(envoy.get("/api/build", Some(&submit.secret)).await.unwrap().0, 403);

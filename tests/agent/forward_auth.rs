@@ -70,7 +70,7 @@ async fn an_agent_answers_gateways_over_http_as_its_replica() {
         if warm {
             world.warm(&agent, &world.callers[0]).await;
         }
-        let before = agent.from_memory("check").await;
+        let before = agent.answered_by_memory("check").await;
         for credential in world.callers.iter().map(String::as_str).chain([""]) {
             for (path, told) in requests(&world) {
                 let mut headers: Vec<_> = told.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -82,7 +82,7 @@ async fn an_agent_answers_gateways_over_http_as_its_replica() {
                 assert_eq!(got, expected, "{credential} {path} {told:?}");
             }
         }
-        assert!(!warm || agent.from_memory("check").await > before, "memory has answered");
+        assert!(!warm || agent.answered_by_memory("check").await > before, "memory has answered");
     }
     let elsewhere = reqwest::Client::builder().no_proxy().build().unwrap();
     let elsewhere = elsewhere.get(format!("http://{}/api/v1/keys", agent.http)).send().await.unwrap();

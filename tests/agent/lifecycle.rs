@@ -132,9 +132,9 @@ async fn the_socket_has_the_mode_that_is_set_and_authenticates_only_where_that_i
         assert_eq!(bad.code, tonic::Code::Unauthenticated);
         if trusted {
             eventually(LONG, "memory answers", async || {
-                let before = agent.from_memory("verify").await;
+                let before = agent.answered_by_memory("verify").await;
                 socket.verify(grpc::check(&made.secret)).await.unwrap();
-                agent.from_memory("verify").await > before
+                agent.answered_by_memory("verify").await > before
             })
             .await;
         }

@@ -210,7 +210,7 @@ impl Agent {
     }
 
     /// Answers of one call that memory has given.
-    pub async fn from_memory(&self, call: &str) -> u64 {
+    pub async fn answered_by_memory(&self, call: &str) -> u64 {
         self.metric(&format!("keyward_agent_answers_total{{call=\"{call}\",source=\"memory\"}}")).await
     }
 
@@ -218,8 +218,8 @@ impl Agent {
     pub async fn warm(&self, credential: &str, secret: &str) {
         let mut client = self.client().await;
         eventually(LONG, "memory answers", async || {
-            let before = self.from_memory("verify").await;
-            is_valid(&mut client, credential, secret).await && self.from_memory("verify").await > before
+            let before = self.answered_by_memory("verify").await;
+            is_valid(&mut client, credential, secret).await && self.answered_by_memory("verify").await > before
         })
         .await;
     }

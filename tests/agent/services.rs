@@ -157,7 +157,7 @@ async fn services_in_python_and_node_check_keys_at_a_replica_and_at_an_agent() {
             services.push((case, service));
         }
     }
-    assert!(agent.from_memory("verify").await > 0);
+    assert!(agent.answered_by_memory("verify").await > 0);
     // Without a replica nothing is let through, once the lease is over.
     server.signal("KILL");
     server.wait();

@@ -91,7 +91,7 @@ async fn a_stream_answers_as_the_replicas_whatever_memory_has() {
     }
     assert!(expected.values().all(|left| *left == 0), "{expected:?}");
     assert_eq!(checks.ask(9, &limited.secret).await.unwrap(), "CODE_RATE_LIMITED");
-    assert!(agent.from_memory("verify_stream").await >= 2);
+    assert!(agent.answered_by_memory("verify_stream").await >= 2);
     // The client ends it.
     let Checks { messages, mut answers } = checks;
     drop(messages);

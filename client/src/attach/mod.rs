@@ -328,7 +328,7 @@ impl fmt::Debug for Attached {
 /// Completes once the client is to detach; never, if it is dropped instead.
 async fn stopped(stop: &mut tokio::sync::watch::Receiver<bool>) {
     if stop.wait_for(|stop| *stop).await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
