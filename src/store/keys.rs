@@ -126,6 +126,25 @@ pub struct SearchQuery {
     pub limit: u32,
 }
 
+impl SearchQuery {
+    /// Whether a filter may leave out what the search finds.
+    pub fn has_filters(&self) -> bool {
+        let Self { keyspace, organization, instance, environment, created_by, .. } = self;
+        [keyspace, organization, instance, environment, created_by].iter().any(|filter| filter.is_some())
+            || self.status.is_some()
+    }
+}
+
+/// What a search found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundKeys {
+    /// The keys.
+    pub keys: Vec<KeyRecord>,
+    /// Whether every key that the search could find was looked at. If not, the filters were applied to the first
+    /// [`MAX_SCANNED_ROWS`](super::page::MAX_SCANNED_ROWS) of them.
+    pub is_whole: bool,
+}
+
 /// Numbers of keys by status and by day.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyCounts {
@@ -225,7 +244,9 @@ pub trait KeyStore {
 
     /// Reads the keys that a search finds, with their last use. Names are compared from their beginning (case
     /// `a_search_finds_names_by_their_beginning`), filters hold as in a list (case `a_search_has_the_filters_of_a_list`).
-    async fn search_keys(&self, query: SearchQuery) -> Result<Vec<KeyRecord>>;
+    /// It MUST look at no more than [`MAX_SCANNED_ROWS`](super::page::MAX_SCANNED_ROWS), whatever its filters (case
+    /// `a_search_looks_at_a_bounded_number_of_rows`).
+    async fn search_keys(&self, query: SearchQuery) -> Result<FoundKeys>;
 
     /// Counts the newest keys and revocations, at most [`CountQuery::limit`] of each (case
     /// `keys_are_counted_by_status_and_day`).

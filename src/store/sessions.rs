@@ -20,8 +20,7 @@ pub struct RefreshedPerson {
 /// The verbs about sessions of the dashboard. The rules of [`Store`](super::Store) apply.
 #[async_trait]
 pub trait SessionStore {
-    /// Writes a new session, and deletes at most 100 sessions that ended before it began (case
-    /// `a_new_session_deletes_those_that_ended`).
+    /// Writes a new session.
     async fn create_session(&self, session: DashboardSession) -> Result<()>;
 
     /// Reads a session, also one that has ended by time (case `a_session_reads_back_whole`).
@@ -34,6 +33,10 @@ pub trait SessionStore {
     /// Deletes a session of this actor. Returns whether there was one. A session of another actor MUST stay (case
     /// `only_the_actors_own_session_is_ended`).
     async fn end_session(&self, id: SessionId, actor: String) -> Result<bool>;
+
+    /// Deletes at most `limit` sessions that ended before `now`. Returns how many. Live sessions MUST stay (case
+    /// `ended_sessions_are_deleted_in_batches`).
+    async fn delete_ended_sessions(&self, now: Micros, limit: u32) -> Result<u64>;
 
     /// Reads at most `limit` live sessions of an actor, newest first.
     async fn sessions_of(&self, actor: String, now: Micros, limit: u32) -> Result<Vec<DashboardSession>>;

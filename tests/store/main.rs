@@ -5,6 +5,7 @@
 mod batches;
 mod change;
 mod create;
+mod dashboard_plans;
 #[path = "../support/database.rs"]
 mod database;
 mod deliveries;
@@ -84,11 +85,12 @@ on_both! {
         a_delivery_that_cannot_be_read_is_ended_alone, a_delivery_of_an_unknown_type_is_left_to_newer_versions, a_released_claim_counts_no_attempt, a_redelivery_counts_attempts_anew;
     sweep: each_expiry_has_one_event_with_any_number_of_replicas, keys_that_expired_before_the_first_sweep_have_no_event,
         more_expiries_than_one_batch_all_have_events, a_key_that_becomes_visible_late_has_its_event, rate_limit_refusals_have_one_event_for_each_window,
-        old_events_are_deleted_and_one_replica_sweeps;
-    sessions: a_session_reads_back_whole, a_new_session_deletes_those_that_ended, a_use_of_a_session_only_moves_forward,
+        old_events_are_deleted_and_one_replica_sweeps, a_sweep_deletes_ended_sessions;
+    sessions: a_session_reads_back_whole, ended_sessions_are_deleted_in_batches, a_use_of_a_session_only_moves_forward,
         only_the_actors_own_session_is_ended, a_refresh_is_claimed_by_one, a_lost_refresh_changes_nothing,
         a_form_is_spent_once;
     search: a_search_finds_names_by_their_beginning, a_search_has_the_filters_of_a_list, a_search_finds_prefixes_and_expiries,
+        a_search_looks_at_a_bounded_number_of_rows,
         keys_are_counted_by_status_and_day;
     outage: a_dropped_callers_write_still_lands, a_closed_store_is_unavailable;
 }

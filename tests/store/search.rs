@@ -5,12 +5,15 @@ use keyward::{
         clock::{Micros, SECOND},
         key::{KeyId, KeyRecord, KeyStatus},
     },
-    store::keys::{CountQuery, KeySearch, SearchQuery},
+    store::{
+        keys::{CountQuery, FoundKeys, KeySearch, SearchQuery},
+        page::MAX_SCANNED_ROWS,
+    },
 };
 
 use crate::{
     change::revocation,
-    fixture::{Fixture, key_with, now, write},
+    fixture::{Fixture, Raw, key_with, now, write},
 };
 
 const DAY: Micros = 86_400 * SECOND;
@@ -34,7 +37,7 @@ fn query(search: KeySearch) -> SearchQuery {
 }
 
 async fn found(f: &Fixture, query: SearchQuery) -> Vec<String> {
-    f.store.search_keys(query).await.unwrap().into_iter().map(|key| key.name).collect()
+    f.store.search_keys(query).await.unwrap().keys.into_iter().map(|key| key.name).collect()
 }
 
 pub async fn a_search_finds_names_by_their_beginning(f: Fixture) {
@@ -107,6 +110,74 @@ pub async fn a_search_finds_prefixes_and_expiries(f: Fixture) {
     assert_eq!(found(&f, soon).await, ["first", "second"]);
     assert_eq!(found(&f, query(KeySearch::Prefix("nrx_00000001".to_owned()))).await, ["second", "late"]);
     assert_eq!(found(&f, query(KeySearch::Prefix("nrx_0000000".to_owned()))).await, [""; 0]);
+}
+
+/// 10,000 keys of "others" and 50 of "small", all with one name, which expire one microsecond after the other.
+async fn fill(raw: &mut Raw) {
+    macro_rules! fill {
+        ($numbers:literal, $id:literal, $digest:literal) => {
+            concat!(
+                "INSERT INTO keyward_keys (id, keyspace, digest, organization, name, created_by, created_at, expires_at)
+                ", $numbers, "
+                SELECT ", $id, ", 'k1', ", $digest, ", CASE WHEN n <= 10000 THEN 'others' ELSE 'small' END, 'same', 'root', n,
+                    4000000000000000 + n FROM numbers"
+            )
+        };
+    }
+    let text = match raw {
+        Raw::Postgres(_) => fill!(
+            "WITH numbers AS (SELECT n FROM generate_series(1, 10050) AS n)",
+            "CAST(lpad(to_hex(n), 32, '0') AS UUID)",
+            "sha256(CAST(n::text AS BYTEA))"
+        ),
+        Raw::Sqlite(_) => fill!(
+            "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 10050)",
+            "unhex(printf('%032x', n))",
+            "unhex(printf('%064x', n * 7919))"
+        ),
+    };
+    raw.execute(text).await.unwrap();
+}
+
+/// The attack: an admin of a small organization searches for what begins every name. The keys of all others would be read.
+pub async fn a_search_looks_at_a_bounded_number_of_rows(mut f: Fixture) {
+    assert_eq!(MAX_SCANNED_ROWS, 10_000);
+    fill(&mut f.raw).await;
+    let text = |text: &str| Some(text.to_owned());
+    let found = async |query: SearchQuery| {
+        let FoundKeys { keys, is_whole } = f.store.search_keys(query).await.unwrap();
+        (keys.len(), is_whole)
+    };
+    let far = 4_100_000_000_000_000;
+    for search in [KeySearch::Name("Same".to_owned()), KeySearch::ExpiresBefore(far)] {
+        let all = query(search);
+        for none in [
+            SearchQuery { organization: text("nowhere"), ..all.clone() },
+            SearchQuery { organization: text("small"), ..all.clone() },
+            SearchQuery { created_by: text("nobody"), ..all.clone() },
+            SearchQuery { organization: text("others"), status: Some(KeyStatus::Revoked), ..all.clone() },
+        ] {
+            assert_eq!(found(none.clone()).await, (0, false), "{none:?}");
+        }
+        // What is among the first ones is found, and a result that is full says nothing of others.
+        let others = SearchQuery { organization: text("others"), limit: 5, ..all.clone() };
+        assert_eq!(found(others).await, (5, true));
+        assert_eq!(found(SearchQuery { limit: 5, ..all.clone() }).await, (5, true));
+    }
+    // An index has the keys of an organization and keyspace that expire: those of others are not looked at.
+    let own = SearchQuery {
+        organization: text("small"),
+        keyspace: text("k1"),
+        limit: 100,
+        ..query(KeySearch::ExpiresBefore(far))
+    };
+    assert_eq!(found(own.clone()).await, (50, true));
+    assert_eq!(found(SearchQuery { created_by: text("nobody"), ..own }).await, (0, true));
+    // Up to the bound, every one was looked at.
+    for (end, is_whole) in [(4_000_000_000_010_001, true), (4_000_000_000_010_002, false)] {
+        let none = SearchQuery { organization: text("nowhere"), ..query(KeySearch::ExpiresBefore(end)) };
+        assert_eq!(found(none).await, (0, is_whole), "{end}");
+    }
 }
 
 pub async fn keys_are_counted_by_status_and_day(f: Fixture) {

@@ -62,12 +62,20 @@ pub async fn a_session_reads_back_whole(f: Fixture) {
     assert_eq!(find(&f.store, SessionId([9; 32])).await, None);
 }
 
-pub async fn a_new_session_deletes_those_that_ended(f: Fixture) {
-    let old = session("root", now() - 10_000 * SECOND);
-    let live = session("root", now());
-    f.store.create_session(old.clone()).await.unwrap();
-    f.store.create_session(live.clone()).await.unwrap();
-    assert_eq!(find(&f.store, old.id).await, None);
+pub async fn ended_sessions_are_deleted_in_batches(f: Fixture) {
+    let at = now();
+    let live = session("root", at);
+    // One that was used until its absolute end, and ones that nobody used.
+    let over = DashboardSession { idle_at: at - 1, ends_at: at - 1, ..session("root", at - 7_200 * SECOND) };
+    let idle: Vec<_> = (0..4).map(|n| session("root", at - (4_000 + n) * SECOND)).collect();
+    for session in idle.iter().chain([&live, &over]) {
+        f.store.create_session(session.clone()).await.unwrap();
+    }
+    assert_eq!(f.store.delete_ended_sessions(at, 2).await.unwrap(), 2);
+    assert_eq!(find(&f.store, idle[3].id).await, None, "the one that ended first goes first");
+    assert_eq!(f.store.delete_ended_sessions(at, 10).await.unwrap(), 3);
+    assert_eq!(f.store.delete_ended_sessions(at, 10).await.unwrap(), 0);
+    assert_eq!(find(&f.store, over.id).await, None);
     assert_eq!(find(&f.store, live.id).await, Some(live));
 }
 

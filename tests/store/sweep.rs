@@ -28,6 +28,7 @@ use crate::{
     change::revocation,
     events::events,
     fixture::{Fixture, key_with, write},
+    sessions::session,
 };
 
 const HOUR: Micros = 3_600 * SECOND;
@@ -240,4 +241,21 @@ pub async fn old_events_are_deleted_and_one_replica_sweeps(f: Fixture) {
     assert!(left.contains(&(EventType::KeyCreated, waiting.id)), "an event with a pending delivery stays");
     assert_eq!((left.len(), expired), (702, 701), "the other remaining events are new");
     assert!(events(&f.store).await.iter().filter(|event| event.id < fresh).count() == 1);
+}
+
+/// Nobody signs in any more: rows of sessions that ended do not stay.
+pub async fn a_sweep_deletes_ended_sessions(f: Fixture) {
+    let start = SystemClock.wall();
+    let clock = FixedClock::at(start);
+    let replica = replica(&f.store, &clock).await;
+    let (ended, live) = (session("root", start - 2 * HOUR), session("root", start));
+    for session in [&ended, &live] {
+        f.store.create_session(session.clone()).await.unwrap();
+    }
+    replica.services.jobs.sweep_events().await;
+    assert_eq!(f.store.find_session(ended.id).await.unwrap(), None);
+    assert_eq!(f.store.find_session(live.id).await.unwrap(), Some(live.clone()));
+    clock.set(start + 3 * HOUR);
+    replica.services.jobs.sweep_events().await;
+    assert_eq!(f.store.find_session(live.id).await.unwrap(), None);
 }

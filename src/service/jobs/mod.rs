@@ -1,4 +1,4 @@
-//! What workers run beside calls: flush usage, emit events that no call causes, and delete old events.
+//! What workers run beside calls: flush usage, emit events that no call causes, and delete old events and ended sessions.
 
 mod expiry;
 mod rate_limit_events;
@@ -23,7 +23,7 @@ use crate::{
 const JOB_LEASE: Micros = 12 * SECOND;
 /// How long one sweep may take; the next one continues where it stopped.
 const SWEEP_BUDGET: Duration = Duration::from_secs(10);
-/// Keys or events in one statement.
+/// Keys, events or sessions in one statement.
 const STATEMENT_BATCH: u32 = 500;
 
 /// The jobs of one replica.
@@ -37,8 +37,8 @@ pub struct Jobs {
 }
 
 impl Jobs {
-    /// Emits the events of keys that have expired or are about to, and deletes events past their retention. One replica
-    /// does so for all of them.
+    /// Emits the events of keys that have expired or are about to, and deletes events past their retention and sessions
+    /// of the dashboard that have ended. One replica does so for all of them.
     pub async fn sweep_events(&self) {
         let now = self.clock.wall();
         let swept = match self.store.try_acquire_job_lease("event_sweep", now, now + JOB_LEASE).await {
@@ -56,6 +56,7 @@ impl Jobs {
         for before in &self.rules.expiring_before {
             self.emit_expiry_events(EventType::KeyExpiring, *before, deadline).await?;
         }
-        self.delete_old_events(deadline).await
+        self.delete_old_events(deadline).await?;
+        self.delete_ended_sessions(deadline).await
     }
 }

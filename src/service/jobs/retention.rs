@@ -1,4 +1,4 @@
-//! Deletes events past their retention.
+//! Deletes events past their retention, and sessions of the dashboard that have ended.
 
 use tokio::time::Instant;
 
@@ -10,6 +10,16 @@ impl Jobs {
         let below = EventId::lowest(self.clock.wall() - self.rules.retention);
         while Instant::now() < deadline {
             if self.store.delete_events(below, STATEMENT_BATCH).await? < u64::from(STATEMENT_BATCH) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn delete_ended_sessions(&self, deadline: Instant) -> Result<(), StoreError> {
+        let now = self.clock.wall();
+        while Instant::now() < deadline {
+            if self.store.delete_ended_sessions(now, STATEMENT_BATCH).await? < u64::from(STATEMENT_BATCH) {
                 break;
             }
         }

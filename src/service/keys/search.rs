@@ -18,7 +18,7 @@ use crate::{
         context::CallContext,
         paging::{filter, page_size},
     },
-    store::keys::{KeySearch, SearchQuery},
+    store::keys::{FoundKeys, KeySearch, SearchQuery},
 };
 
 /// What to look for.
@@ -32,12 +32,23 @@ pub enum Find {
     UnusedFor(Micros),
 }
 
+/// What a search found.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The keys.
+    pub page: Page,
+    /// Whether every key that the search could find was looked at.
+    pub is_whole: bool,
+}
+
 /// Most keys that one call looks at to find unused ones.
 const MAX_LOOKED_AT: u32 = 2_000;
 
 impl Keys {
     /// The keys that a search finds among those that the caller may see. `request` has the filters of a list; only
     /// [`Find::UnusedFor`] has pages. Any other search answers at most one page, and [`Page::next`] says nothing.
+    ///
+    /// A filter is applied to a bounded number of keys: where more begin alike, [`Found::is_whole`] is false.
     ///
     /// # Errors
     ///
@@ -48,9 +59,10 @@ impl Keys {
         find: Find,
         request: ListKeys,
         context: CallContext<'_>,
-    ) -> Result<Page> {
+    ) -> Result<Found> {
+        let whole = |page| Found { page, is_whole: true };
         let search = match find {
-            Find::UnusedFor(time) => return self.unused(caller, time, request, context).await,
+            Find::UnusedFor(time) => return self.unused(caller, time, request, context).await.map(whole),
             Find::ExpiringWithin(time) => KeySearch::ExpiresBefore(self.clock.wall().saturating_add(time)),
             Find::Text(mut text) => {
                 text::normalize(&mut text);
@@ -61,7 +73,7 @@ impl Keys {
                 if let Ok(id) = text.parse::<KeyId>() {
                     let (manager, _call) = self.calls.begin(caller)?;
                     let found = self.visible(manager, id, context).await;
-                    return Ok(Page { keys: found.into_iter().collect(), next: None });
+                    return Ok(whole(Page { keys: found.into_iter().collect(), next: None }));
                 }
                 match self.registry.by_prefix(&text) {
                     // The whole of a secret is never needed: what is stored of it is enough.
@@ -91,9 +103,10 @@ impl Keys {
             limit: page_size(request.page_size),
         };
         call.page_turn(context).await?;
-        let mut keys = context.bounded(self.store.search_keys(query)).await?;
+        let FoundKeys { mut keys, is_whole } = context.bounded(self.store.search_keys(query)).await?;
         keys.retain(|key| self.registry.by_name(&key.keyspace).is_some());
-        Ok(Page { keys: keys.into_iter().map(|key| self.with_last_use(key)).collect(), next: None })
+        let keys = keys.into_iter().map(|key| self.with_last_use(key)).collect();
+        Ok(Found { page: Page { keys, next: None }, is_whole })
     }
 
     /// Keys that nobody uses. The last use is in no index, so a bounded number of keys is looked at, from the newest that

@@ -59,6 +59,16 @@ where
         .await
     }
 
+    async fn delete_ended_sessions(&self, now: Micros, limit: u32) -> Result<u64> {
+        self.write((now, limit), |db, (now, limit)| {
+            Box::pin(async move {
+                let values = [Value::Int(*now), Value::Int(i64::from(*limit))];
+                Ok(db.execute(sql::DELETE_ENDED_SESSIONS, &values).await?)
+            })
+        })
+        .await
+    }
+
     async fn sessions_of(&self, actor: String, now: Micros, limit: u32) -> Result<Vec<DashboardSession>> {
         let rows: Vec<SessionRow> = self
             .read((actor, now, limit), |db, (actor, now, limit)| {
@@ -97,7 +107,6 @@ where
 
 async fn create_session(db: &mut impl Executor, session: &DashboardSession) -> AttemptResult<()> {
     let DashboardSession { id, actor, owner, created_at, last_seen_at, idle_at, ends_at } = session;
-    db.execute(sql::DELETE_ENDED_SESSIONS, &[Value::Int(*created_at)]).await?;
     let (digest, person) = match owner {
         SessionOwner::Credential(digest) => (&digest.0[..], None),
         SessionOwner::Person(person) => (&[][..], Some(person)),

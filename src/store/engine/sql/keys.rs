@@ -28,9 +28,14 @@ macro_rules! key_columns {
 /// `keyward_usage` for one page.
 macro_rules! key_with_usage {
     () => {
+        key_with_usage!("keyward_keys")
+    };
+    ($from:expr) => {
         concat!(
             key_columns!(),
-            ", (SELECT u.last_used_at FROM keyward_usage u WHERE u.key_id = k.id) AS last_used_at FROM keyward_keys k"
+            ", (SELECT u.last_used_at FROM keyward_usage u WHERE u.key_id = k.id) AS last_used_at FROM ",
+            $from,
+            " k"
         )
     };
 }
@@ -124,13 +129,37 @@ pub const COUNT_LIVE: &str = concat!(
     " AND k.expires_at > $3 LIMIT $4) AS expiring)"
 );
 
-/// The optional filters of a search. Parameters: keyspace, organization, instance, environment, created_by, status, now,
+/// A search with optional filters. Parameters: keyspace, organization, instance, environment, created_by, status, now,
 /// limit.
+///
+/// With a `bound`, the filters are applied to as many rows as that parameter says, the first ones of the index. Otherwise
+/// a filter that fits nothing would read every row that the search finds.
 macro_rules! search {
-    ($found:expr, $order:literal) => {
+    ($found:literal, $order:literal) => {
+        search!(key_with_usage!(), $found, $order)
+    };
+    (bound $bound:literal, $found:literal, $expressions:literal, $inner_order:literal, $order:literal) => {
+        search!(
+            key_with_usage!(concat!(
+                "(SELECT ",
+                key_columns!(),
+                $expressions,
+                " FROM keyward_keys k WHERE ",
+                $found,
+                " ORDER BY ",
+                $inner_order,
+                " LIMIT ",
+                $bound,
+                ")"
+            )),
+            "TRUE",
+            $order
+        )
+    };
+    ($columns:expr, $found:literal, $order:literal) => {
         concat!(
             "SELECT ",
-            key_with_usage!(),
+            $columns,
             " WHERE ",
             $found,
             optional_filter!("k.keyspace", "$1"),
@@ -146,16 +175,53 @@ macro_rules! search {
     };
 }
 
-/// Keys whose name in lower case is between `$9` and `$10`, by name.
+/// Keys whose name in lower case is between `$9` and `$10`, by name. Without filters.
 pub const SEARCH_BY_NAME: &str =
     search!("lower(k.name) >= $9 AND lower(k.name) < $10", "lower(k.name), k.organization, k.id");
+/// The same with filters, which are applied to the first `$11` of them.
+pub const SEARCH_BY_NAME_FILTERED: &str = search!(
+    bound "$11",
+    "lower(k.name) >= $9 AND lower(k.name) < $10",
+    ", lower(k.name) AS lower_name",
+    "lower(k.name), k.organization, k.id",
+    "k.lower_name, k.organization, k.id"
+);
+/// Number of keys whose name in lower case is between `$1` and `$2`; at most `$3`.
+pub const COUNT_BY_NAME: &str = "SELECT count(*) FROM (SELECT 1 FROM keyward_keys k WHERE lower(k.name) >= $1 \
+     AND lower(k.name) < $2 LIMIT $3) AS found";
 /// Keys whose prefix is `$9`, newest first. Bounded from both sides, for the same reason as in the lists.
 pub const SEARCH_BY_PREFIX: &str = search!("k.prefix >= $9 AND k.prefix <= $9", "k.prefix DESC, k.id DESC");
-/// Keys that expire after `$7` and before `$9`, the soonest first.
+/// Keys that expire after `$7` and before `$9`, the soonest first. Without filters.
 pub const SEARCH_BY_EXPIRY: &str = search!(
     "k.expires_at > $7 AND k.expires_at < $9 AND k.expires_at IS NOT NULL AND k.revoked_at IS NULL",
     "k.expires_at, k.id"
 );
+/// The same with filters, which are applied to the first `$10` of them.
+pub const SEARCH_BY_EXPIRY_FILTERED: &str = search!(
+    bound "$10",
+    "k.expires_at > $7 AND k.expires_at < $9 AND k.expires_at IS NOT NULL AND k.revoked_at IS NULL",
+    "",
+    "k.expires_at, k.id",
+    "k.expires_at, k.id"
+);
+/// The same of one organization and keyspace, whose own keys alone are looked at.
+pub const SEARCH_BY_EXPIRY_OF_ORGANIZATION: &str = search!(
+    bound "$10",
+    "k.organization = $2 AND k.keyspace = $1 AND k.revoked_at IS NULL AND k.organization <> '' AND k.expires_at > $7 \
+     AND k.expires_at < $9",
+    "",
+    "k.expires_at",
+    "k.expires_at, k.id"
+);
+/// Number of keys of organization `$1` and keyspace `$2` that expire after `$3` and before `$4`; at most `$5`.
+pub const COUNT_BY_EXPIRY_OF_ORGANIZATION: &str = concat!(
+    "SELECT count(*) FROM (SELECT 1 FROM keyward_keys k WHERE ",
+    live!(),
+    " AND k.expires_at > $3 AND k.expires_at < $4 LIMIT $5) AS found"
+);
+/// Number of keys that expire after `$1` and before `$2`; at most `$3`.
+pub const COUNT_BY_EXPIRY: &str = "SELECT count(*) FROM (SELECT 1 FROM keyward_keys k WHERE k.expires_at > $1 \
+     AND k.expires_at < $2 AND k.expires_at IS NOT NULL AND k.revoked_at IS NULL LIMIT $3) AS found";
 
 /// Counts the newest `$5` keys by status at `$3`, and by the day of their creation if that is at `$4` or later; by keyspace
 /// `$1`, organization `$2`, instance `$7` and environment `$8`. `$6` is above every id.
@@ -241,8 +307,14 @@ pub const ALL: &[(&str, &str)] = &[
     ("END_ALL", END_ALL),
     ("COUNT_LIVE", COUNT_LIVE),
     ("SEARCH_BY_NAME", SEARCH_BY_NAME),
+    ("SEARCH_BY_NAME_FILTERED", SEARCH_BY_NAME_FILTERED),
+    ("COUNT_BY_NAME", COUNT_BY_NAME),
     ("SEARCH_BY_PREFIX", SEARCH_BY_PREFIX),
     ("SEARCH_BY_EXPIRY", SEARCH_BY_EXPIRY),
+    ("SEARCH_BY_EXPIRY_FILTERED", SEARCH_BY_EXPIRY_FILTERED),
+    ("SEARCH_BY_EXPIRY_OF_ORGANIZATION", SEARCH_BY_EXPIRY_OF_ORGANIZATION),
+    ("COUNT_BY_EXPIRY_OF_ORGANIZATION", COUNT_BY_EXPIRY_OF_ORGANIZATION),
+    ("COUNT_BY_EXPIRY", COUNT_BY_EXPIRY),
     ("COUNT_BY_ORGANIZATION", COUNT_BY_ORGANIZATION),
     ("COUNT_ALL", COUNT_ALL),
     ("FIND_BY_DIGEST", FIND_BY_DIGEST),

@@ -14,9 +14,9 @@ pub const CREATE_SESSION: &str = concat!(
     session_columns!(),
     ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING"
 );
-/// Deletes at most 100 sessions that ended before `$1`.
+/// Deletes at most `$2` sessions that ended before `$1`.
 pub const DELETE_ENDED_SESSIONS: &str = "DELETE FROM keyward_sessions WHERE id IN \
-     (SELECT id FROM keyward_sessions WHERE idle_at < $1 ORDER BY idle_at LIMIT 100)";
+     (SELECT id FROM keyward_sessions WHERE idle_at < $1 ORDER BY idle_at LIMIT $2)";
 /// The session `$1`.
 pub const FIND_SESSION: &str = concat!("SELECT ", session_columns!(), " FROM keyward_sessions WHERE id = $1");
 /// Notes that session `$1` was seen at `$2`; it ends at `$3` if nothing happens.

@@ -64,7 +64,11 @@ fn list_values(query: &ListQuery, before: Uuid, limit: u32, end: Option<Uuid>) -
     ]
 }
 
-pub(super) async fn search_keys(db: &mut impl Executor, query: &SearchQuery) -> AttemptResult<Readable<KeyRecord>> {
+/// The keys that a search finds, and whether every row that it could find was looked at.
+pub(super) async fn search_keys(
+    db: &mut impl Executor,
+    query: &SearchQuery,
+) -> AttemptResult<(Readable<KeyRecord>, bool)> {
     let filters = [
         Value::MaybeText(query.keyspace.as_deref()),
         Value::MaybeText(query.organization.as_deref()),
@@ -75,21 +79,86 @@ pub(super) async fn search_keys(db: &mut impl Executor, query: &SearchQuery) -> 
         Value::Int(query.now),
         Value::Int(i64::from(query.limit)),
     ];
-    let rows: Vec<RowResult<KeyRow>> = match &query.search {
-        KeySearch::Name(start) => {
-            let start = start.to_ascii_lowercase();
-            // Above every text that begins like this, by bytes.
-            let end = format!("{start}{}", char::MAX);
-            let values = [&filters[..], &[Value::Text(&start), Value::Text(&end)]].concat();
-            db.fetch(sql::SEARCH_BY_NAME, &values).await?
-        }
-        KeySearch::Prefix(prefix) => {
-            db.fetch(sql::SEARCH_BY_PREFIX, &[&filters[..], &[Value::Text(prefix)]].concat()).await?
-        }
-        KeySearch::ExpiresBefore(end) => {
-            db.fetch(sql::SEARCH_BY_EXPIRY, &[&filters[..], &[Value::Int(*end)]].concat()).await?
-        }
+    let names = match &query.search {
+        KeySearch::Name(start) => name_range(start),
+        KeySearch::Prefix(_) | KeySearch::ExpiresBefore(_) => Default::default(),
     };
+    let search = SearchStatements::of(query, &names);
+    let bounded = search.bounded.filter(|_| query.has_filters());
+    let Some(Bounded { statement, count, count_range }) = bounded else {
+        let rows = db.fetch(search.plain, &[&filters[..], &search.range].concat()).await?;
+        return Ok((readable(rows)?, true));
+    };
+    let bound = Value::Int(i64::from(MAX_SCANNED_ROWS));
+    let rows: Vec<RowResult<KeyRow>> = db.fetch(statement, &[&filters[..], &search.range, &[bound]].concat()).await?;
+    let mut is_whole = true;
+    if rows.len() < query.limit as usize {
+        let values = [&count_range[..], &[Value::Int(i64::from(MAX_SCANNED_ROWS) + 1)]].concat();
+        let found: Vec<(i64,)> = db.fetch(count, &values).await?;
+        is_whole = found.iter().all(|(found,)| *found <= i64::from(MAX_SCANNED_ROWS));
+    }
+    Ok((readable(rows)?, is_whole))
+}
+
+/// The range of names in lower case that begin like this, by bytes.
+fn name_range(start: &str) -> (String, String) {
+    let start = start.to_ascii_lowercase();
+    let end = format!("{start}{}", char::MAX);
+    (start, end)
+}
+
+/// How a search is read.
+struct SearchStatements<'a> {
+    /// The statement where every row of the range is one of the result.
+    plain: &'static str,
+    /// The range of the index that is read.
+    range: Vec<Value<'a>>,
+    /// With filters; none where a range is always short.
+    bounded: Option<Bounded<'a>>,
+}
+
+struct Bounded<'a> {
+    statement: &'static str,
+    /// Counts the rows of the range.
+    count: &'static str,
+    count_range: Vec<Value<'a>>,
+}
+
+impl<'a> SearchStatements<'a> {
+    fn of(query: &'a SearchQuery, (start, end): &'a (String, String)) -> Self {
+        match &query.search {
+            KeySearch::Name(_) => {
+                let range = vec![Value::Text(start), Value::Text(end)];
+                let (statement, count) = (sql::SEARCH_BY_NAME_FILTERED, sql::COUNT_BY_NAME);
+                let bounded = Some(Bounded { statement, count, count_range: range.clone() });
+                Self { plain: sql::SEARCH_BY_NAME, range, bounded }
+            }
+            // Eight random characters: hardly any two keys share a prefix.
+            KeySearch::Prefix(prefix) => {
+                Self { plain: sql::SEARCH_BY_PREFIX, range: vec![Value::Text(prefix)], bounded: None }
+            }
+            KeySearch::ExpiresBefore(end) => {
+                let (now, end) = (Value::Int(query.now), Value::Int(*end));
+                let bounded = match (query.organization.as_deref().filter(|own| !own.is_empty()), &query.keyspace) {
+                    // An index has these keys apart from those of all others.
+                    (Some(organization), Some(keyspace)) => Bounded {
+                        statement: sql::SEARCH_BY_EXPIRY_OF_ORGANIZATION,
+                        count: sql::COUNT_BY_EXPIRY_OF_ORGANIZATION,
+                        count_range: vec![Value::Text(organization), Value::Text(keyspace), now, end],
+                    },
+                    _ => Bounded {
+                        statement: sql::SEARCH_BY_EXPIRY_FILTERED,
+                        count: sql::COUNT_BY_EXPIRY,
+                        count_range: vec![now, end],
+                    },
+                };
+                Self { plain: sql::SEARCH_BY_EXPIRY, range: vec![end], bounded: Some(bounded) }
+            }
+        }
+    }
+}
+
+fn readable(rows: Vec<RowResult<KeyRow>>) -> AttemptResult<Readable<KeyRecord>> {
     let mut found = Readable::default();
     for row in rows {
         let id = row.id()?;

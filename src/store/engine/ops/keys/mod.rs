@@ -37,8 +37,8 @@ use crate::{
         },
         error::Result,
         keys::{
-            CountQuery, KeyCounts, KeyStore, ListQuery, Revocation, SearchQuery, SecretChange, Usage, WebhookChange,
-            WebhookRemoval, WebhookUpdate,
+            CountQuery, FoundKeys, KeyCounts, KeyStore, ListQuery, Revocation, SearchQuery, SecretChange, Usage,
+            WebhookChange, WebhookRemoval, WebhookUpdate,
         },
         page::RowPage,
     },
@@ -104,9 +104,9 @@ where
         Ok(self.page("key", page))
     }
 
-    async fn search_keys(&self, query: SearchQuery) -> Result<Vec<KeyRecord>> {
-        let found = self.scan(query, |db, query| Box::pin(search_keys(db, query))).await?;
-        Ok(self.report_unreadable("key", found))
+    async fn search_keys(&self, query: SearchQuery) -> Result<FoundKeys> {
+        let (found, is_whole) = self.scan(query, |db, query| Box::pin(search_keys(db, query))).await?;
+        Ok(FoundKeys { keys: self.report_unreadable("key", found), is_whole })
     }
 
     async fn count_keys(&self, query: CountQuery) -> Result<KeyCounts> {
