@@ -23,6 +23,9 @@ pub(super) struct DayChart {
     pub(super) total: u64,
     pub(super) width: u64,
     pub(super) height: u64,
+    /// The first and the last day, as an axis names them.
+    pub(super) first: String,
+    pub(super) last: String,
     /// What the chart says, for those who do not see it.
     pub(super) summary: String,
 }
@@ -44,14 +47,23 @@ impl DayChart {
         let bars: Vec<Bar> = bars.collect();
         let summary =
             format!("{} {happened} in the last {DAYS} days, at most {most} on one day", text::counted(total, "key"));
-        Self { width: bars.len() as u64 * STEP, bars, total, height: HEIGHT, summary }
+        Self {
+            width: bars.len() as u64 * STEP,
+            bars,
+            total,
+            height: HEIGHT,
+            first: text::date(first * text::DAY),
+            last: text::date(today * text::DAY),
+            summary,
+        }
     }
 }
 
 /// A part of a whole, as a bar.
 pub(super) struct Share {
     pub(super) name: String,
-    pub(super) number: u64,
+    /// "1,234"
+    pub(super) number: String,
     /// Of 100.
     pub(super) width: u64,
 }
@@ -61,7 +73,7 @@ pub(super) fn shares(parts: Vec<(String, u64)>) -> Vec<Share> {
     let most = parts.iter().map(|(_, number)| *number).max().unwrap_or_default().max(1);
     let share = |(name, number): (String, u64)| {
         let width = if number == 0 { 0 } else { (u128::from(number) * 100 / u128::from(most)).max(1) };
-        Share { name, number, width: u64::try_from(width).unwrap_or(100) }
+        Share { name, number: text::grouped(number), width: u64::try_from(width).unwrap_or(100) }
     };
     parts.into_iter().map(share).collect()
 }
@@ -78,6 +90,7 @@ mod tests {
         assert_eq!(heights, [60, 2, 0]);
         assert!(chart.bars.iter().all(|bar| bar.y + bar.height == 60));
         assert!(chart.summary.contains("1001 keys created"));
+        assert_eq!((chart.first.as_str(), chart.last.as_str()), ("13 Mar 1970", "11 Apr 1970"));
         assert_eq!(DayChart::new("created", &[], 100).total, 0);
     }
 }

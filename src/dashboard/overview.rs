@@ -8,7 +8,7 @@ use super::{
     charts::{DayChart, Share, shares},
     chrome::{Chrome, Section},
     response::page as html,
-    text::Moment,
+    text::{self, Moment},
     viewer::Viewer,
 };
 use crate::{
@@ -31,7 +31,7 @@ struct OverviewPage {
     statuses: Vec<Share>,
     /// Whether there are more keys than are counted.
     more: bool,
-    counted: u32,
+    counted: String,
     created: DayChart,
     revoked: DayChart,
     is_operator: bool,
@@ -80,7 +80,7 @@ async fn show(viewer: &Viewer) -> Result<Response> {
         chrome: viewer.chrome(Section::Overview, "Overview"),
         statuses: shares(statuses.map(|(name, number)| (name.to_owned(), number)).to_vec()),
         more: active + revoked + expired >= u64::from(MAX_COUNTED),
-        counted: MAX_COUNTED,
+        counted: text::grouped(u64::from(MAX_COUNTED)),
         created: DayChart::new("created", &numbers.keys.created, numbers.today),
         revoked: DayChart::new("revoked", &numbers.keys.revoked, numbers.today),
         is_operator: numbers.installation.is_some(),

@@ -61,7 +61,15 @@ pub(super) fn date(at: Micros) -> String {
 }
 
 fn words(at: Micros, now: Micros) -> String {
-    let distance = (at - now).abs();
+    let mut distance = (at - now).abs();
+    if at > now {
+        // What begins in a moment with five days lasts for five days, and not for four.
+        for unit in [MINUTE, HOUR, DAY] {
+            if distance >= unit - MINUTE / 2 {
+                distance = (distance + unit / 2) / unit * unit;
+            }
+        }
+    }
     let (count, unit) = if distance < MINUTE {
         return if at <= now { "just now".to_owned() } else { "in less than a minute".to_owned() };
     } else if distance < HOUR {
@@ -80,6 +88,19 @@ fn words(at: Micros, now: Micros) -> String {
 /// "1 key", "2 keys"
 pub(super) fn counted(count: u64, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+/// "1,234,567"
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// The name of a status.
@@ -133,11 +154,19 @@ mod tests {
             (now + SECOND, "in less than a minute"),
             (now - MINUTE, "1 minute ago"),
             (now - 3 * HOUR, "3 hours ago"),
+            (now - 5 * DAY + SECOND, "4 days ago"),
+            (now + MINUTE - SECOND, "in 1 minute"),
+            (now + HOUR - SECOND, "in 1 hour"),
+            (now + 90 * MINUTE, "in 2 hours"),
+            (now + 8 * HOUR - SECOND, "in 8 hours"),
+            (now + DAY - SECOND, "in 1 day"),
+            (now + 5 * DAY - SECOND, "in 5 days"),
             (now + 12 * DAY, "in 12 days"),
             (now + 100 * DAY, "25 Apr 2027"),
         ] {
             assert_eq!(words(at, now), expected);
         }
+        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!(full(now), "15 Jan 2027, 08:00 UTC");
         assert_eq!(machine(now), "2027-01-15T08:00:00Z");
     }

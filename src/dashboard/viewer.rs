@@ -59,6 +59,9 @@ impl Viewer {
             Ok(Some(open)) => open,
             Ok(None) if parts.method == http::Method::GET || parts.method == http::Method::HEAD => {
                 let target = parts.uri.path_and_query().map_or("/dashboard", http::uri::PathAndQuery::as_str);
+                // A secret that was pasted into the search must not stay in an address.
+                let is_secret = parameter(parts, "q").is_some_and(|search| service.auth.holds_credential(&search));
+                let target = if is_secret { parts.uri.path() } else { target };
                 let query =
                     url::form_urlencoded::Serializer::new(String::new()).append_pair("return_to", target).finish();
                 return Err(see_other(&format!("/dashboard/sign-in?{query}")));

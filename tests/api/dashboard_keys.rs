@@ -284,6 +284,9 @@ async fn the_list_is_filtered_searched_and_paged() {
     // A secret that is pasted does not stay in the address.
     let secret = nora["key"].as_str().unwrap();
     assert_eq!(browser.get(&format!("{KEYS}?q={secret}")).await.location(), format!("{KEYS}?q={prefix}"));
+    let signed_out = Browser::new(&server).get(&format!("{KEYS}?status=active&q={secret}")).await;
+    assert_eq!(signed_out.location(), "/dashboard/sign-in?return_to=%2Fdashboard%2Fsettings%2Fapi-keys");
+    assert!(!server.log().contains(secret));
     let soon = json!({"name": "soon", "keyspace": "noro", "expiresInDays": 3});
     server.create(soon).await;
     assert_eq!(rows(&browser.get(&format!("{KEYS}?only=expiring")).await.is(200)), 1);

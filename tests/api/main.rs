@@ -7,6 +7,7 @@ mod support;
 
 mod commit;
 mod config;
+mod dashboard_bounds;
 mod dashboard_forms;
 mod dashboard_keys;
 mod dashboard_pages;

@@ -22,7 +22,7 @@ use crate::{
     },
     service::keys::{
         list::{ListKeys, Page},
-        search::Find,
+        search::{Find, Found},
     },
 };
 
@@ -189,13 +189,14 @@ async fn show(viewer: &Viewer, filters: Filters) -> Result<Response> {
     };
     let (service, caller, call) = (viewer.service(), viewer.caller(), viewer.call());
     let searched = find.is_some();
-    let Page { keys, next } = match find {
+    let Found { page: Page { keys, next }, is_whole } = match find {
         Some(find) => service.keys.search(caller, find, request, call).await?,
-        None => service.keys.list(caller, request, call).await?,
+        None => Found { page: service.keys.list(caller, request, call).await?, is_whole: true },
     };
     let now = viewer.now();
     let full = keys.len() >= PAGE_SIZE as usize;
     let note = match (searched && full && next.is_none(), filters.only.as_str(), &next) {
+        _ if !is_whole => "So many keys fit that not every one was looked at. Search for more of the name.",
         (true, ..) => "Only the first 50 are shown. Narrow the search to see others.",
         (_, "unused", Some(_)) if !full => "More keys are left to look at: go on with the next page.",
         _ => "",
