@@ -192,6 +192,9 @@ async fn verify_reads_the_secret_from_standard_input_and_exits_with_3() {
     assert!(machine.run_with_input(&["keys", "verify"], "").failed(2).contains("no secret"));
     // A secret is never an argument.
     machine.run(&["keys", "verify", secret]).failed(2);
+    // No session may verify: that is said before anybody types a secret.
+    let session = Machine::new().run(&["keys", "verify"]).failed(4);
+    assert!(session.contains("operators and services") && session.contains("Set KEYWARD_API_KEY"), "{session}");
 }
 
 #[tokio::test]

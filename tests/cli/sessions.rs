@@ -8,6 +8,7 @@ use crate::support::{
     Server, Setup,
     cli::{Machine, Started},
     oidc::Provider,
+    reply::until,
 };
 
 fn norrix(provider: &Provider) -> Server {
@@ -81,6 +82,56 @@ async fn a_token_that_the_service_finds_expired_is_renewed() {
     machine.keep("prod", "tokens.json", &kept.to_string());
     machine.run(&["whoami"]).good();
     assert_ne!(tokens(&machine)["id_token"], old.as_str());
+}
+
+/// The issuer takes a refresh token once. If Ctrl-C lost the next one, the session would be over.
+#[tokio::test]
+async fn ctrl_c_does_not_lose_a_token_that_is_being_renewed() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = folder.path().join("gate");
+    std::fs::write(&gate, "").unwrap();
+    let provider = Provider::with_environment(&[("TOKEN_GATE", gate.to_str().unwrap())]);
+    let (_server, machine) = signed_in(&provider).await;
+    let renewing = async || {
+        age(&machine, 3_590);
+        std::fs::remove_file(&gate).unwrap();
+        let asked = provider.requests("POST /token");
+        let started = Started::new(machine.command(&["keys", "list"]));
+        until("the issuer is asked", async || (provider.requests("POST /token") > asked).then_some(())).await;
+        started
+    };
+    let before = tokens(&machine);
+    let started = renewing().await;
+    started.signal("INT");
+    std::fs::write(&gate, "").unwrap();
+    let ran = started.end().await;
+    assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{ran:?}");
+    let kept = tokens(&machine);
+    assert_ne!(kept["refresh_token"], before["refresh_token"]);
+    machine.run(&["whoami"]).good();
+    // Pressed again, it ends at once: the issuer does not answer. Signals that wait at the same time are one.
+    let started = renewing().await;
+    for _ in 0..10 {
+        started.signal("INT");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert_eq!(started.end().await.code, Some(2));
+    assert_eq!(tokens(&machine)["refresh_token"], kept["refresh_token"], "the old file is whole");
+}
+
+/// By the issuer's clock the token is twenty minutes old when it arrives, and lives for an hour from then on.
+#[tokio::test]
+async fn a_wrong_clock_is_warned_about_and_does_no_harm() {
+    let provider = Provider::with_environment(&[("CLOCK_OFFSET", "-1200")]);
+    let server = norrix(&provider);
+    let machine = Machine::new();
+    let ran = machine.sign_in(&["login", &format!("http://{}", server.http)], "olga/acme/owner").await;
+    assert!(ran.err.contains("warning: this machine's clock is 20 minutes ahead of the issuer's"), "{ran:?}");
+    ran.good();
+    assert_eq!(tokens(&machine)["lifetime"], 3_600);
+    let asked = provider.requests("POST /token");
+    machine.run(&["whoami"]).good();
+    assert_eq!(provider.requests("POST /token"), asked, "it is fresh");
 }
 
 #[tokio::test]

@@ -4,7 +4,10 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::support::{Setup, cli::Machine, server::ROOT};
+use crate::{
+    retries::{Scripted, answer},
+    support::{Setup, cli::Machine, server::ROOT},
+};
 
 #[test]
 fn every_command_has_help_with_an_example() {
@@ -88,4 +91,20 @@ async fn shells_complete_commands_ids_organizations_and_scopes() {
     away.set("KEYWARD_URL", "http://127.0.0.1:9").set("KEYWARD_API_KEY", "x").set("COMPLETE", "fish");
     let ran = away.run(&["--", "keyward", "keys", "get", ""]);
     assert!(ran.err.is_empty() && ran.code == Some(0), "{ran:?}");
+}
+
+/// The attack: somebody who may name an organization, or who answers in the place of the service, has a command run by the
+/// shell of a person who presses Tab and Enter.
+#[test]
+fn a_shell_is_offered_nothing_that_it_would_run() {
+    let names =
+        ["acme", "$(touch x)", "`id`", "a b", "a;b", "-rf", "a\nb", "x|y", "~root", "*", "'q'", "münchen-2", ""];
+    let organizations: Vec<_> = names.iter().map(|id| json!({"id": id, "role": "$(touch y)"})).collect();
+    let body = json!({"caller": "session", "organizations": organizations}).to_string();
+    let scripted = Scripted::new(&[&answer("200 OK", "", &body)]);
+    let mut machine = scripted.machine();
+    machine.set("COMPLETE", "fish");
+    let offered = machine.run(&["--", "keyward", "keys", "list", "--org", ""]).good();
+    let words: Vec<&str> = offered.lines().map(|line| line.split('\t').next().unwrap()).collect();
+    assert_eq!(words, ["acme", "münchen-2"], "{offered}");
 }

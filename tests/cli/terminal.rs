@@ -30,10 +30,12 @@ async fn revoking_asks_by_name() {
     for answer in ["n", "\x1b", "\x03"] {
         let mut terminal = machine.in_terminal(&["keys", "revoke", id]);
         terminal.wait_for("GitHub Actions");
-        terminal.wait_for("for good?");
+        terminal.wait_for("Revoke this key for good?");
         terminal.type_in(answer);
         let (code, shown) = terminal.end();
         assert_eq!(code, Some(2), "{answer:?}: {shown}");
+        let plain = console::strip_ansi_codes(&shown).into_owned();
+        assert!(plain.lines().any(|line| line == "keyward: cancelled"), "a line of its own: {plain:?}");
         assert_eq!(status(&machine), "active", "{answer:?}");
     }
     let mut terminal = machine.in_terminal(&["keys", "revoke", id]);
@@ -106,9 +108,37 @@ async fn tables_fit_the_terminal_and_are_coloured_there_alone() {
     }
     let id = machine.run(&["keys", "list", "-o", "id"]).good();
     assert!(shown.contains('…') && shown.contains(id.trim()), "ids are not cut off: {shown}");
+    // The ids of an event and of its key are not cut off either.
+    let (_, shown) = machine.in_terminal(&["events", "list"]).end();
+    let event = machine.run(&["events", "list", "-o", "id"]).good();
+    assert!(shown.contains(id.trim()) && shown.contains(event.trim()), "{shown}");
     machine.set("NO_COLOR", "1");
     let (_, shown) = machine.in_terminal(&["keys", "list"]).end();
     assert!(!shown.replace(ERASED, "").contains('\x1b'), "{shown:?}");
+}
+
+/// Half a column says nothing: the last ones are left out.
+#[tokio::test]
+async fn a_narrow_terminal_has_fewer_columns_and_each_can_be_read() {
+    let (server, machine) = norrix();
+    server.create(json!({"name": "deploy", "keyspace": "norrix", "orgId": "acme"})).await;
+    let id = machine.run(&["keys", "list", "-o", "id"]).good();
+    for (columns, shown, hidden) in [
+        (50, vec!["NAME", "PREFIX", "SCOPES", "STATUS"], vec!["EXPIRES", "CREATED BY"]),
+        (66, vec!["NAME", "PREFIX", "SCOPES", "STATUS", "LAST USED", "EXPIRES"], vec!["CREATED BY"]),
+        (76, vec!["NAME", "LAST USED", "EXPIRES", "CREATED BY"], vec![]),
+    ] {
+        let (code, screen) = machine.in_terminal_of(columns, &["keys", "list"]).end();
+        let screen = console::strip_ansi_codes(&screen).into_owned();
+        assert!(code == Some(0) && screen.contains(id.trim()), "{screen}");
+        for title in shown {
+            assert!(screen.contains(title), "{columns}: {title}: {screen}");
+        }
+        for title in hidden {
+            assert!(!screen.contains(title), "{columns}: {title}: {screen}");
+        }
+        assert!(screen.contains("deploy") && screen.contains("active"), "{columns}: {screen}");
+    }
 }
 
 #[tokio::test]

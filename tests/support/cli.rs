@@ -145,13 +145,18 @@ impl Machine {
         }
     }
 
-    /// Runs a command in a real terminal.
+    /// Runs a command in a real terminal of 80 columns.
     pub fn in_terminal(&self, arguments: &[&str]) -> Terminal {
+        self.in_terminal_of(80, arguments)
+    }
+
+    /// Runs a command in a real terminal of so many columns.
+    pub fn in_terminal_of(&self, columns: usize, arguments: &[&str]) -> Terminal {
         let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
         let words: Vec<_> = [self.program.to_str().unwrap()].iter().chain(arguments).map(|word| quoted(word)).collect();
         // stty: what the terminal is like after the command is what it was like before.
         let line = format!(
-            "trap : INT; stty cols 80 rows 24; stty -g >before; {}; code=$?; stty -g >after; exit $code",
+            "trap : INT; stty cols {columns} rows 24; stty -g >before; {}; code=$?; stty -g >after; exit $code",
             words.join(" ")
         );
         let mut command = Command::new("script");

@@ -23,7 +23,7 @@ pub fn environments() -> Vec<CompletionCandidate> {
     let product = Product::of(std::env::args_os().next().as_deref());
     let entries = product.folder().and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten();
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    names.map(CompletionCandidate::new).collect()
+    names.filter(|name| is_plain(name)).map(CompletionCandidate::new).collect()
 }
 
 /// Ids of keys, with their names.
@@ -52,7 +52,7 @@ pub fn scopes() -> Vec<CompletionCandidate> {
     let offered = offered();
     let keyspaces = offered["keyspaces"].as_array().into_iter().flatten();
     let scopes = keyspaces.flat_map(|keyspace| keyspace["scopes"].as_array().into_iter().flatten());
-    scopes.filter_map(Value::as_str).map(CompletionCandidate::new).collect()
+    scopes.filter_map(Value::as_str).filter(|scope| is_plain(scope)).map(CompletionCandidate::new).collect()
 }
 
 fn offered() -> Value {
@@ -62,10 +62,20 @@ fn offered() -> Value {
     })
 }
 
+/// Whether a shell takes a text for one word and nothing else. A shell puts what is offered into its command line as it is:
+/// an organization that somebody named `$(…)` would be run as a command.
+fn is_plain(text: &str) -> bool {
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '@' | '+' | ',');
+    !text.is_empty() && !text.starts_with('-') && text.chars().all(plain)
+}
+
 fn each(found: &Value, list: &str, name: &str, help: impl Fn(&Value) -> Option<String>) -> Vec<CompletionCandidate> {
     let items = found[list].as_array().into_iter().flatten();
     items
-        .filter_map(|item| Some(CompletionCandidate::new(item[name].as_str()?).help(help(item).map(Into::into))))
+        .filter_map(|item| {
+            let text = item[name].as_str().filter(|text| is_plain(text))?;
+            Some(CompletionCandidate::new(text).help(help(item).map(Into::into)))
+        })
         .collect()
 }
 

@@ -107,6 +107,8 @@ impl Http {
             request = request.header(header::CONTENT_TYPE, *kind).body(body.clone());
         }
         let host = call.url.host_str().unwrap_or_default();
+        let port = call.url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let host = format!("{host}{port}");
         let failed = |error: &reqwest::Error| {
             let why = causes(error);
             if error.is_timeout() { format!("{host} does not answer in time") } else { format!("{host}: {why}") }
@@ -128,5 +130,16 @@ impl Http {
 
 /// Why there is no response, without the URL, whose query may hold what is secret.
 fn causes(error: &reqwest::Error) -> String {
-    std::error::Error::source(error).map_or_else(|| "the request failed".to_owned(), chain)
+    let Some(source) = std::error::Error::source(error) else { return "the request failed".to_owned() };
+    let all = chain(source);
+    // What happens to people has a sentence; anything else is told as the libraries tell it.
+    if all.contains("Connection refused") {
+        "nobody listens there".to_owned()
+    } else if all.contains("dns error") {
+        "there is no such host, or it cannot be looked up now".to_owned()
+    } else if all.contains("InvalidContentType") {
+        "it does not speak TLS; does its address begin with http://?".to_owned()
+    } else {
+        all.strip_prefix("client error (Connect): ").unwrap_or(&all).to_owned()
+    }
 }

@@ -20,6 +20,7 @@ mod table;
 mod terminal;
 mod text;
 mod tokens;
+mod uninterrupted;
 
 use std::process::ExitCode;
 
@@ -63,16 +64,21 @@ pub fn run(product: Product, command: Command, outer: Global, whole: clap::Comma
     }
 }
 
-/// Ctrl-C ends a command with the exit code of a cancellation. Files are replaced as a whole, so none is half-written.
+/// Ctrl-C ends a command with the exit code of a cancellation. Files are replaced as a whole, so none is half-written; a
+/// step that would be lost if it were cut in two is finished first, unless Ctrl-C is pressed again.
 async fn until_interrupted(work: impl Future<Output = Result>) -> Result {
+    let mut work = std::pin::pin!(work);
     tokio::select! {
-        done = work => done,
-        _ = tokio::signal::ctrl_c() => {
-            // The terminal shows ^C, or a spinner, on the line of the cursor.
-            if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-                eprintln!();
-            }
-            Err(Failure::cancelled())
-        }
+        done = &mut work => return done,
+        _ = tokio::signal::ctrl_c() => {}
     }
+    tokio::select! {
+        () = uninterrupted::finish(work) => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    // The terminal shows ^C, or a spinner, on the line of the cursor.
+    if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        eprintln!();
+    }
+    Err(Failure::cancelled())
 }

@@ -9,6 +9,7 @@ use super::{
     sign_in::oauth,
     text::escape,
     tokens::Tokens,
+    uninterrupted::Uninterrupted,
 };
 
 /// A token of the session that can be used now.
@@ -47,6 +48,8 @@ pub async fn refresh(environment: &Environment, http: &Http, refused: Option<&st
     }
     let Some(refresh_token) = &tokens.refresh_token else { return Err(expired("the session has expired")) };
     let issuer = oauth::issuer(http, &tokens.issuer).await?;
+    // The issuer may take the old refresh token and give a new one: Ctrl-C in between would lose the session.
+    let _uninterrupted = Uninterrupted::begin();
     let form = [
         ("grant_type", "refresh_token"),
         ("client_id", tokens.client_id.as_str()),

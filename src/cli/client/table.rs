@@ -19,6 +19,7 @@ pub struct Column {
     /// The columns that a cell keeps when the terminal is narrow.
     pub min: usize,
     /// Whether the cells are ids: never cut off, because they are copied. In a narrow terminal they get a line of their own.
+    /// In a terminal that is narrower still, the last other columns are left out.
     pub id: bool,
 }
 
@@ -30,6 +31,7 @@ pub struct Table<'a> {
 }
 
 struct Layout {
+    /// The columns of each column; 0 for one that is left out.
     widths: Vec<usize>,
     /// Whether ids have a line of their own.
     id_below: bool,
@@ -71,17 +73,24 @@ impl<'a> Table<'a> {
             self.columns.iter().enumerate().map(|(at, column)| widest(at).max(column.title.len())).collect();
         let Some(width) = self.screen.width() else { return Layout { widths, id_below: false } };
         let needed = |widths: &[usize], id_below: bool| {
-            let shown = self.columns.iter().zip(widths).filter(|(column, _)| !(id_below && column.id));
+            let shown =
+                self.columns.iter().zip(widths).filter(|(column, width)| !(id_below && column.id || **width == 0));
             let (count, sum) = shown.fold((0, 0), |(count, sum), (_, width)| (count + 1, sum + width));
             sum + GAP * (count.max(1) - 1)
         };
-        let least: Vec<usize> = self
+        let mut least: Vec<usize> = self
             .columns
             .iter()
             .zip(&widths)
             .map(|(column, width)| if column.id { *width } else { column.min.min(*width) })
             .collect();
         let id_below = needed(&least, false) > width;
+        let others = self.columns.iter().enumerate().filter(|(_, column)| !column.id).map(|(at, _)| at).skip(1);
+        for at in others.collect::<Vec<_>>().into_iter().rev() {
+            if needed(&least, id_below) > width {
+                (least[at], widths[at]) = (0, 0);
+            }
+        }
         // Cut off the widest column first, and none below its minimum while that is possible.
         while needed(&widths, id_below) > width {
             let cut = |bound: fn(&Column) -> usize| {
@@ -97,10 +106,13 @@ impl<'a> Table<'a> {
 
     fn row(&self, lines: &mut String, cells: &[String], layout: &Layout, heading: bool) {
         let mut line = String::new();
-        let mut below = None;
+        let mut below = Vec::new();
         for ((column, cell), width) in self.columns.iter().zip(cells).zip(&layout.widths) {
             if column.id && layout.id_below {
-                below = Some(cell);
+                below.push(cell.as_str());
+                continue;
+            }
+            if *width == 0 && !column.title.is_empty() {
                 continue;
             }
             let cut = truncate_str(cell, *width, "…");
@@ -118,8 +130,8 @@ impl<'a> Table<'a> {
             let _ = write!(line, "{styled}{:GAP$}", "");
         }
         let _ = writeln!(lines, "{}", line.trim_end());
-        if let Some(id) = below.filter(|_| !heading) {
-            let _ = writeln!(lines, "  {}", self.screen.styled(id, Style::dim));
+        if !heading && !below.is_empty() {
+            let _ = writeln!(lines, "  {}", self.screen.styled(&below.join("  "), Style::dim));
         }
     }
 }

@@ -49,7 +49,15 @@ pub async fn confirm(screen: &Screen, question: &str) -> Result {
     let question = question.to_owned();
     let prompt =
         move |theme: &dyn Theme| Confirm::with_theme(theme).with_prompt(question).default(false).interact_opt();
-    if ask(prompt).await? == Some(true) { Ok(()) } else { Err(Failure::cancelled()) }
+    match ask(prompt).await {
+        Ok(Some(true)) => Ok(()),
+        Ok(_) => Err(Failure::cancelled()),
+        Err(failure) => {
+            // The cursor is still behind the question.
+            eprintln!();
+            Err(failure)
+        }
+    }
 }
 
 /// Asks for one of several; the answer is its index.

@@ -71,7 +71,10 @@ pub fn relative(at: i64, now: i64) -> String {
         (60, 60, "minute"),
     ];
     let distance = at.saturating_sub(now);
-    let Some((_, seconds, unit)) = UNITS.into_iter().find(|(from, ..)| distance.abs() >= *from) else {
+    // What is nearly an hour away is an hour away, and not 60 minutes.
+    let from = |from: i64, length: i64| if from == length { from - from / 48 } else { from };
+    let unit = UNITS.into_iter().find(|(first, length, _)| distance.abs() >= from(*first, *length));
+    let Some((_, seconds, unit)) = unit else {
         return if distance > 0 { "in a moment" } else { "just now" }.to_owned();
     };
     let count = (distance.abs() + seconds / 2) / seconds;
@@ -100,6 +103,8 @@ mod tests {
             (-59, "just now"),
             (5, "in a moment"),
             (-60, "1 minute ago"),
+            (3_599, "in 1 hour"),
+            (86_399, "in 1 day"),
             (-7_200, "2 hours ago"),
             (-3 * 86_400, "3 days ago"),
             (90 * 86_400 - 1, "in 90 days"),

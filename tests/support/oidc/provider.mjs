@@ -3,16 +3,25 @@
 // `METHOD PATH` for each request. Port 0 lets the system choose. It ends when its standard input does.
 //
 // Environment: KEY_IDS, comma-separated ids of its keys (default `first`; the first one signs; `ec…` is one on P-256),
-// and KEYS, the keys of a former run in JSON, of which those with these ids are used again.
+// and KEYS, the keys of a former run in JSON, of which those with these ids are used again. CLOCK_OFFSET is by how many
+// seconds its clock is wrong. Its token endpoint answers as long as there is a file TOKEN_GATE.
 
 import { generateKeyPairSync } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { createServer } from 'node:http';
 
 import { Provider } from 'oidc-provider';
 
 const ids = (process.env.KEY_IDS ?? 'first').split(',');
 const deviceFlow = process.env.DEVICE_FLOW !== 'off';
+const offset = 1000 * Number(process.env.CLOCK_OFFSET ?? 0);
+const gate = process.env.TOKEN_GATE;
 const former = JSON.parse(process.env.KEYS ?? '[]');
+
+if (offset) {
+  const now = Date.now;
+  Date.now = () => now() + offset;
+}
 
 function make(kid, index) {
   const kept = former.find((key) => key.kid === kid);
@@ -107,7 +116,14 @@ server.listen(Number(process.argv[2] ?? 0), '127.0.0.1', () => {
     },
   });
   server.on('request', (request) => console.log(`${request.method} ${request.url.split('?')[0]}`));
-  server.on('request', provider.callback());
+  const handle = provider.callback();
+  server.on('request', (request, response) => {
+    const answer = () => {
+      if (gate && request.url === '/token' && !existsSync(gate)) setTimeout(answer, 20);
+      else handle(request, response);
+    };
+    answer();
+  });
   console.log(JSON.stringify({ issuer, keys }));
 });
 

@@ -20,7 +20,7 @@ use crate::cli::client::{
 const EVENTS: [Column; 6] = [
     Column { title: "TIME", cell: |event| time(event, "timestamp", ""), min: 10, id: false },
     Column { title: "TYPE", cell: |event| text(event, "type"), min: 12, id: false },
-    Column { title: "KEY", cell: |event| text(event, "keyId"), min: 12, id: false },
+    Column { title: "KEY", cell: |event| text(event, "keyId"), min: 30, id: true },
     Column { title: "NAME", cell: |event| text(&event["data"], "name"), min: 8, id: false },
     Column { title: "BY", cell: |event| text(event, "actor"), min: 8, id: false },
     Column { title: "ID", cell: |event| text(event, "id"), min: 30, id: true },

@@ -26,8 +26,13 @@ pub async fn revoke(environment: &Environment, arguments: &Revoke) -> Result {
     let organization = organization(environment)?;
     let mut api = Api::connect(environment).await?;
     if !environment.yes {
-        let question = question(environment, &mut api, &arguments.ids, &organization).await?;
-        terminal::confirm(screen, &question).await?;
+        show_what_ends(environment, &mut api, &arguments.ids, &organization).await?;
+        let what = if arguments.ids.len() == 1 {
+            "this key".to_owned()
+        } else {
+            format!("these {} keys", arguments.ids.len())
+        };
+        terminal::confirm(screen, &format!("Revoke {what} for good?")).await?;
     }
     let mut failed = None;
     let mut listing = Listing::new(screen, environment.asked_format().unwrap_or(Format::Jsonl), &[]);
@@ -54,18 +59,20 @@ pub async fn revoke(environment: &Environment, arguments: &Revoke) -> Result {
     failed.map_or(Ok(()), |exit: Exit| Err(Failure::silent(exit)))
 }
 
-/// Asks by name.
-async fn question(environment: &Environment, api: &mut Api<'_>, ids: &[String], organization: &str) -> Result<String> {
-    if !environment.screen.can_ask {
-        return Ok("Revoking is for good.".to_owned());
+/// Shows the keys by name, before the question. Each has a line of its own: a prompt that is longer than a line of the
+/// terminal could not be erased.
+async fn show_what_ends(environment: &Environment, api: &mut Api<'_>, ids: &[String], organization: &str) -> Result {
+    let screen = &environment.screen;
+    if !screen.can_ask {
+        return Ok(());
     }
-    let mut named = Vec::new();
     for id in ids {
-        let key = api.get(&["api", "api-keys", id], &[("orgId", organization)]).await?;
-        let name = key["name"].as_str().unwrap_or("a key without a name");
-        named.push(format!("\"{}\" ({}, {})", escape(name), escape(id), key["status"].as_str().unwrap_or_default()));
+        let key = screen.wait("asking", api.get(&["api", "api-keys", id], &[("orgId", organization)])).await?;
+        let name = key["name"].as_str().map_or_else(|| "a key without a name".to_owned(), escape);
+        let status = key["status"].as_str().unwrap_or_default();
+        screen.say(format!("{}  {}  {}", screen.bold_note(&name), escape(id), escape(status)));
     }
-    Ok(format!("Revoke {} for good?", named.join(" and ")))
+    Ok(())
 }
 
 /// Repeats a revocation that is not certain yet. Revoking again changes nothing and waits for the same certainty.
