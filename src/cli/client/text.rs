@@ -62,19 +62,17 @@ pub fn parse_time(text: &str) -> Option<i64> {
 /// A time in words: "3 days ago", "in 2 hours".
 pub fn relative(at: i64, now: i64) -> String {
     const DAY: i64 = 86_400;
-    // From how many seconds on a unit is used, and its length. A key for 90 days expires in 90 days, not in 3 months.
+    // From how many seconds on a unit is used, and its length. A key for 90 days expires in 90 days, not in 3 months; and
+    // what is nearly an hour away is an hour away, not 60 minutes.
     const UNITS: [(i64, i64, &str); 5] = [
         (730 * DAY, 365 * DAY, "year"),
         (100 * DAY, 30 * DAY, "month"),
-        (DAY, DAY, "day"),
-        (3_600, 3_600, "hour"),
+        (DAY - 1_800, DAY, "day"),
+        (3_570, 3_600, "hour"),
         (60, 60, "minute"),
     ];
     let distance = at.saturating_sub(now);
-    // What is nearly an hour away is an hour away, and not 60 minutes.
-    let from = |from: i64, length: i64| if from == length { from - from / 48 } else { from };
-    let unit = UNITS.into_iter().find(|(first, length, _)| distance.abs() >= from(*first, *length));
-    let Some((_, seconds, unit)) = unit else {
+    let Some((_, seconds, unit)) = UNITS.into_iter().find(|(from, ..)| distance.abs() >= *from) else {
         return if distance > 0 { "in a moment" } else { "just now" }.to_owned();
     };
     let count = (distance.abs() + seconds / 2) / seconds;
