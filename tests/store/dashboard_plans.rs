@@ -110,10 +110,12 @@ async fn statements_of_the_dashboard_use_their_index_on_postgres() {
         conn.execute(AssertSqlSafe(format!("SET plan_cache_mode = {mode}"))).await.unwrap();
         for Page { text, parameters: (types, values), index } in PAGES {
             let plan = postgres_plan(&mut conn, text, types, values).await;
-            assert!(plan.contains(index), "{mode}: {text}\n{plan}");
-            // That index has no ids: the rows of the bounded sub-select are sorted.
-            let sorts = *index == "keyward_keys_live";
-            assert!(sorts || !plan.contains("Sort"), "{mode}: {text}\n{plan}");
+            // That index has no ids: the rows of the bounded sub-select are sorted. A plan that knows how few keys an
+            // organization has may as well read all of them.
+            let of_organization = *index == "keyward_keys_live";
+            let few = of_organization && mode == "force_custom_plan" && plan.contains("keyward_keys_organization");
+            assert!(few || plan.contains(index), "{mode}: {text}\n{plan}");
+            assert!(of_organization || !plan.contains("Sort"), "{mode}: {text}\n{plan}");
             // A generic plan takes a limit that it does not know for a tenth of the rows. For a deletion, Postgres
             // therefore keeps plans with the value.
             let unknown = mode == "force_generic_plan" && text.starts_with("DELETE");
