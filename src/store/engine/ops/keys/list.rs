@@ -81,7 +81,7 @@ pub(super) async fn search_keys(
     ];
     let names = match &query.search {
         KeySearch::Name(start) => name_range(start),
-        KeySearch::Prefix(_) | KeySearch::ExpiresBefore(_) => Default::default(),
+        KeySearch::Prefix(_) | KeySearch::ExpiresBefore(_) => (String::new(), String::new()),
     };
     let search = SearchStatements::of(query, &names);
     let bounded = search.bounded.filter(|_| query.has_filters());
