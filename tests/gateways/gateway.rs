@@ -129,6 +129,7 @@ impl Gateway {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm for each gateway")]
 fn command(kind: Kind, folder: &Path, world: &World, upstream: u16, port: u16, product: &str) -> Command {
     let (http, grpc) = (world.server.http.as_str(), world.server.grpc.rsplit_once(':').unwrap().1);
     let write = |name: &str, text: &str| {
