@@ -93,6 +93,8 @@ struct Checks {
     connection: Connection,
     stream: u32,
     window: i64,
+    /// The window that a new stream would have.
+    initial_window: i64,
     bodies: Bodies,
     tally: Tally,
     starts: Vec<Instant>,
@@ -197,6 +199,9 @@ impl Checks {
             while let Some((head, payload)) = self.connection.next_frame()? {
                 self.receive(head, payload, now);
             }
+            // Settings that arrive later change the windows of open streams, too (RFC 9113, section 6.9.2).
+            let initial = self.connection.initial_window();
+            self.window += initial - std::mem::replace(&mut self.initial_window, initial);
         }
         self.tally.sample(1);
         self.tally.print(lenient)
@@ -213,6 +218,7 @@ impl Stream {
         let tally = Tally::new(warmup, length, self.pid);
         let checks = Checks {
             window: connection.initial_window(),
+            initial_window: connection.initial_window(),
             connection,
             stream,
             bodies,

@@ -160,7 +160,7 @@ impl Connection {
         self.window
     }
 
-    /// The send window of a new stream.
+    /// The send window of a new stream, by the server's latest settings.
     pub fn initial_window(&self) -> i64 {
         self.initial
     }

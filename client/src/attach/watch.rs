@@ -264,7 +264,9 @@ impl Watches {
     pub(super) fn uncover_all(&self, since: i64) {
         for mut shard in self.all_shards() {
             let Shard { watches, uncovered, .. } = &mut *shard;
-            watches.values().for_each(|watch| self.unvouch(watch, since));
+            for watch in watches.values() {
+                self.unvouch(watch, since);
+            }
             uncovered.extend(watches.keys().copied());
         }
         self.uncovered.notify_one();
