@@ -377,7 +377,8 @@ pub(crate) mod tests {
 
     #[test]
     fn facts_are_lost_in_the_order_of_verdicts() {
-        let facts = |change: fn(&mut proto::VerifyResponse)| {
+        type Change = fn(&mut proto::VerifyResponse);
+        let facts = |change: Change| {
             let mut response = proto::VerifyResponse {
                 keyspace: "norrix".into(),
                 scopes: vec!["build".into(), "submit".into()],
@@ -387,7 +388,6 @@ pub(crate) mod tests {
             KeyFacts::of(response).unwrap()
         };
         let before = facts(|_| {});
-        type Change = fn(&mut proto::VerifyResponse);
         let cases: [(Change, Option<Reason>); 8] = [
             (|_| {}, None),
             (|key| key.name = "other".into(), None),

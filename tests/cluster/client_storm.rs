@@ -418,9 +418,9 @@ impl Storm {
                     if let Some(end) = end.filter(|end| finding.valid_started > *end) {
                         let late = Duration::from_nanos(finding.valid_started - end);
                         let Found { file, client, .. } = found;
-                        let file = file.file_name().unwrap_or_default();
+                        let file = file.file_name().unwrap_or_default().display();
                         violations
-                            .push(format!("{file:?}, client {client}: {} VALID, asked {late:?} after {what}", key.id));
+                            .push(format!("{file}, client {client}: {} VALID, asked {late:?} after {what}", key.id));
                     }
                 }
             }

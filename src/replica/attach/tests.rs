@@ -55,7 +55,8 @@ impl World {
 
     /// A session that holds a key, and was granted time just now.
     fn holder(&self, caller: &str, key: u8) -> (Arc<Session>, mpsc::Receiver<Down>) {
-        let (session, mut messages) = self.all.register(caller, Some(Digest([u8::MAX; 32]))).ok().expect("a session");
+        let (session, mut messages) =
+            self.all.register(caller, Some(Digest([u8::MAX; 32]))).unwrap_or_else(|_| panic!("a session"));
         assert!(self.answer(&session, key, self.cache.current_seq()));
         assert_eq!(self.granted(&session, &mut messages), LEASE);
         (session, messages)

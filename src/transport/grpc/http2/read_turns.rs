@@ -79,7 +79,7 @@ impl ReadTurns {
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
-    use futures::task::{ArcWake, waker};
+    use futures::task::{self, ArcWake};
 
     use super::*;
 
@@ -95,12 +95,12 @@ mod tests {
     #[tokio::test]
     async fn turns_come_one_after_the_other_in_their_order_and_not_for_those_that_are_gone() {
         let (turns, wakes) = (Arc::<ReadTurns>::default(), Arc::<Wakes>::default());
-        let waker = waker(Arc::clone(&wakes));
+        let connection = task::waker(Arc::clone(&wakes));
         for _ in 0..2 {
             wakes.0.store(0, Ordering::Relaxed);
-            let first = turns.wait(&waker);
-            drop(turns.wait(&waker));
-            let (second, third) = (turns.wait(&waker), turns.wait(&waker));
+            let first = turns.wait(&connection);
+            drop(turns.wait(&connection));
+            let (second, third) = (turns.wait(&connection), turns.wait(&connection));
             let mut come = vec![];
             while !third.has_come() {
                 yield_now().await;
