@@ -33,6 +33,8 @@ pub const ISSUER_TABLE: Table = Table {
         SUBJECT_PREFIX,
         REFRESH,
         ALLOW_HTTP,
+        JWKS_HOSTS,
+        MAX_TOKEN_LIFE,
         session_dashboard::DASHBOARD,
         CLI,
     ],
@@ -97,6 +99,19 @@ const ALLOW_HTTP: Setting = Setting::new(
     "allow_http",
     "false",
     "Allows an issuer on another machine without TLS. Only for a network that you trust.",
+);
+
+const JWKS_HOSTS: Setting = Setting::new(
+    "jwks_hosts",
+    "[]",
+    "Hosts other than the issuer's own that may serve its key set, such as `www.googleapis.com`.",
+);
+
+const MAX_TOKEN_LIFE: Setting = Setting::new(
+    "max_token_life",
+    "\"24h\"",
+    "The longest life of a token, from its `iat` (without one, from now) to its `exp`, 1m to 365d. A token that lives longer \
+     is refused.",
 );
 
 const CLI: Setting = Setting::unset(
@@ -198,6 +213,8 @@ fn issuer(section: &Section<'_>, configured: &[&str]) -> Option<Issuer> {
         allow_http: section.boolean(&ALLOW_HTTP) == Some(true),
         dashboard: session_dashboard::read(section),
         cli,
+        jwks_hosts: jwks_hosts(section),
+        max_token_life: max_token_life(section),
     };
     if !named {
         // Nothing to compare with the other issuers. The problem itself is reported above.
@@ -308,4 +325,20 @@ fn subject_prefix(section: &Section<'_>) -> String {
 fn refresh(section: &Section<'_>) -> Duration {
     let bounds = Duration::from_secs(1)..=Duration::from_hours(24);
     section.duration_within(&REFRESH, bounds, "must be a length of time from 1s to 24h").unwrap_or_default()
+}
+
+fn jwks_hosts(section: &Section<'_>) -> Vec<String> {
+    let hosts = section.texts(&JWKS_HOSTS).unwrap_or_default();
+    for host in &hosts {
+        if !Url::parse(&format!("https://{host}")).is_ok_and(|url| url.host_str() == Some(&host.to_ascii_lowercase())) {
+            section.problem(JWKS_HOSTS.name, format_args!("\"{host}\" is not a host such as www.googleapis.com"));
+        }
+    }
+    hosts
+}
+
+fn max_token_life(section: &Section<'_>) -> Duration {
+    let bounds = Duration::from_mins(1)..=Duration::from_hours(24 * 365);
+    let what = "must be a length of time from 1m to 365d";
+    section.duration_within(&MAX_TOKEN_LIFE, bounds, what).unwrap_or_default()
 }

@@ -8,7 +8,7 @@ use url::{Host, Url};
 use zeroize::Zeroizing;
 
 use super::{
-    clock::{Micros, SECOND},
+    clock::{Micros, SECOND, micros},
     error::Error,
     session::{OrgMembership, Role, SessionCaller},
     text::same,
@@ -96,6 +96,10 @@ pub struct Issuer {
     pub dashboard: Option<DashboardClient>,
     /// How people sign in from a command line; `None` if they cannot.
     pub cli: Option<CliClient>,
+    /// Hosts other than its own that may serve its public keys.
+    pub jwks_hosts: Vec<String>,
+    /// The longest life of a token that is accepted.
+    pub max_token_life: Duration,
 }
 
 /// The client that the dashboard is at an issuer.
@@ -170,12 +174,24 @@ impl Issuer {
         url.scheme() == "https" || (url.scheme() == "http" && (is_local || self.allow_http))
     }
 
-    /// Whether a token claims to be from this issuer and for this service.
+    /// Whether its public keys may be at a URL: on its own host, or on one that is named.
+    pub fn may_have_keys_at(&self, url: &Url) -> bool {
+        let own = Url::parse(&self.issuer).ok();
+        let own = own.as_ref().and_then(Url::host_str);
+        url.host_str().is_some_and(|host| {
+            Some(host) == own || self.jwks_hosts.iter().any(|named| named.eq_ignore_ascii_case(host))
+        })
+    }
+
+    /// Whether a token claims to be from this issuer and for this service. One that is for several audiences must have been
+    /// given to this one (`azp`): otherwise any of the others could use it here.
     pub fn matches(&self, claims: &Map<String, Value>) -> bool {
         let accepted =
             |audience: &Value| audience.as_str().is_some_and(|named| self.audiences.iter().any(|a| a == named));
         let audience = match claims.get("aud") {
-            Some(Value::Array(several)) => several.iter().any(accepted),
+            Some(Value::Array(several)) => {
+                several.iter().any(accepted) && (several.len() == 1 || claims.get("azp").is_some_and(accepted))
+            }
             Some(one) => accepted(one),
             None => false,
         };
@@ -192,6 +208,12 @@ impl Issuer {
         let expiry = time("exp")?.ok_or_else(malformed)?;
         if now >= expiry.saturating_add(LEEWAY) {
             return Err(Error::invalid_credential("EXPIRED"));
+        }
+        // Without the time at which it was issued, its life is what is left of it.
+        let life = expiry.saturating_sub(time("iat")?.unwrap_or(now).min(now));
+        if life > micros(self.max_token_life).saturating_add(LEEWAY) {
+            let why = "the token is valid for longer than max_token_life of its issuer allows";
+            return Err(Error { internal: Some(why.to_owned()), ..malformed() });
         }
         if time("nbf")?.is_some_and(|start| now.saturating_add(LEEWAY) < start) {
             return Err(malformed());

@@ -90,6 +90,8 @@ pub fn session_token(text: &str) -> Option<(String, Vec<String>)> {
         allow_http: false,
         dashboard: None,
         cli: None,
+        jwks_hosts: Vec::new(),
+        max_token_life: Duration::from_hours(24),
     };
     let caller = issuer.matches(&token.claims).then(|| issuer.caller(&token.claims, 0).ok()).flatten();
     let organizations = caller.into_iter().flat_map(|caller| caller.organizations);

@@ -317,6 +317,10 @@ impl Provider {
             })));
         }
         let keys = Url::parse(&found.jwks_uri).map_err(|error| format!("{url}: jwks_uri: {error}"))?;
+        if self.rules.may_fetch(&keys) && !self.rules.may_have_keys_at(&keys) {
+            let host = keys.host_str().unwrap_or_default().escape_debug();
+            return Err(format!("{url}: jwks_uri is on {host}, which is neither the issuer's host nor in jwks_hosts"));
+        }
         Ok((KeySet::parse(&self.get(keys).await?)?, found.device_authorization_endpoint.is_some()))
     }
 

@@ -168,6 +168,7 @@ async fn an_issuer_with_invalid_responses_counts_as_unavailable() {
         ("another", "is another issuer's"),
         ("moved", "302"),
         ("plain-keys", "is not https"),
+        ("foreign-keys", "jwks_uri is on keys.example, which is neither"),
         ("no-keys", "no key that can be used"),
         ("garbage", "expected"),
     ] {
@@ -220,6 +221,7 @@ fn answer(mut stream: std::net::TcpStream, address: std::net::SocketAddr) {
         "silent" => return std::thread::sleep(Duration::from_secs(20)),
         "another" => discovery("https://another.example", &format!("{issuer}/keys")),
         "plain-keys" => discovery(&issuer, "http://keys.example/keys"),
+        "foreign-keys" => discovery(&issuer, "https://keys.example/keys"),
         "no-keys" if keys => json!({"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}).to_string(),
         "garbage" => "<html>".to_owned(),
         _ => discovery(&issuer, &format!("{issuer}/keys")),

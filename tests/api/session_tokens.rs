@@ -181,7 +181,9 @@ async fn forged_expired_and_foreign_tokens_are_refused() {
         assert_refused(refused, tonic::Code::Unauthenticated, &reason.to_uppercase());
     }
     // A minute of clock skew is tolerated.
-    for more in [json!({"exp": now - 20}), json!({"nbf": now + 30}), json!({"aud": ["cli", "dashboard"]})] {
+    for more in
+        [json!({"exp": now - 20}), json!({"nbf": now + 30}), json!({"aud": ["cli", "dashboard"], "azp": "dashboard"})]
+    {
         ask(&server, &sign(more)).await.good(200);
     }
 }

@@ -20,6 +20,8 @@ fn issuer(organizations: &str, role: Option<&str>) -> Issuer {
         allow_http: false,
         dashboard: None,
         cli: None,
+        jwks_hosts: Vec::new(),
+        max_token_life: Duration::from_hours(24),
     }
 }
 
@@ -47,7 +49,13 @@ fn issuer_and_audience_are_compared_exactly() {
     for (more, good) in [
         (json!({}), true),
         (json!({"aud": "cli"}), true),
-        (json!({"aud": ["other", "cli"]}), true),
+        (json!({"aud": ["cli"]}), true),
+        (json!({"aud": ["other", "cli"], "azp": "cli"}), true),
+        (json!({"aud": ["other", "cli"], "azp": "dashboard"}), true),
+        (json!({"aud": ["other", "cli"]}), false),
+        (json!({"aud": ["other", "cli"], "azp": "other"}), false),
+        (json!({"aud": ["other", "cli"], "azp": ["cli"]}), false),
+        (json!({"aud": ["dashboard", "cli"]}), false),
         (json!({"aud": "Dashboard"}), false),
         (json!({"aud": "dashboard "}), false),
         (json!({"aud": "dash"}), false),
@@ -76,8 +84,15 @@ fn a_token_is_valid_from_nbf_to_exp_with_a_minute_of_leeway() {
         (json!({"exp": 0}), Err("EXPIRED")),
         (json!({"exp": -1}), Err("EXPIRED")),
         (json!({"exp": -1e300}), Err("EXPIRED")),
-        (json!({"exp": 1e300}), Ok(())),
-        (json!({"exp": u64::MAX}), Ok(())),
+        (json!({"exp": 1e300}), Err("MALFORMED")),
+        (json!({"exp": u64::MAX}), Err("MALFORMED")),
+        // The longest life, with the leeway.
+        (json!({"exp": seconds + 86_400 + 60}), Ok(())),
+        (json!({"exp": seconds + 86_400 + 61}), Err("MALFORMED")),
+        (json!({"exp": seconds + 600, "iat": seconds - 86_400}), Err("MALFORMED")),
+        (json!({"exp": seconds + 600, "iat": seconds - 85_000}), Ok(())),
+        // A time of issue that is yet to come makes no life shorter.
+        (json!({"exp": seconds + 90_000, "iat": seconds + 80_000}), Err("MALFORMED")),
         (json!({"exp": i64::MIN}), Err("EXPIRED")),
         (json!({"exp": 2_000_000_000.5}), Ok(())),
         (json!({"exp": null}), Err("MALFORMED")),
@@ -179,5 +194,23 @@ proptest! {
     fn arbitrary_paths_and_claims_never_panic(path in "[a-c.:é]{0,12}", name in "[a-c.]{0,4}", text: String) {
         let more = json!({ name.clone(): { name: [text.clone(), text.clone()] }, "b": text });
         let _ = issuer(&path, Some(&path)).caller(&claims(&more), NOW);
+    }
+}
+
+#[test]
+fn keys_are_at_the_issuers_host_or_at_one_that_is_named() {
+    let own = issuer("org", None);
+    let named = Issuer { jwks_hosts: vec!["Keys.example".to_owned()], ..issuer("org", None) };
+    for (url, by_default, with_names) in [
+        ("https://login.example/keys", true, true),
+        ("https://login.example:8443/keys", true, true),
+        ("https://LOGIN.example/keys", true, true),
+        ("https://keys.example/keys", false, true),
+        ("https://evil.example/keys", false, false),
+        ("https://login.example.evil.example/keys", false, false),
+        ("https://login.example@evil.example/keys", false, false),
+    ] {
+        let url = Url::parse(url).unwrap();
+        assert_eq!((own.may_have_keys_at(&url), named.may_have_keys_at(&url)), (by_default, with_names), "{url}");
     }
 }
