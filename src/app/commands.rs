@@ -1,7 +1,11 @@
 //! Commands that end by themselves.
 
-use super::{error::RunError, open_store::open_with_retry, parts::Parts, progress::StartProgress};
-use crate::{config::Config, domain::secret::Secret, transport::tls::Tls};
+use super::{error::RunError, memory, open_store::open_with_retry, parts::Parts, progress::StartProgress};
+use crate::{
+    config::Config,
+    domain::secret::Secret,
+    transport::tls::{Tls, exposed_key},
+};
 
 /// `keyward config check`, after the settings themselves were checked: whether the files that they name can be used.
 ///
@@ -10,6 +14,15 @@ use crate::{config::Config, domain::secret::Secret, transport::tls::Tls};
 /// Every problem.
 pub fn check(config: &Config) -> Result<(), Vec<String>> {
     config.tls.as_ref().map_or(Ok(()), |tls| Tls::load(tls, &config.registry).map(|_| ()))
+}
+
+/// Files that hold secrets and that more users may read than need to.
+pub fn file_warnings(config: &Config) -> Vec<String> {
+    let exposed = config.tls.as_ref().and_then(exposed_key);
+    exposed
+        .map(|path| format!("tls.key: every user of this machine may read {}: chmod o= it", path.display()))
+        .into_iter()
+        .collect()
 }
 
 /// `keyward migrate`: applies pending migrations.
@@ -31,6 +44,9 @@ pub async fn migrate(config: &Config) -> Result<(), RunError> {
 ///
 /// The reason why it could not be created.
 pub async fn root_key(config: &Config) -> Result<Secret, RunError> {
+    if !config.server.dumpable {
+        memory::protect();
+    }
     let progress = StartProgress::default();
     let opened = open_with_retry(config, &progress).await?;
     opened.migrate(&progress).await?;

@@ -5,6 +5,7 @@ mod commands;
 mod error;
 mod file_limit;
 mod listeners;
+mod memory;
 mod open_store;
 mod parts;
 mod port_options;
@@ -15,7 +16,7 @@ mod startup_servers;
 mod workers;
 
 pub use self::{
-    commands::{check, migrate, root_key},
+    commands::{check, file_warnings, migrate, root_key},
     error::RunError,
     run::run,
 };

@@ -143,7 +143,7 @@ fn dispatch(command: Command) -> Result<(), Problems> {
             let environment = environment();
             let logging = telemetry::Logging::read(&environment).map(drop);
             let checked = load(settings, &environment).and_then(|config| {
-                for warning in &config.warnings {
+                for warning in warnings(&config, &environment) {
                     eprintln!("warning: {warning}");
                 }
                 app::check(&config)
@@ -176,7 +176,16 @@ fn start(settings: Settings) -> Result<(Config, telemetry::LogGuard), Problems> 
     let environment = environment();
     let log = telemetry::Logging::read(&environment)?.start();
     let log = log.map_err(|error| vec![format!("the log did not start: {error}")])?;
-    Ok((load(settings, &environment)?, log))
+    let config = load(settings, &environment)?;
+    for warning in warnings(&config, &environment) {
+        tracing::warn!("{warning}");
+    }
+    Ok((config, log))
+}
+
+/// What the configuration allows and is seldom meant.
+fn warnings(config: &Config, environment: &HashMap<String, String>) -> Vec<String> {
+    [config.warnings.clone(), config::warnings(config, environment), app::file_warnings(config)].concat()
 }
 
 /// The environment. Variables that are set to the empty string count as unset: Compose and systemd pass them so.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::{
     section::Section,
@@ -81,6 +81,15 @@ pub fn read(section: &Section<'_>) -> Option<Database> {
     Some(Database { url: url?, migrate_url, max_connections: max_connections?, pooler: pooler? })
 }
 
+/// Whether a `postgres://` URL says that a server on another machine is given the password without TLS.
+pub fn gives_password_away(url: &str) -> bool {
+    url.trim().parse::<PgConnectOptions>().is_ok_and(|connect| {
+        let host = connect.get_host();
+        let is_socket = connect.get_socket().is_some() || host.starts_with('/');
+        matches!(connect.get_ssl_mode(), PgSslMode::Disable) && !is_socket && !server_url::is_loopback(host)
+    })
+}
+
 fn database_url(text: &str) -> Result<DatabaseUrl, String> {
     if let Some(path) = server_url::sqlite(text) {
         return Ok(DatabaseUrl::Sqlite(path?.into()));
@@ -95,7 +104,25 @@ fn database_url(text: &str) -> Result<DatabaseUrl, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DatabaseUrl, database_url};
+    use super::{DatabaseUrl, database_url, gives_password_away};
+
+    #[test]
+    fn a_password_is_given_away_where_a_server_elsewhere_needs_no_tls() {
+        for (url, away) in [
+            ("postgres://u:p@db.example/db?sslmode=disable", true),
+            ("postgres://u:p@10.0.0.1/db?ssl-mode=disable", true),
+            ("postgres://u:p@localhost/db?sslmode=disable&host=db.example", true),
+            ("postgres://u:p@[2001:db8::1]/db?sslmode=disable", true),
+            ("postgres://u:p@localhost/db?sslmode=disable", false),
+            ("postgres://u:p@127.0.0.1/db?sslmode=disable", false),
+            ("postgres://u:p@[::1]/db?sslmode=disable", false),
+            ("postgres://u:p@%2Fvar%2Frun%2Fpostgresql/db?sslmode=disable", false),
+            ("postgres://u:p@db.example/db?sslmode=verify-full", false),
+            ("postgres://u:p@db.example/db", false),
+        ] {
+            assert_eq!(gives_password_away(url), away, "{url}");
+        }
+    }
 
     #[test]
     fn a_url_is_read_without_the_white_space_around_it() {

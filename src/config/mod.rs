@@ -27,6 +27,7 @@ mod show;
 pub(crate) mod size;
 mod tables;
 mod tls;
+mod warnings;
 mod weak_text;
 mod webhooks;
 
@@ -42,6 +43,7 @@ pub use self::{
     server::Server,
     show::show,
     tls::{TlsClient, TlsRole, TlsSettings},
+    warnings::warnings,
     webhooks::Webhooks,
 };
 

@@ -13,7 +13,7 @@ pub const TABLE: Table = Table {
     name: "rate_limit",
     list: false,
     help: "Where rate limits are counted.",
-    settings: &[STORE, BATCH, TIMEOUT, ON_TIMEOUT],
+    settings: &[STORE, INSECURE, BATCH, TIMEOUT, ON_TIMEOUT],
     tables: &[],
 };
 
@@ -24,6 +24,13 @@ const STORE: Setting = Setting::new(
      [rate limits](#rate-limits)).",
 )
 .variable("KEYWARD_RATE_LIMIT_STORE");
+
+const INSECURE: Setting = Setting::new(
+    "insecure",
+    "false",
+    "Allows `redis://`, without TLS, to another machine: whoever answers there is given the password, and decides on limits.",
+)
+.variable("KEYWARD_RATE_LIMIT_INSECURE");
 
 const BATCH: Setting =
     Setting::new("batch", "1", "With Redis: maximum number of permits that one round trip takes, 1 to 10000.");
@@ -68,6 +75,19 @@ pub struct RateLimits {
 /// Reads the table.
 pub fn read(section: &Section<'_>) -> Option<RateLimits> {
     let store = section.parsed(&STORE, store);
+    let insecure = section.parsed_boolean(&INSECURE, |text| match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err("must be true or false".to_owned()),
+    });
+    if let Some(RateLimitStore::Redis(url)) = &store
+        && insecure != Some(true)
+        && is_plain_elsewhere(url)
+    {
+        let what = "is on another machine, and has no TLS: use rediss:// (or valkeys://), or allow plain text by \
+                    rate_limit.insecure = true (KEYWARD_RATE_LIMIT_INSECURE), where the network itself is trusted";
+        section.problem_at_origin(&STORE, what);
+    }
     let batch = section.number(&BATCH, 1..=10_000);
     let timeout = section.parsed(&TIMEOUT, |text| {
         let timeout = humantime::parse_duration(text).ok();
@@ -81,6 +101,13 @@ pub fn read(section: &Section<'_>) -> Option<RateLimits> {
         _ => Err("must be \"refuse\" or \"admit\"".to_owned()),
     });
     Some(RateLimits { store: store?, batch: batch?, timeout: timeout?, on_timeout: on_timeout? })
+}
+
+/// Whether a URL leads to another machine without TLS.
+pub fn is_plain_elsewhere(url: &str) -> bool {
+    url::Url::parse(url).is_ok_and(|url| {
+        matches!(url.scheme(), "redis" | "valkey") && !url.host_str().is_none_or(server_url::is_loopback)
+    })
 }
 
 fn store(text: &str) -> Result<RateLimitStore, String> {

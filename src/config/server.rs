@@ -23,6 +23,7 @@ pub const TABLE: Table = Table {
         FAILED_AUTHENTICATIONS,
         CALLS_PER_CALLER,
         INSECURE,
+        DUMPABLE,
         MAX_CONNECTION_AGE,
         MAX_CONNECTIONS,
         MAX_CONNECTIONS_PER_ADDRESS,
@@ -86,6 +87,14 @@ const INSECURE: Setting =
     Setting::new("insecure", "false", "Allows plain text on an address that other machines can reach.")
         .variable("KEYWARD_INSECURE")
         .flag("--insecure");
+
+const DUMPABLE: Setting = Setting::new(
+    "dumpable",
+    "false",
+    "Whether a crash may write a core dump, and other processes of the same user may read the memory, in which there are \
+     secrets.",
+)
+.variable("KEYWARD_DUMPABLE");
 
 const MAX_CONNECTION_AGE: Setting = Setting::unset(
     "max_connection_age",
@@ -201,6 +210,8 @@ pub struct Server {
     pub max_connection_age: Option<Duration>,
     /// Invalid credentials that one client address may send before it is answered 429.
     pub failed_authentications: RateLimit,
+    /// Whether core dumps are written and other processes may read the memory.
+    pub dumpable: bool,
     /// Management calls of one caller that may be in flight.
     pub calls_per_caller: usize,
     /// Connections that each listener holds at most.
@@ -241,6 +252,11 @@ pub fn read(section: &Section<'_>, tls: bool) -> Option<Server> {
     let grpc = section.parsed(&GRPC_ADDR, socket_addr);
     let http = section.parsed(&HTTP_ADDR, socket_addr);
     let insecure = section.parsed_boolean(&INSECURE, |text| match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err("must be true or false".to_owned()),
+    });
+    let dumpable = section.parsed_boolean(&DUMPABLE, |text| match text {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
         _ => Err("must be true or false".to_owned()),
@@ -286,6 +302,7 @@ pub fn read(section: &Section<'_>, tls: bool) -> Option<Server> {
         metrics_addr,
         max_connection_age,
         failed_authentications: failed_authentications?,
+        dumpable: dumpable?,
         calls_per_caller: calls_per_caller?,
         max_connections: max_connections?,
         max_connections_per_address: max_connections_per_address?,

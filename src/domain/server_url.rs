@@ -125,6 +125,12 @@ pub fn sqlite(text: &str) -> Option<Result<&str, String>> {
     Some(Ok(path))
 }
 
+/// Whether a host, as URLs write it, is this machine.
+pub fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
 /// Checks a `postgres://` URL, and returns it as the driver takes it; `None` for a URL of another scheme.
 ///
 /// # Errors

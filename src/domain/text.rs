@@ -58,6 +58,17 @@ pub(crate) fn problem(text: &str) -> Option<&'static str> {
     (!visible).then_some("must hold a character that can be seen")
 }
 
+/// Whether a character is one that controls how others are shown, or ends a line.
+pub(crate) fn is_format(c: char) -> bool {
+    matches!(
+        CodePointMapData::<GeneralCategory>::new().get(c),
+        GeneralCategory::Control
+            | GeneralCategory::Format
+            | GeneralCategory::LineSeparator
+            | GeneralCategory::ParagraphSeparator
+    )
+}
+
 /// Whether the character at a position may stand there.
 fn allowed(chars: &[char], at: usize) -> bool {
     let c = chars[at];

@@ -15,6 +15,7 @@ use tracing::Level;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use super::{
+    escape::Escaping,
     log_queue::{LogQueue, QueueObserver},
     log_repeats::{LeftOut, RepeatLayer, Repeats},
 };
@@ -59,7 +60,8 @@ impl Logging {
     pub fn start(self) -> io::Result<LogGuard> {
         let repeats = Arc::<Repeats>::default();
         let queue = LogQueue::start(io::stderr(), Notes(Arc::clone(&repeats)))?;
-        let builder = tracing_subscriber::fmt().with_env_filter(self.filter).with_writer(queue.clone());
+        let writer = Escaping(queue.clone());
+        let builder = tracing_subscriber::fmt().with_env_filter(self.filter).with_writer(writer);
         let layer = RepeatLayer(Arc::clone(&repeats));
         if self.json {
             builder.json().flatten_event(true).finish().with(layer).init();

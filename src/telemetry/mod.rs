@@ -1,6 +1,7 @@
 //! Logs and metrics.
 
 mod attach;
+mod escape;
 mod log_queue;
 mod log_repeats;
 mod logging;

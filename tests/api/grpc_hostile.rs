@@ -23,8 +23,8 @@ use tokio::{
 
 use crate::{
     hostile::{
-        FLOOD, Flood, Hold, LONG, Polite, assert_bounded, flood_bytes, frame, framed, header_block, hold, mute_issuer,
-        pour, preface, trailer,
+        FLOOD, Flood, Hold, LONG, Polite, assert_bounded, flood_bytes, frame, framed, header_block, hold, measurable,
+        mute_issuer, pour, preface, trailer,
     },
     support::{
         Server, Setup,
@@ -41,7 +41,7 @@ const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 
 async fn assert_flood_bounded(name: &str, flood: Flood) {
-    let server = Setup::new().start();
+    let server = measurable().start();
     let bytes = Arc::new(flood_bytes(&flood));
     assert_bounded(name, &server, || pour(server.grpc.clone(), bytes.clone(), flood.reads)).await;
 }
@@ -77,7 +77,7 @@ async fn messages_without_their_last_byte_take_bounded_memory() {
         ("health", HEALTH, None, 16_000),
         ("reflection", REFLECTION, None, 16_000),
     ] {
-        let server = Setup::new().ready("norrix").and(&issuer).and("[server]\nbody_timeout = \"1m\"\n").start();
+        let server = measurable().ready("norrix").and(&issuer).and("[server]\nbody_timeout = \"1m\"\n").start();
         let taken = Arc::new(AtomicUsize::new(0));
         let kind = Hold { rest: false, path, credential, message, streams: 200 };
         assert_bounded(name, &server, || hold(server.grpc.clone(), kind.clone(), Arc::clone(&taken))).await;

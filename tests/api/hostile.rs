@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::support::{
-    Server,
+    Server, Setup,
     grpc::{Client, code, key},
     server::{ROOT, with},
 };
@@ -299,6 +299,11 @@ impl Drop for Attackers {
         let ended = self.thread.take().expect("is set until here").join();
         assert!(ended.is_ok() || std::thread::panicking(), "a hostile client failed");
     }
+}
+
+/// A server whose largest size the user of the tests may reset.
+pub fn measurable() -> Setup {
+    Setup::new().env("KEYWARD_DUMPABLE", "true")
 }
 
 /// Runs hostile clients beside an honest one. The memory of the process stays within its bound, and every honest call is

@@ -5,8 +5,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod at_rest;
 mod commit;
 mod config;
+mod config_warnings;
 mod dashboard_bounds;
 mod dashboard_forms;
 mod dashboard_keys;
@@ -31,6 +33,7 @@ mod hostile;
 mod logging;
 mod master_keys;
 mod matrix;
+mod memory;
 mod names;
 mod operation;
 mod own_limits;
@@ -43,6 +46,7 @@ mod rest_environment;
 mod rest_events;
 mod rest_forms;
 mod rest_fuzz;
+mod rest_heads;
 mod rest_hostile;
 mod rest_http2;
 mod rest_identity;

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    hostile::{FLOOD, Flood, Hold, LONG, Polite, assert_bounded, flood_bytes, hold, mute_issuer, pour},
+    hostile::{FLOOD, Flood, Hold, LONG, Polite, assert_bounded, flood_bytes, hold, measurable, mute_issuer, pour},
     support::{Setup, reply, server::ROOT},
 };
 
@@ -31,7 +31,7 @@ async fn half_sent_bodies_take_bounded_memory() {
         ("REST, bodies of strangers", "/api/v1/keys", None, 128),
         ("REST, bodies of unknown sessions", "/api/api-keys", Some(token), 20),
     ] {
-        let server = Setup::new().config(PUBLIC).and(&issuer).start();
+        let server = measurable().config(PUBLIC).and(&issuer).start();
         let taken = Arc::new(AtomicUsize::new(0));
         let kind = Hold { rest: true, path, credential, message: 1 << 20, streams };
         assert_bounded(name, &server, || hold(server.http.clone(), kind.clone(), Arc::clone(&taken))).await;
@@ -42,7 +42,7 @@ async fn half_sent_bodies_take_bounded_memory() {
 
 #[tokio::test]
 async fn requests_whose_responses_are_not_read_take_bounded_memory() {
-    let server = Setup::new().start();
+    let server = measurable().start();
     let flood = Flood { path: "/openapi.json", gets: true, reads: false, ..FLOOD };
     let bytes = Arc::new(flood_bytes(&flood));
     assert_bounded("REST, responses are not read", &server, || pour(server.http.clone(), bytes.clone(), false)).await;
@@ -50,7 +50,7 @@ async fn requests_whose_responses_are_not_read_take_bounded_memory() {
 
 #[tokio::test]
 async fn large_headers_take_bounded_memory() {
-    let server = Setup::new().start();
+    let server = measurable().start();
     let flood = Flood { path: "/api/api-keys", gets: true, headers: 12_000, streams: 20, ..FLOOD };
     let bytes = Arc::new(flood_bytes(&flood));
     assert_bounded("REST, headers of 12 kB", &server, || pour(server.http.clone(), bytes.clone(), true)).await;

@@ -117,19 +117,17 @@ async fn an_admin_changes_only_the_keys_that_it_created() {
 async fn an_admin_cannot_grant_the_admin_scope() {
     let provider = Provider::start();
     let keyspace = "[[keyspace]]\nname = \"x\"\nprefix = \"x_\"\nsecret = { encoding = \"base64url\", bytes = 32 }\n\
-                    scopes = [\"use\", \"admin\"]\nadmin_scope = \"admin\"\ndefault_scopes = [\"use\", \"admin\"]\n";
+                    scopes = [\"use\", \"admin\"]\nadmin_scope = \"admin\"\n";
     let server = Setup::new().config(keyspace).and(&provider.table("a", &["x"], "")).start();
     let adam = provider.token("a", "adam", &json!({"acme": "admin"})).await;
-    // Not even by leaving the scopes out where the defaults include it.
-    for body in [
-        json!({"name": "n", "scopes": ["admin"]}),
-        json!({"name": "n", "scopes": ["use", "admin"]}),
-        json!({"name": "n"}),
-    ] {
+    for body in [json!({"name": "n", "scopes": ["admin"]}), json!({"name": "n", "scopes": ["use", "admin"]})] {
         let message = call(&server, &adam, "POST", MANY, body).await.refused(403, "forbidden");
         assert_eq!(message, "Only an owner may grant the 'admin' scope");
     }
     call(&server, &adam, "POST", MANY, json!({"name": "n", "scopes": ["use"]})).await.good(201);
+    // It is among no defaults.
+    let made = call(&server, &adam, "POST", MANY, json!({"name": "n"})).await.good(201);
+    assert_eq!(made["scopes"], json!(["use"]));
     let olga = provider.token("a", "olga", &json!({"acme": "owner"})).await;
     call(&server, &olga, "POST", MANY, json!({"name": "n"})).await.good(201);
     let mut client = server.client().await;

@@ -108,7 +108,8 @@ impl Drop for SmallDisk {
 impl SmallDisk {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let server = Setup::new().command(folder.path(), &["serve"]);
+        // Its root folder is read through `/proc`.
+        let server = Setup::new().env("KEYWARD_DUMPABLE", "true").command(folder.path(), &["serve"]);
         let script = "mount -t tmpfs -o size=8m tmpfs \"$1\" && cd \"$1\" && exec \"$2\" serve";
         let mut command = Command::new("unshare");
         command.args(["--map-root-user", "--mount", "sh", "-c", script, "sh"]);

@@ -47,8 +47,8 @@ impl Authority {
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         let identity =
             Identity { cert: self.folder.join(format!("{name}.crt")), key: self.folder.join(format!("{name}.key")) };
-        std::fs::write(&identity.cert, cert.pem()).unwrap();
-        std::fs::write(&identity.key, key.serialize_pem()).unwrap();
+        private(&identity.cert, &cert.pem());
+        private(&identity.key, &key.serialize_pem());
         identity
     }
 
@@ -177,4 +177,11 @@ impl As<'_> {
 /// Starts a server with TLS.
 pub fn start(table: &str) -> Server {
     Setup::new().config(table).start()
+}
+
+/// Writes a file that its owner alone may read, as a private key should be: the check warns of others.
+fn private(path: &Path, text: &str) {
+    let mut options = std::fs::OpenOptions::new();
+    std::os::unix::fs::OpenOptionsExt::mode(options.write(true).create(true).truncate(true), 0o600);
+    std::io::Write::write_all(&mut options.open(path).unwrap(), text.as_bytes()).unwrap();
 }

@@ -92,8 +92,9 @@ fn keyspace(section: &Section<'_>, name: Option<String>, prefixes: Option<Prefix
     if public_create && require != RequiredBinding::default() {
         section.problem(PUBLIC_CREATE.name, "cannot go with require: nobody may choose a binding");
     }
-    if public_create && admin_scope.as_ref().is_some_and(|scope| default_scopes.contains(scope)) {
-        section.problem(PUBLIC_CREATE.name, "would make everybody an admin: admin_scope is in default_scopes");
+    if admin_scope.as_ref().is_some_and(|scope| default_scopes.contains(scope)) {
+        let what = "must not hold the admin_scope: a creator that names no scopes would make an admin key";
+        section.problem(DEFAULT_SCOPES.name, what);
     }
     let default_ttl = default_ttl(section);
     let rate_limit = limit::read(section, &RATE_LIMIT);

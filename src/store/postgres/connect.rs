@@ -1,6 +1,6 @@
 //! How connections to Postgres are opened, and which servers are refused.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use sqlx::{
     ConnectOptions as _, Executor as _, PgConnection,
@@ -35,10 +35,7 @@ fn read_url(url: &str) -> Result<PgConnectOptions, OpenError> {
 /// answers in its place gets the password by saying that it has no TLS.
 fn with_tls(connect: PgConnectOptions) -> PgConnectOptions {
     let host = connect.get_host();
-    let is_local = connect.get_socket().is_some()
-        || host.starts_with('/')
-        || host == "localhost"
-        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let is_local = connect.get_socket().is_some() || host.starts_with('/') || server_url::is_loopback(host);
     match connect.get_ssl_mode() {
         PgSslMode::Allow | PgSslMode::Prefer if !is_local => connect.ssl_mode(PgSslMode::Require),
         _ => connect,

@@ -1,9 +1,9 @@
 //! The database file and its lock.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{File, OpenOptions, Permissions, TryLockError},
     io,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -27,14 +27,36 @@ pub(super) fn create_and_lock(url: &str) -> Result<(PathBuf, File), OpenError> {
     }
     // Two names of one file must lead to one lock.
     let path = named.canonicalize().map_err(|error| refused(named, &error))?;
-    let mut beside = path.clone().into_os_string();
-    beside.push(".lock");
-    let beside = PathBuf::from(beside);
+    for suffix in ["", "-wal", "-shm"] {
+        restrict(&with_suffix(&path, suffix));
+    }
+    let beside = with_suffix(&path, ".lock");
     let lock = private(OpenOptions::new().write(true).create(true).truncate(false), &beside)
         .map_err(|error| refused(&beside, &error))?;
     match lock.try_lock() {
         Ok(()) => Ok((path, lock)),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.display().to_string())),
         Err(TryLockError::Error(error)) => Err(refused(&beside, &error)),
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Lets nobody but its owner read a file that every user can open. A group alone was meant, for example for backups. SQLite
+/// makes the files beside the database with its permissions.
+fn restrict(path: &Path) {
+    let Ok(metadata) = path.metadata() else { return };
+    if metadata.permissions().mode() & 0o007 == 0 {
+        return;
+    }
+    match std::fs::set_permissions(path, Permissions::from_mode(0o600)) {
+        Ok(()) => tracing::warn!(file = %path.display(), "other users could read the database: its mode is 0600 now"),
+        Err(error) => {
+            tracing::warn!(file = %path.display(), %error, "other users can read the database: set its mode to 0600");
+        }
     }
 }

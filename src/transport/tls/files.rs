@@ -32,6 +32,12 @@ pub(crate) fn stamps(config: &TlsSettings) -> Vec<FileStamp> {
     [Some(&config.cert), Some(&config.key), config.client_ca.as_ref()].into_iter().flatten().map(stamp).collect()
 }
 
+/// The private key's file, if others than its owner and its group may read it.
+pub(crate) fn exposed_key(config: &TlsSettings) -> Option<&Path> {
+    let mode = fs::metadata(&config.key).ok()?.mode();
+    (mode & 0o007 != 0).then_some(config.key.as_path())
+}
+
 /// Reads the files into a server configuration.
 ///
 /// # Errors

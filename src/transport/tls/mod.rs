@@ -5,6 +5,8 @@ mod callers;
 mod files;
 mod turns;
 
+pub(crate) use self::files::exposed_key;
+
 use std::{
     future::Future as _,
     io,

@@ -1,0 +1,15 @@
+//! Keeps the process's memory from others: it holds digests, subkeys, and the secrets of calls in flight.
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+
+/// Turns core dumps off, and keeps other processes of the same user from reading the memory. What the system refuses is
+/// logged.
+pub fn protect() {
+    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
+        tracing::warn!(%error, "core dumps cannot be turned off");
+    }
+    // Also covers a core dump that a program receives through a pipe, which the limit does not.
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "other processes of this user can read the memory");
+    }
+}

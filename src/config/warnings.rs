@@ -1,0 +1,106 @@
+//! What a configuration allows that is seldom meant.
+
+use std::collections::HashMap;
+
+use ipnet::IpNet;
+
+use super::{
+    database::{DatabaseUrl, gives_password_away},
+    environment,
+    load::Config,
+    rate_limit::{RateLimitStore, is_plain_elsewhere},
+    setting::{Setting, Table},
+    tables::TABLES,
+};
+
+/// What begins the name of each variable of Keyward.
+const VARIABLES: &str = "KEYWARD_";
+/// Variables of Keyward that are no settings: those of its command line, and the switches of test builds.
+const OTHERS: [&str; 4] = ["KEYWARD_API_KEY", "KEYWARD_ENV", "KEYWARD_FAULTS", "KEYWARD_URL"];
+/// What begins the names of variables that Kubernetes sets for a service of the name `keyward`.
+const OF_KUBERNETES: [&str; 2] = ["KEYWARD_PORT", "KEYWARD_SERVICE_"];
+/// What each JSON Web Token begins with: `{"` in base64url.
+const TOKEN_START: &str = "eyJ";
+/// The shortest prefixes of networks that one operator may have: those of IPv4 and of IPv6.
+const SHORTEST_PREFIXES: (u8, u8) = (8, 16);
+
+/// A line for each thing that is allowed and seldom meant.
+pub fn warnings(config: &Config, environment: &HashMap<String, String>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut warn = |text: String| warnings.push(text);
+    let urls = match &config.database.url {
+        DatabaseUrl::Postgres(url) => vec![("database.url", url)],
+        DatabaseUrl::Sqlite(_) => Vec::new(),
+    };
+    for (name, url) in
+        urls.into_iter().chain(config.database.migrate_url.iter().map(|url| ("database.migrate_url", url)))
+    {
+        if gives_password_away(url) {
+            warn(format!("{name}: sslmode=disable gives the password to whoever answers: use sslmode=verify-full"));
+        }
+    }
+    if let RateLimitStore::Redis(url) = &config.rate_limit.store
+        && is_plain_elsewhere(url)
+    {
+        warn("rate_limit.store: without TLS the password goes to whoever answers: use rediss://".to_owned());
+    }
+    for (name, networks, what) in [
+        ("http.trusted_proxies", &config.http.trusted_proxies, "any client may claim any address"),
+        ("webhooks.allow_cidrs", &config.webhooks.egress.allow_cidrs, "webhooks may reach every host of the network"),
+    ] {
+        if let Some(network) = networks.iter().find(|network| is_anybodys(network)) {
+            warn(format!("{name}: {network} is no network of one owner: {what}"));
+        }
+    }
+    let plain = match config.server.metrics_addr {
+        None if config.tls.is_some() => None,
+        None => Some(("server.http_addr", config.server.http_addr)),
+        Some(address) => Some(("server.metrics_addr", address)),
+    };
+    if let Some((name, address)) = plain.filter(|(_, address)| address.ip().to_canonical().is_unspecified()) {
+        warn(format!("{name}: {address} serves metrics in plain text on every address of this machine"));
+    }
+    if config.master_keys.iter().any(|key| key.iter().all(|byte| *byte == 0)) {
+        warn("KEYWARD_MASTER_KEY: a key is all zeros, which anybody guesses: openssl rand -base64 32".to_owned());
+    }
+    for keyspace in config.registry.configured() {
+        let of_token = |prefix: &str| prefix.starts_with(TOKEN_START) || TOKEN_START.starts_with(prefix);
+        for (_, prefix) in keyspace.prefixes.iter().filter(|(_, prefix)| of_token(prefix)) {
+            let name = &keyspace.name;
+            warn(format!(
+                "keyspace \"{name}\": the prefix \"{prefix}\" begins like a session token, and hides such tokens"
+            ));
+        }
+    }
+    let mut unknown: Vec<&String> = environment.keys().filter(|name| is_unknown(name)).collect();
+    unknown.sort();
+    for name in unknown {
+        warn(format!("{name}: is no variable of keyward, and changes nothing"));
+    }
+    warnings
+}
+
+/// Whether a network is larger than any that belongs to one operator: every address, or the public ones of IPv6.
+fn is_anybodys(network: &IpNet) -> bool {
+    match network {
+        // In IPv6 these are the addresses of IPv4.
+        IpNet::V6(network) if network.addr().to_ipv4_mapped().is_some() => {
+            network.prefix_len() < 96 + SHORTEST_PREFIXES.0
+        }
+        IpNet::V4(network) => network.prefix_len() < SHORTEST_PREFIXES.0,
+        IpNet::V6(network) => network.prefix_len() < SHORTEST_PREFIXES.1,
+    }
+}
+
+fn is_unknown(name: &str) -> bool {
+    name.starts_with(VARIABLES)
+        && !OTHERS.contains(&name)
+        && !OF_KUBERNETES.iter().any(|begin| name.starts_with(begin))
+        && !environment::SETTINGS.iter().any(|setting| setting.variable == Some(name))
+        && !TABLES.iter().any(|table| declares(table, name))
+}
+
+fn declares(table: &Table, name: &str) -> bool {
+    let has = |settings: &[Setting]| settings.iter().any(|setting| setting.variable == Some(name));
+    has(table.settings) || table.tables.iter().any(|inner| declares(inner, name))
+}
