@@ -1,6 +1,6 @@
 //! Commands that end by themselves.
 
-use super::{error::RunError, memory, open_store::open_with_retry, parts::Parts, progress::StartProgress};
+use super::{error::RunError, memory, open_store::open_with_retry, parts::Parts, progress::StartProgress, system_user};
 use crate::{
     config::Config,
     domain::secret::Secret,
@@ -51,7 +51,7 @@ pub async fn root_key(config: &Config) -> Result<Secret, RunError> {
     let opened = open_with_retry(config, &progress).await?;
     opened.migrate(&progress).await?;
     let parts = Parts::build(config, &opened).await?;
-    let secret = parts.services.keys.create_root_key().await?;
+    let secret = parts.services.keys.create_root_key(&system_user::name()).await?;
     parts.store.close().await;
     Ok(secret)
 }

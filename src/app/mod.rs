@@ -13,6 +13,7 @@ mod progress;
 mod readiness;
 mod run;
 mod startup_servers;
+mod system_user;
 mod workers;
 
 pub use self::{

@@ -78,7 +78,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     // Two groups, since workers outlive the servers: the last calls still use keys, and their usage is flushed.
     let (servers, tasks, end) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
     workers::watch_readiness(&tasks, &stop, &parts, health);
-    workers::start(&tasks, &stop, &end, &parts);
+    workers::start(&tasks, &stop, &end, &parts, config.events.summary_period);
     if config.webhooks.deliver {
         workers::deliver_webhooks(&tasks, &stop, &parts, &config.webhooks);
     }

@@ -36,15 +36,22 @@ const RATE_LIMIT_EVENT_INTERVAL: Duration = Duration::from_secs(1);
 const EVENT_SWEEP_INTERVAL: Duration = Duration::from_secs(15);
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Starts the workers that do not depend on the configuration. Those that flush run until `end`, when no call is left; the
+/// Starts the workers that run with every configuration. Those that flush run until `end`, when no call is left; the
 /// others until `stop`.
-pub fn start(tasks: &TaskTracker, stop: &CancellationToken, end: &CancellationToken, parts: &Parts) {
+pub fn start(
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+    end: &CancellationToken,
+    parts: &Parts,
+    summary_period: Duration,
+) {
     let Parts { services, limiter, sessions, .. } = parts;
     let ending = Spawner { tasks, services, stop: end };
     ending.spawn("usage_flush", &services.jobs, flush_usage);
     ending.every(RATE_LIMIT_EVENT_INTERVAL, "rate_limit_events", &services.jobs, |jobs| async move {
         jobs.flush_rate_limit_events().await;
     });
+    ending.every(summary_period, "audit_trail", &services.trail, |trail| async move { trail.flush().await });
     ending.every(LIMIT_SWEEP_INTERVAL, "limit_sweep", limiter, |limiter| async move { limiter.sweep() });
     ending.every(METRICS_UPKEEP_INTERVAL, "metrics_upkeep", &services.metrics, |metrics| async move {
         metrics.upkeep();

@@ -9,8 +9,13 @@ use super::{
 use crate::domain::{clock::Micros, event::EventRules};
 
 /// The table.
-pub const TABLE: Table =
-    Table { name: "events", list: false, help: "The audit log.", settings: &[EXPIRING_BEFORE, RETENTION], tables: &[] };
+pub const TABLE: Table = Table {
+    name: "events",
+    list: false,
+    help: "The audit log.",
+    settings: &[EXPIRING_BEFORE, RETENTION, SUMMARY_PERIOD],
+    tables: &[],
+};
 
 const EXPIRING_BEFORE: Setting = Setting::new(
     "expiring_before",
@@ -19,6 +24,13 @@ const EXPIRING_BEFORE: Setting = Setting::new(
 );
 
 const RETENTION: Setting = Setting::new("retention", "\"90d\"", "How long events are kept, 1d to 3650d.");
+
+const SUMMARY_PERIOD: Setting = Setting::new(
+    "summary_period",
+    "\"60s\"",
+    "How often denied calls, refused credentials and sign-ins are written, summed up by caller or address, 1s to 1h. In each \
+     period a replica writes at most 16 events of refused credentials and 64 of each other type.",
+);
 
 const LONGEST_NOTICE: Duration = Duration::from_hours(365 * 24);
 const SHORTEST_NOTICE: Duration = Duration::from_mins(1);
@@ -31,7 +43,9 @@ pub fn read(section: &Section<'_>) -> Option<EventRules> {
     let expiring_before = expiring_before(section);
     let bounds = MIN_RETENTION..=MAX_RETENTION;
     let retention = section.duration_within(&RETENTION, bounds, "must be a length of time from 1d to 3650d");
-    Some(EventRules { expiring_before: expiring_before?, retention: micros(retention?)? })
+    let bounds = Duration::from_secs(1)..=Duration::from_hours(1);
+    let period = section.duration_within(&SUMMARY_PERIOD, bounds, "must be a length of time from 1s to 1h");
+    Some(EventRules { expiring_before: expiring_before?, retention: micros(retention?)?, summary_period: period? })
 }
 
 fn micros(length: Duration) -> Option<Micros> {

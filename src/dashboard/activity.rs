@@ -19,7 +19,7 @@ use crate::{
         clock::{Micros, SECOND},
         error::{Error, Result},
         event::{Event, EventType},
-        key::Binding,
+        key::{Binding, KeyRecord},
     },
     service::audit::{EventPage, ListEvents},
 };
@@ -36,6 +36,7 @@ pub(super) struct EventRow {
     pub(super) what: String,
     pub(super) at: Moment,
     pub(super) actor: String,
+    /// Empty for an event that is about no key.
     pub(super) key_id: String,
     pub(super) key_name: String,
     /// What changed.
@@ -49,8 +50,8 @@ impl EventRow {
             what: what(event.kind).to_owned(),
             at: Moment::new(event.id.at(), now),
             actor: text::actor(&event.actor),
-            key_id: event.key.id.to_string(),
-            key_name: text::name(&event.key),
+            key_id: event.key.as_ref().map(|key| key.id.to_string()).unwrap_or_default(),
+            key_name: event.key.as_ref().map(text::name).unwrap_or_default(),
             detail: detail(event),
         }
     }
@@ -64,12 +65,18 @@ fn what(kind: EventType) -> &'static str {
         EventType::KeyExpired => "Expired",
         EventType::KeyRateLimited => "Rate limited",
         EventType::WebhookUpdated => "Webhook changed",
+        EventType::WebhookRotated => "Webhook secret rotated",
         EventType::WebhookDisabled => "Webhook disabled",
+        EventType::EventRedelivered => "Delivered again",
+        EventType::CallDenied => "Calls denied",
+        EventType::AuthenticationFailed => "Credentials refused",
+        EventType::SignedIn => "Signed in",
+        EventType::SignedOut => "Signed out",
     }
 }
 
 fn detail(event: &Event) -> String {
-    let key = &event.key;
+    let Some(key) = &event.key else { return details(event) };
     match event.kind {
         EventType::KeyCreated => {
             let scopes = if key.scopes.is_empty() { "no scopes".to_owned() } else { key.scopes.join(", ") };
@@ -84,7 +91,18 @@ fn detail(event: &Event) -> String {
         EventType::WebhookUpdated if key.webhook_url.is_empty() => "removed".to_owned(),
         EventType::WebhookUpdated => format!("to {}", key.webhook_url),
         EventType::WebhookDisabled => "the receiver answered 410 Gone".to_owned(),
+        EventType::WebhookRotated
+        | EventType::EventRedelivered
+        | EventType::CallDenied
+        | EventType::AuthenticationFailed
+        | EventType::SignedIn
+        | EventType::SignedOut => details(event),
     }
+}
+
+/// What an event says beside the key.
+fn details(event: &Event) -> String {
+    event.details.iter().map(|(name, text)| format!("{name}: {text}")).collect::<Vec<_>>().join(", ")
 }
 
 /// The filters, as the query names them.
@@ -137,7 +155,7 @@ impl Filters {
     fn request(&self, page_size: u32, cursor: &str) -> Result<ListEvents> {
         let actor = match self.actor.as_str() {
             "" | "root" | "public" | "keyward" => self.actor.clone(),
-            named if named.starts_with("key:") || named.starts_with("user:") || named.starts_with("san:") => {
+            named if ["key:", "user:", "san:", "system:"].iter().any(|begin| named.starts_with(begin)) => {
                 self.actor.clone()
             }
             key if key.starts_with("key_") => format!("key:{key}"),
@@ -239,16 +257,19 @@ async fn export(viewer: &Viewer, query: Option<String>) -> Result<Response> {
         count += events.len();
         for event in &events {
             let row = EventRow::new(event, event.id.at());
-            let key = &event.key;
-            let own = &key.binding;
+            let key = event.key.as_ref();
+            let own = key.map(|key| key.binding.clone()).unwrap_or_default();
+            let of_key = |text: fn(&KeyRecord) -> &String| key.map(|key| text(key).clone()).unwrap_or_default();
+            let (name, prefix, keyspace) =
+                (of_key(|key| &key.name), of_key(|key| &key.prefix), of_key(|key| &key.keyspace));
             let cells = [
                 row.at.machine.as_str(),
                 row.kind,
                 &event.actor,
                 &row.key_id,
-                &key.name,
-                &key.prefix,
-                &key.keyspace,
+                &name,
+                &prefix,
+                &keyspace,
                 &own.organization,
                 &own.instance,
                 &own.environment,

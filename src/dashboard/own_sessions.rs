@@ -64,6 +64,6 @@ async fn end_one(viewer: &Viewer, mut form: Form) -> Result<Response> {
     form.finish()?;
     let id = SessionId::parse(&named).ok_or_else(|| Error::invalid("session", "is no session"))?;
     // One that has ended meanwhile is as good as one that ends now.
-    viewer.service().dashboard.end_other(&viewer.open.session, id, viewer.call()).await?;
+    viewer.service().dashboard.end_other(&viewer.open, id, viewer.call()).await?;
     Ok(see_other(PATH))
 }

@@ -167,8 +167,7 @@ pub(super) async fn sign_out(Posted { viewer, form }: Posted) -> Response {
     }
     let Shared(options) = &viewer.shared;
     let return_to = viewer.site.origin(options).map(|origin| format!("{origin}/dashboard/sign-in")).unwrap_or_default();
-    let (service, session) = (viewer.service(), &viewer.open.session);
-    match service.dashboard.sign_out(session, &return_to, viewer.call()).await {
+    match viewer.service().dashboard.sign_out(&viewer.open, &return_to, viewer.call()).await {
         Ok(issuer) => {
             let mut response = match issuer {
                 None => see_other("/dashboard/sign-in?signed_out=1"),

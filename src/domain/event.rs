@@ -1,6 +1,6 @@
 //! Events: the entries of the audit log, which are also what webhooks receive.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 use uuid::Uuid;
 
@@ -66,20 +66,38 @@ pub enum EventType {
     KeyRateLimited,
     /// A key's webhook or its signing secret was set, changed or removed.
     WebhookUpdated,
+    /// A key's webhook signs with a new secret. Its URL may have changed with it.
+    WebhookRotated,
     /// A key's webhook was removed because its receiver answered 410 Gone.
     WebhookDisabled,
+    /// A caller had an event delivered again.
+    EventRedelivered,
+    /// Calls of one caller were denied.
+    CallDenied,
+    /// Credentials from one address were refused.
+    AuthenticationFailed,
+    /// A caller signed in.
+    SignedIn,
+    /// A caller ended its sign-in.
+    SignedOut,
 }
 
 impl EventType {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 13] = [
         Self::KeyCreated,
         Self::KeyRevoked,
         Self::KeyExpiring,
         Self::KeyExpired,
         Self::KeyRateLimited,
         Self::WebhookUpdated,
+        Self::WebhookRotated,
         Self::WebhookDisabled,
+        Self::EventRedelivered,
+        Self::CallDenied,
+        Self::AuthenticationFailed,
+        Self::SignedIn,
+        Self::SignedOut,
     ];
 
     /// The name on the wire and in the database.
@@ -91,7 +109,13 @@ impl EventType {
             Self::KeyExpired => "key.expired",
             Self::KeyRateLimited => "key.rate_limited",
             Self::WebhookUpdated => "webhook.updated",
+            Self::WebhookRotated => "webhook.rotated",
             Self::WebhookDisabled => "webhook.disabled",
+            Self::EventRedelivered => "event.redelivered",
+            Self::CallDenied => "call.denied",
+            Self::AuthenticationFailed => "authentication.failed",
+            Self::SignedIn => "session.signed_in",
+            Self::SignedOut => "session.signed_out",
         }
     }
 
@@ -111,12 +135,14 @@ pub struct EventRules {
     pub expiring_before: Vec<Micros>,
     /// How long events are kept.
     pub retention: Micros,
+    /// How often events that are summed up are written.
+    pub summary_period: Duration,
 }
 
 impl Default for EventRules {
     fn default() -> Self {
         let day = 86_400 * SECOND;
-        Self { expiring_before: vec![day, 7 * day], retention: 90 * day }
+        Self { expiring_before: vec![day, 7 * day], retention: 90 * day, summary_period: Duration::from_mins(1) }
     }
 }
 
@@ -127,14 +153,16 @@ pub struct Event {
     pub id: EventId,
     /// The type.
     pub kind: EventType,
-    /// Who caused it: `root`, `key:<id>`, `user:<subject>`, `public`, or [`SYSTEM`].
+    /// Who caused it: `root`, `key:<id>`, `user:<subject>`, `san:<name>`, `system:<user>`, `public`, or [`SYSTEM`].
     pub actor: String,
     /// What identifies an event that is written only once: the seconds before the expiry (0 at the expiry itself), or the
     /// start of the rate limit's window in unix microseconds.
     pub once: Option<i64>,
-    /// The key's public record right after the change. What is not public is blank: the digest is zeros, the revision and
-    /// the version of the webhook secret are 0, and the last use is none.
-    pub key: KeyRecord,
+    /// The key's public record right after the change; none for an event that is about no key. What is not public is blank:
+    /// the digest is zeros, the revision and the version of the webhook secret are 0, and the last use is none.
+    pub key: Option<KeyRecord>,
+    /// What the event says beside the key.
+    pub details: BTreeMap<String, String>,
 }
 
 #[cfg(test)]

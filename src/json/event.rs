@@ -24,10 +24,16 @@ pub(crate) struct Event<'a> {
     r#type: &'static str,
     #[schema(value_type = String, format = DateTime)]
     timestamp: Rfc3339,
-    /// `root`, `key:<id>`, `user:<subject>`, `public`, or `keyward` for what it does by itself.
+    /// `root`, `key:<id>`, `user:<subject>`, `san:<name>`, `system:<user>`, `public`, or `keyward` for what it does by itself.
     actor: &'a str,
-    key_id: String,
-    data: EventKey<'a>,
+    /// Null for an event that is about no key.
+    #[schema(required)]
+    key_id: Option<String>,
+    /// Null for an event that is about no key.
+    #[schema(required)]
+    data: Option<EventKey<'a>>,
+    /// What the event says beside the key.
+    details: &'a BTreeMap<String, String>,
 }
 
 impl<'a> Event<'a> {
@@ -37,8 +43,9 @@ impl<'a> Event<'a> {
             r#type: event.kind.name(),
             timestamp: Rfc3339(event.id.at()),
             actor: &event.actor,
-            key_id: event.key.id.to_string(),
-            data: EventKey::new(event),
+            key_id: event.key.as_ref().map(|key| key.id.to_string()),
+            data: EventKey::of(event),
+            details: &event.details,
         }
     }
 }
@@ -85,10 +92,10 @@ pub(crate) struct EventKey<'a> {
 }
 
 impl<'a> EventKey<'a> {
-    /// The key of an event. It has no `lastUsedAt`: the last use is no part of what the event recorded.
-    pub(crate) fn new(event: &'a event::Event) -> Self {
-        let key = &event.key;
-        Self {
+    /// The key of an event, if it is about one. It has no `lastUsedAt`: the last use is no part of what the event recorded.
+    pub(crate) fn of(event: &'a event::Event) -> Option<Self> {
+        let key = event.key.as_ref()?;
+        Some(Self {
             id: key.id.to_string(),
             keyspace: &key.keyspace,
             name: text(&key.name),
@@ -108,7 +115,7 @@ impl<'a> EventKey<'a> {
             metadata: &key.metadata,
             rate_limit: key.rate_limit.map(OwnRateLimit::from),
             keyspaces: &key.keyspaces,
-        }
+        })
     }
 }
 

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use super::{
     context::CallContext,
     deliveries::DeliverySignal,
+    ids::IdGenerator,
     keys::Keys,
     management::ManagementCalls,
     paging::{
-        BindingFilter, MAX_PASSED_PAGES, PageTokens, filter, fitting, list_forms, page_size, stored_forms, text_part,
+        BindingFilter, MAX_PASSED_PAGES, PageTokens, filter, fitting, key_size, list_forms, page_size, stored_forms,
+        text_part, texts_size,
     },
 };
 pub use crate::store::events::{Delivery, DeliveryState};
@@ -19,11 +21,15 @@ use crate::{
         clock::{Clock, Micros},
         error::{Error, ErrorKind, Result},
         event::{Event, EventId, EventType},
-        key::{Binding, KeyId},
+        key::{Binding, KeyId, KeyRecord},
         keyspace::Registry,
         validation::{MAX_PAGE_SIZE, Violations},
     },
-    store::{Store, events::EventQuery, page::RowPage},
+    store::{
+        Store,
+        events::{EventQuery, Redelivery},
+        page::RowPage,
+    },
 };
 
 /// What to list; an empty field does not filter.
@@ -84,6 +90,7 @@ pub struct AuditLog {
     pub(super) calls: Arc<ManagementCalls>,
     pub(super) pages: PageTokens,
     pub(super) deliveries: Arc<DeliverySignal>,
+    pub(super) ids: Arc<IdGenerator>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -147,12 +154,13 @@ impl AuditLog {
             };
             let page = list_forms(&forms, query.limit, |event: &Event| event.id.0, of_form).await?;
             let RowPage { rows: mut events, ended_at } = page;
-            let fit = fitting(events.iter().map(|event| &event.key)).min(page_size as usize);
+            let fit = fitting(events.iter().map(event_size)).min(page_size as usize);
             let more = events.len() > fit;
             events.truncate(fit);
             let last = events.last().filter(|_| more).map(|last| last.id);
             // A key whose keyspace is no longer configured does not exist, and neither do its events.
-            events.retain(|event| self.registry.by_name(&event.key.keyspace).is_some());
+            let configured = |key: &KeyRecord| self.registry.by_name(&key.keyspace).is_some();
+            events.retain(|event| event.key.as_ref().is_none_or(configured));
             if events.is_empty() && last.is_some() && passed_pages < MAX_PASSED_PAGES {
                 query.before = last;
                 passed_pages += 1;
@@ -218,24 +226,34 @@ impl AuditLog {
         let id = parsed(&mut violations, "event_id", id.parse::<EventId>());
         violations.finish()?;
         let Some(id) = id else { return Err(no_such_event()) };
-        manager.may_change(&self.visible_event(manager, id, context).await?.key)?;
-        let delivery = context.bounded(self.store.redeliver(id, self.clock.wall())).await?;
         let none = || Error::new(ErrorKind::FailedPrecondition, "CONFLICT", "The key has no webhook to tell");
+        manager.may_change(&self.visible_event(manager, id, context).await?.key.ok_or_else(none)?)?;
+        let redelivery = Redelivery { at: self.clock.wall(), by: caller.actor(), event: self.ids.event_id() };
+        let delivery = context.bounded(self.store.redeliver(id, redelivery)).await?;
         let delivery = delivery.ok_or_else(none)?;
         self.deliveries.notify();
         Ok(redacted(manager, delivery))
     }
 
-    /// An event of a key that the manager may see. For any other event the answer is exactly that for an id that does not
-    /// exist.
+    /// An event of a key that the manager may see, or, for an operator, any other event. Otherwise the answer is exactly that
+    /// for an id that does not exist.
     async fn visible_event(&self, manager: Manager<'_>, id: EventId, context: CallContext<'_>) -> Result<Event> {
         let event = context.bounded(self.store.find_event(id)).await?;
-        let is_visible =
-            |event: &Event| self.registry.by_name(&event.key.keyspace).is_some() && manager.sees(&event.key);
+        let is_visible = |event: &Event| match &event.key {
+            Some(key) => self.registry.by_name(&key.keyspace).is_some() && manager.sees(key),
+            None => matches!(manager, Manager::Operator),
+        };
         let event = event.filter(is_visible).ok_or_else(no_such_event)?;
-        manager.may_read(&event.key)?;
+        if let Some(key) = &event.key {
+            manager.may_read(key)?;
+        }
         Ok(event)
     }
+}
+
+/// About how many bytes an event takes in a message.
+fn event_size(event: &Event) -> usize {
+    event.key.as_ref().map_or(0, key_size) + texts_size(&event.details)
 }
 
 /// A delivery as the manager may see it. Only operators see the receiver's response: who chooses the URL could otherwise read

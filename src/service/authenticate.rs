@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{
     context::CallContext,
     rate_limited::rate_limited,
+    trail::AuditTrail,
     verify::{
         check::{Check, Verdict},
         evaluator::{Evaluation, Evaluator, digest_of},
@@ -41,6 +42,7 @@ pub struct Authenticator {
     pub(super) failures: AuthFailures,
     /// Digest of the root credential that the environment sets.
     pub(super) root: Option<Digest>,
+    pub(super) trail: Arc<AuditTrail>,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -284,6 +286,7 @@ impl Authenticator {
         if !error.refuses_credential() {
             return error;
         }
+        self.trail.record_refusal(client);
         let wait = self.failures.record(Subject::address(client));
         self.metrics.failed_authentication(wait.is_some());
         let Some(wait) = wait else { return error };

@@ -24,6 +24,9 @@ pub(crate) mod overview;
 mod paging;
 mod rate_limited;
 pub mod supervisor;
+#[cfg(test)]
+mod tests;
+pub mod trail;
 pub mod verify;
 
 use std::sync::Arc;
@@ -48,6 +51,7 @@ use self::{
     overview::Overview,
     paging::PageTokens,
     supervisor::Supervisor,
+    trail::AuditTrail,
     verify::{Verifier, evaluator::Evaluator},
 };
 use crate::{
@@ -87,6 +91,8 @@ pub struct Services {
     pub keys: Arc<Keys>,
     /// Events, and the deliveries of them to webhooks.
     pub audit: AuditLog,
+    /// Records what changes no key: sign-ins, denied calls and refused credentials.
+    pub trail: Arc<AuditTrail>,
     /// What workers run beside calls.
     pub jobs: Arc<Jobs>,
     /// Sessions of the dashboard.
@@ -217,12 +223,14 @@ impl Services {
             limiter: Arc::clone(&limiter),
             clock: Arc::clone(&clock),
         });
+        let trail = Arc::new(AuditTrail::new(Arc::clone(&store), Arc::clone(&ids), Arc::clone(&clock)));
         let auth = Arc::new(Authenticator {
             evaluator: Arc::clone(&evaluator),
             registry: Arc::clone(&registry),
             sessions: Arc::clone(&sessions),
             failures,
             root,
+            trail: Arc::clone(&trail),
             metrics: Arc::clone(&metrics),
         });
         let bulk = Arc::new(bulk.unwrap_or_else(|| Bulk::on(runtime.clone())));
@@ -249,6 +257,7 @@ impl Services {
             store: Arc::clone(&store),
             auth: Arc::clone(&auth),
             sessions: Arc::clone(&sessions),
+            trail: Arc::clone(&trail),
             master_keys: Arc::clone(&master_keys),
             clock: Arc::clone(&clock),
             entropy: Arc::clone(&entropy),
@@ -290,8 +299,10 @@ impl Services {
                 calls,
                 pages: PageTokens::new(master_keys),
                 deliveries: Arc::clone(&deliveries),
+                ids: Arc::clone(&ids),
                 clock: Arc::clone(&clock),
             },
+            trail,
             keys,
             jobs: Arc::new(Jobs {
                 store: Arc::clone(&store),

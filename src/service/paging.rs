@@ -1,6 +1,6 @@
 //! Pages of a list: tokens, sizes, and how much fits into one message.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use uuid::Uuid;
 
@@ -17,6 +17,8 @@ use crate::{
 
 /// About how many bytes one page may hold, whatever its size in keys: most gRPC clients refuse a message above 4 MiB.
 const MAX_PAGE_BYTES: usize = 3 << 20;
+/// About how many bytes the framing of a text takes.
+const FRAMING: usize = 8;
 
 /// How many pages of keys whose keyspace is no longer configured one call passes. Then it answers an empty page.
 pub(super) const MAX_PASSED_PAGES: u32 = 8;
@@ -58,26 +60,29 @@ pub(super) fn page_size(requested: u32) -> u32 {
     if requested == 0 { DEFAULT_PAGE_SIZE } else { requested }
 }
 
-/// How many of the keys fit into one page; one always does.
-pub(super) fn fitting<'a>(keys: impl Iterator<Item = &'a KeyRecord>) -> usize {
+/// How many of the items, whose sizes are in bytes, fit into one page; one always does.
+pub(super) fn fitting(sizes: impl Iterator<Item = usize>) -> usize {
     let mut bytes = 0;
-    let fit = keys.take_while(|key| {
-        bytes += encoded_size(key);
+    let fit = sizes.take_while(|size| {
+        bytes += size;
         bytes <= MAX_PAGE_BYTES
     });
     fit.count().max(1)
 }
 
 /// About how many bytes a key takes in a message.
-fn encoded_size(key: &KeyRecord) -> usize {
+pub(super) fn key_size(key: &KeyRecord) -> usize {
     /// Id, prefix, times and the framing of each field.
     const FIXED: usize = 200;
-    const FRAMING: usize = 8;
     let Binding { organization, instance, environment } = &key.binding;
     let texts = [organization, instance, environment, &key.name, &key.revoke_reason, &key.webhook_url];
     let scopes = key.scopes.iter().map(|scope| scope.len() + FRAMING);
-    let metadata = key.metadata.iter().map(|(key, value)| key.len() + value.len() + FRAMING);
-    FIXED + texts.map(String::len).iter().sum::<usize>() + scopes.sum::<usize>() + metadata.sum::<usize>()
+    FIXED + texts.map(String::len).iter().sum::<usize>() + scopes.sum::<usize>() + texts_size(&key.metadata)
+}
+
+/// About how many bytes pairs of texts take in a message.
+pub(super) fn texts_size(texts: &BTreeMap<String, String>) -> usize {
+    texts.iter().map(|(name, text)| name.len() + text.len() + FRAMING).sum()
 }
 
 /// The organization, instance and environment of a query.

@@ -1,12 +1,14 @@
 //! Events and their deliveries: what the store takes and returns, and its verbs.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 
 use super::{error::Result, page::RowPage};
 use crate::domain::{
     clock::Micros,
     event::{Event, EventId, EventType},
-    key::KeyId,
+    key::{Binding, KeyId},
     webhook::FormerSecrets,
 };
 
@@ -45,6 +47,34 @@ pub struct NewEvent {
     pub key: KeyId,
     /// Identifies the event together with the key and the type. Of two such events only the first is written.
     pub once: i64,
+}
+
+/// An event that is about no key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRecord {
+    /// Id of the event.
+    pub id: EventId,
+    /// Its type.
+    pub kind: EventType,
+    /// Who caused it.
+    pub actor: String,
+    /// The keyspace whose managers may see it; empty: operators alone.
+    pub keyspace: String,
+    /// The organization, instance and environment whose managers may see it.
+    pub binding: Binding,
+    /// What it says.
+    pub details: BTreeMap<String, String>,
+}
+
+/// A delivery to make again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redelivery {
+    /// When it is due.
+    pub at: Micros,
+    /// Who asked for it.
+    pub by: String,
+    /// The id of the event that is written with it.
+    pub event: EventId,
 }
 
 /// A position among keys ordered by expiry.
@@ -100,6 +130,8 @@ pub struct Claim {
 pub struct ClaimedDelivery {
     /// The event to deliver.
     pub event: Event,
+    /// The key that it is about.
+    pub key: KeyId,
     /// The host of the webhook when the event was written, as [`host_of`](crate::domain::egress::host_of) gives it.
     pub host: String,
     /// The current URL of the webhook; empty if it was removed since.
@@ -214,6 +246,9 @@ pub trait EventStore {
     /// write it (case `an_event_that_happens_once_is_written_once`).
     async fn add_events(&self, kind: EventType, events: Vec<NewEvent>, at: Micros) -> Result<u64>;
 
+    /// Writes events that are about no key, each once (case `events_without_a_key_are_written_once`).
+    async fn record_events(&self, records: Vec<AuditRecord>) -> Result<()>;
+
     /// Reads a page of keys that are not revoked, ordered by expiry, soonest first (case `keys_by_their_expiry`).
     async fn expiring_keys(&self, query: ExpiryQuery) -> Result<Vec<ExpiringKey>>;
 
@@ -242,9 +277,10 @@ pub trait EventStore {
     /// Reads at most `limit` deliveries of a key, for events below `before`, newest first.
     async fn deliveries_of_key(&self, key: KeyId, before: Option<EventId>, limit: u32) -> Result<Vec<Delivery>>;
 
-    /// Makes the delivery of an event due now, whatever its state (case `a_redelivery_counts_attempts_anew`). `None` if
-    /// there is no such event, or its key has no webhook now.
-    async fn redeliver(&self, event: EventId, now: Micros) -> Result<Option<Delivery>>;
+    /// Makes the delivery of an event due now, whatever its state (case `a_redelivery_counts_attempts_anew`), and
+    /// writes that this was asked for (case `a_redelivery_is_an_event_without_a_delivery`). `None` if there is no such
+    /// event, or its key has no webhook now.
+    async fn redeliver(&self, event: EventId, redelivery: Redelivery) -> Result<Option<Delivery>>;
 
     /// Counts the pending deliveries.
     async fn outbox(&self) -> Result<Outbox>;

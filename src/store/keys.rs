@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::{error::Result, page::RowPage};
 use crate::domain::{
     clock::Micros,
-    event::EventId,
+    event::{EventId, EventType},
     key::{Digest, KeyFacts, KeyId, KeyRecord, KeyStatus},
 };
 
@@ -47,6 +47,8 @@ pub struct WebhookUpdate {
     pub by: String,
     /// The id of the event that is written with the change.
     pub event: EventId,
+    /// The type of that event: [`EventType::WebhookUpdated`] or [`EventType::WebhookRotated`].
+    pub kind: EventType,
 }
 
 /// The result of setting a webhook.

@@ -191,7 +191,7 @@ impl AttemptRunner {
             })
             .await;
         if settled == Some(true) && state == DeliveryState::Failed {
-            tracing::info!(event = %delivery.event.id, key = %delivery.event.key.id, "webhook delivery failed, no retries left");
+            tracing::info!(event = %delivery.event.id, key = %delivery.key, "webhook delivery failed, no retries left");
         }
         if settled == Some(true) && state == DeliveryState::Delivered {
             let latency = u64::try_from(now - delivery.event.id.at()).unwrap_or(0);
@@ -205,11 +205,11 @@ impl AttemptRunner {
         let disabled = self
             .record(|| {
                 let removal = WebhookRemoval { url: delivery.url.clone(), at: now, event };
-                self.deps.store.disable_webhook(delivery.event.key.id, removal)
+                self.deps.store.disable_webhook(delivery.key, removal)
             })
             .await;
         if disabled == Some(true) {
-            tracing::info!(key = %delivery.event.key.id, "webhook disabled: receiver answered 410 Gone");
+            tracing::info!(key = %delivery.key, "webhook disabled: receiver answered 410 Gone");
         }
     }
 

@@ -7,7 +7,6 @@ use crate::{
     domain::{
         clock::{Micros, SECOND},
         event::Event,
-        key::KeyId,
         master_keys::MasterKeys,
         webhook::signing_versions,
     },
@@ -24,7 +23,7 @@ pub fn body(event: &Event) -> Value {
     json!({
         "type": event.kind.name(),
         "timestamp": Rfc3339(event.id.at()),
-        "data": EventKey::new(event),
+        "data": EventKey::of(event),
     })
 }
 
@@ -38,7 +37,7 @@ pub fn headers(
 ) -> Option<[(HeaderName, HeaderValue); 3]> {
     let id = delivery.event.id.to_string();
     let timestamp = now.div_euclid(SECOND);
-    let key: KeyId = delivery.event.key.id;
+    let key = delivery.key;
     let sign = |version| master_keys.webhook_signature(key, version, &id, timestamp, body);
     let mut versions = signing_versions(delivery.webhook_version, delivery.former, now);
     let newest = versions.next().and_then(sign)?;

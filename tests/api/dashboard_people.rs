@@ -94,6 +94,29 @@ async fn a_person_signs_in_creates_and_revokes_a_key() {
     olga.get(KEYS).await.is(303);
 }
 
+#[tokio::test]
+async fn a_persons_sign_in_is_an_event_of_the_organization() {
+    let provider = Provider::start();
+    let table = "[events]\nsummary_period = \"1s\"\n";
+    let world = World::with(provider, "", table);
+    let mut olga = world.person("olga/acme/owner").await;
+    let mut eve = world.person("eve/globex/owner").await;
+    let path = "/dashboard/activity?type=session.signed_in";
+    let start = Instant::now();
+    // Sums are written once a period.
+    let page = loop {
+        let page = olga.get(path).await.is(200);
+        if page.html.contains("method: oidc") {
+            break page;
+        }
+        assert!(start.elapsed() < Duration::from_secs(30), "{}", page.html);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let page = page.has("Signed in").has("olga/acme/owner");
+    assert!(!page.html.contains("eve/globex"), "{}", page.html);
+    assert!(!eve.get(path).await.is(200).html.contains("olga/acme"));
+}
+
 /// The same matrix as REST's: owner, admin and member; and nobody sees another organization.
 #[tokio::test]
 async fn each_role_may_do_in_the_browser_what_it_may_do_over_rest() {

@@ -6,6 +6,7 @@
 mod support;
 
 mod at_rest;
+mod audit;
 mod commit;
 mod config;
 mod config_warnings;
@@ -33,7 +34,6 @@ mod hostile;
 mod logging;
 mod master_keys;
 mod matrix;
-mod memory;
 mod names;
 mod operation;
 mod own_limits;

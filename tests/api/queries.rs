@@ -56,7 +56,7 @@ async fn verdict(service: &Services, secret: &str) -> VerdictCode {
 async fn a_forged_checksum_costs_no_query_and_a_miss_costs_one() {
     let folder = tempfile::tempdir().unwrap();
     let (service, store) = service(folder.path()).await;
-    let secret = service.keys.create_root_key().await.unwrap();
+    let secret = service.keys.create_root_key("ann").await.unwrap();
     let before = store.queries();
 
     // Each character changed in turn: none of these secrets is valid.

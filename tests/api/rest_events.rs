@@ -8,7 +8,7 @@ use crate::support::{
     server::ROOT,
 };
 
-const EVENT: [&str; 6] = ["id", "type", "timestamp", "actor", "keyId", "data"];
+const EVENT: [&str; 7] = ["id", "type", "timestamp", "actor", "keyId", "data", "details"];
 const DELIVERY: [&str; 11] = [
     "eventId",
     "keyId",

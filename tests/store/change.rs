@@ -6,6 +6,7 @@ use futures::future::join_all;
 use keyward::{
     domain::{
         clock::Micros,
+        event::EventType,
         key::{KeyId, KeyRecord, KeyStatus},
         webhook::FormerSecrets,
     },
@@ -24,7 +25,14 @@ pub fn revocation(reason: &str) -> Revocation {
 }
 
 pub fn webhook(url: &str, at: Micros) -> WebhookUpdate {
-    WebhookUpdate { url: url.to_owned(), secret: first(1), at, by: "user:ann".to_owned(), event: event_id() }
+    WebhookUpdate {
+        url: url.to_owned(),
+        secret: first(1),
+        at,
+        by: "user:ann".to_owned(),
+        event: event_id(),
+        kind: EventType::WebhookUpdated,
+    }
 }
 
 pub async fn a_revoked_key_has_time_reason_and_actor(f: Fixture) {

@@ -10,7 +10,7 @@ use keyward::{
     },
     store::{
         Store,
-        events::{Claim, ClaimedDelivery, Delivery, DeliveryState, Outbox, Settlement},
+        events::{Claim, ClaimedDelivery, Delivery, DeliveryState, Outbox, Redelivery, Settlement},
         keys::WebhookRemoval,
     },
 };
@@ -63,7 +63,7 @@ pub async fn each_event_of_a_key_with_a_webhook_has_a_delivery(f: Fixture) {
     );
     assert!([EventId(made.id.0), update.event, revoke.event].iter().all(|id| hosts.contains_key(id)));
     for one in &claimed {
-        assert_eq!(one.event.key.id, made.id);
+        assert_eq!(one.key, made.id);
         assert_eq!(f.store.find_event(one.event.id).await.unwrap().as_ref(), Some(&one.event));
         // It goes to the key's current webhook.
         assert_eq!((one.url.as_str(), one.webhook_version), ("https://b.example", 1));
@@ -91,8 +91,8 @@ pub async fn events_after_a_removed_webhook_have_no_delivery(f: Fixture) {
         claimed.iter().map(|one| (one.event.id, one.url.as_str())).collect::<Vec<_>>(),
         [(EventId(made.id.0), "")]
     );
-    assert_eq!(f.store.redeliver(removal.event, now()).await.unwrap(), None);
-    assert_eq!(f.store.redeliver(event_id(), now()).await.unwrap(), None);
+    assert_eq!(f.store.redeliver(removal.event, redelivery()).await.unwrap(), None);
+    assert_eq!(f.store.redeliver(event_id(), redelivery()).await.unwrap(), None);
 }
 
 pub async fn a_delivery_is_claimed_by_one(f: Fixture) {
@@ -167,11 +167,11 @@ pub async fn each_spelling_of_a_host_is_one_host(f: Fixture) {
     for (id, url) in changed.iter().zip(spellings) {
         f.store.set_webhook(*id, webhook(url, now())).await.unwrap();
     }
-    f.store.redeliver(EventId(changed[0].0), now()).await.unwrap().unwrap();
+    f.store.redeliver(EventId(changed[0].0), redelivery()).await.unwrap().unwrap();
     let other = write(&f.store, [at("https://dead.example:8443/")]).await;
     let busy_hosts = vec!["dead.example".to_owned()];
     let claimed = take(&f.store, Claim { busy_hosts, ..claim(now()) }).await;
-    let hosts: Vec<_> = claimed.iter().map(|one| (one.event.key.id, one.host.as_str())).collect();
+    let hosts: Vec<_> = claimed.iter().map(|one| (one.key, one.host.as_str())).collect();
     assert_eq!(hosts, [(other[0], "dead.example:8443")]);
     for id in created.into_iter().chain(changed) {
         for delivery in f.store.deliveries_of_key(id, None, 10).await.unwrap() {
@@ -303,7 +303,7 @@ pub async fn a_lost_claim_settles_nothing(f: Fixture) {
     let kept = f.store.find_delivery(lost.event.id).await.unwrap().unwrap();
     let expected = Delivery {
         event: lost.event.id,
-        key: lost.event.key.id,
+        key: lost.key,
         host: "example.com".to_owned(),
         state: DeliveryState::Failed,
         attempts: 2,
@@ -325,15 +325,45 @@ pub async fn a_redelivery_counts_attempts_anew(f: Fixture) {
     let first = take(&f.store, claim(now())).await.remove(0);
     f.store.settle_delivery(delivered(&first)).await.unwrap();
     for round in 1..3 {
-        let again = f.store.redeliver(first.event.id, now()).await.unwrap().unwrap();
+        let again = f.store.redeliver(first.event.id, redelivery()).await.unwrap().unwrap();
         assert_eq!((again.state, again.settled_at, again.attempts), (DeliveryState::Pending, None, round));
         let taken = take(&f.store, claim(now())).await.remove(0);
         assert_eq!((taken.attempt, taken.claim, &taken.event), (1, round + 1, &first.event));
         f.store.settle_delivery(delivered(&taken)).await.unwrap();
     }
     // An event that was written before the key had a webhook.
-    assert_eq!(f.store.redeliver(EventId(quiet.id.0), now()).await.unwrap(), None);
+    assert_eq!(f.store.redeliver(EventId(quiet.id.0), redelivery()).await.unwrap(), None);
     f.store.set_webhook(ids[0], webhook("https://new.example/", now())).await.unwrap();
-    let late = f.store.redeliver(EventId(quiet.id.0), now()).await.unwrap().unwrap();
+    let late = f.store.redeliver(EventId(quiet.id.0), redelivery()).await.unwrap().unwrap();
     assert_eq!((late.host.as_str(), late.attempts), ("new.example", 0));
+}
+
+/// A request to deliver again.
+pub fn redelivery() -> Redelivery {
+    Redelivery { at: now(), by: "user:ann".to_owned(), event: event_id() }
+}
+
+/// Otherwise a redelivery would tell the webhook of itself.
+pub async fn a_redelivery_is_an_event_without_a_delivery(f: Fixture) {
+    let made = key();
+    f.store.create_key(made.clone()).await.unwrap();
+    let created = EventId(made.id.0);
+    let asked = redelivery();
+    // A retry whose first reply was lost succeeds, and changes nothing more.
+    for _ in 0..2 {
+        assert_eq!(
+            f.store.redeliver(created, asked.clone()).await.unwrap().map(|delivery| delivery.event),
+            Some(created)
+        );
+    }
+    let found = crate::events::events(&f.store).await;
+    assert_eq!(found.len(), 2, "{found:?}");
+    let event = found.iter().find(|event| event.id == asked.event).unwrap();
+    assert_eq!((event.id, event.kind, event.actor.as_str()), (asked.event, EventType::EventRedelivered, "user:ann"));
+    assert_eq!(crate::events::key_of(event).id, made.id);
+    assert_eq!(event.details, [("event".to_owned(), created.to_string())].into());
+    assert_eq!(f.store.find_delivery(event.id).await.unwrap(), None);
+    // What cannot be delivered again is no event.
+    assert_eq!(f.store.redeliver(event_id(), redelivery()).await.unwrap(), None);
+    assert_eq!(crate::events::events(&f.store).await.len(), 2);
 }

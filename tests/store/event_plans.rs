@@ -119,7 +119,10 @@ fn of_postgres() -> Vec<Hot> {
         ),
         hot(
             own("REDELIVER"),
-            ("uuid, bigint", "'00000000-0000-0000-0000-000000012345', 1"),
+            (
+                "uuid, bigint, uuid, text, text, text",
+                "'00000000-0000-0000-0000-000000012345', 1, '00000000-0000-0000-0000-000000999999', '', '', '{}'",
+            ),
             &["keyward_events_pkey", "keyward_keys_pkey"],
         ),
         hot(
@@ -134,8 +137,8 @@ fn of_postgres() -> Vec<Hot> {
         hot(
             own("SET_WEBHOOK"),
             (
-                "uuid, text, bigint, bigint, bigint, bigint, text, uuid, text",
-                "'00000000-0000-0000-0000-000000012345', '', 1, 1, 1, 1, '', '00000000-0000-0000-0000-000000999999', ''",
+                "uuid, text, bigint, bigint, bigint, bigint, text, uuid, text, text",
+                "'00000000-0000-0000-0000-000000012345', '', 1, 1, 1, 1, '', '00000000-0000-0000-0000-000000999999', '', ''",
             ),
             &["keyward_keys_pkey"],
         ),

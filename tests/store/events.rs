@@ -1,17 +1,20 @@
 //! Cases on events: each change writes its event atomically with it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::future::join_all;
 use keyward::{
     domain::{
         clock::{Micros, SECOND},
         event::{Event, EventId, EventType, SYSTEM},
-        key::{Digest, KeyId, KeyRecord},
+        key::{Binding, Digest, KeyId, KeyRecord},
     },
     store::{
         Store,
-        events::{Claim, EventQuery, ExpiryPosition, ExpiryQuery, NewEvent},
+        events::{AuditRecord, Claim, EventQuery, ExpiryPosition, ExpiryQuery, NewEvent},
         keys::WebhookRemoval,
     },
 };
@@ -26,6 +29,11 @@ use crate::{
 /// Every event, newest first.
 pub async fn events(store: &Arc<dyn Store>) -> Vec<Event> {
     store.list_events(EventQuery { limit: 10_000, ..EventQuery::default() }).await.unwrap().rows
+}
+
+/// The key that an event is about.
+pub fn key_of(event: &Event) -> &KeyRecord {
+    event.key.as_ref().expect("the event is about a key")
 }
 
 /// The part of a key that an event keeps.
@@ -52,7 +60,8 @@ pub async fn creating_a_key_writes_its_event(f: Fixture) {
             kind: EventType::KeyCreated,
             actor: made.created_by.clone(),
             once: None,
-            key: public(made),
+            key: Some(public(made)),
+            details: BTreeMap::new(),
         };
         assert_eq!(events(&f.store).await[0], event);
         assert_eq!(f.store.find_event(event.id).await.unwrap(), Some(event));
@@ -69,7 +78,7 @@ pub async fn the_first_root_key_writes_its_event(f: Fixture) {
     assert!(!f.store.first_root_key(second).await.unwrap());
     let found = events(&f.store).await;
     assert_eq!(
-        found.iter().map(|event| (event.kind, event.key.id)).collect::<Vec<_>>(),
+        found.iter().map(|event| (event.kind, key_of(event).id)).collect::<Vec<_>>(),
         [(EventType::KeyCreated, first.id)]
     );
 }
@@ -82,8 +91,14 @@ pub async fn only_the_first_revocation_writes_an_event(f: Fixture) {
     f.store.revoke_key(made.id, revocation("again")).await.unwrap();
     f.store.revoke_key(key().id, revocation("unknown")).await.unwrap();
     let found = events(&f.store).await;
-    let expected =
-        Event { id: first.event, kind: EventType::KeyRevoked, actor: first.by, once: None, key: public(revoked) };
+    let expected = Event {
+        id: first.event,
+        kind: EventType::KeyRevoked,
+        actor: first.by,
+        once: None,
+        key: Some(public(revoked)),
+        details: BTreeMap::new(),
+    };
     assert_eq!((found.len(), &found[0]), (2, &expected));
     for _ in 0..10 {
         let id = write(&f.store, [key()]).await[0];
@@ -105,8 +120,14 @@ pub async fn a_webhook_change_writes_an_event(f: Fixture) {
         let found = events(&f.store).await;
         let url = update.url.clone();
         let record = public(KeyRecord { webhook_url: url, ..made.clone() });
-        let expected =
-            Event { id: update.event, kind: EventType::WebhookUpdated, actor: update.by, once: None, key: record };
+        let expected = Event {
+            id: update.event,
+            kind: EventType::WebhookUpdated,
+            actor: update.by,
+            once: None,
+            key: Some(record),
+            details: BTreeMap::new(),
+        };
         assert_eq!((found.len(), &found[0]), (count, &expected));
     }
     f.store.revoke_key(made.id, revocation("")).await.unwrap();
@@ -135,7 +156,7 @@ pub async fn only_the_webhook_that_refused_is_disabled(f: Fixture) {
         (found[0].id, found[0].kind, found[0].actor.as_str()),
         (right.event, EventType::WebhookDisabled, SYSTEM)
     );
-    assert_eq!(found[0].key, public(now_is));
+    assert_eq!(found[0].key, Some(public(now_is)));
 }
 
 /// Each combination of filters finds the same events as a filter in memory over all of them.
@@ -168,7 +189,7 @@ pub async fn every_event_filter_shape(f: Fixture) {
             organization: text("acme").filter(|_| given(1)),
             instance: text("i0").filter(|_| given(2)),
             environment: text("live").filter(|_| given(3)),
-            key: Some(some.key.id).filter(|_| given(4)),
+            key: Some(key_of(some).id).filter(|_| given(4)),
             kind: Some([EventType::KeyCreated, EventType::WebhookUpdated][bits as usize % 2]).filter(|_| given(5)),
             actor: text("user:ann").filter(|_| given(6)),
             from: Some(all[15].id).filter(|_| given(7)),
@@ -176,7 +197,7 @@ pub async fn every_event_filter_shape(f: Fixture) {
             limit: 1_000,
         };
         let fits = |event: &&Event| {
-            let key = &event.key;
+            let key = key_of(event);
             let text = |asked: &Option<String>, has: &String| asked.as_ref().is_none_or(|asked| asked == has);
             text(&query.keyspace, &key.keyspace)
                 && text(&query.organization, &key.binding.organization)
@@ -196,7 +217,13 @@ pub async fn every_event_filter_shape(f: Fixture) {
     }
     let nobody = EventQuery { organization: text(""), limit: 1_000, ..EventQuery::default() };
     assert!(
-        f.store.list_events(nobody).await.unwrap().rows.iter().all(|event| event.key.binding.organization.is_empty())
+        f.store
+            .list_events(nobody)
+            .await
+            .unwrap()
+            .rows
+            .iter()
+            .all(|event| key_of(event).binding.organization.is_empty())
     );
 }
 
@@ -228,7 +255,7 @@ pub async fn an_event_that_happens_once_is_written_once(f: Fixture) {
     assert_eq!(f.store.add_events(EventType::KeyExpired, vec![], now()).await.unwrap(), 0);
     let found: Vec<_> = events(&f.store).await.into_iter().filter(|event| !before.contains(&event.id)).collect();
     assert_eq!(found.len(), 21);
-    assert!(found.iter().all(|event| event.actor == SYSTEM && event.once.is_some() && event.key.id != revoked));
+    assert!(found.iter().all(|event| event.actor == SYSTEM && event.once.is_some() && key_of(event).id != revoked));
     let unchanged = f.store.find_by_id(ids[1]).await.unwrap().unwrap();
     assert_eq!(unchanged.revision, 0, "a sweep must not touch keys");
 }
@@ -271,7 +298,7 @@ pub async fn a_pending_delivery_keeps_its_event(f: Fixture) {
     assert_eq!(f.store.delete_events(below, 1).await.unwrap(), 1);
     assert_eq!(f.store.delete_events(below, 100).await.unwrap(), 1);
     assert_eq!(f.store.delete_events(below, 100).await.unwrap(), 0);
-    let left: Vec<_> = events(&f.store).await.into_iter().map(|event| event.key.id).collect();
+    let left: Vec<_> = events(&f.store).await.iter().map(|event| key_of(event).id).collect();
     assert_eq!(left, [keys[3].id, keys[1].id]);
     let claim = Claim { now: now(), until: now() + SECOND, limit: 10, busy_hosts: Vec::new() };
     let claimed = f.store.claim_deliveries(claim).await.unwrap().pop().unwrap();
@@ -360,4 +387,59 @@ pub async fn a_page_of_events_looks_at_a_bounded_number_of_rows(mut f: Fixture) 
         let recent = EventQuery { from: page.ended_at.map(EventId), ..filter };
         assert_eq!(f.store.list_events(recent).await.unwrap().ended_at, None);
     }
+}
+
+/// An event about no key, of the keyspace and the organization of [`key`].
+fn denial() -> AuditRecord {
+    AuditRecord {
+        id: event_id(),
+        kind: EventType::CallDenied,
+        actor: "user:ann".to_owned(),
+        keyspace: "norrix".to_owned(),
+        binding: key().binding,
+        details: [("call".to_owned(), "list".to_owned()), ("count".to_owned(), "7".to_owned())].into(),
+    }
+}
+
+pub async fn events_without_a_key_are_written_once(f: Fixture) {
+    let made = key();
+    f.store.create_key(made.clone()).await.unwrap();
+    let other = AuditRecord { keyspace: String::new(), binding: Binding::default(), ..denial() };
+    let records = [denial(), other];
+    for _ in 0..2 {
+        f.store.record_events(records.to_vec()).await.unwrap();
+    }
+    f.store.record_events(Vec::new()).await.unwrap();
+    let found = events(&f.store).await;
+    assert_eq!(found.len(), 3, "{found:?}");
+    let expected = |record: &AuditRecord| Event {
+        id: record.id,
+        kind: record.kind,
+        actor: record.actor.clone(),
+        once: None,
+        key: None,
+        details: record.details.clone(),
+    };
+    // Ids of the same millisecond are in no order.
+    let mut written = records.each_ref().map(expected).to_vec();
+    written.sort_by_key(|event| std::cmp::Reverse(event.id));
+    let denials: Vec<_> = found.iter().filter(|event| event.kind == EventType::CallDenied).cloned().collect();
+    assert_eq!(denials, written);
+    assert_eq!(f.store.find_event(records[0].id).await.unwrap(), Some(expected(&records[0])));
+    assert_eq!(f.store.find_delivery(records[0].id).await.unwrap(), None);
+    // They are found by every filter that they have a value for.
+    let query = EventQuery { limit: 10, ..EventQuery::default() };
+    let text = |text: &str| Some(text.to_owned());
+    for (query, count) in [
+        (EventQuery { organization: text("acme"), ..query.clone() }, 2),
+        (EventQuery { organization: text("acme"), keyspace: text("norrix"), ..query.clone() }, 2),
+        (EventQuery { organization: text("other"), ..query.clone() }, 0),
+        (EventQuery { actor: text("user:ann"), ..query.clone() }, 2),
+        (EventQuery { kind: Some(EventType::CallDenied), organization: text(""), ..query.clone() }, 1),
+        (EventQuery { key: Some(made.id), ..query.clone() }, 1),
+    ] {
+        assert_eq!(f.store.list_events(query.clone()).await.unwrap().rows.len(), count, "{query:?}");
+    }
+    // They are deleted like all others.
+    assert_eq!(f.store.delete_events(EventId(Uuid::max()), 10).await.unwrap(), 2, "one has a delivery that is pending");
 }

@@ -76,13 +76,13 @@ on_both! {
     list: a_page_passes_keys_that_cannot_be_read, a_page_looks_at_a_bounded_number_of_rows, every_filter_shape, a_status_is_evaluated_at_the_time_of_the_query, pages_stay_stable, case_pairs, a_page_has_a_limit;
     events: creating_a_key_writes_its_event, the_first_root_key_writes_its_event, only_the_first_revocation_writes_an_event, a_webhook_change_writes_an_event,
         only_the_webhook_that_refused_is_disabled, every_event_filter_shape, a_page_passes_events_that_cannot_be_read,
-        a_page_of_events_looks_at_a_bounded_number_of_rows, an_event_that_happens_once_is_written_once, keys_by_their_expiry, a_pending_delivery_keeps_its_event,
+        a_page_of_events_looks_at_a_bounded_number_of_rows, an_event_that_happens_once_is_written_once, keys_by_their_expiry, events_without_a_key_are_written_once, a_pending_delivery_keeps_its_event,
         a_watermark_only_advances, a_job_lease_has_one_holder;
     deliveries: each_event_of_a_key_with_a_webhook_has_a_delivery, events_after_a_removed_webhook_have_no_delivery,
         a_delivery_is_claimed_by_one, an_unsettled_claim_becomes_due_again, busy_hosts_are_skipped,
         each_spelling_of_a_host_is_one_host, a_delivery_without_a_host_gets_it_with_its_first_claim,
         a_lost_claim_settles_nothing, a_late_settlement_is_not_taken_for_a_later_claim,
-        a_delivery_that_cannot_be_read_is_ended_alone, a_delivery_of_an_unknown_type_is_left_to_newer_versions, a_released_claim_counts_no_attempt, a_redelivery_counts_attempts_anew;
+        a_delivery_that_cannot_be_read_is_ended_alone, a_delivery_of_an_unknown_type_is_left_to_newer_versions, a_released_claim_counts_no_attempt, a_redelivery_counts_attempts_anew, a_redelivery_is_an_event_without_a_delivery;
     sweep: each_expiry_has_one_event_with_any_number_of_replicas, keys_that_expired_before_the_first_sweep_have_no_event,
         more_expiries_than_one_batch_all_have_events, a_key_that_becomes_visible_late_has_its_event, rate_limit_refusals_have_one_event_for_each_window,
         old_events_are_deleted_and_one_replica_sweeps, a_sweep_deletes_ended_sessions;

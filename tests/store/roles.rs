@@ -60,7 +60,7 @@ async fn a_role_with_the_grants_of_the_guide_may_call_every_verb() {
     let claim = Claim { now: now(), until: now(), limit: 10, busy_hosts: Vec::new() };
     let claimed = store.claim_deliveries(claim).await.unwrap().remove(0);
     store.release_delivery(claimed.event.id, claimed.claim, now()).await.unwrap();
-    store.redeliver(claimed.event.id, now()).await.unwrap();
+    store.redeliver(claimed.event.id, crate::deliveries::redelivery()).await.unwrap();
     store.revoke_key(made.id, revocation("")).await.unwrap();
     store.delete_events(event_id(), 10).await.unwrap();
     store.list_events(EventQuery { limit: 10, ..Default::default() }).await.unwrap();

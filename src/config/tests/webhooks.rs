@@ -50,9 +50,21 @@ fn each_setting_of_webhooks_is_checked() {
 fn the_settings_of_events_are_read_and_checked() {
     const DAY: i64 = 86_400 * SECOND;
     assert_eq!(good("").events, EventRules::default());
-    assert_eq!(good("").events, EventRules { expiring_before: vec![DAY, 7 * DAY], retention: 90 * DAY });
-    let events = good("[events]\nexpiring_before = [\"30d\", \"1m\", \"30d\"]\nretention = \"1d\"").events;
-    assert_eq!(events, EventRules { expiring_before: vec![60 * SECOND, 30 * DAY], retention: DAY });
+    assert_eq!(
+        good("").events,
+        EventRules { expiring_before: vec![DAY, 7 * DAY], retention: 90 * DAY, summary_period: Duration::from_mins(1) }
+    );
+    let events =
+        good("[events]\nexpiring_before = [\"30d\", \"1m\", \"30d\"]\nretention = \"1d\"\nsummary_period = \"5s\"")
+            .events;
+    assert_eq!(
+        events,
+        EventRules {
+            expiring_before: vec![60 * SECOND, 30 * DAY],
+            retention: DAY,
+            summary_period: Duration::from_secs(5),
+        }
+    );
     assert!(good("[events]\nexpiring_before = []").events.expiring_before.is_empty());
     assert_eq!(
         problems("[events]\nexpiring_before = [\"7d\", \"59s\"]\nretention = \"1h\"\nkeep = 1"),

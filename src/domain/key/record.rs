@@ -35,7 +35,7 @@ pub enum KeyStatus {
 }
 
 /// The organization, instance and environment that a key is bound to. An empty string means none.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Binding {
     /// Opaque, case-sensitive name of the organization.
     pub organization: String,

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::{
     authenticate::{AuthMode, Authenticated, Authenticator},
     context::CallContext,
+    trail::AuditTrail,
 };
 use crate::{
     domain::{
@@ -36,6 +37,7 @@ pub struct DashboardSessions {
     pub(super) store: Arc<dyn Store>,
     pub(super) auth: Arc<Authenticator>,
     pub(super) sessions: Arc<Sessions>,
+    pub(super) trail: Arc<AuditTrail>,
     pub(super) master_keys: Arc<MasterKeys>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
@@ -78,9 +80,11 @@ impl DashboardSessions {
     /// Those of [`Authenticator::authenticate`]; PERMISSION_DENIED for a caller that may not manage keys.
     pub async fn sign_in(&self, credential: &str, context: CallContext<'_>) -> Result<NewSession> {
         let Authenticated { caller, .. } = self.auth.authenticate(credential, AuthMode::SpendLimit, context).await?;
-        access::may_manage(&caller)?;
+        access::may_manage(&caller).inspect_err(|error| self.trail.record_denial(&caller, "sign_in", error))?;
         let owner = SessionOwner::Credential(crate::domain::secret::digest(credential));
-        self.begin(caller.actor(), owner, context).await
+        let new = self.begin(caller.actor(), owner, context).await?;
+        self.trail.record_sign_in(&caller, "credential", context.client);
+        Ok(new)
     }
 
     /// Writes a new session. Its id is new, whatever session the browser had before.
@@ -181,11 +185,14 @@ impl DashboardSessions {
     /// UNAVAILABLE; DEADLINE_EXCEEDED.
     pub async fn sign_out(
         &self,
-        session: &DashboardSession,
+        open: &OpenSession,
         return_to: &str,
         context: CallContext<'_>,
     ) -> Result<Option<String>> {
-        context.bounded(self.store.end_session(session.id, session.actor.clone())).await?;
+        let OpenSession { session, caller } = open;
+        if context.bounded(self.store.end_session(session.id, session.actor.clone())).await? {
+            self.trail.record_sign_out(caller);
+        }
         let SessionOwner::Person(person) = &session.owner else { return Ok(None) };
         let flow = self.flow(&person.issuer, &person.client);
         Ok(flow.and_then(|flow| flow.logout(return_to)).map(String::from))
@@ -205,13 +212,12 @@ impl DashboardSessions {
     /// # Errors
     ///
     /// UNAVAILABLE; DEADLINE_EXCEEDED.
-    pub async fn end_other(
-        &self,
-        session: &DashboardSession,
-        other: SessionId,
-        context: CallContext<'_>,
-    ) -> Result<bool> {
-        context.bounded(self.store.end_session(other, session.actor.clone())).await
+    pub async fn end_other(&self, open: &OpenSession, other: SessionId, context: CallContext<'_>) -> Result<bool> {
+        let ended = context.bounded(self.store.end_session(other, open.session.actor.clone())).await?;
+        if ended {
+            self.trail.record_sign_out(&open.caller);
+        }
+        Ok(ended)
     }
 
     /// Notes that a form whose response shows a secret was used. Returns whether it is the first time: a browser that

@@ -1,6 +1,8 @@
 //! Signing in at an issuer. What has to be known when the browser comes back is in a sealed cookie: a stranger who begins
 //! many sign-ins makes this process keep nothing.
 
+use std::sync::Arc;
+
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -9,6 +11,7 @@ use subtle::ConstantTimeEq as _;
 use super::{DashboardSessions, NewSession};
 use crate::{
     domain::{
+        caller::Caller,
         clock::Micros,
         dashboard::{Person, SIGN_IN_TIMEOUT, SessionId, SessionOwner, SessionSecret, return_path},
         error::{Error, ErrorKind, Result},
@@ -150,12 +153,14 @@ impl DashboardSessions {
         let person = Person {
             issuer: pending.issuer,
             client: pending.client,
-            organizations: signed_in.caller.organizations,
+            organizations: signed_in.caller.organizations.clone(),
             token_expires_at: signed_in.expires_at,
             refresh_token: self.seal_refresh_token(&secret.row(), &signed_in.refresh_token),
         };
         let owner = SessionOwner::Person(person);
-        let new = self.begin_as(secret, signed_in.caller.actor, owner, context).await?;
+        let new = self.begin_as(secret, signed_in.caller.actor.clone(), owner, context).await?;
+        let caller = Caller::Session(Arc::new(signed_in.caller));
+        self.trail.record_sign_in(&caller, "oidc", context.client);
         Ok(FinishedSignIn { new, return_to: pending.return_to })
     }
 

@@ -12,7 +12,9 @@ use crate::{
     },
     service::{
         context::CallContext,
-        paging::{BindingFilter, MAX_PASSED_PAGES, filter, fitting, list_forms, page_size, stored_forms, text_part},
+        paging::{
+            BindingFilter, MAX_PASSED_PAGES, filter, fitting, key_size, list_forms, page_size, stored_forms, text_part,
+        },
     },
     store::{ListQuery, page::RowPage},
 };
@@ -104,7 +106,7 @@ impl Keys {
             };
             let page = list_forms(&forms, query.limit, |key: &KeyRecord| key.id.0, of_form).await?;
             let RowPage { rows: mut keys, ended_at } = page;
-            let fit = fitting(keys.iter()).min(page_size as usize);
+            let fit = fitting(keys.iter().map(key_size)).min(page_size as usize);
             let more = keys.len() > fit;
             keys.truncate(fit);
             let last = keys.last().filter(|_| more).map(|last| last.id);

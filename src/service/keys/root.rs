@@ -20,22 +20,22 @@ impl Keys {
     ///
     /// Those of the store.
     pub async fn create_first_root_key(&self) -> Result<Option<Secret>, StoreError> {
-        let (secret, record) = self.new_root_key();
+        let (secret, record) = self.new_root_key("root".to_owned());
         Ok(self.store.first_root_key(record).await?.then_some(secret))
     }
 
-    /// Creates a root key, whatever keys there are already.
+    /// Creates a root key, whatever keys there are already. `user` is the system's user who asked for it.
     ///
     /// # Errors
     ///
     /// Those of the store.
-    pub async fn create_root_key(&self) -> Result<Secret, StoreError> {
-        let (secret, record) = self.new_root_key();
+    pub async fn create_root_key(&self, user: &str) -> Result<Secret, StoreError> {
+        let (secret, record) = self.new_root_key(format!("system:{user}"));
         self.store.create_key(record).await?;
         Ok(secret)
     }
 
-    fn new_root_key(&self) -> (Secret, KeyRecord) {
+    fn new_root_key(&self, created_by: String) -> (Secret, KeyRecord) {
         let reserved = Keyspace::reserved();
         let prefix = reserved.prefixes.for_environment("").unwrap_or_default();
         let secret = reserved.encoding.generate(prefix, &self.master_keys, &*self.entropy);
@@ -51,7 +51,7 @@ impl Keys {
             expires_at: None,
             revoked_at: None,
             revoke_reason: String::new(),
-            created_by: "root".to_owned(),
+            created_by,
             revoked_by: String::new(),
             webhook_url: String::new(),
             webhook_version: 0,

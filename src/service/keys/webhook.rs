@@ -8,6 +8,7 @@ use crate::{
         access,
         caller::{Caller, KeyCaller},
         error::{Error, ErrorKind, Result},
+        event::EventType,
         key::{KeyId, KeyRecord, KeyStatus},
         validation::Violations,
         webhook::SECRET_OVERLAP,
@@ -97,7 +98,8 @@ impl Keys {
         let from = if patch.rotate_secret { before.webhook_version } else { 0 };
         let to = self.master_keys.next_webhook_version(from);
         let secret = SecretChange { from, to, former_until: at.saturating_add(SECRET_OVERLAP) };
-        let update = WebhookUpdate { url: patch.url, secret, at, by, event: self.ids.event_id() };
+        let kind = if patch.rotate_secret { EventType::WebhookRotated } else { EventType::WebhookUpdated };
+        let update = WebhookUpdate { url: patch.url, secret, at, by, event: self.ids.event_id(), kind };
         let change = context.bounded(self.store.set_webhook(before.id, update)).await?;
         let change = change.ok_or_else(Error::no_such_key)?;
         if !change.applied {

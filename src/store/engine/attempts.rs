@@ -1,6 +1,12 @@
 //! How the attempts of a verb are bounded and retried, and on which connections they run.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use sqlx::Database;
@@ -47,6 +53,8 @@ pub(crate) struct Attempts<DB: Database, X> {
     pub writes: WriteHistory,
     /// One for each scan that may run at once.
     pub scans: Semaphore,
+    /// Statements that ran.
+    pub statements: AtomicU64,
     pub rules: AttemptRules,
     pub own: X,
 }
@@ -169,6 +177,7 @@ where
         let attempt_deadline = deadline.min(Instant::now() + self.rules.attempt_timeout);
         let mut connection = PooledConnection::new(checkout, self.rules.persistent);
         let attempt = timeout_at(attempt_deadline, self.run_on(&mut connection, input, job)).await;
+        self.statements.fetch_add(connection.statements(), Ordering::Relaxed);
         connection.finish(attempt.unwrap_or(Err(AttemptError::TimedOut)))
     }
 

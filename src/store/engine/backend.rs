@@ -82,6 +82,11 @@ where
         self.lookups.load(Ordering::Relaxed)
     }
 
+    /// Number of statements of all verbs.
+    pub fn statements(&self) -> u64 {
+        self.attempts.statements.load(Ordering::Relaxed)
+    }
+
     /// Counts and logs rows that could not be read, in one line for each call. Returns the others.
     pub(crate) fn report_unreadable<T>(&self, what: &'static str, read: Readable<T>) -> Vec<T> {
         if let Some(Unreadable { id, why }) = read.unreadable.first() {

@@ -41,11 +41,23 @@ pub struct PooledConnection<DB: Database> {
     pub(crate) checkout: Checkout<DB>,
     /// Whether statements stay prepared on it.
     pub(crate) persistent: bool,
+    statements: u64,
 }
 
 impl<DB: Database> PooledConnection<DB> {
     pub(crate) fn new(checkout: Checkout<DB>, persistent: bool) -> Self {
-        Self { checkout, persistent }
+        Self { checkout, persistent, statements: 0 }
+    }
+
+    /// The driver's connection, for one statement.
+    pub(crate) fn driver(&mut self) -> &mut DB::Connection {
+        self.statements += 1;
+        &mut self.checkout
+    }
+
+    /// How many statements ran.
+    pub(super) fn statements(&self) -> u64 {
+        self.statements
     }
 
     /// Ends the attempt: gives the connection back if it is sound, and closes it otherwise.
@@ -83,7 +95,7 @@ macro_rules! executor {
         impl Executor for PooledConnection<$driver> {
             async fn execute(&mut self, sql: &'static str, values: &[Value<'_>]) -> sqlx::Result<u64> {
                 let query = sqlx::query_with(sql, Self::arguments(values)?).persistent(self.persistent);
-                Ok(query.execute(&mut *self.checkout).await?.rows_affected())
+                Ok(query.execute(self.driver()).await?.rows_affected())
             }
 
             async fn fetch<T>(&mut self, sql: &'static str, values: &[Value<'_>]) -> sqlx::Result<Vec<T>>
@@ -91,11 +103,11 @@ macro_rules! executor {
                 T: for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, SqliteRow> + Send + Unpin,
             {
                 let query = sqlx::query_as_with(sql, Self::arguments(values)?).persistent(self.persistent);
-                query.fetch_all(&mut *self.checkout).await
+                query.fetch_all(self.driver()).await
             }
 
             async fn execute_script(&mut self, sql: &str) -> sqlx::Result<()> {
-                self.checkout.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await?;
+                self.driver().execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await?;
                 Ok(())
             }
         }

@@ -60,16 +60,16 @@ impl DatabaseDialect for PooledConnection<Driver> {
     }
 
     async fn is_writable(&mut self) -> sqlx::Result<bool> {
-        sqlx::query_scalar(WRITABLE).persistent(self.persistent).fetch_one(&mut *self.checkout).await
+        sqlx::query_scalar(WRITABLE).persistent(self.persistent).fetch_one(self.driver()).await
     }
 
     async fn shows_present(&mut self) -> sqlx::Result<bool> {
-        sqlx::query_scalar(PRIMARY).persistent(self.persistent).fetch_one(&mut *self.checkout).await
+        sqlx::query_scalar(PRIMARY).persistent(self.persistent).fetch_one(self.driver()).await
     }
 
     async fn applied_migrations(&mut self) -> sqlx::Result<Vec<AppliedRow>> {
         let has_migrations = sqlx::query_scalar(HAS_MIGRATIONS).persistent(self.persistent);
-        if !has_migrations.fetch_one(&mut *self.checkout).await? {
+        if !has_migrations.fetch_one(self.driver()).await? {
             return Ok(Vec::new());
         }
         self.fetch(APPLIED, &[]).await

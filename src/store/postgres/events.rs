@@ -17,7 +17,7 @@ use crate::{
             rows::{events::ClaimRow, readable::RowResult},
             sql::events::{claim_columns, event_columns, insert_event, key_snapshot},
         },
-        events::{Claim, NewEvent},
+        events::{Claim, NewEvent, Redelivery},
     },
 };
 
@@ -46,12 +46,20 @@ const CLAIM: &str = concat!(
     " FROM d JOIN keyward_events e ON e.id = d.event_id JOIN keyward_keys k ON k.id = e.key_id"
 );
 
-/// Postgres needs the type of the time.
+/// One statement; SQLite needs a transaction of two. A retry whose first reply was lost finds its event `$3`, and changes
+/// nothing.
 const REDELIVER: &str = concat!(
+    "WITH d AS (",
     insert_delivery!("e.id", "CAST($2 AS BIGINT)"),
     " FROM keyward_events e JOIN keyward_keys k ON k.id = e.key_id WHERE e.id = $1 AND k.webhook_url <> '' \
+     AND NOT EXISTS (SELECT 1 FROM keyward_events own WHERE own.id = CAST($3 AS UUID)) \
      ON CONFLICT (event_id) DO UPDATE SET state = 'pending', host = EXCLUDED.host, settled_at = NULL, \
-     attempts_before = keyward_deliveries.attempts, next_attempt_at = EXCLUDED.next_attempt_at"
+     attempts_before = keyward_deliveries.attempts, next_attempt_at = EXCLUDED.next_attempt_at RETURNING key_id) ",
+    insert_event!(with details),
+    " SELECT CAST($3 AS UUID), CAST($4 AS TEXT), CAST($5 AS TEXT), k.id, k.keyspace, k.organization, k.instance, \
+     k.environment, NULL, ",
+    key_snapshot!("json_build_object"),
+    ", CAST($6 AS TEXT) FROM d JOIN keyward_keys k ON k.id = d.key_id"
 );
 
 /// One statement; SQLite needs a transaction of two. Arrays are used for the same reason as in [`CLAIM`]. A delivery without
@@ -76,17 +84,26 @@ impl EventDialect for PooledConnection<Driver> {
         let keys: Vec<Uuid> = events.iter().map(|event| event.key.0).collect();
         let once: Vec<i64> = events.iter().map(|event| event.once).collect();
         let query = sqlx::query_scalar(ADD_EVENTS).persistent(self.persistent).bind(ids).bind(keys).bind(once);
-        let written: i64 = query.bind(kind.name()).bind(SYSTEM).bind(at).fetch_one(&mut *self.checkout).await?;
+        let written: i64 = query.bind(kind.name()).bind(SYSTEM).bind(at).fetch_one(self.driver()).await?;
         Ok(u64::try_from(written).unwrap_or(0))
     }
 
     async fn claim(&mut self, claim: &Claim) -> sqlx::Result<Vec<RowResult<ClaimRow>>> {
         let query = sqlx::query_as(CLAIM).persistent(self.persistent).bind(claim.now).bind(claim.until);
-        query.bind(i64::from(claim.limit)).bind(&claim.busy_hosts).fetch_all(&mut *self.checkout).await
+        query.bind(i64::from(claim.limit)).bind(&claim.busy_hosts).fetch_all(self.driver()).await
     }
 
-    async fn redeliver(&mut self, event: Uuid, at: Micros) -> sqlx::Result<bool> {
-        Ok(self.execute(REDELIVER, &[Value::Id(event), Value::Int(at)]).await? == 1)
+    async fn redeliver(&mut self, event: Uuid, redelivery: &Redelivery, details: &str) -> sqlx::Result<bool> {
+        let Redelivery { at, by, event: own } = redelivery;
+        let values = [
+            Value::Id(event),
+            Value::Int(*at),
+            Value::Id(own.0),
+            Value::Text(EventType::EventRedelivered.name()),
+            Value::Text(by),
+            Value::Text(details),
+        ];
+        Ok(self.execute(REDELIVER, &values).await? == 1)
     }
 
     async fn delete_events(&mut self, below: Uuid, limit: i64) -> sqlx::Result<u64> {

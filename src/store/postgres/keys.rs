@@ -58,7 +58,7 @@ const CREATE_KEYS: &str = concat!(
              $16::bigint[], $17::bigint[], $18::text[], $19::text[]) ON CONFLICT DO NOTHING"
         ),
         "k.id",
-        "key.created",
+        "'key.created'",
         "k.created_by",
         "k.created_at"
     ),
@@ -76,7 +76,7 @@ const REVOKE_KEYS: &str = with_event!(
     ),
     all,
     "k.event",
-    "key.revoked",
+    "'key.revoked'",
     "k.revoked_by",
     "k.revoked_at"
 );
@@ -89,14 +89,14 @@ const SET_WEBHOOK: &str = with_event!(
         " AND NOT EXISTS (SELECT 1 FROM keyward_events e WHERE e.id = $8)"
     ),
     "CAST($8 AS UUID)",
-    "webhook.updated",
+    "CAST($10 AS TEXT)",
     "CAST($9 AS TEXT)",
     "CAST($3 AS BIGINT)"
 );
 const DISABLE_WEBHOOK: &str = with_event!(
     concat!(lock_revision!(), "k AS (", disable_webhook!(" FROM head")),
     "CAST($4 AS UUID)",
-    "webhook.disabled",
+    "'webhook.disabled'",
     "CAST($5 AS TEXT)",
     "CAST($3 AS BIGINT)"
 );
@@ -114,7 +114,7 @@ const FIRST_KEY: &str = with_event!(
         " FROM first"
     ),
     "k.id",
-    "key.created",
+    "'key.created'",
     "k.created_by",
     "k.created_at"
 );
@@ -179,7 +179,7 @@ impl KeyDialect for PooledConnection<Driver> {
             .bind(column(keys, |new| new.rate_window))
             .bind(column(keys, |new| new.keyspaces.as_str()))
             .bind(column(keys, |new| new.webhook_host.as_str()))
-            .fetch_all(&mut *self.checkout)
+            .fetch_all(self.driver())
             .await
     }
 
@@ -191,7 +191,7 @@ impl KeyDialect for PooledConnection<Driver> {
             .bind(column(revocations, |(_, one)| one.reason.as_str()))
             .bind(column(revocations, |(_, one)| one.by.as_str()))
             .bind(column(revocations, |(_, one)| one.event.0));
-        query.execute(&mut *self.checkout).await?;
+        query.execute(self.driver()).await?;
         Ok(())
     }
 
@@ -216,15 +216,16 @@ impl KeyDialect for PooledConnection<Driver> {
     async fn facts_of_digests(&mut self, digests: &[Digest]) -> sqlx::Result<Vec<FactsRow>> {
         let digests: Vec<&[u8]> = digests.iter().map(|digest| digest.0.as_slice()).collect();
         let query = sqlx::query_as(FIND_BY_DIGESTS).persistent(self.persistent).bind(digests);
-        query.fetch_all(&mut *self.checkout).await
+        query.fetch_all(self.driver()).await
     }
 
     async fn keys_of_ids(&mut self, ids: &[Uuid]) -> sqlx::Result<Vec<KeyRow>> {
-        sqlx::query_as(FIND_BY_IDS).persistent(self.persistent).bind(ids).fetch_all(&mut *self.checkout).await
+        sqlx::query_as(FIND_BY_IDS).persistent(self.persistent).bind(ids).fetch_all(self.driver()).await
     }
 
     async fn set_webhook(&mut self, values: &[Value<'_>], event: &ChangeEvent<'_>) -> sqlx::Result<bool> {
-        Ok(self.execute(SET_WEBHOOK, &with_event_values(values, event)).await? == 1)
+        let values = with_event_values(values, event);
+        Ok(self.execute(SET_WEBHOOK, &[&values[..], &[Value::Text(event.kind.name())]].concat()).await? == 1)
     }
 
     async fn disable_webhook(&mut self, values: &[Value<'_>], event: &ChangeEvent<'_>) -> sqlx::Result<bool> {
@@ -236,7 +237,7 @@ impl KeyDialect for PooledConnection<Driver> {
         let times: Vec<i64> = usage.iter().map(|one| one.last_used_at).collect();
         let counts: Vec<i64> = usage.iter().map(|one| one.count).collect();
         let query = sqlx::query(ADD_USAGE).persistent(self.persistent).bind(ids).bind(times).bind(counts);
-        query.execute(&mut *self.checkout).await?;
+        query.execute(self.driver()).await?;
         Ok(())
     }
 }

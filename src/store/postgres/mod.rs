@@ -12,7 +12,7 @@ mod pinned;
 use std::{
     sync::{
         Arc, LazyLock,
-        atomic::{AtomicI32, Ordering},
+        atomic::{AtomicI32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -185,6 +185,7 @@ fn attempts(
         writes: WriteHistory::default(),
         scans,
         rules,
+        statements: AtomicU64::new(0),
         own: PostgresConfig { options, connect, version, migrating: AtomicI32::new(0) },
     }
 }

@@ -15,9 +15,9 @@ use crate::{
             connection::{Executor as _, PooledConnection, Value},
             ops::events::EventDialect,
             rows::{events::ClaimRow, readable::RowResult},
-            sql::events::{claim_columns, event_columns},
+            sql::events::{claim_columns, event_columns, insert_event, key_snapshot},
         },
-        events::{Claim, NewEvent},
+        events::{Claim, NewEvent, Redelivery},
     },
 };
 
@@ -41,6 +41,14 @@ const REDELIVER: &str = concat!(
      attempts_before = keyward_deliveries.attempts, next_attempt_at = excluded.next_attempt_at"
 );
 
+/// Writes the event `$4` of type `$2`, caused by `$3`: event `$1` was delivered again. It says `$5`.
+const WRITE_REDELIVERED: &str = concat!(
+    insert_event!(with details),
+    " SELECT $4, $2, $3, k.id, k.keyspace, k.organization, k.instance, k.environment, NULL, ",
+    key_snapshot!("json_object"),
+    ", $5 FROM keyward_events e JOIN keyward_keys k ON k.id = e.key_id WHERE e.id = $1 ON CONFLICT DO NOTHING"
+);
+
 /// The ids of the events that may be deleted, the same for both tables.
 macro_rules! deletable {
     () => {
@@ -57,6 +65,7 @@ pub(super) const STATEMENTS: &[(&str, &str)] = &[
     ("DUE", DUE),
     ("CLAIM", CLAIM),
     ("REDELIVER", REDELIVER),
+    ("WRITE_REDELIVERED", WRITE_REDELIVERED),
     ("DELETE_DELIVERIES", DELETE_DELIVERIES),
     ("DELETE_EVENTS", DELETE_EVENTS),
 ];
@@ -75,8 +84,10 @@ impl EventDialect for PooledConnection<Driver> {
         self.end(claimed).await
     }
 
-    async fn redeliver(&mut self, event: Uuid, at: Micros) -> sqlx::Result<bool> {
-        Ok(self.execute(REDELIVER, &[Value::Id(event), Value::Int(at)]).await? == 1)
+    async fn redeliver(&mut self, event: Uuid, redelivery: &Redelivery, details: &str) -> sqlx::Result<bool> {
+        self.begin().await?;
+        let redelivered = self.redeliver_in_transaction(event, redelivery, details).await;
+        self.end(redelivered).await
     }
 
     async fn delete_events(&mut self, below: Uuid, limit: i64) -> sqlx::Result<u64> {
@@ -109,6 +120,19 @@ impl PooledConnection<Driver> {
             self.execute(CLAIM, &[Value::Id(id), Value::Int(claim.until)]).await?;
         }
         Ok(due)
+    }
+
+    async fn redeliver_in_transaction(
+        &mut self,
+        event: Uuid,
+        redelivery: &Redelivery,
+        details: &str,
+    ) -> sqlx::Result<bool> {
+        let Redelivery { at, by, event: own } = redelivery;
+        let kind = EventType::EventRedelivered.name();
+        let values = [Value::Id(event), Value::Text(kind), Value::Text(by), Value::Id(own.0), Value::Text(details)];
+        Ok(self.execute(REDELIVER, &[Value::Id(event), Value::Int(*at)]).await? == 1
+            && self.execute(WRITE_REDELIVERED, &values).await? == 1)
     }
 
     async fn delete_in_transaction(&mut self, below: Uuid, limit: i64) -> sqlx::Result<u64> {

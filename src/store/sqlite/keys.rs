@@ -103,11 +103,11 @@ impl KeyDialect for PooledConnection<Driver> {
     }
 
     async fn set_webhook(&mut self, values: &[Value<'_>], event: &ChangeEvent<'_>) -> sqlx::Result<bool> {
-        self.change(SET_WEBHOOK, values, EventType::WebhookUpdated, event).await
+        self.change(SET_WEBHOOK, values, event).await
     }
 
     async fn disable_webhook(&mut self, values: &[Value<'_>], event: &ChangeEvent<'_>) -> sqlx::Result<bool> {
-        self.change(DISABLE_WEBHOOK, values, EventType::WebhookDisabled, event).await
+        self.change(DISABLE_WEBHOOK, values, event).await
     }
 
     async fn add_usage(&mut self, usage: &[Usage]) -> sqlx::Result<()> {
@@ -146,8 +146,8 @@ impl PooledConnection<Driver> {
         for (id, Revocation { at, reason, by, event }) in revocations {
             let values = [Value::Id(id.0), Value::Int(*at), Value::Text(reason), Value::Text(by)];
             if self.execute(REVOKE_KEY, &values).await? == 1 {
-                let event = ChangeEvent { id: event.0, key: id.0, actor: by, at: *at };
-                require_written(self.write_event(&change(EventType::KeyRevoked, &event)).await?)?;
+                let event = ChangeEvent { id: event.0, kind: EventType::KeyRevoked, key: id.0, actor: by, at: *at };
+                require_written(self.write_event(&change(&event)).await?)?;
             }
         }
         Ok(())
@@ -158,11 +158,10 @@ impl PooledConnection<Driver> {
         &mut self,
         update: &'static str,
         values: &[Value<'_>],
-        kind: EventType,
         event: &ChangeEvent<'_>,
     ) -> sqlx::Result<bool> {
         self.begin().await?;
-        let changed = self.change_in_transaction(update, values, kind, event).await;
+        let changed = self.change_in_transaction(update, values, event).await;
         self.end(changed).await
     }
 
@@ -170,12 +169,11 @@ impl PooledConnection<Driver> {
         &mut self,
         update: &'static str,
         values: &[Value<'_>],
-        kind: EventType,
         event: &ChangeEvent<'_>,
     ) -> sqlx::Result<bool> {
         let changed = self.execute(update, values).await? == 1;
         if changed {
-            require_written(self.write_event(&change(kind, event)).await?)?;
+            require_written(self.write_event(&change(event)).await?)?;
         }
         Ok(changed)
     }
@@ -188,7 +186,7 @@ fn creation<'a>(new: &NewKey<'a>) -> EventToWrite<'a> {
     EventToWrite { id, kind: EventType::KeyCreated, once: None, actor: &key.created_by, key: id, at: key.created_at }
 }
 
-fn change<'a>(kind: EventType, event: &ChangeEvent<'a>) -> EventToWrite<'a> {
-    let &ChangeEvent { id, key, actor, at } = event;
+fn change<'a>(event: &ChangeEvent<'a>) -> EventToWrite<'a> {
+    let &ChangeEvent { id, kind, key, actor, at } = event;
     EventToWrite { id, kind, once: None, actor, key, at }
 }

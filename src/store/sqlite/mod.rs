@@ -9,7 +9,7 @@ mod transaction;
 use std::{
     fs::File,
     path::Path,
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -168,6 +168,7 @@ fn attempts(options: SqliteOptions, path: &Path, lock: File) -> Attempts<Driver,
         writes: WriteHistory::default(),
         scans,
         rules,
+        statements: AtomicU64::new(0),
         own: FileLock { _lock: lock },
     }
 }

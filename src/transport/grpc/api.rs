@@ -78,7 +78,8 @@ impl GrpcApi {
             };
             record.caller = caller.kind();
             record.actor = caller.actor();
-            act(&caller, context, &mut record).await
+            let done = act(&caller, context, &mut record).await;
+            done.inspect_err(|error| self.service.trail.record_denial(&caller, call, error))
         }
         .await;
         let result = result.map_err(|error| self.count_failure(peer, error));

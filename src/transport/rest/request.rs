@@ -232,6 +232,9 @@ impl RequestContext {
             _ => call,
         };
         let caller = caller.as_ref();
+        if let (Some(caller), Some(error)) = (caller, error) {
+            self.service().trail.record_denial(caller, call, error);
+        }
         let record = CallRecord {
             transport: "rest",
             caller: caller.map(Caller::kind).unwrap_or_default(),

@@ -1,5 +1,7 @@
 //! The verbs about events and deliveries.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use sqlx::Database;
 use uuid::Uuid;
@@ -18,6 +20,7 @@ use crate::{
             backend::Backend,
             classify::AttemptResult,
             connection::{Executor, PooledConnection, Value},
+            insert::to_json,
             rows::{
                 events::{ClaimRow, DeliveryRow, EventRow, ExpiringRow},
                 readable::{NextRows, PageReader, Readable, RowResult, ScannedRows, Unreadable},
@@ -26,8 +29,8 @@ use crate::{
         },
         error::{Result, StoreError},
         events::{
-            Claim, ClaimedDelivery, Delivery, DeliveryState, EventQuery, EventStore, ExpiringKey, ExpiryQuery,
-            NewEvent, Outbox, Settlement,
+            AuditRecord, Claim, ClaimedDelivery, Delivery, DeliveryState, EventQuery, EventStore, ExpiringKey,
+            ExpiryQuery, NewEvent, Outbox, Redelivery, Settlement,
         },
         page::RowPage,
     },
@@ -47,9 +50,9 @@ pub trait EventDialect: Executor {
     async fn add_events(&mut self, kind: EventType, events: &[NewEvent], at: Micros) -> sqlx::Result<u64>;
     /// Claims deliveries that are due, and skips those that another worker claims at the same time.
     async fn claim(&mut self, claim: &Claim) -> sqlx::Result<Vec<RowResult<ClaimRow>>>;
-    /// Makes the delivery of an event due at `at`, also if it was settled. Returns whether the event exists and its key has a
-    /// webhook.
-    async fn redeliver(&mut self, event: Uuid, at: Micros) -> sqlx::Result<bool>;
+    /// Makes the delivery of an event due, also if it was settled, and writes the event of that, which says `details`. Returns
+    /// whether the event exists and its key has a webhook, and nothing was written before.
+    async fn redeliver(&mut self, event: Uuid, redelivery: &Redelivery, details: &str) -> sqlx::Result<bool>;
     /// Deletes at most `limit` events below an id, except those whose delivery is pending, and their deliveries. Returns
     /// how many.
     async fn delete_events(&mut self, below: Uuid, limit: i64) -> sqlx::Result<u64>;
@@ -79,6 +82,13 @@ where
             Box::pin(async move { Ok(db.add_events(*kind, events, *at).await?) })
         })
         .await
+    }
+
+    async fn record_events(&self, records: Vec<AuditRecord>) -> Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.write(records, |db, records| Box::pin(record_events(db, records))).await
     }
 
     async fn expiring_keys(&self, query: ExpiryQuery) -> Result<Vec<ExpiringKey>> {
@@ -119,8 +129,8 @@ where
         Ok(self.report_unreadable("delivery", page.await?))
     }
 
-    async fn redeliver(&self, event: EventId, now: Micros) -> Result<Option<Delivery>> {
-        self.write((event, now), |db, (event, now)| Box::pin(redeliver(db, *event, *now))).await
+    async fn redeliver(&self, event: EventId, redelivery: Redelivery) -> Result<Option<Delivery>> {
+        self.write((event, redelivery), |db, (event, redelivery)| Box::pin(redeliver(db, *event, redelivery))).await
     }
 
     async fn outbox(&self) -> Result<Outbox> {
@@ -250,8 +260,36 @@ fn storable(text: &str) -> String {
     text[..end].replace('\0', " ")
 }
 
-async fn redeliver(db: &mut impl EventDialect, event: EventId, now: Micros) -> AttemptResult<Option<Delivery>> {
-    if db.redeliver(event.0, now).await? { find_delivery(db, event).await } else { Ok(None) }
+async fn redeliver(
+    db: &mut impl EventDialect,
+    event: EventId,
+    redelivery: &Redelivery,
+) -> AttemptResult<Option<Delivery>> {
+    let details = to_json(&BTreeMap::from([("event", event.to_string())]))?;
+    let done = db.redeliver(event.0, redelivery, &details).await?
+        // The event exists if this is a retry and the reply to the attempt that made the change was lost.
+        || find_event(db, redelivery.event).await?.is_some();
+    if done { find_delivery(db, event).await } else { Ok(None) }
+}
+
+async fn record_events(db: &mut impl Executor, records: &[AuditRecord]) -> AttemptResult<()> {
+    for record in records {
+        let AuditRecord { id, kind, actor, keyspace, binding, details } = record;
+        let details = to_json(details)?;
+        let values = [
+            Value::Id(id.0),
+            Value::Text(kind.name()),
+            Value::Text(actor),
+            Value::Id(Uuid::nil()),
+            Value::Text(keyspace),
+            Value::Text(&binding.organization),
+            Value::Text(&binding.instance),
+            Value::Text(&binding.environment),
+            Value::Text(&details),
+        ];
+        db.execute(sql::RECORD_EVENT, &values).await?;
+    }
+    Ok(())
 }
 
 async fn expiring_keys(db: &mut impl Executor, query: &ExpiryQuery) -> AttemptResult<Vec<ExpiringKey>> {

@@ -28,9 +28,22 @@ pub struct EventRow {
     environment: String,
     once: Option<i64>,
     record: String,
+    details: String,
 }
 
-from_row!(EventRow { id, kind = "type", actor, key_id, keyspace, organization, instance, environment, once, record });
+from_row!(EventRow {
+    id,
+    kind = "type",
+    actor,
+    key_id,
+    keyspace,
+    organization,
+    instance,
+    environment,
+    once,
+    record,
+    details
+});
 
 /// The JSON that `key_snapshot!` writes. Lists and metadata are JSON in a string, like the key's own columns.
 #[derive(Deserialize)]
@@ -58,6 +71,10 @@ impl TryFrom<EventRow> for Event {
         let id = EventId(row.id);
         let unreadable = |what: &str| StoreError::Row(format!("the {what} of {id} cannot be read"));
         let kind = EventType::of_name(&row.kind).ok_or_else(|| unreadable("type"))?;
+        let details = serde_json::from_str(&row.details).map_err(|_| unreadable("details"))?;
+        if row.key_id.is_nil() {
+            return Ok(Self { id, kind, actor: row.actor, once: row.once, key: None, details });
+        }
         let snapshot: KeySnapshot = serde_json::from_str(&row.record).map_err(|_| unreadable("record"))?;
         let key = KeyRow {
             id: row.key_id,
@@ -84,7 +101,7 @@ impl TryFrom<EventRow> for Event {
             keyspaces: snapshot.keyspaces,
             last_used_at: None,
         };
-        Ok(Self { id, kind, actor: row.actor, once: row.once, key: key.try_into()? })
+        Ok(Self { id, kind, actor: row.actor, once: row.once, key: Some(key.try_into()?), details })
     }
 }
 
@@ -184,6 +201,7 @@ impl TryFrom<ClaimRow> for ClaimedDelivery {
 
     fn try_from(row: ClaimRow) -> Result<Self, StoreError> {
         Ok(Self {
+            key: KeyId(row.event.key_id),
             event: row.event.try_into()?,
             host: row.host,
             url: row.webhook_url,

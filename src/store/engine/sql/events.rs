@@ -9,7 +9,8 @@ use crate::{
 /// The columns of an event.
 macro_rules! event_columns {
     () => {
-        "e.id, e.type, e.actor, e.key_id, e.keyspace, e.organization, e.instance, e.environment, e.once, e.record"
+        "e.id, e.type, e.actor, e.key_id, e.keyspace, e.organization, e.instance, e.environment, e.once, e.record, \
+         e.details"
     };
 }
 pub(crate) use event_columns;
@@ -18,6 +19,10 @@ pub(crate) use event_columns;
 macro_rules! insert_event {
     () => {
         "INSERT INTO keyward_events (id, type, actor, key_id, keyspace, organization, instance, environment, once, record)"
+    };
+    (with details) => {
+        "INSERT INTO keyward_events \
+         (id, type, actor, key_id, keyspace, organization, instance, environment, once, record, details)"
     };
 }
 pub(crate) use insert_event;
@@ -160,6 +165,13 @@ pub const END_BY_TYPE: &str = scan_end!("keyward_events", "type", " AND type <> 
 /// Where a page of [`EVENTS_ALL`] ends.
 pub const END_ALL: &str = scan_end!("keyward_events");
 
+/// Writes the event `$1` of type `$2`, caused by `$3`, that is about no key, unless it exists: `$4` is the nil id. It is seen
+/// by managers of keyspace `$5`, organization `$6`, instance `$7` and environment `$8`, and says `$9`.
+pub const RECORD_EVENT: &str = concat!(
+    insert_event!(with details),
+    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, NULL, '{}', $9) ON CONFLICT DO NOTHING"
+);
+
 /// The event `$1`.
 pub const FIND_EVENT: &str = concat!("SELECT ", event_columns!(), " FROM keyward_events e WHERE e.id = $1");
 
@@ -227,6 +239,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("END_BY_ACTOR", END_BY_ACTOR),
     ("END_BY_TYPE", END_BY_TYPE),
     ("END_ALL", END_ALL),
+    ("RECORD_EVENT", RECORD_EVENT),
     ("FIND_EVENT", FIND_EVENT),
     ("FIND_DELIVERY", FIND_DELIVERY),
     ("DELIVERIES_BY_KEY", DELIVERIES_BY_KEY),

@@ -92,7 +92,8 @@ fn event(event: Event) -> proto::Event {
         r#type: event.kind.name().to_owned(),
         create_time: Some(convert::timestamp(at)),
         actor: event.actor,
-        key: Some(convert::key(event.key, at)),
+        key: event.key.map(|key| convert::key(key, at)),
+        details: event.details.into_iter().collect(),
     }
 }
 

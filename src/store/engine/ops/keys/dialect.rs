@@ -6,6 +6,7 @@ use uuid::Uuid;
 use crate::{
     domain::{
         clock::Micros,
+        event::EventType,
         key::{Digest, KeyId},
     },
     store::{
@@ -23,6 +24,8 @@ use crate::{
 pub struct ChangeEvent<'a> {
     /// The event's id.
     pub id: Uuid,
+    /// The event's type.
+    pub kind: EventType,
     /// The key.
     pub key: Uuid,
     /// Who makes the change.

@@ -21,7 +21,7 @@ use self::{
 use crate::{
     domain::{
         egress::host_of,
-        event::SYSTEM,
+        event::{EventType, SYSTEM},
         key::{Digest, KeyFacts, KeyId, KeyRecord},
     },
     store::{
@@ -160,7 +160,7 @@ async fn set_webhook(
     id: KeyId,
     update: &WebhookUpdate,
 ) -> AttemptResult<Option<WebhookChange>> {
-    let WebhookUpdate { url, secret: SecretChange { from, to, former_until }, at, by, event } = update;
+    let WebhookUpdate { url, secret: SecretChange { from, to, former_until }, at, by, event, kind } = update;
     let host = host_of(url);
     let values = [
         Value::Id(id.0),
@@ -171,7 +171,8 @@ async fn set_webhook(
         Value::Int(*former_until),
         Value::Text(&host),
     ];
-    let changed = db.set_webhook(&values, &ChangeEvent { id: event.0, key: id.0, actor: by, at: *at }).await?;
+    let change = ChangeEvent { id: event.0, kind: *kind, key: id.0, actor: by, at: *at };
+    let changed = db.set_webhook(&values, &change).await?;
     // The event exists if this is a retry and the reply to the attempt that made the change was lost.
     let applied = changed || !db.fetch::<EventRow>(FIND_EVENT, &[Value::Id(event.0)]).await?.is_empty();
     let key = find_by_id(db, id).await?;
@@ -181,7 +182,8 @@ async fn set_webhook(
 async fn disable_webhook(db: &mut impl KeyDialect, id: KeyId, removal: &WebhookRemoval) -> AttemptResult<bool> {
     let WebhookRemoval { url, at, event } = removal;
     let values = [Value::Id(id.0), Value::Text(url), Value::Int(*at)];
-    Ok(db.disable_webhook(&values, &ChangeEvent { id: event.0, key: id.0, actor: SYSTEM, at: *at }).await?)
+    let change = ChangeEvent { id: event.0, kind: EventType::WebhookDisabled, key: id.0, actor: SYSTEM, at: *at };
+    Ok(db.disable_webhook(&values, &change).await?)
 }
 
 /// Merges the uses of each key: a statement may not update a row twice.

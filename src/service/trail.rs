@@ -1,0 +1,249 @@
+//! What is recorded beside the changes of keys: refused credentials, denied calls and sign-ins.
+//!
+//! Anybody can cause these, at any rate. So they are summed up by what they have in common, and written once a period: the
+//! number of events that are written grows with time, and not with the calls.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::ids::IdGenerator;
+use crate::{
+    domain::{
+        caller::Caller,
+        clock::{Clock, Micros, SECOND},
+        error::{Error, ErrorKind},
+        event::{EventType, SYSTEM},
+        key::Binding,
+    },
+    store::{Store, events::AuditRecord},
+};
+
+/// Calls about verdicts, which are the product's traffic. What they refuse is in the metrics.
+const CHECKS: [&str; 5] = ["verify", "verify_stream", "attach", "check", "forward_auth"];
+/// Sums of one kind that are kept in memory in a period. Past it the smallest one is counted with all others, so that who
+/// does something often is named also among many who do it once.
+const MAX_SUMS: usize = 256;
+/// Events of refused credentials in a period. Strangers cause them, so there are few.
+const MAX_REFUSAL_EVENTS: usize = 16;
+/// Events of each kind that authenticated callers cause, in a period.
+const MAX_CALLER_EVENTS: usize = 64;
+/// Events that are kept while the database takes none. Older ones are dropped.
+const MAX_UNWRITTEN: usize = 512;
+
+/// What the events of a period are summed up by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Subject {
+    actor: String,
+    keyspace: String,
+    binding: Binding,
+    details: BTreeMap<String, String>,
+}
+
+/// How often something happened, and when.
+#[derive(Debug, Clone, Copy)]
+struct Sum {
+    count: u64,
+    first: Micros,
+    last: Micros,
+}
+
+impl Sum {
+    fn and(self, other: Self) -> Self {
+        Self { count: self.count + other.count, first: self.first.min(other.first), last: self.last.max(other.last) }
+    }
+}
+
+/// The sums of one kind in the current period.
+#[derive(Default)]
+struct Sums {
+    by_subject: HashMap<Subject, Sum>,
+    /// What there was no room for.
+    others: Option<Sum>,
+}
+
+impl Sums {
+    fn add(&mut self, subject: Subject, now: Micros) {
+        if let Some(sum) = self.by_subject.get_mut(&subject) {
+            *sum = Sum { count: sum.count + 1, last: now, ..*sum };
+            return;
+        }
+        if self.by_subject.len() >= MAX_SUMS {
+            let smallest = self.by_subject.iter().min_by_key(|(_, sum)| (sum.count, sum.last));
+            if let Some(smallest) = smallest.map(|(subject, _)| subject.clone())
+                && let Some(sum) = self.by_subject.remove(&smallest)
+            {
+                self.others = Some(self.others.map_or(sum, |others| others.and(sum)));
+            }
+        }
+        self.by_subject.insert(subject, Sum { count: 1, first: now, last: now });
+    }
+}
+
+/// Sums up and writes.
+pub struct AuditTrail {
+    store: Arc<dyn Store>,
+    ids: Arc<IdGenerator>,
+    clock: Arc<dyn Clock>,
+    current: Mutex<HashMap<EventType, Sums>>,
+    unwritten: Mutex<Vec<AuditRecord>>,
+}
+
+impl AuditTrail {
+    /// An empty trail.
+    pub(super) fn new(store: Arc<dyn Store>, ids: Arc<IdGenerator>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, ids, clock, current: Mutex::default(), unwritten: Mutex::default() }
+    }
+
+    /// Records what a caller did. `details` must hold no secret, and few different values for one caller:
+    /// what differs is not summed up.
+    pub fn record<const N: usize>(&self, kind: EventType, caller: &Caller, details: [(&str, String); N]) {
+        let (keyspace, binding) = scope(caller);
+        self.add(kind, Subject { actor: caller.actor(), keyspace, binding, details: texts(details) });
+    }
+
+    /// Records that a person or an operator signed in: by which `method`, and from where.
+    pub fn record_sign_in(&self, caller: &Caller, method: &'static str, client: Option<IpAddr>) {
+        let address = client.map(network).unwrap_or_default();
+        self.record(EventType::SignedIn, caller, [("method", method.to_owned()), ("address", address)]);
+    }
+
+    /// Records that a caller ended its sign-in.
+    pub fn record_sign_out(&self, caller: &Caller) {
+        self.record(EventType::SignedOut, caller, []);
+    }
+
+    /// Records the denial of a call, if it is one: another error is none, and neither is a verdict.
+    pub fn record_denial(&self, caller: &Caller, call: &'static str, error: &Error) {
+        if error.kind == ErrorKind::PermissionDenied && !CHECKS.contains(&call) {
+            let details = [("call", call.to_owned()), ("reason", error.reason.to_owned())];
+            self.record(EventType::CallDenied, caller, details);
+        }
+    }
+
+    /// Records a credential that was refused.
+    pub(super) fn record_refusal(&self, client: IpAddr) {
+        let (actor, keyspace, binding) = (SYSTEM.to_owned(), String::new(), Binding::default());
+        let details = texts([("address", network(client))]);
+        self.add(EventType::AuthenticationFailed, Subject { actor, keyspace, binding, details });
+    }
+
+    fn add(&self, kind: EventType, subject: Subject) {
+        let now = self.clock.wall();
+        self.current.lock().entry(kind).or_default().add(subject, now);
+    }
+
+    /// Writes an event for each sum of the period, the largest ones first, and begins the next period. What is past the
+    /// bound is one event together.
+    pub async fn flush(&self) {
+        let ended = std::mem::take(&mut *self.current.lock());
+        let mut records = std::mem::take(&mut *self.unwritten.lock());
+        for (kind, sums) in ended {
+            records.extend(self.summed_up(kind, sums));
+        }
+        if records.is_empty() {
+            return;
+        }
+        let excess = records.len().saturating_sub(MAX_UNWRITTEN);
+        if excess > 0 {
+            records.drain(..excess);
+            tracing::error!(events = excess, "events that could not be written are dropped");
+        }
+        if let Err(error) = self.store.record_events(records.clone()).await {
+            tracing::warn!(%error, events = records.len(), "events could not be written, retrying");
+            let mut unwritten = self.unwritten.lock();
+            records.append(&mut unwritten);
+            *unwritten = records;
+        }
+    }
+
+    fn summed_up(&self, kind: EventType, sums: Sums) -> Vec<AuditRecord> {
+        let max = if kind == EventType::AuthenticationFailed { MAX_REFUSAL_EVENTS } else { MAX_CALLER_EVENTS };
+        let Sums { by_subject, others } = sums;
+        let mut largest: Vec<(Subject, Sum)> = by_subject.into_iter().collect();
+        largest.sort_unstable_by(|(_, one), (_, other)| other.count.cmp(&one.count).then(one.first.cmp(&other.first)));
+        // One event is for what is past the bound.
+        let fits = largest.len() <= max && others.is_none();
+        let past = if fits { Vec::new() } else { largest.split_off(largest.len().min(max - 1)) };
+        let rest = past.into_iter().map(|(_, sum)| sum).chain(others).reduce(Sum::and);
+        let nobody = || Subject {
+            actor: SYSTEM.to_owned(),
+            keyspace: String::new(),
+            binding: Binding::default(),
+            details: texts([("others", "true".to_owned())]),
+        };
+        let all = largest.into_iter().chain(rest.map(|sum| (nobody(), sum)));
+        all.map(|(subject, sum)| self.event(kind, subject, sum)).collect()
+    }
+
+    fn event(&self, kind: EventType, subject: Subject, sum: Sum) -> AuditRecord {
+        let Subject { actor, keyspace, binding, mut details } = subject;
+        let time = |at: Micros| {
+            let time = OffsetDateTime::from_unix_timestamp(at.div_euclid(SECOND)).ok();
+            time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
+        };
+        details.extend(texts([("count", sum.count.to_string()), ("first", time(sum.first)), ("last", time(sum.last))]));
+        AuditRecord { id: self.ids.event_id(), kind, actor, keyspace, binding, details }
+    }
+}
+
+/// Whose managers may see an event of this caller, beside operators.
+fn scope(caller: &Caller) -> (String, Binding) {
+    match caller {
+        Caller::Key(key) => (key.keyspace.name.clone(), key.binding.clone()),
+        Caller::Session(session) => {
+            // A person of several keyspaces or organizations is nobody's alone.
+            let ([keyspace], [only]) = (&session.keyspaces[..], &session.organizations[..]) else {
+                return Default::default();
+            };
+            (keyspace.clone(), Binding { organization: only.organization.clone(), ..Binding::default() })
+        }
+        Caller::Operator { .. } | Caller::Service { .. } | Caller::Anonymous => Default::default(),
+    }
+}
+
+/// A client's address; of IPv6 the /64 network, since one client usually has all of it.
+fn network(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{}/64", std::net::Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
+}
+
+fn texts<const N: usize>(pairs: [(&str, String); N]) -> BTreeMap<String, String> {
+    pairs.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject(n: usize) -> Subject {
+        Subject { actor: n.to_string(), keyspace: String::new(), binding: Binding::default(), details: BTreeMap::new() }
+    }
+
+    #[test]
+    fn who_comes_often_is_counted_apart_among_many_who_come_once() {
+        let mut sums = Sums::default();
+        for n in 0..10 * MAX_SUMS {
+            sums.add(subject(n), 1);
+        }
+        for n in 0..10 * MAX_SUMS {
+            sums.add(subject(usize::MAX), 2);
+            sums.add(subject(n), 2);
+        }
+        let often = sums.by_subject[&subject(usize::MAX)];
+        assert_eq!(often.count, 10 * MAX_SUMS as u64);
+        assert_eq!(sums.by_subject.len(), MAX_SUMS);
+        let all = sums.by_subject.values().copied().chain(sums.others).reduce(Sum::and).unwrap();
+        assert_eq!((all.count, all.first, all.last), (30 * MAX_SUMS as u64, 1, 2), "nothing is lost");
+    }
+}
