@@ -119,6 +119,14 @@ impl EventType {
         }
     }
 
+    /// The type that a webhook's receiver reads. A rotation is a change of the webhook to it, as it always was.
+    pub const fn webhook_type(self) -> &'static str {
+        match self {
+            Self::WebhookRotated => Self::WebhookUpdated.name(),
+            other => other.name(),
+        }
+    }
+
     /// The type with this name.
     pub fn of_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)

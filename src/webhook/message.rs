@@ -21,7 +21,7 @@ const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 /// The body: the same for every attempt.
 pub fn body(event: &Event) -> Value {
     json!({
-        "type": event.kind.name(),
+        "type": event.kind.webhook_type(),
         "timestamp": Rfc3339(event.id.at()),
         "data": EventKey::of(event),
     })

@@ -161,7 +161,7 @@ async fn a_body_that_has_begun_ends_with_an_error() {
         // What was on its way, and then the error: not the end of a whole body.
         in_time(async {
             while let Ok(chunk) = response.chunk().await {
-                assert!(chunk.is_some(), "{path}: whole")
+                assert!(chunk.is_some(), "{path}: whole");
             }
         })
         .await;

@@ -1,5 +1,7 @@
 //! The Rust client against real servers, and against servers that misbehave as a real one cannot be made to.
 
+#![allow(clippy::disallowed_methods, reason = "a test of a real server runs on real time")]
+
 mod attach;
 mod attach_bounds;
 mod attach_process;

@@ -24,12 +24,12 @@ use crate::{
 const LONG: Duration = Duration::from_secs(30);
 pub const SECRET: &str = "ak_1";
 
-fn length(seconds: i64, nanos: i32) -> Option<prost_types::Duration> {
-    Some(prost_types::Duration { seconds, nanos })
+fn length(seconds: i64, nanos: i32) -> prost_types::Duration {
+    prost_types::Duration { seconds, nanos }
 }
 
-fn grant(number: u64, length: Option<prost_types::Duration>) -> Down {
-    Down::Grant(AttachGrant { number, length })
+fn grant(number: u64, length: impl Into<Option<prost_types::Duration>>) -> Down {
+    Down::Grant(AttachGrant { number, length: length.into() })
 }
 
 fn facts() -> VerifyResponse {
@@ -110,7 +110,7 @@ async fn a_grant_of_nothing_or_less_grants_nothing() {
         let (fake, client) = attached(move |_, message| {
             let Up::Renew(renew) = &message else { return Some(good(&message)) };
             seen.fetch_add(1, Ordering::SeqCst);
-            let none = if seconds == 0 && nanos == 0 { None } else { length(seconds, nanos) };
+            let none = (seconds != 0 || nanos != 0).then(|| length(seconds, nanos));
             Some(vec![grant(renew.number, none)])
         })
         .await;
@@ -182,7 +182,8 @@ async fn a_grant_counts_from_before_it_was_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_good_answers_to_its_own_look_ups_are_kept() {
-    let bad: [(&str, fn(u64) -> AttachKey); 7] = [
+    type Answer = fn(u64) -> AttachKey;
+    let bad: [(&str, Answer); 7] = [
         ("of another look-up", |id| key(id + 1_000_000)),
         ("without a key", |id| AttachKey { key: None, ..key(id) }),
         ("with a digest that is too short", |id| AttachKey { digest: vec![7; 31], ..key(id) }),
@@ -192,7 +193,7 @@ async fn only_good_answers_to_its_own_look_ups_are_kept() {
             ..key(id)
         }),
         ("of an unknown code", |id| AttachKey { key: Some(VerifyResponse { code: 1_000, ..facts() }), ..key(id) }),
-        ("with a life of less than nothing", |id| AttachKey { life: length(-1, 0), ..key(id) }),
+        ("with a life of less than nothing", |id| AttachKey { life: Some(length(-1, 0)), ..key(id) }),
     ];
     for (what, make) in bad {
         let answered = Arc::new(AtomicUsize::new(0));
@@ -213,7 +214,7 @@ async fn only_good_answers_to_its_own_look_ups_are_kept() {
 async fn a_key_is_kept_for_its_life_only() {
     let (_fake, client) = attached(|_, message| {
         let Up::LookUp(look_up) = &message else { return Some(good(&message)) };
-        Some(vec![Down::Key(AttachKey { life: length(0, 1), ..key(look_up.id) })])
+        Some(vec![Down::Key(AttachKey { life: Some(length(0, 1)), ..key(look_up.id) })])
     })
     .await;
     until(&client, "it is kept", |status| status.live && status.keys == 1).await;
@@ -222,9 +223,12 @@ async fn a_key_is_kept_for_its_life_only() {
     assert_eq!(status(&client).calls_for_keys, before + 1, "it has expired");
 }
 
+/// The numbers that were acknowledged.
+type Acknowledged = Arc<Mutex<Vec<u64>>>;
+
 /// A server that sends this when it is told of a use, and notes what is acknowledged.
-fn then(messages: Vec<Down>) -> (impl Fn(usize, Up) -> Option<Vec<Down>> + Send + Sync, Arc<Mutex<Vec<u64>>>) {
-    let acknowledged = Arc::new(Mutex::new(Vec::new()));
+fn then(messages: Vec<Down>) -> (impl Fn(usize, Up) -> Option<Vec<Down>> + Send + Sync, Acknowledged) {
+    let acknowledged = Acknowledged::default();
     let (seen, sent) = (Arc::clone(&acknowledged), AtomicUsize::new(0));
     let script = move |_, message| match message {
         Up::Uses(_) if sent.fetch_add(1, Ordering::SeqCst) == 0 => Some(messages.clone()),

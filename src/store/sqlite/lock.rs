@@ -50,7 +50,8 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 /// makes the files beside the database with its permissions.
 fn restrict(path: &Path) {
     let Ok(metadata) = path.metadata() else { return };
-    if metadata.permissions().mode() & 0o007 == 0 {
+    let others = metadata.permissions().mode() & 0o007;
+    if others == 0 {
         return;
     }
     match std::fs::set_permissions(path, Permissions::from_mode(0o600)) {
