@@ -60,12 +60,18 @@ pub(super) async fn follow(agent: Arc<Agent>, health: HealthReporter, stop: Canc
     set_serving(&health, false).await;
 }
 
-/// Whether a replica says that it serves.
+/// Whether any replica says that it serves: each one is asked until one does.
 async fn is_serving(agent: &Agent) -> bool {
-    let deadline = Instant::now() + PROBE_TIMEOUT;
-    let request = HealthCheckRequest::default();
-    let answer = agent.upstream.unary(HEALTH_PATH, (Caller::Own, true), &request, deadline).await;
-    answer.is_ok_and(|answer: HealthCheckResponse| answer.status() == health_check_response::ServingStatus::Serving)
+    for _ in 0..agent.client.addresses() {
+        let deadline = Instant::now() + PROBE_TIMEOUT;
+        let request = HealthCheckRequest::default();
+        let answer = agent.upstream.unary(HEALTH_PATH, (Caller::Own, true), &request, deadline).await;
+        let serves = |answer: HealthCheckResponse| answer.status() == health_check_response::ServingStatus::Serving;
+        if answer.is_ok_and(serves) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Says so if replicas refuse the agent's own credential: its callers still get answers, but none from memory.

@@ -4,15 +4,18 @@ use std::{
     fs::{self, File},
     io::{Error, ErrorKind, Result},
     os::unix::{
-        fs::{FileTypeExt as _, PermissionsExt as _},
+        fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _},
         net::UnixStream,
     },
     path::{Path, PathBuf},
 };
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixSocket};
 
 use super::settings::Listen;
+
+/// Connections that were made and are not accepted yet.
+const BACKLOG: u32 = 1_024;
 
 /// A socket that is listened on.
 pub(super) enum Socket {
@@ -72,24 +75,30 @@ fn bind_unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile)> {
             _ => return Err(Error::new(ErrorKind::AddrInUse, "another process listens there")),
         },
     }
-    // Under another name until it has its mode: nobody connects before.
+    // Under another name until it has its mode.
     let new = beside(path, "new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
+    match fs::symlink_metadata(&new) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(&new)?,
+        Ok(_) => return Err(Error::new(ErrorKind::AlreadyExists, format!("{} is no socket", new.display()))),
     }
-    let listener = UnixListener::bind(&new)?;
-    let file = SocketFile { path: path.to_owned(), _lock: lock };
-    let placed = fs::set_permissions(&new, fs::Permissions::from_mode(mode)).and_then(|()| fs::rename(&new, path));
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(&new)?;
+    // Who connects before it listens is refused: so each connection is one that the mode allows.
+    let placed = fs::set_permissions(&new, fs::Permissions::from_mode(mode))
+        .and_then(|()| socket.listen(BACKLOG))
+        .and_then(|listener| fs::rename(&new, path).map(|()| listener));
     if placed.is_err() {
         let _ = fs::remove_file(&new);
     }
-    placed.map(|()| (listener, file))
+    Ok((placed?, SocketFile { path: path.to_owned(), _lock: lock }))
 }
 
 /// Locks the path of a socket by a file beside it, which stays.
 fn lock(path: &Path) -> Result<File> {
-    let lock = File::options().create(true).truncate(false).write(true).open(beside(path, "lock"))?;
+    // Whoever can open the file can lock it, and so keep an agent from starting: that is its owner alone.
+    let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(beside(path, "lock"))?;
     lock.try_lock().map_err(|error| match error {
         fs::TryLockError::WouldBlock => Error::new(ErrorKind::AddrInUse, "another agent listens there"),
         fs::TryLockError::Error(error) => error,
@@ -143,5 +152,9 @@ mod tests {
         fs::write(&path, "text").unwrap();
         assert_eq!(bind(&path).err().unwrap().kind(), ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(&path).unwrap(), "text");
+        fs::remove_file(&path).unwrap();
+        fs::write(beside(&path, "new"), "text").unwrap();
+        assert_eq!(bind(&path).err().unwrap().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(beside(&path, "new")).unwrap(), "text");
     }
 }

@@ -31,6 +31,7 @@ pub fn file_warnings(config: &Config) -> Vec<String> {
 ///
 /// The reason why they could not be applied.
 pub async fn migrate(config: &Config) -> Result<(), RunError> {
+    memory::protect_unless(config.server.dumpable);
     let progress = StartProgress::default();
     let opened = open_with_retry(config, &progress).await?;
     opened.migrate(&progress).await?;
@@ -44,9 +45,7 @@ pub async fn migrate(config: &Config) -> Result<(), RunError> {
 ///
 /// The reason why it could not be created.
 pub async fn root_key(config: &Config) -> Result<Secret, RunError> {
-    if !config.server.dumpable {
-        memory::protect();
-    }
+    memory::protect_unless(config.server.dumpable);
     let progress = StartProgress::default();
     let opened = open_with_retry(config, &progress).await?;
     opened.migrate(&progress).await?;

@@ -2,9 +2,12 @@
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
-/// Turns core dumps off, and keeps other processes of the same user from reading the memory. What the system refuses is
-/// logged.
-pub fn protect() {
+/// Turns core dumps off, and keeps other processes of the same user from reading the memory, unless an operator wants them
+/// (`server.dumpable`). What the system refuses is logged.
+pub fn protect_unless(dumpable: bool) {
+    if dumpable {
+        return;
+    }
     if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
         tracing::warn!(%error, "core dumps cannot be turned off");
     }

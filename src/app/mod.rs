@@ -19,5 +19,6 @@ mod workers;
 pub use self::{
     commands::{check, file_warnings, migrate, root_key},
     error::RunError,
+    memory::protect_unless as protect_memory_unless,
     run::run,
 };

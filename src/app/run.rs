@@ -58,9 +58,7 @@ const ROOT_KEY_TIMEOUT: Duration = Duration::from_secs(2);
 ///
 /// The reason why it could not start, or why it ended by itself.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
-    if !config.server.dumpable {
-        memory::protect();
-    }
+    memory::protect_unless(config.server.dumpable);
     let tls = config.tls.as_ref().map(|tls| Tls::load(tls, &config.registry)).transpose().map_err(RunError::Tls)?;
     let listeners = Listeners::bind(&config).await?;
     let (health, health_service) = tonic_health::server::health_reporter();

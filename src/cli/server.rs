@@ -131,6 +131,7 @@ fn dispatch(command: Command) -> Result<(), Problems> {
             let log = telemetry::Logging::read(&environment)?.start();
             let _log = log.map_err(|error| vec![format!("the log did not start: {error}")])?;
             let settings = agent::Settings::read(&settings.into(), &environment)?;
+            app::protect_memory_unless(environment.get("KEYWARD_DUMPABLE").is_some_and(|text| text == "true"));
             block_on(async { Box::pin(agent::run(settings, stop_on_signals()?)).await })
         }
         Command::Migrate(settings) => {

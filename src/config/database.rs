@@ -82,7 +82,7 @@ pub fn read(section: &Section<'_>) -> Option<Database> {
 }
 
 /// Whether a `postgres://` URL says that a server on another machine is given the password without TLS.
-pub fn gives_password_away(url: &str) -> bool {
+pub fn sends_password_without_tls(url: &str) -> bool {
     url.trim().parse::<PgConnectOptions>().is_ok_and(|connect| {
         let host = connect.get_host();
         let is_socket = connect.get_socket().is_some() || host.starts_with('/');
@@ -104,7 +104,7 @@ fn database_url(text: &str) -> Result<DatabaseUrl, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DatabaseUrl, database_url, gives_password_away};
+    use super::{DatabaseUrl, database_url, sends_password_without_tls};
 
     #[test]
     fn a_password_is_given_away_where_a_server_elsewhere_needs_no_tls() {
@@ -120,7 +120,7 @@ mod tests {
             ("postgres://u:p@db.example/db?sslmode=verify-full", false),
             ("postgres://u:p@db.example/db", false),
         ] {
-            assert_eq!(gives_password_away(url), away, "{url}");
+            assert_eq!(sends_password_without_tls(url), away, "{url}");
         }
     }
 

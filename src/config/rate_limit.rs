@@ -28,7 +28,7 @@ const STORE: Setting = Setting::new(
 const INSECURE: Setting = Setting::new(
     "insecure",
     "false",
-    "Allows `redis://`, without TLS, to another machine: whoever answers there is given the password, and decides on limits.",
+    "Allows a password for `redis://`, without TLS, on another machine: whoever answers there is given it.",
 )
 .variable("KEYWARD_RATE_LIMIT_INSECURE");
 
@@ -82,10 +82,11 @@ pub fn read(section: &Section<'_>) -> Option<RateLimits> {
     });
     if let Some(RateLimitStore::Redis(url)) = &store
         && insecure != Some(true)
-        && is_plain_elsewhere(url)
+        && is_remote_without_tls(url)
+        && has_password(url)
     {
-        let what = "is on another machine, and has no TLS: use rediss:// (or valkeys://), or allow plain text by \
-                    rate_limit.insecure = true (KEYWARD_RATE_LIMIT_INSECURE), where the network itself is trusted";
+        let what = "sends a password to another machine without TLS: use rediss:// (or valkeys://), or allow plain text \
+                    by rate_limit.insecure = true (KEYWARD_RATE_LIMIT_INSECURE), where the network itself is trusted";
         section.problem_at_origin(&STORE, what);
     }
     let batch = section.number(&BATCH, 1..=10_000);
@@ -104,10 +105,14 @@ pub fn read(section: &Section<'_>) -> Option<RateLimits> {
 }
 
 /// Whether a URL leads to another machine without TLS.
-pub fn is_plain_elsewhere(url: &str) -> bool {
+pub fn is_remote_without_tls(url: &str) -> bool {
     url::Url::parse(url).is_ok_and(|url| {
         matches!(url.scheme(), "redis" | "valkey") && !url.host_str().is_none_or(server_url::is_loopback)
     })
+}
+
+fn has_password(url: &str) -> bool {
+    url::Url::parse(url).is_ok_and(|url| url.password().is_some())
 }
 
 fn store(text: &str) -> Result<RateLimitStore, String> {

@@ -5,20 +5,31 @@ use std::collections::HashMap;
 use ipnet::IpNet;
 
 use super::{
-    database::{DatabaseUrl, gives_password_away},
+    database::{DatabaseUrl, sends_password_without_tls},
     environment,
     load::Config,
-    rate_limit::{RateLimitStore, is_plain_elsewhere},
+    rate_limit::{RateLimitStore, is_remote_without_tls},
     setting::{Setting, Table},
     tables::TABLES,
 };
 
 /// What begins the name of each variable of Keyward.
 const VARIABLES: &str = "KEYWARD_";
-/// Variables of Keyward that are no settings: those of its command line, and the switches of test builds.
-const OTHERS: [&str; 4] = ["KEYWARD_API_KEY", "KEYWARD_ENV", "KEYWARD_FAULTS", "KEYWARD_URL"];
-/// What begins the names of variables that Kubernetes sets for a service of the name `keyward`.
-const OF_KUBERNETES: [&str; 2] = ["KEYWARD_PORT", "KEYWARD_SERVICE_"];
+/// Variables of Keyward that are no settings: those of its command line, of the files for gateways, and the switches of
+/// test builds.
+const OTHERS: [&str; 7] = [
+    "KEYWARD_API_KEY",
+    "KEYWARD_ENV",
+    "KEYWARD_FAULTS",
+    "KEYWARD_FORWARD_AUTH",
+    "KEYWARD_GATEWAY_KEY",
+    "KEYWARD_ORG",
+    "KEYWARD_URL",
+];
+/// What begins the variables of `keyward agent`, and those that Kubernetes sets for a service of the name `keyward`.
+const OTHER_PREFIXES: [&str; 3] = ["KEYWARD_AGENT_", "KEYWARD_PORT", "KEYWARD_SERVICE_"];
+/// Parts of the names that Kubernetes gives such variables, if the name of the service only begins with `keyward-`.
+const KUBERNETES_PARTS: [&str; 3] = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"];
 /// What each JSON Web Token begins with: `{"` in base64url.
 const TOKEN_START: &str = "eyJ";
 /// The shortest prefixes of networks that one operator may have: those of IPv4 and of IPv6.
@@ -35,20 +46,20 @@ pub fn warnings(config: &Config, environment: &HashMap<String, String>) -> Vec<S
     for (name, url) in
         urls.into_iter().chain(config.database.migrate_url.iter().map(|url| ("database.migrate_url", url)))
     {
-        if gives_password_away(url) {
+        if sends_password_without_tls(url) {
             warn(format!("{name}: sslmode=disable gives the password to whoever answers: use sslmode=verify-full"));
         }
     }
     if let RateLimitStore::Redis(url) = &config.rate_limit.store
-        && is_plain_elsewhere(url)
+        && is_remote_without_tls(url)
     {
-        warn("rate_limit.store: without TLS the password goes to whoever answers: use rediss://".to_owned());
+        warn("rate_limit.store: is on another machine, and without TLS anybody between can read and change it: use rediss://".to_owned());
     }
     for (name, networks, what) in [
         ("http.trusted_proxies", &config.http.trusted_proxies, "any client may claim any address"),
         ("webhooks.allow_cidrs", &config.webhooks.egress.allow_cidrs, "webhooks may reach every host of the network"),
     ] {
-        if let Some(network) = networks.iter().find(|network| is_anybodys(network)) {
+        if let Some(network) = networks.iter().find(|network| is_too_wide(network)) {
             warn(format!("{name}: {network} is no network of one owner: {what}"));
         }
     }
@@ -75,13 +86,13 @@ pub fn warnings(config: &Config, environment: &HashMap<String, String>) -> Vec<S
     let mut unknown: Vec<&String> = environment.keys().filter(|name| is_unknown(name)).collect();
     unknown.sort();
     for name in unknown {
-        warn(format!("{name}: is no variable of keyward, and changes nothing"));
+        warn(format!("{name}: is not a setting of keyward, and has no effect"));
     }
     warnings
 }
 
 /// Whether a network is larger than any that belongs to one operator: every address, or the public ones of IPv6.
-fn is_anybodys(network: &IpNet) -> bool {
+fn is_too_wide(network: &IpNet) -> bool {
     match network {
         // In IPv6 these are the addresses of IPv4.
         IpNet::V6(network) if network.addr().to_ipv4_mapped().is_some() => {
@@ -95,7 +106,8 @@ fn is_anybodys(network: &IpNet) -> bool {
 fn is_unknown(name: &str) -> bool {
     name.starts_with(VARIABLES)
         && !OTHERS.contains(&name)
-        && !OF_KUBERNETES.iter().any(|begin| name.starts_with(begin))
+        && !OTHER_PREFIXES.iter().any(|begin| name.starts_with(begin))
+        && !KUBERNETES_PARTS.iter().any(|part| name.contains(part))
         && !environment::SETTINGS.iter().any(|setting| setting.variable == Some(name))
         && !TABLES.iter().any(|table| declares(table, name))
 }

@@ -91,8 +91,8 @@ fn detail(event: &Event) -> String {
         EventType::WebhookUpdated if key.webhook_url.is_empty() => "removed".to_owned(),
         EventType::WebhookUpdated => format!("to {}", key.webhook_url),
         EventType::WebhookDisabled => "the receiver answered 410 Gone".to_owned(),
-        EventType::WebhookRotated
-        | EventType::EventRedelivered
+        EventType::WebhookRotated => format!("of {}", key.webhook_url),
+        EventType::EventRedelivered
         | EventType::CallDenied
         | EventType::AuthenticationFailed
         | EventType::SignedIn

@@ -66,7 +66,7 @@ pub enum EventType {
     KeyRateLimited,
     /// A key's webhook or its signing secret was set, changed or removed.
     WebhookUpdated,
-    /// A key's webhook signs with a new secret. Its URL may have changed with it.
+    /// A key's webhook signs with a new secret, and its URL stays.
     WebhookRotated,
     /// A key's webhook was removed because its receiver answered 410 Gone.
     WebhookDisabled,
@@ -116,6 +116,25 @@ impl EventType {
             Self::AuthenticationFailed => "authentication.failed",
             Self::SignedIn => "session.signed_in",
             Self::SignedOut => "session.signed_out",
+        }
+    }
+
+    /// Whether webhooks are told of it. The others are in the audit log only.
+    pub const fn is_for_webhooks(self) -> bool {
+        match self {
+            Self::KeyCreated
+            | Self::KeyRevoked
+            | Self::KeyExpiring
+            | Self::KeyExpired
+            | Self::KeyRateLimited
+            | Self::WebhookUpdated
+            | Self::WebhookRotated => true,
+            Self::WebhookDisabled
+            | Self::EventRedelivered
+            | Self::CallDenied
+            | Self::AuthenticationFailed
+            | Self::SignedIn
+            | Self::SignedOut => false,
         }
     }
 

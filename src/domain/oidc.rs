@@ -183,19 +183,29 @@ impl Issuer {
         })
     }
 
-    /// Whether a token claims to be from this issuer and for this service. One that is for several audiences must have been
-    /// given to this one (`azp`): otherwise any of the others could use it here.
+    /// Whether a token claims to be from this issuer and for this service. One that is for several audiences and names the
+    /// client that it was given to (`azp`) must name this service or a client of its own: otherwise any of the others could
+    /// use it here.
     pub fn matches(&self, claims: &Map<String, Value>) -> bool {
         let accepted =
             |audience: &Value| audience.as_str().is_some_and(|named| self.audiences.iter().any(|a| a == named));
         let audience = match claims.get("aud") {
             Some(Value::Array(several)) => {
-                several.iter().any(accepted) && (several.len() == 1 || claims.get("azp").is_some_and(accepted))
+                several.iter().any(accepted)
+                    && (several.len() == 1
+                        || claims.get("azp").is_none_or(|azp| accepted(azp) || self.is_own_client(azp)))
             }
             Some(one) => accepted(one),
             None => false,
         };
         audience && claims.get("iss").and_then(Value::as_str) == Some(&self.issuer)
+    }
+
+    /// Whether the command line or the dashboard signs people in as this client.
+    fn is_own_client(&self, client: &Value) -> bool {
+        let own =
+            [self.cli.as_ref().map(|cli| &cli.client_id), self.dashboard.as_ref().map(|client| &client.client_id)];
+        own.into_iter().flatten().any(|own| client.as_str() == Some(own))
     }
 
     /// The caller of a token of this issuer at `now`.

@@ -226,8 +226,13 @@ impl AuditLog {
         let id = parsed(&mut violations, "event_id", id.parse::<EventId>());
         violations.finish()?;
         let Some(id) = id else { return Err(no_such_event()) };
-        let none = || Error::new(ErrorKind::FailedPrecondition, "CONFLICT", "The key has no webhook to tell");
-        manager.may_change(&self.visible_event(manager, id, context).await?.key.ok_or_else(none)?)?;
+        let conflict = |message: &str| Error::new(ErrorKind::FailedPrecondition, "CONFLICT", message.to_owned());
+        let none = || conflict("The key has no webhook to tell");
+        let event = self.visible_event(manager, id, context).await?;
+        if !event.kind.is_for_webhooks() {
+            return Err(conflict("This event is in the audit log only; webhooks are not told of it"));
+        }
+        manager.may_change(&event.key.ok_or_else(none)?)?;
         let redelivery = Redelivery { at: self.clock.wall(), by: caller.actor(), event: self.ids.event_id() };
         let delivery = context.bounded(self.store.redeliver(id, redelivery)).await?;
         let delivery = delivery.ok_or_else(none)?;

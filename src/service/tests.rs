@@ -89,13 +89,13 @@ async fn foreign_and_missing_ids_take_the_same_statements_and_have_the_same_answ
         binding: binding("acme"),
         admin: true,
     }));
-    let told = |error: &Error| (error.kind, error.reason, error.message.clone(), error.fields.clone());
+    let visible = |error: &Error| (error.kind, error.reason, error.message.clone(), error.fields.clone());
     for name in ["get", "update_webhook", "deliveries_of_key", "deliveries_of_event", "redeliver", "revoke"] {
         let mut seen = Vec::new();
         for id in [foreign, missing] {
             let before = store.statements();
             let error = call(&services, &admin, name, id).await.unwrap_err();
-            seen.push((told(&error), store.statements() - before));
+            seen.push((visible(&error), store.statements() - before));
         }
         assert_eq!(seen[0], seen[1], "{name}");
         assert_eq!(seen[0].1, 1, "{name} runs one statement");

@@ -26,8 +26,8 @@ use crate::{
 
 /// Calls about verdicts, which are the product's traffic. What they refuse is in the metrics.
 const CHECKS: [&str; 5] = ["verify", "verify_stream", "attach", "check", "forward_auth"];
-/// Sums of one kind that are kept in memory in a period. Past it the smallest one is counted with all others, so that who
-/// does something often is named also among many who do it once.
+/// Sums of one kind that are kept in memory in a period. Past it the one with the lowest count is merged into the sum of all
+/// others, so that a frequent caller keeps its own.
 const MAX_SUMS: usize = 256;
 /// Events of refused credentials in a period. Strangers cause them, so there are few.
 const MAX_REFUSAL_EVENTS: usize = 16;
@@ -54,7 +54,7 @@ struct Sum {
 }
 
 impl Sum {
-    fn and(self, other: Self) -> Self {
+    fn merge(self, other: Self) -> Self {
         Self { count: self.count + other.count, first: self.first.min(other.first), last: self.last.max(other.last) }
     }
 }
@@ -78,7 +78,7 @@ impl Sums {
             if let Some(smallest) = smallest.map(|(subject, _)| subject.clone())
                 && let Some(sum) = self.by_subject.remove(&smallest)
             {
-                self.others = Some(self.others.map_or(sum, |others| others.and(sum)));
+                self.others = Some(self.others.map_or(sum, |others| others.merge(sum)));
             }
         }
         self.by_subject.insert(subject, Sum { count: 1, first: now, last: now });
@@ -197,7 +197,7 @@ fn scope(caller: &Caller) -> (String, Binding) {
     match caller {
         Caller::Key(key) => (key.keyspace.name.clone(), key.binding.clone()),
         Caller::Session(session) => {
-            // A person of several keyspaces or organizations is nobody's alone.
+            // No single organization may see events of a person with several keyspaces or organizations: only operators do.
             let ([keyspace], [only]) = (&session.keyspaces[..], &session.organizations[..]) else {
                 return Default::default();
             };

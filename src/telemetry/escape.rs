@@ -1,5 +1,5 @@
-//! Escapes characters of JSON log lines that a terminal or a viewer could take for more than text: a line separator begins a
-//! new line for some readers, and a right-to-left override turns what follows around.
+//! Escapes characters of log lines, in both formats, that a terminal or a viewer could take for more than text: a line
+//! separator begins a new line for some readers, and a right-to-left override turns what follows around.
 
 use std::{
     borrow::Cow,

@@ -193,6 +193,17 @@ async fn a_rotation_and_a_redelivery_are_events_of_their_own() {
     audit.redeliver(with(&admin.secret, RedeliverRequest { event_id: created.clone() })).await.unwrap();
     let seen = list(&mut audit).await;
     assert_eq!((seen.len(), seen[0].0.as_str(), seen[0].1.as_str()), (3, "event.redelivered", actor.as_str()));
+    let again = RedeliverRequest { event_id: seen[0].2.id.clone() };
+    let refused = audit.redeliver(with(&admin.secret, again)).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (tonic::Code::FailedPrecondition, "This event is in the audit log only; webhooks are not told of it")
+    );
+    // A new URL is not hidden behind a new secret.
+    let moved =
+        UpdateWebhookRequest { id: target.id.clone(), webhook_url: "https://b.invalid/".into(), rotate_secret: true };
+    client.update_webhook(with(&admin.secret, moved)).await.unwrap();
+    assert_eq!(list(&mut audit).await[0].0, "webhook.updated");
     assert_eq!(seen[0].2.details["event"], created);
     assert_eq!(seen[0].2.key.as_ref().unwrap().id, target.id);
 }

@@ -28,8 +28,9 @@ fn what_is_allowed_and_seldom_meant_is_warned_of() {
             plain()
                 .env("KEYWARD_RATE_LIMIT_STORE", "redis://:hunter2@cache.example")
                 .env("KEYWARD_RATE_LIMIT_INSECURE", "true"),
-            "rate_limit.store: without TLS",
+            "rate_limit.store: is on another machine",
         ),
+        (plain().env("KEYWARD_RATE_LIMIT_STORE", "redis://cache"), "rate_limit.store: is on another machine"),
         (plain().config("[http]\ntrusted_proxies = [\"0.0.0.0/0\"]"), "http.trusted_proxies: 0.0.0.0/0"),
         (plain().config("[http]\ntrusted_proxies = [\"128.0.0.0/1\"]"), "http.trusted_proxies: 128.0.0.0/1"),
         (plain().config("[webhooks]\nallow_cidrs = [\"::/0\"]"), "webhooks.allow_cidrs: ::/0"),
@@ -43,7 +44,7 @@ fn what_is_allowed_and_seldom_meant_is_warned_of() {
         (plain().env("KEYWARD_MASTER_KEY", &zeros), "KEYWARD_MASTER_KEY: a key is all zeros"),
         (plain().config(&format!("{keyspace}\"eyJ_\"")), "keyspace \"x\": the prefix \"eyJ_\""),
         (plain().config(&format!("{keyspace}\"ey\"")), "keyspace \"x\": the prefix \"ey\""),
-        (plain().env("KEYWARD_GRPC_ADDRESS", "127.0.0.1:1"), "KEYWARD_GRPC_ADDRESS: is no variable"),
+        (plain().env("KEYWARD_GRPC_ADDRESS", "127.0.0.1:1"), "KEYWARD_GRPC_ADDRESS: is not a setting"),
     ] {
         let output = run(&setup, folder.path(), &["config", "check"]);
         let text = error(&output);
@@ -76,7 +77,7 @@ fn what_is_allowed_and_seldom_meant_is_warned_of() {
 #[tokio::test]
 async fn a_start_logs_the_warnings_of_the_check() {
     let server = Setup::new().env("KEYWARD_GRPC_ADDRESS", "127.0.0.1:1").start();
-    server.logged("KEYWARD_GRPC_ADDRESS: is no variable of keyward").await;
+    server.logged("KEYWARD_GRPC_ADDRESS: is not a setting of keyward").await;
 }
 
 #[test]
@@ -97,13 +98,14 @@ fn a_redis_elsewhere_without_tls_has_to_be_allowed() {
     let folder = tempfile::tempdir().unwrap();
     for (store, allowed, code) in [
         ("redis://:hunter2@cache.example", None, 1),
-        ("redis://cache.example", None, 1),
-        ("valkey://10.0.0.7:6379", None, 1),
+        ("valkey://u:hunter2@10.0.0.7:6379", None, 1),
         ("redis://:hunter2@cache.example", Some("false"), 1),
         ("redis://:hunter2@cache.example", Some("true"), 0),
         ("rediss://:hunter2@cache.example", None, 0),
         ("redis://:hunter2@localhost", None, 0),
-        ("redis://[::1]", None, 0),
+        ("redis://:hunter2@[::1]", None, 0),
+        // Warned of, but nothing secret is sent.
+        ("redis://cache.example", None, 0),
     ] {
         let mut setup = Setup::new().env("KEYWARD_RATE_LIMIT_STORE", store);
         if let Some(allowed) = allowed {

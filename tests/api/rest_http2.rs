@@ -1,10 +1,14 @@
 //! Hostile clients of the REST port that speak HTTP/2.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
+use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use http::Request;
 use serde_json::json;
@@ -54,6 +58,24 @@ async fn large_headers_take_bounded_memory() {
     let flood = Flood { path: "/api/api-keys", gets: true, headers: 12_000, streams: 20, ..FLOOD };
     let bytes = Arc::new(flood_bytes(&flood));
     assert_bounded("REST, headers of 12 kB", &server, || pour(server.http.clone(), bytes.clone(), true)).await;
+}
+
+/// Clients such as curl 7.88 lose a response that ends its stream before they have sent a short body.
+#[tokio::test]
+async fn a_refused_request_is_answered_after_its_short_body() {
+    let server = Setup::new().start();
+    let mut client = Polite::rest(&server.http).await;
+    let request = Request::post("http://keyward/api/v1/keys").header("content-length", "2");
+    let (answer, mut body) = client.sender.send_request(request.body(()).unwrap(), false).unwrap();
+    // The stream is open as long as no response has come.
+    let mut answer = tokio::spawn(answer);
+    assert!(timeout(Duration::from_millis(100), &mut answer).await.is_err(), "answered before the body");
+    body.send_data(Bytes::from_static(b"{}"), true).unwrap();
+    assert_eq!(timeout(LONG, answer).await.unwrap().unwrap().unwrap().status(), 401);
+    // One that does not come is not waited for.
+    let request = Request::post("http://keyward/api/v1/keys").header("content-length", "2");
+    let (answer, _body) = client.sender.send_request(request.body(()).unwrap(), false).unwrap();
+    assert_eq!(timeout(LONG, answer).await.unwrap().unwrap().status(), 401);
 }
 
 /// The status of a GET on this connection.

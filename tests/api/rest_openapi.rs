@@ -33,7 +33,7 @@ fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
 /// The part of JSON Schema that the document uses.
 fn check(document: &Value, schema: &Value, value: &Value, place: &str) {
     let schema = resolve(document, schema);
-    if let Some(options) = schema["anyOf"].as_array() {
+    if let Some(options) = schema["anyOf"].as_array().or_else(|| schema["oneOf"].as_array()) {
         let kind = kind(value);
         let fits = |option: &&Value| {
             let option = resolve(document, option);

@@ -159,6 +159,7 @@ async fn forged_expired_and_foreign_tokens_are_refused() {
         ),
         ("another audience", sign(json!({"aud": "cli"})), "malformed"),
         ("an audience that begins alike", sign(json!({"aud": "dashboard2"})), "malformed"),
+        ("another client's", sign(json!({"aud": ["cli", "dashboard"], "azp": "cli"})), "malformed"),
         ("no audience", sign(json!({"aud": null})), "malformed"),
         ("another issuer", sign(json!({"iss": elsewhere.issuer})), "malformed"),
         ("the issuer with a slash", sign(json!({"iss": format!("{}/", provider.issuer)})), "malformed"),
@@ -181,9 +182,12 @@ async fn forged_expired_and_foreign_tokens_are_refused() {
         assert_refused(refused, tonic::Code::Unauthenticated, &reason.to_uppercase());
     }
     // A minute of clock skew is tolerated.
-    for more in
-        [json!({"exp": now - 20}), json!({"nbf": now + 30}), json!({"aud": ["cli", "dashboard"], "azp": "dashboard"})]
-    {
+    for more in [
+        json!({"exp": now - 20}),
+        json!({"nbf": now + 30}),
+        json!({"aud": ["cli", "dashboard"], "azp": "dashboard"}),
+        json!({"aud": ["cli", "dashboard"]}),
+    ] {
         ask(&server, &sign(more)).await.good(200);
     }
 }

@@ -51,7 +51,7 @@ fn config_check_warns_of_routes_that_never_count_and_of_methods_that_no_client_s
     let routes = "[[keyspace.route]]\npath = \"/a/*\"\n[[keyspace.route]]\npath = \"/a/b\"\n\
                   [[keyspace.route]]\npath = \"/b//c\"\n[[keyspace.route]]\nmethods = [\"Get\"]\npath = \"/d\"\n";
     let keyspace =
-        "[[keyspace]]\nname = \"a\"\nprefix = \"a_\"\nsecret = { encoding = \"alphanumeric\", length = 32 }\n";
+        "[[keyspace]]\nname = \"a\"\nprefix = \"a_\"\nsecret = { encoding = \"alphanumeric\", length = 40 }\n";
     let mut command = Setup::new().config(&format!("{keyspace}{routes}")).command(folder.path(), &["config", "check"]);
     let output = command.output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap() + &String::from_utf8(output.stdout).unwrap();

@@ -152,7 +152,7 @@ async fn a_grant_that_was_not_asked_for_grants_nothing() {
             let again = grant(renew.number, length(20, 0));
             Some([others.to_vec(), vec![grant(renew.number, None), again]].concat())
         }
-        other => Some([good(&other), vec![grant(1, length(20, 0))]].concat()),
+        other => Some([good(&other), vec![grant(1_000, length(20, 0))]].concat()),
     })
     .await;
     until(&client, "it renews again", |_| renewals.load(Ordering::SeqCst) >= 3).await;

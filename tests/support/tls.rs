@@ -112,6 +112,8 @@ pub struct Curled {
     pub status: u16,
     pub version: String,
     pub body: String,
+    /// What curl said of a failure.
+    pub error: String,
 }
 
 impl Curled {
@@ -125,7 +127,7 @@ impl As<'_> {
     /// Calls REST by curl; a body makes it a POST.
     pub fn curl(&self, server: &Server, path: &str, body: Option<&Value>, extra: &[&str]) -> Curled {
         let mut command = Command::new("curl");
-        command.args(["-s", "--max-time", "20", "--cacert"]).arg(self.ca);
+        command.args(["-sS", "--max-time", "20", "--cacert"]).arg(self.ca);
         command.args(["-w", "\n%{http_code} %{http_version}"]);
         if let Some(identity) = self.identity {
             command.arg("--cert").arg(&identity.cert).arg("--key").arg(&identity.key);
@@ -140,7 +142,8 @@ impl As<'_> {
         let text = String::from_utf8(output.stdout).unwrap();
         let (body, last) = text.rsplit_once('\n').unwrap();
         let (status, version) = last.split_once(' ').unwrap();
-        Curled { status: status.parse().unwrap(), version: version.to_owned(), body: body.to_owned() }
+        let error = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Curled { status: status.parse().unwrap(), version: version.to_owned(), body: body.to_owned(), error }
     }
 
     /// Calls gRPC by grpcurl; whether that went well, and what it said.

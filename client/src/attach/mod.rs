@@ -325,11 +325,10 @@ impl fmt::Debug for Attached {
     }
 }
 
-/// Completes once the client is to detach; never, if it is dropped instead.
+/// Completes once the client is to detach, or was dropped.
 async fn stopped(stop: &mut tokio::sync::watch::Receiver<bool>) {
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        std::future::pending::<()>().await;
-    }
+    // An error: it was dropped.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Keeps a session with one replica after the other, until the client is gone.
@@ -340,7 +339,7 @@ async fn keep_session(
     mut stop: tokio::sync::watch::Receiver<bool>,
 ) {
     // Nobody must wait for what nobody hears of, whatever ends this task.
-    let _closed = CloseOnDrop(Arc::clone(&shared.watches));
+    let _closed = CloseOnDrop(Arc::clone(&shared));
     let new_backoff = || Backoff::new(SESSION_DELAYS.0, SESSION_DELAYS.1);
     let mut backoff = new_backoff();
     loop {
@@ -366,11 +365,15 @@ async fn keep_session(
     }
 }
 
-/// Ends all waiting for the ends of keys.
-struct CloseOnDrop(Arc<Watches>);
+/// Ends memory, and all waiting for the ends of keys.
+struct CloseOnDrop(Arc<Shared>);
 
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
-        self.0.close();
+        // The memory of a session that broke is live until its lease ends.
+        if let Some(memory) = self.0.current.swap(None) {
+            memory.end();
+        }
+        self.0.watches.close();
     }
 }

@@ -132,7 +132,7 @@ impl Http {
 fn causes(error: &reqwest::Error) -> String {
     let Some(source) = std::error::Error::source(error) else { return "the request failed".to_owned() };
     let all = chain(source);
-    // What happens to people has a sentence; anything else is told as the libraries tell it.
+    // Common failures have a sentence of their own; all others keep the library's text.
     if all.contains("Connection refused") {
         "nobody listens there".to_owned()
     } else if all.contains("dns error") {

@@ -227,8 +227,10 @@ impl Attachments {
     ///
     /// INVALID_ARGUMENT for a number that was never sent.
     pub(crate) fn acknowledge(&self, session: &Session, number: u64) -> Result<()> {
-        session.acknowledge(number, self.clock.boottime())?;
-        self.progress.send_modify(|count| *count += 1);
+        // Each progress makes the follower look at the database: a client that repeats itself must not cause that.
+        if session.acknowledge(number, self.clock.boottime())? {
+            self.progress.send_modify(|count| *count += 1);
+        }
         Ok(())
     }
 

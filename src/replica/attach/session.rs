@@ -233,16 +233,18 @@ impl Session {
         }
     }
 
-    pub(super) fn acknowledge(&self, number: u64, now: Micros) -> Result<()> {
+    /// Returns whether that is more than was acknowledged before.
+    pub(super) fn acknowledge(&self, number: u64, now: Micros) -> Result<bool> {
         let mut state = self.state.lock();
         if number > state.sent {
             return Err(Error::invalid("acknowledge.number", "was never sent"));
         }
+        let is_new = number > state.done;
         state.done = state.done.max(number);
         if state.owes.is_some_and(|(owed, _)| owed <= state.done) {
             state.owes = (state.done < state.sent).then_some((state.sent, now));
         }
-        Ok(())
+        Ok(is_new)
     }
 
     /// Whether it owes an acknowledgement.

@@ -46,8 +46,8 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Lets nobody but its owner read a file that every user can open. A group alone was meant, for example for backups. SQLite
-/// makes the files beside the database with its permissions.
+/// Closes a file that every user can open to all but its owner. One that only its group can open stays as it is: that may be
+/// meant, for backups. SQLite makes the files beside the database with the same permissions.
 fn restrict(path: &Path) {
     let Ok(metadata) = path.metadata() else { return };
     let others = metadata.permissions().mode() & 0o007;

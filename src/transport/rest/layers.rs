@@ -51,6 +51,9 @@ const PENDING_REQUEST_BYTES: usize = 32 << 10;
 /// How much of an unread request body is read and thrown away, and for how long.
 const MAX_DISCARDED_BYTES: usize = 16 << 20;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same over HTTP/2, where longer bodies are not waited for.
+const MAX_SHORT_BODY_BYTES: u64 = 16 << 10;
+const SHORT_BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Stacks the layers around the routes. The first one is the outermost: it sees a request first and its response last.
 pub(crate) fn stack(routes: Router, state: &Arc<RestState>) -> HttpHandler {
@@ -93,9 +96,15 @@ async fn add_context(
 /// Reads what a handler left unread of the request's body, within bounds, before the response is sent. If a connection
 /// is closed while bytes are still arriving, it is reset, and the client loses the response that says why.
 async fn discard_unread_body(request: Request, next: Next) -> Response {
-    // There a response ends its own stream alone, and a refused request must not stay for as long as its client likes.
+    let mut timeout = DISCARD_TIMEOUT;
     if request.version() == Version::HTTP_2 {
-        return next.run(request).await;
+        // There a response ends its own stream alone, and a refused request must not stay for as long as its client likes.
+        // But clients such as curl 7.88 lose the response if the stream ends before they have sent a body, so one that says
+        // it is short is waited for.
+        if request.body().size_hint().upper().is_none_or(|length| length > MAX_SHORT_BODY_BYTES) {
+            return next.run(request).await;
+        }
+        timeout = SHORT_BODY_TIMEOUT;
     }
     // A client that waits for `100 Continue` has sent no body and gets its response at once.
     let waits = request.headers().contains_key(header::EXPECT);
@@ -103,7 +112,7 @@ async fn discard_unread_body(request: Request, next: Next) -> Response {
     let body = SharedBody(Arc::new(Mutex::new(body)));
     let response = next.run(Request::from_parts(parts, Body::new(body.clone()))).await;
     if !waits {
-        let _ = tokio::time::timeout(DISCARD_TIMEOUT, body.discard()).await;
+        let _ = tokio::time::timeout(timeout, body.discard()).await;
     }
     response
 }
