@@ -170,7 +170,7 @@ impl AuditTrail {
         // One event is for what is past the bound.
         let fits = largest.len() <= max && others.is_none();
         let past = if fits { Vec::new() } else { largest.split_off(largest.len().min(max - 1)) };
-        let rest = past.into_iter().map(|(_, sum)| sum).chain(others).reduce(Sum::and);
+        let rest = past.into_iter().map(|(_, sum)| sum).chain(others).reduce(Sum::merge);
         let nobody = || Subject {
             actor: SYSTEM.to_owned(),
             keyspace: String::new(),
@@ -243,7 +243,7 @@ mod tests {
         let often = sums.by_subject[&subject(usize::MAX)];
         assert_eq!(often.count, 10 * MAX_SUMS as u64);
         assert_eq!(sums.by_subject.len(), MAX_SUMS);
-        let all = sums.by_subject.values().copied().chain(sums.others).reduce(Sum::and).unwrap();
+        let all = sums.by_subject.values().copied().chain(sums.others).reduce(Sum::merge).unwrap();
         assert_eq!((all.count, all.first, all.last), (30 * MAX_SUMS as u64, 1, 2), "nothing is lost");
     }
 }

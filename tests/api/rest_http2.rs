@@ -65,7 +65,8 @@ async fn large_headers_take_bounded_memory() {
 async fn a_refused_request_is_answered_after_its_short_body() {
     let server = Setup::new().start();
     let mut client = Polite::rest(&server.http).await;
-    let request = Request::post("http://keyward/api/v1/keys").header("content-length", "2");
+    let request = Request::post("http://keyward/api/api-keys");
+    let request = request.header("content-type", "application/json").header("content-length", "2");
     let (answer, mut body) = client.sender.send_request(request.body(()).unwrap(), false).unwrap();
     // The stream is open as long as no response has come.
     let mut answer = tokio::spawn(answer);
@@ -73,7 +74,8 @@ async fn a_refused_request_is_answered_after_its_short_body() {
     body.send_data(Bytes::from_static(b"{}"), true).unwrap();
     assert_eq!(timeout(LONG, answer).await.unwrap().unwrap().unwrap().status(), 401);
     // One that does not come is not waited for.
-    let request = Request::post("http://keyward/api/v1/keys").header("content-length", "2");
+    let request = Request::post("http://keyward/api/api-keys");
+    let request = request.header("content-type", "application/json").header("content-length", "2");
     let (answer, _body) = client.sender.send_request(request.body(()).unwrap(), false).unwrap();
     assert_eq!(timeout(LONG, answer).await.unwrap().unwrap().status(), 401);
 }
