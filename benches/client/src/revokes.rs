@@ -76,7 +76,7 @@ impl Revokes {
             hold(&fleet, &secret).await?;
             least = least.min(live(&fleet));
             times.push(revoke(&mut service, id).await?);
-            for client in &fleet {
+            for client in fleet.iter() {
                 if client.verify(&secret).await.is_ok_and(|verdict| verdict.is_valid()) {
                     return Err("VALID after the Revoke".into());
                 }
