@@ -6,7 +6,7 @@
 //! answers it. What cannot be decided is UNAVAILABLE. Callers authenticate as at a replica; the agent's own credential is
 //! for its memory, and for callers of a Unix socket whose file mode is to be their credential.
 //!
-//! [`settings`] reads what is set, [`run`] starts and stops. `listener` accepts connections, `handler` answers from memory
+//! [`settings`] reads what is set, [`run()`] starts and stops. `listener` accepts connections, `handler` answers from memory
 //! on the task that read a call (`local`), and passes other calls to `calls` and `stream`, which ask through `upstream`.
 
 mod authority;

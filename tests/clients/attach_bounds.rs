@@ -33,7 +33,6 @@ async fn metric_becomes(server: &Server, name: &str, value: f64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "for an idle machine: on a busy one it takes minutes, and connections are not served in time"]
 async fn a_thousand_clients_attach_and_no_more() {
     let server = Setup::new().start();
     let mut open = Vec::new();
