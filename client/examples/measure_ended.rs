@@ -5,9 +5,9 @@
 //!     cargo run --release -p keyward-client --example measure_ended
 //! ```
 //!
-//! The client is attached to one replica; `REVOKE_URL` may be another one of the same database. It creates the keys that it
-//! measures, in the keyspace `default`. A Revoke commits between the moment when it is sent and the moment when it returns:
-//! the time since its commit is between the two that are printed.
+//! The client is attached to one replica; `REVOKE_URL` may be another one of the same database. It creates the keys
+//! that it measures, in the keyspace `default`. A Revoke commits between the moment when it is sent and the moment when
+//! it returns: the time since its commit is between the two that are printed.
 
 use std::time::{Duration, Instant};
 

@@ -64,8 +64,8 @@ impl Service<http::Request<Body>> for Callers {
     }
 }
 
-/// The service, guarded by the Keyward that the client speaks to. The layer may as well be given to `Server::layer`, for
-/// all services of a listener.
+/// The service, guarded by the Keyward that the client speaks to. The layer may as well be given to `Server::layer`,
+/// for all services of a listener.
 ///
 /// # Errors
 ///

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{attach::Asserted, client::Client, error::Error, proto, verdict::Verdict};
+use crate::{asserted::Asserted, client::Client, error::Error, proto, verdict::Verdict};
 
 /// A check of one secret. Await it for the verdict. What is not named is not asserted.
 #[must_use = "a check does nothing until it is awaited"]

@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{service::interceptor::InterceptedService, transport::Channel};
 
 use crate::{
-    attach::{Asserted, AttachOptions, AttachStatus, Attached, LocalMemory},
+    asserted::Asserted,
+    attach::{AttachOptions, AttachStatus, Attached, LocalMemory},
     backoff::Backoff,
     builder::ClientBuilder,
     check::Check,
@@ -83,9 +84,10 @@ impl Client {
         Check::new(self, secret)
     }
 
-    /// Keeps valid keys in this process's memory from now on, under a lease of Keyward's: checks of them take less than a
-    /// microsecond. They are as strict as calls: Revoke waits for this client. Keys with a rate limit, and every verdict but
-    /// VALID, stay calls, and so does everything without a live lease. All clones of the client share the memory.
+    /// Keeps valid keys in this process's memory from now on, under a lease of Keyward's: checks of them take less than
+    /// a microsecond. They are as strict as calls: Revoke waits for this client. Keys with a rate limit, and every
+    /// verdict but VALID, stay calls, and so does everything without a live lease. All clones of the client share the
+    /// memory.
     ///
     /// A fork of this process has no lease. Do not snapshot, checkpoint or freeze the machine of an attached process.
     ///
@@ -108,23 +110,24 @@ impl Client {
         self.0.attached.get()?.local()
     }
 
-    /// Asks for the key of a secret that Keyward has found valid, to be kept in memory. [`Self::verify`] does so by itself.
+    /// Asks for the key of a secret that Keyward has found valid, to be kept in memory. [`Self::verify`] does so by
+    /// itself.
     pub fn remember(&self, secret: &str) {
         if let Some(attached) = self.0.attached.get() {
             attached.want(secret);
         }
     }
 
-    /// Ends what [`Self::attach`] began, for good, and tells the replica: no Revoke waits for this client any more. Checks
-    /// are calls from then on.
+    /// Ends the session of [`Self::attach`] for good: memory answers nothing any more, and the replica is notified, so
+    /// that no Revoke waits for this client. Checks are calls from then on.
     pub async fn detach(&self) {
         if let Some(attached) = self.0.attached.get() {
             attached.stop().await;
         }
     }
 
-    /// The connection to the address whose turn it is, for generated clients of other services. Deadlines and retries are
-    /// their user's.
+    /// The connection to the address whose turn it is, for generated clients of other services. Deadlines and retries
+    /// are their user's.
     pub fn connection(&self) -> Connection {
         Connection::new(self.0.endpoints.next())
     }
@@ -149,8 +152,8 @@ impl Client {
         self.0.attached.get()?.verify(secret, asserted)
     }
 
-    /// The generated client of every call, such as Create, List and Revoke, at the address whose turn it is. It adds the
-    /// credential to each call; deadlines and retries are its user's.
+    /// The generated client of every call, such as Create, List and Revoke, at the address whose turn it is. It adds
+    /// the credential to each call; deadlines and retries are its user's.
     pub fn key_service(&self) -> KeyService {
         let endpoint = self.0.endpoints.next();
         KeyServiceClient::with_interceptor(endpoint.channel.clone(), endpoint.credential.clone())
@@ -182,7 +185,7 @@ impl Client {
                     if response.code() == proto::Code::Valid && response.rate_limit.is_none() {
                         attached.want(&message.secret);
                     }
-                    return Verdict::of(response, Some(attached.origin(std::mem::take(&mut message.secret))));
+                    return Verdict::of(response, Some(attached.watcher(std::mem::take(&mut message.secret))));
                 }
                 Ok(Err(error)) if error.kind() == ErrorKind::Unavailable => last = Some(error),
                 Ok(Err(error)) => return Err(error),

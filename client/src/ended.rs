@@ -14,8 +14,8 @@ use crate::reason::Reason;
 pub enum EndReason {
     /// The key would be refused now: it is revoked, has expired, is bound elsewhere, or lost a scope.
     Refused(Reason),
-    /// No lease has vouched for the key for longer than
-    /// [`AttachOptions::grace_period`](crate::AttachOptions::grace_period).
+    /// No live lease has covered the key for [`AttachOptions::grace_period`](crate::AttachOptions::grace_period). The
+    /// key may be valid.
     LeaseLost,
 }
 
@@ -25,16 +25,16 @@ impl fmt::Display for EndReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(reason) => write!(f, "the key is refused now: {}", reason.name()),
-            Self::LeaseLost => f.write_str("no lease vouches for the key"),
+            Self::LeaseLost => f.write_str("no live lease covers the key"),
         }
     }
 }
 
-/// Why nobody hears of a key's end. The key may be over, or may not.
+/// Why a key is not watched. The key may be valid, or may not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NotWatched {
-    /// The client is not attached, was not when it verified the key, or is gone.
+    /// The client is not attached, was not when it verified the key, or was detached or dropped.
     NotAttached,
     /// The client watches all the keys that it may: 65,536.
     TooManyKeys,
@@ -43,7 +43,7 @@ pub enum NotWatched {
 impl fmt::Display for NotWatched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotAttached => "the client is not attached: it does not hear of a key's end",
+            Self::NotAttached => "the client is not attached, so it cannot watch the key",
             Self::TooManyKeys => "the client watches all the keys that it may",
         })
     }
@@ -51,7 +51,8 @@ impl fmt::Display for NotWatched {
 
 impl std::error::Error for NotWatched {}
 
-/// Waits for the end of a key, see [`Principal::ended`](crate::Principal::ended). Dropping it ends the waiting.
+/// Completes at the end of a key, see [`Principal::ended`](crate::Principal::ended). If it is dropped, it does not
+/// watch the key any more.
 #[must_use = "futures do nothing until they are awaited"]
 pub struct Ended(Pin<Box<dyn Future<Output = Result<EndReason, NotWatched>> + Send + Sync>>);
 

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod asserted;
 mod attach;
 mod backoff;
 mod builder;
@@ -11,10 +12,13 @@ mod ended;
 mod endpoint;
 mod endpoints;
 mod error;
+mod key_facts;
 pub mod layer;
 pub mod proto;
+mod rate_limit;
 mod reason;
 mod stream;
+mod timestamp;
 #[cfg(feature = "tls")]
 mod tls;
 mod verdict;
@@ -27,7 +31,8 @@ pub use connection::Connection;
 pub use ended::{EndReason, Ended, NotWatched};
 pub use error::{BuildError, Error, ErrorKind};
 pub use layer::KeywardLayer;
+pub use rate_limit::RateLimit;
 pub use reason::Reason;
 #[cfg(feature = "tls")]
 pub use tls::Tls;
-pub use verdict::{Principal, RateLimit, Refusal, Verdict};
+pub use verdict::{Principal, Refusal, Verdict};

@@ -1,20 +1,18 @@
 //! What Keyward says of a secret.
 
-use std::{
-    borrow::Cow,
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{borrow::Cow, fmt, sync::Arc, time::SystemTime};
 
 use crate::{
     ended::{Ended, NotWatched},
     error::Error,
+    key_facts::{KeyFacts, KeyWatcher},
     proto,
+    rate_limit::RateLimit,
     reason::Reason,
 };
 
-/// The verdict on a secret. Only [`Verdict::Valid`] holds a [`Principal`], so that a refusal cannot be taken for a caller.
+/// The verdict on a secret. Only [`Verdict::Valid`] holds a [`Principal`], so that a refusal cannot be taken for a
+/// caller.
 #[derive(Debug, Clone)]
 #[must_use = "a verdict that nobody looks at lets everybody in"]
 pub enum Verdict {
@@ -42,19 +40,19 @@ impl Verdict {
         }
     }
 
-    /// The verdict of a response. A valid key is watched at `origin`, if there is one.
+    /// The verdict of a response. `watcher` watches the key if it is valid; none: it cannot be watched.
     ///
     /// # Errors
     ///
     /// A code that this version does not know: it must not count as VALID.
-    pub(crate) fn of(response: proto::VerifyResponse, origin: Option<Box<dyn Origin>>) -> Result<Self, Error> {
+    pub(crate) fn of(response: proto::VerifyResponse, watcher: Option<Box<dyn KeyWatcher>>) -> Result<Self, Error> {
         let code = response.code();
         let message = response.message.clone();
         let rate_limit = response.rate_limit.as_ref().map(RateLimit::of).transpose()?;
         let key = if response.key_id.is_empty() { None } else { Some(KeyFacts::of(response)?) };
         let Some(reason) = Reason::of(code)? else {
             let key = key.ok_or_else(|| Error::not_understood("a VALID verdict without a key"))?;
-            return Ok(Self::Valid(Principal { key: Arc::new(key.watched_at(origin)), rate_limit }));
+            return Ok(Self::Valid(Principal { key: Arc::new(key.watched_by(watcher)), rate_limit }));
         };
         let key = key.map(|key| Principal { key: Arc::new(key), rate_limit });
         Ok(Self::Refused(Refusal { reason, message: message.into(), key, rate_limit }))
@@ -102,80 +100,6 @@ impl Refusal {
 pub struct Principal {
     key: Arc<KeyFacts>,
     rate_limit: Option<RateLimit>,
-}
-
-/// What a verdict tells of a key.
-pub(crate) struct KeyFacts {
-    id: String,
-    pub(crate) keyspace: String,
-    pub(crate) organization: String,
-    pub(crate) instance: String,
-    pub(crate) environment: String,
-    name: String,
-    pub(crate) scopes: Vec<String>,
-    created: SystemTime,
-    pub(crate) expires: Option<SystemTime>,
-    metadata: Vec<(String, String)>,
-    /// None if nobody tells of the key's end.
-    origin: Option<Box<dyn Origin>>,
-}
-
-/// Where facts come from: whoever hears of the key's end.
-pub(crate) trait Origin: Send + Sync {
-    /// Waits until the key is over, or is not what these facts say.
-    fn watch(&self, facts: &Arc<KeyFacts>) -> Ended;
-}
-
-impl KeyFacts {
-    /// The facts in a response.
-    ///
-    /// # Errors
-    ///
-    /// A time that is out of range.
-    pub(crate) fn of(response: proto::VerifyResponse) -> Result<Self, Error> {
-        let mut metadata: Vec<_> = response.metadata.into_iter().collect();
-        metadata.sort();
-        Ok(Self {
-            id: response.key_id,
-            keyspace: response.keyspace,
-            organization: response.organization,
-            instance: response.instance,
-            environment: response.environment,
-            name: response.name,
-            scopes: response.scopes,
-            created: response.create_time.map(time).transpose()?.unwrap_or(SystemTime::UNIX_EPOCH),
-            expires: response.expire_time.map(time).transpose()?,
-            metadata,
-            origin: None,
-        })
-    }
-
-    /// The same facts, of a key whose end is heard of at `origin`.
-    pub(crate) fn watched_at(self, origin: Option<Box<dyn Origin>>) -> Self {
-        Self { origin, ..self }
-    }
-
-    /// What a verdict on the key would say, now that it has become `current`: the first reason why it is not what it was.
-    /// A scope that it lost counts whether or not the check named it, since the caller may have relied on it.
-    pub(crate) fn lost(&self, current: &Self) -> Option<Reason> {
-        let parts = [
-            (&self.keyspace, &current.keyspace, Reason::NotFound),
-            (&self.environment, &current.environment, Reason::WrongEnvironment),
-            (&self.organization, &current.organization, Reason::WrongOrganization),
-            (&self.instance, &current.instance, Reason::WrongInstance),
-        ];
-        let part = parts.iter().find(|(own, now, _)| own != now).map(|(_, _, reason)| *reason);
-        let keeps = |scope| current.scopes.contains(scope);
-        part.or_else(|| (!self.scopes.iter().all(keeps)).then_some(Reason::InsufficientScope))
-    }
-
-    /// Bytes that they take, about.
-    pub(crate) fn bytes(&self) -> usize {
-        let texts = [&self.id, &self.keyspace, &self.organization, &self.instance, &self.environment, &self.name];
-        let scopes = self.scopes.iter().map(|scope| scope.len() + size_of::<String>());
-        let metadata = self.metadata.iter().map(|(name, value)| name.len() + value.len() + 2 * size_of::<String>());
-        size_of::<Self>() + texts.iter().map(|text| text.len()).chain(scopes).chain(metadata).sum::<usize>()
-    }
 }
 
 /// A text that is there, or none.
@@ -245,13 +169,14 @@ impl Principal {
         Some(&self.key.metadata[found].1)
     }
 
-    /// Waits until the work that was admitted under this key has to end: the key is revoked, has expired, or is not any
-    /// more what this principal says of it. The waiting begins with this call, not with the first poll.
+    /// Completes when work that was admitted under this key has to end: the key was revoked, has expired, or is bound
+    /// to another keyspace, organization, instance or environment now, or has lost a scope. The key is watched from
+    /// this call on, not from the first poll, until the future is dropped.
     ///
-    /// Only an attached client hears of the end of a key ([`Client::attach`](crate::Client::attach)). A principal of any
-    /// other client resolves at once, with [`NotWatched::NotAttached`]; so does one that was verified before the client was
-    /// attached. If the client loses its lease, that alone ends nothing, unless
-    /// [`AttachOptions::grace_period`](crate::AttachOptions::grace_period) says when.
+    /// Only an attached client can watch a key ([`Client::attach`](crate::Client::attach)). The future of any other
+    /// principal completes at once with [`NotWatched::NotAttached`], also if the client was attached after the check. A
+    /// lost lease alone ends nothing, unless [`AttachOptions::grace_period`](crate::AttachOptions::grace_period) is
+    /// set.
     ///
     /// ```no_run
     /// # async fn f(principal: keyward_client::Principal, work: impl Future<Output = ()>) {
@@ -262,8 +187,8 @@ impl Principal {
     /// # }
     /// ```
     pub fn ended(&self) -> Ended {
-        match &self.key.origin {
-            Some(origin) => origin.watch(&self.key),
+        match &self.key.watcher {
+            Some(watcher) => watcher.watch(&self.key),
             None => Ended::not_watched(NotWatched::NotAttached),
         }
     }
@@ -289,50 +214,9 @@ impl fmt::Debug for Principal {
     }
 }
 
-/// The state of a key's rate limit: never more than `limit` in any span of one window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RateLimit {
-    /// The limit in any span of one window.
-    pub limit: u32,
-    /// How much is left.
-    pub remaining: u32,
-    /// When `remaining` grows next.
-    pub reset: SystemTime,
-    /// How long until the same cost would be admitted; none if it was admitted, or can never be.
-    pub retry_after: Option<Duration>,
-}
-
-impl RateLimit {
-    fn of(state: &proto::RateLimitState) -> Result<Self, Error> {
-        let bad = || Error::not_understood("a rate limit with a time that is out of range");
-        Ok(Self {
-            limit: state.limit,
-            remaining: state.remaining,
-            reset: time(state.reset_time.ok_or_else(bad)?)?,
-            retry_after: state.retry_after.map(|wait| Duration::try_from(wait).map_err(|_| bad())).transpose()?,
-        })
-    }
-}
-
-/// The seconds of the years 1 to 9999, which a protobuf timestamp may have.
-const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
-
-fn time(time: prost_types::Timestamp) -> Result<SystemTime, Error> {
-    let bad = || Error::not_understood("a time that is out of range");
-    if !TIMESTAMP_SECONDS.contains(&time.seconds) {
-        return Err(bad());
-    }
-    SystemTime::try_from(time).map_err(|_| bad())
-}
-
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-
-    /// The facts of a key with this id.
-    pub(crate) fn facts(id: &str) -> Arc<KeyFacts> {
-        Arc::new(KeyFacts::of(response(proto::Code::Valid.into(), id)).unwrap())
-    }
 
     fn response(code: i32, key_id: &str) -> proto::VerifyResponse {
         proto::VerifyResponse { code, key_id: key_id.into(), ..Default::default() }
@@ -373,34 +257,6 @@ pub(crate) mod tests {
         assert_eq!((principal.instance(), principal.environment(), principal.expires()), (None, None, None));
         assert!(principal.has_scope("build") && !principal.has_scope("buil"));
         assert_eq!((principal.metadata("tier"), principal.metadata("b")), (Some("gold"), None));
-    }
-
-    #[test]
-    fn facts_are_lost_in_the_order_of_verdicts() {
-        type Change = fn(&mut proto::VerifyResponse);
-        let facts = |change: Change| {
-            let mut response = proto::VerifyResponse {
-                keyspace: "norrix".into(),
-                scopes: vec!["build".into(), "submit".into()],
-                ..response(proto::Code::Valid.into(), "key_1")
-            };
-            change(&mut response);
-            KeyFacts::of(response).unwrap()
-        };
-        let before = facts(|_| {});
-        let cases: [(Change, Option<Reason>); 8] = [
-            (|_| {}, None),
-            (|key| key.name = "other".into(), None),
-            (|key| key.scopes.push("update".into()), None),
-            (|key| key.scopes.clear(), Some(Reason::InsufficientScope)),
-            (|key| (key.instance, key.scopes) = ("other".into(), Vec::new()), Some(Reason::WrongInstance)),
-            (|key| (key.organization, key.instance) = ("b".into(), "b".into()), Some(Reason::WrongOrganization)),
-            (|key| (key.environment, key.organization) = ("b".into(), "b".into()), Some(Reason::WrongEnvironment)),
-            (|key| (key.keyspace, key.environment) = ("b".into(), "b".into()), Some(Reason::NotFound)),
-        ];
-        for (change, lost) in cases {
-            assert_eq!(before.lost(&facts(change)), lost);
-        }
     }
 
     #[test]

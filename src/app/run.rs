@@ -143,7 +143,7 @@ async fn start_services(
         opened.migrate(progress).await?;
         let parts = Parts::build(config, &opened).await?;
         // Before the first Revoke.
-        parts.services.attach.recall_earlier_grants().await?;
+        parts.services.attach.load_earlier_grants().await?;
         Ok::<_, RunError>((opened, parts))
     };
     let Some(built) = stop.run_until_cancelled(Box::pin(building)).await else { return Ok(None) };

@@ -34,8 +34,8 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// The watermark of the longest time for which a client may answer after this process has ended, in microseconds. Used where
-/// one process owns the database: others count their rows.
+/// The watermark of the longest time for which a client may answer after this process has ended, in microseconds. Used
+/// where one process owns the database: others count their rows.
 const LONGEST_GRANT: &str = "attach.longest_grant";
 /// Uses in one report.
 const MAX_USES: usize = 1_000;
@@ -71,7 +71,7 @@ pub(crate) enum ToClient {
     Clear { number: u64 },
     /// The client is to move.
     Going,
-    /// The client's own credential is over.
+    /// The client's own credential is not valid any more.
     End { number: u64 },
 }
 
@@ -155,12 +155,12 @@ impl AttachService {
     /// # Errors
     ///
     /// The store's, if the database does not say.
-    pub(crate) async fn recall_earlier_grants(&self) -> std::result::Result<(), StoreError> {
+    pub(crate) async fn load_earlier_grants(&self) -> std::result::Result<(), StoreError> {
         if !self.replica.has_peers()
             && !fault_injection::disabled("attach_recall")
             && let Some(longest) = self.store.watermark(LONGEST_GRANT.to_owned()).await?
         {
-            self.replica.attachments.remember(longest);
+            self.replica.attachments.count_earlier_grants(longest);
         }
         Ok(())
     }
@@ -255,8 +255,8 @@ impl Attached {
         Ok(())
     }
 
-    /// Answers a look-up. A key that is not good, that the caller may not ask about, or that has a rate limit is not to be
-    /// kept. A client that will `watch` it gets the verdict all the same.
+    /// Answers a look-up. A key that is not good, that the caller may not ask about, or that has a rate limit is not to
+    /// be kept. A client that will `watch` it gets the verdict all the same.
     ///
     /// # Errors
     ///
@@ -322,8 +322,8 @@ impl Attached {
         self.service.replica.attachments.acknowledge(&self.session, number)
     }
 
-    /// Records uses. Those of keys that are not in memory are looked up; of those that the caller may not ask about, and of
-    /// keys that do not exist, nothing is recorded.
+    /// Records uses. Those of keys that are not in memory are looked up; of those that the caller may not ask about,
+    /// and of keys that do not exist, nothing is recorded.
     ///
     /// # Errors
     ///
@@ -356,8 +356,8 @@ impl Attached {
     }
 
     /// Asks the client to move, and grants nothing any more.
-    pub(crate) fn going(&self) {
-        self.session.going();
+    pub(crate) fn drain(&self) {
+        self.session.drain();
     }
 
     /// Ends the session of a client that answers nothing from its memory any more.

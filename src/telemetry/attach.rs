@@ -4,7 +4,7 @@ use metrics::{Counter, Gauge, Unit};
 
 /// Sessions of attached clients.
 const SESSIONS: &str = "keyward_attached_sessions";
-/// Sessions whose client owes an acknowledgement.
+/// Sessions whose client has not acknowledged a message.
 const BEHIND: &str = "keyward_attached_sessions_behind";
 /// Seconds for which clients whose sessions have ended may still answer.
 const GHOST_SECONDS: &str = "keyward_attached_ghost_seconds";
@@ -22,7 +22,7 @@ const NOTICES: &str = "keyward_attached_notices_total";
 pub struct AttachSnapshot {
     /// Number of sessions.
     pub sessions: usize,
-    /// Number of sessions whose client owes an acknowledgement.
+    /// Number of sessions whose client has not acknowledged a message.
     pub behind: usize,
     /// How long clients whose sessions have ended may still answer, in microseconds.
     pub ghost_micros: i64,
@@ -51,7 +51,7 @@ impl AttachMetrics {
     /// Registers them with the current recorder.
     pub(super) fn new() -> Self {
         metrics::describe_gauge!(SESSIONS, "Sessions of attached clients.");
-        metrics::describe_gauge!(BEHIND, "Sessions whose client owes an acknowledgement.");
+        metrics::describe_gauge!(BEHIND, "Sessions whose client has not acknowledged a message.");
         metrics::describe_gauge!(GHOST_SECONDS, Unit::Seconds, "How long clients that are gone may still answer.");
         metrics::describe_gauge!(WAIT_SECONDS, Unit::Seconds, "How long the earliest change has waited for clients.");
         metrics::describe_counter!(OPENED, "Sessions of attached clients that were opened.");

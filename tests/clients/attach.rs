@@ -9,7 +9,7 @@ use keyward::proto::CreateRequest;
 use keyward_client::{AttachOptions, Client, ErrorKind, Reason, Verdict, WhileAway};
 
 use crate::{
-    builder,
+    builder, client,
     proxy::Proxy,
     service_key,
     support::{
@@ -231,6 +231,41 @@ async fn options_are_bounded_and_a_client_attaches_once() {
     assert_eq!(client.attach(AttachOptions::default()).unwrap_err().setting(), "attach");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_past_the_bounds_is_refused_by_an_attached_client_as_by_a_call() {
+    let server = Setup::new().env("KEYWARD_ATTACH_LEASE", "20s").env("KEYWARD_REPLICA_LEASE", "60s").start();
+    let (name, too_long) = ("ö".repeat(128), "ö".repeat(129));
+    let request = CreateRequest { organization: name.clone(), scopes: texts(&["build"]), ..Default::default() };
+    let made = key(&server, request).await;
+    let (by_calls, attached) = (client(&server), attached(&server.grpc, AttachOptions::default()));
+    warm(&attached, &made.secret).await;
+    let check = async |client: &Client, organization: &str, scopes: usize| {
+        let scopes = std::iter::repeat_n("build", scopes);
+        let verdict = client.verify(&made.secret).organization(organization).scopes(scopes).await;
+        verdict.map(|verdict| verdict.is_valid()).map_err(|error| {
+            let fields: Vec<_> = error.fields().map(|(field, why)| (field.to_owned(), why.to_owned())).collect();
+            (error.kind(), error.reason().to_owned(), error.message().to_owned(), fields)
+        })
+    };
+    let before = attached.attach_status().unwrap();
+    assert_eq!(check(&attached, &name, 64).await, Ok(true));
+    assert_eq!(attached.attach_status().unwrap().calls_for_keys, before.calls_for_keys, "it is answered from memory");
+    assert_eq!(check(&by_calls, &name, 64).await, Ok(true));
+    for (organization, scopes, bad) in [
+        (&*name, 65, &["required_scopes"][..]),
+        ("", 65, &["required_scopes"]),
+        (&too_long, 0, &["organization"]),
+        (&too_long, 65, &["organization", "required_scopes"]),
+    ] {
+        let (own, of_call) =
+            (check(&attached, organization, scopes).await, check(&by_calls, organization, scopes).await);
+        assert_eq!(own, of_call, "{bad:?}");
+        let (kind, _, _, fields) = own.unwrap_err();
+        let fields: Vec<_> = fields.iter().map(|(field, _)| &**field).collect();
+        assert_eq!((kind, &*fields), (ErrorKind::InvalidArgument, bad));
+    }
+}
+
 /// Whether memory answers VALID after the client's own credential was revoked.
 async fn is_valid_after_its_own_revocation(faults: &str) -> bool {
     let setup = Setup::new().env("KEYWARD_ATTACH_LEASE", "20s").env("KEYWARD_REPLICA_LEASE", "60s");
@@ -245,7 +280,7 @@ async fn is_valid_after_its_own_revocation(faults: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_whose_credential_ends_is_told_so() {
+async fn a_client_whose_credential_ends_is_notified() {
     assert!(!is_valid_after_its_own_revocation("").await);
     assert!(is_valid_after_its_own_revocation("attach_credential").await, "the guard is needed");
 }

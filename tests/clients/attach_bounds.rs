@@ -9,7 +9,7 @@ use keyward::proto::{
 use tonic::Code as Rpc;
 
 use crate::{
-    attach_protocol::{Session, key, revoke},
+    attach_session::{Session, key, of_keyspace, revoke, verifier_of},
     service_key,
     support::{
         Server, Setup,
@@ -125,17 +125,9 @@ async fn a_client_that_floods_look_ups_and_reads_nothing_is_cut() {
 async fn uses_of_keyspaces_that_are_not_the_callers_are_not_recorded() {
     let server = Setup::new().ready("all").start();
     let mut client = server.client().await;
-    let create =
-        |keyspace: &str| CreateRequest { keyspace: keyspace.into(), organization: "acme".into(), ..Default::default() };
-    let norrix = key(&mut client, create("norrix")).await;
-    let noro = key(&mut client, create("noro")).await;
-    let caller = CreateRequest {
-        keyspace: "keyward".into(),
-        scopes: vec!["verify".into()],
-        keyspaces: vec!["noro".into()],
-        ..Default::default()
-    };
-    let caller = key(&mut client, caller).await;
+    let norrix = key(&mut client, of_keyspace("norrix")).await;
+    let noro = key(&mut client, of_keyspace("noro")).await;
+    let caller = verifier_of(&mut client, "noro").await;
     let digest = |secret: &str| keyward::domain::secret::digest(secret).0.to_vec();
     let session = Session::open(&server, &caller.secret).await.unwrap();
     let used = |secret: &str| AttachUse { digest: digest(secret), count: 1, age: None };

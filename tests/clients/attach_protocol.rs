@@ -3,101 +3,20 @@
 use std::time::{Duration, Instant};
 
 use keyward::proto::{
-    AttachAcknowledge, AttachKey, AttachLookUp, AttachRenew, AttachRequest, AttachResponse, AttachStopped, AttachUse,
-    AttachUses, Code, CreateRequest, attach_request::Message as Up, attach_response::Message as Down,
+    AttachAcknowledge, AttachLookUp, AttachRenew, AttachRequest, AttachStopped, AttachUse, AttachUses, Code,
+    CreateRequest, attach_request::Message as Up, attach_response::Message as Down,
 };
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{Status, Streaming};
 
 use crate::{
+    attach::LONG,
+    attach_session::{Session, key, of_keyspace, revoke, verifier_of},
     service_key,
     support::{
-        Server, Setup,
-        grpc::{self, Client, Made, Refusal, eventually, own_limit, ttl},
-        server::{ROOT, with},
+        Setup,
+        grpc::{self, Refusal, eventually, own_limit, ttl},
+        server::ROOT,
     },
 };
-
-/// Long enough on a busy machine.
-const LONG: Duration = Duration::from_secs(20);
-
-/// One session, driven by hand.
-pub struct Session {
-    up: mpsc::UnboundedSender<AttachRequest>,
-    down: Streaming<AttachResponse>,
-}
-
-impl Session {
-    pub async fn open(server: &Server, credential: &str) -> Result<Self, Status> {
-        Self::open_on(server.client().await, credential).await
-    }
-
-    /// Opens one on a connection that others may share.
-    pub async fn open_on(mut client: Client, credential: &str) -> Result<Self, Status> {
-        let (up, messages) = mpsc::unbounded_channel();
-        let request = with(credential, UnboundedReceiverStream::new(messages));
-        let down = client.attach(request).await?.into_inner();
-        Ok(Self { up, down })
-    }
-
-    pub fn send(&self, message: Up) {
-        let _ = self.up.send(AttachRequest { message: Some(message) });
-    }
-
-    pub async fn next(&mut self) -> Result<Option<Down>, Status> {
-        let message = tokio::time::timeout(LONG, self.down.message()).await.expect("a message in time");
-        Ok(message?.and_then(|message| message.message))
-    }
-
-    async fn expect(&mut self) -> Down {
-        self.next().await.expect("no error").expect("a message")
-    }
-
-    /// Asks for time; how much it gets.
-    pub async fn renew(&mut self, number: u64) -> Duration {
-        self.send(Up::Renew(AttachRenew { number }));
-        let Down::Grant(grant) = self.expect().await else { panic!("a grant") };
-        assert_eq!(grant.number, number);
-        grant.length.unwrap_or_default().try_into().unwrap()
-    }
-
-    pub async fn look_up(&mut self, secret: &str) -> AttachKey {
-        self.ask(AttachLookUp { secret: secret.into(), ..Default::default() }).await
-    }
-
-    async fn ask(&mut self, look_up: AttachLookUp) -> AttachKey {
-        self.send(Up::LookUp(AttachLookUp { id: 7, ..look_up }));
-        let Down::Key(key) = self.expect().await else { panic!("a key") };
-        assert_eq!(key.id, 7);
-        key
-    }
-
-    /// Waits for the invalidation of a key; its number.
-    pub async fn invalidated(&mut self, digest: &[u8]) -> u64 {
-        let Down::Invalidate(invalidate) = self.expect().await else { panic!("an invalidation") };
-        assert_eq!(invalidate.digest, digest);
-        invalidate.number
-    }
-
-    pub fn acknowledge(&self, number: u64) {
-        self.send(Up::Acknowledge(AttachAcknowledge { number }));
-    }
-}
-
-pub async fn key(client: &mut Client, request: CreateRequest) -> Made {
-    grpc::made(grpc::create(client, ROOT, request).await)
-}
-
-/// Revokes a key beside the test; how long it took.
-pub fn revoke(mut client: Client, id: &str) -> tokio::task::JoinHandle<Duration> {
-    let id = id.to_owned();
-    tokio::spawn(async move {
-        let start = Instant::now();
-        grpc::revoke(&mut client, &id).await;
-        start.elapsed()
-    })
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoke_returns_when_the_client_has_acknowledged() {
@@ -161,7 +80,7 @@ async fn a_client_that_has_stopped_delays_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_is_told_only_of_keys_that_it_may_hold() {
+async fn a_session_is_notified_only_of_keys_that_it_may_hold() {
     let server = Setup::new().env("KEYWARD_ATTACH_LEASE", "20s").env("KEYWARD_REPLICA_LEASE", "60s").start();
     let mut client = server.client().await;
     let made = key(&mut client, CreateRequest::default()).await;
@@ -210,19 +129,11 @@ async fn a_grant_is_bounded_by_the_life_of_the_credential() {
 async fn only_keys_that_may_be_kept_are_answered() {
     let server = Setup::new().ready("all").start();
     let mut client = server.client().await;
-    let create =
-        |keyspace: &str| CreateRequest { keyspace: keyspace.into(), organization: "acme".into(), ..Default::default() };
-    let norrix = key(&mut client, create("norrix")).await;
-    let noro = key(&mut client, create("noro")).await;
-    let limited = CreateRequest { rate_limit: Some(own_limit(5, 60)), ..create("norrix") };
+    let norrix = key(&mut client, of_keyspace("norrix")).await;
+    let noro = key(&mut client, of_keyspace("noro")).await;
+    let limited = CreateRequest { rate_limit: Some(own_limit(5, 60)), ..of_keyspace("norrix") };
     let limited = key(&mut client, limited).await;
-    let own = CreateRequest {
-        keyspace: "keyward".into(),
-        scopes: vec!["verify".into()],
-        keyspaces: vec!["nora".into()],
-        ..Default::default()
-    };
-    let of_nora = key(&mut client, own).await;
+    let of_nora = verifier_of(&mut client, "nora").await;
     let mut operator = Session::open(&server, ROOT).await.unwrap();
     assert!(operator.look_up(&norrix.secret).await.key.is_some());
     assert_eq!(operator.look_up(&noro.secret).await.key, None, "its keyspace has a rate limit");
@@ -235,15 +146,14 @@ async fn only_keys_that_may_be_kept_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watched_key_is_told_of_although_it_is_not_to_be_kept() {
+async fn a_watched_key_is_invalidated_although_it_is_not_to_be_kept() {
     let server =
         Setup::new().ready("all").env("KEYWARD_ATTACH_LEASE", "20s").env("KEYWARD_REPLICA_LEASE", "60s").start();
     let mut client = server.client().await;
-    let create = |keyspace: &str| CreateRequest { keyspace: keyspace.into(), ..Default::default() };
-    let made = key(&mut client, create("noro")).await;
+    let made = key(&mut client, of_keyspace("noro")).await;
     let mut session = Session::open(&server, ROOT).await.unwrap();
     session.renew(1).await;
-    assert_eq!(session.look_up(&made.secret).await.verdict, None, "nobody watches");
+    assert_eq!(session.look_up(&made.secret).await.verdict, None, "it is not watched");
     let watch = AttachLookUp { watch: true, ..Default::default() };
     let by_secret = session.ask(AttachLookUp { secret: made.secret.clone(), ..watch.clone() }).await;
     let digest = by_secret.digest.clone();
@@ -260,15 +170,14 @@ async fn a_watched_key_is_told_of_although_it_is_not_to_be_kept() {
     let verdict = session.ask(by_digest.clone()).await.verdict.unwrap();
     assert_eq!((verdict.code(), &*verdict.key_id), (Code::Revoked, &*made.id));
     // A key that may be kept is answered as one, also by its digest.
-    let kept = key(&mut client, CreateRequest { organization: "acme".into(), ..create("norrix") }).await;
+    let kept = key(&mut client, of_keyspace("norrix")).await;
     let kept_digest = session.look_up(&kept.secret).await.digest;
     let answer = session.ask(AttachLookUp { digest: kept_digest.clone(), ..watch.clone() }).await;
     assert_eq!((answer.key.map(|key| key.key_id), answer.verdict), (Some(kept.id), None));
     // Nobody learns by a digest what it may not ask about by a secret.
     let unknown = session.ask(AttachLookUp { digest: vec![7; 32], ..watch.clone() }).await;
     assert_eq!(unknown.verdict.unwrap().code(), Code::NotFound);
-    let own = CreateRequest { scopes: vec!["verify".into()], keyspaces: vec!["nora".into()], ..create("keyward") };
-    let of_nora = key(&mut client, own).await;
+    let of_nora = verifier_of(&mut client, "nora").await;
     let mut service = Session::open(&server, &of_nora.secret).await.unwrap();
     for digest in [digest, kept_digest] {
         let verdict = service.ask(AttachLookUp { digest, ..watch.clone() }).await.verdict.unwrap();

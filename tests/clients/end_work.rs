@@ -41,25 +41,25 @@ use crate::{
     },
 };
 
-/// Work of the service that is going on.
+/// The number of requests and streams that the service works on.
 #[derive(Clone, Default)]
-struct Going(Arc<AtomicUsize>);
+struct Running(Arc<AtomicUsize>);
 
-impl Going {
-    /// Counts until it is dropped.
-    fn begin(&self) -> Began {
+impl Running {
+    /// Counts one until the guard is dropped.
+    fn begin(&self) -> RunningGuard {
         self.0.fetch_add(1, Ordering::SeqCst);
-        Began(Arc::clone(&self.0))
+        RunningGuard(Arc::clone(&self.0))
     }
 
-    async fn are(&self, expected: usize) {
-        eventually(LONG, &format!("{expected} are going on"), async || self.0.load(Ordering::SeqCst) == expected).await;
+    async fn becomes(&self, expected: usize) {
+        eventually(LONG, &format!("{expected} are running"), async || self.0.load(Ordering::SeqCst) == expected).await;
     }
 }
 
-struct Began(Arc<AtomicUsize>);
+struct RunningGuard(Arc<AtomicUsize>);
 
-impl Drop for Began {
+impl Drop for RunningGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -70,22 +70,22 @@ fn guard(client: Client) -> KeywardLayer {
 }
 
 /// A stream that goes on for ever: its first item, and then nothing.
-fn endless<T>(began: Began, first: T) -> impl Stream<Item = T> {
-    stream::iter([first]).chain(stream::pending()).inspect(move |_| _ = &began)
+fn endless<T>(guard: RunningGuard, first: T) -> impl Stream<Item = T> {
+    stream::iter([first]).chain(stream::pending()).inspect(move |_| _ = &guard)
 }
 
 /// Starts an axum service whose requests go on for ever, but for `/quick`; its URL.
-async fn start(guard: KeywardLayer, going: &Going) -> String {
-    let (first, second, third) = (going.clone(), going.clone(), going.clone());
+async fn start(guard: KeywardLayer, running: &Running) -> String {
+    let (first, second, third) = (running.clone(), running.clone(), running.clone());
     let wait = async move || {
-        let _began = first.begin();
+        let _guard = first.begin();
         std::future::pending::<String>().await
     };
     let body = async move || Body::from_stream(endless(second.begin(), Ok::<_, Infallible>("first")));
     let flood = async move || {
-        let began = third.begin();
+        let guard = third.begin();
         Body::from_stream(stream::repeat_with(move || {
-            _ = &began;
+            _ = &guard;
             Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 1_024]))
         }))
     };
@@ -130,28 +130,28 @@ async fn unauthorized(response: Response, code: &str) {
 async fn a_request_under_a_revoked_key_is_dropped_and_answered_401_and_others_go_on() {
     let server = Setup::new().start();
     let client = attached(&server.grpc, AttachOptions::default());
-    let going = Going::default();
-    let url = start(guard(client.clone()), &going).await;
+    let running = Running::default();
+    let url = start(guard(client.clone()), &running).await;
     let (first, other) = (key(&server, CreateRequest::default()).await, key(&server, CreateRequest::default()).await);
     let (ended, goes_on) = (begin(&url, "/wait", &first), begin(&url, "/wait", &other));
-    going.are(2).await;
+    running.becomes(2).await;
     let mut operator = server.client().await;
     grpc::revoke(&mut operator, &first.id).await;
     unauthorized(in_time(ended).await.unwrap(), "revoked").await;
-    going.are(1).await;
+    running.becomes(1).await;
     assert!(!goes_on.is_finished());
     assert_eq!(request(&url, "/quick", &other.secret).await.text().await.unwrap(), "done");
     grpc::revoke(&mut operator, &other.id).await;
     unauthorized(in_time(goes_on).await.unwrap(), "revoked").await;
-    going.are(0).await;
+    running.becomes(0).await;
     assert_eq!(client.attach_status().unwrap().waiters, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_has_begun_ends_with_an_error() {
     let server = Setup::new().start();
-    let going = Going::default();
-    let url = start(guard(attached(&server.grpc, AttachOptions::default())), &going).await;
+    let running = Running::default();
+    let url = start(guard(attached(&server.grpc, AttachOptions::default())), &running).await;
     for path in ["/body", "/flood"] {
         let made = key(&server, CreateRequest::default()).await;
         let mut response = request(&url, path, &made.secret).await;
@@ -165,29 +165,29 @@ async fn a_body_that_has_begun_ends_with_an_error() {
             }
         })
         .await;
-        going.are(0).await;
+        running.becomes(0).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_whose_key_expires_is_answered_401() {
     let server = Setup::new().start();
-    let going = Going::default();
-    let url = start(guard(attached(&server.grpc, AttachOptions::default())), &going).await;
+    let running = Running::default();
+    let url = start(guard(attached(&server.grpc, AttachOptions::default())), &running).await;
     let made = key(&server, CreateRequest { expiry: ttl(Duration::from_secs(3)), ..Default::default() }).await;
     let response = in_time(begin(&url, "/wait", &made)).await.unwrap();
     unauthorized(response, "expired").await;
-    going.are(0).await;
+    running.becomes(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_state_of_a_rate_limit_is_on_the_401_of_its_key() {
     let server = Setup::new().start();
-    let going = Going::default();
-    let url = start(guard(attached(&server.grpc, AttachOptions::default())), &going).await;
+    let running = Running::default();
+    let url = start(guard(attached(&server.grpc, AttachOptions::default())), &running).await;
     let made = key(&server, CreateRequest { rate_limit: Some(own_limit(5, 3_600)), ..Default::default() }).await;
     let ended = begin(&url, "/wait", &made);
-    going.are(1).await;
+    running.becomes(1).await;
     grpc::revoke(&mut server.client().await, &made.id).await;
     let response = in_time(ended).await.unwrap();
     assert_eq!(response.headers()["x-ratelimit-remaining"], "4");
@@ -198,19 +198,19 @@ async fn the_state_of_a_rate_limit_is_on_the_401_of_its_key() {
 async fn requests_end_only_where_that_is_asked_for_and_possible() {
     let server = Setup::new().start();
     let alone = KeywardLayer::builder(client(&server), "default").end_work().build();
-    assert_eq!(alone.unwrap_err().setting(), "end_work", "nobody would hear of a key's end");
-    let going = Going::default();
+    assert_eq!(alone.unwrap_err().setting(), "end_work", "it cannot watch keys");
+    let running = Running::default();
     let attached = attached(&server.grpc, AttachOptions::default());
-    let url = start(KeywardLayer::builder(attached, "default").build().unwrap(), &going).await;
+    let url = start(KeywardLayer::builder(attached, "default").build().unwrap(), &running).await;
     let made = key(&server, CreateRequest::default()).await;
     let goes_on = begin(&url, "/wait", &made);
-    going.are(1).await;
+    running.becomes(1).await;
     grpc::revoke(&mut server.client().await, &made.id).await;
     assert_eq!(request(&url, "/quick", &made.secret).await.status(), 401);
     assert!(!goes_on.is_finished());
-    going.are(1).await;
+    running.becomes(1).await;
     goes_on.abort();
-    going.are(0).await;
+    running.becomes(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,7 +220,7 @@ async fn requests_pass_without_keyward_until_the_lease_ends_or_not_at_all() {
     for (while_away, status) in [(WhileAway::UntilLeaseEnds, 200), (WhileAway::Refuse, 503)] {
         let proxy = Proxy::start(server.grpc.parse::<SocketAddr>().unwrap()).await;
         let client = attached(&proxy.address().to_string(), AttachOptions::default().while_away(while_away));
-        let url = start(guard(client.clone()), &Going::default()).await;
+        let url = start(guard(client.clone()), &Running::default()).await;
         warm(&client, &made.secret).await;
         proxy.down(true);
         if status == 503 {
@@ -231,13 +231,13 @@ async fn requests_pass_without_keyward_until_the_lease_ends_or_not_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_no_lease_vouches_for_any_more_is_answered_503_after_the_grace_period() {
+async fn a_request_whose_key_no_lease_covers_is_answered_503_after_the_grace_period() {
     let server = Setup::new().env("KEYWARD_ATTACH_LEASE", "1s").start();
     let proxy = Proxy::start(server.grpc.parse::<SocketAddr>().unwrap()).await;
     let options = AttachOptions::default().grace_period(Duration::from_secs(1));
     let client = attached(&proxy.address().to_string(), options);
-    let going = Going::default();
-    let url = start(guard(client.clone()), &going).await;
+    let running = Running::default();
+    let url = start(guard(client.clone()), &running).await;
     let made = key(&server, CreateRequest::default()).await;
     let ended = begin(&url, "/wait", &made);
     eventually(LONG, "it waits", async || ended.is_finished() || client.attach_status().unwrap().waiters == 1).await;
@@ -245,12 +245,12 @@ async fn a_request_that_no_lease_vouches_for_any_more_is_answered_503_after_the_
     let response = in_time(ended).await.unwrap();
     assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &"1".parse().unwrap()));
     assert_eq!(response.json::<Value>().await.unwrap()["code"], "unavailable");
-    going.are(0).await;
+    running.becomes(0).await;
 }
 
 /// A gRPC service whose calls go on for ever: a unary one, and one that streams.
 #[derive(Clone)]
-struct Endless(Going);
+struct Endless(Running);
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -259,9 +259,9 @@ impl UnaryService<()> for Endless {
     type Future = Boxed<Result<tonic::Response<String>, Status>>;
 
     fn call(&mut self, _: Request<()>) -> Self::Future {
-        let began = self.0.begin();
+        let guard = self.0.begin();
         Box::pin(async move {
-            let _began = began;
+            let _guard = guard;
             std::future::pending().await
         })
     }
@@ -305,11 +305,11 @@ impl Service<http::Request<tonic::body::Body>> for Endless {
 }
 
 /// A client of the service.
-async fn endless_client(client: Client, going: &Going) -> tonic::client::Grpc<Channel> {
+async fn endless_client(client: Client, running: &Running) -> tonic::client::Grpc<Channel> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let incoming = tonic::transport::server::TcpIncoming::from(listener);
-    let routes = Routes::new(guard(client).layer(Endless(going.clone())));
+    let routes = Routes::new(guard(client).layer(Endless(running.clone())));
     tokio::spawn(tonic::transport::Server::builder().add_routes(routes).serve_with_incoming(incoming));
     let mut grpc = tonic::client::Grpc::new(Channel::from_shared(url).unwrap().connect().await.unwrap());
     grpc.ready().await.unwrap();
@@ -325,24 +325,24 @@ fn assert_ended(status: &Status) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grpc_call_ends_unauthenticated() {
     let server = Setup::new().start();
-    let going = Going::default();
-    let mut grpc = endless_client(attached(&server.grpc, AttachOptions::default()), &going).await;
+    let running = Running::default();
+    let mut grpc = endless_client(attached(&server.grpc, AttachOptions::default()), &running).await;
     let made = key(&server, CreateRequest::default()).await;
     let path = http::uri::PathAndQuery::from_static("/example.Endless/Unary");
     let secret = made.secret.clone();
     let call =
         tokio::spawn(async move { grpc.unary(with(&secret, ()), path, ProstCodec::<(), String>::default()).await });
-    going.are(1).await;
+    running.becomes(1).await;
     grpc::revoke(&mut server.client().await, &made.id).await;
     assert_ended(&in_time(call).await.unwrap().unwrap_err());
-    going.are(0).await;
+    running.becomes(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grpc_stream_that_has_begun_ends_unauthenticated_and_others_go_on() {
     let server = Setup::new().start();
-    let going = Going::default();
-    let mut grpc = endless_client(attached(&server.grpc, AttachOptions::default()), &going).await;
+    let running = Running::default();
+    let mut grpc = endless_client(attached(&server.grpc, AttachOptions::default()), &running).await;
     let (first, other) = (key(&server, CreateRequest::default()).await, key(&server, CreateRequest::default()).await);
     let mut open = async |made: &Made| {
         grpc.ready().await.unwrap();
@@ -353,10 +353,10 @@ async fn a_grpc_stream_that_has_begun_ends_unauthenticated_and_others_go_on() {
         stream
     };
     let (mut ended, mut goes_on) = (open(&first).await, open(&other).await);
-    going.are(2).await;
+    running.becomes(2).await;
     grpc::revoke(&mut server.client().await, &first.id).await;
     assert_ended(&in_time(ended.message()).await.unwrap_err());
-    going.are(1).await;
+    running.becomes(1).await;
     grpc::revoke(&mut server.client().await, &other.id).await;
     assert_ended(&in_time(goes_on.message()).await.unwrap_err());
 }

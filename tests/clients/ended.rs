@@ -52,7 +52,6 @@ async fn a_revocation_ends_the_work_of_its_key_and_no_other() {
     let mut unrelated = principal(&client, &other.secret).await.ended();
     grpc::revoke(&mut operator, &first.id).await;
     assert_eq!((end(of_call).await, end(of_memory).await), (REVOKED, REVOKED));
-    // What begins after the Revoke is told the same, also by a principal from before.
     assert!((&mut unrelated).now_or_never().is_none(), "its key is as it was");
     grpc::revoke(&mut operator, &other.id).await;
     assert_eq!(end(unrelated).await, REVOKED);
@@ -145,7 +144,7 @@ async fn a_key_that_changes_ends_work_only_if_the_verdict_would_change() {
         let webhook_url = "https://example.com/hook".to_owned();
         let hook = UpdateWebhookRequest { id: made.id.clone(), webhook_url, ..Default::default() };
         operator.update_webhook(with(ROOT, hook)).await.unwrap();
-        // Another one that waits, and is told of the end by the second change.
+        // A second wait, which begins between the two changes and ends with the second one.
         let mut later = principal(&client, &made.secret).await.ended();
         settled(&client).await;
         assert!((&mut ended).now_or_never().is_none() && (&mut later).now_or_never().is_none(), "{change}");
@@ -203,7 +202,6 @@ async fn a_client_that_is_not_attached_says_so() {
     assert_eq!(before.ended().now_or_never(), Some(Err(NotWatched::NotAttached)), "it was verified before");
     let mut after = principal(&client, &made.secret).await.ended();
     assert!((&mut after).now_or_never().is_none());
-    // Nobody hears of the end of a key any more.
     drop(client);
     assert_eq!(end(after).await, Err(NotWatched::NotAttached));
 }
@@ -219,7 +217,7 @@ async fn admitted(server: &Server, options: AttachOptions) -> (Proxy, Client, St
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_lease_ends_nothing_and_what_was_missed_is_heard_of_later() {
+async fn a_lost_lease_ends_nothing_and_a_revocation_during_it_ends_work_later() {
     let server = Setup::new().env("KEYWARD_ATTACH_LEASE", "1s").start();
     let options = AttachOptions::default().while_away(WhileAway::Refuse);
     let (proxy, client, id, mut ended) = admitted(&server, options).await;
@@ -233,13 +231,13 @@ async fn a_lost_lease_ends_nothing_and_what_was_missed_is_heard_of_later() {
     proxy.down(true);
     eventually(LONG, "the lease is over", async || !client.attach_status().unwrap().live).await;
     grpc::revoke(&mut server.client().await, &id).await;
-    assert!((&mut ended).now_or_never().is_none(), "it cannot have heard of it");
+    assert!((&mut ended).now_or_never().is_none(), "the client is cut off");
     proxy.down(false);
     assert_eq!(end(ended).await, REVOKED);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn work_that_no_lease_vouches_for_ends_after_the_grace_period() {
+async fn work_whose_key_no_lease_covers_ends_after_the_grace_period() {
     let server = Setup::new().env("KEYWARD_ATTACH_LEASE", "1s").start();
     let grace = Duration::from_secs(4);
     let (proxy, client, _, mut ended) = admitted(&server, AttachOptions::default().grace_period(grace)).await;

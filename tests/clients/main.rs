@@ -6,6 +6,7 @@ mod attach;
 mod attach_bounds;
 mod attach_process;
 mod attach_protocol;
+mod attach_session;
 mod calls;
 mod end_work;
 mod ended;

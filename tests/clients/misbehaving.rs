@@ -26,7 +26,8 @@ type Answer = Arc<dyn Fn(usize) -> Option<Result<Outcome, Status>> + Send + Sync
 /// What a server sends on a session, numbered from 0, when it gets this message; none: the session ends.
 pub type Script = Arc<dyn Fn(usize, proto::attach_request::Message) -> Option<Vec<Down>> + Send + Sync>;
 
-/// A server that answers checks by their number as it is told: with an outcome, by the end of the stream, or not at all.
+/// A server that answers each check, by its number, as the test says: with an outcome, by the end of the stream, or not
+/// at all.
 #[derive(Clone)]
 pub struct Fake {
     answer: Answer,
@@ -42,13 +43,14 @@ pub struct Fake {
 
 impl Fake {
     /// Starts it; its address.
-    async fn start(
+    pub async fn start(
         answer: impl Fn(usize) -> Option<Result<Outcome, Status>> + Send + Sync + 'static,
     ) -> (Self, SocketAddr) {
         Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), 0, answer).await
     }
 
-    /// Starts it at an address; port 0: any. It answers the check whose id is larger by `shift` than the one it is asked.
+    /// Starts it at an address; port 0: any. It answers the check whose id is larger by `shift` than the one it is
+    /// asked.
     async fn start_at(
         address: SocketAddr,
         shift: u64,

@@ -1,5 +1,5 @@
-//! The attached client against servers that break the protocol of Attach, or an older version of it: what they say must not
-//! lengthen a lease, and must not put a key into memory that is not theirs to put.
+//! The attached client against servers that break the protocol of Attach, or an older version of it: what they say must
+//! not lengthen a lease, and must not put a key into memory that is not theirs to put.
 
 use std::{
     sync::{
@@ -13,7 +13,7 @@ use keyward::proto::{
     AttachClear, AttachEnd, AttachGoing, AttachGrant, AttachInvalidate, AttachKey, Code, VerifyResponse,
     attach_request::Message as Up, attach_response::Message as Down, verify_stream_response::Outcome,
 };
-use keyward_client::{AttachOptions, AttachState, AttachStatus, Client};
+use keyward_client::{AttachOptions, AttachState, AttachStatus, Client, NotWatched};
 
 use crate::{
     misbehaving::{Fake, client, valid},
@@ -226,7 +226,7 @@ async fn a_key_is_kept_for_its_life_only() {
 /// The numbers that were acknowledged.
 type Acknowledged = Arc<Mutex<Vec<u64>>>;
 
-/// A server that sends this when it is told of a use, and notes what is acknowledged.
+/// A server that sends these messages after the first report of uses, and notes what is acknowledged.
 fn then(messages: Vec<Down>) -> (impl Fn(usize, Up) -> Option<Vec<Down>> + Send + Sync, Acknowledged) {
     let acknowledged = Acknowledged::default();
     let (seen, sent) = (Arc::clone(&acknowledged), AtomicUsize::new(0));
@@ -335,4 +335,32 @@ async fn answers_of_calls_are_never_kept() {
     until(&client, "it is live", |status| status.live).await;
     assert!(!is_from_memory(&fake, &client).await);
     assert_eq!(status(&client).keys, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_detached_between_two_sessions_answers_nothing() {
+    let (fake, client) = holder(|session, message| match (session, message) {
+        (0, Up::Uses(_)) => None,
+        (0, message) => Some(good(&message)),
+        // Every later session breaks at once.
+        _ => None,
+    })
+    .await;
+    until(&client, "the session is broken", |status| status.state == AttachState::Connecting).await;
+    assert!(status(&client).live && is_from_memory(&fake, &client).await, "until the lease ends");
+    client.detach().await;
+    assert!(!status(&client).live && !is_from_memory(&fake, &client).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_dropped_completes_every_wait_also_without_a_session() {
+    let (_fake, address) = Fake::start(|_| Some(Ok(valid()))).await;
+    let client = client(&[address], LONG);
+    client.attach(AttachOptions::default()).unwrap();
+    // No session takes the key that is wanted.
+    let ended = client.verify(SECRET).await.unwrap().into_result().unwrap().ended();
+    eventually(LONG, "there is no Attach", async || status(&client).state == AttachState::Unsupported).await;
+    drop(client);
+    let end = tokio::time::timeout(LONG, ended).await.expect("the wait completes");
+    assert_eq!(end, Err(NotWatched::NotAttached));
 }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-/// Microseconds on a clock that never steps and keeps running while the machine is suspended; none where there is no such
-/// clock, and so no lease.
+/// Microseconds on a clock that never steps and keeps running while the machine is suspended; none where there is no
+/// such clock, and so no lease.
 #[cfg(target_os = "linux")]
 #[expect(clippy::unnecessary_wraps, reason = "other systems have none")]
 pub(super) fn boottime() -> Option<i64> {

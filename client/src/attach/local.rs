@@ -1,4 +1,4 @@
-//! The memory as programs use it that answer for other callers, such as `keyward agent`.
+//! Access to the memory for programs that answer the checks of other callers, such as `keyward agent`.
 
 use std::{fmt, sync::Arc};
 
@@ -8,8 +8,8 @@ use super::{
 };
 use crate::verdict::Principal;
 
-/// Memory that may answer now. Everything that is read here is of one session, and as of one moment: drop it before
-/// anything is awaited.
+/// Memory that may answer now. Everything that is read here comes from one session, under a lease that was checked
+/// once: drop it before anything is awaited.
 pub struct LocalMemory<'a> {
     pub(super) memory: Arc<Memory>,
     pub(super) tagger: &'a Tagger,
@@ -23,8 +23,8 @@ impl LocalMemory<'_> {
         Some(LocalKey { entry, now: self.now })
     }
 
-    /// A fingerprint of what the session's replica decides gateways' requests by, apart from keys; empty if it does not
-    /// say. It holds for as long as the session: a replica reads its configuration once.
+    /// A fingerprint of the rules by which the session's replica decides requests of gateways, apart from keys; empty
+    /// if the replica sent none. It is the same throughout a session: a replica reads its configuration once.
     pub fn gateway_rules(&self) -> &str {
         self.memory.gateway_rules()
     }

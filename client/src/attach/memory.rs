@@ -1,5 +1,5 @@
-//! The memory of one session: its keys, and until when they may answer. One task writes it; any thread reads it, without a
-//! lock.
+//! The memory of one session: its keys, and until when they may answer. One task writes it; any thread reads it,
+//! without a lock.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{clock, tag::Tag};
-use crate::verdict::KeyFacts;
+use crate::key_facts::KeyFacts;
 
 /// A digest, by which the replica names a key.
 pub(super) type Digest = [u8; 32];
@@ -149,7 +149,7 @@ impl Memory {
         self.deadline.load(Ordering::SeqCst)
     }
 
-    /// Until when the lease of a session that is over lasts: no longer than until `now`, if it was ended.
+    /// When the lease of a session that is over ends: at the deadline, or `now` if memory was ended before it.
     pub(super) fn lease_end(&self, now: i64) -> i64 {
         if self.ended.load(Ordering::SeqCst) { now } else { self.deadline() }
     }
@@ -289,7 +289,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::{super::tag::Tagger, *};
-    use crate::verdict::tests::facts;
+    use crate::key_facts::tests::facts;
 
     const NEVER: i64 = i64::MAX;
 

@@ -1,16 +1,19 @@
 //! Attach: keys in this process's own memory, under leases of a replica.
 //!
-//! No check that starts after Revoke returned is answered VALID from here: Revoke waits for this client as it waits for a
-//! replica. The rules, in the words of `docs/consistency.md`: a grant counts from before it was asked for; a check reads
-//! the clock, then the deadline, then the key; a key is removed before its change is acknowledged; one task reads the
-//! stream and fills the memory; a session's memory and deadline are its own, and a new session starts without either.
+//! No check that starts after Revoke returned is answered VALID from here: Revoke waits for this client as it waits for
+//! a replica. The rules, in the words of `docs/consistency.md`: a grant counts from before it was asked for; a check
+//! reads the clock, then the deadline, then the key; a key is removed before its change is acknowledged; one task reads
+//! the stream and fills the memory; a session's memory and deadline are its own, and a new session starts without
+//! either.
 //!
 //! Only VALID is answered from memory. Every other verdict is the server's, by a call.
 
 mod clock;
 mod local;
 mod memory;
+mod options;
 mod session;
+mod status;
 mod tag;
 mod watch;
 
@@ -30,146 +33,30 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-pub use self::local::{LocalKey, LocalMemory};
+pub use self::{
+    local::{LocalKey, LocalMemory},
+    options::{AttachOptions, WhileAway},
+    status::{AttachState, AttachStatus},
+};
 use self::{
     memory::Memory,
     session::{End, Wanted},
     tag::Tagger,
-    watch::{KeyName, Source, Watches},
+    watch::{AttachedWatcher, KeyName, Watches},
 };
 use crate::{
-    backoff::Backoff,
-    endpoints::Endpoints,
-    error::BuildError,
-    verdict::{KeyFacts, Origin, Principal},
+    asserted::Asserted, backoff::Backoff, endpoints::Endpoints, error::BuildError, key_facts::KeyWatcher,
+    verdict::Principal,
 };
 
 /// Keys that wait to be asked for. One more is not asked for, and its checks stay calls.
 const MAX_WANTED: usize = 1_024;
-/// Bounds of the memory for keys.
-const BYTES: std::ops::RangeInclusive<usize> = 1 << 16..=1 << 40;
-const MIN_GRACE_PERIOD: Duration = Duration::from_secs(1);
 /// Delays between two sessions: the first and the longest.
 const SESSION_DELAYS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 /// A session that lasted this long was a good one: the next one may follow at once.
 const GOOD_SESSION: Duration = Duration::from_secs(5);
 /// Delay after a replica of a version without Attach, or one that refuses this caller.
 const REFUSED_DELAY: Duration = Duration::from_secs(10);
-
-/// What happens while the stream to the replica is broken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum WhileAway {
-    /// Memory answers for as long as the lease lasts, and never longer.
-    #[default]
-    UntilLeaseEnds,
-    /// Memory answers nothing.
-    Refuse,
-}
-
-/// How keys are kept, see [`Client::attach`](crate::Client::attach).
-#[derive(Debug, Clone, Copy)]
-pub struct AttachOptions {
-    bytes: usize,
-    while_away: WhileAway,
-    grace_period: Option<Duration>,
-}
-
-impl Default for AttachOptions {
-    fn default() -> Self {
-        Self { bytes: 64 << 20, while_away: WhileAway::default(), grace_period: None }
-    }
-}
-
-impl AttachOptions {
-    /// Memory for keys, in bytes: 64 MiB if it is not set. The keys that were not used for longest make room.
-    #[must_use]
-    pub fn bytes(self, bytes: usize) -> Self {
-        Self { bytes, ..self }
-    }
-
-    /// What happens while the stream to the replica is broken.
-    #[must_use]
-    pub fn while_away(self, while_away: WhileAway) -> Self {
-        Self { while_away, ..self }
-    }
-
-    /// How long work that was admitted under a key may go on without a lease that vouches for the key. Then it has to end,
-    /// see [`Principal::ended`](crate::Principal::ended). At least a second: a lease that was not needed for a while comes
-    /// with the work.
-    ///
-    /// Without it, work goes on until a replica is there again, and ends then if the key is over. So a restart of Keyward
-    /// ends no work, and neither does a network that is away: the revocation of a key that is held by somebody who can cut
-    /// this process off from Keyward ends nothing.
-    #[must_use]
-    pub fn grace_period(self, length: Duration) -> Self {
-        Self { grace_period: Some(length), ..self }
-    }
-}
-
-/// What has become of the session with Keyward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum AttachState {
-    /// There is none yet, or the last one is broken and there will be another one.
-    Connecting,
-    /// It is open.
-    Open,
-    /// The server is of a version without Attach: everything is asked by calls. It is tried again from time to time.
-    Unsupported,
-    /// The server does not let this caller attach, or has as many clients as it may have. It is tried again from time to time.
-    Refused,
-}
-
-/// Whether memory answers, and how often it did not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AttachStatus {
-    /// What has become of the session.
-    pub state: AttachState,
-    /// Whether memory may answer now.
-    pub live: bool,
-    /// For how long it may answer if it does not hear from Keyward: zero if it is not live.
-    pub lease: Duration,
-    /// Sessions that were opened.
-    pub sessions: u64,
-    /// Checks that were answered from memory. The last second of them may be missing.
-    pub answers: u64,
-    /// Keys in memory.
-    pub keys: usize,
-    /// Bytes that they take.
-    pub bytes: usize,
-    /// Keys that work was admitted under which waits for their end, see [`Principal::ended`].
-    pub watched_keys: usize,
-    /// How many wait for the end of these keys.
-    pub waiters: usize,
-    /// Checks that were calls because there was no live lease.
-    pub calls_without_lease: u64,
-    /// Checks that were calls although there was one: the key was not in memory, or it does not satisfy the check.
-    pub calls_for_keys: u64,
-}
-
-/// What a check asserts.
-#[derive(Clone, Copy)]
-pub(crate) struct Asserted<'a> {
-    pub(crate) keyspace: &'a str,
-    pub(crate) organization: &'a str,
-    pub(crate) instance: &'a str,
-    pub(crate) environment: &'a str,
-    pub(crate) scopes: &'a [&'a str],
-}
-
-impl Asserted<'_> {
-    /// Whether a key satisfies all of it.
-    fn holds_for(&self, key: &KeyFacts) -> bool {
-        let parts = [
-            (self.keyspace, &key.keyspace),
-            (self.organization, &key.organization),
-            (self.instance, &key.instance),
-            (self.environment, &key.environment),
-        ];
-        parts.iter().all(|(asserted, own)| asserted.is_empty() || *asserted == own.as_str())
-            && self.scopes.iter().all(|scope| key.scopes.iter().any(|own| own == scope))
-    }
-}
 
 /// What checks and the session's task share.
 struct Shared {
@@ -214,12 +101,7 @@ impl Attached {
     ///
     /// A bound that is not good; a system without a clock that counts suspension.
     pub(crate) fn start(endpoints: Arc<Endpoints>, options: AttachOptions) -> Result<Self, BuildError> {
-        if !BYTES.contains(&options.bytes) {
-            return Err(BuildError::new("attach.bytes", "must be at least 64 KiB and at most 1 TiB"));
-        }
-        if options.grace_period.is_some_and(|length| length < MIN_GRACE_PERIOD) {
-            return Err(BuildError::new("attach.grace_period", "must be at least 1 s"));
-        }
+        options.validate()?;
         if clock::boottime().is_none() {
             return Err(BuildError::new("attach", "needs a clock that counts suspension, which this system has not"));
         }
@@ -289,9 +171,9 @@ impl Attached {
         let _ = self.wanted.try_send(wanted);
     }
 
-    /// Where the end of a key is heard of that a call has found valid.
-    pub(crate) fn origin(&self, secret: String) -> Box<dyn Origin> {
-        Box::new(Source {
+    /// Watches a key that a call has found valid.
+    pub(crate) fn watcher(&self, secret: String) -> Box<dyn KeyWatcher> {
+        Box::new(AttachedWatcher {
             watches: Arc::clone(&self.shared.watches),
             tag: self.tagger.tag(&secret),
             name: KeyName::Secret(Arc::new(Zeroizing::new(secret))),
@@ -325,21 +207,21 @@ impl fmt::Debug for Attached {
     }
 }
 
-/// Completes once the client is to detach, or was dropped.
+/// Completes once the client was detached or dropped.
 async fn stopped(stop: &mut tokio::sync::watch::Receiver<bool>) {
     // An error: it was dropped.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Keeps a session with one replica after the other, until the client is gone.
+/// Keeps a session, with one replica after the other, until the client is detached or dropped.
 async fn keep_session(
     shared: Arc<Shared>,
     endpoints: Arc<Endpoints>,
     mut wanted: mpsc::Receiver<Wanted>,
     mut stop: tokio::sync::watch::Receiver<bool>,
 ) {
-    // Nobody must wait for what nobody hears of, whatever ends this task.
-    let _closed = CloseOnDrop(Arc::clone(&shared));
+    // Whatever ends this task, a panic included: no wait for the end of a key may outlive it.
+    let _close = CloseOnDrop(Arc::clone(&shared));
     let new_backoff = || Backoff::new(SESSION_DELAYS.0, SESSION_DELAYS.1);
     let mut backoff = new_backoff();
     loop {
@@ -359,13 +241,10 @@ async fn keep_session(
             () = sleep(delay) => {}
             () = stopped(&mut stop) => return,
         }
-        if wanted.is_closed() && wanted.is_empty() {
-            return;
-        }
     }
 }
 
-/// Ends memory, and all waiting for the ends of keys.
+/// When dropped: ends memory, and completes every wait for the end of a key.
 struct CloseOnDrop(Arc<Shared>);
 
 impl Drop for CloseOnDrop {

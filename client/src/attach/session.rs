@@ -58,9 +58,9 @@ pub(super) struct Wanted {
 /// Why a session is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// Its client is gone.
+    /// Its client was detached or dropped.
     ClientGone,
-    /// The stream is broken, or the replica leaves.
+    /// The stream is broken, or the replica is stopping.
     Broken,
     /// The replica does not know Attach.
     Unsupported,
@@ -136,9 +136,9 @@ struct Session {
     /// Look-ups without an answer.
     look_ups: HashMap<u64, LookUp>,
     next_look_up: u64,
-    /// Watched keys that the replica tells of. A key may be here although nobody watches it any more.
+    /// Watched keys that this session covers. A key may be here although it is not watched any more.
     watched: HashMap<Digest, Tag>,
-    /// Watched keys that the replica has no verdict on now.
+    /// Watched keys on which the replica had no verdict. They are looked up again with the next report of uses.
     undecided: Vec<Tag>,
 }
 
@@ -176,13 +176,7 @@ impl Session {
                     break End::ClientGone;
                 }
                 () = sleep_until(renew_at) => renew_at = self.renew(),
-                key = wanted.recv(), if self.look_ups.len() < MAX_LOOK_UPS => {
-                    let Some(key) = key else {
-                        self.stop();
-                        break End::ClientGone;
-                    };
-                    self.look_up(&key);
-                }
+                Some(key) = wanted.recv(), if self.look_ups.len() < MAX_LOOK_UPS => self.look_up(&key),
                 () = watches.requested(), if self.look_ups.len() < MAX_LOOK_UPS => self.cover(),
                 _ = uses.tick() => {
                     self.report_uses(&self.writer.memory);
@@ -202,7 +196,7 @@ impl Session {
         if let Some(now) = boottime() {
             shared.watches.uncover_all(writer.memory.lease_end(now));
         }
-        // What was sent is sent, and the replica ends the stream.
+        // Ends this direction after what was enqueued; the replica then ends the other one.
         drop(up);
         let ended = async { while let Ok(Some(_)) = inbound.message().await {} };
         let _ = timeout(STOP_TIMEOUT, ended).await;
@@ -210,15 +204,15 @@ impl Session {
     }
 
     fn send(&self, message: Up) {
-        // Fails only if the stream is gone, which its other direction tells.
+        // Fails only if the stream is gone: the next read of its other direction fails, too.
         let _ = self.up.send(AttachRequest { message: Some(message) });
     }
 
-    /// Asks for time, if it is worth it; when to look again.
+    /// Asks for time if the lease is used. Returns when to call this again.
     fn renew(&mut self) -> Instant {
         let now = Instant::now();
         let waits = self.renewal.as_ref().is_some_and(|renewal| renewal.since.elapsed() < RENEWAL_TIMEOUT);
-        // Work that was admitted rests on the lease, too.
+        // Watched keys need the lease, too.
         let is_used = || {
             self.writer.memory.take_touched()
                 | self.shared.wants_lease.swap(false, Ordering::Relaxed)
@@ -250,7 +244,7 @@ impl Session {
         }
     }
 
-    /// Ends deadline and memory, and then says so.
+    /// Ends deadline and memory, and then notifies the replica.
     fn stop(&self) {
         self.writer.memory.end();
         self.send(Up::Stopped(AttachStopped {}));

@@ -1,5 +1,5 @@
-//! The index of memory: a keyed hash of the secret. The key is this process's own, so nobody can make two secrets meet; and
-//! no secret is kept.
+//! The index of memory: a hash of the secret under a key that is random for each process, so that nobody can construct
+//! two secrets that collide. No secret is kept.
 
 use siphasher::sip128::SipHasher13;
 

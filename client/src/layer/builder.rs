@@ -9,7 +9,7 @@ use super::{
     route::{Route, validate_scopes},
     service::KeywardService,
 };
-use crate::{client::Client, error::BuildError};
+use crate::{asserted::MAX_SCOPES, client::Client, error::BuildError};
 
 /// Rules of one layer.
 const MAX_ROUTES: usize = 1_024;
@@ -36,8 +36,8 @@ pub(super) struct Settings {
 }
 
 impl KeywardLayer {
-    /// A layer for the keys of this keyspace, which send their secret as bearer unless [`LayerBuilder::credential`] says
-    /// otherwise. Without further settings any live key of the keyspace is let through.
+    /// A layer for the keys of this keyspace, which send their secret as bearer unless [`LayerBuilder::credential`]
+    /// says otherwise. Without further settings any live key of the keyspace is let through.
     pub fn builder(client: Client, keyspace: impl Into<String>) -> LayerBuilder {
         LayerBuilder(Settings {
             client,
@@ -104,7 +104,8 @@ impl LayerBuilder {
         self
     }
 
-    /// A rule for some requests. The first that fits counts. With at least one rule, a request that fits none is refused.
+    /// A rule for some requests. The first that fits counts. With at least one rule, a request that fits none is
+    /// refused.
     pub fn route(mut self, route: Route) -> Self {
         self.0.routes.push(route);
         self
@@ -122,14 +123,14 @@ impl LayerBuilder {
         self
     }
 
-    /// Ends requests that were let through when their key is revoked, expires or changes: the service's future is dropped
-    /// and the request answered 401, or, if the response has begun, its body ends with an error, and a gRPC stream with
-    /// UNAUTHENTICATED. Needs an attached client. See [`Principal::ended`](crate::Principal::ended) for what ends a key, and
-    /// when.
+    /// Ends requests that were let through when their key is revoked, expires or changes: the service's future is
+    /// dropped and the request refused as a check of its key would be now (401; 403 for a lost scope). If the response
+    /// has begun, its body ends with an error, and a gRPC stream with that status. Needs an attached client. See
+    /// [`Principal::ended`](crate::Principal::ended) for the changes that end work, and when they do.
     ///
-    /// What the service does elsewhere is its own to end, by the same [`Principal::ended`](crate::Principal::ended): tasks
-    /// that it spawns, and connections that it upgrades, such as WebSockets. A body that nobody reads ends when it is read
-    /// again, or with its connection.
+    /// Tasks that the service spawns, and connections that it upgrades, such as WebSockets, are not ended: let them
+    /// wait for [`Principal::ended`](crate::Principal::ended). A body that is not read ends when it is read again, or
+    /// with its connection.
     pub fn end_work(mut self) -> Self {
         self.0.end_work = true;
         self
@@ -157,7 +158,7 @@ impl LayerBuilder {
             }
         }
         if settings.end_work && settings.client.attach_status().is_none() {
-            let why = "needs an attached client: no other hears of the end of a key; call `attach` first";
+            let why = "needs an attached client, since no other can watch a key; call `attach` first";
             return Err(BuildError::new("end_work", why));
         }
         if settings.routes.len() > MAX_ROUTES {
@@ -165,6 +166,12 @@ impl LayerBuilder {
         }
         settings.routes.iter().try_for_each(Route::validate)?;
         validate_scopes(&settings.scopes)?;
+        if settings.routes.iter().any(|route| settings.scopes.len() + route.scopes().len() > MAX_SCOPES) {
+            return Err(BuildError::new(
+                "scope",
+                "must be at most 64 scopes, those of the layer and of a route together",
+            ));
+        }
         Ok(KeywardLayer(Arc::new(settings)))
     }
 }
@@ -172,5 +179,22 @@ impl LayerBuilder {
 impl fmt::Debug for LayerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LayerBuilder").field("keyspace", &self.0.keyspace).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_check_never_has_more_scopes_than_the_contract_allows() {
+        let layer = |own: usize, of_route: usize| {
+            let client = Client::builder("http://127.0.0.1:1").build().unwrap();
+            let scope = |n| format!("scope_{n}");
+            let route = (0..of_route).map(scope).fold(Route::at("/a"), Route::scope);
+            (0..own).map(scope).fold(KeywardLayer::builder(client, "norrix").route(route), LayerBuilder::scope).build()
+        };
+        assert!(layer(1, 63).is_ok());
+        assert_eq!(layer(1, 64).unwrap_err().setting(), "scope");
     }
 }

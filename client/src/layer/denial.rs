@@ -10,8 +10,9 @@ use super::body::{BoxError, GuardedBody};
 use crate::{
     ended::{EndReason, NotWatched},
     error::{Error, ErrorKind},
+    rate_limit::RateLimit,
     reason::Reason,
-    verdict::{RateLimit, Refusal},
+    verdict::Refusal,
 };
 
 /// `domain` of every ErrorInfo.
@@ -34,9 +35,9 @@ pub(super) enum Denial {
     Refused(Refusal, Option<String>),
     /// There is no verdict.
     Undecided(Error),
-    /// It was let through, and its key is over.
+    /// It was let through, and its key has ended.
     Ended(EndReason),
-    /// It was let through, and nobody would hear of the end of its key.
+    /// It was let through, and its key cannot be watched.
     NotWatched(NotWatched),
 }
 
@@ -54,7 +55,7 @@ impl Answer {
         Self { status, code, reason, message: message.into(), retry_after: None }
     }
 
-    /// That of a key for a reason of its own.
+    /// The answer to a request whose key is refused for this reason.
     fn refused(reason: Reason, missing_scope: Option<&str>) -> Self {
         match (reason, missing_scope) {
             (Reason::InsufficientScope, scope) => {

@@ -2,10 +2,8 @@
 
 use http::Method;
 
-use crate::error::BuildError;
+use crate::{asserted::MAX_SCOPES, error::BuildError};
 
-/// Scopes of one route.
-const MAX_SCOPES: usize = 64;
 const MAX_SCOPE_LEN: usize = 64;
 
 /// A rule for the requests of some paths and methods. The first rule that fits a request counts.

@@ -8,12 +8,12 @@ use std::{
 use super::denial::Denial;
 use crate::{ended::Ended, verdict::Principal};
 
-/// Work that was admitted under a key. It is watched from the moment when it is not done at once.
+/// Work that was admitted under a key. The key is watched once the work has to wait for something.
 #[derive(Debug)]
 pub(super) struct Work {
     principal: Principal,
     ended: Option<Ended>,
-    /// It was polled, and is not over.
+    /// It was polled before.
     begun: bool,
 }
 
@@ -28,7 +28,7 @@ impl Work {
         cx: &mut Context<'_>,
         work: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<Result<T, Denial>> {
-        // Work that has something to do whenever it is polled must not go on for ever.
+        // Work that makes progress on every poll never waits, and must end, too.
         if self.begun
             && let Poll::Ready(denial) = self.poll_end(cx)
         {

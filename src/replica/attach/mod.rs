@@ -1,10 +1,11 @@
 //! Attached clients: they hold keys in their own memory, under grants of this replica.
 //!
-//! The promise covers them: no Verify that starts in a client after Revoke returned answers VALID. The replica therefore
-//! notifies every session of a change ([`Attachments::apply`]) after it has cleared its own memory and before it extends its
-//! own lease, and reports the change only when every session is done with it ([`Attachments::done`]): the session has
-//! acknowledged, or the grant that it had when it was notified, and the margin, have ended. Grants of sessions that have
-//! ended stay counted. `docs/consistency.md` has the rules, and `tests/model/attach` the model that needs each of them.
+//! The promise covers them: no Verify that starts in a client after Revoke returned answers VALID. The replica
+//! therefore notifies every session of a change ([`Attachments::apply`]) after it has cleared its own memory and before
+//! it extends its own lease, and reports the change only when every session is done with it ([`Attachments::done`]):
+//! the session has acknowledged, or the grant that it had when it was notified, and the margin, have ended. Grants of
+//! sessions that have ended stay counted. `docs/consistency.md` has the rules, and `tests/model/attach` the model that
+//! needs each of them.
 
 mod session;
 #[cfg(test)]
@@ -38,7 +39,7 @@ const MAX_SESSIONS_PER_CALLER: usize = 16;
 /// Messages that wait for a session's connection. One more costs the session.
 const MAX_QUEUED: usize = 4_096;
 
-/// How often a wait looks again that waits for nothing that has an end.
+/// How long a wait sleeps at most while no change has an end by time.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The bounds of attached clients.
@@ -95,7 +96,7 @@ struct Book {
 pub(crate) struct AttachStatus {
     /// Sessions.
     pub(crate) sessions: usize,
-    /// Sessions that owe an acknowledgement.
+    /// Sessions with an unacknowledged message.
     pub(crate) behind: usize,
     /// How long clients whose sessions have ended may still answer, margin included.
     pub(crate) ghosts: Micros,
@@ -126,7 +127,7 @@ impl Wait {
         self.until <= now && self.sessions.iter().all(done)
     }
 
-    /// When it is done although nobody acknowledges.
+    /// When it is done at the latest: without a further acknowledgement.
     fn end(&self, now: Micros) -> Micros {
         let silent = self.sessions.iter().filter(|(session, number, _)| !session.has_done(*number));
         silent.map(|(_, _, until)| *until).chain([self.until]).max().unwrap_or(now)
@@ -144,8 +145,8 @@ impl Attachments {
         micros(self.rules.lease + LEASE_MARGIN)
     }
 
-    /// Registers a session for invalidations. Nothing may be read for it before. `caller` names whose it is; a revocation of
-    /// the key with the digest `credential` ends it.
+    /// Registers a session for invalidations. Nothing may be read for it before. `caller` names whose it is; a
+    /// revocation of the key with the digest `credential` ends it.
     ///
     /// # Errors
     ///
@@ -175,7 +176,8 @@ impl Attachments {
         Ok((session, messages))
     }
 
-    /// Grants time for a renewal, as far as the rules allow; `credential_left` is what is left of the caller's credential.
+    /// Grants time for a renewal, as far as the rules allow; `credential_left` is what is left of the caller's
+    /// credential.
     pub(crate) fn grant(&self, session: &Session, renewal: Renewal, credential_left: Micros) {
         if self.book.lock().leaving {
             return;
@@ -190,8 +192,8 @@ impl Attachments {
         session.answer(key, &self.cache)
     }
 
-    /// Notifies every session that may hold a key of a change to it. Call this after the replica's own memory was cleared of it,
-    /// and before its lease is extended.
+    /// Notifies every session that may hold a key of a change to it. Call this after the replica's own memory was
+    /// cleared of it, and before its lease is extended.
     pub(crate) fn apply(&self, digest: &Digest) -> NoticeNumber {
         self.notify(|session, now| session.invalidate(digest, now))
     }
@@ -250,7 +252,7 @@ impl Attachments {
     }
 
     /// Counts grants of an earlier process, which may run for another `length`.
-    pub(crate) fn remember(&self, length: Micros) {
+    pub(crate) fn count_earlier_grants(&self, length: Micros) {
         let mut book = self.book.lock();
         book.ghosts_until = book.ghosts_until.max(self.clock.boottime().saturating_add(length));
     }
@@ -273,7 +275,7 @@ impl Attachments {
         NoticeNumber(book.waits.front().map_or(book.last_notice, |wait| wait.notice - 1))
     }
 
-    /// How long until the earliest change is done although nobody acknowledges; none if no change waits.
+    /// How long until the earliest change is done without a further acknowledgement; none if no change waits.
     pub(crate) fn next_end(&self) -> Option<Duration> {
         let book = self.book.lock();
         let now = self.clock.boottime();
@@ -333,7 +335,7 @@ impl Attachments {
             book.sessions.values().cloned().collect()
         };
         for session in sessions {
-            session.going();
+            session.drain();
         }
         let mut progress = self.subscribe();
         loop {

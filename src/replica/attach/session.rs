@@ -39,7 +39,7 @@ pub(crate) enum Down {
     Clear { number: u64 },
     /// The client is to move.
     Going,
-    /// The client's own credential is over.
+    /// The client's own credential is not valid any more.
     End { number: u64 },
 }
 
@@ -66,7 +66,7 @@ pub(crate) struct AnswerKey {
 #[derive(Debug, Clone)]
 pub(crate) struct Standing {
     pub(crate) code: VerdictCode,
-    /// None where the verdict must not tell of it.
+    /// None where the caller must not learn of the key.
     pub(crate) key: Option<Arc<CachedKey>>,
 }
 
@@ -86,13 +86,14 @@ struct State {
     sent: u64,
     /// Everything up to this number is done.
     done: u64,
-    /// What the session owes: the acknowledgement of this message, which everything before it was sent before, since then.
-    /// Acknowledgements of earlier messages do not count: a client that is always a little further would never be late.
-    owes: Option<(u64, Micros)>,
+    /// The number of the message whose acknowledgement is timed, and since when; none if every message is acknowledged.
+    /// It stays the same until this message is acknowledged: with the oldest message instead, a client that is always a
+    /// little behind would never be late.
+    unacknowledged: Option<(u64, Micros)>,
     /// Until when the client may answer, margin included.
     grant_end: Micros,
     /// Nothing is granted any more.
-    going: bool,
+    draining: bool,
     /// The replica has ended the session, since its client is too slow.
     cut: bool,
 }
@@ -113,8 +114,8 @@ impl Interests {
         }
     }
 
-    /// Whether the client may hold the key. It does not hold it any more once it has handled the
-    /// message.
+    /// Removes an interest. Returns whether the client may hold the key, and so has to be notified; it holds the key no
+    /// more once it has acknowledged.
     fn take(&mut self, digest: &Digest) -> bool {
         match self {
             Self::Some(words) => words.remove(&first_word(digest)),
@@ -145,7 +146,7 @@ impl State {
     /// Numbers a message that is to be acknowledged; the number, and when the grants until now are over.
     fn send_numbered(&mut self, now: Micros, message: impl FnOnce(u64) -> Down) -> (u64, Micros) {
         self.sent += 1;
-        self.owes = self.owes.or(Some((self.sent, now)));
+        self.unacknowledged = self.unacknowledged.or(Some((self.sent, now)));
         self.send(message(self.sent));
         (self.sent, self.grant_end)
     }
@@ -158,26 +159,26 @@ impl Session {
             interests: Interests::Some(HashSet::new()),
             sent: 0,
             done: 0,
-            owes: None,
+            unacknowledged: None,
             grant_end: Micros::MIN,
-            going: false,
+            draining: false,
             cut: false,
         };
         Self { id, caller, credential, state: Mutex::new(state) }
     }
 
-    /// Grants at most `longest`, and at most what is left of the replica's own lease. The end is recorded in the same step
-    /// in which the grant is enqueued. The lease is read within that step: code that ends the lease and then asks for the
-    /// end of all grants finds this grant, or this grant finds the lease ended.
+    /// Grants at most `longest`, and at most what is left of the replica's own lease. The end is recorded in the same
+    /// step in which the grant is enqueued. The lease is read within that step: code that ends the lease and then asks
+    /// for the end of all grants finds this grant, or this grant finds the lease ended.
     pub(super) fn grant(&self, renewal: Renewal, longest: Micros, lease: impl Fn() -> Micros, clock: &dyn Clock) {
         let mut state = self.state.lock();
         let now = clock.boottime();
-        let late = state.owes.is_some_and(|(_, since)| now - since >= MAX_UNACKNOWLEDGED);
+        let late = state.unacknowledged.is_some_and(|(_, since)| now - since >= MAX_UNACKNOWLEDGED);
         if late && !fault_injection::disabled("attach_cut") {
             // It delays a change once, and not for ever.
             state.cut();
         }
-        if state.going || state.queue.is_none() {
+        if state.draining || state.queue.is_none() {
             return;
         }
         // Whole milliseconds, rounded down.
@@ -188,8 +189,8 @@ impl Session {
         state.send(Down::Grant { number: renewal.0, length });
     }
 
-    /// Checks that the key has not changed since it was read, notes the interest, and enqueues the answer, in one step: a
-    /// change that is applied later finds the interest, and its invalidation is behind the answer.
+    /// Checks that the key has not changed since it was read, notes the interest, and enqueues the answer, in one step:
+    /// a change that is applied later finds the interest, and its invalidation is behind the answer.
     pub(super) fn answer(&self, key: AnswerKey, cache: &KeyCache) -> bool {
         let mut state = self.state.lock();
         let watched = key.standing.as_ref().is_some_and(|standing| standing.code == VerdictCode::Valid);
@@ -211,7 +212,7 @@ impl Session {
             sent = Some(state.send_numbered(now, |number| Down::Invalidate { number, digest: *digest }));
         }
         if self.credential.as_ref() == Some(digest) && !fault_injection::disabled("attach_credential") {
-            state.going = true;
+            state.draining = true;
             sent = Some(state.send_numbered(now, |number| Down::End { number }));
         }
         sent
@@ -225,15 +226,19 @@ impl Session {
     }
 
     /// Asks the client to move, and grants nothing any more.
-    pub(crate) fn going(&self) {
+    pub(crate) fn drain(&self) {
         let mut state = self.state.lock();
-        if !state.going {
-            state.going = true;
+        if !state.draining {
+            state.draining = true;
             state.send(Down::Going);
         }
     }
 
-    /// Returns whether that is more than was acknowledged before.
+    /// Notes an acknowledgement. Returns whether it is of a message that was not acknowledged before.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_ARGUMENT for a number that was never sent.
     pub(super) fn acknowledge(&self, number: u64, now: Micros) -> Result<bool> {
         let mut state = self.state.lock();
         if number > state.sent {
@@ -241,15 +246,15 @@ impl Session {
         }
         let is_new = number > state.done;
         state.done = state.done.max(number);
-        if state.owes.is_some_and(|(owed, _)| owed <= state.done) {
-            state.owes = (state.done < state.sent).then_some((state.sent, now));
+        if state.unacknowledged.is_some_and(|(timed, _)| timed <= state.done) {
+            state.unacknowledged = (state.done < state.sent).then_some((state.sent, now));
         }
         Ok(is_new)
     }
 
-    /// Whether it owes an acknowledgement.
+    /// Whether a message is unacknowledged.
     pub(super) fn is_behind(&self) -> bool {
-        self.state.lock().owes.is_some()
+        self.state.lock().unacknowledged.is_some()
     }
 
     /// Whether the replica has ended it, since its client is too slow.
@@ -271,7 +276,7 @@ impl Session {
     pub(super) fn close(&self, stopped: bool) -> Micros {
         let mut state = self.state.lock();
         state.queue = None;
-        state.going = true;
+        state.draining = true;
         if stopped {
             (state.done, state.grant_end) = (state.sent, Micros::MIN);
         }

@@ -26,12 +26,12 @@ use crate::{
     transport::{deadline::deadline, status},
 };
 
-/// Renewals, look-ups and reports of one session that wait for the database. While there are this many, no further message
-/// is read.
+/// Renewals, look-ups and reports of one session that wait for the database. While there are this many, no further
+/// message is read.
 const MAX_PENDING: usize = 256;
-/// How long a session whose connection is to end waits for its client to stop. It is longer than any grant that is useful;
-/// the grants of clients that do not stop stay counted.
-const GOING_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
+/// How long a session whose connection is to end waits for its client to stop. The grants of clients that do not stop
+/// in time stay counted.
+const DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// The messages of one session to its client.
 pub(crate) struct AttachMessages {
@@ -113,15 +113,15 @@ async fn read(
     closing: CancellationToken,
 ) -> Result<()> {
     let mut pending = FuturesUnordered::new();
-    let going = async {
+    let drained = async {
         closing.cancelled().await;
-        attached.going();
-        sleep(GOING_TIMEOUT).await;
+        attached.drain();
+        sleep(DRAIN_TIMEOUT).await;
     };
-    tokio::pin!(going);
+    tokio::pin!(drained);
     loop {
         let message = tokio::select! {
-            () = &mut going => return Err(Error::unavailable("the connection is to end")),
+            () = &mut drained => return Err(Error::unavailable("the connection is to end")),
             Some(done) = pending.next(), if !pending.is_empty() => {
                 let done: Result<()> = done;
                 done?;

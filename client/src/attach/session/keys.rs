@@ -1,4 +1,4 @@
-//! The keys of a session: asked for, kept, watched for work that was admitted under them, and removed.
+//! The keys of a session: looked up, kept, watched for work that was admitted under them, and removed.
 
 use std::sync::Arc;
 
@@ -7,14 +7,14 @@ use super::{
         clock::boottime,
         memory::{Digest, Entry, VerifyRights},
         tag::Tag,
-        watch::{KeyName, Source, Vouched, Watch},
+        watch::{AttachedWatcher, Confirmed, KeyName, Watch},
     },
     MAX_LOOK_UPS, Session, Wanted, length_of, micros,
 };
 use crate::{
+    key_facts::KeyFacts,
     proto::{AttachInvalidate, AttachKey, AttachLookUp, VerifyResponse, attach_request::Message as Up},
     reason::Reason,
-    verdict::{KeyFacts, Origin},
 };
 
 /// A look-up that was sent.
@@ -22,7 +22,7 @@ pub(super) struct LookUp {
     tag: Tag,
     /// When it was sent.
     asked: i64,
-    /// It is for work that was admitted under the key.
+    /// The key is watched.
     watch: bool,
 }
 
@@ -42,10 +42,10 @@ impl Session {
         self.send(Up::LookUp(message));
     }
 
-    /// Sees to it that the replica tells of the changes of watched keys.
+    /// Covers the watched keys for which that was requested, as far as there is room for look-ups.
     pub(super) fn cover(&mut self) {
         let room = MAX_LOOK_UPS.saturating_sub(self.look_ups.len());
-        for watch in self.shared.watches.take_uncovered(room) {
+        for watch in self.shared.watches.take_requests(room) {
             self.cover_one(&watch);
         }
     }
@@ -54,7 +54,7 @@ impl Session {
         if let (Some(entry), Some(at)) = (self.writer.get(watch.tag), boottime()) {
             // It was looked up on this session, and has not changed since.
             let (facts, digest, expires) = (Arc::clone(&entry.facts), entry.digest, entry.expires);
-            return self.vouch(watch.tag, Vouched { facts, digest, expires, at });
+            return self.confirm(watch.tag, Confirmed { facts, digest, expires, at });
         }
         let named = match watch.name() {
             KeyName::Secret(secret) => AttachLookUp { secret: String::clone(&secret), ..AttachLookUp::default() },
@@ -63,17 +63,18 @@ impl Session {
         self.send_look_up(watch.tag, AttachLookUp { watch: true, ..named });
     }
 
-    fn vouch(&mut self, tag: Tag, vouched: Vouched) {
+    /// Notes the current facts of a watched key. The replica sends its next change on this session.
+    fn confirm(&mut self, tag: Tag, confirmed: Confirmed) {
         let watches = &self.shared.watches;
-        self.watched.insert(vouched.digest, tag);
-        // Those that nobody watches any more must not pile up.
+        self.watched.insert(confirmed.digest, tag);
+        // Keys that are not watched any more must not pile up.
         if self.watched.len() > 2 * watches.keys() + 64 {
             self.watched.retain(|_, tag| watches.has(*tag));
         }
-        watches.vouch(tag, vouched, &self.writer.memory);
+        watches.confirm(tag, confirmed, &self.writer.memory);
     }
 
-    /// Removes a key, says so, and looks it up again if it is watched.
+    /// Removes a key, then acknowledges, and looks it up again if it is watched.
     pub(super) fn invalidate(&mut self, AttachInvalidate { number, digest }: AttachInvalidate) {
         let Ok(digest) = Digest::try_from(digest) else {
             self.clear();
@@ -98,6 +99,7 @@ impl Session {
         }
     }
 
+    /// Handles the answer to a look-up: keeps the key if the replica allows it, and ends or goes on with a watch.
     pub(super) fn keep(&mut self, AttachKey { id, digest, key, life, verdict, rights }: AttachKey) {
         let Some(LookUp { tag, asked, watch }) = self.look_ups.remove(&id) else { return };
         let rights = rights.map(|rights| {
@@ -116,14 +118,14 @@ impl Session {
         match standing {
             _ if !watch => {}
             Some(Standing::Valid { facts, digest, expires }) => {
-                self.vouch(tag, Vouched { facts, digest, expires, at: asked });
+                self.confirm(tag, Confirmed { facts, digest, expires, at: asked });
             }
             Some(Standing::Refused(reason)) => self.shared.watches.refuse(tag, reason),
             None => self.undecided.push(tag),
         }
     }
 
-    /// What an answer says of a key; none if it is not understood.
+    /// The verdict in an answer; none if it is not understood.
     fn standing(
         &self,
         (tag, asked): (Tag, i64),
@@ -139,14 +141,18 @@ impl Session {
             None => i64::MAX,
             Some(life) => asked.saturating_add(micros(length_of(life)?)),
         };
-        let (watches, name) = (Arc::clone(&self.shared.watches), KeyName::Digest(digest));
-        let origin: Box<dyn Origin> = Box::new(Source { watches, tag, name, expires: Some(expires) });
-        let facts = KeyFacts::of(response).ok()?.watched_at(Some(origin));
+        let watcher = AttachedWatcher {
+            watches: Arc::clone(&self.shared.watches),
+            tag,
+            name: KeyName::Digest(digest),
+            expires: Some(expires),
+        };
+        let facts = KeyFacts::of(response).ok()?.watched_by(Some(Box::new(watcher)));
         Some(Standing::Valid { facts: Arc::new(facts), digest, expires })
     }
 }
 
-/// What a replica says of a key.
+/// A replica's verdict on a key.
 enum Standing {
     Valid { facts: Arc<KeyFacts>, digest: Digest, expires: i64 },
     Refused(Reason),
