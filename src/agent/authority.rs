@@ -23,10 +23,10 @@ const PRIORITY_BYTES: usize = 5;
 const AUTHORITY: &[u8] = b":authority";
 /// The index of `:authority` in HPACK's static table.
 const AUTHORITY_INDEX: u8 = 1;
-/// Longer integers are none of a header that h2 accepts.
+/// The largest integer that is read. h2 refuses headers this long.
 const MAX_INTEGER: usize = 1 << 20;
 
-/// A connection whose requests are read with an authority that h2 accepts.
+/// A connection that replaces `%` in the `:authority` of what is read from it.
 pub(super) struct PlainAuthority<I> {
     io: I,
     reader: Reader,
@@ -38,7 +38,7 @@ impl<I> PlainAuthority<I> {
     }
 }
 
-/// Where the frames are.
+/// The position within the frames.
 enum Frame {
     Preface(usize),
     Header([u8; FRAME_HEADER_BYTES], usize),
@@ -59,12 +59,12 @@ enum Frame {
     Off,
 }
 
-/// Where the header block is.
+/// The position within a header block.
 #[derive(Clone, Copy)]
 enum Block {
     /// A field begins.
     Field,
-    /// More bytes of an integer follow: its value so far, the next byte's place, and what it is.
+    /// More bytes of an integer follow: its value so far, the shift of the next byte, and what the integer is.
     Integer { value: usize, shift: u32, of: Integer },
     /// The length of a literal name, or of a value.
     Length(Text),
@@ -75,7 +75,7 @@ enum Block {
 /// What an integer is.
 #[derive(Clone, Copy)]
 enum Integer {
-    /// An index, or a size of the table: of no interest.
+    /// An index of a whole field, or a size of the table: skipped.
     Index,
     /// The index of a name that is not `:authority`; a value follows.
     Name,
@@ -99,12 +99,12 @@ struct Reader {
 }
 
 impl Reader {
-    /// Looks at bytes that have arrived.
+    /// Reads on through bytes that have arrived, and replaces `%` in an authority.
     fn read(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
         while at < bytes.len() {
             let left = bytes.len() - at;
-            // Payloads that are of no interest are passed over as a whole.
+            // Skip the payloads of other frames as a whole.
             if let Frame::Skip(skip) | Frame::Preface(skip) = &mut self.frame {
                 let passed = left.min(*skip);
                 *skip -= passed;
@@ -169,7 +169,7 @@ impl Reader {
                 Frame::Priority { skip: PRIORITY_BYTES, block: length - PRIORITY_BYTES }
             }
             HEADERS if flags & PRIORITY == 0 && length > 0 => Frame::PadLength(length - 1),
-            // No client pads and prioritises.
+            // Both flags: no known client sends them together.
             HEADERS => Frame::Off,
             CONTINUATION => Frame::Block { left: length, padding: 0 },
             _ => Frame::Skip(length),
@@ -180,7 +180,7 @@ impl Reader {
         self.skip_empty();
     }
 
-    /// Goes on behind what has ended.
+    /// Leaves a part of the frame of which nothing is left.
     fn skip_empty(&mut self) {
         if let Frame::Block { left: 0, padding } = self.frame {
             self.frame = Frame::Skip(padding);
@@ -355,7 +355,7 @@ mod tests {
                 [frame(HEADERS, 0, &plain()[..20]), frame(CONTINUATION, 4, &plain()[20..])].concat(),
             ),
             (frame(0x0, 0, &block()), frame(0x0, 0, &block())),
-            // By its index in the static table, and compressed: which holds no such sign.
+            // The name by its index in the static table. A Huffman-coded value is left as it is: its bytes are no text.
             (frame(HEADERS, 4, b"A\x04a%2F"), frame(HEADERS, 4, b"A\x04a.2F")),
             (frame(HEADERS, 4, b"A\x84a%2F"), frame(HEADERS, 4, b"A\x84a%2F")),
         ] {

@@ -1,4 +1,4 @@
-//! The calls that an agent answers, as gRPC services. Those that the task which read them could answer never come here.
+//! The calls that an agent answers, as gRPC services. Calls that are answered on the task that read them do not come here.
 
 use std::sync::Arc;
 
@@ -40,7 +40,18 @@ pub(super) struct AgentApi {
     pub(super) agent: Arc<Agent>,
 }
 
-/// What a call says about itself.
+/// When a call arrived. Its deadline counts from then, also if it had to wait for a turn.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrival(pub(super) Instant);
+
+impl Arrival {
+    /// The arrival of a call with these extensions.
+    pub(super) fn of(extensions: &Extensions) -> Instant {
+        extensions.get::<Self>().map_or_else(Instant::now, |arrival| arrival.0)
+    }
+}
+
+/// The caller, the connection and the deadline of a call.
 pub(super) struct CallHead<'a> {
     pub(super) caller: Caller<'a>,
     pub(super) peer: Option<&'a Peer>,
@@ -65,15 +76,15 @@ impl AgentApi {
         metadata: &'a MetadataMap,
         extensions: &'a Extensions,
     ) -> Result<CallHead<'a>, Status> {
-        let arrived = Instant::now();
+        let arrived = Arrival::of(extensions);
         let origin = extensions.get::<Origin>().copied().unwrap_or(Origin::Loopback);
         let caller = self.agent.callers.of(metadata.as_ref(), origin).map_err(|error| status::grpc(&error))?;
         let deadline = metadata::deadline(metadata.as_ref(), arrived);
         Ok(CallHead { caller, peer: metadata::peer(extensions), deadline })
     }
 
-    fn elsewhere<T>(&self) -> Result<T, Status> {
-        Err(Status::unimplemented(self.agent.elsewhere.clone()))
+    fn unsupported<T>(&self) -> Result<T, Status> {
+        Err(Status::unimplemented(self.agent.unsupported.clone()))
     }
 }
 
@@ -158,15 +169,15 @@ impl KeyService for AgentApi {
     }
 
     async fn create(&self, _: Request<proto::CreateRequest>) -> Result<Response<proto::CreateResponse>, Status> {
-        self.elsewhere()
+        self.unsupported()
     }
 
     async fn list(&self, _: Request<proto::ListRequest>) -> Result<Response<proto::ListResponse>, Status> {
-        self.elsewhere()
+        self.unsupported()
     }
 
     async fn revoke(&self, _: Request<proto::RevokeRequest>) -> Result<Response<proto::RevokeResponse>, Status> {
-        self.elsewhere()
+        self.unsupported()
     }
 
     type AttachStream = futures::stream::Empty<Result<proto::AttachResponse, Status>>;
@@ -175,13 +186,13 @@ impl KeyService for AgentApi {
         &self,
         _: Request<Streaming<proto::AttachRequest>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        self.elsewhere()
+        self.unsupported()
     }
 
     async fn update_webhook(
         &self,
         _: Request<proto::UpdateWebhookRequest>,
     ) -> Result<Response<proto::UpdateWebhookResponse>, Status> {
-        self.elsewhere()
+        self.unsupported()
     }
 }

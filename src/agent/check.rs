@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-/// The answer to the `CheckRequest` in a body, with its prefix; none where memory does not have it.
+/// The answer to the `CheckRequest` in a body, with its gRPC prefix; none if memory does not have it.
 pub(super) fn try_answer(agent: &Agent, caller: Caller<'_>, body: &[u8]) -> Option<Bytes> {
     let checked = ext_authz::read(codec::plain_message(body)?)?;
     let allowed = decide(agent, caller, &checked)?;
@@ -45,7 +45,7 @@ pub(super) fn decide(agent: &Agent, caller: Caller<'_>, checked: &CheckedRequest
     allow(agent, caller, &checked.request(""))
 }
 
-/// Lets a request pass by what memory has, whichever gateway tells of it. None in every other case.
+/// Lets a request of any kind of gateway pass by what memory has. None in every other case: a replica decides.
 pub(super) fn allow<H: Headers>(agent: &Agent, caller: Caller<'_>, request: &GatewayRequest<'_, H>) -> Option<Allowed> {
     let config = agent.gateway_config.as_ref()?;
     let local = LocalCaller::of(&agent.client, caller)?;
@@ -93,7 +93,7 @@ fn cached_key(principal: &Principal, registry: &Registry) -> Option<CachedKey> {
         name: principal.name().to_owned(),
         scopes: principal.scopes().map(str::to_owned).collect(),
         created_at: Micros::try_from(created.as_micros()).unwrap_or(Micros::MAX),
-        // Memory has seen to these.
+        // The lookup in memory has checked these already.
         expires_at: None,
         revoked: false,
         metadata: BTreeMap::new(),

@@ -53,10 +53,10 @@ pub(super) async fn answer(agent: &Agent, (origin, peer): (Origin, &Peer), parts
 
 async fn respond(agent: &Agent, (origin, peer): (Origin, &Peer), parts: &Parts, id: &str) -> Response {
     let Some(rest) = parts.uri.path().strip_prefix(PREFIX) else {
-        let elsewhere = Error::new(ErrorKind::NotFound, "NO_SUCH_PATH", agent.elsewhere.clone());
-        return RestError::from(elsewhere).into_response();
+        let unsupported = Error::new(ErrorKind::NotFound, "NO_SUCH_PATH", agent.unsupported.clone());
+        return RestError::from(unsupported).into_response();
     };
-    // A kind and a keyspace, and perhaps an environment.
+    // {kind}/{keyspace} or {kind}/{keyspace}/{environment}.
     if !(2..=3).contains(&rest.split('/').count()) || rest.split('/').any(str::is_empty) {
         return RestError::NoSuchPath.into_response();
     }
@@ -64,25 +64,22 @@ async fn respond(agent: &Agent, (origin, peer): (Origin, &Peer), parts: &Parts, 
     let Some(caller) = agent.callers.gateway(&parts.headers, origin) else {
         return with_body(path.as_ref(), not_a_gateway());
     };
-    if let Some(path) = &path
-        && let Ok(told) = path.told(&parts.headers)
-    {
-        let request = told.request(path, &parts.headers, id);
-        if let Some(allowed) = check::allow(agent, caller, &request) {
-            peer.admission.authenticated();
-            return passed(IDENTITY_HEADERS.into_iter().zip(allowed.identity()));
+    let refused = match path.as_ref().map(|path| (path, path.read(&parts.headers))) {
+        Some((path, Ok(described))) => {
+            let request = described.request(path, &parts.headers, id);
+            if let Some(allowed) = check::allow(agent, caller, &request) {
+                peer.admission.authenticated();
+                return passed(IDENTITY_HEADERS.into_iter().zip(allowed.identity()));
+            }
+            return ask(agent, (caller, peer), path, &request).await;
         }
-        return ask(agent, (caller, peer), path, &request).await;
-    }
-    // The caller has to be a gateway before it learns what is wrong.
-    let known = verify_caller(agent, caller, peer).await;
-    match (known, path) {
-        (Err(error), path) => with_body(path.as_ref(), error),
+        Some((_, Err(error))) => Some(error),
+        None => None,
+    };
+    // Only a gateway learns what is wrong.
+    match (verify_caller(agent, caller, peer).await, refused) {
+        (Err(error), _) | (Ok(()), Some(error)) => with_body(path.as_ref(), error),
         (Ok(()), None) => RestError::NoSuchPath.into_response(),
-        (Ok(()), Some(path)) => match path.told(&parts.headers) {
-            Err(error) => with_body(Some(&path), error),
-            Ok(_) => with_body(Some(&path), Error::internal("a request is told in two ways")),
-        },
     }
 }
 
@@ -117,15 +114,15 @@ async fn call(
     (caller, peer): (Caller<'_>, &Peer),
     message: &CheckRequest,
 ) -> Result<CheckResponse, Status> {
+    // A connection of HTTP/1.1 has one call at a time, so it needs no turn.
     let known = peer.admission.is_authenticated();
-    let _turn = peer.admission.turn().await;
     let deadline = Instant::now() + DECISION_TIMEOUT;
     let answer = agent.upstream.unary(CHECK_PATH, (caller, known), message, deadline).await;
     agent.note(Call::Check, caller, Some(peer), &answer);
     answer
 }
 
-/// What a gateway sees of a call that is no decision.
+/// The refusal that a gateway gets for a call without a decision.
 fn refusal(status: &Status) -> Error {
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => {
@@ -136,7 +133,7 @@ fn refusal(status: &Status) -> Error {
     }
 }
 
-/// The same request as Envoy tells of it.
+/// The same request as Envoy describes it.
 fn check_request(request: &GatewayRequest<'_, HeaderMap>) -> CheckRequest {
     let headers = request.headers.iter().filter(|(name, _)| *name != GATEWAY_CREDENTIAL);
     let headers = headers.map(|(name, value)| CheckedHeader {

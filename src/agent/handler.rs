@@ -2,6 +2,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     sync::Arc,
     task::Context,
     time::Duration,
@@ -10,10 +11,12 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
 use http::{HeaderMap, Request};
+use tokio::time::Instant;
 use tonic::{Status, service::Routes};
 
 use super::{
     caller::{Caller, Origin},
+    calls::Arrival,
     check,
     metrics::Call,
     state::Agent,
@@ -28,9 +31,10 @@ use crate::{
             codec::{self, MAX_MESSAGE_BYTES},
             connection::{ActiveCall, ClientConnection},
             http2::StreamHandler,
+            metadata,
             plain_call::{CHECK_PATH, VERIFY_PATH, is_grpc, is_plain, read_body, refuse_content_type, send},
             request_body::{Charge, MessageBounds, RequestBody, overloaded},
-            tonic_bridge::{ForwardedCall, forward, refuse},
+            tonic_bridge::{ForwardedCall, forward, refuse, unless_reset},
             verify::messages,
         },
     },
@@ -39,8 +43,6 @@ use crate::{
 const HEALTH_PREFIX: &str = "/grpc.health.v1.Health/";
 /// The largest message of a call that anyone may make.
 const MAX_HEALTH_BYTES: usize = 16 << 10;
-/// How long the calls of a connection may go on that is closed for its refused credentials.
-const REFUSED_GRACE: Duration = Duration::from_secs(1);
 
 /// Handles the requests of one connection.
 #[derive(Clone)]
@@ -52,25 +54,25 @@ pub(super) struct AgentHandler {
     pub(super) origin: Origin,
 }
 
-/// A call that an agent takes, and how it is answered.
+/// Who may make a call, and how it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
     /// Anyone may make it.
     Health,
     /// One message of an authenticated caller.
-    One,
+    Unary,
     /// A stream of messages of an authenticated caller.
     Stream,
-    /// A replica takes it.
-    Elsewhere,
+    /// Only a replica answers it.
+    Unsupported,
 }
 
 fn rule(path: &str) -> Rule {
     match path {
-        VERIFY_PATH | CHECK_PATH => Rule::One,
+        VERIFY_PATH | CHECK_PATH => Rule::Unary,
         STREAM_PATH => Rule::Stream,
         _ if path.starts_with(HEALTH_PREFIX) => Rule::Health,
-        _ => Rule::Elsewhere,
+        _ => Rule::Unsupported,
     }
 }
 
@@ -98,9 +100,9 @@ impl StreamHandler for AgentHandler {
             }
         }
         let rule = rule(head.uri.path());
-        if rule == Rule::Elsewhere {
+        if rule == Rule::Unsupported {
             // Sending fails only if the client has closed the stream.
-            let refusal = Status::unimplemented(self.agent.elsewhere.clone());
+            let refusal = Status::unimplemented(self.agent.unsupported.clone());
             return drop(respond.send_response(refusal.into_http(), true));
         }
         match self.admit(rule, &head.headers) {
@@ -110,6 +112,7 @@ impl StreamHandler for AgentHandler {
                 let mut request = Request::from_parts(head, RequestBody::new(received, body, bounds, charge, first));
                 request.extensions_mut().insert(Arc::clone(&self.connection.peer));
                 request.extensions_mut().insert(self.origin);
+                request.extensions_mut().insert(Arrival(Instant::now()));
                 let call = self.connection.begin_call();
                 tokio::spawn(self.clone().pass_on(request, rule, respond, call));
             }
@@ -117,15 +120,15 @@ impl StreamHandler for AgentHandler {
     }
 
     fn is_authenticated(&self) -> bool {
-        self.connection.peer.admission.is_authenticated()
+        self.connection.is_authenticated()
     }
 
     fn keeps_idle(&self) -> bool {
-        self.is_authenticated() || self.connection.calls() > 0
+        self.connection.keeps_idle()
     }
 
     fn grace(&self) -> Option<Duration> {
-        self.connection.peer.admission.is_refused().then_some(REFUSED_GRACE)
+        self.connection.grace()
     }
 }
 
@@ -154,8 +157,8 @@ impl AgentHandler {
             return Err(overloaded("too many calls at once on one connection"));
         }
         let known = match rule {
-            Rule::Health | Rule::Elsewhere => authenticated,
-            Rule::One | Rule::Stream => match self.agent.callers.of(headers, self.origin)? {
+            Rule::Health | Rule::Unsupported => authenticated,
+            Rule::Unary | Rule::Stream => match self.agent.callers.of(headers, self.origin)? {
                 Caller::Own => true,
                 Caller::Secret(_) => authenticated,
             },
@@ -168,10 +171,26 @@ impl AgentHandler {
         Ok((bounds, charge.map_err(|exceeded| overloaded(exceeded.to_string()))?))
     }
 
-    /// Passes a call on to the services. A connection on which nobody was authenticated has a bounded number of turns.
-    async fn pass_on(self, request: Request<RequestBody>, rule: Rule, respond: SendResponse<Bytes>, _call: ActiveCall) {
+    /// Passes a call on to the services. On a connection on which nobody was authenticated it first waits for a turn, no
+    /// longer than until the caller's deadline.
+    async fn pass_on(
+        self,
+        request: Request<RequestBody>,
+        rule: Rule,
+        mut respond: SendResponse<Bytes>,
+        _call: ActiveCall,
+    ) {
         let public = rule == Rule::Health;
-        let _turn = if public { None } else { self.connection.peer.admission.turn().await };
+        let deadline = metadata::deadline(request.headers(), Arrival::of(request.extensions()));
+        let _turn = if public {
+            None
+        } else {
+            match unless_reset(pin!(self.connection.turn(deadline)), &mut respond).await {
+                Some(Ok(turn)) => turn,
+                Some(Err(error)) => return refuse(&mut respond, &error),
+                None => return,
+            }
+        };
         let timeouts = self.connection.timeouts;
         forward(self.routes, ForwardedCall { request, respond, timeouts, public, bulk: None }).await;
     }

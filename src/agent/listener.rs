@@ -34,7 +34,7 @@ use crate::transport::{
     write_timeout::WriteTimeout,
 };
 
-/// Connections of all sockets. When there are as many, a new one takes the place of one without an authenticated call.
+/// Connections of all sockets. At this number, a new connection displaces one without an authenticated call.
 const MAX_CONNECTIONS: usize = 512;
 /// Calls at once on one connection.
 const MAX_STREAMS: u32 = 1_024;
@@ -51,7 +51,7 @@ const TIMEOUTS: ConnectionTimeouts = ConnectionTimeouts {
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// The largest headers of an HTTP request.
 const MAX_HEADER_BYTES: usize = 16 << 10;
-/// The address that callers of this host count by.
+/// The address that all callers count under: they are on this host.
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// What is spoken on a socket.
@@ -131,15 +131,15 @@ impl Listeners {
     }
 
     fn admit(&self, protocol: Protocol, stream: impl Stream, origin: Origin) {
-        // One more than there is room for is closed.
+        // Dropping the stream closes it: every connection has an authenticated call.
         let Some(admission) = self.table.admit(LOCAL) else { return };
         let admission = Arc::new(admission);
-        let (listeners, place) = (self.clone(), Arc::clone(&admission));
+        let (listeners, admitted) = (self.clone(), Arc::clone(&admission));
         self.connections.spawn(async move {
             let serving = async {
                 match protocol {
-                    Protocol::Grpc => listeners.serve_grpc(stream, origin, place).await,
-                    Protocol::Http => listeners.serve_http(stream, origin, place).await,
+                    Protocol::Grpc => listeners.serve_grpc(stream, origin, admitted).await,
+                    Protocol::Http => listeners.serve_http(stream, origin, admitted).await,
                 }
             };
             tokio::select! {
@@ -159,7 +159,7 @@ impl Listeners {
         let (agent, peer) = (self.agent.clone(), self.peer(admission));
         let service = service_fn(|request: Request<Incoming>| {
             let (agent, peer) = (Arc::clone(&agent), Arc::clone(&peer));
-            // Gateways send no body of interest.
+            // The body is ignored: a gateway describes the request in headers.
             let (parts, _) = request.into_parts();
             async move { Ok::<_, Infallible>(forward_auth::answer(&agent, (origin, &peer), parts).await) }
         });

@@ -1,4 +1,4 @@
-//! Answers from memory. Only VALID is one; for everything else there is none here, and a replica is asked.
+//! Answers from memory: VALID only. Every other answer is a replica's.
 
 use keyward_client::{Client, LocalKey, LocalMemory, Principal};
 
@@ -9,15 +9,16 @@ use crate::{
     service::verify::Check,
 };
 
-/// A caller that memory knows, and the memory.
+/// A caller whose key is in memory, and the memory, which may answer now.
 pub(super) struct LocalCaller<'a> {
     memory: LocalMemory<'a>,
-    /// The caller's own key; none: the agent's credential, which its session stands for.
+    /// The caller's own key. None for the agent's credential: the session ends when that is revoked.
     key: Option<LocalKey>,
 }
 
 impl<'a> LocalCaller<'a> {
-    /// The caller, if memory may answer now and knows it as one that may ask. Reads the lease once, for the caller's key and the checked one.
+    /// None if memory may not answer now, or does not know the caller as one that may verify. Reads the lease once, for
+    /// the caller's key and the checked one.
     pub(super) fn of(client: &'a Client, caller: Caller<'_>) -> Option<Self> {
         let memory = client.local_memory()?;
         let key = match caller {
@@ -32,9 +33,9 @@ impl<'a> LocalCaller<'a> {
         self.memory.gateway_rules()
     }
 
-    /// The key that is checked, if it is in memory, is all that is asserted, and is one that the caller may ask about.
+    /// Returns the checked key if it is in memory, satisfies every assertion, and is one that the caller may verify.
     pub(super) fn verify(&self, check: &Check<'_>) -> Option<Principal> {
-        // A check that a replica would refuse is one for a replica.
+        // A replica says why it refuses such a check.
         if check.validate().is_err() || check.asserted.forbidden {
             return None;
         }
@@ -62,7 +63,7 @@ impl<'a> LocalCaller<'a> {
     }
 }
 
-/// The answer to a Verify that found this key valid: the one of a replica, field by field.
+/// The answer to a Verify of a valid key: each field is what a replica answers.
 pub(super) fn response(principal: &Principal) -> VerifyResponse {
     let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
     VerifyResponse {

@@ -28,7 +28,7 @@ impl Call {
     }
 }
 
-/// Who has decided.
+/// Who decided a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Memory,

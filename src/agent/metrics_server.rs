@@ -15,10 +15,11 @@ use tokio::{
 
 use super::state::Agent;
 
-/// Connections at once. One more waits.
+/// Connections at once. Further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
-/// How long a client may take for its headers, between two requests, and for all of its connection.
+/// Timeout of a request's headers, which also bounds how long a connection may be idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of a whole connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_mins(5);
 const MAX_HEADER_BYTES: usize = 16 << 10;
 /// Pause after an accept that failed.
@@ -26,10 +27,10 @@ const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// Serves for as long as it is polled.
 pub(super) async fn run(listener: TcpListener, agent: Arc<Agent>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        // It is never closed.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        // The semaphore is never closed.
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             sleep(RETRY_DELAY).await;
             continue;
@@ -37,7 +38,7 @@ pub(super) async fn run(listener: TcpListener, agent: Arc<Agent>) {
         let agent = Arc::clone(&agent);
         tokio::spawn(async move {
             let _ = timeout(CONNECTION_TIMEOUT, serve(stream, agent)).await;
-            drop(place);
+            drop(permit);
         });
     }
 }
@@ -49,7 +50,7 @@ async fn serve(stream: TcpStream, agent: Arc<Agent>) {
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADER_BYTES);
-    // It ends when the client goes: no error of this process.
+    // An error here is the client's, such as a broken connection.
     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
 

@@ -20,9 +20,9 @@ use crate::{
 const HEALTH_PATH: &str = "/grpc.health.v1.Health/Check";
 /// The names that the health service answers for: the agent as a whole, and each gRPC service.
 const HEALTH_NAMES: [&str; 3] = ["", "keyward.v1.KeyService", "envoy.service.auth.v3.Authorization"];
-/// Interval between two looks at the lease, which is in memory.
+/// How often the lease is read, which is in memory.
 const LEASE_INTERVAL: Duration = Duration::from_millis(100);
-/// Interval between two questions to a replica, while there is no lease.
+/// How often the replicas are asked while there is no lease.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -34,9 +34,9 @@ pub(super) async fn set_serving(health: &HealthReporter, serving: bool) {
     }
 }
 
-/// Looks at lease and replicas until `stop`. The health service gets each change, and NOT_SERVING at the end.
+/// Checks the lease and the replicas until `stop`. Sets the health service at each change, and to NOT_SERVING at the end.
 pub(super) async fn follow(agent: Arc<Agent>, health: HealthReporter, stop: CancellationToken) {
-    let looking = async {
+    let checking = async {
         let mut serving = false;
         loop {
             let live = agent.client.attach_status().is_some_and(|status| status.live);
@@ -55,12 +55,12 @@ pub(super) async fn follow(agent: Arc<Agent>, health: HealthReporter, stop: Canc
             sleep(if live { LEASE_INTERVAL } else { PROBE_INTERVAL }).await;
         }
     };
-    stop.run_until_cancelled(looking).await;
+    stop.run_until_cancelled(checking).await;
     agent.counters.set_serving(false);
     set_serving(&health, false).await;
 }
 
-/// Whether any replica says that it serves: each one is asked until one does.
+/// Whether any replica serves. Asks each address: one that answers NOT_SERVING says nothing about the others.
 async fn is_serving(agent: &Agent) -> bool {
     for _ in 0..agent.client.addresses() {
         let deadline = Instant::now() + PROBE_TIMEOUT;
@@ -74,10 +74,10 @@ async fn is_serving(agent: &Agent) -> bool {
     false
 }
 
-/// Says so if replicas refuse the agent's own credential: its callers still get answers, but none from memory.
+/// Logs a warning if the replicas refuse the agent's own credential: its callers still get answers, but none from memory.
 async fn warn_of_credential(agent: &Agent) {
     let deadline = Instant::now() + PROBE_TIMEOUT;
-    // No secret is empty: this asks only who may ask.
+    // No key has an empty secret: the answer depends on the caller alone.
     let request = VerifyRequest::default();
     let answer: Result<VerifyResponse, Status> =
         agent.upstream.unary(VERIFY_PATH, (Caller::Own, true), &request, deadline).await;

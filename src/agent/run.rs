@@ -33,8 +33,8 @@ const MAX_HEALTH_BYTES: usize = 16 << 10;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 const DETACH_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// Runs an agent until `stop` is cancelled. It then lets calls in flight end, ends its lease, and tells the replica so: no
-/// Revoke waits for it afterwards. Each part is bounded, and less than 5 seconds in all.
+/// Runs an agent until `stop` is cancelled. It then lets calls in flight end, ends its lease, and detaches from
+/// the replica, so that no Revoke waits for it afterwards. Takes less than 5 seconds.
 ///
 /// # Errors
 ///
@@ -93,16 +93,16 @@ fn build(settings: Settings) -> Result<Agent, BuildError> {
         Some(credential) => settings.client().credential(credential.expose()),
         None => settings.client(),
     };
-    let [own, named, strangers] = [own, settings.client(), settings.client()].map(ClientBuilder::build);
+    let [own, authenticated, strangers] = [own, settings.client(), settings.client()].map(ClientBuilder::build);
     let own: Client = own?;
     own.attach(settings.attach)?;
-    let upstream = Upstream::new(own.clone(), named?, strangers?);
-    let elsewhere = format!(
+    let upstream = Upstream::new(own.clone(), authenticated?, strangers?);
+    let unsupported = format!(
         "The agent answers Verify, VerifyStream, Check, /forward-auth and health; make this call at a replica: {}",
         settings.upstream.join(", ")
     );
     let callers = Callers::new(settings.credential, settings.socket_auth);
-    Ok(Agent::new(callers, (own, upstream), settings.gateway_config, elsewhere))
+    Ok(Agent::new(callers, (own, upstream), settings.gateway_config, unsupported))
 }
 
 /// Says on standard output where the agent listens. On a thread of its own: a pipe that nobody reads must not stop it, and

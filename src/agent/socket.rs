@@ -37,7 +37,7 @@ impl Drop for SocketFile {
 }
 
 impl Socket {
-    /// Listens. A file of mode `mode` that nobody listens on is replaced.
+    /// Listens. The file of a Unix socket has the mode `mode`; one that nobody listens on is replaced.
     ///
     /// # Errors
     ///
@@ -69,13 +69,13 @@ fn bind_unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile)> {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(Error::new(ErrorKind::AlreadyExists, "there is a file that is no socket"));
         }
-        // Left behind by a process that was killed, unless somebody answers.
+        // A socket that nobody listens on was left behind by a process that was killed.
         Ok(_) => match UnixStream::connect(path) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
             _ => return Err(Error::new(ErrorKind::AddrInUse, "another process listens there")),
         },
     }
-    // Under another name until it has its mode.
+    // The file has another name until the socket listens: a client at `path` never finds one that refuses it.
     let new = beside(path, "new");
     match fs::symlink_metadata(&new) {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -83,21 +83,27 @@ fn bind_unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile)> {
         Ok(found) if found.file_type().is_socket() => fs::remove_file(&new)?,
         Ok(_) => return Err(Error::new(ErrorKind::AlreadyExists, format!("{} is no socket", new.display()))),
     }
-    let socket = UnixSocket::new_stream()?;
-    socket.bind(&new)?;
-    // Who connects before it listens is refused: so each connection is one that the mode allows.
-    let placed = fs::set_permissions(&new, fs::Permissions::from_mode(mode))
-        .and_then(|()| socket.listen(BACKLOG))
+    let listener = bind_with_mode(&new, mode)
+        .and_then(|socket| socket.listen(BACKLOG))
         .and_then(|listener| fs::rename(&new, path).map(|()| listener));
-    if placed.is_err() {
+    if listener.is_err() {
         let _ = fs::remove_file(&new);
     }
-    Ok((placed?, SocketFile { path: path.to_owned(), _lock: lock }))
+    Ok((listener?, SocketFile { path: path.to_owned(), _lock: lock }))
+}
+
+/// Creates the file of a socket with its mode. The socket does not listen yet: a connection that is made between the two
+/// steps is refused, so that the mode allows every connection that is accepted.
+fn bind_with_mode(path: &Path, mode: u32) -> Result<UnixSocket> {
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    Ok(socket)
 }
 
 /// Locks the path of a socket by a file beside it, which stays.
 fn lock(path: &Path) -> Result<File> {
-    // Whoever can open the file can lock it, and so keep an agent from starting: that is its owner alone.
+    // Only the owner may open the file: whoever locks it keeps an agent from starting.
     let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(beside(path, "lock"))?;
     lock.try_lock().map_err(|error| match error {
         fs::TryLockError::WouldBlock => Error::new(ErrorKind::AddrInUse, "another agent listens there"),
@@ -132,6 +138,17 @@ mod tests {
         drop((listener, file));
         assert!(!path.exists());
         bind(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_socket_refuses_connections_until_it_has_its_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock.new");
+        let socket = bind_with_mode(&path, 0o640).unwrap();
+        assert_eq!(UnixStream::connect(&path).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        let _listener = socket.listen(BACKLOG).unwrap();
+        UnixStream::connect(&path).unwrap();
     }
 
     #[tokio::test]

@@ -34,7 +34,7 @@ pub(super) struct Agent {
     /// What gateways' requests are decided by; none: by a replica.
     pub(super) gateway_config: Option<GatewayConfig>,
     /// The answer to calls that an agent does not take.
-    pub(super) elsewhere: String,
+    pub(super) unsupported: String,
     began: Instant,
     /// When a caller's own key was last asked for, in milliseconds since `began`.
     asked: AtomicU64,
@@ -45,11 +45,11 @@ impl Agent {
         callers: Callers,
         (client, upstream): (Client, Upstream),
         gateway_config: Option<GatewayConfig>,
-        elsewhere: String,
+        unsupported: String,
     ) -> Self {
         let (counters, began) = (Counters::default(), Instant::now());
         let asked = AtomicU64::new(0);
-        Self { callers, client, upstream, counters, gateway_config, elsewhere, began, asked }
+        Self { callers, client, upstream, counters, gateway_config, unsupported, began, asked }
     }
 
     /// The caller, if memory may answer now and knows it.

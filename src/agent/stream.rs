@@ -95,8 +95,8 @@ impl Forwarded {
     }
 }
 
-/// Why a stream is over, with the status that its client gets; none if the client has ended it.
-struct Over(Option<Status>);
+/// The end of a stream, with the status that its client gets; none if the client has ended it.
+struct StreamEnd(Option<Status>);
 
 /// One stream of checks.
 pub(super) struct CheckStream {
@@ -124,8 +124,8 @@ impl CheckStream {
     pub(super) fn serve(mut self, inbound: Streaming<VerifyStreamRequest>, closing: CancellationToken) -> AnswerStream {
         let (answers, taken) = mpsc::channel(MAX_ANSWERS);
         tokio::spawn(async move {
-            let Over(status) = tokio::select! {
-                over = self.run(inbound, &answers, &closing) => over,
+            let StreamEnd(status) = tokio::select! {
+                end = self.run(inbound, &answers, &closing) => end,
                 // The client is gone.
                 () = answers.closed() => return,
             };
@@ -141,14 +141,14 @@ impl CheckStream {
         mut inbound: Streaming<VerifyStreamRequest>,
         answers: &mpsc::Sender<Answer>,
         closing: &CancellationToken,
-    ) -> Over {
+    ) -> StreamEnd {
         let (mut reading, mut last) = (true, None);
         while reading || self.waiting > 0 {
             let ready = tokio::select! {
                 answer = self.forwarded.next() => match answer {
                     Ok(answer) => self.answered(answer),
                     Err(status) if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) => {
-                        return Over(Some(status));
+                        return StreamEnd(Some(status));
                     }
                     Err(status) => self.broken(&status),
                 },
@@ -165,7 +165,7 @@ impl CheckStream {
                         continue;
                     }
                     // The client's own error, such as a message that is too large.
-                    Err(status) => return Over(Some(status)),
+                    Err(status) => return StreamEnd(Some(status)),
                 },
             };
             for answer in ready {
@@ -173,7 +173,7 @@ impl CheckStream {
                 let _ = answers.send(Ok(answer)).await;
             }
         }
-        Over(last)
+        StreamEnd(last)
     }
 
     /// Answers from memory, or asks a replica.

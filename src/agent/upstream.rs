@@ -13,34 +13,35 @@ use tonic_prost::ProstCodec;
 use super::caller::Caller;
 use crate::{domain::error::Error, transport::status};
 
-/// A call whose time is over by this much is given up here: its own timer may fire a moment before this one.
+/// A call that fails this shortly before its deadline counts as late: the timer of the client's own library may fire
+/// a moment before the one here.
 const TIMER_SLACK: Duration = Duration::from_millis(2);
 
 /// The replicas.
 pub(super) struct Upstream {
     /// Calls with the agent's own credential.
     own: Client,
-    /// Calls of other callers.
-    named: Client,
-    /// Calls of callers whom nobody knows yet. A replica closes a connection on which too many credentials are refused in a
+    /// Calls of other callers, on whose connection a call was authenticated before.
+    authenticated: Client,
+    /// Calls of all others. A replica closes a connection on which too many credentials are refused in a
     /// row: that must not be one that other callers wait for.
     strangers: Client,
 }
 
 /// A message of a call.
-pub(super) trait UpMessage: Message + Default + Clone + Send + Sync + 'static {}
+pub(super) trait GrpcMessage: Message + Default + Clone + Send + Sync + 'static {}
 
-impl<M: Message + Default + Clone + Send + Sync + 'static> UpMessage for M {}
+impl<M: Message + Default + Clone + Send + Sync + 'static> GrpcMessage for M {}
 
 impl Upstream {
-    pub(super) fn new(own: Client, named: Client, strangers: Client) -> Self {
-        Self { own, named, strangers }
+    pub(super) fn new(own: Client, authenticated: Client, strangers: Client) -> Self {
+        Self { own, authenticated, strangers }
     }
 
     fn client(&self, caller: Caller<'_>, known: bool) -> &Client {
         match caller {
             Caller::Own => &self.own,
-            Caller::Secret(_) if known => &self.named,
+            Caller::Secret(_) if known => &self.authenticated,
             Caller::Secret(_) => &self.strangers,
         }
     }
@@ -50,7 +51,7 @@ impl Upstream {
     /// # Errors
     ///
     /// The replica's own status, as it is; UNAVAILABLE if none can be reached; DEADLINE_EXCEEDED.
-    pub(super) async fn unary<M: UpMessage, R: UpMessage>(
+    pub(super) async fn unary<M: GrpcMessage, R: GrpcMessage>(
         &self,
         path: &'static str,
         (caller, known): (Caller<'_>, bool),
@@ -84,7 +85,7 @@ impl Upstream {
     /// # Errors
     ///
     /// Those of [`Self::unary`].
-    pub(super) async fn stream<M: UpMessage, R: UpMessage>(
+    pub(super) async fn stream<M: GrpcMessage, R: GrpcMessage>(
         &self,
         path: &'static str,
         (caller, known): (Caller<'_>, bool),

@@ -21,7 +21,7 @@ pub enum Command {
     #[command(after_help = "The agent's own credential is in KEYWARD_AGENT_CREDENTIAL, or else KEYWARD_API_KEY.\n\n\
         Examples:\n  keyward agent --upstream https://keyward.internal:50051 --listen unix:/run/keyward.sock\n  \
         keyward agent --upstream https://a:50051 --upstream https://b:50051 --listen 127.0.0.1:50052")]
-    Agent(AgentSettings),
+    Agent(agent::Flags),
     /// Applies migrations and exits
     #[command(after_help = "Examples:\n  keyward migrate --database-url postgres://keyward@db/keyward")]
     Migrate(Settings),
@@ -31,50 +31,6 @@ pub enum Command {
     /// Makes a root key in the database itself and prints it: the remedy for a lost one
     #[command(after_help = "Examples:\n  keyward root-key --config /etc/keyward.toml")]
     RootKey(Settings),
-}
-
-/// Where an agent listens and whom it asks.
-#[derive(Args)]
-pub struct AgentSettings {
-    /// The gRPC address of a replica; may be given again for further ones [env: KEYWARD_AGENT_UPSTREAM]
-    #[arg(long, value_name = "URL")]
-    upstream: Vec<String>,
-    /// unix:/path or a loopback address; may be given again [env: KEYWARD_AGENT_LISTEN]
-    #[arg(long, value_name = "ADDRESS")]
-    listen: Vec<String>,
-    /// Where gateways ask over HTTP, in the same forms; may be given again [env: KEYWARD_AGENT_HTTP_LISTEN]
-    #[arg(long, value_name = "ADDRESS")]
-    http_listen: Vec<String>,
-    /// The mode of the socket's file [env: KEYWARD_AGENT_SOCKET_MODE] [default: 0600]
-    #[arg(long, value_name = "MODE")]
-    socket_mode: Option<String>,
-    /// What authenticates callers of the socket: credential, or file-mode [env: KEYWARD_AGENT_SOCKET_AUTH]
-    #[arg(long, value_name = "WHAT")]
-    socket_auth: Option<String>,
-    /// Where /metrics, /healthz and /readyz are served [env: KEYWARD_AGENT_METRICS_ADDR]
-    #[arg(long, value_name = "ADDRESS")]
-    metrics_addr: Option<String>,
-    /// A file with the agent's own credential [env: KEYWARD_AGENT_CREDENTIAL_FILE]
-    #[arg(long, value_name = "FILE")]
-    credential_file: Option<PathBuf>,
-    /// The authorities of the replicas' certificates, in PEM [env: KEYWARD_AGENT_UPSTREAM_CA]
-    #[arg(long, value_name = "FILE")]
-    upstream_ca: Option<PathBuf>,
-    /// The agent's own certificate, in PEM [env: KEYWARD_AGENT_UPSTREAM_CERT]
-    #[arg(long, value_name = "FILE")]
-    upstream_cert: Option<PathBuf>,
-    /// The key of that certificate, in PEM [env: KEYWARD_AGENT_UPSTREAM_KEY]
-    #[arg(long, value_name = "FILE")]
-    upstream_key: Option<PathBuf>,
-    /// Memory for keys, such as 64MiB [env: KEYWARD_AGENT_MEMORY]
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<String>,
-    /// The replicas' own configuration file: with it, checks of Envoy are answered from memory, too [env: KEYWARD_CONFIG]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Speaks plain text to replicas beyond this machine [env: KEYWARD_AGENT_INSECURE]
-    #[arg(long)]
-    insecure: bool,
 }
 
 #[derive(Subcommand)]
@@ -126,11 +82,11 @@ fn dispatch(command: Command) -> Result<(), Problems> {
             let (config, _log) = start(settings)?;
             block_on(async { Box::pin(app::run(config, stop_on_signals()?)).await.map_err(|error| error.to_string()) })
         }
-        Command::Agent(settings) => {
+        Command::Agent(flags) => {
             let environment = environment();
             let log = telemetry::Logging::read(&environment)?.start();
             let _log = log.map_err(|error| vec![format!("the log did not start: {error}")])?;
-            let settings = agent::Settings::read(&settings.into(), &environment)?;
+            let settings = agent::Settings::read(&flags, &environment)?;
             app::protect_memory_unless(environment.get("KEYWARD_DUMPABLE").is_some_and(|text| text == "true"));
             block_on(async { Box::pin(agent::run(settings, stop_on_signals()?)).await })
         }
@@ -199,41 +155,6 @@ fn environment() -> HashMap<String, String> {
 
 fn load(settings: Settings, environment: &HashMap<String, String>) -> Result<Config, Problems> {
     config::load(&settings.into(), environment)
-}
-
-impl From<AgentSettings> for agent::Flags {
-    fn from(settings: AgentSettings) -> Self {
-        let AgentSettings {
-            upstream,
-            listen,
-            http_listen,
-            socket_mode,
-            socket_auth,
-            metrics_addr,
-            credential_file,
-            upstream_ca,
-            upstream_cert,
-            upstream_key,
-            memory,
-            config,
-            insecure,
-        } = settings;
-        Self {
-            upstream,
-            listen,
-            http_listen,
-            socket_mode,
-            socket_auth,
-            metrics_addr,
-            credential_file,
-            upstream_ca,
-            upstream_cert,
-            upstream_key,
-            memory,
-            config,
-            insecure,
-        }
-    }
 }
 
 impl From<Settings> for Flags {

@@ -55,7 +55,7 @@ scopes = ["admin"]
 session = true
 "#;
 
-/// What a gateway tells of a request.
+/// A request as a gateway describes it.
 #[derive(Debug, Default)]
 pub struct FuzzedRequest {
     /// The method.
@@ -97,8 +97,8 @@ impl Decisions {
         Ok(Self { runtime, services, gateway, live, revoked })
     }
 
-    /// The identity behind a request that is allowed; none if it is refused. What memory decides at once and what is decided
-    /// in the long way must be the same.
+    /// The identity behind a request that is allowed; none if it is refused. The cached decision and the full
+    /// one must be the same.
     pub fn decide(&self, request: &FuzzedRequest) -> Option<BTreeMap<&'static str, String>> {
         let request = GatewayRequest {
             kind: GatewayKind::Envoy,

@@ -20,7 +20,7 @@ pub struct GatewayRules {
     pub routes: Vec<Route>,
 }
 
-/// The kind of a gateway: it decides how the gateway tells of a request.
+/// The kind of a gateway, which decides in which headers or fields it describes a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GatewayKind {
     /// Envoy, over gRPC.

@@ -1,4 +1,4 @@
-//! What a gateway tells the upstream of a request that passed.
+//! A request that may pass, and the headers that identify its caller to the upstream.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -13,8 +13,8 @@ use crate::{
     replica::cached_key::CachedKey,
 };
 
-/// The headers that tell the upstream who makes a request. Each is always sent: one that is left out would let a client's
-/// own header pass.
+/// The headers that identify the caller of a request to the upstream. Each is always sent: one that is left out would let
+/// a client's own header pass.
 pub const IDENTITY_HEADERS: [&str; 9] = [
     "x-keyward-key-id",
     "x-keyward-keyspace",
@@ -27,7 +27,7 @@ pub const IDENTITY_HEADERS: [&str; 9] = [
     "x-keyward-role",
 ];
 
-/// What a header's value must not hold as it is: what is not visible ASCII, and the sign of an escape itself.
+/// The characters that are escaped in a header's value: all that are not visible ASCII, and `%`.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
 /// A request that may pass.

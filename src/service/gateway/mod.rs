@@ -2,17 +2,18 @@
 //! A decision that memory can make needs no database.
 
 mod allowed;
-mod ground;
+mod config;
+mod policy;
 mod request;
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use self::ground::Ground;
+use self::policy::RequestPolicy;
 pub use self::{
     allowed::{Allowed, IDENTITY_HEADERS},
-    ground::{GatewayConfig, SecretCheck},
+    config::{GatewayConfig, SecretCheck},
     request::GatewayRequest,
 };
 use super::{
@@ -44,11 +45,11 @@ pub struct Gateways {
     pub(super) config: GatewayConfig,
 }
 
-/// How far memory goes.
+/// A decision, or what is left to do for one.
 enum Step<'a, 'r> {
     Decided(Result<Allowed>),
-    /// The credential has to be verified first, with what the ground is.
-    Pending(Ground<'a>, Presented<'r>),
+    /// The credential has to be verified first.
+    Pending(RequestPolicy<'a>, Presented<'r>),
 }
 
 impl Gateways {
@@ -71,7 +72,7 @@ impl Gateways {
     ) -> Result<Allowed> {
         let decision = match self.begin(request, allowed) {
             Step::Decided(decision) => decision,
-            Step::Pending(ground, presented) => self.verify(request, allowed, ground, presented, deadline).await,
+            Step::Pending(policy, presented) => self.verify(request, allowed, policy, presented, deadline).await,
         };
         let decision = decision.map_err(undecided_is_unavailable);
         self.record(request, &decision);
@@ -91,15 +92,15 @@ impl Gateways {
         let allowed = allowed.as_deref();
         let decision = match self.begin(request, allowed) {
             Step::Decided(decision) => decision,
-            Step::Pending(ground, Presented::Secret(place, secret)) => {
-                let check = ground.check(request, &secret, &self.config.host_environment);
+            Step::Pending(policy, Presented::Secret(header, secret)) => {
+                let check = policy.check(request, &secret, &self.config.host_environment);
                 match self.evaluator.evaluate(Some(&cache), &check, allowed) {
                     Ok(Evaluation::Decided(verdict)) => {
                         // These refusals show the key's rate limit, and reading that may take a round trip.
                         if matches!(verdict.code, VerdictCode::InsufficientScope | VerdictCode::WrongOrganization) {
                             return None;
                         }
-                        ground.judge(request, verdict, place)
+                        policy.judge(request, verdict, header)
                     }
                     Ok(Evaluation::Pending(_)) => return None,
                     Err(error) => Err(error),
@@ -116,14 +117,14 @@ impl Gateways {
         request: &GatewayRequest<'r, H>,
         allowed: Option<&AllowedKeyspaces>,
     ) -> Step<'r, 'r> {
-        let found = self.config.ground(request, allowed).and_then(|ground| {
-            let sessions = ground.route.is_some_and(|route| route.session);
-            let policy = CredentialPolicy { sessions, header: Some(ground.keyspace.credential) };
-            let presented = credential::find(request.headers, &self.auth, policy)?;
-            Ok((ground, presented.ok_or_else(Error::missing_credential)?))
+        let found = self.config.policy(request, allowed).and_then(|policy| {
+            let sessions = policy.route.is_some_and(|route| route.session);
+            let credential_policy = CredentialPolicy { sessions, header: Some(policy.keyspace.credential) };
+            let presented = credential::find(request.headers, &self.auth, credential_policy)?;
+            Ok((policy, presented.ok_or_else(Error::missing_credential)?))
         });
         match found {
-            Ok((ground, presented)) => Step::Pending(ground, presented),
+            Ok((policy, presented)) => Step::Pending(policy, presented),
             Err(error) => Step::Decided(Err(error)),
         }
     }
@@ -132,16 +133,16 @@ impl Gateways {
         &self,
         request: &GatewayRequest<'_, H>,
         allowed: Option<&AllowedKeyspaces>,
-        ground: Ground<'_>,
+        policy: RequestPolicy<'_>,
         presented: Presented<'_>,
         deadline: Instant,
     ) -> Result<Allowed> {
         let (token, cookie) = match &presented {
-            Presented::Secret(place, secret) => {
-                let check = ground.check(request, secret, &self.config.host_environment);
+            Presented::Secret(header, secret) => {
+                let check = policy.check(request, secret, &self.config.host_environment);
                 let verdict = self.evaluator.decide(&check, allowed, deadline).await?;
                 let key = verdict.key.clone();
-                let judged = ground.judge(request, verdict, *place);
+                let judged = policy.judge(request, verdict, *header);
                 return match (judged, key) {
                     // A response to a rate-limited key shows its limit, also where nothing was spent.
                     (Err(error), Some(key)) if error.kind == ErrorKind::PermissionDenied => {
@@ -159,7 +160,7 @@ impl Gateways {
         let session = self.auth.authenticate_session(token, cookie, deadline).await?;
         let Caller::Session(session) = session.caller else { return Err(Error::internal("a session is no session")) };
         let bearer = cookie.is_none().then_some(CredentialHeader::Bearer);
-        ground.admit_session(request, session, bearer)
+        policy.judge_session(request, session, bearer)
     }
 
     /// Counts a decision, and logs a refusal.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::domain::route::GatewayKind;
 
-/// A request as a gateway tells of it. A text without a value is empty.
+/// A request as a gateway describes it. A text without a value is empty.
 #[derive(Debug, Clone, Copy)]
 pub struct GatewayRequest<'a, H> {
     /// The kind of gateway that asks.

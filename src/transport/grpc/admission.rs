@@ -166,8 +166,8 @@ fn repeats_revocation(call: &str, refusal: &Error) -> bool {
     call == REVOKE && refusal.reason == VerdictCode::Revoked.name()
 }
 
-/// Looks up the credential of a call that memory does not know. The call is authenticated once more when its message is
-/// there: its caller may be revoked meanwhile.
+/// Looks up the credential of a call that memory does not know, once the call has its turn. The call is authenticated once
+/// more when its message is there: its caller may be revoked meanwhile.
 ///
 /// # Errors
 ///
@@ -175,13 +175,13 @@ fn repeats_revocation(call: &str, refusal: &Error) -> bool {
 pub(crate) async fn look_up(
     api: &GrpcApi,
     connection: &ClientConnection,
-    call: &'static str,
+    (call, arrived): (&'static str, Instant),
     headers: &HeaderMap,
 ) -> Result<(), Error> {
-    let arrived = Instant::now();
     let context = CallContext { deadline: metadata::deadline(headers, arrived), host_environment: "", client: None };
     let found = async {
         let Credential::Secret(secret) = Credential::of(headers, Some(&connection.peer))? else { return Ok(()) };
+        let _turn = connection.turn(context.deadline).await?;
         api.service.auth.authenticate_any(secret, AuthMode::WithoutLimit, context).await.map(drop)
     }
     .await;

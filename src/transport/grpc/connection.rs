@@ -1,11 +1,25 @@
 //! One connection of this listener, as its calls see it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
-use crate::transport::{budget::ConnectionBudget, listener::ConnectionTimeouts, peer::Peer};
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    domain::error::{Error, Result},
+    transport::{budget::ConnectionBudget, listener::ConnectionTimeouts, peer::Peer},
+};
+
+/// How long the calls of a connection may go on that is closed for its refused credentials.
+const REFUSED_GRACE: Duration = Duration::from_secs(1);
 
 /// What the calls of one connection share.
 pub(crate) struct ClientConnection {
@@ -34,6 +48,30 @@ impl ClientConnection {
     /// Calls that are being answered by tasks.
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Waits for a turn of a call, see [`crate::transport::accept::Admission::turn`].
+    ///
+    /// # Errors
+    ///
+    /// DEADLINE_EXCEEDED if it has none at the call's deadline.
+    pub(crate) async fn turn(&self, deadline: Instant) -> Result<Option<SemaphorePermit<'_>>> {
+        timeout_at(deadline, self.peer.admission.turn()).await.map_err(|_| Error::deadline_exceeded())
+    }
+
+    /// See [`super::http2::StreamHandler::is_authenticated`].
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.peer.admission.is_authenticated()
+    }
+
+    /// See [`super::http2::StreamHandler::keeps_idle`].
+    pub(crate) fn keeps_idle(&self) -> bool {
+        self.is_authenticated() || self.calls() > 0
+    }
+
+    /// See [`super::http2::StreamHandler::grace`].
+    pub(crate) fn grace(&self) -> Option<Duration> {
+        self.peer.admission.is_refused().then_some(REFUSED_GRACE)
     }
 }
 

@@ -1,13 +1,12 @@
 //! What happens on one HTTP connection, and since when nothing does.
 
 use std::{
-    io,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -17,10 +16,7 @@ use axum::{
 };
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::transport::{
@@ -121,7 +117,11 @@ impl Activity {
         headers.map_or(progress, |headers| headers.min(progress))
     }
 
-    fn received(&self, bytes: &[u8]) {
+    /// Notes bytes that were read from the client. Reading its end reads none.
+    pub(crate) fn received(&self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
         let mut times = self.times.lock();
         if times.preface.len() < HTTP2_PREFACE.len() {
             let missing = HTTP2_PREFACE.len() - times.preface.len();
@@ -176,49 +176,5 @@ impl http_body::Body for CountedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// A stream that notes what arrives.
-pub(crate) struct Observed<I> {
-    pub(crate) io: I,
-    pub(crate) activity: Arc<Activity>,
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Observed<I> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = ready!(Pin::new(&mut self.io).poll_read(cx, buffer));
-        let arrived = &buffer.filled()[before..];
-        if !arrived.is_empty() {
-            self.activity.received(arrived);
-        }
-        Poll::Ready(read)
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Observed<I> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -1,5 +1,5 @@
 //! `/forward-auth/{kind}/{keyspace}` and `/forward-auth/{kind}/{keyspace}/{environment}`: gateways ask here about each
-//! request that reaches them. They tell of it in headers; the query of the call itself is ignored.
+//! request that reaches them, and describe it in headers. The query of the call itself is ignored.
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ pub(crate) const DECISION_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Header of a refusal's body, for a gateway that cannot pass the body itself.
 const BODY: HeaderName = HeaderName::from_static("x-keyward-body");
 
-/// The headers in which a kind of gateway tells of a request, and those in which others do.
+/// The headers in which a kind of gateway describes a request, and those in which the other kinds do.
 struct HeaderFamily {
     target: &'static str,
     method: &'static str,
@@ -51,7 +51,7 @@ const FORWARDED: HeaderFamily = HeaderFamily {
     others: ["x-original-uri", "x-original-method"],
 };
 
-/// What the path of a call says.
+/// The path of a call: the kind of gateway that asks, and whose keys count.
 pub(crate) struct CallPath {
     kind: GatewayKind,
     keyspace: String,
@@ -114,14 +114,14 @@ pub(crate) fn not_a_gateway() -> Error {
     Error::forbidden("Only gateways may ask here")
 }
 
-/// What a gateway tells of a request in headers of its own.
-pub(crate) struct Told<'h> {
+/// A request as the headers of its gateway describe it.
+pub(crate) struct DescribedRequest<'h> {
     target: Cow<'h, str>,
     method: Cow<'h, str>,
 }
 
-impl Told<'_> {
-    /// The request as the service takes it.
+impl DescribedRequest<'_> {
+    /// The request that the service decides about.
     pub(crate) fn request<'r>(
         &'r self,
         path: &'r CallPath,
@@ -146,7 +146,7 @@ impl Told<'_> {
 }
 
 impl CallPath {
-    /// Reads the path; none for one that no gateway asks at.
+    /// Parses the path; none if no kind of gateway has it.
     pub(crate) fn of(uri: &Uri) -> Option<Self> {
         let mut segments = uri.path().split('/').skip(2);
         let text =
@@ -172,22 +172,23 @@ impl CallPath {
         }
     }
 
-    /// Reads what the gateway tells.
+    /// Reads the request that the gateway's headers describe.
     ///
     /// # Errors
     ///
-    /// INVALID_ARGUMENT if it does not, or if its client may have.
-    pub(crate) fn told<'h>(&self, headers: &'h HeaderMap) -> Result<Told<'h>> {
+    /// INVALID_ARGUMENT if a header is missing or repeated, or if the gateway's client may have sent it.
+    pub(crate) fn read<'h>(&self, headers: &'h HeaderMap) -> Result<DescribedRequest<'h>> {
         let family = self.family();
         let target = forwarded(headers, family.target)?;
         let method = forwarded(headers, family.method)?;
         for (other, own) in family.others.into_iter().zip([&target, &method]) {
-            // A client can send these itself. If the gateway passes them on, one of both is the client's.
+            // The headers of other kinds come from the client. Where the two differ, Keyward cannot know which of them the
+            // gateway sent.
             if headers.get_all(other).iter().any(|value| String::from_utf8_lossy(value.as_bytes()) != *own) {
                 return Err(Error::invalid(other, "differs from what the gateway says"));
             }
         }
-        Ok(Told { target, method })
+        Ok(DescribedRequest { target, method })
     }
 }
 
@@ -197,8 +198,8 @@ async fn answer(
     parts: &Parts,
     allowed: Option<&AllowedKeyspaces>,
 ) -> Result<Allowed> {
-    let told = path.told(&parts.headers)?;
-    let request = told.request(path, &parts.headers, context.request_id());
+    let described = path.read(&parts.headers)?;
+    let request = described.request(path, &parts.headers, context.request_id());
     let deadline = context.deadline().min(Instant::now() + DECISION_TIMEOUT);
     context.service().gateways.decide(&request, allowed, deadline).await
 }
@@ -219,7 +220,7 @@ fn one<'h>(headers: &'h HeaderMap, name: &'static str) -> Option<&'h str> {
     values.next().is_none().then(|| first.to_str().ok()).flatten()
 }
 
-/// The client's address as the gateway tells it: the last one, which the gateway wrote itself.
+/// The client's address: the last one in `X-Forwarded-For`, which the gateway itself added.
 fn client(headers: &HeaderMap) -> Option<IpAddr> {
     let line = headers.get_all("x-forwarded-for").iter().next_back()?;
     client_ip::last_hop(line.as_bytes())
@@ -231,7 +232,7 @@ fn pass(context: &RequestContext, allowed: &Allowed) -> Response {
     passed(IDENTITY_HEADERS.into_iter().zip(allowed.identity()))
 }
 
-/// 200 with these headers for the upstream.
+/// 200 with these identity headers for the upstream.
 pub(crate) fn passed<'a>(identity: impl Iterator<Item = (&'static str, Cow<'a, str>)>) -> Response {
     let mut response = RestResponse::empty(StatusCode::OK).into_response();
     for (name, value) in identity {

@@ -13,13 +13,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{io::InspectReader, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use super::{
-    activity::{Activity, Observed},
-    layers::HttpHandler,
-};
+use super::{activity::Activity, layers::HttpHandler};
 use crate::{
     domain::clock::Entropy,
     transport::{
@@ -120,7 +117,8 @@ async fn serve_connection<I>(
     http2.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
     http2.max_header_list_size(MAX_HEADER_BYTES).max_send_buf_size(MAX_SEND_BUFFER);
     http2.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
-    let io = TokioIo::new(Observed { io, activity: Arc::clone(&activity) });
+    let observed = Arc::clone(&activity);
+    let io = TokioIo::new(InspectReader::new(io, move |bytes: &[u8]| observed.received(bytes)));
     let mut connection = pin!(builder.serve_connection(io, service));
     let too_old = async {
         match age {

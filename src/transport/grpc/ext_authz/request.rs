@@ -1,4 +1,4 @@
-//! What Envoy tells of a request.
+//! A request as Envoy describes it.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// What all headers begin with that tell the upstream who makes a request.
+/// The prefix of all headers that identify the caller to the upstream.
 const IDENTITY_PREFIX: &[u8] = b"x-keyward-";
 
 /// The request in a `CheckRequest`. What is absent is empty.

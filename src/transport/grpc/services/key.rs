@@ -64,7 +64,7 @@ impl KeyService for GrpcApi {
     /// A Verify that the fast path did not take, such as a compressed one.
     async fn verify(&self, request: Request<proto::VerifyRequest>) -> Result<Response<proto::VerifyResponse>, Status> {
         let peer = metadata::peer(request.extensions());
-        let outcome = unary::verify(self, request.metadata(), peer, request.get_ref(), None).await?;
+        let outcome = unary::verify(self, request.metadata(), peer, (request.get_ref(), Instant::now()), None).await?;
         Ok(Response::new(messages::response(&self.service.verify.answer(&outcome))))
     }
 

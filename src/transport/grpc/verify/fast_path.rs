@@ -12,6 +12,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
 use http::{HeaderMap, Request};
 use prost::Message as _;
+use tokio::time::Instant;
 use tonic::{Status, metadata::MetadataMap, service::Routes};
 
 use super::{
@@ -33,9 +34,6 @@ use crate::{
     proto,
     service::verify::{CachedVerdict, PendingVerify, VerifyCaller},
 };
-
-/// How long the calls of a connection may go on that is closed for its refused credentials.
-const REFUSED_GRACE: Duration = Duration::from_secs(1);
 
 /// Handles the requests of one connection: Verify and Check itself as far as memory goes, all other calls by tonic.
 #[derive(Clone)]
@@ -105,21 +103,22 @@ impl StreamHandler for RequestHandler {
                 let first = self.connection.timeouts.body;
                 let mut request = Request::from_parts(head, RequestBody::new(received, body, bounds, charge, first));
                 request.extensions_mut().insert(Arc::clone(&self.connection.peer));
-                tokio::spawn(self.clone().pass_on(request, caller, respond, self.connection.begin_call()));
+                let active = self.connection.begin_call();
+                tokio::spawn(self.clone().pass_on(request, caller, respond, (active, Instant::now())));
             }
         }
     }
 
     fn is_authenticated(&self) -> bool {
-        self.connection.peer.admission.is_authenticated()
+        self.connection.is_authenticated()
     }
 
     fn keeps_idle(&self) -> bool {
-        self.is_authenticated() || self.connection.calls() > 0
+        self.connection.keeps_idle()
     }
 
     fn grace(&self) -> Option<Duration> {
-        self.connection.peer.admission.is_refused().then_some(REFUSED_GRACE)
+        self.connection.grace()
     }
 }
 
@@ -130,12 +129,11 @@ impl RequestHandler {
         mut request: Request<RequestBody>,
         caller: CallerStanding,
         mut respond: SendResponse<Bytes>,
-        _active: ActiveCall,
+        (_active, arrived): (ActiveCall, Instant),
     ) {
         if let CallerStanding::Unknown { call, .. } = caller {
             let look_up = async {
-                let _turn = self.connection.peer.admission.turn().await;
-                admission::look_up(&self.api, &self.connection, call, request.headers()).await?;
+                admission::look_up(&self.api, &self.connection, (call, arrived), request.headers()).await?;
                 request.body_mut().authenticate().map_err(|exceeded| overloaded(exceeded.to_string()))
             };
             match unless_reset(pin!(look_up), &mut respond).await {
@@ -174,8 +172,9 @@ impl RequestHandler {
             }
         };
         let (api, connection, active) = (self.api.clone(), Arc::clone(&self.connection), self.connection.begin_call());
+        let arrived = Instant::now();
         tokio::spawn(async move {
-            complete(&api, &connection, headers, (message, pending), respond).await;
+            complete(&api, &connection, (headers, arrived), (message, pending), respond).await;
             drop((admitted, active));
         });
     }
@@ -199,14 +198,16 @@ impl RequestHandler {
 async fn complete(
     api: &GrpcApi,
     connection: &ClientConnection,
-    headers: HeaderMap,
+    (headers, arrived): (HeaderMap, Instant),
     (message, pending): (proto::VerifyRequest, Option<PendingVerify>),
     mut respond: SendResponse<Bytes>,
 ) {
     let metadata = MetadataMap::from_headers(headers);
     let outcome = async {
-        let _turn = connection.peer.admission.turn().await;
-        unary::verify(api, &metadata, Some(&connection.peer), &message, pending).await
+        let peer = Some(&*connection.peer);
+        let turn = connection.turn(metadata::deadline(metadata.as_ref(), arrived)).await;
+        let _turn = turn.map_err(|error| api.verify_error("verify", peer, arrived, error))?;
+        unary::verify(api, &metadata, peer, (&message, arrived), pending).await
     };
     match unless_reset(pin!(outcome), &mut respond).await {
         Some(Ok(outcome)) => {

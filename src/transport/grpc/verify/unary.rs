@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Verifies the secret of `message` for the caller that `metadata` and `peer` identify. `pending` is the state of a check
-/// that the fast path began: its caller is authenticated already.
+/// that the fast path began: its caller is authenticated already. The deadline counts from `arrived`.
 ///
 /// # Errors
 ///
@@ -27,10 +27,9 @@ pub(crate) async fn verify(
     api: &GrpcApi,
     metadata: &MetadataMap,
     peer: Option<&Peer>,
-    message: &proto::VerifyRequest,
+    (message, arrived): (&proto::VerifyRequest, Instant),
     pending: Option<PendingVerify>,
 ) -> Result<Verdict, Status> {
-    let arrived = Instant::now();
     let verdict = async {
         let deadline = metadata::deadline(metadata.as_ref(), arrived);
         let check = messages::check(message);
