@@ -5,7 +5,7 @@ use std::time::Duration;
 use keyward::proto::{Code, CreateRequest, VerifyRequest};
 
 use crate::{
-    Answer, key,
+    Answer, BUILDS, MANY_REFUSALS, key,
     process::{Agent, AgentSetup},
     service_key,
     support::{
@@ -16,27 +16,18 @@ use crate::{
     verify,
 };
 
-/// Two keyspaces. The installation key is that of another installation, too.
-const CONFIG: &str = r#"
-[server]
-failed_authentications = { limit = 1000000, window = "60s" }
-
-[[keyspace]]
-name = "builds"
-prefix = "bld_"
-secret = { encoding = "alphanumeric", length = 32 }
-scopes = ["build", "admin"]
-default_scopes = ["build"]
-
+/// A second keyspace.
+const OTHER: &str = r#"
 [[keyspace]]
 name = "other"
 prefix = "oth_"
 secret = { encoding = "alphanumeric", length = 32 }
 "#;
+/// That of another installation, too.
 const MASTER_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 fn setup() -> Setup {
-    Setup::new().config(CONFIG).env("KEYWARD_MASTER_KEY", MASTER_KEY)
+    Setup::new().config(&[MANY_REFUSALS, BUILDS, OTHER].concat()).env("KEYWARD_MASTER_KEY", MASTER_KEY)
 }
 
 /// Keys of every kind, without a rate limit.

@@ -1,42 +1,31 @@
 //! Envoy's Check at an agent: the answers of the replica, from memory where the agent has the replica's own configuration.
 
-use std::collections::HashMap;
-
 use keyward::proto::{
     CreateRequest,
     envoy::{
-        config::core::v3::{Address, HeaderValueOption, SocketAddress, address},
+        config::core::v3::HeaderValueOption,
         service::auth::v3::{
-            AttributeContext, CheckRequest, CheckResponse, attribute_context,
-            authorization_client::AuthorizationClient, check_response::HttpResponse,
+            CheckRequest, CheckResponse, authorization_client::AuthorizationClient, check_response::HttpResponse,
         },
     },
 };
 use tonic::transport::Channel;
 
 use crate::{
-    LONG, key,
+    BUILDS, LONG, MANY_REFUSALS, key,
     process::{Agent, AgentSetup},
     proxy::Proxy,
     service_key,
     support::{
-        Server, Setup,
+        Server, Setup, ext_authz,
         grpc::{self, Refusal, eventually, own_limit, texts},
         server::with,
     },
 };
 
-const CONFIG: &str = r#"
-[server]
-failed_authentications = { limit = 1000000, window = "60s" }
-
-[[keyspace]]
-name = "builds"
-prefix = "bld_"
-secret = { encoding = "alphanumeric", length = 32 }
+/// What follows the keyspace `builds`: its rules for gateways, and a keyspace with environments.
+const RULES: &str = r#"
 credential = "bearer"
-scopes = ["build", "admin"]
-default_scopes = ["build"]
 gateway = { strip_credential = true, org_param = "orgId" }
 
 [[keyspace.route]]
@@ -59,32 +48,16 @@ require = ["environment"]
 environment = "production"
 "#;
 
+fn config() -> String {
+    [MANY_REFUSALS, BUILDS, RULES].concat()
+}
+
 type Gateway = AuthorizationClient<Channel>;
 
 fn request(method: &str, path: &str, headers: &[(&str, &str)], extensions: &[(&str, &str)]) -> CheckRequest {
-    let owned = |pairs: &[(&str, &str)]| -> HashMap<String, String> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-    };
-    let socket = SocketAddress { address: "203.0.113.7".to_owned() };
     // The answer repeats a request id: all answers to one request have the same.
     let headers: Vec<_> = headers.iter().copied().chain([("x-request-id", "req_of_the_test")]).collect();
-    CheckRequest {
-        attributes: Some(AttributeContext {
-            source: Some(attribute_context::Peer {
-                address: Some(Address { address: Some(address::Address::SocketAddress(socket)) }),
-            }),
-            request: Some(attribute_context::Request {
-                http: Some(attribute_context::HttpRequest {
-                    method: method.to_owned(),
-                    path: path.to_owned(),
-                    host: "api.example".to_owned(),
-                    headers: owned(&headers),
-                    header_map: None,
-                }),
-            }),
-            context_extensions: owned(extensions),
-        }),
-    }
+    ext_authz::request(method, path, &headers, extensions)
 }
 
 /// The answer to a caller, or its refusal. The order of headers says nothing.
@@ -116,7 +89,7 @@ pub struct World {
 }
 
 pub async fn world() -> World {
-    let server = Setup::new().config(CONFIG).start();
+    let server = Setup::new().config(&config()).start();
     let of = |keyspace: &str| CreateRequest { keyspace: keyspace.into(), ..CreateRequest::default() };
     let bound = CreateRequest {
         organization: "acme".into(),
@@ -251,7 +224,7 @@ async fn an_agent_with_other_rules_than_its_replica_asks_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keyward.toml");
     // A route that the replica does not have.
-    std::fs::write(&path, CONFIG.replace("{name}\"\nscopes = [\"admin\"]", "{name}\"")).unwrap();
+    std::fs::write(&path, config().replace("{name}\"\nscopes = [\"admin\"]", "{name}\"")).unwrap();
     let agent = AgentSetup::of(&world.server).arg("--config", &path.display().to_string()).start().await;
     let mut client = Gateway::new(agent.channel().await);
     // Memory has the key.

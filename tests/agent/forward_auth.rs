@@ -36,9 +36,9 @@ fn requests(world: &World) -> Vec<(&'static str, Vec<(&'static str, String)>)> {
         |method: &str, uri: &str| vec![("x-original-method", method.to_owned()), ("x-original-uri", uri.to_owned())];
     let forwarded =
         |method: &str, uri: &str| vec![("x-forwarded-method", method.to_owned()), ("x-forwarded-uri", uri.to_owned())];
-    let with = |mut told: Vec<(&'static str, String)>, more: &[(&'static str, &str)]| {
-        told.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        told
+    let with = |mut described: Vec<(&'static str, String)>, more: &[(&'static str, &str)]| {
+        described.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        described
     };
     let auth = [("authorization", &*bearer)];
     vec![
@@ -72,14 +72,14 @@ async fn an_agent_answers_gateways_over_http_as_its_replica() {
         }
         let before = agent.answered_by_memory("check").await;
         for credential in world.callers.iter().map(String::as_str).chain([""]) {
-            for (path, told) in requests(&world) {
-                let mut headers: Vec<_> = told.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            for (path, described) in requests(&world) {
+                let mut headers: Vec<_> = described.iter().map(|(name, value)| (*name, value.as_str())).collect();
                 if !credential.is_empty() {
                     headers.push(("x-keyward-gateway", credential));
                 }
                 let expected = ask(&world.server.http, path, &headers).await;
                 let got = ask(&agent.http, path, &headers).await;
-                assert_eq!(got, expected, "{credential} {path} {told:?}");
+                assert_eq!(got, expected, "{credential} {path} {described:?}");
             }
         }
         assert!(!warm || agent.answered_by_memory("check").await > before, "memory has answered");
@@ -100,9 +100,9 @@ async fn a_limit_a_revoke_and_the_end_of_the_replica_show_over_http() {
     let limited = key(&world.server, limited).await;
     let get = async |secret: &str| {
         let bearer = format!("Bearer {secret}");
-        let told = [("x-original-method", "GET"), ("x-original-uri", "/api/build/1"), ("authorization", &*bearer)];
+        let described = [("x-original-method", "GET"), ("x-original-uri", "/api/build/1"), ("authorization", &*bearer)];
         let gateway = [("x-keyward-gateway", &*world.callers[0])];
-        ask(&agent.http, "nginx/builds", &[&told[..], &gateway].concat()).await
+        ask(&agent.http, "nginx/builds", &[&described[..], &gateway].concat()).await
     };
     for (status, remaining) in [(200, "1"), (200, "0"), (429, "0")] {
         let (got, headers, _) = get(&limited.secret).await;

@@ -2,10 +2,20 @@
 
 use std::{
     os::unix::{fs::PermissionsExt as _, net::UnixListener},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use keyward::proto::{Code, CreateRequest};
+use tonic::{Request, Response, Status};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse,
+    health_check_response::ServingStatus,
+    health_server::{Health, HealthServer},
+};
 
 use crate::{
     LONG, is_valid, key,
@@ -62,6 +72,48 @@ async fn another_replica_answers_for_one_that_is_gone() {
         assert!(is_valid(&mut client, ROOT, &made.secret).await);
     }
     agent.warm(ROOT, &made.secret).await;
+}
+
+/// A replica that starts or stops: it answers NOT_SERVING, and counts how often it was asked.
+#[derive(Clone, Default)]
+struct NotServing(Arc<AtomicUsize>);
+
+#[tonic::async_trait]
+impl Health for NotServing {
+    async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(Response::new(HealthCheckResponse { status: ServingStatus::NotServing.into() }))
+    }
+
+    type WatchStream = tokio_stream::Empty<Result<HealthCheckResponse, Status>>;
+
+    async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+impl NotServing {
+    /// Serves until the runtime ends; its address.
+    async fn start(&self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let incoming = tonic::transport::server::TcpIncoming::from(listener);
+        let service = HealthServer::new(self.clone());
+        tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+        address
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_serves_while_one_of_its_replicas_serves() {
+    let (server, other) = (Setup::new().start(), NotServing::default());
+    // Without a valid credential there is never a lease: health depends on the replicas alone.
+    let setup = AgentSetup::at(&other.start().await).and(&server.grpc).credential("kw_nobody");
+    let agent = setup.start().await;
+    let before = other.0.load(Ordering::SeqCst);
+    eventually(LONG, "three more questions", async || other.0.load(Ordering::SeqCst) >= before + 3).await;
+    assert!(!agent.log().contains("no replica answers"), "{}", agent.log());
+    assert!(agent.is_serving().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

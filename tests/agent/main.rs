@@ -6,16 +6,20 @@
 mod answers;
 mod bounds;
 mod check;
-mod envoy;
 mod forward_auth;
+mod gateways;
 mod lifecycle;
 mod process;
 mod services;
 mod streams;
 mod strictness;
 
+#[path = "../support/gateway.rs"]
+mod gateway;
 #[path = "../support/proxy.rs"]
 mod proxy;
+#[path = "../support/raw.rs"]
+mod raw;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -29,6 +33,22 @@ use crate::support::{
 
 /// Long enough on a busy machine.
 const LONG: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// A replica that does not slow down an address whose credentials are refused.
+const MANY_REFUSALS: &str = r#"
+[server]
+failed_authentications = { limit = 1000000, window = "60s" }
+"#;
+
+/// A keyspace. Further settings of it may follow.
+const BUILDS: &str = r#"
+[[keyspace]]
+name = "builds"
+prefix = "bld_"
+secret = { encoding = "alphanumeric", length = 32 }
+scopes = ["build", "admin"]
+default_scopes = ["build"]
+"#;
 
 /// A new key.
 async fn key(server: &Server, request: CreateRequest) -> Made {

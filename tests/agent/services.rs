@@ -10,7 +10,7 @@ use std::{
 use keyward::proto::CreateRequest;
 
 use crate::{
-    key,
+    BUILDS, key,
     process::AgentSetup,
     service_key,
     support::{
@@ -18,15 +18,6 @@ use crate::{
         grpc::{self, own_limit, texts},
     },
 };
-
-const CONFIG: &str = r#"
-[[keyspace]]
-name = "builds"
-prefix = "bld_"
-secret = { encoding = "alphanumeric", length = 32 }
-scopes = ["build", "admin"]
-default_scopes = ["build"]
-"#;
 
 /// A running service; it is killed when this is dropped.
 struct Service {
@@ -121,7 +112,7 @@ impl Service {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn services_in_python_and_node_check_keys_at_a_replica_and_at_an_agent() {
-    let mut server = Setup::new().config(CONFIG).start();
+    let mut server = Setup::new().config(BUILDS).start();
     let agent = AgentSetup::of(&server).start().await;
     let own = service_key(&server, &["builds"]).await.secret;
     let of = |scope: &str| CreateRequest {

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use keyward::proto::{Code, CreateRequest, ListRequest, RevokeRequest, UpdateWebhookRequest, VerifyRequest};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tonic::{Request, Status};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
@@ -13,12 +15,16 @@ use crate::{
         Server, Setup,
         grpc::{Client, Refusal, check, code, create, eventually, forged, key, made},
         server::{ROOT, with},
+        stranger::Stranger,
     },
     wire,
 };
 
 /// Longer than any timeout of the server itself.
 const BOUND: Duration = Duration::from_secs(12);
+
+/// Calls at once on a connection without an authenticated call.
+const MAX_STRANGER_CALLS: usize = 32;
 
 /// A server whose database can be cut off, a key that is in its cache, and one that is not.
 struct Scene {
@@ -256,4 +262,20 @@ async fn cut_database_connections_cause_no_wrong_answer() {
 
 fn made_of(response: keyward::proto::CreateResponse) -> String {
     made(response).secret
+}
+
+/// The attack: a stranger's calls wait for the database, so that further ones of the connection wait for those.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_deadline_of_a_call_counts_from_its_arrival_also_where_it_waits_for_a_turn() {
+    let scene = Scene::with_lease("20s").await;
+    let mut stranger = Stranger::new(TcpStream::connect(&scene.server.grpc).await.unwrap()).await;
+    scene.database.proxy.silence(true);
+    let calls = FuturesUnordered::new();
+    let named = async |name: &'static str, status: BoxFuture<'static, String>| (name, status.await);
+    for _ in 0..MAX_STRANGER_CALLS {
+        calls.push(named("has a turn", stranger.verify(&scene.not_cached, "2S")));
+    }
+    calls.push(named("gets no turn", stranger.verify(&scene.not_cached, "1S")));
+    let ended: Vec<_> = calls.collect().await;
+    assert_eq!(ended[0], ("gets no turn", "4".to_owned()), "DEADLINE_EXCEEDED: {ended:?}");
 }

@@ -1,11 +1,11 @@
 //! `envoy.service.auth.v3.Authorization/Check`, as Envoy calls it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use keyward::proto::envoy::{
-    config::core::v3::{Address, HeaderMap, HeaderValue, HeaderValueOption, SocketAddress, address},
+    config::core::v3::{HeaderMap, HeaderValue, HeaderValueOption},
     service::auth::v3::{
-        AttributeContext, CheckRequest, CheckResponse, attribute_context, authorization_client::AuthorizationClient,
+        AttributeContext, CheckRequest, CheckResponse, authorization_client::AuthorizationClient,
         check_response::HttpResponse,
     },
 };
@@ -15,10 +15,12 @@ use tonic::{Code, transport::Channel};
 
 use crate::{
     support::{
-        Setup, grpc,
+        Setup,
+        ext_authz::request,
+        grpc,
         server::{ROOT, with},
     },
-    world::World,
+    world::{CI_IDENTITY, World},
 };
 
 const IDENTITY: [&str; 9] = [
@@ -33,33 +35,8 @@ const IDENTITY: [&str; 9] = [
     "x-keyward-subject",
 ];
 
-async fn client(world: &World) -> AuthorizationClient<Channel> {
+pub async fn client(world: &World) -> AuthorizationClient<Channel> {
     AuthorizationClient::new(world.server.channel().await)
-}
-
-/// A request to a path, with headers and extensions of the route.
-pub fn request(method: &str, path: &str, headers: &[(&str, &str)], extensions: &[(&str, &str)]) -> CheckRequest {
-    let owned = |pairs: &[(&str, &str)]| -> HashMap<String, String> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-    };
-    let socket = SocketAddress { address: "203.0.113.7".to_owned() };
-    CheckRequest {
-        attributes: Some(AttributeContext {
-            source: Some(attribute_context::Peer {
-                address: Some(Address { address: Some(address::Address::SocketAddress(socket)) }),
-            }),
-            request: Some(attribute_context::Request {
-                http: Some(attribute_context::HttpRequest {
-                    method: method.to_owned(),
-                    path: path.to_owned(),
-                    host: "api.example".to_owned(),
-                    headers: owned(headers),
-                    header_map: None,
-                }),
-            }),
-            context_extensions: owned(extensions),
-        }),
-    }
 }
 
 pub async fn ask(world: &World, request: CheckRequest) -> CheckResponse {
@@ -135,17 +112,7 @@ async fn a_request_that_passes_carries_the_identity_and_nothing_of_the_clients_o
         assert_eq!(sorted(ask(&world, about()).await), sorted(response.clone()));
     }
     let (identity, mut removed) = passes(&response);
-    for (name, value) in [
-        ("x-keyward-key-id", key.id.as_str()),
-        ("x-keyward-keyspace", "norrix"),
-        ("x-keyward-organization", "acme"),
-        ("x-keyward-instance", ""),
-        ("x-keyward-environment", ""),
-        ("x-keyward-scopes", "build"),
-        ("x-keyward-name", "CI%20of%20A"),
-        ("x-keyward-subject", ""),
-        ("x-keyward-role", ""),
-    ] {
+    for (name, value) in CI_IDENTITY.into_iter().chain([("x-keyward-key-id", key.id.as_str())]) {
         assert_eq!(identity[name], value, "{name}");
     }
     // Envoy removes after it has set: none of those that are set may be named.

@@ -52,8 +52,8 @@ async fn every_kind_reads_its_own_headers_alone() {
         ("traefik", forwarded, original),
         ("haproxy", forwarded, original),
     ] {
-        let place = format!("{kind}/norrix");
-        let response = world.ask(&place, &[auth, own[0], own[1]]).await;
+        let path = format!("{kind}/norrix");
+        let response = world.ask(&path, &[auth, own[0], own[1]]).await;
         assert_eq!(
             passes(&response),
             [key.id.as_str(), "norrix", "acme", "", "", "build", "CI%20of%20A", "", ""],
@@ -61,21 +61,21 @@ async fn every_kind_reads_its_own_headers_alone() {
         );
         assert_eq!(response.header("cache-control"), Some("no-store"));
         // The others' are ignored where they say the same.
-        passes(&world.ask(&place, &[auth, own[0], own[1], others[0], others[1]]).await);
+        passes(&world.ask(&path, &[auth, own[0], own[1], others[0], others[1]]).await);
         let name = others[0].0.to_ascii_lowercase();
-        invalid(&world.ask(&place, &[auth, own[0], own[1], (others[0].0, "/api/env")]).await, &name);
+        invalid(&world.ask(&path, &[auth, own[0], own[1], (others[0].0, "/api/env")]).await, &name);
         let name = others[1].0.to_ascii_lowercase();
-        invalid(&world.ask(&place, &[auth, own[0], own[1], (others[1].0, "GET")]).await, &name);
+        invalid(&world.ask(&path, &[auth, own[0], own[1], (others[1].0, "GET")]).await, &name);
         // Its own have to be there, once.
-        invalid(&world.ask(&place, &[auth, own[1]]).await, &own[0].0.to_ascii_lowercase());
-        invalid(&world.ask(&place, &[auth, own[0]]).await, &own[1].0.to_ascii_lowercase());
-        invalid(&world.ask(&place, &[auth, others[0], others[1]]).await, &own[0].0.to_ascii_lowercase());
-        invalid(&world.ask(&place, &[auth, own[0], own[0], own[1]]).await, &own[0].0.to_ascii_lowercase());
-        invalid(&world.ask(&place, &[auth, (own[0].0, ""), own[1]]).await, &own[0].0.to_ascii_lowercase());
+        invalid(&world.ask(&path, &[auth, own[1]]).await, &own[0].0.to_ascii_lowercase());
+        invalid(&world.ask(&path, &[auth, own[0]]).await, &own[1].0.to_ascii_lowercase());
+        invalid(&world.ask(&path, &[auth, others[0], others[1]]).await, &own[0].0.to_ascii_lowercase());
+        invalid(&world.ask(&path, &[auth, own[0], own[0], own[1]]).await, &own[0].0.to_ascii_lowercase());
+        invalid(&world.ask(&path, &[auth, (own[0].0, ""), own[1]]).await, &own[0].0.to_ascii_lowercase());
         // The query of the call is the client's, at some gateways.
-        passes(&world.ask(&format!("{place}?orgId=other&x=/../"), &[auth, own[0], own[1]]).await);
+        passes(&world.ask(&format!("{path}?orgId=other&x=/../"), &[auth, own[0], own[1]]).await);
         // Refusals have their body in a header only where the gateway cannot pass it.
-        let refused = world.ask(&place, &[own[0], own[1]]).await;
+        let refused = world.ask(&path, &[own[0], own[1]]).await;
         refused.unauthorized("missing_credential");
         let body = refused.header("x-keyward-body").map(|body| body.as_bytes().to_vec());
         assert_eq!(body, (kind == "nginx").then(|| refused.body.clone()), "{kind}");
@@ -140,9 +140,9 @@ async fn only_gateways_may_ask() {
     // For a service that is limited to other keyspaces, this one does not exist.
     invalid(&ask(&[("X-Keyward-Gateway", &limited.secret)]).await, "keyspace");
     // A stranger does not learn which kinds and keyspaces there are.
-    for place in ["nginx/norrix", "nginx/nosuch", "nosuch/norrix"] {
-        let response = raw::send(&world.server.http, "GET", &format!("/forward-auth/{place}"), &about).await;
-        assert_eq!(response.status, 403, "{place}");
+    for path in ["nginx/norrix", "nginx/nosuch", "nosuch/norrix"] {
+        let response = raw::send(&world.server.http, "GET", &format!("/forward-auth/{path}"), &about).await;
+        assert_eq!(response.status, 403, "{path}");
     }
     // A revoked gateway is out at once.
     let id = passes(&ask(&[("X-Keyward-Gateway", &world.gateway)]).await)[0].to_owned();
@@ -192,15 +192,15 @@ async fn a_client_certificate_is_the_gateways_proof() {
     let bearer = format!("Authorization: Bearer {}", key["key"].as_str().unwrap());
     let about =
         ["-H", &bearer, "-H", "X-Original-URI: /api/build", "-H", "X-Original-Method: GET", "-H", "Origin: https://x"];
-    for (identity, place, more, status) in [
+    for (identity, path, more, status) in [
         (Some(&gateway), "norrix", &[][..], 200),
         (Some(&gateway), "noro", &[], 400),
         (Some(&gateway), "norrix", &["-H", "X-Keyward-Gateway: garbage"], 403),
         (Some(&stranger), "norrix", &[], 403),
         (None, "norrix", &[], 403),
     ] {
-        let path = format!("/forward-auth/nginx/{place}");
+        let path = format!("/forward-auth/nginx/{path}");
         let answer = caller(identity, None).curl(&server, &path, None, &[&about[..], more].concat());
-        assert_eq!(answer.status, status, "{place} {more:?}");
+        assert_eq!(answer.status, status, "{path} {more:?}");
     }
 }

@@ -97,7 +97,7 @@ async fn the_environment_of_the_path_and_of_the_host_both_count() {
     let about = [("X-Forwarded-Uri", "/"), ("X-Forwarded-Method", "GET")];
     let world = World::new().await;
     let (sandbox, production) = (world.nora("sandbox").await, world.nora("production").await);
-    for (place, key, code) in [
+    for (path, key, code) in [
         ("caddy/nora", &sandbox, None),
         ("caddy/nora", &production, None),
         ("caddy/nora/sandbox", &sandbox, None),
@@ -106,7 +106,7 @@ async fn the_environment_of_the_path_and_of_the_host_both_count() {
         ("caddy/nora/production", &sandbox, Some("wrong_environment")),
         ("caddy/nora/nosuch", &sandbox, Some("wrong_environment")),
     ] {
-        let response = world.ask(place, &[&about[..], &[("X-API-Key", &key.secret)]].concat()).await;
+        let response = world.ask(path, &[&about[..], &[("X-API-Key", &key.secret)]].concat()).await;
         match code {
             None => assert_eq!(passes(&response)[4], if key.id == sandbox.id { "sandbox" } else { "production" }),
             Some(code) => response.unauthorized(code),
@@ -117,8 +117,7 @@ async fn the_environment_of_the_path_and_of_the_host_both_count() {
 
     let world = World::of(Setup::new().ready("all").env("KEYWARD_HTTP_ENVIRONMENT", "production"), None).await;
     let (sandbox, production) = (world.nora("sandbox").await, world.nora("production").await);
-    let ask =
-        async |place: &str, secret: &str| world.ask(place, &[&about[..], &[("X-API-Key", secret)]].concat()).await;
+    let ask = async |path: &str, secret: &str| world.ask(path, &[&about[..], &[("X-API-Key", secret)]].concat()).await;
     ask("caddy/nora", &sandbox.secret).await.unauthorized("wrong_environment");
     passes(&ask("caddy/nora", &production.secret).await);
     passes(&ask("caddy/nora/production", &production.secret).await);
@@ -130,14 +129,14 @@ async fn a_secret_counts_in_the_header_of_the_keyspace_that_is_asked_about() {
     let world = World::new().await;
     let norrix = world.norrix(&["build"]).await;
     let (noro, nora) = (world.noro().await, world.nora("sandbox").await);
-    let ask = async |place: &str, credentials: &[(&str, &str)]| {
+    let ask = async |path: &str, credentials: &[(&str, &str)]| {
         let about = [("X-Forwarded-Uri", "/api/build"), ("X-Forwarded-Method", "GET")];
-        world.ask(place, &[&about[..], credentials].concat()).await
+        world.ask(path, &[&about[..], credentials].concat()).await
     };
     let (of_norrix, of_noro) = (norrix.bearer(), noro.bearer());
     let as_bearer = format!("Bearer {}", nora.secret);
     let merged = format!("{of_norrix},{of_norrix}");
-    for (place, credentials, code) in [
+    for (path, credentials, code) in [
         ("caddy/norrix", &[("Authorization", of_norrix.as_str())][..], None),
         ("caddy/norrix", &[("authorization", &of_norrix.replacen("Bearer ", "bearer  ", 1))], None),
         ("caddy/norrix", &[("Authorization", &of_norrix), ("X-API-Key", &nora.secret)], None),
@@ -158,7 +157,7 @@ async fn a_secret_counts_in_the_header_of_the_keyspace_that_is_asked_about() {
         ("caddy/nora", &[("X-API-Key", "garbage")], Some("malformed")),
         ("caddy/nora", &[("X-API-Key", &norrix.secret)], Some("missing_credential")),
     ] {
-        let response = ask(place, credentials).await;
+        let response = ask(path, credentials).await;
         match code {
             None => drop(passes(&response)),
             Some(code) => response.unauthorized(code),

@@ -4,21 +4,23 @@
 #![allow(clippy::disallowed_methods, reason = "a test of a real server runs on real time")]
 #![allow(clippy::similar_names, reason = "noro and nora are two products")]
 
+#[path = "../support/gateway.rs"]
+mod gateway;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../support/proxy.rs"]
 mod proxy;
+#[path = "../support/raw.rs"]
+mod raw;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod check;
 mod forward_auth;
 mod forward_auth_verdicts;
-mod gateway;
 mod observe;
 mod outage;
 mod products;
-mod raw;
 mod requests;
 mod upstream;
 mod world;

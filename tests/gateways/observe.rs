@@ -4,7 +4,7 @@ use crate::{
     check,
     gateway::{Gateway, Kind},
     raw,
-    support::Setup,
+    support::{Setup, ext_authz::request},
     upstream::{Seen, Upstream},
     world::World,
 };
@@ -108,7 +108,7 @@ async fn a_decision_of_memory_is_counted_and_logged_too() {
     let key = world.norrix(&["build"]).await;
     let bearer = key.bearer();
     let ask = async |target: &str, credential: &str| {
-        let about = check::request("GET", target, &[("authorization", credential)], &[("keyspace", "norrix")]);
+        let about = request("GET", target, &[("authorization", credential)], &[("keyspace", "norrix")]);
         check::ask(&world, about).await
     };
     for passed in 1..=5 {
@@ -147,7 +147,7 @@ async fn invalid_credentials_of_clients_do_not_count_against_their_gateway() {
         response.unauthorized("malformed");
         assert_eq!(response.header("connection"), None);
         let response =
-            check::ask(&world, check::request("GET", "/api/build", &garbage, &[("keyspace", "norrix")])).await;
+            check::ask(&world, request("GET", "/api/build", &garbage, &[("keyspace", "norrix")])).await;
         assert_eq!(check::refused(&response), (401, "malformed".to_owned()));
     }
     // The gateway's own are counted.

@@ -1,6 +1,6 @@
 //! What gateways do without Keyward, and that Keyward needs no database for what it has in memory.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use keyward::proto::envoy::service::auth::v3::check_response::HttpResponse;
 use tonic::Code;
@@ -11,7 +11,7 @@ use crate::{
     postgres,
     proxy::Proxy,
     raw::Response,
-    support::{Setup, reply::until},
+    support::{Setup, ext_authz::request, reply::until, server::with},
     upstream::{Seen, Upstream},
     world::World,
 };
@@ -28,7 +28,7 @@ fn closed(kind: Kind, response: &Response) {
     }
 }
 
-/// Without Keyward nothing passes, and the client is told to try again. Once it is back, requests pass.
+/// Without Keyward nothing passes, and the response says when to try again. Once it is back, requests pass.
 async fn closed_and_open_again(kind: Kind) {
     let folder = tempfile::tempdir().unwrap();
     let mut world = World::of(Setup::new().ready("all").folder(folder.path()), None).await;
@@ -112,10 +112,8 @@ async fn a_keyward_that_hangs_lets_nothing_pass() {
     }
 }
 
-/// A key in memory is decided about while the database is away. A key that is not is no denial: it is 503, on Envoy as an
-/// error, so that the gateway's own failure mode applies.
-#[tokio::test(flavor = "multi_thread")]
-async fn memory_decides_without_the_database_and_what_it_cannot_decide_is_no_denial() {
+/// Keyward with a lease of 20 s, and the proxy between it and its database.
+async fn behind_a_proxy() -> (Setup, Proxy) {
     let direct = postgres::fresh_database().await;
     let mut url = url::Url::parse(&direct).unwrap();
     let address: SocketAddr = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5_432)).parse().unwrap();
@@ -123,6 +121,42 @@ async fn memory_decides_without_the_database_and_what_it_cannot_decide_is_no_den
     url.set_host(Some("127.0.0.1")).unwrap();
     url.set_port(Some(proxy.address().port())).unwrap();
     let setup = Setup::new().ready("all").database(url.as_ref()).env("KEYWARD_REPLICA_LEASE", "20s");
+    (setup, proxy)
+}
+
+/// A Check whose caller's time ends before the decision gets an error response. To Envoy the status DEADLINE_EXCEEDED would
+/// be a denial.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_is_not_decided_in_time_is_an_error_response() {
+    let (setup, proxy) = behind_a_proxy().await;
+    let world = World::of(setup, None).await;
+    let about = |bearer: &str| request("GET", "/api/build", &[("authorization", bearer)], &[("keyspace", "norrix")]);
+    // Memory has the gateway's own key.
+    check::ask(&world, about(&world.norrix(&["build"]).await.bearer())).await;
+    let unknown = world.norrix(&["build"]).await.bearer();
+    let mut client = check::client(&world).await;
+    proxy.silence(true);
+    let response = until("Keyward answers before the client stops waiting", async || {
+        let mut request = with(&world.gateway, about(&unknown));
+        // Less than a lookup may take.
+        request.set_timeout(Duration::from_millis(1_500));
+        match client.check(request).await {
+            Ok(response) => Some(response.into_inner()),
+            // On a busy machine the client's own timer may be first.
+            Err(status) if status.details().is_empty() => None,
+            Err(status) => panic!("{status:?}"),
+        }
+    })
+    .await;
+    let Some(HttpResponse::ErrorResponse(error)) = &response.http_response else { panic!("{response:?}") };
+    assert_eq!((error.status.as_ref().unwrap().code, response.status.unwrap().code), (503, Code::Unavailable as i32));
+}
+
+/// A key in memory is decided about while the database is away. A key that is not is no denial: it is 503, on Envoy as an
+/// error, so that the gateway's own failure mode applies.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_decides_without_the_database_and_what_it_cannot_decide_is_no_denial() {
+    let (setup, proxy) = behind_a_proxy().await;
     let world = World::of(setup, None).await;
     let upstream = Upstream::start().await;
     let mut gateways = Vec::new();
@@ -147,7 +181,7 @@ async fn memory_decides_without_the_database_and_what_it_cannot_decide_is_no_den
         assert!(response.header("x-request-id").is_some(), "{:?}: {response:?}", gateway.kind);
     }
     assert_eq!(upstream.requests(), requests);
-    let about = check::request("GET", "/api/build", &[("authorization", &unknown)], &[("keyspace", "norrix")]);
+    let about = request("GET", "/api/build", &[("authorization", &unknown)], &[("keyspace", "norrix")]);
     let response = check::ask(&world, about).await;
     let Some(HttpResponse::ErrorResponse(error)) = &response.http_response else { panic!("{response:?}") };
     assert_eq!((error.status.as_ref().unwrap().code, response.status.unwrap().code), (503, Code::Unavailable as i32));

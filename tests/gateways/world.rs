@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
+    gateway::{Behind, Gateway, Kind},
     raw::{self, Response},
     support::{
         Server, Setup,
@@ -10,6 +11,7 @@ use crate::{
         oidc::Provider,
         server::ROOT,
     },
+    upstream::Upstream,
 };
 
 /// Keyward and the issuer of its sessions.
@@ -78,11 +80,32 @@ impl World {
     }
 
     /// Asks as a gateway of a kind, about a request with these headers.
-    pub async fn ask(&self, place: &str, headers: &[(&str, &str)]) -> Response {
+    pub async fn ask(&self, path: &str, headers: &[(&str, &str)]) -> Response {
         let own = [("X-Keyward-Gateway", self.gateway.as_str())];
-        raw::send(&self.server.http, "GET", &format!("/forward-auth/{place}"), &[&own[..], headers].concat()).await
+        raw::send(&self.server.http, "GET", &format!("/forward-auth/{path}"), &[&own[..], headers].concat()).await
     }
 }
+
+impl Gateway {
+    /// Starts one before the upstream, for the keys of `product`: a keyspace, or a keyspace and an environment.
+    pub async fn start(kind: Kind, world: &World, upstream: &Upstream, product: &str) -> Self {
+        let Server { http, grpc, .. } = &world.server;
+        let behind = Behind { http, grpc, credential: &world.gateway, product, upstream: upstream.port };
+        Self::launch(kind, &behind).await
+    }
+}
+
+/// The identity headers of a key of [`World::norrix`] with the scope `build`, apart from its id.
+pub const CI_IDENTITY: [(&str, &str); 8] = [
+    ("x-keyward-keyspace", "norrix"),
+    ("x-keyward-organization", "acme"),
+    ("x-keyward-instance", ""),
+    ("x-keyward-environment", ""),
+    ("x-keyward-scopes", "build"),
+    ("x-keyward-name", "CI%20of%20A"),
+    ("x-keyward-subject", ""),
+    ("x-keyward-role", ""),
+];
 
 /// A secret and the id of its key.
 #[derive(Debug, Clone)]

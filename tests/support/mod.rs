@@ -5,10 +5,12 @@
 
 pub mod cli;
 pub mod dashboard;
+pub mod ext_authz;
 pub mod grpc;
 pub mod oidc;
 pub mod reply;
 pub mod server;
+pub mod stranger;
 pub mod tls;
 
 pub use reply::{Reply, reply};

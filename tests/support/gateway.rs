@@ -1,5 +1,7 @@
-//! Real gateways, each with the file that users copy: only addresses, the keyspace and the place of the credential are
-//! replaced.
+//! Real gateways, each with the file that users copy: only addresses, the keyspace and the header of the credential
+//! are replaced.
+
+#![allow(dead_code, reason = "each test target uses a part of this")]
 
 use std::{
     fmt::Write as _,
@@ -8,33 +10,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::net::TcpStream;
+pub use keyward::domain::route::GatewayKind as Kind;
 
-use crate::{raw, upstream::Upstream, world::World};
+use crate::raw;
 
-/// What `tests/run` installs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Envoy,
-    Nginx,
-    Caddy,
-    Traefik,
-    Haproxy,
-}
-
-impl Kind {
-    pub const ALL: [Self; 5] = [Self::Envoy, Self::Nginx, Self::Caddy, Self::Traefik, Self::Haproxy];
-
-    /// The name that Keyward has for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Envoy => "envoy",
-            Self::Nginx => "nginx",
-            Self::Caddy => "caddy",
-            Self::Traefik => "traefik",
-            Self::Haproxy => "haproxy",
-        }
-    }
+/// Whom a gateway asks, for whose keys, and what is behind it.
+pub struct Behind<'a> {
+    /// Where Keyward, or an agent, answers forward auth.
+    pub http: &'a str,
+    /// Where it answers Envoy: an address, or `unix:/path`.
+    pub grpc: &'a str,
+    /// The gateway's own credential.
+    pub credential: &'a str,
+    /// A keyspace, or a keyspace and an environment.
+    pub product: &'a str,
+    /// The upstream's port.
+    pub upstream: u16,
 }
 
 /// A running gateway; it is stopped when this is dropped.
@@ -83,12 +74,12 @@ fn free_port() -> u16 {
 }
 
 impl Gateway {
-    /// Starts one before the upstream, for the keys of `product`: a keyspace, or a keyspace and an environment.
-    pub async fn start(kind: Kind, world: &World, upstream: &Upstream, product: &str) -> Self {
+    /// Starts one, and waits until it asks Keyward.
+    pub async fn launch(kind: Kind, behind: &Behind<'_>) -> Self {
         for _ in 0..5 {
             let folder = tempfile::tempdir().unwrap();
             let port = free_port();
-            let mut command = command(kind, folder.path(), world, upstream.port, port, product);
+            let mut command = command(kind, folder.path(), behind, port);
             let log = std::fs::File::create(folder.path().join("log")).unwrap();
             command.stdout(Stdio::null()).stderr(log).stdin(Stdio::null());
             let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -108,14 +99,15 @@ impl Gateway {
 
     /// Waits until it asks Keyward; false if it has ended: another process may have taken its port.
     async fn is_ready(&mut self) -> bool {
+        let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
+        let url = format!("http://{}/api/build", self.address);
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(60) {
             if self.child.try_wait().unwrap().is_some() {
                 return false;
             }
-            if TcpStream::connect(&self.address).await.is_ok()
-                && raw::send(&self.address, "GET", "/api/build", &[("Connection", "close")]).await.status == 401
-            {
+            // While it starts it may accept a connection and end it without a response.
+            if client.get(&url).send().await.is_ok_and(|response| response.status() == 401) {
                 return true;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -130,8 +122,8 @@ impl Gateway {
 }
 
 #[expect(clippy::too_many_lines, reason = "one arm for each gateway")]
-fn command(kind: Kind, folder: &Path, world: &World, upstream: u16, port: u16, product: &str) -> Command {
-    let (http, grpc) = (world.server.http.as_str(), world.server.grpc.rsplit_once(':').unwrap().1);
+fn command(kind: Kind, folder: &Path, behind: &Behind<'_>, port: u16) -> Command {
+    let &Behind { http, grpc, credential, product, upstream } = behind;
     let write = |name: &str, text: &str| {
         let path = folder.join(name);
         std::fs::write(&path, text).unwrap();
@@ -147,32 +139,43 @@ fn command(kind: Kind, folder: &Path, world: &World, upstream: u16, port: u16, p
             if !environment.is_empty() {
                 let _ = write!(extensions, "\n                              environment: {environment}");
             }
+            let (cluster, address) = if let Some(path) = grpc.strip_prefix("unix:") {
+                // A socket has no name to be resolved.
+                ("STATIC", format!("pipe: {{ path: {path} }}"))
+            } else {
+                let port = grpc.rsplit_once(':').unwrap().1;
+                ("STRICT_DNS", format!("socket_address: {{ address: 127.0.0.1, port_value: {port} }}"))
+            };
             let text = config(
                 "envoy.yaml",
                 &[
                     ("address: 0.0.0.0, port_value: 8000", &format!("address: 127.0.0.1, port_value: {port}")),
                     ("port_value: 3000", &format!("port_value: {upstream}")),
-                    ("port_value: 50051", &format!("port_value: {grpc}")),
+                    ("socket_address: { address: 127.0.0.1, port_value: 50051 }", &address),
+                    (
+                        "    - name: keyward\n      connect_timeout: 1s\n      type: STRICT_DNS",
+                        &format!("    - name: keyward\n      connect_timeout: 1s\n      type: {cluster}"),
+                    ),
                     ("keyspace: norrix", &extensions),
                 ],
             );
             let mut command = Command::new(program("envoy-binary"));
             command.arg("-c").arg(write("envoy.yaml", &text));
             command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]);
-            command.env("KEYWARD_GATEWAY_KEY", &world.gateway);
+            command.env("KEYWARD_GATEWAY_KEY", credential);
             command
         }
         Kind::Nginx => {
-            let credential = format!("proxy_set_header X-Keyward-Gateway {};\n", world.gateway);
+            let credential = format!("proxy_set_header X-Keyward-Gateway {credential};\n");
             let credential = write("credential.conf", &credential);
-            let mut places = "http {\n    access_log off;\n".to_owned();
+            let mut http_block = "http {\n    access_log off;\n".to_owned();
             for name in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
-                let _ = writeln!(places, "    {name}_temp_path {}/{name};", folder.display());
+                let _ = writeln!(http_block, "    {name}_temp_path {}/{name};", folder.display());
             }
             let text = config(
                 "nginx.conf",
                 &[
-                    ("http {\n", &places),
+                    ("http {\n", &http_block),
                     ("listen 8000;", &format!("listen 127.0.0.1:{port};")),
                     ("server 127.0.0.1:8080;", &format!("server {http};")),
                     ("server 127.0.0.1:3000;", &format!("server {api};")),
@@ -204,7 +207,7 @@ fn command(kind: Kind, folder: &Path, world: &World, upstream: u16, port: u16, p
             let mut command = Command::new(program("caddy"));
             command.args(["run", "--adapter", "caddyfile", "--config"]).arg(write("Caddyfile", &text));
             command.env("HOME", folder).env("XDG_DATA_HOME", folder).env("XDG_CONFIG_HOME", folder);
-            command.env("KEYWARD_GATEWAY_KEY", &world.gateway);
+            command.env("KEYWARD_GATEWAY_KEY", credential);
             command
         }
         Kind::Traefik => {
@@ -227,7 +230,7 @@ fn command(kind: Kind, folder: &Path, world: &World, upstream: u16, port: u16, p
             );
             let mut command = Command::new(program("traefik"));
             command.arg(format!("--configFile={}", write("traefik.yaml", &text).display()));
-            command.env("KEYWARD_GATEWAY_KEY", &world.gateway);
+            command.env("KEYWARD_GATEWAY_KEY", credential);
             command
         }
         Kind::Haproxy => {
@@ -245,7 +248,7 @@ fn command(kind: Kind, folder: &Path, world: &World, upstream: u16, port: u16, p
             );
             let mut command = debian("haproxy");
             command.arg("-db").arg("-f").arg(write("haproxy.cfg", &text));
-            command.env("KEYWARD_GATEWAY_KEY", &world.gateway);
+            command.env("KEYWARD_GATEWAY_KEY", credential);
             command
         }
     }

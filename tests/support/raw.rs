@@ -1,4 +1,6 @@
-//! An HTTP/1.1 client that sends what it is told, byte for byte: other clients would normalize paths and join headers.
+//! An HTTP/1.1 client that sends paths and headers byte for byte: other clients would normalize paths and join headers.
+
+#![allow(dead_code, reason = "each test target uses a part of this")]
 
 use std::{fmt::Write as _, time::Duration};
 
