@@ -167,6 +167,20 @@ impl Replica {
         grpc::eventually(bound, "the replica is ready", async || self.is_ready().await).await;
     }
 
+    /// Waits until the replica's lease is live, by its metrics. `/readyz` shows that up to some seconds later, since it
+    /// also waits for a measurement of the database.
+    pub async fn has_lease_within(&self, bound: Duration) {
+        grpc::eventually(bound, "the lease is live", async || self.has_lease().await).await;
+    }
+
+    async fn has_lease(&self) -> bool {
+        let request = self.server(|server| server.rest("GET", "/metrics"));
+        let Ok(response) = request.send().await else { return false };
+        let text = response.text().await.unwrap_or_default();
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix("keyward_lease_seconds "));
+        lines.any(|seconds| seconds.parse().is_ok_and(|seconds: f64| seconds > 0.0))
+    }
+
     /// Whether `/readyz` reports that the replica is ready.
     pub async fn is_ready(&self) -> bool {
         let request = self.server(|server| server.rest("GET", "/readyz"));

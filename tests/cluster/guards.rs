@@ -237,7 +237,8 @@ async fn back_again(faults: &str) -> bool {
     second.proxy.silence(true);
     first.revoke(&key.id).await;
     second.reconnect();
-    second.is_ready_within(Duration::from_secs(10)).await;
+    // Without the guard, the key is VALID from this moment until the change is applied.
+    second.has_lease_within(Duration::from_secs(10)).await;
     second.answers_valid_within(Duration::from_millis(300), &key.secret).await
 }
 
