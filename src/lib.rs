@@ -15,7 +15,7 @@
 //! | [`agent`] | `keyward agent`: the client behind the connections of gRPC, on the callers' own host |
 //! | `dashboard` | pages for people, on the listener of REST |
 //! | [`transport`], [`webhook`] | gRPC and REST in front of the services; the delivery of events behind them |
-//! | [`service`] | use cases: verify, authenticate, manage keys, list events, and the jobs beside calls |
+//! | [`service`] | use cases: verify, authenticate, manage keys, list events, and background jobs |
 //! | [`store`] | one set of operations, on Postgres and on SQLite |
 //! | [`replica`] | the cache of keys, the lease that lets it answer, and the follower that applies changes |
 //! | [`limiter`] | rate limits, in memory or shared through Redis |

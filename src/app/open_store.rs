@@ -139,7 +139,7 @@ impl OpenStore {
                 Kind::Postgres(postgres) => postgres.migrate().await,
             }
         };
-        let telling = async {
+        let reporting = async {
             loop {
                 sleep(WAIT_LOG_INTERVAL).await;
                 let blockers = match &self.kind {
@@ -156,7 +156,7 @@ impl OpenStore {
         };
         tokio::select! {
             migrated = migrating => migrated?,
-            () = telling => {}
+            () = reporting => {}
         }
         progress.waits_for("The service is starting");
         Ok(())

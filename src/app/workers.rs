@@ -1,4 +1,4 @@
-//! Workers that run beside calls: usage and rate limit events are flushed, expiry events emitted, old events deleted, rate
+//! Workers that run in the background: usage and rate limit events are flushed, expiry events emitted, old events deleted, rate
 //! limits swept, metrics folded, the keys of session issuers refreshed, webhooks delivered, and readiness measured. The
 //! supervisor starts one that panics again.
 

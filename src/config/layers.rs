@@ -1,4 +1,4 @@
-//! The places that a setting can come from: built-in default, file, environment, command line.
+//! The sources that a setting can come from: built-in default, file, environment, command line.
 
 use std::{
     cell::RefCell,

@@ -1,4 +1,4 @@
-//! The problems of a configuration, gathered so that they are reported all at once.
+//! The problems of a configuration, collected so that they are reported all at once.
 
 use std::{cell::RefCell, fmt::Display};
 

@@ -50,8 +50,8 @@ impl<'a> Section<'a> {
             })
         });
         let tables: Vec<(&'a DeTable<'a>, usize)> = tables.unwrap_or_default();
-        let section = |(place, (inner, offset)): (usize, (&'a DeTable<'a>, usize))| {
-            let path = format!("{}[{place}]", self.key(table.name));
+        let section = |(index, (inner, offset)): (usize, (&'a DeTable<'a>, usize))| {
+            let path = format!("{}[{index}]", self.key(table.name));
             let section = Section { table: Some(inner), path, offset, layers: self.layers };
             section.check_names(|name| table.declares(name));
             section

@@ -107,8 +107,8 @@ const MAX_CONNECTION_AGE: Setting = Setting::unset(
 const MAX_CONNECTIONS: Setting = Setting::new(
     "max_connections",
     "4096",
-    "Connections that each listener holds at most, 16 to 1000000; fewer if the process may open fewer files. When all \
-     places are taken, a new connection takes the place of the oldest one on which no call was authenticated.",
+    "Connections that each listener holds at most, 16 to 1000000; fewer if the process may open fewer files. Past \
+     that, a new connection replaces the oldest one on which no call was authenticated.",
 );
 
 const MAX_CONNECTIONS_PER_ADDRESS: Setting = Setting::new(

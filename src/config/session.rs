@@ -147,12 +147,12 @@ const MAX_SUBJECT_PREFIX_LEN: usize = 64;
 /// Reads every issuer. `keyspaces` are the names of all keyspaces.
 pub fn read(section: &Section<'_>, keyspaces: &[&str]) -> Vec<Issuer> {
     let mut issuers: Vec<(usize, Issuer)> = Vec::new();
-    for (place, section) in section.list(&ISSUER_TABLE).iter().enumerate() {
+    for (index, section) in section.list(&ISSUER_TABLE).iter().enumerate() {
         let Some(issuer) = issuer(section, keyspaces) else { continue };
         for (at, other) in &issuers {
             check_distinct(section, &issuer, *at, other);
         }
-        issuers.push((place, issuer));
+        issuers.push((index, issuer));
     }
     issuers.into_iter().map(|(_, issuer)| issuer).collect()
 }

@@ -1,4 +1,4 @@
-//! Tells a text that somebody typed from one that was drawn at random.
+//! Distinguishes a text that somebody typed from one that was drawn at random.
 
 /// The least number of different characters of 32 random ones, as far as their alphabet is not tiny.
 const MIN_DIFFERENT: usize = 16;
@@ -27,7 +27,7 @@ pub fn weakness(text: &str) -> Option<&'static str> {
     (different.len() < min).then_some("has fewer than 16 different characters")
 }
 
-/// Whether the text is a part of it over and over, the last time perhaps cut off.
+/// Whether the text is a part of it over and over, the last time possibly cut off.
 fn is_repetition(text: &[u8]) -> bool {
     (1..=text.len() / 2).any(|period| text.iter().zip(&text[period..]).all(|(one, other)| one == other))
 }

@@ -100,7 +100,7 @@ fn detail(event: &Event) -> String {
     }
 }
 
-/// What an event says beside the key.
+/// What an event says in addition to the key.
 fn details(event: &Event) -> String {
     event.details.iter().map(|(name, text)| format!("{name}: {text}")).collect::<Vec<_>>().join(", ")
 }

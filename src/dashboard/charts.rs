@@ -38,11 +38,11 @@ impl DayChart {
         let numbers: Vec<(i64, u64)> = (first..=today).map(|day| (day, number(day))).collect();
         let most = numbers.iter().map(|(_, number)| *number).max().unwrap_or_default();
         let total: u64 = numbers.iter().map(|(_, number)| *number).sum();
-        let bars = numbers.iter().zip(0_u64..).map(|((day, number), place)| {
+        let bars = numbers.iter().zip(0_u64..).map(|((day, number), column)| {
             // A number that is not zero is always seen.
             let height = if *number == 0 { 0 } else { (number * HEIGHT / most.max(1)).max(2) };
             let title = format!("{number} on {}", text::date(day * text::DAY));
-            Bar { x: place * STEP, y: HEIGHT - height, height, title }
+            Bar { x: column * STEP, y: HEIGHT - height, height, title }
         });
         let bars: Vec<Bar> = bars.collect();
         let summary =

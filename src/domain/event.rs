@@ -119,7 +119,7 @@ impl EventType {
         }
     }
 
-    /// Whether webhooks are told of it. The others are in the audit log only.
+    /// Whether it is sent to webhooks. The others are in the audit log only.
     pub const fn is_for_webhooks(self) -> bool {
         match self {
             Self::KeyCreated
@@ -188,7 +188,7 @@ pub struct Event {
     /// The key's public record right after the change; none for an event that is about no key. What is not public is blank:
     /// the digest is zeros, the revision and the version of the webhook secret are 0, and the last use is none.
     pub key: Option<KeyRecord>,
-    /// What the event says beside the key.
+    /// What the event says in addition to the key.
     pub details: BTreeMap<String, String>,
 }
 

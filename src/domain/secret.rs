@@ -238,10 +238,10 @@ mod tests {
         }
 
         #[test]
-        fn a_secret_with_one_changed_character_is_refused(encoding in encodings(), place: prop::sample::Index, other in "[0-9A-Za-z_-]") {
+        fn a_secret_with_one_changed_character_is_refused(encoding in encodings(), index: prop::sample::Index, other in "[0-9A-Za-z_-]") {
             let secret = encoding.generate("ak_", &master_keys(1), &SystemEntropy);
             let mut body = body_of(&secret, "ak_");
-            let at = place.index(body.len());
+            let at = index.index(body.len());
             prop_assume!(body[at..=at] != *other);
             body.replace_range(at..=at, &other);
             // The checksum has at least 32 bits, so a chance match in this many cases is one in tens of millions.

@@ -20,7 +20,7 @@ pub(super) fn format(prefix: &str, id: Uuid) -> String {
 /// The digits after the prefix.
 pub(super) fn digits(id: Uuid) -> [u8; DIGITS] {
     let value = id.as_u128();
-    std::array::from_fn(|place| ALPHABET[(value >> (5 * (DIGITS - 1 - place))) as usize & 31])
+    std::array::from_fn(|at| ALPHABET[(value >> (5 * (DIGITS - 1 - at))) as usize & 31])
 }
 
 /// Parses a TypeID with this prefix; `None` if the text is not one.

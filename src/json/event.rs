@@ -32,7 +32,7 @@ pub(crate) struct Event<'a> {
     /// Null for an event that is about no key.
     #[schema(required)]
     data: Option<EventKey<'a>>,
-    /// What the event says beside the key.
+    /// What the event says in addition to the key.
     details: &'a BTreeMap<String, String>,
 }
 

@@ -179,7 +179,7 @@ impl SharedLimiter {
         if silent < wait / 2 {
             return Wait::TimedOut;
         }
-        // Nothing was answered lately: the server stalls or is gone, and a while longer tells which. The wait counts from
+        // Nothing was answered lately: the server stalls or is gone, and a longer wait shows which. The wait counts from
         // now and not from the sending. A process that got no CPU for long enough finds its answer in the socket.
         let outage = OUTAGE_AFTER.max(2 * wait);
         if let Ok(answer) = timeout(outage.saturating_sub(silent).max(wait), &mut *pending).await {

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use crate::domain::key::KeyId;
 
 /// The key or client address that a limit applies to. 128 bits as two words, so that it needs no wider alignment than
-/// the state stored beside it.
+/// the state that it is stored with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Subject(pub(super) u64, pub(super) u64);
 

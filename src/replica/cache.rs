@@ -24,7 +24,7 @@ use shuttle::sync::{Mutex, atomic::AtomicU64, atomic::Ordering};
 use std::sync::{Mutex, atomic::AtomicU64, atomic::Ordering};
 
 /// Number of recent changes that are kept by digest. A look-up that is older than all of them is fenced, whatever its
-/// key: the cache can no longer tell whether its key has changed.
+/// key: the cache no longer knows whether its key has changed.
 const MAX_RECENT_CHANGES: usize = if cfg!(feature = "shuttle") { 2 } else { 4_096 };
 
 /// A position in the sequence of applied changes.

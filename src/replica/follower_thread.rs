@@ -25,7 +25,7 @@ pub struct FollowerThread {
     ended: oneshot::Receiver<()>,
 }
 
-/// Starts the thread. `make` makes a follower and a future that runs beside it. A follower that panics is replaced by a
+/// Starts the thread. `make` makes a follower and a future that runs concurrently. A follower that panics is replaced by a
 /// new one, which joins again, once `pause` returns.
 ///
 /// # Errors
@@ -39,9 +39,9 @@ pub fn spawn<F: ChangeFeed + 'static, B: Future<Output = ()>>(
     let (ending, ended) = oneshot::channel();
     std::thread::Builder::new().name("follower".to_owned()).spawn(move || {
         loop {
-            let (follower, beside) = make();
+            let (follower, concurrent) = make();
             let lease = Arc::clone(&follower.lease);
-            let follow = AssertUnwindSafe(|| runtime.block_on(run_until_stopped(follower, beside)));
+            let follow = AssertUnwindSafe(|| runtime.block_on(run_until_stopped(follower, concurrent)));
             if catch_unwind(follow).is_ok() {
                 break;
             }
@@ -56,7 +56,7 @@ pub fn spawn<F: ChangeFeed + 'static, B: Future<Output = ()>>(
 }
 
 /// Runs a follower until it is stopped, and then for at most [`LEAVE_TIMEOUT`].
-async fn run_until_stopped<F: ChangeFeed>(follower: Follower<F>, beside: impl Future<Output = ()>) {
+async fn run_until_stopped<F: ChangeFeed>(follower: Follower<F>, concurrent: impl Future<Output = ()>) {
     let (stop, lease) = (follower.stop.clone(), Arc::clone(&follower.lease));
     let leave_timeout = async {
         stop.cancelled().await;
@@ -65,7 +65,7 @@ async fn run_until_stopped<F: ChangeFeed>(follower: Follower<F>, beside: impl Fu
     tokio::select! {
         () = follower.run() => {}
         () = leave_timeout => lease.end(),
-        () = beside => {}
+        () = concurrent => {}
     }
 }
 

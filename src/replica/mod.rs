@@ -154,7 +154,7 @@ impl Replica {
     }
 
     /// Applies a change that this process has committed: clears its own memory of the key. Where no follower does it, also
-    /// tells attached clients.
+    /// notifies attached clients.
     pub(crate) fn apply_own_change(&self, digest: &Digest) {
         self.cache.invalidate(digest);
         if !self.has_peers() {

@@ -57,7 +57,7 @@ impl RevocationWait {
         this
     }
 
-    /// Tells the waiting Revokes that a replica may have reported progress.
+    /// Notifies the waiting Revokes that a replica may have reported progress.
     pub(crate) fn on_progress(&self) {
         self.progress.send_modify(|count| *count += 1);
     }

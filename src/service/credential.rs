@@ -66,36 +66,36 @@ pub fn find<'a>(
     let presented =
         bearers.map(|text| (CredentialHeader::Bearer, text)).chain(keys.map(|text| (CredentialHeader::XApiKey, text)));
 
-    let (mut known, mut unknown, mut beside) = (None, None, None);
-    for (place, text) in presented.filter(|(_, text)| !text.is_empty()) {
-        let session = policy.sessions && place == CredentialHeader::Bearer && auth.is_session(&text);
-        if policy.header.is_some_and(|header| !header.accepts(place)) {
-            if session && beside.is_some() {
+    let (mut known, mut unknown, mut elsewhere) = (None, None, None);
+    for (header, text) in presented.filter(|(_, text)| !text.is_empty()) {
+        let session = policy.sessions && header == CredentialHeader::Bearer && auth.is_session(&text);
+        if policy.header.is_some_and(|wanted| !wanted.accepts(header)) {
+            if session && elsewhere.is_some() {
                 return Err(two_credentials());
             }
-            beside = session.then_some(Presented::Token(text)).or(beside);
+            elsewhere = session.then_some(Presented::Token(text)).or(elsewhere);
             continue;
         }
         let counts = match auth.registry.by_prefix(&text) {
             // The root credential counts as bearer only, whatever its prefix is.
-            _ if auth.is_root(&text) => Some(place == CredentialHeader::Bearer),
-            Some((keyspace, _)) => Some(keyspace.credential.accepts(place)),
+            _ if auth.is_root(&text) => Some(header == CredentialHeader::Bearer),
+            Some((keyspace, _)) => Some(keyspace.credential.accepts(header)),
             None => session.then_some(true),
         };
         match counts {
             Some(true) if known.is_some() => return Err(two_credentials()),
             Some(true) => {
-                known = Some(if session { Presented::Token(text) } else { Presented::Secret(place, text) });
+                known = Some(if session { Presented::Token(text) } else { Presented::Secret(header, text) });
             }
             // The reserved keyspace reads bearer, so bearer is always read.
-            None if auth.registry.all().iter().any(|keyspace| keyspace.credential.accepts(place)) => {
-                unknown = unknown.or(Some(Presented::Secret(place, text)));
+            None if auth.registry.all().iter().any(|keyspace| keyspace.credential.accepts(header)) => {
+                unknown = unknown.or(Some(Presented::Secret(header, text)));
             }
             Some(false) | None => {}
         }
     }
     if known.is_none() {
-        known = beside;
+        known = elsewhere;
     }
     if known.is_none() && policy.sessions {
         known = cookie(headers, auth)?;
@@ -113,14 +113,14 @@ pub fn only_secret<'a>(
     let tokens = headers.values("authorization").map(|value| (CredentialHeader::Bearer, value));
     let keys = headers.values("x-api-key").map(|value| (CredentialHeader::XApiKey, value));
     let mut presented = tokens.chain(keys).filter(|(_, value)| !value.is_empty());
-    let (place, value) = presented.next()?;
-    if presented.next().is_some() || !header.accepts(place) {
+    let (found, value) = presented.next()?;
+    if presented.next().is_some() || !header.accepts(found) {
         return None;
     }
     let text = std::str::from_utf8(value).ok()?;
-    let secret = if place == CredentialHeader::Bearer { bearer(text)? } else { text };
+    let secret = if found == CredentialHeader::Bearer { bearer(text)? } else { text };
     let (keyspace, _) = registry.by_prefix(secret)?;
-    keyspace.credential.accepts(place).then_some((place, secret))
+    keyspace.credential.accepts(found).then_some((found, secret))
 }
 
 fn two_credentials() -> Error {

@@ -4,7 +4,7 @@ use tokio::sync::Notify;
 
 use crate::domain::key::KeyRecord;
 
-/// Tells the webhook worker that a delivery may be due. Only a hint: the worker also polls, so a lost signal costs
+/// Notifies the webhook worker that a delivery may be due. Only a hint: the worker also polls, so a lost signal costs
 /// latency and nothing else.
 #[derive(Debug, Default)]
 pub struct DeliverySignal(Notify);

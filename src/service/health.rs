@@ -178,7 +178,7 @@ impl Health {
     }
 
     /// How long after one measurement the next one is due. A file is asked more often than a server: that costs little,
-    /// and nobody else tells that another process holds it.
+    /// and nothing else shows that another process holds it.
     pub fn measure_interval(&self) -> Duration {
         if self.replica.has_peers() { SERVER_INTERVAL } else { FILE_INTERVAL }
     }

@@ -1,4 +1,4 @@
-//! Use cases: the only place that orders steps. gRPC, REST, the command line and workers call the same functions.
+//! Use cases: the only code that orders steps. gRPC, REST, the command line and workers call the same functions.
 //!
 //! [`Services`] is what the composition root builds and a transport gets. Each service in it holds what it uses itself;
 //! what several of them share is behind an `Arc`.
@@ -75,7 +75,7 @@ use crate::{
 /// How many management calls of one caller may be in flight where nothing is configured.
 pub const DEFAULT_CALLS_PER_CALLER: usize = 256;
 
-/// Every service, and what their callers need beside them.
+/// Every service, and what else their callers need.
 pub struct Services {
     /// The configured keyspaces.
     pub registry: Arc<Registry>,
@@ -93,7 +93,7 @@ pub struct Services {
     pub audit: AuditLog,
     /// Records what changes no key: sign-ins, denied calls and refused credentials.
     pub trail: Arc<AuditTrail>,
-    /// What workers run beside calls.
+    /// Background jobs.
     pub jobs: Arc<Jobs>,
     /// Sessions of the dashboard.
     pub dashboard: Arc<DashboardSessions>,

@@ -30,7 +30,7 @@ pub struct SecretChange {
     pub from: i64,
     /// The next version.
     pub to: i64,
-    /// Until when `from`, and earlier versions that still sign, go on signing beside `to`.
+    /// Until when `from`, and earlier versions that still sign, go on signing together with `to`.
     pub former_until: Micros,
 }
 

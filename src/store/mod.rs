@@ -9,7 +9,7 @@
 //!
 //! Three traits are between a service and a connection: the noun's ([`KeyStore`], [`EventStore`], [`Store`]); what its verbs
 //! need of a database in that database's own SQL (`KeyDialect` and `EventDialect` in `engine::ops`); and `Executor`, which
-//! runs statements on a connection. [`ChangeFeed`](change_feed::ChangeFeed) stands beside them: a follower owns its
+//! runs statements on a connection. [`ChangeFeed`](change_feed::ChangeFeed) is apart from them: a follower owns its
 //! connections.
 //!
 //! # Adding a verb
@@ -20,12 +20,12 @@
 //! 2. `engine/ops/keys/`: how it runs.
 //! 3. `engine/sql/keys.rs`: its statement, if both databases run the same text.
 //!
-//! If they do not, `engine/ops/keys/` also gets a method of `KeyDialect`, and in place of `engine/sql/keys.rs` there are
+//! If they do not, `engine/ops/keys/` also gets a method of `KeyDialect`, and instead of `engine/sql/keys.rs` there are
 //!
 //! 3. `postgres/keys.rs` and
 //! 4. `sqlite/keys.rs`: the method with its statements, which are added to the list of statements that a test prepares.
 //!
-//! A row of a new shape is declared in `engine/rows/keys.rs`, in place of or beside the shared statement.
+//! A row of a new shape is declared in `engine/rows/keys.rs`, instead of the shared statement or in addition to it.
 //!
 //! The conformance suite (`tests/store/`) runs on both databases; the case goes there.
 

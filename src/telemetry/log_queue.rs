@@ -25,7 +25,7 @@ const ERROR_RESERVE: usize = 128 << 10;
 /// Bytes in one write, unless one line is longer. The least `PIPE_BUF` that Linux has: the lines of such a write are never
 /// mixed with those of another writer of the same pipe.
 const MAX_WRITE_BYTES: usize = 4_096;
-/// How often the thread looks whether it has something to tell while no line arrives.
+/// How often the thread checks whether it has something to report while no line arrives.
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause before a write is repeated where standard error does not block.
 const FULL_RETRY_DELAY: Duration = Duration::from_millis(10);

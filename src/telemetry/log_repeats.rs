@@ -1,6 +1,6 @@
 //! Sums up lines that repeat.
 //!
-//! Lines of one kind come from one place in the code and say the same: the first few of an interval are logged, and one
+//! Lines of one kind come from one callsite and say the same: the first few of an interval are logged, and one
 //! line at its end says how many more there were. So neither a stranger who is refused thousands of times a second nor a
 //! fault that lasts fills the log.
 
@@ -24,7 +24,7 @@ use tracing_subscriber::{Layer, layer::Context};
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Lines of one kind that are logged in an interval.
 const MAX_LINES: u64 = 5;
-/// Kinds of one place that are counted apart. All further ones count as one kind.
+/// Kinds of one callsite that are counted apart. All further ones count as one kind.
 const MAX_KINDS: usize = 256;
 /// Length of the text that says which lines were left out.
 const MAX_TEXT_BYTES: usize = 400;
@@ -59,11 +59,11 @@ impl<S: Subscriber> Layer<S> for RepeatLayer {
 
 /// What was logged lately.
 #[derive(Default)]
-pub(super) struct Repeats(Mutex<HashMap<Identifier, Place>>);
+pub(super) struct Repeats(Mutex<HashMap<Identifier, Callsite>>);
 
-/// One place in the code that logs.
+/// What one callsite logged lately.
 #[derive(Default)]
-struct Place {
+struct Callsite {
     kinds: HashMap<u64, Seen>,
     /// All kinds past [`MAX_KINDS`].
     others: Option<Seen>,
@@ -101,14 +101,21 @@ impl LeftOut {
 
 impl Repeats {
     /// Whether a line is to be logged. If not, it is counted.
-    fn admit(&self, place: &Identifier, kind: u64, level: Level, text: impl FnOnce() -> String, now: Instant) -> bool {
-        let mut places = self.0.lock();
-        let place = places.entry(place.clone()).or_default();
+    fn admit(
+        &self,
+        callsite: &Identifier,
+        kind: u64,
+        level: Level,
+        text: impl FnOnce() -> String,
+        now: Instant,
+    ) -> bool {
+        let mut callsites = self.0.lock();
+        let callsite = callsites.entry(callsite.clone()).or_default();
         let new = || Seen { since: now, logged: 0, left_out: 0, level, text: String::new() };
-        let seen = if place.kinds.len() < MAX_KINDS || place.kinds.contains_key(&kind) {
-            place.kinds.entry(kind).or_insert_with(new)
+        let seen = if callsite.kinds.len() < MAX_KINDS || callsite.kinds.contains_key(&kind) {
+            callsite.kinds.entry(kind).or_insert_with(new)
         } else {
-            place.others.get_or_insert_with(new)
+            callsite.others.get_or_insert_with(new)
         };
         if seen.logged < MAX_LINES {
             seen.logged += 1;
@@ -137,10 +144,10 @@ impl Repeats {
             seen.since = now;
             true
         };
-        self.0.lock().retain(|_, place| {
-            place.kinds.retain(|_, seen| end(seen));
-            place.others = place.others.take().and_then(|mut seen| end(&mut seen).then_some(seen));
-            !place.kinds.is_empty() || place.others.is_some()
+        self.0.lock().retain(|_, callsite| {
+            callsite.kinds.retain(|_, seen| end(seen));
+            callsite.others = callsite.others.take().and_then(|mut seen| end(&mut seen).then_some(seen));
+            !callsite.kinds.is_empty() || callsite.others.is_some()
         });
         left_out
     }
@@ -324,12 +331,12 @@ mod tests {
     }
 
     #[test]
-    fn each_interval_tells_once_and_a_quiet_one_ends_it() {
-        let (repeats, place) = (Repeats::default(), FindPlace::default());
-        tracing::subscriber::with_default(registry().with(place.clone()), || tracing::warn!("here"));
-        let place = place.0.lock().take().unwrap();
+    fn each_interval_logs_once_and_a_quiet_one_ends_it() {
+        let (repeats, callsite) = (Repeats::default(), FindCallsite::default());
+        tracing::subscriber::with_default(registry().with(callsite.clone()), || tracing::warn!("here"));
+        let callsite = callsite.0.lock().take().unwrap();
         let start = Instant::now();
-        let line = |at| repeats.admit(&place, 1, Level::WARN, || "here".to_owned(), at);
+        let line = |at| repeats.admit(&callsite, 1, Level::WARN, || "here".to_owned(), at);
         for _ in 0..MAX_LINES {
             assert!(line(start));
         }
@@ -345,9 +352,9 @@ mod tests {
     }
 
     #[derive(Clone, Default)]
-    struct FindPlace(Arc<Mutex<Option<Identifier>>>);
+    struct FindCallsite(Arc<Mutex<Option<Identifier>>>);
 
-    impl<S: Subscriber> Layer<S> for FindPlace {
+    impl<S: Subscriber> Layer<S> for FindCallsite {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
             *self.0.lock() = Some(event.metadata().callsite());
         }

@@ -1,9 +1,9 @@
 //! Every metric of the service but those of webhooks and of attached clients: names, help texts and handles.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use metrics::{Counter, Gauge, Histogram, Unit};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::{
     attach::{AttachMetrics, AttachSnapshot},
@@ -70,7 +70,7 @@ const BUCKETS: [f64; 12] = [0.000_01, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.002_
 /// The handles of all metrics. Looking a handle up by name is too slow for the hot path, so they are kept.
 pub struct Metrics {
     handle: PrometheusHandle,
-    recorder: metrics_exporter_prometheus::PrometheusRecorder,
+    recorder: Arc<PrometheusRecorder>,
     verdicts: Vec<[Counter; VerdictCode::ALL.len()]>,
     /// Requests that passed, by keyspace and kind of gateway.
     gateway_allowed: Vec<[Counter; GatewayKind::ALL.len()]>,
@@ -146,73 +146,47 @@ impl Metrics {
         let builder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("seconds".to_owned()), &BUCKETS)
             .and_then(|builder| builder.set_buckets_for_metric(delivery, &webhooks::DELIVERY_BUCKETS));
-        let recorder = builder.expect("the list of buckets is not empty").build_recorder();
-        let (
-            verdicts,
-            undecided,
-            failed_authentications,
-            verify_seconds,
-            revoke_wait_seconds,
-            webhooks,
-            attach,
-            gauges,
-        ) = metrics::with_local_recorder(&recorder, || {
+        let recorder = Arc::new(builder.expect("the list of buckets is not empty").build_recorder());
+        metrics::with_local_recorder(&*Arc::clone(&recorder), || {
             describe();
+            let names = || registry.all().iter().map(|keyspace| keyspace.name.as_str());
             // The last row counts secrets that belong to no keyspace.
-            let names = registry.all().iter().map(|keyspace| keyspace.name.as_str()).chain([""]);
-            let verdicts = names
-                .map(|name| {
-                    VerdictCode::ALL
-                        .map(|code| metrics::counter!(VERDICTS, "keyspace" => name.to_owned(), "code" => code.name()))
-                })
-                .collect();
-            let gauges = Gauges {
-                open: metrics::gauge!(POOL, "state" => "open"),
-                idle: metrics::gauge!(POOL, "state" => "idle"),
-                unreadable_rows: metrics::counter!(UNREADABLE_ROWS),
-                cached_keys: metrics::gauge!(CACHED_KEYS),
-                cached_bytes: metrics::gauge!(CACHED_BYTES),
-                uses_dropped: metrics::counter!(USES_DROPPED),
-                lease_seconds: metrics::gauge!(LEASE_SECONDS),
-                limited_subjects: metrics::gauge!(LIMITED_SUBJECTS),
-                limits_shared: metrics::gauge!(LIMITS_SHARED),
-                limit_fallbacks: metrics::counter!(LIMIT_FALLBACKS),
-                limit_timeouts: metrics::counter!(LIMIT_TIMEOUTS),
-                issuers_without_keys: metrics::gauge!(ISSUERS_WITHOUT_KEYS),
-                issuer_keys_seconds: metrics::gauge!(ISSUER_KEYS_SECONDS),
-                issuer_failures: metrics::counter!(ISSUER_FAILURES),
-                log_lines_dropped: metrics::counter!(LOG_LINES_DROPPED),
-            };
-            let undecided = metrics::counter!(UNDECIDED);
-            (
-                verdicts,
-                undecided,
-                ["refused", "limited"].map(|outcome| metrics::counter!(FAILED_AUTHENTICATIONS, "outcome" => outcome)),
-                metrics::histogram!(VERIFY_SECONDS),
-                metrics::histogram!(REVOKE_WAIT_SECONDS),
-                WebhookMetrics::new(),
-                AttachMetrics::new(),
-                gauges,
-            )
-        });
-        let gateway_allowed = metrics::with_local_recorder(&recorder, || {
-            let names = registry.all().iter().map(|keyspace| keyspace.name.as_str());
-            names.map(|name| GatewayKind::ALL.map(|kind| gateway_counter(name, kind, "VALID"))).collect()
-        });
-        let handle = recorder.handle();
-        Self {
-            handle,
-            recorder,
-            verdicts,
-            gateway_allowed,
-            undecided,
-            failed_authentications,
-            verify_seconds,
-            revoke_wait_seconds,
-            webhooks,
-            attach,
-            gauges,
-        }
+            let verdicts = names().chain([""]).map(|name| {
+                VerdictCode::ALL
+                    .map(|code| metrics::counter!(VERDICTS, "keyspace" => name.to_owned(), "code" => code.name()))
+            });
+            let gateway_allowed = names().map(|name| GatewayKind::ALL.map(|kind| gateway_counter(name, kind, "VALID")));
+            Self {
+                handle: recorder.handle(),
+                recorder,
+                verdicts: verdicts.collect(),
+                gateway_allowed: gateway_allowed.collect(),
+                undecided: metrics::counter!(UNDECIDED),
+                failed_authentications: ["refused", "limited"]
+                    .map(|outcome| metrics::counter!(FAILED_AUTHENTICATIONS, "outcome" => outcome)),
+                verify_seconds: metrics::histogram!(VERIFY_SECONDS),
+                revoke_wait_seconds: metrics::histogram!(REVOKE_WAIT_SECONDS),
+                webhooks: WebhookMetrics::new(),
+                attach: AttachMetrics::new(),
+                gauges: Gauges {
+                    open: metrics::gauge!(POOL, "state" => "open"),
+                    idle: metrics::gauge!(POOL, "state" => "idle"),
+                    unreadable_rows: metrics::counter!(UNREADABLE_ROWS),
+                    cached_keys: metrics::gauge!(CACHED_KEYS),
+                    cached_bytes: metrics::gauge!(CACHED_BYTES),
+                    uses_dropped: metrics::counter!(USES_DROPPED),
+                    lease_seconds: metrics::gauge!(LEASE_SECONDS),
+                    limited_subjects: metrics::gauge!(LIMITED_SUBJECTS),
+                    limits_shared: metrics::gauge!(LIMITS_SHARED),
+                    limit_fallbacks: metrics::counter!(LIMIT_FALLBACKS),
+                    limit_timeouts: metrics::counter!(LIMIT_TIMEOUTS),
+                    issuers_without_keys: metrics::gauge!(ISSUERS_WITHOUT_KEYS),
+                    issuer_keys_seconds: metrics::gauge!(ISSUER_KEYS_SECONDS),
+                    issuer_failures: metrics::counter!(ISSUER_FAILURES),
+                    log_lines_dropped: metrics::counter!(LOG_LINES_DROPPED),
+                },
+            }
+        })
     }
 
     /// Counts a verdict, and records its duration.
@@ -253,19 +227,19 @@ impl Metrics {
 
     /// Counts a request that a gateway has to refuse, or that could not be decided.
     pub(crate) fn gateway_refused(&self, keyspace: &str, kind: GatewayKind, code: &'static str) {
-        metrics::with_local_recorder(&self.recorder, || gateway_counter(keyspace, kind, code)).increment(1);
+        metrics::with_local_recorder(&*self.recorder, || gateway_counter(keyspace, kind, code)).increment(1);
     }
 
     /// Counts a management or REST call.
     pub fn call(&self, call: &'static str, outcome: &'static str) {
-        metrics::with_local_recorder(&self.recorder, || {
+        metrics::with_local_recorder(&*self.recorder, || {
             metrics::counter!(CALLS, "call" => call, "outcome" => outcome).increment(1);
         });
     }
 
     /// Counts the panic of a worker.
     pub(crate) fn worker_panicked(&self, worker: &'static str) {
-        metrics::with_local_recorder(&self.recorder, || {
+        metrics::with_local_recorder(&*self.recorder, || {
             metrics::counter!(WORKER_PANICS, "worker" => worker).increment(1);
         });
     }

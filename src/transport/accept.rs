@@ -1,7 +1,7 @@
 //! Accepts connections within bounds.
 //!
 //! A listener holds a bounded number of connections, in total and of each client address. When it is full, a new
-//! connection takes the place of the oldest one on which no call was authenticated. Connections of authenticated callers
+//! connection replaces the oldest one on which no call was authenticated. Connections of authenticated callers
 //! are never closed for a new one. So clients that only hold connections displace each other, and a probe or a caller
 //! with a credential always comes in.
 
@@ -72,7 +72,7 @@ struct OfAddress {
     anonymous: BTreeMap<u64, CancellationToken>,
 }
 
-/// The place of one connection in its listener's table; released when this is dropped.
+/// The slot of one connection in its listener's table; released when this is dropped.
 pub struct Admission {
     table: Arc<ConnectionTable>,
     network: IpAddr,
@@ -162,7 +162,7 @@ impl Admission {
         }
         self.turns.close();
         let mut open = self.table.open.lock();
-        // A connection that was displaced meanwhile is closing, and has no place to keep.
+        // A connection that was displaced meanwhile is closing, and has no slot to keep.
         if let Some(of_address) = open.addresses.get_mut(&self.network) {
             of_address.anonymous.remove(&self.number);
         }
@@ -190,7 +190,7 @@ impl Admission {
         self.turns.acquire().await.ok()
     }
 
-    /// Completes when the connection has to close at once, since a new one takes its place.
+    /// Completes when the connection has to close at once, since a new one takes its slot.
     pub fn displaced(&self) -> WaitForCancellationFuture<'_> {
         self.displaced.cancelled()
     }

@@ -1,31 +1,19 @@
 //! What every response of the dashboard has, whatever its status, and what bounds a page.
 
 use serde_json::json;
-use sqlx::{ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::support::{
-    Server, Setup,
+    Setup,
     dashboard::{Browser, KEYS, POLICY, Page},
     server::ROOT,
 };
-
-/// The server's database, without the server.
-async fn database(server: &Server) -> SqliteConnection {
-    SqliteConnectOptions::new().filename(server.folder().join("keyward.db")).connect().await.unwrap()
-}
 
 /// The attacks: a proxy keeps a page and gives it to somebody else, or another site shows it in a frame.
 #[tokio::test]
 async fn no_response_is_cached_or_framed_whatever_its_status() {
     let server = Setup::new().start();
     let (mut browser, mut stranger) = (Browser::operator(&server).await, Browser::new(&server));
-    let form = browser.get(&format!("{KEYS}/new")).await.is(200);
-    let fields = [
-        ("token", form.value("token")),
-        ("once", form.value("once")),
-        ("keyspace", "default".to_owned()),
-        ("name", "n".to_owned()),
-    ];
+    let fields = browser.creation("n").await;
     let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
     let made = browser.post(KEYS, &fields).await.is(201);
     let (secret, id) = (made.secret(), made.between("data-leave=\"/dashboard/settings/api-keys/", "\""));
@@ -73,7 +61,7 @@ async fn a_delivery_shows_its_attempts_and_the_receivers_answer_to_operators_alo
     let admin = server.create(json!({"name": "admin", "orgId": "acme", "scopes": ["admin"]})).await;
     let failed = "UPDATE keyward_deliveries SET state = 'failed', attempts = 9, last_status = 500, last_error = \
                   'the receiver answered 500', last_response = '<b>broken</b>', attempted_at = 1, settled_at = 1";
-    sqlx::query(failed).execute(&mut database(&server).await).await.unwrap();
+    sqlx::query(failed).execute(&mut server.sqlite().await).await.unwrap();
     let path = format!("{KEYS}/{}", key["id"].as_str().unwrap());
     let mut operator = Browser::operator(&server).await;
     let page = operator.get(&path).await.is(200).has("hooks.example").has("HTTP 500").has("&#60;b&#62;broken");
@@ -101,7 +89,7 @@ async fn a_page_says_what_it_did_not_look_at() {
         WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 100000)
         SELECT unhex(printf('%032x', n)), 'norrix', unhex(printf('%064x', n)), 'nrx_00000000', 'acme', 'bulk ' || n, \
                 'root', 1 FROM numbers";
-    sqlx::query(many).execute(&mut database(&server).await).await.unwrap();
+    sqlx::query(many).execute(&mut server.sqlite().await).await.unwrap();
     let mut operator = Browser::operator(&server).await;
     operator
         .get("/dashboard/overview")

@@ -95,13 +95,7 @@ async fn a_form_without_this_sessions_token_is_refused() {
 async fn a_form_of_a_browser_that_sends_no_header_is_accepted_by_its_token() {
     let server = Setup::new().start();
     let mut browser = Browser::operator(&server).await;
-    let form = browser.get(&format!("{KEYS}/new")).await.is(200);
-    let fields = [
-        ("token", form.value("token")),
-        ("once", form.value("once")),
-        ("keyspace", "default".to_owned()),
-        ("name", "n".to_owned()),
-    ];
+    let fields = browser.creation("n").await;
     let request = browser.request(reqwest::Method::POST, KEYS).form(&fields);
     browser.send(request).await.is(201);
 }

@@ -179,10 +179,8 @@ async fn a_session_ends_by_time() {
     let mut browser = Browser::operator(&server).await;
     let cookie = browser.cookies["keyward_session"].clone();
     browser.get(KEYS).await.is(200);
-    let path = server.folder().join("keyward.db");
     // Time cannot be waited for here: the row is made older instead.
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
-    let mut raw = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    let mut raw = server.sqlite().await;
     sqlx::query("UPDATE keyward_sessions SET idle_at = 1").execute(&mut raw).await.unwrap();
     browser.get(KEYS).await.is(303);
     sqlx::query("UPDATE keyward_sessions SET idle_at = 9000000000000000, ends_at = 1").execute(&mut raw).await.unwrap();

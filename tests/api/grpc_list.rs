@@ -186,9 +186,9 @@ async fn a_forged_page_token_is_refused() {
     let foreign = elsewhere.list(with(ROOT, one.clone())).await.unwrap().into_inner().next_page_token;
     let mut forged =
         vec![foreign, token[1..].to_owned(), format!("{token}A"), format!("{token}="), token.to_lowercase()];
-    for place in 0..token.len() {
+    for index in 0..token.len() {
         let mut changed = token.clone().into_bytes();
-        changed[place] = if changed[place] == b'A' { b'B' } else { b'A' };
+        changed[index] = if changed[index] == b'A' { b'B' } else { b'A' };
         forged.push(String::from_utf8(changed).unwrap());
     }
     for page_token in forged {

@@ -9,7 +9,7 @@ use std::{
 use keyward::proto::{Code, CreateRequest, ListRequest, RevokeRequest, UpdateWebhookRequest};
 use prost::Message as _;
 use prost_types::FileDescriptorProto;
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, SqliteConnection, sqlite::SqliteConnectOptions};
+use sqlx::{Connection as _, Executor as _, SqliteConnection};
 use tokio_stream::StreamExt as _;
 use tonic::{Request, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -138,8 +138,7 @@ async fn health_is_serving_for_the_server_and_its_service_without_a_credential()
 
 /// Opens a transaction on the embedded database that blocks all other writers.
 async fn block(server: &Server) -> SqliteConnection {
-    let options = SqliteConnectOptions::new().filename(server.folder().join("keyward.db"));
-    let mut conn = options.connect().await.unwrap();
+    let mut conn = server.sqlite().await;
     conn.execute("BEGIN IMMEDIATE").await.unwrap();
     conn
 }

@@ -137,8 +137,8 @@ async fn each_single_reason_gives_its_verdict() {
 #[tokio::test]
 async fn of_two_reasons_the_first_in_the_order_of_precedence_is_the_verdict() {
     let (_server, mut client) = start().await;
-    for (place, first) in REASONS.into_iter().enumerate() {
-        for second in &REASONS[place + 1..] {
+    for (index, first) in REASONS.into_iter().enumerate() {
+        for second in &REASONS[index + 1..] {
             let reasons = [first, *second];
             let secret = prepare(&mut client, &reasons).await;
             let verdict = verify(&mut client, failing(&secret, &reasons)).await;

@@ -26,7 +26,7 @@ async fn metric(server: &Server, line: &str) -> Option<f64> {
 }
 
 #[tokio::test]
-async fn failures_past_the_limit_are_told_to_wait_and_valid_callers_are_not() {
+async fn failures_past_the_limit_have_to_wait_and_valid_callers_do_not() {
     let server = Setup::new().config(LIMIT).start();
     let client = &mut server.client().await;
     let made = key(client, "", "", &[]).await;

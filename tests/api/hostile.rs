@@ -1,4 +1,4 @@
-//! Hostile clients of both ports, and the honest one beside them.
+//! Hostile clients of both ports, and an honest one at the same time.
 
 use std::{
     sync::{
@@ -33,7 +33,7 @@ use crate::support::{
 const CONNECTIONS: usize = 100;
 /// What all hostile connections together may add to the memory of the process.
 const MAX_ADDED_BYTES: u64 = 64 << 20;
-/// Between the calls of the honest client, with and without hostile ones beside it.
+/// Between the calls of the honest client, with and without hostile ones.
 const BETWEEN_CALLS: Duration = Duration::from_millis(5);
 /// Far longer than any call takes on a busy machine.
 pub const LONG: Duration = Duration::from_secs(60);
@@ -306,8 +306,8 @@ pub fn measurable() -> Setup {
     Setup::new().env("KEYWARD_DUMPABLE", "true")
 }
 
-/// Runs hostile clients beside an honest one. The memory of the process stays within its bound, and every honest call is
-/// answered. Returns what was added, in bytes.
+/// Runs hostile clients and an honest one at the same time. The memory of the process stays within its bound, and every
+/// honest call is answered. Returns what was added, in bytes.
 pub async fn assert_bounded<F: Future<Output = ()> + Send + 'static>(
     name: &str,
     server: &Server,
@@ -326,13 +326,13 @@ pub async fn assert_bounded<F: Future<Output = ()> + Send + 'static>(
     // From here on, `VmHWM` is the largest size since now.
     std::fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").unwrap();
     let attackers = Attackers::start((0..CONNECTIONS).map(|_| attack()).collect());
-    let (start, mut beside) = (Instant::now(), Vec::new());
-    while start.elapsed() < Duration::from_secs(5) || beside.len() < 200 {
+    let (start, mut attacked) = (Instant::now(), Vec::new());
+    while start.elapsed() < Duration::from_secs(5) || attacked.len() < 200 {
         let honest = async {
             let start = Instant::now();
             assert_eq!(code(&mut client, &made.secret).await, Code::Valid);
-            beside.push(start.elapsed());
-            if beside.len() % 50 == 0 {
+            attacked.push(start.elapsed());
+            if attacked.len() % 50 == 0 {
                 // A caller that comes during the attack.
                 let mut late = server.client().await;
                 assert_eq!(code(&mut late, &made.secret).await, Code::Valid);
@@ -344,8 +344,12 @@ pub async fn assert_bounded<F: Future<Output = ()> + Send + 'static>(
         sleep(BETWEEN_CALLS).await;
     }
     let added = memory(server, "VmHWM").saturating_sub(before);
-    let (alone, beside) = (p99(alone), p99(beside));
-    println!("{name}: {} MiB added to {} MiB; p99 {alone:?} alone, {beside:?} beside", added >> 20, before >> 20);
+    let (alone, attacked) = (p99(alone), p99(attacked));
+    println!(
+        "{name}: {} MiB added to {} MiB; p99 {alone:?} alone, {attacked:?} under attack",
+        added >> 20,
+        before >> 20
+    );
     assert!(added <= MAX_ADDED_BYTES, "{name}: {} MiB", added >> 20);
     drop(attackers);
     added

@@ -87,14 +87,14 @@ async fn a_standard_error_that_nobody_reads_delays_no_call() {
     let request = VerifyRequest { secret: "nonsense".into(), ..VerifyRequest::default() };
     let verdict = client.verify(with(ROOT, request)).await.unwrap().into_inner();
     assert_eq!(verdict.code(), Code::Malformed);
-    // Once somebody reads, a line tells what is missing.
+    // Once somebody reads, a line says what is missing.
     let stderr = server.stderr.take().unwrap();
     let reading = tokio::task::spawn_blocking(move || {
         let mut lines = BufReader::new(stderr).lines().map(Result::unwrap);
         lines.find(|line| line.contains("log lines dropped"))
     });
-    let told = tokio::time::timeout(Duration::from_secs(30), reading).await.unwrap().unwrap().unwrap();
-    assert!(told.contains("WARN") && told.contains("count="), "{told}");
+    let line = tokio::time::timeout(Duration::from_secs(30), reading).await.unwrap().unwrap().unwrap();
+    assert!(line.contains("WARN") && line.contains("count="), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,9 +129,10 @@ async fn refusals_that_repeat_are_summed_up() {
     let of = |outcome: &str| log.lines().filter(|line| line.contains(outcome)).collect::<Vec<_>>();
     let refused = of("MISSING_CREDENTIAL");
     assert!(refused.len() < 20, "{log}");
-    let told = refused.iter().filter_map(|line| line.split("count=").nth(1)?.split(' ').next()?.parse::<usize>().ok());
+    let count = |line: &&str| line.split("count=").nth(1)?.split(' ').next()?.parse::<usize>().ok();
+    let summed_up: usize = refused.iter().filter_map(count).sum();
     let single = refused.iter().filter(|line| !line.contains("more lines like this one")).count();
-    assert_eq!(told.sum::<usize>() + single, 200, "{log}");
+    assert_eq!(summed_up + single, 200, "{log}");
     assert!(refused.iter().all(|line| line.contains("127.0.0.1")), "{log}");
     // Each call that succeeds keeps its line.
     assert_eq!(of("outcome=\"OK\"").len(), 21, "{log}");

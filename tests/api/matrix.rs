@@ -241,7 +241,7 @@ async fn every_call_is_allowed_or_refused_as_the_table_states() {
         });
         let answers = futures::future::join_all(answers).await;
         for ((caller, cell), (rest, grpc)) in CALLERS.into_iter().zip(cells).zip(answers) {
-            let place = format!("{call} {names} by {caller}: {cell}");
+            let case = format!("{call} {names} by {caller}: {cell}");
             if let Some(answer) = rest {
                 let seen = if answer.status < 300 {
                     (*cell == "ok").then_some(())
@@ -256,7 +256,7 @@ async fn every_call_is_allowed_or_refused_as_the_table_states() {
                         .map(drop)
                 };
                 if seen.is_none() {
-                    wrong.push(format!("REST {place}, but {} {}", answer.status, answer.text));
+                    wrong.push(format!("REST {case}, but {} {}", answer.status, answer.text));
                 }
             }
             let Some(answer) = grpc else { continue };
@@ -265,7 +265,7 @@ async fn every_call_is_allowed_or_refused_as_the_table_states() {
                 Err(status) => *cell != "ok" && is(&Refusal::of(status), refusal(cell)),
             };
             if !seen {
-                wrong.push(format!("gRPC {place}, but {answer:?}"));
+                wrong.push(format!("gRPC {case}, but {answer:?}"));
             }
         }
     }

@@ -60,11 +60,11 @@ async fn a_forged_checksum_costs_no_query_and_a_miss_costs_one() {
     let before = store.queries();
 
     // Each character changed in turn: none of these secrets is valid.
-    for place in "kw_".len()..secret.expose().len() {
+    for index in "kw_".len()..secret.expose().len() {
         let mut forged = secret.expose().to_owned();
-        let other = if forged.as_bytes()[place] == b'a' { "b" } else { "a" };
-        forged.replace_range(place..=place, other);
-        assert_eq!(verdict(&service, &forged).await, VerdictCode::Malformed, "changed at {place}");
+        let other = if forged.as_bytes()[index] == b'a' { "b" } else { "a" };
+        forged.replace_range(index..=index, other);
+        assert_eq!(verdict(&service, &forged).await, VerdictCode::Malformed, "changed at {index}");
     }
     assert_eq!(store.queries(), before, "a forged secret reached the database");
 

@@ -125,9 +125,9 @@ async fn random_bodies_are_accepted_or_refused_without_an_internal_error() {
     let (mut rng, start) = (StdRng::seed_from_u64(1), Instant::now());
     while start.elapsed() < TIME {
         let body = if rng.random_bool(0.5) { bytes(&mut rng) } else { nearly(&mut rng) };
-        let places =
+        let calls =
             [("POST", "/api/v1/keys"), ("POST", "/api/api-keys"), ("POST", "/api/v1/verify"), ("PATCH", one.as_str())];
-        let (method, path) = places[rng.random_range(0..places.len())];
+        let (method, path) = calls[rng.random_range(0..calls.len())];
         let bearer = [ROOT, key["key"].as_str().unwrap()][rng.random_range(0..2)];
         let request = client
             .request(method.parse().unwrap(), format!("http://{}{path}", server.http))

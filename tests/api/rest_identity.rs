@@ -22,19 +22,23 @@ async fn a_session_sees_its_organizations_and_roles() {
     let claims =
         json!({"sub": "olga", "email": "olga@example.com", "norrix:orgs": {"acme": "owner", "globex": "member"}});
     let token = provider.issue("dashboard", &claims).await;
-    let mut told = whoami(&server, &token).await;
-    let expires = told["expiresAt"].take();
+    let mut identity = whoami(&server, &token).await;
+    let expires = identity["expiresAt"].take();
     assert!(expires.as_str().is_some_and(|text| text.starts_with("20") && text.ends_with('Z')), "{expires}");
     let expected = json!({
         "caller": "session", "subject": "olga", "keyId": null, "name": "olga@example.com", "keyspaces": ["norrix"],
         "organizations": [{"id": "acme", "role": "owner"}, {"id": "globex", "role": "member"}],
         "scopes": [], "expiresAt": null,
     });
-    assert_eq!(told.to_string(), expected.to_string(), "in this order, too");
+    assert_eq!(identity.to_string(), expected.to_string(), "in this order, too");
     // A person without any role may still ask who it is.
     let stranger = provider.issue("dashboard", &json!({"sub": "mia", "name": "Mia\u{7}"})).await;
-    let told = whoami(&server, &stranger).await;
-    assert_eq!((&told["organizations"], &told["name"]), (&json!([]), &Value::Null), "no name with control characters");
+    let identity = whoami(&server, &stranger).await;
+    assert_eq!(
+        (&identity["organizations"], &identity["name"]),
+        (&json!([]), &Value::Null),
+        "no name with control characters"
+    );
 }
 
 #[tokio::test]
@@ -42,12 +46,12 @@ async fn a_key_sees_what_it_may_do() {
     let server = Setup::new().ready("all").start();
     let body = json!({"name": "ci", "keyspace": "norrix", "orgId": "acme", "scopes": ["build"], "expiresInDays": 3});
     let made = server.create(body).await;
-    let told = whoami(&server, made["key"].as_str().unwrap()).await;
+    let identity = whoami(&server, made["key"].as_str().unwrap()).await;
     let expected = json!({
         "caller": "key", "subject": null, "keyId": made["id"], "name": "ci", "keyspaces": ["norrix"],
         "organizations": [{"id": "acme", "role": null}], "scopes": ["build"], "expiresAt": made["expiresAt"],
     });
-    assert_eq!(told, expected);
+    assert_eq!(identity, expected);
     // The header that its keyspace reads.
     let body = json!({"name": "n", "keyspace": "nora", "orgId": "o", "instanceId": "i", "environment": "sandbox"});
     let nora = server.create(body).await;
@@ -72,20 +76,26 @@ async fn it_counts_against_the_limit_of_a_key() {
 async fn operators_and_services_see_the_keyspaces_that_they_serve() {
     let server = Setup::new().ready("all").start();
     let all = json!(["keyward", "norrix", "noro", "nora"]);
-    let told = whoami(&server, ROOT).await;
+    let identity = whoami(&server, ROOT).await;
     assert_eq!(
-        (&told["caller"], &told["keyId"], &told["scopes"]),
+        (&identity["caller"], &identity["keyId"], &identity["scopes"]),
         (&json!("operator"), &Value::Null, &json!(["root"]))
     );
-    assert_eq!(told["keyspaces"], all);
+    assert_eq!(identity["keyspaces"], all);
 
     let root = server.create(json!({"name": "ops", "keyspace": "keyward", "scopes": ["root"]})).await;
-    let told = whoami(&server, root["key"].as_str().unwrap()).await;
-    assert_eq!((&told["caller"], &told["name"], &told["keyId"]), (&json!("operator"), &json!("ops"), &root["id"]));
+    let identity = whoami(&server, root["key"].as_str().unwrap()).await;
+    assert_eq!(
+        (&identity["caller"], &identity["name"], &identity["keyId"]),
+        (&json!("operator"), &json!("ops"), &root["id"])
+    );
 
     let service = server.create(json!({"name": "api", "keyspace": "keyward", "scopes": ["verify"]})).await;
-    let told = whoami(&server, service["key"].as_str().unwrap()).await;
-    assert_eq!((&told["caller"], &told["scopes"], &told["keyspaces"]), (&json!("service"), &json!(["verify"]), &all));
+    let identity = whoami(&server, service["key"].as_str().unwrap()).await;
+    assert_eq!(
+        (&identity["caller"], &identity["scopes"], &identity["keyspaces"]),
+        (&json!("service"), &json!(["verify"]), &all)
+    );
     let body = json!({"name": "api", "keyspace": "keyward", "scopes": ["verify"], "keyspaces": ["nora"]});
     let limited = server.create(body).await;
     assert_eq!(whoami(&server, limited["key"].as_str().unwrap()).await["keyspaces"], json!(["nora"]));
@@ -109,9 +119,9 @@ async fn a_command_line_learns_where_people_sign_in() {
     let cli = "cli = { client_id = \"cli\", scopes = [\"offline_access\"], ports = [8976, 8977] }";
     let server = Setup::new().ready("norrix").and(&provider.table("dashboard", &["norrix"], cli)).start();
     until_fetched(&provider, 1).await;
-    let told = reply::until("the issuer is known", async || {
-        let told = reply(server.rest("GET", "/.well-known/keyward")).await.good(200);
-        told["deviceFlow"].is_boolean().then_some(told)
+    let discovery = reply::until("the issuer is known", async || {
+        let discovery = reply(server.rest("GET", "/.well-known/keyward")).await.good(200);
+        discovery["deviceFlow"].is_boolean().then_some(discovery)
     })
     .await;
     let expected = json!({
@@ -122,7 +132,7 @@ async fn a_command_line_learns_where_people_sign_in() {
         }],
         "dashboard": "/dashboard",
     });
-    assert_eq!(told.to_string(), expected.to_string());
+    assert_eq!(discovery.to_string(), expected.to_string());
     // A token for the client of the command line is a session, although `audience` does not name it.
     let token = provider.token("cli", "olga", &json!({"acme": "owner"})).await;
     assert_eq!(whoami(&server, &token).await["subject"], "olga");
@@ -133,12 +143,12 @@ async fn a_command_line_learns_where_people_sign_in() {
 #[tokio::test]
 async fn without_an_issuer_the_sign_in_is_null() {
     let server = Setup::new().ready("all").start();
-    let told = reply(server.rest("GET", "/.well-known/keyward")).await.good(200);
+    let discovery = reply(server.rest("GET", "/.well-known/keyward")).await.good(200);
     for field in ["issuer", "clientId", "scopes", "redirectPorts", "deviceFlow"] {
-        assert_eq!(told[field], Value::Null, "{field}");
+        assert_eq!(discovery[field], Value::Null, "{field}");
     }
-    assert_eq!((&told["name"], told["keyspaces"].as_array().unwrap().len()), (&json!("keyward"), 3));
-    assert_eq!(told["keyspaces"][1], json!({"name": "noro", "scopes": null, "requires": []}));
+    assert_eq!((&discovery["name"], discovery["keyspaces"].as_array().unwrap().len()), (&json!("keyward"), 3));
+    assert_eq!(discovery["keyspaces"][1], json!({"name": "noro", "scopes": null, "requires": []}));
     let nora = json!({"name": "nora", "scopes": null, "requires": ["organization", "instance", "environment"]});
-    assert_eq!(told["keyspaces"][2], nora);
+    assert_eq!(discovery["keyspaces"][2], nora);
 }

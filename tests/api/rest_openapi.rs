@@ -31,7 +31,7 @@ fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
 }
 
 /// The part of JSON Schema that the document uses.
-fn check(document: &Value, schema: &Value, value: &Value, place: &str) {
+fn check(document: &Value, schema: &Value, value: &Value, location: &str) {
     let schema = resolve(document, schema);
     if let Some(options) = schema["anyOf"].as_array().or_else(|| schema["oneOf"].as_array()) {
         let kind = kind(value);
@@ -39,34 +39,34 @@ fn check(document: &Value, schema: &Value, value: &Value, place: &str) {
             let option = resolve(document, option);
             option["type"] == kind
         };
-        let option = options.iter().find(fits).unwrap_or_else(|| panic!("{place}: no option for {value}"));
-        return check(document, option, value, place);
+        let option = options.iter().find(fits).unwrap_or_else(|| panic!("{location}: no option for {value}"));
+        return check(document, option, value, location);
     }
     let kinds = match &schema["type"] {
         Value::Array(kinds) => kinds.clone(),
         kind => vec![kind.clone()],
     };
-    assert!(kinds.iter().any(|k| *k == kind(value)), "{place}: {value} is none of {kinds:?}");
+    assert!(kinds.iter().any(|k| *k == kind(value)), "{location}: {value} is none of {kinds:?}");
     if let Some(allowed) = schema["enum"].as_array() {
-        assert!(allowed.contains(value), "{place}: {value} is none of {allowed:?}");
+        assert!(allowed.contains(value), "{location}: {value} is none of {allowed:?}");
     }
     let empty = Map::new();
     match value {
         Value::Object(fields) => {
             let properties = schema["properties"].as_object().unwrap_or(&empty);
             for name in schema["required"].as_array().into_iter().flatten() {
-                assert!(fields.contains_key(name.as_str().unwrap()), "{place}: no {name} in {value}");
+                assert!(fields.contains_key(name.as_str().unwrap()), "{location}: no {name} in {value}");
             }
             for (name, field) in fields {
-                let place = format!("{place}.{name}");
+                let location = format!("{location}.{name}");
                 match (properties.get(name), &schema["additionalProperties"]) {
-                    (Some(schema), _) | (None, schema @ Value::Object(_)) => check(document, schema, field, &place),
-                    (None, Value::Bool(false)) => panic!("{place} is not in the document"),
+                    (Some(schema), _) | (None, schema @ Value::Object(_)) => check(document, schema, field, &location),
+                    (None, Value::Bool(false)) => panic!("{location} is not in the document"),
                     (None, _) => {}
                 }
             }
         }
-        Value::Array(items) => items.iter().for_each(|item| check(document, &schema["items"], item, place)),
+        Value::Array(items) => items.iter().for_each(|item| check(document, &schema["items"], item, location)),
         _ => {}
     }
 }
@@ -146,7 +146,7 @@ async fn responses_match_the_document() {
     let event = |key: &Value, what: &str| {
         format!("/api/events/{}/{what}", key["id"].as_str().unwrap().replacen("key_", "evt_", 1))
     };
-    let (told, again) = (event(&hooked, "deliveries"), event(&hooked, "redeliver"));
+    let (listed, again) = (event(&hooked, "deliveries"), event(&hooked, "redeliver"));
     // This key has no webhook.
     let never = format!("{}/redeliver", dead.replace("/api/api-keys/key_", "/api/events/evt_"));
     let calls = [
@@ -174,7 +174,7 @@ async fn responses_match_the_document() {
         ("GET", "/api/events", "?limit=3", ROOT, none.clone(), 200),
         ("GET", "/api/events", "?limit=x", ROOT, none.clone(), 400),
         ("GET", "/api/events", "", "", none.clone(), 401),
-        ("GET", deliveries, &told, ROOT, none.clone(), 200),
+        ("GET", deliveries, &listed, ROOT, none.clone(), 200),
         ("GET", deliveries, "/api/events/none/deliveries", ROOT, none.clone(), 404),
         ("POST", redeliver, &again, ROOT, none.clone(), 200),
         ("POST", redeliver, &never, ROOT, none.clone(), 409),
@@ -204,11 +204,11 @@ async fn responses_match_the_document() {
         let answer = reply(request).await;
         assert_eq!(answer.status, status, "{method} {target}: {answer:?}");
         let described = resolve(&document, &operation["responses"][status.to_string()]);
-        let place = format!("{method} {path} {status}");
-        check(&document, &described["content"]["application/json"]["schema"], &answer.json(), &place);
+        let location = format!("{method} {path} {status}");
+        check(&document, &described["content"]["application/json"]["schema"], &answer.json(), &location);
         for name in answer.headers.keys().map(reqwest::header::HeaderName::as_str) {
             let plain = matches!(name, "content-type" | "content-length" | "date");
-            assert!(plain || described["headers"].get(name).is_some(), "{place}: {name} is not in the document");
+            assert!(plain || described["headers"].get(name).is_some(), "{location}: {name} is not in the document");
         }
     }
 }
@@ -217,16 +217,16 @@ async fn responses_match_the_document() {
 async fn every_operation_lists_the_errors_that_it_can_answer() {
     let document = document(&Setup::new().start()).await;
     for (path, method, operation) in operations(&document) {
-        let place = format!("{method} {path}");
-        assert!(operation["summary"].is_string() && operation["operationId"].is_string(), "{place}");
+        let location = format!("{method} {path}");
+        assert!(operation["summary"].is_string() && operation["operationId"].is_string(), "{location}");
         let has = |status: &str| operation["responses"].get(status).is_some();
         if path.starts_with("/api/") {
-            assert!(["400", "401", "403", "429", "500", "503"].into_iter().all(has), "{place}");
-            assert_eq!(has("404"), path.contains("{id}"), "{place}");
+            assert!(["400", "401", "403", "429", "500", "503"].into_iter().all(has), "{location}");
+            assert_eq!(has("404"), path.contains("{id}"), "{location}");
             let body = operation.get("requestBody").is_some();
-            assert_eq!((has("413"), has("415")), (body, body), "{place}");
+            assert_eq!((has("413"), has("415")), (body, body), "{location}");
         } else {
-            assert_eq!(operation["security"], json!([]), "{place}");
+            assert_eq!(operation["security"], json!([]), "{location}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, sqlite::SqliteConnectOptions};
+use sqlx::{Connection as _, Executor as _};
 
 use crate::support::{Server, Setup, reply, reply::within};
 
@@ -14,8 +14,7 @@ async fn readiness(server: &Server) -> u16 {
 #[tokio::test]
 async fn a_probe_does_not_wait_for_the_database() {
     let server = Setup::new().config("[server]\nready_requires_writes = true\n").start();
-    let options = SqliteConnectOptions::new().filename(server.folder().join("keyward.db"));
-    let mut writer = options.connect().await.unwrap();
+    let mut writer = server.sqlite().await;
     writer.execute("BEGIN IMMEDIATE").await.unwrap();
     let start = Instant::now();
     while readiness(&server).await == 200 {
@@ -62,8 +61,7 @@ async fn a_file_that_another_process_has_locked_shows_at_once_and_takes_no_reads
     let locked = "Another process holds the lock of the database";
     for (settings, status) in [("", 200), ("[server]\nready_requires_writes = true\n", 503)] {
         let server = Setup::new().config(settings).start();
-        let options = SqliteConnectOptions::new().filename(server.folder().join("keyward.db"));
-        let mut writer = options.connect().await.unwrap();
+        let mut writer = server.sqlite().await;
         within(Duration::from_millis(500), "the lock shows", async || {
             until_says(&server, &(200, Value::Null)).await;
             writer.execute("BEGIN IMMEDIATE").await.unwrap();

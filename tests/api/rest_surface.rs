@@ -75,7 +75,7 @@ async fn an_unknown_method_is_405_with_the_known_ones_in_allow() {
     let one = format!("/api/api-keys/{ID}");
     let event = "/api/events/evt_01h455vb4pex5vsknk084sn02q";
     let (deliveries, redeliver) = (format!("{event}/deliveries"), format!("{event}/redeliver"));
-    let places: [(&str, &[&str]); 13] = [
+    let routes: [(&str, &[&str]); 13] = [
         ("/api/v1/keys", &["GET", "POST", "DELETE", "PATCH"]),
         ("/api/v1/verify", &["POST"]),
         ("/api/v1/whoami", &["GET"]),
@@ -90,7 +90,7 @@ async fn an_unknown_method_is_405_with_the_known_ones_in_allow() {
         ("/metrics", &["GET"]),
         ("/openapi.json", &["GET"]),
     ];
-    for (path, methods) in places {
+    for (path, methods) in routes {
         for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"] {
             let answer = reply(server.rest(method, path)).await;
             if methods.contains(&method) {

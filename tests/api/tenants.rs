@@ -10,33 +10,21 @@ use std::{
 
 use keyward::proto::{Code, ListRequest, RevokeRequest};
 use serde_json::json;
-use sqlx::{ConnectOptions as _, Executor as _, sqlite::SqliteConnectOptions};
+use sqlx::Executor as _;
 use tonic::Code as Status;
 
 use crate::support::{
     Server, Setup,
-    grpc::{Client, Made, Refusal, check, code, create, key, made, refused, revoke, verify},
+    grpc::{Client, Made, PRODUCT, Refusal, check, code, create, key, made, refused, revoke, verify},
     reply,
     server::{ROOT, with},
 };
 
-/// A keyspace with admin keys.
-const KEYSPACE: &str = r#"
-[[keyspace]]
-name = "product"
-prefix = "pr_"
-secret = { encoding = "alphanumeric", length = 32 }
-scopes = ["use", "admin"]
-default_scopes = ["use"]
-admin_scope = "admin"
-"#;
-
 /// 100,000 keys of the organization `big`, a second older than any other.
 async fn fill(server: &Server) {
-    let file = server.folder().join("keyward.db");
-    let options = SqliteConnectOptions::new().filename(file).busy_timeout(Duration::from_secs(30));
-    let mut database = options.connect().await.unwrap();
-    database
+    server
+        .sqlite()
+        .await
         .execute(
             "INSERT INTO keyward_keys (id, keyspace, digest, organization, created_by, created_at, name) \
              WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 100000) \
@@ -76,7 +64,7 @@ async fn list_on(mut client: Client, admin: String, done: Arc<AtomicBool>, pages
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_that_find_nothing_leave_look_ups_and_revocations_of_others_alone() {
-    let server = Setup::new().config(KEYSPACE).start();
+    let server = Setup::new().config(PRODUCT).start();
     let mut client = server.client().await;
     fill(&server).await;
     let (big, other) = (admin(&mut client, "big").await, admin(&mut client, "other").await);
@@ -105,14 +93,14 @@ async fn lists_that_find_nothing_leave_look_ups_and_revocations_of_others_alone(
 /// A page over many keys ends early, and its token leads on to every key that fits.
 #[tokio::test]
 async fn a_list_that_fits_few_keys_ends_pages_early_and_misses_none() {
-    let server = Setup::new().config(KEYSPACE).start();
+    let server = Setup::new().config(PRODUCT).start();
     let mut client = server.client().await;
     let old = key(&mut client, "product", "big", &[]).await;
     // Below all others by its id, so that only the last page reaches it.
     fill(&server).await;
-    let file = server.folder().join("keyward.db");
-    let mut database = SqliteConnectOptions::new().filename(file).connect().await.unwrap();
-    database
+    server
+        .sqlite()
+        .await
         .execute("UPDATE keyward_keys SET created_by = 'user:ann' WHERE created_at = 1700000000000001")
         .await
         .unwrap();
@@ -137,7 +125,7 @@ async fn a_list_that_fits_few_keys_ends_pages_early_and_misses_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_past_its_bound_of_calls_is_refused_and_others_are_not() {
-    let server = Setup::new().config(KEYSPACE).and("[server]\ncalls_per_caller = 4").start();
+    let server = Setup::new().config(PRODUCT).and("[server]\ncalls_per_caller = 4").start();
     let mut client = server.client().await;
     fill(&server).await;
     let big = admin(&mut client, "big").await;
@@ -169,7 +157,7 @@ async fn a_caller_past_its_bound_of_calls_is_refused_and_others_are_not() {
 
 #[tokio::test]
 async fn an_organization_has_no_more_live_keys_than_its_keyspace_allows() {
-    let server = Setup::new().config(KEYSPACE).and("max_keys = 3").start();
+    let server = Setup::new().config(PRODUCT).and("max_keys = 3").start();
     let mut client = server.client().await;
     let admin = admin(&mut client, "acme").await;
     let body = || json!({"name": "one", "keyspace": "product", "orgId": "acme"});
@@ -196,7 +184,7 @@ async fn an_organization_has_no_more_live_keys_than_its_keyspace_allows() {
 #[tokio::test]
 async fn a_caller_creates_no_more_keys_than_its_keyspace_allows_in_a_window() {
     let limit = "create_limit = { limit = 2, window = \"1h\" }";
-    let server = Setup::new().config(KEYSPACE).and(limit).start();
+    let server = Setup::new().config(PRODUCT).and(limit).start();
     let mut client = server.client().await;
     let (one, other) = (admin(&mut client, "acme").await, admin(&mut client, "acme").await);
     let request = keyward::proto::CreateRequest::default;
@@ -235,7 +223,7 @@ fn ticks(server: &Server, name: &str) -> u64 {
 /// The threads that answer Verify only send what the thread of lists has made.
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_and_events_are_encoded_off_the_threads_that_answer_verify() {
-    let server = Setup::new().config(KEYSPACE).start();
+    let server = Setup::new().config(PRODUCT).start();
     let mut client = server.client().await.max_decoding_message_size(8 << 20);
     fill(&server).await;
     let big = admin(&mut client, "big").await;

@@ -207,7 +207,7 @@ async fn a_key_of_a_product_that_reads_x_api_key_is_sent_there() {
 }
 
 #[tokio::test]
-async fn a_webhook_is_set_and_removed_and_its_events_are_told() {
+async fn a_webhook_is_set_and_removed_and_its_events_are_delivered() {
     let (_server, machine, _) = norrix().await;
     machine.run(&["keys", "create", "ci", "-q"]).good();
     let id = id_by_name(&machine, "ci");
@@ -222,7 +222,7 @@ async fn a_webhook_is_set_and_removed_and_its_events_are_told() {
     assert!(machine.run(&["events", "deliveries", &event]).good().contains("pending"));
     assert!(machine.run(&["events", "redeliver", &event]).good().contains("pending"));
     let removed = machine.run(&["keys", "webhook", &id, ""]);
-    assert!(removed.err.contains("tells nobody"), "{removed:?}");
+    assert!(removed.err.contains("are sent to no webhook"), "{removed:?}");
     assert_eq!(removed.good(), "");
     let table = machine.run(&["events", "list"]).good();
     assert!(table.contains("webhook.updated") && table.contains("key.created"), "{table}");

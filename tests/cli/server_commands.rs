@@ -1,4 +1,4 @@
-//! The commands of the server, beside those for people.
+//! The commands of the server, which are not for people.
 
 use crate::support::{Setup, cli::Machine};
 

@@ -93,7 +93,7 @@ async fn shells_complete_commands_ids_organizations_and_scopes() {
     assert!(ran.err.is_empty() && ran.code == Some(0), "{ran:?}");
 }
 
-/// The attack: somebody who may name an organization, or who answers in the place of the service, has a command run by the
+/// The attack: somebody who may name an organization, or who answers instead of the service, has a command run by the
 /// shell of a person who presses Tab and Enter.
 #[test]
 fn a_shell_is_offered_nothing_that_it_would_run() {

@@ -19,7 +19,7 @@ fn url(server: &Server) -> String {
     format!("http://{}", server.http)
 }
 
-/// The command that a real Chromium signs in with, in the place of a person.
+/// The command that a real Chromium signs in with, instead of a person.
 fn chromium(login: &str) -> String {
     let folder = std::env::var("KEYWARD_TEST_BROWSER").expect("KEYWARD_TEST_BROWSER: tests/run sets it");
     format!("node {folder}/sign-in.mjs {login}")
@@ -38,8 +38,8 @@ async fn a_real_browser_signs_in_once() {
         "the address is always shown: {ran:?}"
     );
     assert!(ran.err.contains("2 organizations") && ran.err.contains("keyward orgs select"), "{ran:?}");
-    let told = machine.run(&["whoami", "-o", "json"]).json();
-    assert_eq!((&told["caller"], told["organizations"].as_array().unwrap().len()), (&"session".into(), 2));
+    let identity = machine.run(&["whoami", "-o", "json"]).json();
+    assert_eq!((&identity["caller"], identity["organizations"].as_array().unwrap().len()), (&"session".into(), 2));
     machine.run(&["orgs", "select", "globex"]).good();
     let secret = machine.run(&["keys", "create", "ci", "--scope", "build"]).good();
     assert!(secret.starts_with("nrx_"), "{secret}");

@@ -1,8 +1,8 @@
 //! An attached client in a process of its own, which can be stopped, killed and cut off.
 //!
-//! The process is this test binary, started again for its ignored test [`process`]. It checks the keys that it is told of
+//! The process is this test binary, started again for its ignored test [`process`]. It checks the keys that the test names
 //! all the time, and writes what it finds into a file, so that what it found before it was killed counts, too. Times are
-//! those of `CLOCK_MONOTONIC`, which all processes of a machine share. Beside an agent, it asks that by calls: then the
+//! those of `CLOCK_MONOTONIC`, which all processes of a machine share. With an agent, it asks that one by calls: then the
 //! agent is the process which is stopped and killed.
 
 use std::{
@@ -65,8 +65,8 @@ impl Finding {
     fn bytes(self) -> [u8; Self::BYTES] {
         let words = [self.valid_started, self.from_memory, self.by_call, self.refused, self.undecided];
         let mut bytes = [0; Self::BYTES];
-        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
-            place.copy_from_slice(&word.to_le_bytes());
+        for (target, word) in bytes.chunks_exact_mut(8).zip(words) {
+            target.copy_from_slice(&word.to_le_bytes());
         }
         bytes
     }
@@ -136,7 +136,7 @@ impl ClientProcess {
         Self { child, agent, lines: Some(lines), findings: findings.to_owned() }
     }
 
-    /// Tells it of a key, which it checks from now on.
+    /// Names a key, which it checks from now on.
     pub fn watch(&self, index: usize, secret: &str) {
         // A process that was killed reads nothing.
         let _ = self.lines.as_ref().map(|lines| lines.send(format!("{index} {secret}\n")));

@@ -104,10 +104,10 @@ impl History {
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
                 clippy::cast_precision_loss,
-                reason = "a place in a list that fits into memory"
+                reason = "an index of a list that fits into memory"
             )]
-            let place = (latencies.len() as f64 * part) as usize;
-            latencies.get(place).copied().unwrap_or_default()
+            let index = (latencies.len() as f64 * part) as usize;
+            latencies.get(index).copied().unwrap_or_default()
         };
         let faults: Vec<String> =
             self.faults.lock().unwrap().iter().map(|(kind, count)| format!("{kind} {count}")).collect();

@@ -103,7 +103,7 @@ impl Load {
                 let recent = self.recent.lock().unwrap();
                 // Prefer newer keys: they are about to be revoked, or have just been revoked.
                 let back = random.random_range(0..MAX_RECENT).min(random.random_range(0..MAX_RECENT));
-                recent.len().checked_sub(1 + back).and_then(|place| recent.get(place).cloned())
+                recent.len().checked_sub(1 + back).and_then(|index| recent.get(index).cloned())
             };
             let Some(key) = key else {
                 tokio::time::sleep(Duration::from_millis(1)).await;

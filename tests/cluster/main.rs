@@ -19,6 +19,7 @@ mod pooler;
 mod proxy;
 mod sqlite;
 mod storm;
+mod storm_settings;
 #[path = "../support/mod.rs"]
 mod support;
 mod usage;

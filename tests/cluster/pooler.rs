@@ -37,8 +37,8 @@ impl Drop for Bouncer {
 
 /// PgBouncer's executable. Debian installs it outside the usual PATH.
 fn program() -> PathBuf {
-    let places = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
-    let found = std::env::split_paths(&places).map(|place| place.join("pgbouncer")).find(|file| file.is_file());
+    let folders = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
+    let found = std::env::split_paths(&folders).map(|folder| folder.join("pgbouncer")).find(|file| file.is_file());
     found.expect("pgbouncer is installed (Debian: pgbouncer)")
 }
 

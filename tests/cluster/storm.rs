@@ -7,11 +7,7 @@ use std::{
 
 use tokio::task::JoinSet;
 
-use crate::{
-    chaos::Chaos,
-    cluster::{Cluster, Start},
-    load::Load,
-};
+use crate::{chaos::Chaos, cluster::Cluster, load::Load, storm_settings::StormSettings};
 
 const REPLICAS: usize = 3;
 /// Verifying tasks for each replica.
@@ -22,21 +18,9 @@ const REVOKERS: u64 = 144;
 const QUIET_PHASE: Duration = Duration::from_secs(4);
 const QUIET_REVOKERS: u64 = 3;
 
-fn from_environment(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a whole number")))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn no_verify_that_starts_after_revoke_returned_answers_valid() {
-    let seconds = from_environment("KEYWARD_CLUSTER_SECONDS").unwrap_or(40);
-    let seed = from_environment("KEYWARD_CLUSTER_SEED").unwrap_or_else(|| u64::from(std::process::id()));
-    println!("{seconds} s with KEYWARD_CLUSTER_SEED={seed}");
-
-    // Guards to disable, to see that the storm detects it.
-    let guards = std::env::var("KEYWARD_CLUSTER_WITHOUT").unwrap_or_default();
-    // One replica's wall clock steps all the time. The promise does not depend on it.
-    let faults = |replica| if replica == 1 { format!("{guards},steady_wall") } else { guards.clone() };
-    let starts: Vec<_> = (0..REPLICAS).map(|replica| Start::without(&faults(replica))).collect();
+    let StormSettings { seconds, seed, starts } = StormSettings::read(40, REPLICAS);
     let Cluster { database, replicas } = Cluster::start(starts).await;
     let database = Arc::new(database);
     let load = Arc::new(Load::new(replicas));

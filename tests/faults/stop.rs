@@ -222,7 +222,7 @@ async fn migrations_that_wait_say_for_whom_and_go_on() {
     let mut blocker = blocker(&url).await;
     let mut migrating = Starting::new(&url, "migrate");
     let mut stderr = migrating.child.stderr.take().unwrap();
-    let told = tokio::task::spawn_blocking(move || {
+    let reading = tokio::task::spawn_blocking(move || {
         let (mut log, mut bytes) = (String::new(), [0; 1_024]);
         while !log.contains("(somebody else)") {
             let read = stderr.read(&mut bytes).unwrap();
@@ -230,7 +230,7 @@ async fn migrations_that_wait_say_for_whom_and_go_on() {
             log.push_str(&String::from_utf8_lossy(&bytes[..read]));
         }
     });
-    tokio::time::timeout(Duration::from_secs(30), told).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(30), reading).await.unwrap().unwrap();
     blocker.execute("ROLLBACK").await.unwrap();
     let ended = until("it has ended", async || migrating.child.try_wait().unwrap()).await;
     assert_eq!(ended.code(), Some(0));

@@ -343,7 +343,7 @@ pub fn redelivery() -> Redelivery {
     Redelivery { at: now(), by: "user:ann".to_owned(), event: event_id() }
 }
 
-/// Otherwise a redelivery would tell the webhook of itself.
+/// Otherwise a redelivery would be delivered, too.
 pub async fn a_redelivery_is_an_event_without_a_delivery(f: Fixture) {
     let made = key();
     f.store.create_key(made.clone()).await.unwrap();

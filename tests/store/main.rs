@@ -9,6 +9,7 @@ mod dashboard_plans;
 #[path = "../support/database.rs"]
 mod database;
 mod deliveries;
+mod event_pages;
 mod event_plans;
 mod events;
 mod fixture;
@@ -75,9 +76,10 @@ on_both! {
         usage_of_many_writers_adds_up, usage_leaves_revisions_alone, revision_order, keys_are_never_deleted;
     list: a_page_passes_keys_that_cannot_be_read, a_page_looks_at_a_bounded_number_of_rows, every_filter_shape, a_status_is_evaluated_at_the_time_of_the_query, pages_stay_stable, case_pairs, a_page_has_a_limit;
     events: creating_a_key_writes_its_event, the_first_root_key_writes_its_event, only_the_first_revocation_writes_an_event, a_webhook_change_writes_an_event,
-        only_the_webhook_that_refused_is_disabled, every_event_filter_shape, a_page_passes_events_that_cannot_be_read,
-        a_page_of_events_looks_at_a_bounded_number_of_rows, an_event_that_happens_once_is_written_once, keys_by_their_expiry, events_without_a_key_are_written_once, a_pending_delivery_keeps_its_event,
+        only_the_webhook_that_refused_is_disabled, an_event_that_happens_once_is_written_once, keys_by_their_expiry, events_without_a_key_are_written_once, a_pending_delivery_keeps_its_event,
         a_watermark_only_advances, a_job_lease_has_one_holder;
+    event_pages: every_event_filter_shape, a_page_passes_events_that_cannot_be_read,
+        a_page_of_events_looks_at_a_bounded_number_of_rows;
     deliveries: each_event_of_a_key_with_a_webhook_has_a_delivery, events_after_a_removed_webhook_have_no_delivery,
         a_delivery_is_claimed_by_one, an_unsettled_claim_becomes_due_again, busy_hosts_are_skipped,
         each_spelling_of_a_host_is_one_host, a_delivery_without_a_host_gets_it_with_its_first_claim,

@@ -92,7 +92,7 @@ async fn a_role_that_may_not_create_says_who_must_migrate() {
     assert!(refused.to_string().contains("keyward migrate"), "{refused}");
 }
 
-/// As many calls as the pool has places, with one connection for all of them.
+/// As many calls as the pool has permits, with one connection for all of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_wait_for_the_pools_connection_when_the_server_allows_no_more() {
     let owner = postgres_options().await;

@@ -161,6 +161,17 @@ impl Browser {
         self.post("/dashboard/sign-in", &[("token", &token), ("return_to", ""), ("credential", credential)]).await
     }
 
+    /// The fields of the form that creates a key of the default keyspace, with a name filled in.
+    pub async fn creation(&mut self, name: &str) -> [(&'static str, String); 4] {
+        let form = self.get(&format!("{KEYS}/new")).await.is(200);
+        [
+            ("token", form.value("token")),
+            ("once", form.value("once")),
+            ("keyspace", "default".to_owned()),
+            ("name", name.to_owned()),
+        ]
+    }
+
     /// Creates a key by its form; the page with the secret.
     pub async fn create(&mut self, fields: &[(&str, &str)]) -> Page {
         let keyspace = fields.iter().find(|(name, _)| *name == "keyspace").map_or("default", |(_, value)| *value);

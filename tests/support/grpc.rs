@@ -14,10 +14,21 @@ use tonic_types::StatusExt as _;
 
 use super::server::{ROOT, with};
 
+/// A keyspace with admin keys.
+pub const PRODUCT: &str = r#"
+[[keyspace]]
+name = "product"
+prefix = "pr_"
+secret = { encoding = "alphanumeric", length = 32 }
+scopes = ["use", "admin"]
+default_scopes = ["use"]
+admin_scope = "admin"
+"#;
+
 /// A client.
 pub type Client = KeyServiceClient<Channel>;
 
-/// What a caller can tell of a refusal.
+/// What a caller learns from a refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The gRPC code.

@@ -51,7 +51,7 @@ impl Provider {
         Self::run_with(0, "first", &[], &[("ID_TOKEN_TTL", seconds.to_string())])
     }
 
-    /// Starts it again at the same place with keys of these ids; those that it had are the same ones.
+    /// Starts it again at the same address with keys of these ids; those that it had are the same ones.
     pub fn again(&mut self, ids: &str) {
         self.stop();
         let port = self.issuer.rsplit_once(':').unwrap().1.parse().unwrap();
@@ -59,7 +59,7 @@ impl Provider {
         std::mem::swap(self, &mut new);
     }
 
-    /// Starts it again at the same place with new keys of these ids.
+    /// Starts it again at the same address with new keys of these ids.
     pub fn again_with_new_keys(&mut self, ids: &str) {
         self.keys.clear();
         self.again(ids);
@@ -85,10 +85,10 @@ impl Provider {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let first: Value = serde_json::from_str(&lines.next().expect("the provider starts").unwrap()).unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let gathered = Arc::clone(&requests);
+        let seen = Arc::clone(&requests);
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                gathered.lock().unwrap().push(line);
+                seen.lock().unwrap().push(line);
             }
         });
         Self {

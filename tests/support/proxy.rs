@@ -30,7 +30,7 @@ struct State {
     generation: watch::Sender<u64>,
     /// While it is set new connections are reset at once.
     down: AtomicBool,
-    /// On connections with a lower number nothing passes, and nobody is told.
+    /// On connections with a lower number nothing passes, and neither side learns of it.
     silent_below: watch::Sender<u64>,
     /// The next reply is thrown away, and its connection with it.
     lose_reply: AtomicBool,
@@ -91,7 +91,7 @@ impl Proxy {
         self.address
     }
 
-    /// Leads new connections to another address, such as that of a process which took the place of another one.
+    /// Leads new connections to another address, such as that of a process which replaced another one.
     pub fn redirect(&self, upstream: SocketAddr) {
         self.state.upstream.send_replace(upstream);
     }

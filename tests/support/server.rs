@@ -11,6 +11,7 @@ use std::{
 use super::reply::{from_now, short_lives};
 use keyward::proto::key_service_client::KeyServiceClient;
 use serde_json::Value;
+use sqlx::{ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tonic::{Request, metadata::MetadataValue, transport::Channel};
 
 /// The root credential of every test server.
@@ -76,7 +77,7 @@ impl Setup {
         self
     }
 
-    /// Tells webhooks: other servers of tests tell nobody, since their webhooks are at addresses of strangers.
+    /// Delivers to webhooks. Other servers of tests do not, since their webhooks are at addresses of strangers.
     pub fn delivering(self) -> Self {
         self.env("KEYWARD_WEBHOOKS_DELIVER", "true")
     }
@@ -118,8 +119,8 @@ impl Setup {
         let folder = self.folder.clone().unwrap_or_else(|| own.path().to_owned());
         let mut command = self.command(&folder, &["serve"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let log = gather(child.stderr.take().unwrap());
-        let output = gather(child.stdout.take().unwrap());
+        let log = collect(child.stderr.take().unwrap());
+        let output = collect(child.stdout.take().unwrap());
         let start = Instant::now();
         loop {
             let lines = output.lock().unwrap().clone();
@@ -144,14 +145,14 @@ impl Setup {
     }
 }
 
-fn gather(stream: impl std::io::Read + Send + 'static) -> Arc<Mutex<String>> {
+fn collect(stream: impl std::io::Read + Send + 'static) -> Arc<Mutex<String>> {
     let text = Arc::new(Mutex::new(String::new()));
-    let gathered = Arc::clone(&text);
+    let collected = Arc::clone(&text);
     std::thread::spawn(move || {
         let mut reader = BufReader::new(stream);
         let mut line = String::new();
         while reader.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
-            gathered.lock().unwrap().push_str(&line);
+            collected.lock().unwrap().push_str(&line);
             line.clear();
         }
         let _ = reader.read_to_string(&mut line);
@@ -207,6 +208,13 @@ impl Server {
     /// Where the server runs: `keyward.db` is here.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// A connection of its own to the server's SQLite file.
+    pub async fn sqlite(&self) -> SqliteConnection {
+        let file = self.folder().join("keyward.db");
+        let options = SqliteConnectOptions::new().filename(file).busy_timeout(Duration::from_secs(30));
+        options.connect().await.unwrap()
     }
 
     /// The process.

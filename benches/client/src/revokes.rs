@@ -22,7 +22,7 @@ const CLIENTS_PER_CREDENTIAL: usize = 16;
 /// How often each client is used: it then keeps its lease.
 const USE_INTERVAL: Duration = Duration::from_millis(250);
 /// How long everything may take that has to happen first.
-const PATIENCE: Duration = Duration::from_secs(300);
+const SETUP_TIMEOUT: Duration = Duration::from_secs(300);
 
 #[derive(Args)]
 pub struct Revokes {
@@ -47,7 +47,7 @@ impl Revokes {
     pub async fn run(self) -> Result<(), BoxError> {
         let operators: Vec<Client> = self.addr.iter().map(|addr| client(addr, &self.bearer)).collect::<Result<_, _>>()?;
         let mut service = operators[0].key_service();
-        // The same without clients, beside it.
+        // The same without clients, for comparison.
         let mut alone = Vec::new();
         for _ in 0..self.count {
             let (id, _) = create(&mut service).await?;
@@ -163,7 +163,7 @@ async fn hold(fleet: &[Client], secret: &str) -> Result<(), BoxError> {
     for client in fleet {
         let (client, secret) = (client.clone(), secret.to_owned());
         running.spawn(async move {
-            while start.elapsed() < PATIENCE {
+            while start.elapsed() < SETUP_TIMEOUT {
                 let keys = |client: &Client| client.metrics().attach.map_or(0, |attach| attach.calls_for_keys + attach.calls_without_lease);
                 let before = keys(&client);
                 if client.verify(&secret).await.is_ok_and(|verdict| verdict.is_valid()) && keys(&client) == before {

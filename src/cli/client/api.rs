@@ -56,7 +56,7 @@ impl From<Refusal> for Failure {
 /// The system's certificates cannot be read.
 pub fn http(environment: &Environment) -> Result<Http> {
     let agent = format!("{}-cli/{}", environment.product.name, env!("CARGO_PKG_VERSION"));
-    Http::new(&agent, environment.patience())
+    Http::new(&agent, environment.timeout())
 }
 
 impl<'a> Api<'a> {

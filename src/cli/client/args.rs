@@ -89,7 +89,7 @@ pub enum Command {
     /// Forgets the session of the environment
     #[command(visible_alias = "sign-out", after_help = "Examples:\n  keyward logout\n  keyward logout --dev")]
     Logout(Alone),
-    /// Tells who you are, by session or by key
+    /// Shows who you are, by session or by key
     #[command(after_help = "Examples:\n  keyward whoami\n  KEYWARD_API_KEY=… keyward whoami -o json")]
     Whoami(Alone),
     /// Your organizations
@@ -250,7 +250,7 @@ pub struct Create {
     /// The keyspace, if there are several
     #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(candidates::keyspaces))]
     pub keyspace: Option<String>,
-    /// Where to tell what happens to the key
+    /// The URL that events of the key are sent to
     #[arg(long, value_name = "URL")]
     pub webhook: Option<String>,
     /// A free-form pair; may be given several times
@@ -330,13 +330,13 @@ pub enum EventsCommand {
         after_help = "Examples:\n  keyward events list\n  keyward events list --type key.revoked --since 2026-01-01 --all"
     )]
     List(ListEvents),
-    /// What became of telling a webhook of an event
+    /// Shows the deliveries of an event to its webhook
     #[command(after_help = "Examples:\n  keyward events deliveries evt_01h455vb4pex5vsknk084sn02q")]
     Deliveries {
         #[arg(value_name = "ID")]
         id: String,
     },
-    /// Tells the webhook of an event again
+    /// Delivers an event to its webhook again
     #[command(after_help = "Examples:\n  keyward events redeliver evt_01h455vb4pex5vsknk084sn02q")]
     Redeliver {
         #[arg(value_name = "ID")]

@@ -79,7 +79,7 @@ fn each(found: &Value, list: &str, name: &str, help: impl Fn(&Value) -> Option<S
         .collect()
 }
 
-/// Asks the service; null if that fails or takes long, since a shell has no place for errors.
+/// Asks the service; null if that fails or takes long, since a shell shows no errors.
 fn ask(question: impl AsyncFnOnce(&Environment) -> Result<Value>) -> Value {
     let product = Product::of(std::env::args_os().next().as_deref());
     let flags = Flags { quiet: true, timeout: Some(TIMEOUT), ..Flags::default() };

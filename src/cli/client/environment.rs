@@ -105,7 +105,7 @@ impl Environment {
     }
 
     /// How long the command keeps trying.
-    pub fn patience(&self) -> Duration {
+    pub fn timeout(&self) -> Duration {
         self.timeout.unwrap_or(DEFAULT_TIMEOUT)
     }
 

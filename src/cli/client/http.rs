@@ -51,12 +51,12 @@ pub struct Http {
 }
 
 impl Http {
-    /// A client that stops trying when this time has passed.
+    /// A client that stops trying after `timeout`.
     ///
     /// # Errors
     ///
     /// The system's certificates cannot be read.
-    pub fn new(agent: &str, patience: Duration) -> Result<Self> {
+    pub fn new(agent: &str, timeout: Duration) -> Result<Self> {
         // No redirects: one could lead a credential to another host.
         let client = Client::builder()
             .redirect(redirect::Policy::none())
@@ -65,7 +65,7 @@ impl Http {
             .user_agent(agent)
             .build()
             .map_err(|error| Failure::new(chain(&error)))?;
-        Ok(Self { client, deadline: Instant::now() + patience })
+        Ok(Self { client, deadline: Instant::now() + timeout })
     }
 
     /// How long this client still tries.

@@ -34,11 +34,11 @@ impl Product {
         let own = !valid || stem.split(['-', '_']).next() == Some(OWN_NAME);
         let mut folders = Vec::new();
         if let Some(path) = path {
-            let beside = match path.parent() {
+            let folder = match path.parent() {
                 Some(parent) if !parent.as_os_str().is_empty() => Some(parent.to_owned()),
                 _ => in_path(path),
             };
-            folders.extend(beside);
+            folders.extend(folder);
         }
         folders.extend(std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned)));
         folders.push(PathBuf::from("/etc"));
@@ -72,7 +72,7 @@ impl Product {
         std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(format!(".{}", self.name)))
     }
 
-    /// The ready address of an environment: `[env.prod] url = "…"` in `norrix.toml` beside the binary or in `/etc`.
+    /// The ready address of an environment: `[env.prod] url = "…"` in `norrix.toml`, in the binary's folder or in `/etc`.
     ///
     /// # Errors
     ///

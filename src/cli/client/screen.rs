@@ -66,7 +66,7 @@ impl Screen {
         self.print(&format!("{text}\n"))
     }
 
-    /// Says something beside the result. `--quiet` leaves it out.
+    /// Prints a note on standard error. `--quiet` leaves it out.
     pub fn note(&self, text: impl AsRef<str>) {
         if !self.quiet {
             self.say(text);

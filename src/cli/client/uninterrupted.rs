@@ -6,7 +6,7 @@ use std::{
     task::Poll,
 };
 
-/// How many such steps run. A command is one thread, and a completion may run beside it.
+/// How many such steps run. A command is one thread, and a completion may run at the same time.
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
 /// A step that runs to its end although the command was interrupted: as long as this is held.

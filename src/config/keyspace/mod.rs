@@ -49,7 +49,7 @@ pub fn read(sections: &[Section<'_>]) -> Vec<Draft> {
     drafts
 }
 
-/// A secret must tell its keyspace by its prefix alone.
+/// The keyspace of a secret must follow from its prefix alone.
 fn check_prefixes(section: &Section<'_>, own: &Draft, other: &Draft) {
     let (Some(prefixes), Some(others)) = (&own.prefixes, &other.prefixes) else { return };
     let name = |draft: &Draft| draft.name.clone().unwrap_or_else(|| "(unnamed)".to_owned());

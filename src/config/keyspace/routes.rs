@@ -12,7 +12,7 @@ use crate::domain::{
 
 /// Routes of one keyspace: each request is compared with them in turn.
 const MAX_ROUTES: usize = 1_000;
-/// What HTTP defines, and what clients send beside it.
+/// The methods that HTTP defines, and others that clients send.
 const KNOWN_METHODS: [&str; 21] = [
     "GET",
     "HEAD",
@@ -108,7 +108,7 @@ pub fn read(section: &Section<'_>, scopes: Option<&[String]>) -> GatewayRules {
         section.problem(TABLE.name, format_args!("must be at most {MAX_ROUTES} routes"));
     }
     let mut routes: Vec<(usize, Route)> = Vec::new();
-    for (place, section) in sections.iter().enumerate().take(MAX_ROUTES) {
+    for (index, section) in sections.iter().enumerate().take(MAX_ROUTES) {
         let Some(route) = route(section, scopes) else { continue };
         if let Some((at, earlier)) = routes.iter().find(|(_, earlier)| earlier.covers(&route)) {
             section.warning(
@@ -119,7 +119,7 @@ pub fn read(section: &Section<'_>, scopes: Option<&[String]>) -> GatewayRules {
                 ),
             );
         }
-        routes.push((place, route));
+        routes.push((index, route));
     }
     let unmatched = if sections.is_empty() { Unmatched::Allow } else { Unmatched::Deny };
     let routes = routes.into_iter().map(|(_, route)| route).collect();

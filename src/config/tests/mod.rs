@@ -66,7 +66,7 @@ fn the_ready_configs_are_valid_and_set_what_the_products_need() {
     for name in ["norrix", "noro", "nora"] {
         let config = read(name);
         let [only] = config.registry.configured() else { panic!("{name}: one keyspace") };
-        assert_eq!(Some(only), all.registry.by_name(name), "{name} is the same alone and beside the others");
+        assert_eq!(Some(only), all.registry.by_name(name), "{name} is the same alone and with the others");
         assert!(config.http.environment.is_empty(), "{name}: the host's environment is left unset");
     }
     let cognito = read("cognito");

@@ -25,7 +25,7 @@ pub const DENIED_PORTS: &[u16] = &[
 /// What the operator allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Egress {
-    /// Allows `http://` beside `https://`.
+    /// Allows `http://` as well as `https://`.
     pub allow_http: bool,
     /// Networks that are allowed although they are not public.
     pub allow_cidrs: Vec<IpNet>,

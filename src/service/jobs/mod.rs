@@ -1,4 +1,4 @@
-//! What workers run beside calls: flush usage, emit events that no call causes, and delete old events and ended sessions.
+//! Background jobs: flush usage, emit events that no call causes, and delete old events and ended sessions.
 
 mod expiry;
 mod rate_limit_events;

@@ -68,7 +68,7 @@ pub enum VerifyCaller<'a> {
 pub struct Verdict {
     /// VALID, or the first reason why not.
     pub code: VerdictCode,
-    /// The key; none where the answer must not tell of it: MALFORMED and NOT_FOUND.
+    /// The key; none where the answer must not describe it: MALFORMED and NOT_FOUND.
     pub key: Option<Arc<CachedKey>>,
     /// The state of its rate limit, if it has one and everything else was good.
     pub rate: Option<RateState>,
@@ -77,7 +77,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// A verdict that tells of no key.
+    /// A verdict that describes no key.
     pub(super) fn unknown(code: VerdictCode) -> Self {
         Self { code, key: None, rate: None, missing_scope: None }
     }

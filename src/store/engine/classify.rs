@@ -1,4 +1,4 @@
-//! Classifies errors: the one place that reads the databases' error codes.
+//! Classifies errors: the only code that reads the databases' error codes.
 
 use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 
@@ -179,7 +179,7 @@ impl From<sqlx::Error> for OpenError {
     fn from(error: sqlx::Error) -> Self {
         if matches!(&error, sqlx::Error::Tls(why) if why.to_string() == NO_TLS) {
             return Self::Refused(
-                "the server has no TLS, and a server that answers in its place would get the password: turn TLS on there, or \
+                "the server has no TLS, and another server that answers instead would get the password: turn TLS on there, or \
                  say sslmode=disable in the URL if the network itself is trusted"
                     .to_owned(),
             );

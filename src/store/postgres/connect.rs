@@ -32,7 +32,7 @@ fn read_url(url: &str) -> Result<PgConnectOptions, OpenError> {
 }
 
 /// Requires TLS of a server that is not on this machine, unless the URL has `sslmode=disable`. Otherwise a server that
-/// answers in its place gets the password by saying that it has no TLS.
+/// answers instead gets the password by saying that it has no TLS.
 fn with_tls(connect: PgConnectOptions) -> PgConnectOptions {
     let host = connect.get_host();
     let is_local = connect.get_socket().is_some() || host.starts_with('/') || server_url::is_loopback(host);

@@ -11,8 +11,8 @@ use sqlx::sqlite::SqliteConnectOptions;
 
 use crate::{domain::server_url, store::error::OpenError};
 
-/// Creates the file if it is missing, readable by its owner alone because it holds digests. Locks a file beside it: a second
-/// process could answer from memory for keys that this one has revoked.
+/// Creates the file if it is missing, readable by its owner alone because it holds digests. Locks another file of its folder:
+/// a second process could answer from memory for keys that this one has revoked.
 pub(super) fn create_and_lock(url: &str) -> Result<(PathBuf, File), OpenError> {
     let refused_url = |reason: &str| OpenError::Url(format!("{reason}: must be such as sqlite://keyward.db"));
     let path = server_url::sqlite(url).ok_or_else(|| refused_url("not a SQLite URL"))?.map_err(OpenError::Url)?;
@@ -30,13 +30,13 @@ pub(super) fn create_and_lock(url: &str) -> Result<(PathBuf, File), OpenError> {
     for suffix in ["", "-wal", "-shm"] {
         restrict(&with_suffix(&path, suffix));
     }
-    let beside = with_suffix(&path, ".lock");
-    let lock = private(OpenOptions::new().write(true).create(true).truncate(false), &beside)
-        .map_err(|error| refused(&beside, &error))?;
+    let lock_path = with_suffix(&path, ".lock");
+    let lock = private(OpenOptions::new().write(true).create(true).truncate(false), &lock_path)
+        .map_err(|error| refused(&lock_path, &error))?;
     match lock.try_lock() {
         Ok(()) => Ok((path, lock)),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.display().to_string())),
-        Err(TryLockError::Error(error)) => Err(refused(&beside, &error)),
+        Err(TryLockError::Error(error)) => Err(refused(&lock_path, &error)),
     }
 }
 
@@ -47,7 +47,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Closes a file that every user can open to all but its owner. One that only its group can open stays as it is: that may be
-/// meant, for backups. SQLite makes the files beside the database with the same permissions.
+/// meant, for backups. SQLite makes its -wal and -shm files with the same permissions.
 fn restrict(path: &Path) {
     let Ok(metadata) = path.metadata() else { return };
     let others = metadata.permissions().mode() & 0o007;

@@ -67,7 +67,7 @@ impl HandedConnection {
         self.address
     }
 
-    /// The connection's place in its listener's table.
+    /// The connection's slot in its listener's table.
     pub(crate) fn admission(&self) -> Arc<Admission> {
         Arc::clone(&self.admission)
     }

@@ -152,7 +152,7 @@ async fn serve(
         };
         let admission = connection.admission();
         let connection = serve_connection(connection, api.clone(), routes.clone(), options.clone(), connection_options);
-        // A task of its own waits for the end of the connection's place: the connection itself would look for it
+        // A task of its own waits for the displacement of the connection: the connection itself would check
         // whenever it is polled.
         let mut connection = serving.spawn(connection);
         serving.spawn(async move {

@@ -28,7 +28,7 @@ pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One HTTP connection.
 pub(crate) struct Activity {
-    /// Its place among the connections of its listener.
+    /// Its slot among the connections of its listener.
     pub(crate) admission: Arc<Admission>,
     /// Its share of the memory for requests.
     pub(crate) budget: ConnectionBudget,

@@ -54,7 +54,7 @@ pub(crate) async fn list(
     Ok(encoded.await?)
 }
 
-/// What became of telling the key's webhook of an event
+/// The deliveries of an event to the key's webhook
 ///
 /// Empty if the key had no webhook.
 #[utoipa::path(
@@ -73,7 +73,7 @@ pub(crate) async fn deliveries(context: RequestContext, Manager(caller): Manager
     Ok(RestResponse::ok(&Deliveries { deliveries: listed.deliveries.iter().map(delivery).collect() }))
 }
 
-/// Tell the key's webhook of an event again
+/// Deliver an event to the key's webhook again
 ///
 /// Now and with every retry, whatever came of it before, under the same webhook-id. 409 if the key has no webhook.
 #[utoipa::path(

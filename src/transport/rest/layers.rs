@@ -64,7 +64,7 @@ pub(crate) fn stack(routes: Router, state: &Arc<RestState>) -> HttpHandler {
         .layer(from_fn(discard_unread_body))
         // Outside of everything that may change the response: what is logged is what the client gets.
         .layer(from_fn(finish_call))
-        // Before headers are added: the removal of one moves the last one to its place.
+        // Before headers are added: the removal of one moves the last one to its position.
         .layer(from_fn(adapt_response))
         // Inside of the layers above: it may replace the response.
         .layer(from_fn(limit_failed_authentications))
@@ -164,7 +164,7 @@ enum Stranger {
     No,
     Yes,
     /// The credential has to be looked up.
-    Perhaps {
+    Unknown {
         session: bool,
     },
 }
@@ -183,13 +183,13 @@ async fn limit_strangers(context: RequestContext, request: Request, next: Next) 
     let of_key = |secret: &str| match auth.authenticate_cached(secret) {
         Some(Ok(())) => Stranger::No,
         Some(Err(_)) => Stranger::Yes,
-        None => Stranger::Perhaps { session: false },
+        None => Stranger::Unknown { session: false },
     };
     let gateway = request.headers().get(GATEWAY_CREDENTIAL).map(|value| value.to_str().unwrap_or_default());
     let stranger = match (gateway, credential::find(request.headers(), context.service(), true)) {
         (Some(credential), _) => of_key(bearer(credential).unwrap_or(credential)),
         (None, Ok(Some(Presented::Secret(_, secret)))) => of_key(&secret),
-        (None, Ok(Some(Presented::Token(_) | Presented::Cookie(..)))) => Stranger::Perhaps { session: true },
+        (None, Ok(Some(Presented::Token(_) | Presented::Cookie(..)))) => Stranger::Unknown { session: true },
         (None, Ok(None) | Err(_)) => Stranger::Yes,
     };
     let (charged, waits) = match stranger {
@@ -200,7 +200,7 @@ async fn limit_strangers(context: RequestContext, request: Request, next: Next) 
         Stranger::No => return next.run(request).await,
         // One without a body is answered at once: probes are, also while strangers use all that they may.
         Stranger::Yes => (!request.body().is_end_stream(), false),
-        Stranger::Perhaps { session } => (session, true),
+        Stranger::Unknown { session } => (session, true),
     };
     let reserved = charged.then(|| connection.budget.reserve(PENDING_REQUEST_BYTES, Standing::Anonymous)).transpose();
     let _reserved = match reserved {
@@ -212,7 +212,7 @@ async fn limit_strangers(context: RequestContext, request: Request, next: Next) 
 }
 
 /// Refuses requests that a proxy in front may have read in another way: without a host or with several, or with a coding
-/// of the transfer that hyper leaves in place.
+/// of the transfer that hyper leaves as it is.
 async fn refuse_ambiguous_heads(request: Request, next: Next) -> Response {
     let headers = request.headers();
     let host = {

@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// What discovery answers beside the keyspaces.
+/// What discovery answers in addition to the keyspaces.
 #[derive(Debug, Clone, Default)]
 pub struct Published {
     /// Where gRPC is served; `None` if it listens on every address.

@@ -40,7 +40,7 @@ pub enum Routes {
 /// The REST API over the use cases of a service.
 pub struct Rest {
     state: Arc<RestState>,
-    /// Routes for people beside the API.
+    /// Routes for people, outside the API.
     pages: Router,
 }
 

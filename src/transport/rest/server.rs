@@ -87,7 +87,7 @@ async fn serve(
     }
 }
 
-/// Serves one connection until the client closes it or is silent for too long, the listener stops or needs the place, or
+/// Serves one connection until the client closes it or is silent for too long, the listener stops or needs the slot, or
 /// the connection reaches its maximum age. hyper-util's builder is used instead of `axum::serve`, which sets no timeouts.
 async fn serve_connection<I>(
     io: I,

@@ -6,7 +6,7 @@
 //! | attempts to one host | `per_host`; 1 if its last attempt was slow or found its addresses full |
 //! | attempts to one endpoint (address and port) | half of `total`; `per_host` if its address was slow |
 //! | attempts to hosts and addresses that were slow | half of `total`, all together |
-//! | attempts of quick hosts to one endpoint, beside the above | a quarter of `total` |
+//! | attempts of quick hosts to one endpoint, in addition | a quarter of `total` |
 //!
 //! Why by address too: one receiver can have any number of names, so a bound by name alone lets one slow receiver use
 //! every attempt. Why quick hosts have attempts of their own: many receivers share one address (the front end of a hosting

@@ -24,7 +24,7 @@ pub struct Service {
     pub scopes: Option<Vec<String>>,
     #[serde(default)]
     pub redirect_ports: Option<Vec<u16>>,
-    /// Required: it tells the document from any other JSON.
+    /// Required: it distinguishes the document from any other JSON.
     pub keyspaces: Vec<Value>,
 }
 
@@ -54,7 +54,7 @@ struct TokenReply {
 pub struct Refusal {
     /// The code of RFC 6749, such as `invalid_grant`.
     pub code: String,
-    /// What it says beside.
+    /// Its description of the code; empty if there is none.
     pub description: String,
 }
 

@@ -177,7 +177,7 @@ where
         false
     }
 
-    /// Tells the client once that no new request is accepted.
+    /// Informs the client once that no new request is accepted.
     fn drain_if_requested(&mut self, cx: &mut Context<'_>) {
         if !self.draining && self.shutdown_requested.as_mut().poll(cx).is_ready() {
             self.draining = true;

@@ -27,7 +27,7 @@ struct Queue {
     served: bool,
 }
 
-/// The place of one connection.
+/// The turn of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Turn(Arc<AtomicBool>);
 

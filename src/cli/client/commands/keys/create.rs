@@ -51,7 +51,7 @@ pub async fn create(environment: &Environment, arguments: &Create) -> Result {
     }
     screen.note(show::facts(screen, &record).trim_end());
     if !text("webhookSecret").is_empty() {
-        // Without a format this is the only place where it is shown, so --quiet does not leave it out.
+        // Without a format it is shown only here, so --quiet does not leave it out.
         screen.say(format!("The secret that signs its webhook: {}", text("webhookSecret")));
     }
     screen.note("The secret is shown this once. Keep it where your pipeline keeps secrets.");
@@ -92,7 +92,7 @@ async fn successor(environment: &Environment, api: &mut Api<'_>, id: &str) -> Re
     Ok(body)
 }
 
-/// What the arguments say, in the place of what the body has.
+/// Sets what the arguments say, instead of what the body has.
 fn fill(body: &mut Map<String, Value>, arguments: &Create, organization: String) -> Result {
     let organization = Some(organization).filter(|organization| !organization.is_empty());
     for (name, value) in [

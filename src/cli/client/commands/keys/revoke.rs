@@ -97,7 +97,7 @@ async fn until_certain(
             return Err(api.explain(refusal));
         }
         if api.http.remaining() <= PENDING_INTERVAL {
-            let limit = environment.patience().as_secs();
+            let limit = environment.timeout().as_secs();
             return Err(Failure::new(if pending {
                 format!("revoked, but NOT YET CERTAIN on every replica after {limit} s: run the same command again")
             } else {

@@ -27,8 +27,8 @@ pub async fn webhook(environment: &Environment, id: &str, webhook: &str) -> Resu
         (_, None) => {}
     }
     screen.note(match key["webhook"].as_str() {
-        Some(webhook) => format!("{} tells {}.", escape(id), escape(webhook)),
-        None => format!("{} tells nobody.", escape(id)),
+        Some(webhook) => format!("Events of {} are sent to {}.", escape(id), escape(webhook)),
+        None => format!("Events of {} are sent to no webhook.", escape(id)),
     });
     if secret.is_some() {
         screen.note("The secret that signs its webhook is shown this once.");

@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use crate::{
-    domain::{clock::SECOND, event::EventId, key::KeyRecord},
+    domain::{
+        clock::{Micros, SECOND},
+        event::EventId,
+        key::{KeyRecord, KeyStatus},
+    },
     store::{
         engine::{
             classify::AttemptResult,
@@ -49,19 +53,19 @@ pub(crate) async fn scan_end(
     Ok(rows.pop().map(|(id,)| id))
 }
 
-fn list_values(query: &ListQuery, before: Uuid, limit: u32, end: Option<Uuid>) -> [Value<'_>; 10] {
-    [
-        Value::Id(before),
-        Value::MaybeText(query.keyspace.as_deref()),
-        Value::MaybeText(query.organization.as_deref()),
-        Value::MaybeText(query.instance.as_deref()),
-        Value::MaybeText(query.environment.as_deref()),
-        Value::MaybeText(query.created_by.as_deref()),
-        Value::MaybeInt(query.status.map(sql::status_number)),
-        Value::Int(query.now),
-        Value::Int(i64::from(limit)),
-        Value::Id(end.unwrap_or(Uuid::nil())),
-    ]
+fn list_values(query: &ListQuery, before: Uuid, limit: u32, end: Option<Uuid>) -> Vec<Value<'_>> {
+    let ListQuery { keyspace, organization, instance, environment, created_by, status, now, .. } = query;
+    let filters = filter_values([keyspace, organization, instance, environment, created_by], *status, *now);
+    let bounds = [Value::Int(i64::from(limit)), Value::Id(end.unwrap_or(Uuid::nil()))];
+    [&[Value::Id(before)], &filters[..], &bounds].concat()
+}
+
+/// The filters that lists and searches share, in the order of their statements' parameters.
+fn filter_values(texts: [&Option<String>; 5], status: Option<KeyStatus>, now: Micros) -> [Value<'_>; 7] {
+    let [keyspace, organization, instance, environment, created_by] =
+        texts.map(|text| Value::MaybeText(text.as_deref()));
+    let status = Value::MaybeInt(status.map(sql::status_number));
+    [keyspace, organization, instance, environment, created_by, status, Value::Int(now)]
 }
 
 /// The keys that a search finds, and whether every row that it could find was looked at.
@@ -69,16 +73,9 @@ pub(super) async fn search_keys(
     db: &mut impl Executor,
     query: &SearchQuery,
 ) -> AttemptResult<(Readable<KeyRecord>, bool)> {
-    let filters = [
-        Value::MaybeText(query.keyspace.as_deref()),
-        Value::MaybeText(query.organization.as_deref()),
-        Value::MaybeText(query.instance.as_deref()),
-        Value::MaybeText(query.environment.as_deref()),
-        Value::MaybeText(query.created_by.as_deref()),
-        Value::MaybeInt(query.status.map(sql::status_number)),
-        Value::Int(query.now),
-        Value::Int(i64::from(query.limit)),
-    ];
+    let SearchQuery { keyspace, organization, instance, environment, created_by, status, now, .. } = query;
+    let shared = filter_values([keyspace, organization, instance, environment, created_by], *status, *now);
+    let filters = [&shared[..], &[Value::Int(i64::from(query.limit))]].concat();
     let names = match &query.search {
         KeySearch::Name(start) => name_range(start),
         KeySearch::Prefix(_) | KeySearch::ExpiresBefore(_) => (String::new(), String::new()),
