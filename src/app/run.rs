@@ -50,7 +50,7 @@ const ROOT_KEY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Runs the service until `stop` is cancelled, then drains and returns.
 ///
 /// The start: TLS files, sockets, servers that answer "not ready", the database, the services, the follower, workers, and
-/// then the servers in place of the first ones. It ends at once if `stop` is cancelled meanwhile. The stop: readiness, calls
+/// then the servers instead of the first ones. It ends at once if `stop` is cancelled meanwhile. The stop: readiness, calls
 /// in flight and the follower (from here on memory does not answer), workers with their last flush, and the database. Each
 /// part of the stop is bounded, whatever clients and the database do.
 ///
@@ -119,6 +119,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     if timeout_at(deadline, tasks.wait()).await.is_err() {
         tracing::warn!("the database did not take the last writes in time");
     }
+    parts.services.trail.report_lost();
     let _ = timeout_at(deadline + CLOSE_TIMEOUT, parts.store.close()).await;
     tracing::info!("stopped");
     ended

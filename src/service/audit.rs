@@ -227,10 +227,10 @@ impl AuditLog {
         violations.finish()?;
         let Some(id) = id else { return Err(no_such_event()) };
         let conflict = |message: &str| Error::new(ErrorKind::FailedPrecondition, "CONFLICT", message.to_owned());
-        let none = || conflict("The key has no webhook to tell");
+        let none = || conflict("The key has no webhook");
         let event = self.visible_event(manager, id, context).await?;
         if !event.kind.is_for_webhooks() {
-            return Err(conflict("This event is in the audit log only; webhooks are not told of it"));
+            return Err(conflict("Events of this type are in the audit log only and are not sent to webhooks"));
         }
         manager.may_change(&event.key.ok_or_else(none)?)?;
         let redelivery = Redelivery { at: self.clock.wall(), by: caller.actor(), event: self.ids.event_id() };

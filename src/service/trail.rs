@@ -1,10 +1,10 @@
-//! What is recorded beside the changes of keys: refused credentials, denied calls and sign-ins.
+//! What is recorded in addition to changes of keys: refused credentials, denied calls and sign-ins.
 //!
 //! Anybody can cause these, at any rate. So they are summed up by what they have in common, and written once a period: the
 //! number of events that are written grows with time, and not with the calls.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -18,7 +18,7 @@ use crate::{
         caller::Caller,
         clock::{Clock, Micros, SECOND},
         error::{Error, ErrorKind},
-        event::{EventType, SYSTEM},
+        event::{EventId, EventType, SYSTEM},
         key::Binding,
     },
     store::{Store, events::AuditRecord},
@@ -35,6 +35,8 @@ const MAX_REFUSAL_EVENTS: usize = 16;
 const MAX_CALLER_EVENTS: usize = 64;
 /// Events that are kept while the database takes none. Older ones are dropped.
 const MAX_UNWRITTEN: usize = 512;
+/// Events of one call of the store: as many as a slow disk writes within the timeout of a call.
+const MAX_BATCH: usize = 64;
 
 /// What the events of a period are summed up by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -139,26 +141,40 @@ impl AuditTrail {
     }
 
     /// Writes an event for each sum of the period, the largest ones first, and begins the next period. What is past the
-    /// bound is one event together.
+    /// bound is one event together. What cannot be written is kept for the next flush.
     pub async fn flush(&self) {
         let ended = std::mem::take(&mut *self.current.lock());
-        let mut records = std::mem::take(&mut *self.unwritten.lock());
-        for (kind, sums) in ended {
-            records.extend(self.summed_up(kind, sums));
-        }
-        if records.is_empty() {
-            return;
-        }
-        let excess = records.len().saturating_sub(MAX_UNWRITTEN);
-        if excess > 0 {
-            records.drain(..excess);
-            tracing::error!(events = excess, "events that could not be written are dropped");
-        }
-        if let Err(error) = self.store.record_events(records.clone()).await {
-            tracing::warn!(%error, events = records.len(), "events could not be written, retrying");
+        let records = {
             let mut unwritten = self.unwritten.lock();
-            records.append(&mut unwritten);
-            *unwritten = records;
+            for (kind, sums) in ended {
+                unwritten.extend(self.summed_up(kind, sums));
+            }
+            let excess = unwritten.len().saturating_sub(MAX_UNWRITTEN);
+            if excess > 0 {
+                unwritten.drain(..excess);
+                tracing::error!(events = excess, "audit events that could not be written are lost");
+            }
+            unwritten.clone()
+        };
+        for batch in records.chunks(MAX_BATCH) {
+            if let Err(error) = self.store.record_events(batch.to_vec()).await {
+                let events = self.unwritten.lock().len();
+                tracing::warn!(%error, events, "audit events could not be written");
+                return;
+            }
+            // They are kept until here, so that a stop that cuts a flush off still counts them.
+            let written: HashSet<EventId> = batch.iter().map(|record| record.id).collect();
+            self.unwritten.lock().retain(|record| !written.contains(&record.id));
+        }
+    }
+
+    /// Reports the events that were never written. For the end of a process, after its last flush.
+    pub fn report_lost(&self) {
+        let ended = std::mem::take(&mut *self.current.lock());
+        let unsummed: usize = ended.into_iter().map(|(kind, sums)| self.summed_up(kind, sums).len()).sum();
+        let lost = self.unwritten.lock().len() + unsummed;
+        if lost > 0 {
+            tracing::error!(events = lost, "audit events are lost: the database did not take them before the stop");
         }
     }
 
@@ -192,7 +208,7 @@ impl AuditTrail {
     }
 }
 
-/// Whose managers may see an event of this caller, beside operators.
+/// Whose managers may see an event of this caller, in addition to operators.
 fn scope(caller: &Caller) -> (String, Binding) {
     match caller {
         Caller::Key(key) => (key.keyspace.name.clone(), key.binding.clone()),
@@ -223,27 +239,4 @@ fn texts<const N: usize>(pairs: [(&str, String); N]) -> BTreeMap<String, String>
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn subject(n: usize) -> Subject {
-        Subject { actor: n.to_string(), keyspace: String::new(), binding: Binding::default(), details: BTreeMap::new() }
-    }
-
-    #[test]
-    fn who_comes_often_is_counted_apart_among_many_who_come_once() {
-        let mut sums = Sums::default();
-        for n in 0..10 * MAX_SUMS {
-            sums.add(subject(n), 1);
-        }
-        for n in 0..10 * MAX_SUMS {
-            sums.add(subject(usize::MAX), 2);
-            sums.add(subject(n), 2);
-        }
-        let often = sums.by_subject[&subject(usize::MAX)];
-        assert_eq!(often.count, 10 * MAX_SUMS as u64);
-        assert_eq!(sums.by_subject.len(), MAX_SUMS);
-        let all = sums.by_subject.values().copied().chain(sums.others).reduce(Sum::merge).unwrap();
-        assert_eq!((all.count, all.first, all.last), (30 * MAX_SUMS as u64, 1, 2), "nothing is lost");
-    }
-}
+mod tests;

@@ -14,24 +14,20 @@ use tonic::{Code, transport::Channel};
 use crate::support::{
     Server, Setup,
     dashboard::Browser,
-    grpc::{create, eventually, key, made, refused},
+    grpc::{PRODUCT, create, eventually, key, made, refused},
     reply,
     server::{ROOT, with},
 };
 
-const CONFIG: &str = r#"
-[events]
-summary_period = "1s"
-
-[[keyspace]]
-name = "product"
-prefix = "pr_"
-secret = { encoding = "alphanumeric", length = 32 }
-scopes = ["use", "admin"]
-default_scopes = ["use"]
-admin_scope = "admin"
-"#;
+/// A period that ends during a test, and one that the stop ends.
+const SHORT: &str = "1s";
+const LONG: &str = "1h";
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// A keyspace with admin keys, and events that are summed up over this period.
+fn config(summary_period: &str) -> String {
+    format!("[events]\nsummary_period = \"{summary_period}\"\n{PRODUCT}")
+}
 
 type Audit = AuditServiceClient<Channel>;
 
@@ -63,7 +59,7 @@ async fn counted(audit: &mut Audit, kind: &str, expected: u64) -> Vec<Event> {
 
 #[tokio::test]
 async fn denied_calls_are_events_that_sum_up_by_caller_and_call() {
-    let server = Setup::new().config(CONFIG).start();
+    let server = Setup::new().config(&config(SHORT)).start();
     let (mut client, mut audit) = (server.client().await, audit(&server).await);
     let admin = key(&mut client, "product", "acme", &["admin"]).await;
     let foreign = key(&mut client, "product", "other", &["admin"]).await;
@@ -108,7 +104,7 @@ async fn denied_calls_are_events_that_sum_up_by_caller_and_call() {
     assert!(status == 200 && kinds.iter().all(|kind| ["call.denied", "key.created"].contains(kind)), "{kinds:?}");
 }
 
-/// Many strangers at once, within one period, which the stop ends. The requests' addresses are those that a proxy tells.
+/// Many strangers at once, within one period, which the stop ends. The requests' addresses are those that a proxy gives.
 async fn after_one_period(
     config: &str,
     requests: impl IntoIterator<Item = (String, RequestBuilder)>,
@@ -126,7 +122,7 @@ async fn after_one_period(
 
 #[tokio::test]
 async fn refused_credentials_are_events_by_address_and_few_however_many_there_are() {
-    let config = format!("{}\n[http]\ntrusted_proxies = [\"127.0.0.1\"]", CONFIG.replace("\"1s\"", "\"1h\""));
+    let config = format!("{}\n[http]\ntrusted_proxies = [\"127.0.0.1\"]", config(LONG));
     let mut server = Setup::new().config(&config).start();
     let mut client = server.client().await;
     let admin = key(&mut client, "product", "acme", &["admin"]).await;
@@ -155,11 +151,13 @@ async fn refused_credentials_are_events_by_address_and_few_however_many_there_ar
 
 #[tokio::test]
 async fn a_stop_writes_what_was_summed_up() {
-    let config = CONFIG.replace("\"1s\"", "\"1h\"");
+    let config = config(LONG);
     let mut server = Setup::new().config(&config).start();
     let mut client = server.client().await;
     assert_eq!(refused(client.list(with("pr_forged", ListRequest::default())).await).code, Code::Unauthenticated);
     server.stop();
+    server.logged("stopped").await;
+    assert!(!server.log().contains("are lost"), "{}", server.log());
     let again = Setup::new().config(&config).folder(server.folder()).start();
     let found = events(&mut audit(&again).await, ROOT, "authentication.failed").await;
     assert_eq!(count(&found), 1);
@@ -167,8 +165,26 @@ async fn a_stop_writes_what_was_summed_up() {
 }
 
 #[tokio::test]
+async fn events_that_a_stop_cannot_write_are_counted_as_lost() {
+    let mut server = Setup::new().config(&config(LONG)).start();
+    let mut client = server.client().await;
+    let plain = key(&mut client, "product", "acme", &["use"]).await;
+    for credential in [plain.secret.as_str(), "pr_forged", "pr_forged"] {
+        refused(client.list(with(credential, ListRequest::default())).await);
+    }
+    let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON keyward_events BEGIN SELECT RAISE(ABORT, 'refused'); END";
+    sqlx::query(refuse).execute(&mut server.sqlite().await).await.unwrap();
+    server.stop();
+    server.logged("audit events are lost").await;
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains("audit events are lost")).unwrap();
+    assert!(line.contains("ERROR") && line.contains("events=2"), "{line}");
+    assert!(!log.contains("retrying"), "{log}");
+}
+
+#[tokio::test]
 async fn a_rotation_and_a_redelivery_are_events_of_their_own() {
-    let server = Setup::new().config(CONFIG).start();
+    let server = Setup::new().config(&config(SHORT)).start();
     let (mut client, mut audit) = (server.client().await, audit(&server).await);
     let admin = key(&mut client, "product", "acme", &["admin"]).await;
     let request = CreateRequest {
@@ -197,7 +213,7 @@ async fn a_rotation_and_a_redelivery_are_events_of_their_own() {
     let refused = audit.redeliver(with(&admin.secret, again)).await.unwrap_err();
     assert_eq!(
         (refused.code(), refused.message()),
-        (tonic::Code::FailedPrecondition, "This event is in the audit log only; webhooks are not told of it")
+        (tonic::Code::FailedPrecondition, "Events of this type are in the audit log only and are not sent to webhooks")
     );
     // A new URL is not hidden behind a new secret.
     let moved =
@@ -225,7 +241,7 @@ async fn a_root_key_of_the_command_line_names_the_systems_user() {
 
 #[tokio::test]
 async fn sign_ins_and_sign_outs_are_events_that_the_activity_page_shows() {
-    let server = Setup::new().config(CONFIG).start();
+    let server = Setup::new().config(&config(SHORT)).start();
     let (mut client, mut audit) = (server.client().await, audit(&server).await);
     let admin = key(&mut client, "product", "acme", &["admin"]).await;
     let foreign = key(&mut client, "product", "other", &["admin"]).await;
@@ -268,7 +284,7 @@ async fn sign_ins_and_sign_outs_are_events_that_the_activity_page_shows() {
 /// Anybody can make a denied call where anybody may create keys.
 #[tokio::test]
 async fn denied_calls_of_strangers_are_one_event_a_period() {
-    let config = CONFIG.replace("\"1s\"", "\"1h\"")
+    let config = config(LONG)
         + "[http]\ntrusted_proxies = [\"127.0.0.1\"]\n[[keyspace]]\nname = \"free\"\nprefix = \"free_\"\n\
            secret = { encoding = \"alphanumeric\", length = 32 }\npublic_create = true\n";
     let mut server = Setup::new().config(&config).start();

@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Output};
 
-use crate::support::Setup;
+use crate::support::{Setup, tls::Authority};
 
 fn run(setup: &Setup, folder: &Path, arguments: &[&str]) -> Output {
     setup.command(folder, arguments).output().unwrap()
@@ -66,11 +66,27 @@ fn what_is_allowed_and_seldom_meant_is_warned_of() {
             .env("KEYWARD_INSECURE", "true")
             .env("KEYWARD_METRICS_ADDR", "127.0.0.1:9090"),
         plain().env("KEYWARD_SERVICE_HOST", "10.0.0.1").env("KEYWARD_PORT_50051_TCP", "tcp://10.0.0.1:50051"),
+        // Of a service of the name keyward-blue.
+        plain().env("KEYWARD_BLUE_SERVICE_HOST", "10.0.0.1").env("KEYWARD_BLUE_PORT_50051_TCP", "tcp://10.0.0.1:50051"),
+        plain().env("KEYWARD_AGENT_ADDR", "127.0.0.1:1"),
         plain().env("KEYWARD_API_KEY", "ak_1").env("KEYWARD_URL", "https://keys.example"),
     ] {
         let output = run(&setup, folder.path(), &["config", "check"]);
         assert_eq!((output.status.code(), error(&output).as_str()), (Some(0), ""), "{output:?}");
     }
+}
+
+/// With TLS, the metrics on the address of REST are not in plain text.
+#[test]
+fn metrics_behind_tls_are_not_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Authority::new(folder.path(), "ca").server("server");
+    let setup = Setup::new()
+        .env("KEYWARD_HTTP_ADDR", "0.0.0.0:8080")
+        .env("KEYWARD_TLS_CERT", server.cert.to_str().unwrap())
+        .env("KEYWARD_TLS_KEY", server.key.to_str().unwrap());
+    let output = run(&setup, folder.path(), &["config", "check"]);
+    assert!(output.status.success() && !error(&output).contains("plain text"), "{output:?}");
 }
 
 /// The start logs them, too.

@@ -72,6 +72,15 @@ fn issuer_and_audience_are_compared_exactly() {
     }
 }
 
+/// A client that people sign in with here may get tokens that are for this service and for others.
+#[test]
+fn a_token_for_several_audiences_may_be_given_to_a_client_of_the_issuer() {
+    let cli = CliClient { client_id: "terminal".to_owned(), scopes: Vec::new(), ports: Vec::new() };
+    let own = Issuer { cli: Some(cli), ..issuer("org", None) };
+    let more = json!({"aud": ["other", "dashboard"], "azp": "terminal"});
+    assert!(own.matches(&claims(&more)) && !issuer("org", None).matches(&claims(&more)));
+}
+
 #[test]
 fn a_token_is_valid_from_nbf_to_exp_with_a_minute_of_leeway() {
     let issuer = issuer("org", None);

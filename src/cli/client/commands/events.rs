@@ -17,12 +17,13 @@ use crate::cli::client::{
     text::escape,
 };
 
-const EVENTS: [Column; 6] = [
+const EVENTS: [Column; 7] = [
     Column { title: "TIME", cell: |event| time(event, "timestamp", ""), min: 10, id: false },
     Column { title: "TYPE", cell: |event| text(event, "type"), min: 12, id: false },
     Column { title: "KEY", cell: |event| text(event, "keyId"), min: 30, id: true },
     Column { title: "NAME", cell: |event| text(&event["data"], "name"), min: 8, id: false },
     Column { title: "BY", cell: |event| text(event, "actor"), min: 8, id: false },
+    Column { title: "DETAILS", cell: details, min: 12, id: false },
     Column { title: "ID", cell: |event| text(event, "id"), min: 30, id: true },
 ];
 
@@ -84,6 +85,31 @@ pub async fn redeliver(environment: &Environment, id: &str) -> Result {
     })
 }
 
+/// What an event says in addition to the key. Events that are about no key have nothing else.
+fn details(event: &Value) -> String {
+    let details = event["details"].as_object().into_iter().flatten();
+    let texts = details.map(|(name, value)| format!("{name}: {}", value.as_str().unwrap_or_default()));
+    texts.collect::<Vec<_>>().join(", ")
+}
+
 fn number(item: &Value, name: &str) -> String {
     item[name].as_i64().map(|number| number.to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::client::{screen::Screen, table::Table};
+
+    #[test]
+    fn details_are_shown_with_deceptive_characters_escaped() {
+        let event = json!({
+            "id": "evt_1", "type": "call.denied", "keyId": null, "actor": "user:ann", "data": null,
+            "details": {"call": "li\u{202e}st", "count": "5"},
+        });
+        assert_eq!(details(&event), "call: li\u{202e}st, count: 5");
+        assert_eq!(details(&json!({"details": {}})), "");
+        let shown = Table::new(&Screen::new("keyward", false), &EVENTS).page(&[event]);
+        assert!(shown.contains("call: li\\u{202e}st, count: 5"), "{shown}");
+    }
 }
