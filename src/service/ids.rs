@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::domain::{
-    clock::{Clock, Entropy},
+    clock::{Clock, Entropy, Micros},
     event::EventId,
     key::{KeyId, KeyIdGenerator},
 };
@@ -20,13 +20,19 @@ impl IdGenerator {
         Self { sequence: KeyIdGenerator::default(), clock, entropy }
     }
 
-    /// The id of a key that is created now.
-    pub fn key_id(&self) -> KeyId {
-        self.sequence.next(&*self.clock, &*self.entropy)
+    /// The id of a key that is created now, and the time that is now: the id holds the same millisecond.
+    pub fn key_id(&self) -> (KeyId, Micros) {
+        self.sequence.next_with_time(&*self.clock, &*self.entropy)
+    }
+
+    /// The id of an event that happens now, and the time that is now: the id holds the same millisecond.
+    pub fn event_id_with_time(&self) -> (EventId, Micros) {
+        let (KeyId(id), at) = self.key_id();
+        (EventId(id), at)
     }
 
     /// The id of an event that happens now.
     pub fn event_id(&self) -> EventId {
-        EventId(self.key_id().0)
+        self.event_id_with_time().0
     }
 }

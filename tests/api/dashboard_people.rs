@@ -304,16 +304,21 @@ async fn a_token_that_expires_is_refreshed_once_for_all_requests_and_a_refused_r
     let olga = world.person("olga/acme/owner").await;
     let start = Instant::now();
     // The provider takes a refresh token once: a second request with the same one would end the session.
-    while start.elapsed() < Duration::from_secs(8) {
+    let refreshed = loop {
         let requests = (0..6).map(|_| {
             let mut browser = olga.clone();
             async move { browser.get(KEYS).await.is(200) }
         });
         futures::future::join_all(requests).await;
+        let refreshed = world.provider.requests("POST /token");
+        if start.elapsed() >= Duration::from_secs(8) && refreshed >= 3 {
+            break refreshed;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "{refreshed} requests to the token endpoint");
         tokio::time::sleep(Duration::from_millis(400)).await;
-    }
-    let refreshed = world.provider.requests("POST /token");
-    assert!((3..=8).contains(&refreshed), "{refreshed} requests to the token endpoint");
+    };
+    // The one of the sign-in is among them.
+    assert!(refreshed as u64 <= start.elapsed().as_secs(), "{refreshed} requests to the token endpoint");
     // The provider forgets its grants with its memory.
     world.provider.again("first");
     let start = Instant::now();
@@ -352,8 +357,7 @@ async fn signing_out_ends_the_issuers_session_where_that_is_configured() {
 async fn the_database_holds_no_cookie_and_no_refresh_token_in_the_clear() {
     let world = World::new();
     let olga = world.person("olga/acme/owner").await;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(world.server.folder().join("keyward.db"));
-    let mut raw = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    let mut raw = world.server.sqlite().await;
     let row: (Vec<u8>, Vec<u8>, String) =
         sqlx::query_as("SELECT id, refresh_token, actor FROM keyward_sessions").fetch_one(&mut raw).await.unwrap();
     let cookie = data_encoding::BASE64URL_NOPAD.decode(olga.cookies["keyward_session"].as_bytes()).unwrap();

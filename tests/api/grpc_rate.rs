@@ -22,7 +22,7 @@ fn start_with(limit: u32, window: &str) -> Server {
 
 async fn spend(client: &mut Client, secret: &str, cost: Option<u32>) -> (Code, RateLimitState) {
     let response = verify(client, VerifyRequest { cost, ..check(secret) }).await;
-    (response.code(), response.rate_limit.expect("the limit is told"))
+    (response.code(), response.rate_limit.expect("the answer has the limit"))
 }
 
 fn wait(state: RateLimitState) -> Option<Duration> {
@@ -127,7 +127,8 @@ async fn after_retry_after_the_cost_is_admitted_and_no_window_exceeds_the_limit(
     let secret = key(&mut client, "limited", "", &[]).await.secret;
     let mut admitted = Vec::new();
     let start = std::time::Instant::now();
-    while start.elapsed() < Duration::from_secs(3) {
+    while admitted.len() < 10 {
+        assert!(start.elapsed() < Duration::from_secs(60), "{}", admitted.len());
         let before = std::time::Instant::now();
         let (code, state) = spend(&mut client, &secret, None).await;
         if code == Code::Valid {
@@ -142,7 +143,6 @@ async fn after_retry_after_the_cost_is_admitted_and_no_window_exceeds_the_limit(
         assert_eq!(code, Code::Valid, "it was promised: {state:?}");
         admitted.push((before, std::time::Instant::now()));
     }
-    assert!(admitted.len() > 3, "{}", admitted.len());
     for four in admitted.windows(4) {
         // The measured time, from sending the first call to the response of the fourth, is longer than the time between
         // the two decisions.

@@ -46,6 +46,7 @@ async fn events_are_listed_filtered_and_paged() {
         assert!(event["data"].get("key").is_none() && event["data"].get("digest").is_none());
     }
     assert_eq!(events[2]["timestamp"], made["createdAt"]);
+    assert_eq!(events[0]["timestamp"], events[0]["data"]["revokedAt"]);
     assert_eq!((&events[2]["data"]["status"], &events[0]["data"]["status"]), (&json!("active"), &json!("revoked")));
     assert_eq!((&events[2]["data"]["metadata"], &events[2]["data"]["orgId"]), (&json!({"a": "b"}), &json!("acme")));
 
@@ -53,7 +54,7 @@ async fn events_are_listed_filtered_and_paged() {
         page["events"].as_array().unwrap().iter().map(|event| event["id"].clone()).collect()
     };
     let all = ids(&page);
-    let at = |place: usize| events[place]["timestamp"].as_str().unwrap().to_owned();
+    let at = |index: usize| events[index]["timestamp"].as_str().unwrap().to_owned();
     for (query, expected) in [
         ("type=key.revoked".to_owned(), &all[..1]),
         ("orgId=other&actor=root".to_owned(), &all[1..2]),
@@ -93,14 +94,14 @@ async fn a_caller_that_may_not_list_keys_may_not_read_events() {
     assert_eq!(keys, [&plain["id"], &admin["id"]]);
     let event = foreign["id"].as_str().unwrap().replacen("key_", "evt_", 1);
     let [deliveries, redeliver] = ["deliveries", "redeliver"].map(|what| format!("/api/events/{event}/{what}"));
-    let places = [("GET", "/api/events"), ("GET", deliveries.as_str()), ("POST", redeliver.as_str())];
-    for (method, path) in places {
+    let calls = [("GET", "/api/events"), ("GET", deliveries.as_str()), ("POST", redeliver.as_str())];
+    for (method, path) in calls {
         reply(server.rest(method, path)).await.refused(401, "missing_credential");
         reply(server.rest(method, path).bearer_auth(plain_key)).await.refused(403, "insufficient_scope");
         let other = format!("{path}?orgId=other");
         reply(server.rest(method, &other).bearer_auth(admin_key)).await.refused(403, "forbidden");
     }
-    for (method, path) in [places[1], places[2], ("GET", "/api/events/none/deliveries")] {
+    for (method, path) in [calls[1], calls[2], ("GET", "/api/events/none/deliveries")] {
         let message = reply(server.rest(method, path).bearer_auth(admin_key)).await.refused(404, "not_found");
         assert_eq!(message, "No such event");
     }

@@ -81,14 +81,13 @@ async fn a_secret_is_not_shown_while_it_is_typed() {
     let secret = key["key"].as_str().unwrap();
     let mut terminal = machine.in_terminal(&["keys", "verify"]);
     terminal.wait_for("Secret");
-    // The echo is off by the time that the prompt waits.
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    terminal.wait_for_hidden_input();
     terminal.type_in(&format!("{secret}\r"));
     let (code, shown) = terminal.end();
     assert!(code == Some(0) && shown.contains("VALID") && !shown.contains(secret), "{shown}");
     let mut terminal = machine.in_terminal(&["keys", "verify"]);
     terminal.wait_for("Secret");
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    terminal.wait_for_hidden_input();
     terminal.type_in("\x03");
     assert_eq!(terminal.end().0, Some(2));
 }

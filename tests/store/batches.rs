@@ -1,6 +1,9 @@
 //! Cases on batches: concurrent writes share statements, and each has its own result.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use futures::future::join_all;
 use keyward::{
@@ -119,9 +122,25 @@ pub async fn concurrent_changes_do_not_deadlock(mut f: Fixture) {
     }
 }
 
-/// Blocks every reader and writer of keys.
+/// Blocks every reader and writer of keys. The end of the transaction releases them.
 async fn block(raw: &mut PgConnection) {
     raw.execute("BEGIN; LOCK TABLE keyward_keys IN ACCESS EXCLUSIVE MODE").await.unwrap();
+}
+
+/// Waits until all of so many calls were made, and the first ones of them wait for the lock of [`block`].
+async fn all_wait(raw: &mut PgConnection, made: &AtomicUsize, expected: usize) {
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'keyward_keys'::regclass";
+    eventually("the calls wait for the lock", async || {
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut *raw).await.unwrap();
+        waiting > 0 && made.load(Ordering::SeqCst) == expected
+    })
+    .await;
+}
+
+/// The same future, which counts its first poll.
+async fn counted<F: Future>(made: &AtomicUsize, call: F) -> F::Output {
+    made.fetch_add(1, Ordering::SeqCst);
+    call.await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,8 +149,11 @@ async fn concurrent_creations_are_few_transactions() {
     let mut raw = raw_postgres(&options.url).await;
     let store = open_postgres(options).await;
     block(&mut raw).await;
-    let writing = tokio::spawn(async move { join_all((0..200).map(|_| store.create_key(key()))).await });
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let made = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&made);
+    let writing =
+        tokio::spawn(async move { join_all((0..200).map(|_| counted(&counter, store.create_key(key())))).await });
+    all_wait(&mut raw, &made, 200).await;
     raw.execute("COMMIT").await.unwrap();
     assert!(writing.await.unwrap().iter().all(Result::is_ok));
     let transactions = "SELECT count(DISTINCT xmin::text) FROM keyward_keys";
@@ -148,8 +170,13 @@ async fn a_key_that_cannot_be_written_does_not_fail_the_others() {
     let mut keys: Vec<_> = (0..20).map(|_| key()).collect();
     keys[7].name = "nul \0".to_owned();
     block(&mut raw).await;
-    let writing = tokio::spawn(async move { join_all(keys.into_iter().map(|key| store.create_key(key))).await });
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let made = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&made);
+    let writing =
+        tokio::spawn(
+            async move { join_all(keys.into_iter().map(|key| counted(&counter, store.create_key(key)))).await },
+        );
+    all_wait(&mut raw, &made, 20).await;
     raw.execute("COMMIT").await.unwrap();
     for (index, outcome) in writing.await.unwrap().into_iter().enumerate() {
         assert_eq!(matches!(outcome, Err(StoreError::Row(_))), index == 7, "{index}: {outcome:?}");
@@ -176,13 +203,14 @@ async fn a_key_that_cannot_be_read_does_not_fail_other_look_ups() {
     block(&mut raw).await;
     // The first look-ups use all statements that may be in flight; the others are batched.
     let digests: Vec<_> = [&keys[8..], &keys[..8]].concat().into_iter().map(|key| key.digest).collect();
+    let made = Arc::new(AtomicUsize::new(0));
     let mut pending = Vec::new();
     for digest in digests {
-        let lookups = Arc::clone(&lookups);
-        pending.push(tokio::spawn(async move { lookups.find(digest).await }));
+        let (lookups, made) = (Arc::clone(&lookups), Arc::clone(&made));
+        pending.push(tokio::spawn(async move { counted(&made, lookups.find(digest)).await }));
         tokio::task::yield_now().await;
     }
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    all_wait(&mut raw, &made, 20).await;
     raw.execute("COMMIT").await.unwrap();
     for (index, answer) in pending.into_iter().enumerate() {
         let answer = answer.await.unwrap();

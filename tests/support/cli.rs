@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -156,7 +157,7 @@ impl Machine {
         let words: Vec<_> = [self.program.to_str().unwrap()].iter().chain(arguments).map(|word| quoted(word)).collect();
         // stty: what the terminal is like after the command is what it was like before.
         let line = format!(
-            "trap : INT; stty cols {columns} rows 24; stty -g >before; {}; code=$?; stty -g >after; exit $code",
+            "trap : INT; tty >tty; stty cols {columns} rows 24; stty -g >before; {}; code=$?; stty -g >after; exit $code",
             words.join(" ")
         );
         let mut command = Command::new("script");
@@ -165,15 +166,15 @@ impl Machine {
         command.current_dir(self.folder.path());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let shown = Arc::new(Mutex::new(String::new()));
-        let gathered = Arc::clone(&shown);
+        let output = Arc::clone(&shown);
         let mut stream = child.stdout.take().unwrap();
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut buffer = [0; 4_096];
             while let Ok(count @ 1..) = stream.read(&mut buffer) {
-                gathered.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+                output.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
             }
         });
-        Terminal { child, shown, folder: self.folder.path().to_owned() }
+        Terminal { child, shown, reader, folder: self.folder.path().to_owned() }
     }
 
     /// Keeps a session as a sign-in does, with a token that is not renewed.
@@ -198,7 +199,7 @@ impl Machine {
         options.open(folder.join(file)).unwrap().write_all(text.as_bytes()).unwrap();
     }
 
-    /// Signs in by the whole authorization code flow, with an HTTP client in the place of a browser. `login` is
+    /// Signs in by the whole authorization code flow, with an HTTP client instead of a browser. `login` is
     /// `<subject>/<organization>/<role>`.
     pub async fn sign_in(&self, arguments: &[&str], login: &str) -> Ran {
         let mut arguments = arguments.to_vec();
@@ -214,6 +215,7 @@ impl Machine {
 pub struct Started {
     child: Child,
     err: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
 }
 
 impl Started {
@@ -221,16 +223,16 @@ impl Started {
     pub fn new(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let err = Arc::new(Mutex::new(String::new()));
-        let gathered = Arc::clone(&err);
+        let output = Arc::clone(&err);
         let stream = BufReader::new(child.stderr.take().unwrap());
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in stream.lines().map_while(Result::ok) {
-                let mut text = gathered.lock().unwrap();
+                let mut text = output.lock().unwrap();
                 text.push_str(&line);
                 text.push('\n');
             }
         });
-        Self { child, err }
+        Self { child, err, reader }
     }
 
     /// Waits for the address that it asks the person to open.
@@ -273,10 +275,18 @@ impl Started {
         };
         let mut out = String::new();
         self.child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
-        // The thread that reads may be a moment behind.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        read_to_end(&self.reader);
         let err = self.err.lock().unwrap().clone();
         Ran { code: status.code(), out, err }
+    }
+}
+
+/// Waits until the thread that reads the output of a process that ended has read all of it.
+fn read_to_end(reader: &JoinHandle<()>) {
+    let start = Instant::now();
+    while !reader.is_finished() {
+        assert!(start.elapsed() < Duration::from_secs(30), "the output does not end");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -284,6 +294,7 @@ impl Started {
 pub struct Terminal {
     child: Child,
     shown: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
     folder: PathBuf,
 }
 
@@ -298,6 +309,21 @@ impl Terminal {
         let start = Instant::now();
         while !self.shown().contains(text) {
             assert!(start.elapsed() < Duration::from_secs(30), "no {text:?} on the screen: {:?}", self.shown());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until the terminal does not show what is typed.
+    pub fn wait_for_hidden_input(&self) {
+        let start = Instant::now();
+        let tty = std::fs::read_to_string(self.folder.join("tty")).unwrap();
+        loop {
+            let mode = Command::new("stty").args(["-F", tty.trim(), "-a"]).output().unwrap();
+            let mode = String::from_utf8(mode.stdout).unwrap();
+            if mode.split_whitespace().any(|flag| flag == "-echo") {
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(30), "the terminal shows what is typed: {mode}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -323,7 +349,7 @@ impl Terminal {
             }
             std::thread::sleep(Duration::from_millis(10));
         };
-        std::thread::sleep(Duration::from_millis(50));
+        read_to_end(&self.reader);
         let mode = |name: &str| std::fs::read_to_string(self.folder.join(name)).unwrap_or_default();
         assert_eq!(mode("before"), mode("after"), "the mode of the terminal");
         let shown = self.shown();

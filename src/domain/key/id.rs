@@ -9,7 +9,7 @@ use std::{
 use uuid::Uuid;
 
 use crate::domain::{
-    clock::{Clock, Entropy},
+    clock::{Clock, Entropy, Micros},
     typeid::{self, DIGITS},
 };
 
@@ -64,17 +64,29 @@ pub struct KeyIdGenerator {
 impl KeyIdGenerator {
     /// Generates the next id.
     pub fn next(&self, clock: &dyn Clock, entropy: &dyn Entropy) -> KeyId {
+        self.next_with_time(clock, entropy).0
+    }
+
+    /// Generates the next id, and returns the time that it was made from: the id holds the same millisecond, unless the wall
+    /// clock stepped back.
+    pub fn next_with_time(&self, clock: &dyn Clock, entropy: &dyn Entropy) -> (KeyId, Micros) {
         let mut random = [0_u8; 10];
         entropy.fill(&mut random);
-        let millis = u64::try_from(clock.wall() / 1_000).unwrap_or(0);
-        // The counter starts in its lower half, so that a burst within one millisecond rarely overflows into the next.
-        let fresh = millis << 12 | u64::from(random[8]) << 3;
-        let step = |last: u64| fresh.max(last + 1);
-        let last =
-            self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(step(last))).map_or(fresh, step);
+        let (mut at, mut next) = (0, 0);
+        // The clock is read after the last id was. Otherwise a concurrent call with a later reading could be the last one, and
+        // this id would be later than the time that is returned with it.
+        let advance = |last: u64| {
+            at = clock.wall();
+            let millis = u64::try_from(at / 1_000).unwrap_or(0);
+            // The counter starts in its lower half, so that a burst within one millisecond rarely overflows into the next.
+            let fresh = millis << 12 | u64::from(random[8]) << 3;
+            next = fresh.max(last + 1);
+            Some(next)
+        };
+        let _ = self.last.fetch_update(Ordering::AcqRel, Ordering::Acquire, advance);
         let tail = u64::from_be_bytes(random[..8].try_into().unwrap_or_default()) >> 2;
-        let high = (last >> 12) << 16 | 0x7000 | (last & 0xfff);
-        KeyId(Uuid::from_u128(u128::from(high) << 64 | 2_u128 << 62 | u128::from(tail)))
+        let high = (next >> 12) << 16 | 0x7000 | (next & 0xfff);
+        (KeyId(Uuid::from_u128(u128::from(high) << 64 | 2_u128 << 62 | u128::from(tail))), at)
     }
 }
 
@@ -113,6 +125,28 @@ mod tests {
             assert_eq!((next.0.get_version_num(), next.0.get_variant()), (7, uuid::Variant::RFC4122));
             last = next;
         }
+    }
+
+    /// A clock during whose first reading another id is made, at a later time.
+    struct Interrupted(&'static KeyIdGenerator, AtomicU64);
+    impl Clock for Interrupted {
+        fn wall(&self) -> Micros {
+            if self.1.fetch_add(1, Ordering::Relaxed) > 0 {
+                return 3_000_000_000_500;
+            }
+            self.0.next(&FixedClock(2_000_000_000_000), &SystemEntropy);
+            1_000_000_000_000
+        }
+        fn boottime(&self) -> Micros {
+            self.wall()
+        }
+    }
+
+    #[test]
+    fn an_id_holds_the_time_that_is_returned_with_it_beside_other_calls() {
+        let ids: &'static KeyIdGenerator = Box::leak(Box::default());
+        let (id, at) = ids.next_with_time(&Interrupted(ids, AtomicU64::new(0)), &SystemEntropy);
+        assert_eq!((id.0.as_u128() >> 80, at), (3_000_000_000, 3_000_000_000_500));
     }
 
     proptest! {

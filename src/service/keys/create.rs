@@ -90,7 +90,8 @@ impl Keys {
         }
         // Parts that come from the caller's own key may be older than the rules of texts.
         normalize_binding(&mut request.binding);
-        let now = self.clock.wall();
+        // One reading of the clock for both, so that the key and its event have the same time.
+        let (id, now) = self.ids.key_id();
         let expires_at = validate(caller, &self.registry, &keyspace, &request, &self.egress, now)?;
         if let Some(client) = public {
             // After every check: a refused request creates nothing and does not count.
@@ -99,7 +100,6 @@ impl Keys {
             self.spend(Subject::creator(&keyspace.name, &caller.actor()), limit).await?;
         }
         let prefix = keyspace.prefixes.for_environment(&request.binding.environment).unwrap_or_default();
-        let id = self.ids.key_id();
         let has_webhook = !request.webhook_url.is_empty();
         let webhook_version = if has_webhook { self.master_keys.next_webhook_version(0) } else { 0 };
         let scopes = request.scopes.unwrap_or_else(|| keyspace.default_scopes.clone());

@@ -138,7 +138,8 @@ impl Keys {
 
     /// Writes the revocation, and invalidates the key in this replica's cache.
     async fn commit_revocation(self: Arc<Self>, id: KeyId, reason: String, by: String) -> Result<Option<KeyRecord>> {
-        let revocation = store::Revocation { at: self.clock.wall(), reason, by, event: self.ids.event_id() };
+        let (event, at) = self.ids.event_id_with_time();
+        let revocation = store::Revocation { at, reason, by, event };
         let key = self.store.revoke_key(id, revocation).await;
         if key.is_err() {
             self.runtime.spawn(Arc::clone(&self).invalidate_if_revoked(id));

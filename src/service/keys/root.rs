@@ -39,15 +39,16 @@ impl Keys {
         let reserved = Keyspace::reserved();
         let prefix = reserved.prefixes.for_environment("").unwrap_or_default();
         let secret = reserved.encoding.generate(prefix, &self.master_keys, &*self.entropy);
+        let (id, created_at) = self.ids.key_id();
         let record = KeyRecord {
-            id: self.ids.key_id(),
+            id,
             keyspace: RESERVED_KEYSPACE.to_owned(),
             digest: secret::digest(secret.expose()),
             prefix: secret.expose().chars().take(DISPLAY_PREFIX_LEN).collect(),
             binding: Binding::default(),
             name: "root".to_owned(),
             scopes: vec![ROOT_SCOPE.to_owned()],
-            created_at: self.clock.wall(),
+            created_at,
             expires_at: None,
             revoked_at: None,
             revoke_reason: String::new(),
