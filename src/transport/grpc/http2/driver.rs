@@ -72,10 +72,8 @@ struct Driver<'a, I, H> {
     accepted: Vec<(Request<RecvStream>, SendResponse<Bytes>)>,
     /// Requests of this turn.
     arrived: usize,
-    /// The last turn that had requests had one.
-    lone: bool,
-    /// The previous turn left a response unsent.
-    deferred: bool,
+    /// Requests of the previous turn that had any. Zero: accept until none is left.
+    expected: usize,
     spinning: Spinning,
     /// A request was accepted since the last keepalive ping.
     used: bool,
@@ -101,8 +99,7 @@ where
             draining: false,
             accepted: Vec::new(),
             arrived: 0,
-            lone: true,
-            deferred: false,
+            expected: 1,
             spinning: Spinning::new(polls, std::time::Instant::now()),
             used: false,
             widened: false,
@@ -147,10 +144,7 @@ where
                 return Poll::Ready(());
             }
             if self.accepted.is_empty() {
-                if self.arrived > 0 {
-                    self.lone = self.arrived == 1;
-                }
-                self.deferred = false;
+                self.expected = if self.arrived > 0 { self.arrived } else { self.expected.max(1) };
                 return Poll::Pending;
             }
             for (request, respond) in self.accepted.drain(..) {
@@ -205,6 +199,9 @@ where
                 Poll::Ready(Some(Ok(request))) => {
                     self.accepted.push(request);
                     self.arrived += 1;
+                    if self.arrived == self.expected {
+                        break;
+                    }
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => break,
@@ -217,12 +214,12 @@ where
     /// then follow each other directly. To wake a client's process costs as much as to answer it, and a process that is
     /// still busy with the first response needs no waking for the next.
     fn defer_lone_response(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.arrived != 1 || !self.lone || self.deferred {
+        if self.arrived != 1 || self.expected != 1 {
             return false;
         }
         cx.waker().wake_by_ref();
-        // The next turn writes. If it has a request, too, both responses go out together.
-        self.deferred = true;
+        // The next turn accepts until none is left: otherwise a burst would be accepted one request at a time.
+        self.expected = 0;
         true
     }
 }
