@@ -1,5 +1,6 @@
 """Verify from memory, unary and over a stream, beside the bare twin; and the memory that it takes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from .measure import counted, in_turns, median, ratio
@@ -109,20 +110,23 @@ def stream(workspace, driver, binaries, arguments, report):
 def compare(workspace, driver, binaries, arguments, report):
     """Throughput, CPU and p99 of Verify beside other builds of Keyward, with the shapes of `verify`."""
     postgres = Postgres(workspace)
-    name, bodies, bearer = seeded(workspace, postgres, binaries, arguments.keys)
     builds = {"this build": binaries.keyward}
     for other in arguments.other:
         label, _, path = other.rpartition("=")
         builds[label] = Path(path).resolve()
-    servers = {label: Keyward(workspace, path, f"{postgres.url}/{name}", bearer=bearer) for label, path in builds.items()}
-    for server in servers.values():
+    servers = {}
+    for label, path in builds.items():
+        # A database each: versions may differ in their migrations.
+        name, bodies, bearer = seeded(workspace, postgres, replace(binaries, keyward=path), arguments.keys)
+        servers[label] = (Keyward(workspace, path, f"{postgres.url}/{name}", bearer=bearer), bodies)
+    for server, bodies in servers.values():
         driver.warm(server, bodies)
     settle()
     rows = []
     for shape in (tuple(map(int, shape.split("x"))) for shape in arguments.shapes):
         runs = {
-            label: lambda server=server: counted(server, lambda: driver.unary(server, bodies, shape))
-            for label, server in servers.items()
+            label: lambda server=server, bodies=bodies: counted(server, lambda: driver.unary(server, bodies, shape))
+            for label, (server, bodies) in servers.items()
         }
         labels = {"part": "compare", "shape": f"{shape[0]}x{shape[1]}"}
         results = in_turns(arguments.rounds, runs, report.about(**labels))

@@ -10,7 +10,6 @@ use crate::{
     domain::{
         clock::{Clock, Entropy, SystemClock, SystemEntropy},
         master_keys::MasterKeys,
-        secret,
     },
     limiter::{
         Limiter,
@@ -20,7 +19,7 @@ use crate::{
         redis::{SharedLimiter, SharedOptions},
     },
     replica::{Replica, attach::AttachRules},
-    service::{ServiceDeps, ServiceOptions, Services, bootstrap, bulk::Bulk},
+    service::{ServiceDeps, ServiceOptions, Services, authenticate::RootCredential, bootstrap, bulk::Bulk},
     session::Sessions,
     store::Store,
 };
@@ -90,7 +89,7 @@ impl Parts {
             events: config.events.clone(),
             lifetimes: config.dashboard.lifetimes,
             host_environment: config.http.environment.clone(),
-            root: config.root_key.as_ref().map(|root| secret::digest(root.expose())),
+            root: config.root_key.as_ref().map(|root| RootCredential::new(root.expose())),
             ready_requires_writes: config.server.ready_requires_writes,
         };
         let deps = ServiceDeps {

@@ -23,6 +23,8 @@ pub type KeyspaceIndex = u16;
 
 /// No secret is shorter than this: it has at least 96 random bits.
 const MIN_SECRET_LEN: usize = 20;
+/// What signing secrets and session tokens begin with.
+const OTHER_CREDENTIALS: [&str; 2] = ["whsec_", "eyJ"];
 
 /// The keyspaces that a limited service may verify. Keyspaces that are no longer configured are left out; if none is left,
 /// the service may verify no key at all.
@@ -185,13 +187,20 @@ impl Keyspace {
 #[derive(Debug, Clone)]
 pub struct Registry {
     keyspaces: Vec<Arc<Keyspace>>,
+    /// Whether a secret or a token can begin with a byte.
+    first_bytes: [bool; 256],
 }
 
 impl Registry {
     /// A registry of the reserved keyspace, followed by the configured ones.
     pub fn new(configured: Vec<Keyspace>) -> Self {
-        let keyspaces = std::iter::once(Keyspace::reserved()).chain(configured).map(Arc::new).collect();
-        Self { keyspaces }
+        let keyspaces: Vec<_> = std::iter::once(Keyspace::reserved()).chain(configured).map(Arc::new).collect();
+        let prefixes = keyspaces.iter().flat_map(|keyspace| keyspace.prefixes.iter()).map(|(_, prefix)| prefix);
+        let mut first_bytes = [false; 256];
+        for first in prefixes.chain(OTHER_CREDENTIALS).filter_map(|prefix| prefix.bytes().next()) {
+            first_bytes[usize::from(first)] = true;
+        }
+        Self { keyspaces, first_bytes }
     }
 
     /// The keyspace at an index.
@@ -237,10 +246,15 @@ impl Registry {
     /// Whether a text holds something like a secret or a token. A part that only begins like one counts.
     pub(crate) fn holds_credential(&self, text: &str) -> bool {
         let begins = |rest: &str| {
-            rest.len() >= MIN_SECRET_LEN
-                && (self.by_prefix(rest).is_some() || rest.starts_with("whsec_") || rest.starts_with("eyJ"))
+            self.by_prefix(rest).is_some() || OTHER_CREDENTIALS.iter().any(|prefix| rest.starts_with(prefix))
         };
-        text.char_indices().any(|(start, _)| text.get(start..).is_some_and(begins))
+        let starts = 0..(text.len() + 1).saturating_sub(MIN_SECRET_LEN);
+        // Every request's id is looked at, and few bytes begin a credential.
+        text.as_bytes()[starts.clone()]
+            .iter()
+            .zip(starts)
+            .filter(|(byte, _)| self.first_bytes[usize::from(**byte)])
+            .any(|(_, start)| text.get(start..).is_some_and(begins))
     }
 
     /// Whether `text` is a secret that this installation can have issued: its prefix, length and checksum are right.

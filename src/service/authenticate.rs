@@ -40,10 +40,29 @@ pub struct Authenticator {
     pub(super) registry: Arc<Registry>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) failures: AuthFailures,
-    /// Digest of the root credential that the environment sets.
-    pub(super) root: Option<Digest>,
+    /// The root credential that the environment sets.
+    pub(super) root: Option<RootCredential>,
     pub(super) trail: Arc<AuditTrail>,
     pub(super) metrics: Arc<Metrics>,
+}
+
+/// What is kept of the root credential. A text of another length is not hashed: how long an answer takes may show the
+/// credential's length, never its content.
+#[derive(Debug, Clone, Copy)]
+pub struct RootCredential {
+    length: usize,
+    digest: Digest,
+}
+
+impl RootCredential {
+    /// For a root credential.
+    pub fn new(credential: &str) -> Self {
+        Self { length: credential.len(), digest: secret::digest(credential) }
+    }
+
+    fn has_digest(&self, digest: &Digest) -> bool {
+        digest.0.ct_eq(&self.digest.0).into()
+    }
 }
 
 /// A caller that has proved who it is.
@@ -296,11 +315,11 @@ impl Authenticator {
 
     /// Whether this is the root credential that the environment sets.
     pub fn is_root(&self, credential: &str) -> bool {
-        self.root.is_some() && self.is_root_digest(&secret::digest(credential))
+        self.root.is_some_and(|root| credential.len() == root.length && root.has_digest(&secret::digest(credential)))
     }
 
     fn is_root_digest(&self, digest: &Digest) -> bool {
-        self.root.is_some_and(|root| digest.0.ct_eq(&root.0).into())
+        self.root.is_some_and(|root| root.has_digest(digest))
     }
 
     fn admit(&self, verdict: &Verdict, mode: AuthMode) -> Result<Authenticated> {

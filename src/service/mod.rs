@@ -38,7 +38,7 @@ pub(crate) use self::context::CallContext;
 use self::{
     attach::AttachService,
     audit::AuditLog,
-    authenticate::Authenticator,
+    authenticate::{Authenticator, RootCredential},
     bulk::Bulk,
     dashboard::DashboardSessions,
     deliveries::DeliverySignal,
@@ -60,7 +60,6 @@ use crate::{
         dashboard::SessionLifetimes,
         egress::Egress,
         event::EventRules,
-        key::Digest,
         keyspace::Registry,
         master_keys::MasterKeys,
         rate_limit::{DEFAULT_FAILED_AUTHENTICATION_LIMIT, DEFAULT_PUBLIC_CREATE_LIMIT, RateLimit},
@@ -157,8 +156,8 @@ pub struct ServiceOptions {
     pub events: EventRules,
     /// How long sessions of the dashboard last.
     pub lifetimes: SessionLifetimes,
-    /// Digest of the root credential that the environment sets.
-    pub root: Option<Digest>,
+    /// The root credential that the environment sets.
+    pub root: Option<RootCredential>,
     /// Whether the service is ready only while it can write.
     pub ready_requires_writes: bool,
     /// The environment that gateways' checks of keys assert whose keyspace requires one; empty asserts nothing.

@@ -2,7 +2,7 @@
 // Every check that fails is a line on standard error, and the exit status is 1. The last line of standard output is a
 // summary in JSON.
 //
-// Settings: origin, root (a credential), login (a person at the provider, or null), pictures (a folder, or null),
+// Settings: origin, root (a credential), logins (people at the provider, or null), pictures (a folder, or null),
 // pending (the path of a revocation page that waits, or null).
 
 import { mkdir } from 'node:fs/promises';
@@ -11,7 +11,7 @@ import AxeBuilder from '@axe-core/playwright';
 import { chromium } from 'playwright-core';
 
 const settings = JSON.parse(process.env.SETTINGS);
-const { origin, root, login, pictures } = settings;
+const { origin, root, logins, pictures } = settings;
 const KEYS = '/dashboard/settings/api-keys';
 const WIDTHS = [320, 375, 641, 768, 880, 1024, 1280, 1600];
 const LONG = `${'An endless name '.repeat(12)}end`.slice(0, 200);
@@ -244,7 +244,8 @@ async function lifeOfAKey(javaScriptEnabled) {
 }
 
 // A person at a real provider.
-async function asAPerson(javaScriptEnabled) {
+async function asAPerson(login, javaScriptEnabled) {
+  const role = login.split('/')[2];
   const page = await open({ javaScriptEnabled }, (text) => refused(text) || /favicon/.test(text) || !page.url().startsWith(origin));
   await page.goto('/dashboard/overview');
   await page.click('text=Continue with');
@@ -256,8 +257,21 @@ async function asAPerson(javaScriptEnabled) {
     if (await page.locator('button[type=submit]').count()) await page.locator('button[type=submit]').first().click();
     await page.waitForLoadState('load');
   }
-  await page.waitForSelector('h1:has-text("Overview")');
-  check((await page.locator('text=Replicas').count()) === 0, 'a person sees the installation');
+  if (role === 'member') {
+    await page.waitForSelector('text=Members cannot manage API keys');
+    if (javaScriptEnabled) await inspect(page, 'a refusal');
+  } else {
+    await page.waitForSelector('h1:has-text("Overview")');
+    check((await page.locator('text=Replicas').count()) === 0, 'a person sees the installation');
+    if (javaScriptEnabled) {
+      await inspect(page, `overview of an ${role}`);
+      await page.goto(KEYS);
+      await inspect(page, `list of an ${role}`);
+    }
+    // What is not theirs to grant is not offered.
+    await page.goto(`${KEYS}/new`);
+    check((await page.locator('input[name=scope][value=admin]').count()) === (role === 'owner' ? 1 : 0), `${role}: admin`);
+  }
   if (await page.locator('#org').count()) {
     await page.goto(KEYS);
     await page.selectOption('#org', 'globex');
@@ -271,8 +285,11 @@ async function asAPerson(javaScriptEnabled) {
   await page.context().close();
 }
 
-async function everyPage() {
-  const page = await open({ viewport: { width: 1180, height: 780 } }, refused);
+// Every page, also as it is where its scripts do not arrive. (axe is a script itself: it does not run where script is
+// switched off.)
+async function everyPage(withScripts) {
+  const page = await open({ viewport: { width: 1180, height: 780 } }, (text) => refused(text) || (!withScripts && /ERR_FAILED/.test(text)));
+  if (!withScripts) await page.route('**/*.js', (route) => route.abort());
   await page.goto('/dashboard/sign-in');
   await inspect(page, 'sign-in');
   await picture(page, 'sign-in');
@@ -282,7 +299,7 @@ async function everyPage() {
   await inspect(page, 'a failed sign-in');
   await signIn(page);
   if (!pictures) {
-    for (const name of NAMES) await create(page, name);
+    if (withScripts) for (const name of NAMES) await create(page, name);
     // A mark that turns the direction of what follows would let one name pass for another.
     await page.goto(`${KEYS}/new`);
     await page.fill('#name', 'safe \u202Eexe.yek');
@@ -369,12 +386,15 @@ async function pending() {
 try {
   if (settings.pending) {
     await pending();
-  } else if (login) {
-    await asAPerson(true);
-    await asAPerson(false);
+  } else if (logins) {
+    for (const login of logins) {
+      await asAPerson(login, true);
+      await asAPerson(login, false);
+    }
   } else {
-    await everyPage();
+    await everyPage(true);
     if (!pictures) {
+      await everyPage(false);
       await byKeyboard();
       await lifeOfAKey(true);
       await lifeOfAKey(false);

@@ -2,7 +2,7 @@
 //! allocate each of them. [`super::response`] makes the same message; a test compares both.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+use prost::encoding::{encode_varint, encoded_len_varint};
 
 use super::request::CheckedRequest;
 use crate::{
@@ -10,95 +10,122 @@ use crate::{
     transport::{grpc::codec, refusal::rate_headers, request_id::REQUEST_ID},
 };
 
-/// Initial capacities. Most responses fit.
-const OK_CAPACITY: usize = 1_024;
-const METADATA_CAPACITY: usize = 512;
+/// Keys of the fields, with their number and kind. Each takes one byte.
+mod key {
+    /// Of a text, bytes or a message.
+    const fn delimited(number: u8) -> u8 {
+        number << 3 | 2
+    }
 
-/// Numbers of the fields.
-mod field {
-    pub const STATUS: u32 = 1;
-    pub const OK_RESPONSE: u32 = 3;
-    pub const DYNAMIC_METADATA: u32 = 4;
+    const fn varint(number: u8) -> u8 {
+        number << 3
+    }
+
+    pub const STATUS: u8 = delimited(1);
+    pub const OK_RESPONSE: u8 = delimited(3);
+    pub const DYNAMIC_METADATA: u8 = delimited(4);
     /// Of `OkHttpResponse`.
-    pub const HEADERS: u32 = 2;
-    pub const HEADERS_TO_REMOVE: u32 = 5;
-    pub const RESPONSE_HEADERS_TO_ADD: u32 = 6;
+    pub const HEADERS: u8 = delimited(2);
+    pub const HEADERS_TO_REMOVE: u8 = delimited(5);
+    pub const RESPONSE_HEADERS_TO_ADD: u8 = delimited(6);
     /// Of `HeaderValueOption`.
-    pub const HEADER: u32 = 1;
-    pub const APPEND_ACTION: u32 = 3;
-    pub const KEEP_EMPTY_VALUE: u32 = 4;
+    pub const HEADER: u8 = delimited(1);
+    pub const APPEND_ACTION: u8 = varint(3);
+    pub const KEEP_EMPTY_VALUE: u8 = varint(4);
     /// Of `HeaderValue`, and of an entry of a map.
-    pub const KEY: u32 = 1;
-    pub const VALUE: u32 = 2;
+    pub const NAME: u8 = delimited(1);
+    pub const VALUE: u8 = delimited(2);
     /// Of `Struct`.
-    pub const FIELDS: u32 = 1;
+    pub const FIELDS: u8 = delimited(1);
     /// Of `Value`.
-    pub const STRING_VALUE: u32 = 3;
+    pub const STRING_VALUE: u8 = delimited(3);
 }
 
-/// `OVERWRITE_IF_EXISTS_OR_ADD`
-const OVERWRITE: u64 = 2;
-/// Length of both numbers after the header in a `HeaderValueOption`.
-const OPTION_TAIL: usize = 4;
+/// `OVERWRITE_IF_EXISTS_OR_ADD`, and that an empty value is kept: the end of a `HeaderValueOption`.
+const OVERWRITE: [u8; 4] = [key::APPEND_ACTION, 2, key::KEEP_EMPTY_VALUE, 1];
 
 /// One gRPC message with its prefix.
 pub(crate) fn pass(allowed: &Allowed, checked: &CheckedRequest<'_>, request_id: &str) -> Bytes {
-    let (mut ok, mut metadata) = (BytesMut::with_capacity(OK_CAPACITY), BytesMut::with_capacity(METADATA_CAPACITY));
-    for (name, value) in IDENTITY_HEADERS.into_iter().zip(allowed.identity()) {
-        header(field::HEADERS, name, value.as_bytes(), &mut ok);
-        metadata_field(name, value.as_bytes(), &mut metadata);
-    }
-    for name in checked.forged().chain(allowed.stripped()) {
-        text(field::HEADERS_TO_REMOVE, name.as_bytes(), &mut ok);
-    }
-    for (name, value) in allowed.rate.into_iter().flat_map(rate_headers) {
-        header(field::RESPONSE_HEADERS_TO_ADD, name, value.to_string().as_bytes(), &mut ok);
-    }
-    header(field::RESPONSE_HEADERS_TO_ADD, REQUEST_ID, request_id.as_bytes(), &mut ok);
+    let identity = allowed.identity();
+    let rate = allowed.rate.map(|rate| rate_headers(rate).map(|(name, value)| (name, value.to_string())));
+    let upstream = || IDENTITY_HEADERS.into_iter().zip(identity.iter().map(AsRef::as_ref));
+    let removed: Vec<_> = checked.forged().chain(allowed.stripped()).collect();
+    let limits = || rate.iter().flatten().map(|(name, value)| (*name, value.as_str()));
+    let client = || limits().chain([(REQUEST_ID, request_id)]);
 
-    codec::frame_with(16 + ok.len() + metadata.len(), |out| {
+    let headers = upstream().chain(client()).map(|(name, value)| field_length(option_length(name, value)));
+    let ok = headers.sum::<usize>() + removed.iter().map(|name| field_length(name.len())).sum::<usize>();
+    let metadata = upstream().map(|(name, value)| field_length(entry_length(name, value))).sum();
+    let length = field_length(0) + field_length(ok) + field_length(metadata);
+
+    codec::frame_with(length, |out| {
         // OK is the status without fields.
-        for (number, content) in
-            [(field::STATUS, &[][..]), (field::OK_RESPONSE, &ok), (field::DYNAMIC_METADATA, &metadata)]
-        {
-            text(number, content, out);
+        start(key::STATUS, 0, out);
+        start(key::OK_RESPONSE, ok, out);
+        for (name, value) in upstream() {
+            header(key::HEADERS, name, value, out);
+        }
+        for name in removed {
+            text(key::HEADERS_TO_REMOVE, name, out);
+        }
+        for (name, value) in client() {
+            header(key::RESPONSE_HEADERS_TO_ADD, name, value, out);
+        }
+        start(key::DYNAMIC_METADATA, metadata, out);
+        for (name, value) in upstream() {
+            metadata_field(name, value, out);
         }
     })
 }
 
 /// A `HeaderValueOption` that takes the place of any other header of its name.
-fn header(number: u32, name: &str, value: &[u8], out: &mut BytesMut) {
-    let length = text_length(field::KEY, name.len()) + text_length(field::VALUE, value.len());
-    start(number, text_length(field::HEADER, length) + OPTION_TAIL, out);
-    start(field::HEADER, length, out);
-    text(field::KEY, name.as_bytes(), out);
-    text(field::VALUE, value, out);
-    for (number, value) in [(field::APPEND_ACTION, OVERWRITE), (field::KEEP_EMPTY_VALUE, 1)] {
-        encode_key(number, WireType::Varint, out);
-        encode_varint(value, out);
-    }
+fn header(key: u8, name: &str, value: &str, out: &mut BytesMut) {
+    start(key, option_length(name, value), out);
+    start(key::HEADER, pair_length(name.len(), value.len()), out);
+    text(key::NAME, name, out);
+    text(key::VALUE, value, out);
+    out.put_slice(&OVERWRITE);
+}
+
+fn option_length(name: &str, value: &str) -> usize {
+    field_length(pair_length(name.len(), value.len())) + OVERWRITE.len()
 }
 
 /// An entry of a `Struct`'s map, with a text as value.
-fn metadata_field(name: &str, value: &[u8], out: &mut BytesMut) {
-    let length = text_length(field::STRING_VALUE, value.len());
-    start(field::FIELDS, text_length(field::KEY, name.len()) + text_length(field::VALUE, length), out);
-    text(field::KEY, name.as_bytes(), out);
-    start(field::VALUE, length, out);
-    text(field::STRING_VALUE, value, out);
+fn metadata_field(name: &str, value: &str, out: &mut BytesMut) {
+    start(key::FIELDS, entry_length(name, value), out);
+    text(key::NAME, name, out);
+    start(key::VALUE, field_length(value.len()), out);
+    text(key::STRING_VALUE, value, out);
+}
+
+fn entry_length(name: &str, value: &str) -> usize {
+    pair_length(name.len(), field_length(value.len()))
+}
+
+/// Two fields with contents of these lengths.
+fn pair_length(name: usize, value: usize) -> usize {
+    field_length(name) + field_length(value)
+}
+
+/// A field with a content of this length.
+fn field_length(content: usize) -> usize {
+    1 + encoded_len_varint(content as u64) + content
 }
 
 /// The key and the length of a field whose content follows.
-fn start(number: u32, length: usize, out: &mut BytesMut) {
-    encode_key(number, WireType::LengthDelimited, out);
-    encode_varint(length as u64, out);
+fn start(key: u8, length: usize, out: &mut BytesMut) {
+    match u8::try_from(length) {
+        // Most lengths take one byte.
+        Ok(short @ ..0x80) => out.put_slice(&[key, short]),
+        _ => {
+            out.put_u8(key);
+            encode_varint(length as u64, out);
+        }
+    }
 }
 
-fn text(number: u32, content: &[u8], out: &mut BytesMut) {
-    start(number, content.len(), out);
-    out.put_slice(content);
-}
-
-fn text_length(number: u32, length: usize) -> usize {
-    key_len(number) + encoded_len_varint(length as u64) + length
+fn text(key: u8, content: &str, out: &mut BytesMut) {
+    start(key, content.len(), out);
+    out.put_slice(content.as_bytes());
 }
