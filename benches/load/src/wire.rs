@@ -4,8 +4,8 @@ use std::io;
 
 use bytes::Bytes;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpStream, UnixStream},
 };
 
 use crate::BoxError;
@@ -24,6 +24,8 @@ const END_HEADERS: u8 = 4;
 const INITIAL_WINDOW_SIZE: u16 = 4;
 /// The default maximum of a frame's payload.
 pub const FRAME: usize = 16_384;
+/// What the address of a Unix socket begins with; its path follows.
+const UNIX: &str = "unix:";
 /// The windows that the server gets.
 const WINDOW: u32 = 1 << 30;
 
@@ -37,7 +39,8 @@ pub struct Blocks {
 
 impl Blocks {
     /// Records the headers of a gRPC call from the `h2` crate, which a tonic client uses, too.
-    pub async fn record(authority: &str, path: &str, bearer: Option<&str>) -> Result<Self, BoxError> {
+    pub async fn record(address: &str, path: &str, bearer: Option<&str>) -> Result<Self, BoxError> {
+        let authority = if address.starts_with(UNIX) { "localhost" } else { address };
         let (near, mut far) = tokio::io::duplex(1 << 16);
         let (sender, connection) = h2::client::handshake(near).await?;
         let driver = tokio::task::spawn_local(connection);
@@ -97,9 +100,12 @@ impl Head {
     }
 }
 
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
+
 /// One connection.
 pub struct Connection {
-    socket: TcpStream,
+    socket: Box<dyn Socket>,
     blocks: Blocks,
     inbound: Vec<u8>,
     /// Bytes of `inbound` that were read already.
@@ -117,8 +123,13 @@ pub struct Connection {
 impl Connection {
     /// Connects, and waits for the server's settings.
     pub async fn open(address: &str, blocks: Blocks) -> io::Result<Self> {
-        let socket = TcpStream::connect(address).await?;
-        socket.set_nodelay(true)?;
+        let socket: Box<dyn Socket> = if let Some(path) = address.strip_prefix(UNIX) {
+            Box::new(UnixStream::connect(path).await?)
+        } else {
+            let socket = TcpStream::connect(address).await?;
+            socket.set_nodelay(true)?;
+            Box::new(socket)
+        };
         let mut this = Self {
             socket,
             blocks,
