@@ -42,7 +42,8 @@ async fn failures_past_the_limit_have_to_wait_and_valid_callers_do_not() {
     // The limit also applies to the same client on the other port.
     let refusal = refused(client.list(with("kw_forged", ListRequest::default())).await);
     assert_eq!((refusal.code, refusal.reason.as_str()), (Status::ResourceExhausted, "RATE_LIMITED"));
-    assert!(refusal.retry.is_some_and(|wait| wait <= Duration::from_secs(1)), "{refusal:?}");
+    // One second, unless this machine took that long meanwhile: then the next wait, of two.
+    assert!(refusal.retry.is_some_and(|wait| wait <= Duration::from_secs(2)), "{refusal:?}");
     let check = || VerifyRequest { secret: made.secret.clone(), ..VerifyRequest::default() };
     assert_eq!(refused(client.verify(with("kw_forged", check())).await).code, Status::ResourceExhausted);
     let stream = client.verify_stream(with("kw_forged", tokio_stream::empty())).await;
@@ -62,7 +63,7 @@ async fn failures_past_the_limit_have_to_wait_and_valid_callers_do_not() {
     );
     // Further failures lengthen the wait.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
-    assert_eq!(list(&server, "ak_forged").await.number("retry-after"), 2);
+    assert!(list(&server, "ak_forged").await.number("retry-after") >= 2);
 
     assert_eq!(metric(&server, "keyward_failed_authentications_total{outcome=\"refused\"}").await, Some(5.0));
     assert_eq!(metric(&server, "keyward_failed_authentications_total{outcome=\"limited\"}").await, Some(5.0));
