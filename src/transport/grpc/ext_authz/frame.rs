@@ -115,13 +115,12 @@ fn field_length(content: usize) -> usize {
 
 /// The key and the length of a field whose content follows.
 fn start(key: u8, length: usize, out: &mut BytesMut) {
-    match u8::try_from(length) {
-        // Most lengths take one byte.
-        Ok(short @ ..0x80) => out.put_slice(&[key, short]),
-        _ => {
-            out.put_u8(key);
-            encode_varint(length as u64, out);
-        }
+    // Most lengths take one byte.
+    if let Ok(short @ ..0x80) = u8::try_from(length) {
+        out.put_slice(&[key, short]);
+    } else {
+        out.put_u8(key);
+        encode_varint(length as u64, out);
     }
 }
 
