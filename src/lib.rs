@@ -65,6 +65,7 @@ use console as _;
 use dialoguer as _;
 use mimalloc as _;
 use webbrowser as _;
+use zeroizing_alloc as _;
 
 pub mod agent;
 pub mod app;

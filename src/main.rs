@@ -4,8 +4,9 @@ mod cli;
 
 use std::process::ExitCode;
 
+/// Freed memory is zeroed: credentials pass through buffers of libraries, which free them as they are.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: zeroizing_alloc::ZeroAlloc<mimalloc::MiMalloc> = zeroizing_alloc::ZeroAlloc(mimalloc::MiMalloc);
 
 fn main() -> ExitCode {
     #[cfg(target_os = "linux")]

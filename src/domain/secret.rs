@@ -49,7 +49,11 @@ impl fmt::Debug for Secret {
 
 /// SHA-256 of a secret.
 pub fn digest(text: &str) -> Digest {
-    Digest(Sha256::digest(text.as_bytes()).into())
+    let mut hasher = Sha256::new();
+    hasher.update(text.as_bytes());
+    // The hasher holds a copy of the secret, which is zeroed where the hasher is dropped. It is finished in place: to move
+    // it would leave another copy on the stack.
+    Digest(hasher.finalize_reset().into())
 }
 
 /// The encoding of the part after the prefix.

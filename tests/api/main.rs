@@ -34,6 +34,7 @@ mod hostile;
 mod logging;
 mod master_keys;
 mod matrix;
+mod memory;
 mod names;
 mod operation;
 mod own_limits;
