@@ -58,7 +58,7 @@ impl Parts {
                 let leases = (config.rate_limit.batch > 1)
                     .then(|| PermitLeases::new(Arc::clone(&clock), config.rate_limit.batch));
                 let RateLimits { timeout, on_timeout, .. } = config.rate_limit;
-                let shared = SharedLimiter::start(url, SharedOptions { timeout, on_timeout }, leases, &runtime);
+                let shared = SharedLimiter::new(url, SharedOptions { timeout, on_timeout }, leases, &runtime);
                 Some(shared.map_err(|error| RunError::RateLimitStore(error.to_string()))?)
             }
         };

@@ -1,5 +1,5 @@
 //! Workers that run in the background: usage and rate limit events are flushed, expiry events emitted, old events deleted, rate
-//! limits swept, metrics folded, the keys of session issuers refreshed, webhooks delivered, and readiness measured. The
+//! limits swept, the store of limits connected, metrics folded, the keys of session issuers refreshed, webhooks delivered, and readiness measured. The
 //! supervisor starts one that panics again.
 
 use std::{sync::Arc, time::Duration};
@@ -45,8 +45,14 @@ pub fn start(
     parts: &Parts,
     summary_period: Duration,
 ) {
-    let Parts { services, limiter, sessions, .. } = parts;
+    let Parts { services, replica, limiter, sessions, .. } = parts;
     let ending = Spawner { tasks, services, stop: end };
+    ending.spawn("revocation_reader", replica, |replica, end| async move {
+        end.run_until_cancelled(replica.read_replicas()).await;
+    });
+    ending.spawn("rate_limit_store", limiter, |limiter, end| async move {
+        end.run_until_cancelled(limiter.keep_connected()).await;
+    });
     ending.spawn("usage_flush", &services.jobs, flush_usage);
     ending.every(RATE_LIMIT_EVENT_INTERVAL, "rate_limit_events", &services.jobs, |jobs| async move {
         jobs.flush_rate_limit_events().await;

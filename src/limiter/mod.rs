@@ -87,6 +87,13 @@ impl Limiter {
         self.memory.len() + self.shared.as_ref().map_or(0, |shared| shared.subjects())
     }
 
+    /// Keeps the connection to the shared store; returns at once where there is none.
+    pub async fn keep_connected(&self) {
+        if let Some(shared) = &self.shared {
+            shared.keep_connected().await;
+        }
+    }
+
     /// Whether limits are currently shared; `None` if no shared limiter is configured.
     pub fn is_shared(&self) -> Option<bool> {
         self.shared.as_ref().map(|shared| shared.is_up())

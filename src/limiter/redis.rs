@@ -12,7 +12,7 @@
 
 use std::{
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
@@ -48,8 +48,6 @@ const RETRY_DELAY: Duration = Duration::from_millis(250);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a late answer is waited for, so that what it took can be released.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a task that holds a connection checks whether its limiter still exists.
-const OWNER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of calls queued on the connection, for all callers together. The library's default is 50.
 const PIPELINE_BUFFER: usize = 4_096;
 
@@ -80,6 +78,7 @@ pub enum SharedSpend {
 
 /// The connection to the shared store, and whether it works.
 pub struct SharedLimiter {
+    client: Client,
     /// `None` while the server is unavailable.
     connection: ArcSwapOption<MultiplexedConnection>,
     /// Error replies in a row.
@@ -97,19 +96,20 @@ pub struct SharedLimiter {
 }
 
 impl SharedLimiter {
-    /// Starts connecting on `runtime`.
+    /// Not connected: [`Self::keep_connected`] does that. Answers that come too late are read on `runtime`.
     ///
     /// # Errors
     ///
     /// A URL that cannot be parsed.
-    pub fn start(
+    pub fn new(
         url: &str,
         options: SharedOptions,
         leases: Option<PermitLeases>,
         runtime: &Handle,
     ) -> Result<Arc<Self>, RedisError> {
         let client = Client::open(server_url::trimmed(url))?;
-        let limiter = Arc::new(Self {
+        Ok(Arc::new(Self {
+            client,
             connection: ArcSwapOption::empty(),
             errors: AtomicU32::new(0),
             answers: Arc::new(LastAnswer::new()),
@@ -119,9 +119,41 @@ impl SharedLimiter {
             timeouts: AtomicU64::new(0),
             leases,
             runtime: runtime.clone(),
-        });
-        runtime.spawn(keep_connected(Arc::downgrade(&limiter), client));
-        Ok(limiter)
+        }))
+    }
+
+    /// Connects, and again whenever the connection is lost. Never returns.
+    pub async fn keep_connected(&self) {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(RESPONSE_TIMEOUT))
+            .set_pipeline_buffer_size(PIPELINE_BUFFER);
+        let (mut was_connected, mut failure_logged) = (false, false);
+        loop {
+            match timeout(CONNECT_TIMEOUT, connect(&self.client, &config)).await {
+                Ok(Ok(connection)) => {
+                    self.answers.note();
+                    self.errors.store(0, Ordering::Relaxed);
+                    self.connection.store(Some(Arc::new(connection)));
+                    if was_connected {
+                        tracing::info!("rate limit store reconnected, limits are shared again");
+                    } else {
+                        tracing::info!("rate limit store connected, limits are shared");
+                    }
+                    (was_connected, failure_logged) = (true, true);
+                    self.lost.notified().await;
+                }
+                Ok(Err(error)) if !failure_logged => {
+                    tracing::warn!(
+                        %error,
+                        "rate limit store unreachable, retrying; each replica enforces the whole limit by itself"
+                    );
+                    failure_logged = true;
+                }
+                _ => {}
+            }
+            tokio::time::sleep(RETRY_DELAY).await;
+        }
     }
 
     /// Whether the server is available.
@@ -238,48 +270,6 @@ enum Wait {
 }
 
 /// Keeps a connection open for as long as the limiter exists.
-async fn keep_connected(limiter: Weak<SharedLimiter>, client: Client) {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(RESPONSE_TIMEOUT))
-        .set_pipeline_buffer_size(PIPELINE_BUFFER);
-    let (mut was_connected, mut failure_logged) = (false, false);
-    loop {
-        let connected = timeout(CONNECT_TIMEOUT, connect(&client, &config)).await;
-        let Some(this) = limiter.upgrade() else { return };
-        match connected {
-            Ok(Ok(connection)) => {
-                this.answers.note();
-                this.errors.store(0, Ordering::Relaxed);
-                this.connection.store(Some(Arc::new(connection)));
-                if was_connected {
-                    tracing::info!("rate limit store reconnected, limits are shared again");
-                } else {
-                    tracing::info!("rate limit store connected, limits are shared");
-                }
-                (was_connected, failure_logged) = (true, true);
-                let lost = this.lost.notified();
-                tokio::pin!(lost);
-                while timeout(OWNER_CHECK_INTERVAL, &mut lost).await.is_err() {
-                    if Arc::strong_count(&this) == 1 {
-                        return;
-                    }
-                }
-            }
-            Ok(Err(error)) if !failure_logged => {
-                tracing::warn!(
-                    %error,
-                    "rate limit store unreachable, retrying; each replica enforces the whole limit by itself"
-                );
-                failure_logged = true;
-            }
-            _ => {}
-        }
-        drop(this);
-        tokio::time::sleep(RETRY_DELAY).await;
-    }
-}
-
 async fn connect(client: &Client, config: &AsyncConnectionConfig) -> Result<MultiplexedConnection, RedisError> {
     let mut connection = client.get_multiplexed_async_connection_with_config(config).await?;
     redis::cmd("PING").query_async::<()>(&mut connection).await?;

@@ -69,7 +69,7 @@ pub struct Replica {
     pub follower_wake: Arc<Notify>,
     lookups: Lookups,
     /// `None` if a single process owns the database.
-    revocation_wait: Option<Arc<RevocationWait>>,
+    revocation_wait: Option<RevocationWait>,
 }
 
 /// Whether other replicas may answer from the same database.
@@ -128,8 +128,7 @@ impl Replica {
         runtime: &Handle,
     ) -> Self {
         let cache = Arc::new(KeyCache::new(cache_bytes));
-        let revocation_wait =
-            (peers == PeerMode::Replicated).then(|| RevocationWait::start(Arc::clone(&store), runtime));
+        let revocation_wait = (peers == PeerMode::Replicated).then(|| RevocationWait::new(Arc::clone(&store)));
         let lease = Arc::new(Lease::new(Arc::clone(&clock)));
         let attachments = Attachments::new(clock, Arc::clone(&cache), Arc::clone(&lease), AttachRules::default());
         Self {
@@ -159,6 +158,15 @@ impl Replica {
         self.cache.invalidate(digest);
         if !self.has_peers() {
             self.attachments.apply(digest);
+        }
+    }
+
+    /// Reads the replicas' rows for Revokes that wait. Never returns; without it no Revoke is acknowledged where there may
+    /// be other replicas.
+    pub async fn read_replicas(&self) {
+        match &self.revocation_wait {
+            Some(wait) => wait.read().await,
+            None => std::future::pending().await,
         }
     }
 

@@ -10,7 +10,6 @@ use std::{
 };
 
 use tokio::{
-    runtime::Handle,
     sync::{Notify, watch},
     time::{Instant, sleep, sleep_until},
 };
@@ -23,8 +22,6 @@ use crate::store::{ReplicaRow, Store};
 const POLL_INTERVAL: Duration = Duration::from_millis(15);
 /// Delay after a failed read.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
-/// How often the idle reader checks whether it is still needed.
-const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The replicas' rows, as one statement read them.
 #[derive(Debug, Clone)]
@@ -36,6 +33,7 @@ struct ReplicasRead {
 
 /// Reads the replicas' rows on behalf of all waiting Revokes: one statement at a time, however many wait.
 pub struct RevocationWait {
+    store: Arc<dyn Store>,
     reads_begun: AtomicU64,
     read_wanted: Notify,
     reads: watch::Sender<ReplicasRead>,
@@ -44,17 +42,16 @@ pub struct RevocationWait {
 }
 
 impl RevocationWait {
-    /// Starts the reader on `runtime`. It reads only while a Revoke waits.
-    pub fn start(store: Arc<dyn Store>, runtime: &Handle) -> Arc<Self> {
+    /// Of replicas with rows in this store. A Revoke waits while nobody [reads](Self::read).
+    pub fn new(store: Arc<dyn Store>) -> Self {
         let none = ReplicasRead { number: 0, rows: Arc::default() };
-        let this = Arc::new(Self {
+        Self {
+            store,
             reads_begun: AtomicU64::new(0),
             read_wanted: Notify::new(),
             reads: watch::Sender::new(none),
             progress: watch::Sender::new(0),
-        });
-        runtime.spawn(read_on_demand(Arc::downgrade(&this), store));
-        this
+        }
     }
 
     /// Notifies the waiting Revokes that a replica may have reported progress.
@@ -69,7 +66,7 @@ impl RevocationWait {
         let found = reads.wait_for(|read| read.number >= wanted).await.map(|read| read.clone()).ok();
         match found {
             Some(read) => read,
-            // The sender is gone, so the service is shutting down. Never return: returning would acknowledge the Revoke.
+            // This owns the sender, so it is never gone. To return would acknowledge the Revoke.
             None => std::future::pending().await,
         }
     }
@@ -114,25 +111,27 @@ impl RevocationWait {
             behind.retain(|row| is_behind(row.id));
         }
     }
-}
 
-async fn read_on_demand(waits: std::sync::Weak<RevocationWait>, store: Arc<dyn Store>) {
-    loop {
-        let Some(this) = waits.upgrade() else { return };
-        if tokio::time::timeout(IDLE_CHECK_INTERVAL, this.read_wanted.notified()).await.is_err() {
-            continue;
+    /// Reads the rows whenever a Revoke waits for them. Never returns.
+    pub(crate) async fn read(&self) {
+        // Whoever waited while nothing was read has notified a reader that has ended.
+        if self.reads.receiver_count() > 0 {
+            self.read_wanted.notify_one();
         }
         loop {
-            let number = this.reads_begun.fetch_add(1, Ordering::SeqCst) + 1;
-            match store.replicas().await {
-                Ok(rows) => {
-                    this.reads.send_replace(ReplicasRead { number, rows: Arc::new(rows) });
-                    break;
-                }
-                Err(error) => {
-                    // The Revokes keep waiting, each until its own deadline.
-                    tracing::debug!(%error, "replicas cannot be read, retrying");
-                    sleep(RETRY_DELAY).await;
+            self.read_wanted.notified().await;
+            loop {
+                let number = self.reads_begun.fetch_add(1, Ordering::SeqCst) + 1;
+                match self.store.replicas().await {
+                    Ok(rows) => {
+                        self.reads.send_replace(ReplicasRead { number, rows: Arc::new(rows) });
+                        break;
+                    }
+                    Err(error) => {
+                        // The Revokes keep waiting, each until its own deadline.
+                        tracing::debug!(%error, "replicas cannot be read, retrying");
+                        sleep(RETRY_DELAY).await;
+                    }
                 }
             }
         }

@@ -58,11 +58,11 @@ pub fn find<'a>(
     auth: &'a Authenticator,
     policy: CredentialPolicy,
 ) -> Result<Option<Presented<'a>>> {
-    let bearers = headers.values("authorization").filter_map(|value| match String::from_utf8_lossy(value) {
+    let bearers = headers.values("authorization").filter_map(|value| match lossy(value) {
         Cow::Borrowed(text) => bearer(text).map(Cow::Borrowed),
         Cow::Owned(text) => bearer(&text).map(|token| Cow::Owned(token.to_owned())),
     });
-    let keys = headers.values("x-api-key").map(String::from_utf8_lossy);
+    let keys = headers.values("x-api-key").map(lossy);
     let presented =
         bearers.map(|text| (CredentialHeader::Bearer, text)).chain(keys.map(|text| (CredentialHeader::XApiKey, text)));
 
@@ -123,6 +123,11 @@ pub fn only_secret<'a>(
     keyspace.credential.accepts(found).then_some((found, secret))
 }
 
+/// [`String::from_utf8_lossy`], which reads valid text piece by piece.
+fn lossy(value: &[u8]) -> Cow<'_, str> {
+    str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed)
+}
+
 fn two_credentials() -> Error {
     Error::invalid("authorization", "two credentials count in this request; send one")
 }
@@ -144,7 +149,7 @@ fn cookie<'a>(headers: &'a impl Headers, auth: &'a Authenticator) -> Result<Opti
             if found.is_some() {
                 return Err(Error::invalid("cookie", "two session cookies count in this request; send one"));
             }
-            found = Some(Presented::Cookie(name, String::from_utf8_lossy(value)));
+            found = Some(Presented::Cookie(name, lossy(value)));
         }
     }
     Ok(found)

@@ -22,7 +22,8 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Every worker of a server without TLS, but the follower.
-const WORKERS: [&str; 12] = [
+const WORKERS: [&str; 13] = [
+    "revocation_reader",
     "usage_flush",
     "rate_limit_events",
     "limit_sweep",
@@ -108,6 +109,22 @@ async fn open_connections_outlive_the_panic_of_their_listener() {
     has_panicked(&server, "grpc_thread").await;
     client.list(with(ROOT, ListRequest::default())).await.unwrap();
     server.client().await.list(with(ROOT, ListRequest::default())).await.unwrap();
+}
+
+/// Revokes go on once the reader of replicas' rows runs again, also one that waited meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoke_outlives_the_panic_of_the_reader_that_it_waits_for() {
+    let database = ProxiedDatabase::new().await;
+    let _other = Setup::new().database(&database.url).start();
+    let server = Setup::new().database(&database.url).env("KEYWARD_FAULTS", "panic_revocation_reader").start();
+    let mut client = server.client().await;
+    for _ in 0..2 {
+        let made = key(&mut client, "", "", &[]).await;
+        let end = keyward::proto::RevokeRequest { id: made.id.clone(), reason: String::new() };
+        client.revoke(with(ROOT, end)).await.unwrap();
+        assert_eq!(code(&mut client, &made.secret).await, Code::Revoked);
+        has_panicked(&server, "revocation_reader").await;
+    }
 }
 
 /// The follower panics in the midst of its renewals, and again while it applies a revocation. Until it has joined anew, no

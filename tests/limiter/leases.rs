@@ -16,12 +16,12 @@ use keyward::{
             permit_lease::{Grant, GrantOrigin, PermitLease, SHARE},
         },
     },
-    limiter::{Limiter, memory::MemoryLimiter, permit_leases::PermitLeases, redis::SharedLimiter},
+    limiter::{Limiter, permit_leases::PermitLeases, redis::SharedLimiter},
 };
 use redis::{Script, aio::MultiplexedConnection};
 use tokio::runtime::Handle;
 
-use crate::{LONG_TIMEOUT, redis_server::RedisServer, refusing, subject, until};
+use crate::{LONG_TIMEOUT, connected, redis_server::RedisServer, refusing, subject};
 
 const WINDOW: i64 = 60_000;
 const BUCKET: i64 = WINDOW / 12;
@@ -200,10 +200,8 @@ async fn leases_keep_the_limit_and_withhold_no_more_permits_than_replicas_hold()
 
 async fn replica(redis: &RedisServer, batch: u32) -> Arc<Limiter> {
     let leases = PermitLeases::new(Arc::new(SystemClock), batch);
-    let shared = SharedLimiter::start(&redis.url(), refusing(LONG_TIMEOUT), Some(leases), &Handle::current()).unwrap();
-    let limiter = Limiter::new(MemoryLimiter::new(Arc::new(SystemClock)), Some(shared));
-    until(|| limiter.is_shared() == Some(true)).await;
-    Arc::new(limiter)
+    let options = refusing(LONG_TIMEOUT);
+    connected(SharedLimiter::new(&redis.url(), options, Some(leases), &Handle::current()).unwrap()).await
 }
 
 fn fallbacks(replicas: &[Arc<Limiter>]) -> u64 {

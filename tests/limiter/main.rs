@@ -52,10 +52,16 @@ fn refusing(timeout: Duration) -> SharedOptions {
 }
 
 async fn replica(redis: &RedisServer, call_timeout: Duration) -> Arc<Limiter> {
-    let shared = SharedLimiter::start(&redis.url(), refusing(call_timeout), None, &Handle::current()).unwrap();
-    let limiter = Limiter::new(MemoryLimiter::new(Arc::new(SystemClock)), Some(shared));
+    connected(SharedLimiter::new(&redis.url(), refusing(call_timeout), None, &Handle::current()).unwrap()).await
+}
+
+/// A limiter that shares its limits by now.
+async fn connected(shared: Arc<SharedLimiter>) -> Arc<Limiter> {
+    let limiter = Arc::new(Limiter::new(MemoryLimiter::new(Arc::new(SystemClock)), Some(shared)));
+    let connecting = Arc::clone(&limiter);
+    tokio::spawn(async move { connecting.keep_connected().await });
     until(|| limiter.is_shared() == Some(true)).await;
-    Arc::new(limiter)
+    limiter
 }
 
 /// Waits for a condition, with a timeout.

@@ -363,6 +363,17 @@ async fn creations_of_one_address_are_counted_by_all_replicas_together() {
     panic!("in each of {ATTEMPTS} attempts a call was counted locally");
 }
 
+/// The task that keeps the connection panics while it has one: it connects again, and limits are shared.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_are_shared_again_after_a_panic() {
+    let redis = RedisServer::start();
+    let setup = Setup::new().env("KEYWARD_RATE_LIMIT_STORE", &redis.url());
+    let server = setup.env("KEYWARD_FAULTS", "panic_rate_limit_store").start();
+    server.logged("worker panicked, restarting worker=\"rate_limit_store\"").await;
+    let connected = "rate limit store connected, limits are shared";
+    reply::until(connected, async || (server.log().matches(connected).count() == 2).then_some(())).await;
+}
+
 /// A certificate of an authority that the machine does not know is as good as no server.
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_connections_support_tls_and_a_password() {

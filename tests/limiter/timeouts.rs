@@ -15,14 +15,13 @@ use keyward::{
     },
     limiter::{
         Limiter, Subject,
-        memory::MemoryLimiter,
         permit_leases::PermitLeases,
         redis::{SharedLimiter, SharedOptions},
     },
 };
 use tokio::runtime::Handle;
 
-use crate::{LONG_TIMEOUT, proxy::Proxy, redis_server::RedisServer, replica, subject, until};
+use crate::{LONG_TIMEOUT, connected, proxy::Proxy, redis_server::RedisServer, replica, subject, until};
 
 /// Answers arrive in bunches, each this late: some of the calls wait for longer than [`TIMEOUT`] although others are
 /// answered.
@@ -44,11 +43,10 @@ async fn slow(on_timeout: OnTimeout, batch: Option<u32>) -> Slow {
     let proxy = Proxy::start(redis.url().strip_prefix("redis://").unwrap().parse().unwrap()).await;
     let leases = batch.map(|batch| PermitLeases::new(Arc::new(SystemClock), batch));
     let options = SharedOptions { timeout: TIMEOUT, on_timeout };
-    let shared = SharedLimiter::start(&format!("redis://{}", proxy.address()), options, leases, &Handle::current());
-    let limiter = Limiter::new(MemoryLimiter::new(Arc::new(SystemClock)), Some(shared.unwrap()));
-    until(|| limiter.is_shared() == Some(true)).await;
+    let shared = SharedLimiter::new(&format!("redis://{}", proxy.address()), options, leases, &Handle::current());
+    let limiter = connected(shared.unwrap()).await;
     proxy.delay_replies(DELAY);
-    Slow { redis, _proxy: proxy, limiter: Arc::new(limiter) }
+    Slow { redis, _proxy: proxy, limiter }
 }
 
 /// Many callers at once. Returns how many calls were admitted.

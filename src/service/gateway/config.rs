@@ -109,7 +109,7 @@ impl GatewayConfig {
             ("organization", request.organization),
             ("instance", request.instance),
         ];
-        for (field, text) in bindings {
+        for (field, text) in bindings.into_iter().filter(|(_, text)| !text.is_empty()) {
             violations.identifier(field, text);
         }
         let own = &*self.host_environment;

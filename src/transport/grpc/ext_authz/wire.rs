@@ -73,6 +73,27 @@ fn text(bytes: &[u8]) -> Result<&str, Malformed> {
     str::from_utf8(bytes).map_err(|_| Malformed)
 }
 
+/// Refuses what is no text. Nearly every header is ASCII, which is quicker to see.
+fn check_text(bytes: &[u8]) -> Result<(), Malformed> {
+    if bytes.is_ascii() { Ok(()) } else { text(bytes).map(drop) }
+}
+
+/// Names of headers that were read. A name of which none is like it here is new; of any other, nothing is known.
+#[derive(Default)]
+struct NamesSeen(u64);
+
+impl NamesSeen {
+    /// Adds a name. Returns whether one like it was there.
+    fn insert(&mut self, name: &[u8]) -> bool {
+        let (first, last) = (name.first().copied().unwrap_or(0), name.last().copied().unwrap_or(0));
+        let sum = name.len() + 7 * usize::from(first) + 31 * usize::from(last);
+        let bit = 1 << (sum % 64);
+        let seen = self.0 & bit != 0;
+        self.0 |= bit;
+        seen
+    }
+}
+
 /// Reads a message; none if it is left to prost.
 pub(crate) fn read(message: &[u8]) -> Option<CheckedRequest<'_>> {
     let mut checked = CheckedRequest::default();
@@ -137,7 +158,7 @@ fn source(bytes: &[u8]) -> Result<&str, Malformed> {
 }
 
 fn http_request<'a>(bytes: &'a [u8], checked: &mut CheckedRequest<'a>) -> Result<(), Malformed> {
-    let mut fields = Fields::new(bytes, &[2, 3, 4, 5, 13]);
+    let (mut fields, mut names) = (Fields::new(bytes, &[2, 3, 4, 5, 13]), NamesSeen::default());
     while let Some((number, value)) = fields.next()? {
         match number {
             2 => checked.method = text(value)?,
@@ -145,9 +166,10 @@ fn http_request<'a>(bytes: &'a [u8], checked: &mut CheckedRequest<'a>) -> Result
                 let (name, value) = pair(value)?;
                 // The last one of a name counts in a map. A client that sends two is not Envoy: prost decides.
                 let name = text(name)?;
-                text(value)?;
+                check_text(value)?;
                 let headers = &mut checked.headers.0;
-                if headers.len() == MAX_HEADERS || headers.iter().any(|(given, _)| *given == name) {
+                let repeated = names.insert(name.as_bytes()) && headers.iter().any(|(given, _)| *given == name);
+                if headers.len() == MAX_HEADERS || repeated {
                     return Err(Malformed);
                 }
                 headers.push((name, value));
@@ -164,6 +186,13 @@ fn http_request<'a>(bytes: &'a [u8], checked: &mut CheckedRequest<'a>) -> Result
 
 /// Key and value of an entry of a map.
 fn pair(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    // Nearly every entry is these two fields, in this order, with lengths of one byte.
+    if let [0x0a, key @ ..0x80, rest @ ..] = bytes
+        && let Some((key, [0x12, length @ ..0x80, value @ ..])) = rest.split_at_checked(usize::from(*key))
+        && usize::from(*length) == value.len()
+    {
+        return Ok((key, value));
+    }
     let (mut fields, mut key, mut value) = (Fields::new(bytes, &[1, 2]), &[][..], &[][..]);
     while let Some((number, found)) = fields.next()? {
         match number {
