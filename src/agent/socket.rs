@@ -103,7 +103,7 @@ fn bind_with_mode(path: &Path, mode: u32) -> Result<UnixSocket> {
 
 /// Locks the path of a socket by a file beside it, which stays.
 fn lock(path: &Path) -> Result<File> {
-    // Only the owner may open the file: whoever locks it keeps an agent from starting.
+    // Only the owner may open the file: a process that locks it keeps an agent from starting.
     let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(beside(path, "lock"))?;
     lock.try_lock().map_err(|error| match error {
         fs::TryLockError::WouldBlock => Error::new(ErrorKind::AddrInUse, "another agent listens there"),

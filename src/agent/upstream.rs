@@ -1,4 +1,4 @@
-//! Calls to replicas, with the credential and within the deadline of whoever asks.
+//! Calls to replicas, with the credential and within the deadline of the caller.
 
 use std::{sync::Arc, time::Duration};
 

@@ -28,7 +28,7 @@ const STORE: Setting = Setting::new(
 const INSECURE: Setting = Setting::new(
     "insecure",
     "false",
-    "Allows a password for `redis://`, without TLS, on another machine: whoever answers there is given it.",
+    "Allows a password for `redis://`, without TLS, on another machine: any server that answers there gets it.",
 )
 .variable("KEYWARD_RATE_LIMIT_INSECURE");
 

@@ -47,7 +47,9 @@ pub fn warnings(config: &Config, environment: &HashMap<String, String>) -> Vec<S
         urls.into_iter().chain(config.database.migrate_url.iter().map(|url| ("database.migrate_url", url)))
     {
         if sends_password_without_tls(url) {
-            warn(format!("{name}: sslmode=disable gives the password to whoever answers: use sslmode=verify-full"));
+            warn(format!(
+                "{name}: sslmode=disable sends the password to any server that answers: use sslmode=verify-full"
+            ));
         }
     }
     if let RateLimitStore::Redis(url) = &config.rate_limit.store

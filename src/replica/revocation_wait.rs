@@ -114,7 +114,7 @@ impl RevocationWait {
 
     /// Reads the rows whenever a Revoke waits for them. Never returns.
     pub(crate) async fn read(&self) {
-        // Whoever waited while nothing was read has notified a reader that has ended.
+        // A Revoke that waits already may have notified a reader that has ended since.
         if self.reads.receiver_count() > 0 {
             self.read_wanted.notify_one();
         }
@@ -134,6 +134,33 @@ impl RevocationWait {
                     }
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::store::sqlite::{Sqlite, SqliteOptions};
+
+    /// The first reader takes the notification, and ends before it has read anything.
+    #[tokio::test]
+    async fn a_revoke_that_waits_is_answered_by_the_reader_that_is_started_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("keyward.db").display());
+        let store = Sqlite::open(SqliteOptions::new(url, Handle::current())).await.unwrap();
+        store.migrate().await.unwrap();
+        let waits = RevocationWait::new(store);
+        let mut revoke = Box::pin(waits.wait(1));
+        assert_eq!((&mut revoke).now_or_never(), None);
+        assert_eq!(waits.read().now_or_never(), None);
+        tokio::select! {
+            replicas = revoke => assert_eq!(replicas, 0),
+            () = waits.read() => unreachable!("it reads for ever"),
+            () = sleep(Duration::from_secs(30)) => panic!("no reader answers the Revoke"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The queue between the log and standard error.
 //!
-//! Whoever reads standard error may be slow, or may have stopped reading. A write to a full pipe blocks for ever, so no
+//! The reader of standard error may be slow, or may have stopped reading. A write to a full pipe blocks for ever, so no
 //! thread that serves calls writes there: lines go into a queue of bounded size, and one thread writes them. Lines that
 //! find no room are dropped and counted.
 

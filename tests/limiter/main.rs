@@ -1,5 +1,6 @@
 //! Limits shared through a real Redis: the arithmetic, exactness across replicas, and the behavior during an outage.
 
+mod connection;
 #[path = "../support/postgres.rs"]
 mod database;
 mod leases;

@@ -5,7 +5,7 @@ use std::{error::Error, fmt::Display, io};
 /// Exit codes. Scripts depend on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Whoever reads standard output has enough.
+    /// The reader of standard output has closed it.
     Done = 0,
     /// The command failed.
     Failed = 1,

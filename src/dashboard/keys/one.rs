@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Events and deliveries on the page; the activity page has all.
-const SHOWN: u32 = 20;
+const MAX_ROWS: u32 = 20;
 
 /// A delivery in a table.
 struct DeliveryRow {
@@ -122,12 +122,12 @@ pub(super) async fn show(viewer: &Viewer, id: &str, problem: String, typed: Stri
         keyspace: key.keyspace.clone(),
         binding: crate::domain::key::Binding { organization: key.binding.organization.clone(), ..Default::default() },
         key: key.id.to_string(),
-        page_size: SHOWN,
+        page_size: MAX_ROWS,
         ..ListEvents::default()
     };
     let events = service.audit.list_events(caller, request, viewer.call()).await?;
     let subject = DeliverySubject::Key(key.id.to_string());
-    let deliveries = service.audit.list_deliveries(caller, &subject, SHOWN, "", viewer.call()).await?;
+    let deliveries = service.audit.list_deliveries(caller, &subject, MAX_ROWS, "", viewer.call()).await?;
     let status = if problem.is_empty() { StatusCode::OK } else { StatusCode::BAD_REQUEST };
     let rate_limit = key.rate_limit.map(|own| format!("{} in {} s", own.limit, own.window / 1_000_000));
     let template = OnePage {

@@ -1,4 +1,4 @@
-//! Several keys at once: what would end, and what came of each.
+//! Several keys at once: what would end, and the result for each.
 
 use askama::Template;
 use axum::response::Response;

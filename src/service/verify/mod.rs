@@ -32,7 +32,7 @@ pub struct Verifier {
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// How far a Verify came from memory alone.
+/// The result of a Verify that used memory alone.
 pub enum CachedVerdict {
     /// The verdict.
     Decided(Verdict),
@@ -40,7 +40,7 @@ pub enum CachedVerdict {
     Refused(Error),
     /// The caller may ask, and the verdict waits for a look-up or for a shared rate limit: see [`Verifier::complete`].
     Pending(PendingVerify),
-    /// CacheGuard may not answer now, or the caller's own key is not in it: see [`Verifier::verify`].
+    /// Memory may not answer now, or does not hold the caller's own key: see [`Verifier::verify`].
     CallerNotCached,
 }
 

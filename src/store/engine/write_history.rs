@@ -1,4 +1,4 @@
-//! What came of the last writes: whether the disk takes writes shows by writing alone.
+//! The results of the last writes: only a write shows whether the disk takes writes.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -13,7 +13,7 @@ use crate::store::error::{Result, StoreError, UnavailableCause};
 /// A write that is older no longer shows that the disk takes writes.
 const MAX_AGE: Duration = Duration::from_secs(5);
 
-/// What came of the last writes.
+/// The results of the last writes.
 #[derive(Default)]
 pub(crate) struct WriteHistory {
     /// The time of the last one that succeeded.

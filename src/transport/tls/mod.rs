@@ -198,7 +198,7 @@ fn max_computing() -> usize {
     (available_parallelism().map_or(1, NonZero::get) / 2).max(1)
 }
 
-/// How far a handshake came.
+/// The state of a handshake.
 enum Step {
     Done(Box<TlsStream<TcpStream>>),
     /// It waits for the client.

@@ -43,7 +43,7 @@ pub struct Slot {
     shown: Option<Shown>,
 }
 
-/// What came of an attempt's endpoints so far.
+/// The results of an attempt's endpoints so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Endpoints {
     Untried,

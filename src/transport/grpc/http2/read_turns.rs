@@ -1,6 +1,6 @@
 //! Strangers of one thread are read one after the other.
 //!
-//! Between two turns the thread looks at its sockets and answers whoever has called meanwhile. So an authenticated caller
+//! Between two turns the thread looks at its sockets and answers the calls that have arrived. So an authenticated caller
 //! waits for one turn of a stranger at most, however many strangers send as fast as they can.
 
 use std::{
