@@ -63,7 +63,7 @@ impl Checks {
                     done??;
                 }
             }
-            if start.elapsed() > Duration::from_secs(600) {
+            if start.elapsed() > Duration::from_mins(10) {
                 return Err(format!("only {} of {} keys are in memory", kept(&client), secrets.len()).into());
             }
         }
@@ -122,12 +122,7 @@ fn secrets(mut data: &[u8]) -> Result<Vec<String>, BoxError> {
 }
 
 /// The time of one check, for many batches of checks in random order.
-async fn sample(
-    client: Client,
-    secrets: Arc<[String]>,
-    count: usize,
-    seed: u64,
-) -> Result<Vec<Duration>, BoxError> {
+async fn sample(client: Client, secrets: Arc<[String]>, count: usize, seed: u64) -> Result<Vec<Duration>, BoxError> {
     let mut samples = Vec::with_capacity(count);
     // A linear congruential sequence visits the keys in no order that the processor could foresee.
     let mut place = seed;

@@ -44,7 +44,9 @@ fn summary(samples: &mut [Duration]) -> serde_json::Value {
     samples.sort_unstable();
     let at = |thousandths: usize| {
         let place = samples.len() * thousandths / 1_000;
-        samples.get(place.min(samples.len().saturating_sub(1))).map(|sample| u64::try_from(sample.as_nanos()).unwrap_or(u64::MAX))
+        samples
+            .get(place.min(samples.len().saturating_sub(1)))
+            .map(|sample| u64::try_from(sample.as_nanos()).unwrap_or(u64::MAX))
     };
     json!({ "samples": samples.len(), "p50": at(500), "p99": at(990), "p999": at(999), "max": at(1_000) })
 }

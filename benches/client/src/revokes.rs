@@ -22,7 +22,7 @@ const CLIENTS_PER_CREDENTIAL: usize = 16;
 /// How often each client is used: it then keeps its lease.
 const USE_INTERVAL: Duration = Duration::from_millis(250);
 /// How long everything may take that has to happen first.
-const SETUP_TIMEOUT: Duration = Duration::from_secs(300);
+const SETUP_TIMEOUT: Duration = Duration::from_mins(5);
 
 #[derive(Args)]
 pub struct Revokes {
@@ -45,7 +45,8 @@ pub struct Revokes {
 
 impl Revokes {
     pub async fn run(self) -> Result<(), BoxError> {
-        let operators: Vec<Client> = self.addr.iter().map(|addr| client(addr, &self.bearer)).collect::<Result<_, _>>()?;
+        let operators: Vec<Client> =
+            self.addr.iter().map(|addr| client(addr, &self.bearer)).collect::<Result<_, _>>()?;
         let mut service = operators[0].key_service();
         // The same without clients, for comparison.
         let mut alone = Vec::new();
@@ -126,7 +127,10 @@ impl Revokes {
         let (id, secret) = create(service).await?;
         let (up, messages) = mpsc::unbounded_channel();
         let mut down = service.attach(UnboundedReceiverStream::new(messages)).await?.into_inner();
-        for message in [Up::LookUp(AttachLookUp { id: 1, secret, ..AttachLookUp::default() }), Up::Renew(AttachRenew { number: 1 })] {
+        for message in [
+            Up::LookUp(AttachLookUp { id: 1, secret, ..AttachLookUp::default() }),
+            Up::Renew(AttachRenew { number: 1 }),
+        ] {
             up.send(AttachRequest { message: Some(message) })?;
             down.message().await?.ok_or("the session is over")?;
         }
@@ -144,8 +148,7 @@ fn live(fleet: &[Client]) -> usize {
 }
 
 async fn create(service: &mut KeyService) -> Result<(String, String), BoxError> {
-    let request =
-        CreateRequest { keyspace: "norrix".into(), organization: "acme".into(), ..CreateRequest::default() };
+    let request = CreateRequest { keyspace: "norrix".into(), organization: "acme".into(), ..CreateRequest::default() };
     let created = service.create(request).await?.into_inner();
     Ok((created.key.ok_or("no key")?.id, created.secret))
 }
@@ -164,7 +167,9 @@ async fn hold(fleet: &[Client], secret: &str) -> Result<(), BoxError> {
         let (client, secret) = (client.clone(), secret.to_owned());
         running.spawn(async move {
             while start.elapsed() < SETUP_TIMEOUT {
-                let keys = |client: &Client| client.metrics().attach.map_or(0, |attach| attach.calls_for_keys + attach.calls_without_lease);
+                let keys = |client: &Client| {
+                    client.metrics().attach.map_or(0, |attach| attach.calls_for_keys + attach.calls_without_lease)
+                };
                 let before = keys(&client);
                 if client.verify(&secret).await.is_ok_and(|verdict| verdict.is_valid()) && keys(&client) == before {
                     return Ok(());

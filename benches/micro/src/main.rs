@@ -9,8 +9,8 @@ use std::{
 
 use keyward::{
     domain::{
-        clock::{Clock as _, Micros, SystemClock, SystemEntropy},
-        key::{Binding, Digest, KeyFacts},
+        clock::{Micros, SystemClock, SystemEntropy},
+        key::{Binding, Digest, KeyFacts, KeyId},
         keyspace::{Keyspace, Registry},
         master_keys::MasterKeys,
         rate_limit::RateLimit,
@@ -107,7 +107,7 @@ async fn build(rate_limit: Option<RateLimit>, folder: &std::path::Path) -> Resul
     Ok(Parts { services: Services::with_defaults(deps), replica, master_keys })
 }
 
-fn facts(id: keyward::domain::key::KeyId, keyspace: &str, digest: Digest, scopes: &[&str]) -> KeyFacts {
+fn facts((id, created_at): (KeyId, Micros), keyspace: &str, digest: Digest, scopes: &[&str]) -> KeyFacts {
     KeyFacts {
         id,
         keyspace: keyspace.to_owned(),
@@ -115,7 +115,7 @@ fn facts(id: keyward::domain::key::KeyId, keyspace: &str, digest: Digest, scopes
         binding: Binding { organization: "acme".to_owned(), ..Binding::default() },
         name: "seeded".to_owned(),
         scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
-        created_at: SystemClock.wall(),
+        created_at,
         expires_at: None,
         revoked: false,
         metadata: [("tier".to_owned(), "gold".to_owned()), ("region".to_owned(), "eu".to_owned())].into(),
