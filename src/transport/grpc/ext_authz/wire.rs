@@ -274,6 +274,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_header_that_is_there_twice_is_left_to_prost_and_names_that_are_alike_are_not() {
+        let field = |key: u8, content: &[u8]| [&[key, u8::try_from(content.len()).unwrap()], content].concat();
+        let header = |name: &str| field(0x1a, &[field(0x0a, name.as_bytes()), field(0x12, b"1")].concat());
+        let both = |one, other| field(0x0a, &field(0x22, &field(0x12, &[header(one), header(other)].concat())));
+        assert_eq!(read(&both("x-a-b", "x-a-b")), None);
+        let alike = both("x-a-b", "x-c-b");
+        assert_eq!(read(&alike).unwrap().headers.0.len(), 2);
+        assert!(same(&alike));
+    }
+
     proptest! {
         #[test]
         fn a_message_is_read_as_prost_reads_it(
