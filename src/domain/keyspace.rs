@@ -271,3 +271,25 @@ impl Registry {
         self.by_prefix(text).is_none() && secret::issued_by(text, master_keys)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_holds_a_credential_where_one_of_each_kind_can_begin_in_it() {
+        let registry = Registry::new(vec![Keyspace::default_keyspace()]);
+        let filler = "x".repeat(MIN_SECRET_LEN);
+        for prefix in ["ak_", "kw_", "whsec_", "eyJ"] {
+            let shortest = format!("{prefix}{}", &filler[prefix.len()..]);
+            assert_eq!(shortest.len(), MIN_SECRET_LEN);
+            for holds in [shortest.clone(), format!("a{shortest}"), format!("é-{shortest}z"), format!("k{shortest}")] {
+                assert!(registry.holds_credential(&holds), "{holds}");
+            }
+            for holds_none in [&shortest[1..], &shortest[..MIN_SECRET_LEN - 1], prefix, ""] {
+                assert!(!registry.holds_credential(holds_none), "{holds_none}");
+            }
+        }
+        assert!(!registry.holds_credential("0f3c3ad4-6c5b-4a1e-9c3e-0f0a4b5d6e7f"));
+    }
+}

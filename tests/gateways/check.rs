@@ -124,6 +124,20 @@ async fn a_request_that_passes_carries_the_identity_and_nothing_of_the_clients_o
     assert_eq!(headers(&ok.response_headers_to_add)["x-request-id"], "req_of_the_test");
 }
 
+/// Lengths in a message take one byte up to 127, and then two.
+#[tokio::test]
+async fn memory_writes_long_values_as_messages_do() {
+    let world = World::new().await;
+    let name = "Zoë".repeat(60);
+    let key = json!({"keyspace": "norrix", "orgId": "acme", "scopes": ["build"], "name": name});
+    let bearer = world.key(key).await.bearer();
+    let sent = [("authorization", bearer.as_str()), ("x-request-id", "req_of_the_test")];
+    let about = || request("GET", "/api/build", &sent, &[("keyspace", "norrix")]);
+    let response = ask(&world, about()).await;
+    assert_eq!(passes(&response).0["x-keyward-name"], "Zo%C3%AB".repeat(60));
+    assert_eq!(ask(&world, about()).await, response);
+}
+
 #[tokio::test]
 async fn only_gateways_may_ask() {
     let world = World::new().await;
