@@ -66,7 +66,7 @@ async fn calls(client: &KeyServiceClient<Channel>, count: usize) {
         let mut client = client.clone();
         async move { client.list(with(ROOT, ListRequest::default())).await.unwrap() }
     };
-    stream::iter(0..count).map(call).buffer_unordered(8).for_each(async |_| {}).await;
+    stream::iter(0..count).map(call).buffer_unordered(32).for_each(async |_| {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
