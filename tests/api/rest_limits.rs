@@ -140,14 +140,14 @@ async fn a_refused_own_revocation_is_not_counted_either() {
 async fn a_call_after_retry_after_is_admitted() {
     let server = limited(2, "1s");
     let key = key(&server, "use").await;
-    // The calls of one window may take longer than it.
-    let mut calls = 0;
+    let (start, mut calls) = (Instant::now(), 0);
     let refused = until("a call past the limit", async || {
         calls += 1;
         Some(reply(server.rest("GET", OWN).bearer_auth(&key)).await).filter(|call| call.status != 200)
     })
     .await;
-    assert!(calls > 2, "{calls}");
+    // The third call, unless the machine was so slow that the calls fell into several windows.
+    assert!(calls == 3 || calls > 3 && start.elapsed() >= Duration::from_secs(1), "{calls}");
     refused.refused(429, "rate_limited");
     let wait = Duration::from_secs(u64::try_from(refused.number("retry-after")).unwrap());
     assert!(wait <= Duration::from_secs(2), "{wait:?}");
