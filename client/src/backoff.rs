@@ -10,19 +10,19 @@ use std::{
 #[derive(Debug, Clone)]
 pub(crate) struct Backoff {
     next: Duration,
-    longest: Duration,
+    max: Duration,
 }
 
 impl Backoff {
-    /// Delays from about `first`, doubling up to about `longest`.
-    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
-        Self { next: first, longest }
+    /// Delays from about `first`, doubling up to about `max`.
+    pub(crate) fn new(first: Duration, max: Duration) -> Self {
+        Self { next: first, max }
     }
 
     /// The next delay: between half of the nominal one and all of it.
     pub(crate) fn delay(&mut self) -> Duration {
         let nominal = self.next;
-        self.next = (nominal * 2).min(self.longest);
+        self.next = (nominal * 2).min(self.max);
         nominal / 2 + jitter(nominal / 2)
     }
 }
@@ -46,10 +46,10 @@ mod tests {
 
     #[test]
     fn delays_grow_to_the_longest_one_and_differ() {
-        let (first, longest) = (Duration::from_millis(10), Duration::from_millis(80));
+        let (first, max) = (Duration::from_millis(10), Duration::from_millis(80));
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..32 {
-            let mut backoff = Backoff::new(first, longest);
+            let mut backoff = Backoff::new(first, max);
             for nominal in [10, 20, 40, 80, 80].map(Duration::from_millis) {
                 let delay = backoff.delay();
                 assert!(delay >= nominal / 2 && delay < nominal, "{delay:?} of {nominal:?}");

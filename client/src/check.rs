@@ -121,11 +121,11 @@ impl<'a> IntoFuture for Check<'a> {
             environment: self.environment,
             scopes: self.scopes.all(),
         };
-        if let Some(principal) = self.client.remembered(self.secret, &asserted) {
+        if let Some(principal) = self.client.verify_in_memory(self.secret, &asserted) {
             return CheckFuture(Progress::Decided(Some(Verdict::Valid(principal))));
         }
         let (message, timeout) = (self.message(), self.timeout);
-        CheckFuture(Progress::Asked(Box::pin(self.client.call(message, timeout))))
+        CheckFuture(Progress::Calling(Box::pin(self.client.call(message, timeout))))
     }
 }
 
@@ -140,8 +140,8 @@ struct Scopes<'a> {
 
 impl<'a> Scopes<'a> {
     fn push(&mut self, scope: &'a str) {
-        if let Some(place) = self.few.get_mut(self.count) {
-            *place = scope;
+        if let Some(slot) = self.few.get_mut(self.count) {
+            *slot = scope;
             self.count += 1;
             return;
         }
@@ -164,7 +164,7 @@ enum Progress<'a> {
     /// Memory has decided.
     Decided(Option<Verdict>),
     /// Keyward was asked.
-    Asked(Pin<Box<dyn Future<Output = Result<Verdict, Error>> + Send + 'a>>),
+    Calling(Pin<Box<dyn Future<Output = Result<Verdict, Error>> + Send + 'a>>),
 }
 
 impl Future for CheckFuture<'_> {
@@ -177,7 +177,7 @@ impl Future for CheckFuture<'_> {
                 // Polled again after its end.
                 None => Poll::Pending,
             },
-            Progress::Asked(call) => call.as_mut().poll(cx),
+            Progress::Calling(call) => call.as_mut().poll(cx),
         }
     }
 }

@@ -114,7 +114,7 @@ impl Client {
     /// itself.
     pub fn remember(&self, secret: &str) {
         if let Some(attached) = self.0.attached.get() {
-            attached.want(secret);
+            attached.request_look_up(secret);
         }
     }
 
@@ -148,7 +148,7 @@ impl Client {
     }
 
     /// The principal of a secret, if memory may answer and the key satisfies the check.
-    pub(crate) fn remembered(&self, secret: &str, asserted: &Asserted<'_>) -> Option<Principal> {
+    pub(crate) fn verify_in_memory(&self, secret: &str, asserted: &Asserted<'_>) -> Option<Principal> {
         self.0.attached.get()?.verify(secret, asserted)
     }
 
@@ -166,13 +166,13 @@ impl Client {
         timeout: Option<Duration>,
     ) -> Result<Verdict, Error> {
         self.0.calls.fetch_add(1, Ordering::Relaxed);
-        let answer = self.ask(message, timeout).await;
+        let answer = self.call_with_retries(message, timeout).await;
         self.0.undecided.fetch_add(u64::from(answer.is_err()), Ordering::Relaxed);
         answer
     }
 
     /// Asks Keyward, at one address after the other, until there is a verdict or the time is over.
-    async fn ask(&self, mut message: proto::VerifyRequest, timeout: Option<Duration>) -> Result<Verdict, Error> {
+    async fn call_with_retries(&self, mut message: proto::VerifyRequest, timeout: Option<Duration>) -> Result<Verdict, Error> {
         let deadline = Instant::now() + timeout.unwrap_or(self.0.timeout);
         let mut backoff = Backoff::new(RETRY_DELAYS.0, RETRY_DELAYS.1);
         let mut last = None;
@@ -183,7 +183,7 @@ impl Client {
                 Ok(Ok(response)) => {
                     let Some(attached) = self.0.attached.get() else { return Verdict::of(response, None) };
                     if response.code() == proto::Code::Valid && response.rate_limit.is_none() {
-                        attached.want(&message.secret);
+                        attached.request_look_up(&message.secret);
                     }
                     return Verdict::of(response, Some(attached.watcher(std::mem::take(&mut message.secret))));
                 }

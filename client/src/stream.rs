@@ -35,18 +35,18 @@ const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// A check, and where its answer goes.
 pub(crate) struct Job {
     pub(crate) message: proto::VerifyRequest,
-    pub(crate) reply: oneshot::Sender<Result<proto::VerifyResponse, Failure>>,
+    pub(crate) reply: oneshot::Sender<Result<proto::VerifyResponse, CheckFailure>>,
 }
 
 /// Why a check has no answer.
 #[derive(Clone)]
-pub(crate) struct Failure {
+pub(crate) struct CheckFailure {
     pub(crate) status: Status,
     /// The check alone failed, and the stream goes on.
     of_check: bool,
 }
 
-impl Failure {
+impl CheckFailure {
     /// Whether the address is unlikely to answer other checks. The end of a stream is no such sign: a server ends its
     /// streams in good order, too.
     pub(crate) fn is_of_endpoint(&self) -> bool {
@@ -82,7 +82,7 @@ struct Shared(Mutex<State>);
 struct State {
     queued: mpsc::Receiver<Job>,
     next_id: u64,
-    pending: HashMap<u64, oneshot::Sender<Result<proto::VerifyResponse, Failure>>>,
+    pending: HashMap<u64, oneshot::Sender<Result<proto::VerifyResponse, CheckFailure>>>,
     /// The last answer, or when the first of the pending checks was sent.
     answered: Instant,
     /// Wakes the sending side, which waits for room among the pending checks.
@@ -110,9 +110,9 @@ impl Shared {
             Some(Outcome::Error(error)) => {
                 let (code, details) = (Code::from(error.code), error.encode_to_vec());
                 let status = Status::with_details(code, error.message, details.into());
-                Err(Failure { status, of_check: true })
+                Err(CheckFailure { status, of_check: true })
             }
-            None => Err(Failure { status: Status::internal("an answer without an outcome"), of_check: true }),
+            None => Err(CheckFailure { status: Status::internal("an answer without an outcome"), of_check: true }),
         };
         // The caller may have stopped waiting.
         let _ = reply.send(answer);
@@ -129,7 +129,7 @@ impl Shared {
         }
         drop(state);
         for reply in ended {
-            let _ = reply.send(Err(Failure { status: status.clone(), of_check: false }));
+            let _ = reply.send(Err(CheckFailure { status: status.clone(), of_check: false }));
         }
     }
 

@@ -19,7 +19,7 @@ use crate::{
 
 /// The kind of socket that a connection came by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(super) enum SocketKind {
     /// A Unix socket.
     Unix,
     /// A loopback address, which every user of the machine can reach.
@@ -51,8 +51,8 @@ impl Callers {
     /// # Errors
     ///
     /// UNAUTHENTICATED without a credential where one is needed; INVALID_ARGUMENT with two.
-    pub(super) fn of<'a>(&self, headers: &'a HeaderMap, origin: Origin) -> Result<Caller<'a>> {
-        let trusted = origin == Origin::Unix && self.socket_auth == SocketAuth::FileMode;
+    pub(super) fn of<'a>(&self, headers: &'a HeaderMap, origin: SocketKind) -> Result<Caller<'a>> {
+        let trusted = origin == SocketKind::Unix && self.socket_auth == SocketAuth::FileMode;
         // A credential that is there counts: a bad one is refused, not replaced.
         if trusted && !headers.contains_key(AUTHORIZATION) {
             return Ok(Caller::Own);
@@ -62,10 +62,10 @@ impl Callers {
     }
 
     /// The gateway that asks over HTTP, where `authorization` is its client's. None: it is no gateway.
-    pub(super) fn gateway<'a>(&self, headers: &'a HeaderMap, origin: Origin) -> Option<Caller<'a>> {
+    pub(super) fn gateway<'a>(&self, headers: &'a HeaderMap, origin: SocketKind) -> Option<Caller<'a>> {
         let mut values = headers.get_all(GATEWAY_CREDENTIAL).iter();
         let Some(value) = values.next() else {
-            let trusted = origin == Origin::Unix && self.socket_auth == SocketAuth::FileMode;
+            let trusted = origin == SocketKind::Unix && self.socket_auth == SocketAuth::FileMode;
             return trusted.then_some(Caller::Own);
         };
         let text = value.to_str().ok().filter(|_| values.next().is_none())?;
@@ -108,7 +108,7 @@ mod tests {
         headers
     }
 
-    fn kind(callers: &Callers, values: &[&str], origin: Origin) -> String {
+    fn kind(callers: &Callers, values: &[&str], origin: SocketKind) -> String {
         match callers.of(&headers(values), origin) {
             Ok(Caller::Own) => "own".to_owned(),
             Ok(Caller::Secret(secret)) => secret.to_owned(),
@@ -121,12 +121,12 @@ mod tests {
         let callers = |auth| Callers::new(Some(Secret::new("kw_own".to_owned())), auth);
         let (strict, trusting) = (callers(SocketAuth::Credential), callers(SocketAuth::FileMode));
         for (values, origin, of_strict, of_trusting) in [
-            (&[][..], Origin::Unix, "MISSING_CREDENTIAL", "own"),
-            (&[], Origin::Loopback, "MISSING_CREDENTIAL", "MISSING_CREDENTIAL"),
-            (&["Bearer kw_own"], Origin::Loopback, "own", "own"),
-            (&["Bearer kw_other"], Origin::Unix, "kw_other", "kw_other"),
-            (&["Basic kw_other"], Origin::Unix, "MISSING_CREDENTIAL", "MISSING_CREDENTIAL"),
-            (&["Bearer kw_own", "Bearer kw_own"], Origin::Unix, "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
+            (&[][..], SocketKind::Unix, "MISSING_CREDENTIAL", "own"),
+            (&[], SocketKind::Loopback, "MISSING_CREDENTIAL", "MISSING_CREDENTIAL"),
+            (&["Bearer kw_own"], SocketKind::Loopback, "own", "own"),
+            (&["Bearer kw_other"], SocketKind::Unix, "kw_other", "kw_other"),
+            (&["Basic kw_other"], SocketKind::Unix, "MISSING_CREDENTIAL", "MISSING_CREDENTIAL"),
+            (&["Bearer kw_own", "Bearer kw_own"], SocketKind::Unix, "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
         ] {
             assert_eq!(kind(&strict, values, origin), of_strict, "{values:?} {origin:?}");
             assert_eq!(kind(&trusting, values, origin), of_trusting, "{values:?} {origin:?}");

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Extensions, Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
-    caller::{Caller, Origin},
+    caller::{Caller, SocketKind},
     check,
     metrics::Call,
     state::Agent,
@@ -60,7 +60,7 @@ pub(super) struct CallHead<'a> {
 
 impl CallHead<'_> {
     /// Whether a call was authenticated on this connection before.
-    pub(super) fn is_known(&self) -> bool {
+    pub(super) fn was_authenticated(&self) -> bool {
         self.peer.is_some_and(|peer| peer.admission.is_authenticated())
     }
 }
@@ -77,7 +77,7 @@ impl AgentApi {
         extensions: &'a Extensions,
     ) -> Result<CallHead<'a>, Status> {
         let arrived = Arrival::of(extensions);
-        let origin = extensions.get::<Origin>().copied().unwrap_or(Origin::Loopback);
+        let origin = extensions.get::<SocketKind>().copied().unwrap_or(SocketKind::Loopback);
         let caller = self.agent.callers.of(metadata.as_ref(), origin).map_err(|error| status::grpc(&error))?;
         let deadline = metadata::deadline(metadata.as_ref(), arrived);
         Ok(CallHead { caller, peer: metadata::peer(extensions), deadline })
@@ -100,7 +100,7 @@ impl Authorization for AgentApi {
         if let Some(allowed) = check::decide(&self.agent, head.caller, &checked) {
             return Ok(respond(Ok(allowed)));
         }
-        let caller = (head.caller, head.is_known());
+        let caller = (head.caller, head.was_authenticated());
         let answer = self.agent.upstream.unary(CHECK_PATH, caller, &message, head.deadline).await;
         self.agent.note(Call::Check, head.caller, head.peer, &answer);
         match answer {
@@ -130,7 +130,7 @@ impl KeyService for AgentApi {
         if let Some(answer) = self.agent.verify_locally(Call::Verify, head.caller, &message) {
             return Ok(Response::new(answer));
         }
-        let caller = (head.caller, head.is_known());
+        let caller = (head.caller, head.was_authenticated());
         let answer = self.agent.upstream.unary(VERIFY_PATH, caller, &message, head.deadline).await;
         self.agent.note(Call::Verify, head.caller, head.peer, &answer);
         let answer: proto::VerifyResponse = answer?;
@@ -146,7 +146,7 @@ impl KeyService for AgentApi {
     ) -> Result<Response<AnswerStream>, Status> {
         let (metadata, extensions, inbound) = request.into_parts();
         let head = self.head(&metadata, &extensions)?;
-        let (agent, known) = (Arc::clone(&self.agent), head.is_known());
+        let (agent, authenticated) = (Arc::clone(&self.agent), head.was_authenticated());
         let caller = match head.caller {
             Caller::Own => StreamCaller::Own,
             Caller::Secret(secret) => StreamCaller::Secret(Arc::new(Secret::new(secret.to_owned()))),
@@ -157,7 +157,7 @@ impl KeyService for AgentApi {
         } else {
             let (messages, queued) = stream::messages();
             let opened =
-                agent.upstream.stream(STREAM_PATH, (head.caller, known), queued, deadline::deadline(None)).await;
+                agent.upstream.stream(STREAM_PATH, (head.caller, authenticated), queued, deadline::deadline(None)).await;
             agent.note(Call::VerifyStream, head.caller, head.peer, &opened);
             Some((messages, opened?))
         };

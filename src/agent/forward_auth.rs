@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::{
-    caller::{Caller, Origin},
+    caller::{Caller, SocketKind},
     check,
     metrics::Call,
     state::Agent,
@@ -40,7 +40,7 @@ use crate::{
 const PREFIX: &str = "/forward-auth/";
 
 /// Answers a gateway.
-pub(super) async fn answer(agent: &Agent, (origin, peer): (Origin, &Peer), parts: Parts) -> Response {
+pub(super) async fn answer(agent: &Agent, (origin, peer): (SocketKind, &Peer), parts: Parts) -> Response {
     let mut ids = parts.headers.get_all(REQUEST_ID).iter();
     let own = ids.next().filter(|_| ids.next().is_none()).map(HeaderValue::as_bytes);
     let id = check::request_id(agent, own);
@@ -51,7 +51,7 @@ pub(super) async fn answer(agent: &Agent, (origin, peer): (Origin, &Peer), parts
     response
 }
 
-async fn respond(agent: &Agent, (origin, peer): (Origin, &Peer), parts: &Parts, id: &str) -> Response {
+async fn respond(agent: &Agent, (origin, peer): (SocketKind, &Peer), parts: &Parts, id: &str) -> Response {
     let Some(rest) = parts.uri.path().strip_prefix(PREFIX) else {
         let unsupported = Error::new(ErrorKind::NotFound, "NO_SUCH_PATH", agent.unsupported.clone());
         return RestError::from(unsupported).into_response();
@@ -71,7 +71,7 @@ async fn respond(agent: &Agent, (origin, peer): (Origin, &Peer), parts: &Parts, 
                 peer.admission.authenticated();
                 return passed(IDENTITY_HEADERS.into_iter().zip(allowed.identity()));
             }
-            return ask(agent, (caller, peer), path, &request).await;
+            return check_at_replica(agent, (caller, peer), path, &request).await;
         }
         Some((_, Err(error))) => Some(error),
         None => None,
@@ -94,7 +94,7 @@ async fn verify_caller(agent: &Agent, caller: Caller<'_>, peer: &Peer) -> Result
 }
 
 /// Asks a replica.
-async fn ask(
+async fn check_at_replica(
     agent: &Agent,
     (caller, peer): (Caller<'_>, &Peer),
     path: &CallPath,
@@ -115,9 +115,9 @@ async fn call(
     message: &CheckRequest,
 ) -> Result<CheckResponse, Status> {
     // A connection of HTTP/1.1 has one call at a time, so it needs no turn.
-    let known = peer.admission.is_authenticated();
+    let authenticated = peer.admission.is_authenticated();
     let deadline = Instant::now() + DECISION_TIMEOUT;
-    let answer = agent.upstream.unary(CHECK_PATH, (caller, known), message, deadline).await;
+    let answer = agent.upstream.unary(CHECK_PATH, (caller, authenticated), message, deadline).await;
     agent.note(Call::Check, caller, Some(peer), &answer);
     answer
 }

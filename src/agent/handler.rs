@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tonic::{Status, service::Routes};
 
 use super::{
-    caller::{Caller, Origin},
+    caller::{Caller, SocketKind},
     calls::Arrival,
     check,
     metrics::Call,
@@ -26,7 +26,7 @@ use crate::{
     domain::error::Error,
     transport::{
         accept::MAX_STRANGER_CALLS,
-        budget::Standing,
+        budget::BudgetPart,
         grpc::{
             codec::{self, MAX_MESSAGE_BYTES},
             connection::{ActiveCall, ClientConnection},
@@ -51,7 +51,7 @@ pub(super) struct AgentHandler {
     /// Every service of the agent.
     pub(super) routes: Routes,
     pub(super) connection: Arc<ClientConnection>,
-    pub(super) origin: Origin,
+    pub(super) origin: SocketKind,
 }
 
 /// Who may make a call, and how it is answered.
@@ -156,18 +156,18 @@ impl AgentHandler {
         if rule == Rule::Health && !authenticated && self.connection.calls() >= MAX_STRANGER_CALLS {
             return Err(overloaded("too many calls at once on one connection"));
         }
-        let known = match rule {
+        let authenticated = match rule {
             Rule::Health | Rule::Unsupported => authenticated,
             Rule::Unary | Rule::Stream => match self.agent.callers.of(headers, self.origin)? {
                 Caller::Own => true,
                 Caller::Secret(_) => authenticated,
             },
         };
-        let standing = if known { Standing::Authenticated } else { Standing::Anonymous };
+        let part = if authenticated { BudgetPart::Authenticated } else { BudgetPart::Anonymous };
         let max_bytes = if rule == Rule::Health { MAX_HEALTH_BYTES } else { MAX_MESSAGE_BYTES };
         let bounds = MessageBounds { max_bytes, unary: rule != Rule::Stream };
-        let buffers = !known && self.connection.calls() > 0;
-        let charge = Charge::new(budget, headers, standing, buffers);
+        let buffers = !authenticated && self.connection.calls() > 0;
+        let charge = Charge::new(budget, headers, part, buffers);
         Ok((bounds, charge.map_err(|exceeded| overloaded(exceeded.to_string()))?))
     }
 
@@ -182,7 +182,7 @@ impl AgentHandler {
     ) {
         let public = rule == Rule::Health;
         let deadline = metadata::deadline(request.headers(), Arrival::of(request.extensions()));
-        let _turn = if public {
+        let _permit = if public {
             None
         } else {
             match unless_reset(pin!(self.connection.turn(deadline)), &mut respond).await {

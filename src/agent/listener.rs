@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
 use super::{
-    authority::PlainAuthority, caller::Origin, forward_auth, handler::AgentHandler, socket::Socket, state::Agent,
+    authority::PlainAuthority, caller::SocketKind, forward_auth, handler::AgentHandler, socket::Socket, state::Agent,
 };
 use crate::transport::{
     accept::{Admission, ConnectionLimits, ConnectionTable},
@@ -101,14 +101,14 @@ impl Listeners {
                     Socket::Unix(listener, _) => {
                         let accepted = listener.accept().await;
                         accepted.map(|(stream, _)| match protocol {
-                            Protocol::Grpc => self.admit(protocol, PlainAuthority::new(stream), Origin::Unix),
-                            Protocol::Http => self.admit(protocol, stream, Origin::Unix),
+                            Protocol::Grpc => self.admit(protocol, PlainAuthority::new(stream), SocketKind::Unix),
+                            Protocol::Http => self.admit(protocol, stream, SocketKind::Unix),
                         })
                     }
                     Socket::Loopback(listener) => listener.accept().await.map(|(stream, _)| {
                         // Without it, small responses would wait for the client's acknowledgements.
                         let _ = stream.set_nodelay(true);
-                        self.admit(protocol, stream, Origin::Loopback);
+                        self.admit(protocol, stream, SocketKind::Loopback);
                     }),
                 }
             };
@@ -130,7 +130,7 @@ impl Listeners {
         self.connections.wait().await;
     }
 
-    fn admit(&self, protocol: Protocol, stream: impl Stream, origin: Origin) {
+    fn admit(&self, protocol: Protocol, stream: impl Stream, origin: SocketKind) {
         // Dropping the stream closes it: every connection has an authenticated call.
         let Some(admission) = self.table.admit(LOCAL) else { return };
         let admission = Arc::new(admission);
@@ -155,7 +155,7 @@ impl Listeners {
     }
 
     /// HTTP/1.1, for gateways.
-    async fn serve_http(self, stream: impl Stream, origin: Origin, admission: Arc<Admission>) {
+    async fn serve_http(self, stream: impl Stream, origin: SocketKind, admission: Arc<Admission>) {
         let (agent, peer) = (self.agent.clone(), self.peer(admission));
         let service = service_fn(|request: Request<Incoming>| {
             let (agent, peer) = (Arc::clone(&agent), Arc::clone(&peer));
@@ -175,7 +175,7 @@ impl Listeners {
         let _ = connection.await;
     }
 
-    async fn serve_grpc(self, stream: impl Stream, origin: Origin, admission: Arc<Admission>) {
+    async fn serve_grpc(self, stream: impl Stream, origin: SocketKind, admission: Arc<Admission>) {
         let peer = self.peer(admission);
         let options = ConnectionOptions {
             timeouts: Timeouts::new(TIMEOUTS.keepalive),

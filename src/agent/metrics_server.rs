@@ -55,9 +55,9 @@ async fn serve(stream: TcpStream, agent: Arc<Agent>) {
 }
 
 fn answer(agent: &Agent, method: &Method, path: &str) -> Response<Full<Bytes>> {
-    let known = matches!(path, "/metrics" | "/healthz" | "/readyz");
+    let has_path = matches!(path, "/metrics" | "/healthz" | "/readyz");
     let (status, kind, text) = match path {
-        _ if known && method != Method::GET && method != Method::HEAD => {
+        _ if has_path && method != Method::GET && method != Method::HEAD => {
             (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "GET or HEAD\n".to_owned())
         }
         "/metrics" => {

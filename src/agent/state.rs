@@ -37,7 +37,7 @@ pub(super) struct Agent {
     pub(super) unsupported: String,
     began: Instant,
     /// When a caller's own key was last asked for, in milliseconds since `began`.
-    asked: AtomicU64,
+    caller_looked_up_at: AtomicU64,
 }
 
 impl Agent {
@@ -48,8 +48,8 @@ impl Agent {
         unsupported: String,
     ) -> Self {
         let (counters, began) = (Counters::default(), Instant::now());
-        let asked = AtomicU64::new(0);
-        Self { callers, client, upstream, counters, gateway_config, unsupported, began, asked }
+        let caller_looked_up_at = AtomicU64::new(0);
+        Self { callers, client, upstream, counters, gateway_config, unsupported, began, caller_looked_up_at }
     }
 
     /// The caller, if memory may answer now and knows it.
@@ -99,10 +99,10 @@ impl Agent {
         let Caller::Secret(secret) = caller else { return };
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let interval = u64::try_from(CALLER_INTERVAL.as_millis()).unwrap_or(u64::MAX);
-        let last = self.asked.load(Ordering::Relaxed);
+        let last = self.caller_looked_up_at.load(Ordering::Relaxed);
         let due = last == 0 || now.saturating_sub(last) >= interval;
         // Of several callers at once, one.
-        if due && self.asked.compare_exchange(last, now.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if due && self.caller_looked_up_at.compare_exchange(last, now.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             self.client.remember(secret);
         }
     }

@@ -26,7 +26,7 @@ const MAX_PENDING: usize = 256;
 /// Answers that wait for the client.
 const MAX_ANSWERS: usize = 64;
 
-type Answer = Result<VerifyStreamResponse, Status>;
+type StreamAnswer = Result<VerifyStreamResponse, Status>;
 type Messages = mpsc::Sender<VerifyStreamRequest>;
 
 /// A queue of messages to a replica, and its end.
@@ -53,12 +53,12 @@ impl StreamCaller {
 }
 
 /// The answers of one stream.
-pub(super) struct AnswerStream(mpsc::Receiver<Answer>);
+pub(super) struct AnswerStream(mpsc::Receiver<StreamAnswer>);
 
 impl Stream for AnswerStream {
-    type Item = Answer;
+    type Item = StreamAnswer;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Answer>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<StreamAnswer>> {
         self.0.poll_recv(cx)
     }
 }
@@ -122,7 +122,7 @@ impl CheckStream {
 
     /// Answers `inbound` until it ends, or until `closing` is cancelled.
     pub(super) fn serve(mut self, inbound: Streaming<VerifyStreamRequest>, closing: CancellationToken) -> AnswerStream {
-        let (answers, taken) = mpsc::channel(MAX_ANSWERS);
+        let (answers, output) = mpsc::channel(MAX_ANSWERS);
         tokio::spawn(async move {
             let StreamEnd(status) = tokio::select! {
                 end = self.run(inbound, &answers, &closing) => end,
@@ -133,13 +133,13 @@ impl CheckStream {
                 let _ = answers.send(Err(status)).await;
             }
         });
-        AnswerStream(taken)
+        AnswerStream(output)
     }
 
     async fn run(
         &mut self,
         mut inbound: Streaming<VerifyStreamRequest>,
-        answers: &mpsc::Sender<Answer>,
+        answers: &mpsc::Sender<StreamAnswer>,
         closing: &CancellationToken,
     ) -> StreamEnd {
         let (mut reading, mut last) = (true, None);

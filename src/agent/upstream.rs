@@ -25,7 +25,7 @@ pub(super) struct Upstream {
     authenticated: Client,
     /// Calls of all others. A replica closes a connection on which too many credentials are refused in a
     /// row: that must not be one that other callers wait for.
-    strangers: Client,
+    unauthenticated: Client,
 }
 
 /// A message of a call.
@@ -34,19 +34,19 @@ pub(super) trait GrpcMessage: Message + Default + Clone + Send + Sync + 'static 
 impl<M: Message + Default + Clone + Send + Sync + 'static> GrpcMessage for M {}
 
 impl Upstream {
-    pub(super) fn new(own: Client, authenticated: Client, strangers: Client) -> Self {
-        Self { own, authenticated, strangers }
+    pub(super) fn new(own: Client, authenticated: Client, unauthenticated: Client) -> Self {
+        Self { own, authenticated, unauthenticated }
     }
 
-    fn client(&self, caller: Caller<'_>, known: bool) -> &Client {
+    fn client(&self, caller: Caller<'_>, authenticated: bool) -> &Client {
         match caller {
             Caller::Own => &self.own,
-            Caller::Secret(_) if known => &self.authenticated,
-            Caller::Secret(_) => &self.strangers,
+            Caller::Secret(_) if authenticated => &self.authenticated,
+            Caller::Secret(_) => &self.unauthenticated,
         }
     }
 
-    /// Makes a call of one message. `known`: the caller was authenticated before on its connection.
+    /// Makes a call of one message. `authenticated`: the caller was authenticated before on its connection.
     ///
     /// # Errors
     ///
@@ -54,11 +54,11 @@ impl Upstream {
     pub(super) async fn unary<M: GrpcMessage, R: GrpcMessage>(
         &self,
         path: &'static str,
-        (caller, known): (Caller<'_>, bool),
+        (caller, authenticated): (Caller<'_>, bool),
         message: &M,
         deadline: Instant,
     ) -> Result<R, Status> {
-        let client = self.client(caller, known);
+        let client = self.client(caller, authenticated);
         let mut last = None;
         // A replica may end a connection at any time, such as a stranger's: the call is then made on a new one.
         for _ in 0..client.addresses().max(2) {
@@ -88,11 +88,11 @@ impl Upstream {
     pub(super) async fn stream<M: GrpcMessage, R: GrpcMessage>(
         &self,
         path: &'static str,
-        (caller, known): (Caller<'_>, bool),
+        (caller, authenticated): (Caller<'_>, bool),
         messages: impl Stream<Item = M> + Send + 'static,
         deadline: Instant,
     ) -> Result<Streaming<R>, Status> {
-        let connection = self.client(caller, known).connection();
+        let connection = self.client(caller, authenticated).connection();
         let mut grpc = Grpc::new(connection.service());
         let mut request = Request::new(messages);
         caller.authorize(&mut request).map_err(|error| status::grpc(&error))?;

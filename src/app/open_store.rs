@@ -17,7 +17,7 @@ use crate::{
         follower::Follower,
         follower_thread::{self, FollowerThread},
     },
-    service::{Services, supervisor::Backoff},
+    service::{Services, supervisor::RestartBackoff},
     store::{
         OpenError, Store,
         postgres::change_feed::listen,
@@ -34,17 +34,17 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// How often the log says what the start waits for.
 const WAIT_LOG_INTERVAL: Duration = Duration::from_secs(3);
 /// How soon a follower that pauses after a panic notices the stop.
-const PAUSE_STEP: Duration = Duration::from_millis(20);
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// The shortest timeout of a follower's query. With a short lease, half of it would be less than a slow query takes.
 const MIN_QUERY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// An open store, with what depends on its kind.
 pub struct OpenStore {
     pub store: Arc<dyn Store>,
-    kind: Kind,
+    kind: StoreKind,
 }
 
-enum Kind {
+enum StoreKind {
     Sqlite(Arc<Sqlite>),
     Postgres(Arc<Postgres>),
 }
@@ -55,7 +55,7 @@ impl OpenStore {
             DatabaseUrl::Sqlite(path) => {
                 let url = format!("sqlite://{}", path.display());
                 let sqlite = Sqlite::open(SqliteOptions::new(url, Handle::current())).await?;
-                Ok(Self { store: Arc::clone(&sqlite) as Arc<dyn Store>, kind: Kind::Sqlite(sqlite) })
+                Ok(Self { store: Arc::clone(&sqlite) as Arc<dyn Store>, kind: StoreKind::Sqlite(sqlite) })
             }
             DatabaseUrl::Postgres(url) => {
                 let options = PostgresOptions {
@@ -65,7 +65,7 @@ impl OpenStore {
                     ..PostgresOptions::new(url, Handle::current())
                 };
                 let postgres = Postgres::open(options).await?;
-                Ok(Self { store: Arc::clone(&postgres) as Arc<dyn Store>, kind: Kind::Postgres(postgres) })
+                Ok(Self { store: Arc::clone(&postgres) as Arc<dyn Store>, kind: StoreKind::Postgres(postgres) })
             }
         }
     }
@@ -73,8 +73,8 @@ impl OpenStore {
     /// Whether other processes may use the same database.
     pub fn peers(&self) -> PeerMode {
         match &self.kind {
-            Kind::Sqlite(_) => PeerMode::SingleProcess,
-            Kind::Postgres(_) => PeerMode::Replicated,
+            StoreKind::Sqlite(_) => PeerMode::SingleProcess,
+            StoreKind::Postgres(_) => PeerMode::Replicated,
         }
     }
 
@@ -86,7 +86,7 @@ impl OpenStore {
         replica: &Arc<Replica>,
         services: &Arc<Services>,
     ) -> std::io::Result<FollowerHandle> {
-        let Kind::Postgres(postgres) = &self.kind else {
+        let StoreKind::Postgres(postgres) = &self.kind else {
             replica.lease.extend(Micros::MAX);
             return Ok(FollowerHandle::default());
         };
@@ -119,12 +119,12 @@ impl OpenStore {
             (follower, listening)
         };
         let supervisor = Arc::clone(&supervised.supervisor);
-        let (mut backoff, stopping) = (Backoff::new(Instant::now()), stop.clone());
+        let (mut backoff, stopping) = (RestartBackoff::new(Instant::now()), stop.clone());
         let pause = move || {
             let _missing = supervisor.panicked("follower");
             let until = Instant::now() + backoff.pause(Instant::now());
             while Instant::now() < until && !stopping.is_cancelled() {
-                std::thread::sleep(PAUSE_STEP);
+                std::thread::sleep(STOP_CHECK_INTERVAL);
             }
         };
         Ok(FollowerHandle { stop, thread: Some(follower_thread::spawn(make, pause)?) })
@@ -135,16 +135,16 @@ impl OpenStore {
         progress.waits_for("Migrations are being applied");
         let migrating = async {
             match &self.kind {
-                Kind::Sqlite(sqlite) => sqlite.migrate().await,
-                Kind::Postgres(postgres) => postgres.migrate().await,
+                StoreKind::Sqlite(sqlite) => sqlite.migrate().await,
+                StoreKind::Postgres(postgres) => postgres.migrate().await,
             }
         };
         let reporting = async {
             loop {
                 sleep(WAIT_LOG_INTERVAL).await;
                 let blockers = match &self.kind {
-                    Kind::Sqlite(_) => Vec::new(),
-                    Kind::Postgres(postgres) => postgres.migration_blockers().await.unwrap_or_default(),
+                    StoreKind::Sqlite(_) => Vec::new(),
+                    StoreKind::Postgres(postgres) => postgres.migration_blockers().await.unwrap_or_default(),
                 };
                 if blockers.is_empty() {
                     tracing::info!("migrations are being applied");
@@ -164,8 +164,8 @@ impl OpenStore {
 }
 
 /// Waits until the lease holds, or no longer holds.
-async fn wait_for_lease(replica: &Replica, held: bool) {
-    while replica.lease.holds() != held {
+async fn wait_for_lease(replica: &Replica, holds: bool) {
+    while replica.lease.holds() != holds {
         sleep(LEASE_INTERVAL).await;
     }
 }
@@ -179,7 +179,7 @@ pub struct FollowerHandle {
 
 impl FollowerHandle {
     /// Leaves the replicas: ends the lease, so that memory answers no more, and then removes the replica's row.
-    pub async fn leave(self) {
+    pub async fn stop(self) {
         self.stop.cancel();
         if let Some(thread) = self.thread {
             thread.wait_for_exit().await;

@@ -51,7 +51,7 @@ pub async fn follow(services: Arc<Services>, reporter: HealthReporter, stop: Can
             if state.ready.is_some() {
                 interval = health.measure_interval();
             }
-            pause(health, interval).await;
+            wait_for_next(health, interval).await;
         }
     };
     let ended = AssertUnwindSafe(stop.run_until_cancelled(measuring)).catch_unwind().await;
@@ -116,7 +116,7 @@ enum Line<'a> {
 
 /// Waits for the next measurement: after `interval`, or at once when the lease begins or ends, or a worker is missing or
 /// runs again.
-async fn pause(health: &Health, interval: Duration) {
+async fn wait_for_next(health: &Health, interval: Duration) {
     let (before, end) = (health.state(), Instant::now() + interval);
     while Instant::now() < end && health.state() == before {
         sleep(LEASE_INTERVAL).await;

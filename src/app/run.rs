@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// How long calls go on being answered from memory at a stop, unless they end sooner.
-const LEAVE_DELAY: Duration = Duration::from_millis(500);
+const ANSWER_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the last flush may take, counted from the moment at which the servers and the follower must have ended.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long closing the database may take after that.
@@ -109,13 +109,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let left = async {
         // Early, so that a process that is killed for being slow does not leave its row behind: the next Revoke of
         // another replica would wait for its lease.
-        let _ = timeout(LEAVE_DELAY.min(drain), servers.wait()).await;
-        follower.leave().await;
+        let _ = timeout(ANSWER_DRAIN_TIMEOUT.min(drain), servers.wait()).await;
+        follower.stop().await;
     };
     tokio::join!(drained, left);
     end.cancel();
     tasks.close();
-    let deadline = began + drain.max(LEAVE_DELAY + follower_thread::LEAVE_TIMEOUT) + FLUSH_TIMEOUT;
+    let deadline = began + drain.max(ANSWER_DRAIN_TIMEOUT + follower_thread::LEAVE_TIMEOUT) + FLUSH_TIMEOUT;
     if timeout_at(deadline, tasks.wait()).await.is_err() {
         tracing::warn!("the database did not take the last writes in time");
     }

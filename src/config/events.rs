@@ -32,8 +32,8 @@ const SUMMARY_PERIOD: Setting = Setting::new(
      period a replica writes at most 16 events of refused credentials and 64 of each other type.",
 );
 
-const LONGEST_NOTICE: Duration = Duration::from_hours(365 * 24);
-const SHORTEST_NOTICE: Duration = Duration::from_mins(1);
+const MAX_NOTICE: Duration = Duration::from_hours(365 * 24);
+const MIN_NOTICE: Duration = Duration::from_mins(1);
 const MAX_NOTICES: usize = 10;
 const MIN_RETENTION: Duration = Duration::from_hours(24);
 const MAX_RETENTION: Duration = Duration::from_hours(3_650 * 24);
@@ -60,8 +60,8 @@ fn expiring_before(section: &Section<'_>) -> Option<Vec<Micros>> {
     }
     let read = |text: &String| {
         let length = humantime::parse_duration(text).ok()?;
-        let good = (SHORTEST_NOTICE..=LONGEST_NOTICE).contains(&length) && length.subsec_nanos() == 0;
-        micros(length).filter(|_| good)
+        let is_valid = (MIN_NOTICE..=MAX_NOTICE).contains(&length) && length.subsec_nanos() == 0;
+        micros(length).filter(|_| is_valid)
     };
     let lengths: Option<Vec<Micros>> = texts.iter().map(read).collect();
     let Some(mut lengths) = lengths else {

@@ -11,7 +11,7 @@ use super::{
 /// Columns that a line of the file may have.
 const WIDTH: usize = 120;
 /// Longest default that a table shows.
-const MAX_SHOWN: usize = 80;
+const MAX_DEFAULT_LEN: usize = 80;
 
 const HEAD: &str = "Every setting of Keyward, commented out at its default; a value after \"For example\" is no default. \
                     `keyward config check --config FILE` prints every problem of a file at once.";
@@ -52,7 +52,7 @@ fn list(table: &Table) -> String {
     let mut text = "| setting | default | |\n|---|---|---|\n".to_owned();
     for setting in table.settings {
         row(&mut text, setting.name, setting, false);
-        for field in shown_fields(setting) {
+        for field in listed_fields(setting) {
             row(&mut text, &format!("{}.{}", setting.name, field.name), field, false);
         }
     }
@@ -76,7 +76,7 @@ fn rows(text: &mut String, path: &str, table: &Table) {
 fn row(text: &mut String, name: &str, setting: &Setting, environment: bool) {
     let code = |text: &str| if text.is_empty() { String::new() } else { format!(" `{text}`") };
     let default = match setting.default {
-        Default::Value(value) if value.len() > MAX_SHOWN => {
+        Default::Value(value) if value.len() > MAX_DEFAULT_LEN => {
             " see [config/keyward.toml](../config/keyward.toml)".to_owned()
         }
         Default::Value(value) => {
@@ -108,7 +108,7 @@ fn write_table(text: &mut String, path: &str, table: &Table) {
 
 fn write_setting(text: &mut String, setting: &Setting) {
     comment(text, "", &without_links(setting.help));
-    for field in shown_fields(setting) {
+    for field in listed_fields(setting) {
         comment(text, "  ", &format!("{}: {}", field.name, field.help));
     }
     let mut facts: Vec<String> = Vec::new();
@@ -142,7 +142,7 @@ fn write_value(text: &mut String, setting: &Setting) {
 }
 
 /// The fields of an inline table, where no default value shows them.
-fn shown_fields(setting: &Setting) -> &'static [Setting] {
+fn listed_fields(setting: &Setting) -> &'static [Setting] {
     if matches!(setting.default, Default::Value(_)) { &[] } else { setting.fields }
 }
 

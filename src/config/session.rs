@@ -304,9 +304,9 @@ fn algorithms(section: &Section<'_>) -> Vec<Algorithm> {
 
 fn cookie(section: &Section<'_>) -> Option<String> {
     let cookie = section.text(&COOKIE)?;
-    let good = (1..=128).contains(&cookie.len())
+    let is_valid = (1..=128).contains(&cookie.len())
         && cookie.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-'));
-    if !good {
+    if !is_valid {
         section.problem(COOKIE.name, "must be 1 to 128 characters of [A-Za-z0-9._-]");
     }
     Some(cookie)
@@ -314,9 +314,9 @@ fn cookie(section: &Section<'_>) -> Option<String> {
 
 fn subject_prefix(section: &Section<'_>) -> String {
     let prefix = section.text(&SUBJECT_PREFIX).unwrap_or_default();
-    let good = prefix.len() <= MAX_SUBJECT_PREFIX_LEN
+    let is_valid = prefix.len() <= MAX_SUBJECT_PREFIX_LEN
         && prefix.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-' | b':'));
-    if !good {
+    if !is_valid {
         section.problem(SUBJECT_PREFIX.name, "must be at most 64 characters of [A-Za-z0-9._:-]");
     }
     prefix

@@ -32,7 +32,7 @@ pub fn show(flags: &Flags, environment: &HashMap<String, String>) -> Result<Stri
     let document = DeTable::parse(&text).map_err(|error| vec![error.message().to_owned()])?;
     let file = file.map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
     let mut shown =
-        Shown { text: &text, origin: &|key| config.origins.of(key), flags, environment, lines: String::new() };
+        SettingPrinter { text: &text, origin: &|key| config.origins.of(key), flags, environment, lines: String::new() };
     let _ = writeln!(shown.lines, "# Effective settings; the file is: {file}");
     for table in TABLES {
         shown.table(table.name, table, find(Some(document.get_ref()), table.name));
@@ -45,7 +45,7 @@ pub fn show(flags: &Flags, environment: &HashMap<String, String>) -> Result<Stri
     Ok(shown.lines)
 }
 
-struct Shown<'a> {
+struct SettingPrinter<'a> {
     text: &'a str,
     origin: &'a dyn Fn(&str) -> Origin,
     flags: &'a Flags,
@@ -53,7 +53,7 @@ struct Shown<'a> {
     lines: String,
 }
 
-impl Shown<'_> {
+impl SettingPrinter<'_> {
     fn table(&mut self, path: &str, table: &Table, found: Option<&Spanned<DeValue<'_>>>) {
         if table.list {
             let items = found.and_then(|found| found.get_ref().as_array()).into_iter().flatten();

@@ -153,11 +153,11 @@ fn client(table: &Section<'_>, keyspaces: &[&str]) -> Option<TlsClient> {
             table.problem(SAN.name, format_args!("must be at most {MAX_SAN_LEN} characters"));
             return false;
         }
-        let good = if san.contains(':') { is_uri(san) } else { is_dns(san) };
-        if !good {
+        let is_valid = if san.contains(':') { is_uri(san) } else { is_dns(san) };
+        if !is_valid {
             table.problem(SAN.name, "must be a URI such as spiffe://example.org/gateway, or a DNS name");
         }
-        good
+        is_valid
     });
     let role = match role.as_deref() {
         None => None,

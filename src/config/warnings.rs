@@ -33,7 +33,7 @@ const KUBERNETES_PARTS: [&str; 3] = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"]
 /// What each JSON Web Token begins with: `{"` in base64url.
 const TOKEN_START: &str = "eyJ";
 /// The shortest prefixes of networks that one operator may have: those of IPv4 and of IPv6.
-const SHORTEST_PREFIXES: (u8, u8) = (8, 16);
+const MIN_PREFIX_LENS: (u8, u8) = (8, 16);
 
 /// A line for each thing that is allowed and seldom meant.
 pub fn warnings(config: &Config, environment: &HashMap<String, String>) -> Vec<String> {
@@ -98,10 +98,10 @@ fn is_too_wide(network: &IpNet) -> bool {
     match network {
         // In IPv6 these are the addresses of IPv4.
         IpNet::V6(network) if network.addr().to_ipv4_mapped().is_some() => {
-            network.prefix_len() < 96 + SHORTEST_PREFIXES.0
+            network.prefix_len() < 96 + MIN_PREFIX_LENS.0
         }
-        IpNet::V4(network) => network.prefix_len() < SHORTEST_PREFIXES.0,
-        IpNet::V6(network) => network.prefix_len() < SHORTEST_PREFIXES.1,
+        IpNet::V4(network) => network.prefix_len() < MIN_PREFIX_LENS.0,
+        IpNet::V6(network) => network.prefix_len() < MIN_PREFIX_LENS.1,
     }
 }
 

@@ -36,17 +36,17 @@ impl DayChart {
         let first = today - DAYS + 1;
         let number = |day: i64| days.iter().find(|(known, _)| *known == day).map_or(0, |(_, number)| *number);
         let numbers: Vec<(i64, u64)> = (first..=today).map(|day| (day, number(day))).collect();
-        let most = numbers.iter().map(|(_, number)| *number).max().unwrap_or_default();
+        let max = numbers.iter().map(|(_, number)| *number).max().unwrap_or_default();
         let total: u64 = numbers.iter().map(|(_, number)| *number).sum();
         let bars = numbers.iter().zip(0_u64..).map(|((day, number), column)| {
             // A number that is not zero is always seen.
-            let height = if *number == 0 { 0 } else { (number * HEIGHT / most.max(1)).max(2) };
+            let height = if *number == 0 { 0 } else { (number * HEIGHT / max.max(1)).max(2) };
             let title = format!("{number} on {}", text::date(day * text::DAY));
             Bar { x: column * STEP, y: HEIGHT - height, height, title }
         });
         let bars: Vec<Bar> = bars.collect();
         let summary =
-            format!("{} {happened} in the last {DAYS} days, at most {most} on one day", text::counted(total, "key"));
+            format!("{} {happened} in the last {DAYS} days, at most {max} on one day", text::counted(total, "key"));
         Self {
             width: bars.len() as u64 * STEP,
             bars,
@@ -70,9 +70,9 @@ pub(super) struct Share {
 
 /// The parts of a whole, in their order.
 pub(super) fn shares(parts: Vec<(String, u64)>) -> Vec<Share> {
-    let most = parts.iter().map(|(_, number)| *number).max().unwrap_or_default().max(1);
+    let max = parts.iter().map(|(_, number)| *number).max().unwrap_or_default().max(1);
     let share = |(name, number): (String, u64)| {
-        let width = if number == 0 { 0 } else { (u128::from(number) * 100 / u128::from(most)).max(1) };
+        let width = if number == 0 { 0 } else { (u128::from(number) * 100 / u128::from(max)).max(1) };
         Share { name, number: text::grouped(number), width: u64::try_from(width).unwrap_or(100) }
     };
     parts.into_iter().map(share).collect()

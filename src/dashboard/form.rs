@@ -19,7 +19,7 @@ const MAX_FORM_BYTES: usize = 64 << 10;
 /// The most fields of a form.
 const MAX_FIELDS: usize = 256;
 /// Names that an error shows.
-const MAX_SHOWN: usize = 8;
+const MAX_UNKNOWN_NAMES: usize = 8;
 
 /// The fields of a form. Each is taken once; one that nobody takes is unknown.
 #[derive(Debug, Default)]
@@ -97,7 +97,7 @@ impl Form {
 
     /// Fails if a field was given twice or is unknown.
     pub(super) fn finish(mut self) -> Result<()> {
-        for (name, _) in self.fields.iter().take(MAX_SHOWN) {
+        for (name, _) in self.fields.iter().take(MAX_UNKNOWN_NAMES) {
             self.violations.add(name.chars().take(64).collect::<String>(), "unknown field");
         }
         self.violations.finish()

@@ -34,9 +34,9 @@ pub(super) async fn start(
     let (issuer, client, return_to) = (text("issuer"), text("client"), text("return_to"));
     let service = context.service();
     match service.dashboard.begin_sign_in(&issuer, &client, redirect_uri, &return_to, context.call()).await {
-        Ok(begun) => {
-            let mut response = see_other(&begun.url);
-            Cookie::SignIn.set(response.headers_mut(), &site, &begun.cookie, SIGN_IN_TIMEOUT / 1_000_000);
+        Ok(started) => {
+            let mut response = see_other(&started.url);
+            Cookie::SignIn.set(response.headers_mut(), &site, &started.cookie, SIGN_IN_TIMEOUT / 1_000_000);
             response
         }
         Err(error) => failure(error, None),

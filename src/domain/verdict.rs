@@ -211,8 +211,8 @@ mod tests {
             let expected = ORDER.into_iter().find(|code| has(*code)).unwrap_or(VerdictCode::Valid);
             assert_eq!(verdict_before_limit(&key, &asserted, 10), expected, "reasons {set:#b}");
             // What is forbidden is so whatever the scopes are, and after every other reason.
-            let held = ["build".to_owned()];
-            let asserted = Assertions { scopes: &held, forbidden: has(VerdictCode::InsufficientScope), ..asserted };
+            let scopes = ["build".to_owned()];
+            let asserted = Assertions { scopes: &scopes, forbidden: has(VerdictCode::InsufficientScope), ..asserted };
             assert_eq!(verdict_before_limit(&key, &asserted, 10), expected, "reasons {set:#b}, forbidden");
         }
     }

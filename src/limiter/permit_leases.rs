@@ -8,7 +8,7 @@ use crate::domain::{
     clock::{Clock, Micros},
     rate_limit::{
         RateLimit, SpendResult,
-        permit_lease::{Grant, GrantOrigin, KnownRefusal, PermitLease},
+        permit_lease::{Grant, GrantOrigin, CachedRefusal, PermitLease},
     },
 };
 
@@ -33,7 +33,7 @@ enum LocalState {
     #[default]
     Nothing,
     Lease(PermitLease),
-    Refusal(KnownRefusal),
+    Refusal(CachedRefusal),
 }
 
 impl LocalState {
@@ -68,7 +68,7 @@ impl PermitLeases {
         // The lease counts from before the request is sent, whatever delays it.
         let sent = self.clock.boottime();
         let mut request =
-            PermitRequest { leases: self, subject, limit, cost, first: false, wanted: 0, returned: None, sent };
+            PermitRequest { leases: self, subject, limit, cost, first: false, extra_permits: 0, returned: None, sent };
         // A call that only reads takes no permits.
         if cost > 0 {
             let mut entry = self.subjects.lock(subject);
@@ -79,7 +79,7 @@ impl PermitLeases {
             if !state.requesting {
                 state.requesting = true;
                 request.first = true;
-                request.wanted = self.batch.saturating_sub(cost);
+                request.extra_permits = self.batch.saturating_sub(cost);
                 if let LocalState::Lease(lease) = std::mem::take(&mut state.local) {
                     request.returned = lease.unspent();
                 }
@@ -131,7 +131,7 @@ pub struct PermitRequest<'a> {
     cost: u32,
     first: bool,
     /// Number of permits to ask for, beyond the cost.
-    pub wanted: u32,
+    pub extra_permits: u32,
     /// Unspent permits to return.
     pub returned: Option<(u32, GrantOrigin)>,
     sent: Micros,
@@ -145,7 +145,7 @@ impl PermitRequest<'_> {
         let local = match grant {
             Some(grant) => Some(LocalState::Lease(PermitLease::new(self.limit, self.sent, spent.state, grant))),
             None if spent.admitted => None,
-            None => KnownRefusal::new(self.limit, now, spent.state, self.cost).map(LocalState::Refusal),
+            None => CachedRefusal::new(self.limit, now, spent.state, self.cost).map(LocalState::Refusal),
         };
         if let Some(local) = local {
             let mut entry = self.leases.subjects.lock(self.subject);

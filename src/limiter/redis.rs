@@ -181,9 +181,9 @@ impl SharedLimiter {
         };
         let Some(connection) = self.connection.load_full() else { return SharedSpend::Unavailable };
         let client = ScriptClient { script: Arc::clone(&self.script), connection: (*connection).clone() };
-        let wanted = request.as_ref().map_or(0, |request| request.wanted);
+        let extra_permits = request.as_ref().map_or(0, |request| request.extra_permits);
         let returned = request.as_ref().and_then(|request| request.returned);
-        let call = ScriptCall { subject, limit, cost, wanted, returned };
+        let call = ScriptCall { subject, limit, cost, extra_permits, returned };
         let mut pending = client.clone().call(call);
         match self.wait(&mut pending).await {
             Wait::Answered(reply) => SharedSpend::Counted(match request {

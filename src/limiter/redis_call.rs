@@ -25,7 +25,7 @@ pub(super) struct ScriptCall {
     pub limit: RateLimit,
     pub cost: u32,
     /// Number of permits to take beyond the cost.
-    pub wanted: u32,
+    pub extra_permits: u32,
     /// Unspent permits to give back.
     pub returned: Option<(u32, GrantOrigin)>,
 }
@@ -51,11 +51,11 @@ impl ScriptClient {
     /// Prepares a call.
     pub fn call(mut self, call: ScriptCall) -> PendingCall {
         Box::pin(async move {
-            let ScriptCall { subject, limit, cost, wanted, returned } = call;
+            let ScriptCall { subject, limit, cost, extra_permits, returned } = call;
             let (permits, origin) = returned.unwrap_or((0, GrantOrigin { bucket: 0, window: 0 }));
             let mut invocation = self.script.prepare_invoke();
             invocation.key(key(subject, limit)).arg(limit.limit).arg(limit.window / 1_000).arg(cost).arg(0);
-            invocation.arg(wanted).arg(permits).arg(origin.bucket).arg(origin.window);
+            invocation.arg(extra_permits).arg(permits).arg(origin.bucket).arg(origin.window);
             let [admitted, remaining, reset, wait, permits, left, bucket, window]: [i64; 8] =
                 invocation.invoke_async(&mut self.connection).await?;
             let state = RateState {
@@ -81,7 +81,7 @@ impl ScriptClient {
         let unused = if refused && reply.spent.admitted { call.cost } else { 0 } + reply.grant.permits;
         if unused > 0 {
             let returned = Some((unused, reply.grant.origin));
-            if let Err(error) = self.call(ScriptCall { cost: 0, wanted: 0, returned, ..call }).await {
+            if let Err(error) = self.call(ScriptCall { cost: 0, extra_permits: 0, returned, ..call }).await {
                 tracing::debug!(%error, "rate limit store call failed");
             }
         }

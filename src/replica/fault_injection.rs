@@ -51,7 +51,7 @@ pub(crate) const INJECTED_DELAY: std::time::Duration = std::time::Duration::from
 
 /// Panics once in this process, a little after its first call, if `panic_<name>` is set. Never returns.
 pub(crate) async fn panic_once(name: &str) {
-    if wants_panic(name) {
+    if panic_requested(name) {
         tokio::time::sleep(INJECTED_DELAY).await;
         inject_panic(name);
     }
@@ -64,7 +64,7 @@ pub(crate) fn inject_panic(name: &str) {
     {
         static PANICKED: parking_lot::Mutex<Vec<String>> = parking_lot::Mutex::new(Vec::new());
         let mut panicked = PANICKED.lock();
-        if wants_panic(name) && !panicked.iter().any(|known| known == name) {
+        if panic_requested(name) && !panicked.iter().any(|known| known == name) {
             panicked.push(name.to_owned());
             drop(panicked);
             panic!("the fault switch panic_{name} is set");
@@ -75,12 +75,12 @@ pub(crate) fn inject_panic(name: &str) {
 }
 
 #[cfg(any(feature = "faults", feature = "shuttle"))]
-fn wants_panic(name: &str) -> bool {
+fn panic_requested(name: &str) -> bool {
     disabled(&format!("panic_{name}"))
 }
 
 #[cfg(not(any(feature = "faults", feature = "shuttle")))]
-fn wants_panic(_: &str) -> bool {
+fn panic_requested(_: &str) -> bool {
     false
 }
 

@@ -132,7 +132,7 @@ impl<F: ChangeFeed> Follower<F> {
             }
             if matches!(end, MembershipEnd::Stopped) {
                 // Attached clients answer as long as their grants last.
-                self.attachments.leave().await;
+                self.attachments.drain().await;
             }
             // End the lease before removing the row: once the row is gone, no Revoke waits for this replica.
             self.lease.end();

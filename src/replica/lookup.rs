@@ -73,21 +73,21 @@ impl LookupReader {
             .limited_to(self.registry.allowed_keyspaces(&row.keyspaces))
     }
 
-    async fn look_up_all(self: Arc<Self>, asked: Vec<Digest>) -> Vec<LookupReply> {
-        let mut digests = asked.clone();
+    async fn look_up_all(self: Arc<Self>, requested: Vec<Digest>) -> Vec<LookupReply> {
+        let mut digests = requested.clone();
         digests.sort_unstable();
         digests.dedup();
         match self.read(digests).await {
             // One unreadable row must not fail the other look-ups of the batch: read each key on its own.
-            Err(StoreError::Row(_)) if asked.len() > 1 => {
-                let mut each = Vec::with_capacity(asked.len());
-                for digest in asked {
+            Err(StoreError::Row(_)) if requested.len() > 1 => {
+                let mut each = Vec::with_capacity(requested.len());
+                for digest in requested {
                     each.push(self.read(vec![digest]).await.map(|found| found.result_for(&digest)));
                 }
                 each
             }
-            Err(error) => vec![Err(error); asked.len()],
-            Ok(found) => asked.iter().map(|digest| Ok(found.result_for(digest))).collect(),
+            Err(error) => vec![Err(error); requested.len()],
+            Ok(found) => requested.iter().map(|digest| Ok(found.result_for(digest))).collect(),
         }
     }
 

@@ -34,8 +34,8 @@ struct ReplicasRead {
 /// Reads the replicas' rows on behalf of all waiting Revokes: one statement at a time, however many wait.
 pub struct RevocationWait {
     store: Arc<dyn Store>,
-    reads_begun: AtomicU64,
-    read_wanted: Notify,
+    reads_started: AtomicU64,
+    read_requested: Notify,
     reads: watch::Sender<ReplicasRead>,
     /// Changes whenever a replica may have reported progress.
     progress: watch::Sender<u64>,
@@ -47,8 +47,8 @@ impl RevocationWait {
         let none = ReplicasRead { number: 0, rows: Arc::default() };
         Self {
             store,
-            reads_begun: AtomicU64::new(0),
-            read_wanted: Notify::new(),
+            reads_started: AtomicU64::new(0),
+            read_requested: Notify::new(),
             reads: watch::Sender::new(none),
             progress: watch::Sender::new(0),
         }
@@ -61,9 +61,9 @@ impl RevocationWait {
 
     /// The result of a read that begins after this call.
     async fn next_read(&self, reads: &mut watch::Receiver<ReplicasRead>) -> ReplicasRead {
-        let wanted = self.reads_begun.load(Ordering::SeqCst) + 1;
-        self.read_wanted.notify_one();
-        let found = reads.wait_for(|read| read.number >= wanted).await.map(|read| read.clone()).ok();
+        let requested = self.reads_started.load(Ordering::SeqCst) + 1;
+        self.read_requested.notify_one();
+        let found = reads.wait_for(|read| read.number >= requested).await.map(|read| read.clone()).ok();
         match found {
             Some(read) => read,
             // This owns the sender, so it is never gone. To return would acknowledge the Revoke.
@@ -89,8 +89,8 @@ impl RevocationWait {
         let mut behind: Vec<ReplicaRow> =
             read.rows.iter().filter(|row| row.seen_revision < revision).copied().collect();
         loop {
-            let Some(longest) = behind.iter().map(|row| row.lease_ms).max() else { return replicas };
-            let lease = Duration::from_millis(u64::try_from(longest).unwrap_or(0));
+            let Some(max_lease_ms) = behind.iter().map(|row| row.lease_ms).max() else { return replicas };
+            let lease = Duration::from_millis(u64::try_from(max_lease_ms).unwrap_or(0));
             let lease = if fault_injection::disabled("whole_wait") { lease / 10 } else { lease + LEASE_MARGIN };
             let expiry = began + lease;
             if Instant::now() >= expiry {
@@ -116,12 +116,12 @@ impl RevocationWait {
     pub(crate) async fn read(&self) {
         // A Revoke that waits already may have notified a reader that has ended since.
         if self.reads.receiver_count() > 0 {
-            self.read_wanted.notify_one();
+            self.read_requested.notify_one();
         }
         loop {
-            self.read_wanted.notified().await;
+            self.read_requested.notified().await;
             loop {
-                let number = self.reads_begun.fetch_add(1, Ordering::SeqCst) + 1;
+                let number = self.reads_started.fetch_add(1, Ordering::SeqCst) + 1;
                 match self.store.replicas().await {
                     Ok(rows) => {
                         self.reads.send_replace(ReplicasRead { number, rows: Arc::new(rows) });

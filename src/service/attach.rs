@@ -27,7 +27,7 @@ use crate::{
     },
     replica::{
         Replica,
-        attach::{AnswerKey, Down, Renewal, Session, Standing},
+        attach::{AnswerKey, SessionMessage, Renewal, Session, WatchedVerdict},
         cached_key::CachedKey,
         fault_injection,
     },
@@ -36,7 +36,7 @@ use crate::{
 
 /// The watermark of the longest time for which a client may answer after this process has ended, in microseconds. Used
 /// where one process owns the database: others count their rows.
-const LONGEST_GRANT: &str = "attach.longest_grant";
+const MAX_GRANT: &str = "attach.longest_grant";
 /// Uses in one report.
 const MAX_USES: usize = 1_000;
 
@@ -61,7 +61,7 @@ pub(crate) enum ToClient {
         /// A key to keep; none: not to be kept.
         key: Option<Verdict>,
         /// The verdict on a key that is watched and not to be kept.
-        standing: Option<Verdict>,
+        watched_verdict: Option<Verdict>,
         /// How long the key lives; none: it does not expire.
         life: Option<Micros>,
     },
@@ -70,7 +70,7 @@ pub(crate) enum ToClient {
     /// Any key may have changed.
     Clear { number: u64 },
     /// The client is to move.
-    Going,
+    Drain,
     /// The client's own credential is not valid any more.
     End { number: u64 },
 }
@@ -86,7 +86,7 @@ pub(crate) enum VerifyRights {
 
 /// The messages to one client, in the order in which they must reach it.
 pub(crate) struct Messages {
-    queue: mpsc::Receiver<Down>,
+    queue: mpsc::Receiver<SessionMessage>,
     clock: Arc<dyn Clock>,
 }
 
@@ -96,23 +96,23 @@ impl Messages {
         self.queue.poll_recv(cx).map(|message| message.map(|message| self.convert(message)))
     }
 
-    fn convert(&self, message: Down) -> ToClient {
+    fn convert(&self, message: SessionMessage) -> ToClient {
         match message {
-            Down::Grant { number, length } => ToClient::Grant { number, length },
-            Down::Key(AnswerKey { id, digest, key, standing, .. }) => {
+            SessionMessage::Grant { number, length } => ToClient::Grant { number, length },
+            SessionMessage::Key(AnswerKey { id, digest, key, watched_verdict, .. }) => {
                 let verdict =
                     |code, key: Option<Arc<CachedKey>>| Verdict { code, key, rate: None, missing_scope: None };
-                let known = key.as_ref().or(standing.as_ref().and_then(|standing| standing.key.as_ref()));
-                let end = known.and_then(|key| key.expire_time());
+                let cached = key.as_ref().or(watched_verdict.as_ref().and_then(|watched_verdict| watched_verdict.key.as_ref()));
+                let end = cached.and_then(|key| key.expire_time());
                 let life = end.map(|end| end.saturating_sub(self.clock.wall()).max(0));
                 let key = key.map(|key| verdict(VerdictCode::Valid, Some(key)));
-                let standing = standing.map(|standing| verdict(standing.code, standing.key));
-                ToClient::Key { id, digest, key, standing, life }
+                let watched_verdict = watched_verdict.map(|watched_verdict| verdict(watched_verdict.code, watched_verdict.key));
+                ToClient::Key { id, digest, key, watched_verdict, life }
             }
-            Down::Invalidate { number, digest } => ToClient::Invalidate { number, digest },
-            Down::Clear { number } => ToClient::Clear { number },
-            Down::Going => ToClient::Going,
-            Down::End { number } => ToClient::End { number },
+            SessionMessage::Invalidate { number, digest } => ToClient::Invalidate { number, digest },
+            SessionMessage::Clear { number } => ToClient::Clear { number },
+            SessionMessage::Drain => ToClient::Drain,
+            SessionMessage::End { number } => ToClient::End { number },
         }
     }
 }
@@ -158,9 +158,9 @@ impl AttachService {
     pub(crate) async fn load_earlier_grants(&self) -> std::result::Result<(), StoreError> {
         if !self.replica.has_peers()
             && !fault_injection::disabled("attach_recall")
-            && let Some(longest) = self.store.watermark(LONGEST_GRANT.to_owned()).await?
+            && let Some(max_grant) = self.store.watermark(MAX_GRANT.to_owned()).await?
         {
-            self.replica.attachments.count_earlier_grants(longest);
+            self.replica.attachments.count_earlier_grants(max_grant);
         }
         Ok(())
     }
@@ -178,8 +178,8 @@ impl AttachService {
         self.rights(&caller, deadline).await?;
         if !self.replica.has_peers() {
             // Before the first grant: the next process must know of it.
-            let longest = self.replica.attachments.longest();
-            let write = || async { self.store.advance_watermark(LONGEST_GRANT.to_owned(), longest).await.map(drop) };
+            let max_grant = self.replica.attachments.max_grant();
+            let write = || async { self.store.advance_watermark(MAX_GRANT.to_owned(), max_grant).await.map(drop) };
             self.written.get_or_try_init(write).await?;
         }
         let (name, credential) = match &caller {
@@ -289,9 +289,9 @@ impl Attached {
                 let keyspace = key.keyspace.and_then(|index| registry.get(index));
                 keyspace.is_some_and(|keyspace| key.rate_limit().or(keyspace.rate_limit).is_none())
             });
-            let standing = found.filter(|_| watch && key.is_none());
-            let standing = standing.map(|verdict| Standing { code: verdict.code, key: verdict.key });
-            let answer = AnswerKey { id, digest: digest.unwrap_or(Digest([0; 32])), key, standing, seq };
+            let watched_verdict = found.filter(|_| watch && key.is_none());
+            let watched_verdict = watched_verdict.map(|verdict| WatchedVerdict { code: verdict.code, key: verdict.key });
+            let answer = AnswerKey { id, digest: digest.unwrap_or(Digest([0; 32])), key, watched_verdict, seq };
             if replica.attachments.answer(&self.session, answer) {
                 return Ok(());
             }

@@ -145,7 +145,7 @@ impl AuditLog {
         if let Some(last) = self.pages.position(&filters, &request.page_token)? {
             query.before = Some(EventId(last));
         }
-        call.page_turn(context).await?;
+        call.acquire_page_permit(context).await?;
         let mut passed_pages = 0;
         loop {
             let of_form = |[organization, instance, environment]: BindingFilter| {
@@ -205,7 +205,7 @@ impl AuditLog {
         let filters = vec![b"deliveries".to_vec(), key.0.as_bytes().to_vec()];
         let before = self.pages.position(&filters, page_token)?.map(EventId);
         let page_size = page_size(requested_page_size);
-        call.page_turn(context).await?;
+        call.acquire_page_permit(context).await?;
         let listing = self.store.deliveries_of_key(key, before, page_size + 1);
         let mut deliveries = context.bounded(listing).await?;
         let more = deliveries.len() > page_size as usize;

@@ -66,10 +66,10 @@ pub fn find<'a>(
     let presented =
         bearers.map(|text| (CredentialHeader::Bearer, text)).chain(keys.map(|text| (CredentialHeader::XApiKey, text)));
 
-    let (mut known, mut unknown, mut elsewhere) = (None, None, None);
+    let (mut found, mut unknown, mut elsewhere) = (None, None, None);
     for (header, text) in presented.filter(|(_, text)| !text.is_empty()) {
         let session = policy.sessions && header == CredentialHeader::Bearer && auth.is_session(&text);
-        if policy.header.is_some_and(|wanted| !wanted.accepts(header)) {
+        if policy.header.is_some_and(|expected| !expected.accepts(header)) {
             if session && elsewhere.is_some() {
                 return Err(two_credentials());
             }
@@ -83,9 +83,9 @@ pub fn find<'a>(
             None => session.then_some(true),
         };
         match counts {
-            Some(true) if known.is_some() => return Err(two_credentials()),
+            Some(true) if found.is_some() => return Err(two_credentials()),
             Some(true) => {
-                known = Some(if session { Presented::Token(text) } else { Presented::Secret(header, text) });
+                found = Some(if session { Presented::Token(text) } else { Presented::Secret(header, text) });
             }
             // The reserved keyspace reads bearer, so bearer is always read.
             None if auth.registry.all().iter().any(|keyspace| keyspace.credential.accepts(header)) => {
@@ -94,13 +94,13 @@ pub fn find<'a>(
             Some(false) | None => {}
         }
     }
-    if known.is_none() {
-        known = elsewhere;
+    if found.is_none() {
+        found = elsewhere;
     }
-    if known.is_none() && policy.sessions {
-        known = cookie(headers, auth)?;
+    if found.is_none() && policy.sessions {
+        found = cookie(headers, auth)?;
     }
-    Ok(known.or(unknown))
+    Ok(found.or(unknown))
 }
 
 /// The secret of a request, if it is the only credential that can count where `header` is read: the answer of [`find`] in

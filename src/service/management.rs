@@ -13,7 +13,7 @@ use crate::domain::{
 };
 
 /// Pages of one caller that are read at once. Others of its pages wait for their turn.
-const PAGES_AT_ONCE: usize = 2;
+const MAX_CONCURRENT_PAGES: usize = 2;
 
 /// The management calls in flight.
 pub struct ManagementCalls {
@@ -52,7 +52,7 @@ impl ManagementCalls {
         let mut callers = self.callers.lock();
         let in_flight = callers
             .entry(actor.clone())
-            .or_insert_with(|| InFlight { calls: 0, pages: Arc::new(Semaphore::new(PAGES_AT_ONCE)) });
+            .or_insert_with(|| InFlight { calls: 0, pages: Arc::new(Semaphore::new(MAX_CONCURRENT_PAGES)) });
         if in_flight.calls >= self.limit {
             return Err(too_many_calls());
         }
@@ -68,11 +68,11 @@ impl Call<'_> {
     /// # Errors
     ///
     /// DEADLINE_EXCEEDED.
-    pub async fn page_turn(&mut self, context: CallContext<'_>) -> Result<()> {
+    pub async fn acquire_page_permit(&mut self, context: CallContext<'_>) -> Result<()> {
         let pages = self.calls.callers.lock().get(&self.actor).map(|in_flight| Arc::clone(&in_flight.pages));
         let Some(pages) = pages else { return Ok(()) };
-        let turn = tokio::time::timeout_at(context.deadline, pages.acquire_owned()).await;
-        self.page = turn.map_err(|_| Error::deadline_exceeded())?.ok();
+        let permit = tokio::time::timeout_at(context.deadline, pages.acquire_owned()).await;
+        self.page = permit.map_err(|_| Error::deadline_exceeded())?.ok();
         Ok(())
     }
 }
@@ -141,17 +141,17 @@ mod tests {
     async fn pages_of_one_caller_wait_for_each_other_and_not_for_those_of_others() {
         let (calls, root, other) = (ManagementCalls::new(16), root(), other());
         let mut running = Vec::new();
-        for _ in 0..PAGES_AT_ONCE {
+        for _ in 0..MAX_CONCURRENT_PAGES {
             let (_, mut call) = calls.begin(&root).unwrap();
-            call.page_turn(within(Duration::from_secs(30))).await.unwrap();
+            call.acquire_page_permit(within(Duration::from_secs(30))).await.unwrap();
             running.push(call);
         }
         let (_, mut waiting) = calls.begin(&root).unwrap();
-        let refused = waiting.page_turn(within(Duration::ZERO)).await.unwrap_err();
+        let refused = waiting.acquire_page_permit(within(Duration::ZERO)).await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::DeadlineExceeded);
         let (_, mut call) = calls.begin(&other).unwrap();
-        call.page_turn(within(Duration::from_secs(30))).await.unwrap();
+        call.acquire_page_permit(within(Duration::from_secs(30))).await.unwrap();
         running.pop();
-        waiting.page_turn(within(Duration::from_secs(30))).await.unwrap();
+        waiting.acquire_page_permit(within(Duration::from_secs(30))).await.unwrap();
     }
 }

@@ -77,7 +77,7 @@ impl Overview {
         let today = now.div_euclid(DAY);
         let since = (today - DAYS + 1) * DAY;
         let query = CountQuery { keyspace: None, organization, instance, environment, now, since, limit: MAX_COUNTED };
-        call.page_turn(context).await?;
+        call.acquire_page_permit(context).await?;
         let mut keys = KeyCounts::default();
         for keyspace in keyspaces {
             let counted = self.store.count_keys(CountQuery { keyspace, ..query.clone() });

@@ -41,12 +41,12 @@ impl Drop for Missing<'_> {
 
 /// The pauses between the runs of one worker.
 #[derive(Debug)]
-pub struct Backoff {
+pub struct RestartBackoff {
     next: Duration,
     started: Instant,
 }
 
-impl Backoff {
+impl RestartBackoff {
     /// The worker starts for the first time.
     pub fn new(now: Instant) -> Self {
         Self { next: MIN_BACKOFF, started: now }
@@ -76,7 +76,7 @@ impl Supervisor {
     where
         F: Future<Output = ()>,
     {
-        let mut backoff = Backoff::new(Instant::now());
+        let mut backoff = RestartBackoff::new(Instant::now());
         loop {
             let stopping = stop.is_cancelled();
             let run = async {
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn pauses_grow_to_a_bound_and_start_anew_once_a_worker_has_recovered() {
         let start = Instant::now();
-        let (mut backoff, mut now) = (Backoff::new(start), start);
+        let (mut backoff, mut now) = (RestartBackoff::new(start), start);
         let mut pauses = Vec::new();
         for _ in 0..8 {
             let pause = backoff.pause(now);

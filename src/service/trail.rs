@@ -40,7 +40,7 @@ const MAX_BATCH: usize = 64;
 
 /// What the events of a period are summed up by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Subject {
+struct SumKey {
     actor: String,
     keyspace: String,
     binding: Binding,
@@ -64,13 +64,13 @@ impl Sum {
 /// The sums of one kind in the current period.
 #[derive(Default)]
 struct Sums {
-    by_subject: HashMap<Subject, Sum>,
+    by_subject: HashMap<SumKey, Sum>,
     /// What there was no room for.
     others: Option<Sum>,
 }
 
 impl Sums {
-    fn add(&mut self, subject: Subject, now: Micros) {
+    fn add(&mut self, subject: SumKey, now: Micros) {
         if let Some(sum) = self.by_subject.get_mut(&subject) {
             *sum = Sum { count: sum.count + 1, last: now, ..*sum };
             return;
@@ -106,7 +106,7 @@ impl AuditTrail {
     /// what differs is not summed up.
     pub fn record<const N: usize>(&self, kind: EventType, caller: &Caller, details: [(&str, String); N]) {
         let (keyspace, binding) = scope(caller);
-        self.add(kind, Subject { actor: caller.actor(), keyspace, binding, details: texts(details) });
+        self.add(kind, SumKey { actor: caller.actor(), keyspace, binding, details: texts(details) });
     }
 
     /// Records that a person or an operator signed in: by which `method`, and from where.
@@ -132,10 +132,10 @@ impl AuditTrail {
     pub(super) fn record_refusal(&self, client: IpAddr) {
         let (actor, keyspace, binding) = (SYSTEM.to_owned(), String::new(), Binding::default());
         let details = texts([("address", network(client))]);
-        self.add(EventType::AuthenticationFailed, Subject { actor, keyspace, binding, details });
+        self.add(EventType::AuthenticationFailed, SumKey { actor, keyspace, binding, details });
     }
 
-    fn add(&self, kind: EventType, subject: Subject) {
+    fn add(&self, kind: EventType, subject: SumKey) {
         let now = self.clock.wall();
         self.current.lock().entry(kind).or_default().add(subject, now);
     }
@@ -181,24 +181,24 @@ impl AuditTrail {
     fn summed_up(&self, kind: EventType, sums: Sums) -> Vec<AuditRecord> {
         let max = if kind == EventType::AuthenticationFailed { MAX_REFUSAL_EVENTS } else { MAX_CALLER_EVENTS };
         let Sums { by_subject, others } = sums;
-        let mut largest: Vec<(Subject, Sum)> = by_subject.into_iter().collect();
+        let mut largest: Vec<(SumKey, Sum)> = by_subject.into_iter().collect();
         largest.sort_unstable_by(|(_, one), (_, other)| other.count.cmp(&one.count).then(one.first.cmp(&other.first)));
         // One event is for what is past the bound.
         let fits = largest.len() <= max && others.is_none();
         let past = if fits { Vec::new() } else { largest.split_off(largest.len().min(max - 1)) };
         let rest = past.into_iter().map(|(_, sum)| sum).chain(others).reduce(Sum::merge);
-        let nobody = || Subject {
+        let no_subject = || SumKey {
             actor: SYSTEM.to_owned(),
             keyspace: String::new(),
             binding: Binding::default(),
             details: texts([("others", "true".to_owned())]),
         };
-        let all = largest.into_iter().chain(rest.map(|sum| (nobody(), sum)));
+        let all = largest.into_iter().chain(rest.map(|sum| (no_subject(), sum)));
         all.map(|(subject, sum)| self.event(kind, subject, sum)).collect()
     }
 
-    fn event(&self, kind: EventType, subject: Subject, sum: Sum) -> AuditRecord {
-        let Subject { actor, keyspace, binding, mut details } = subject;
+    fn event(&self, kind: EventType, subject: SumKey, sum: Sum) -> AuditRecord {
+        let SumKey { actor, keyspace, binding, mut details } = subject;
         let time = |at: Micros| {
             let time = OffsetDateTime::from_unix_timestamp(at.div_euclid(SECOND)).ok();
             time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()

@@ -42,7 +42,7 @@ impl<S: Subscriber> Layer<S> for RepeatLayer {
         if *metadata.level() > Level::INFO || metadata.target() == TARGET {
             return true;
         }
-        let mut kind = Kind::default();
+        let mut kind = LineKind::default();
         event.record(&mut kind);
         // Each call that succeeds has its line: who did what is asked for afterwards.
         if kind.succeeded {
@@ -64,13 +64,13 @@ pub(super) struct Repeats(Mutex<HashMap<Identifier, Callsite>>);
 /// What one callsite logged lately.
 #[derive(Default)]
 struct Callsite {
-    kinds: HashMap<u64, Seen>,
+    kinds: HashMap<u64, LineCount>,
     /// All kinds past [`MAX_KINDS`].
-    others: Option<Seen>,
+    others: Option<LineCount>,
 }
 
 /// Lines of one kind.
-struct Seen {
+struct LineCount {
     since: Instant,
     logged: u64,
     left_out: u64,
@@ -81,13 +81,13 @@ struct Seen {
 
 /// How many lines were left out.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct LeftOut {
+pub(super) struct SuppressedLines {
     pub level: Level,
     pub count: u64,
     pub text: String,
 }
 
-impl LeftOut {
+impl SuppressedLines {
     /// Logs it, at the level of the lines that were left out.
     pub fn log(&self) {
         let Self { level, count, text } = self;
@@ -111,7 +111,7 @@ impl Repeats {
     ) -> bool {
         let mut callsites = self.0.lock();
         let callsite = callsites.entry(callsite.clone()).or_default();
-        let new = || Seen { since: now, logged: 0, left_out: 0, level, text: String::new() };
+        let new = || LineCount { since: now, logged: 0, left_out: 0, level, text: String::new() };
         let seen = if callsite.kinds.len() < MAX_KINDS || callsite.kinds.contains_key(&kind) {
             callsite.kinds.entry(kind).or_insert_with(new)
         } else {
@@ -129,9 +129,9 @@ impl Repeats {
     }
 
     /// Ends the intervals that are over, and returns what was left out in them. With `all`, ends every interval.
-    pub fn end_intervals(&self, now: Instant, all: bool) -> Vec<LeftOut> {
+    pub fn end_intervals(&self, now: Instant, all: bool) -> Vec<SuppressedLines> {
         let mut left_out = Vec::new();
-        let mut end = |seen: &mut Seen| {
+        let mut end = |seen: &mut LineCount| {
             if !all && now.saturating_duration_since(seen.since) < INTERVAL {
                 return true;
             }
@@ -139,7 +139,7 @@ impl Repeats {
                 return false;
             }
             let count = std::mem::take(&mut seen.left_out);
-            left_out.push(LeftOut { level: seen.level, count, text: std::mem::take(&mut seen.text) });
+            left_out.push(SuppressedLines { level: seen.level, count, text: std::mem::take(&mut seen.text) });
             // The lines go on: of the next interval only the number is logged.
             seen.since = now;
             true
@@ -155,12 +155,12 @@ impl Repeats {
 
 /// What the lines of one kind have in common: all their fields but numbers.
 #[derive(Default)]
-struct Kind {
+struct LineKind {
     hasher: DefaultHasher,
     succeeded: bool,
 }
 
-impl Kind {
+impl LineKind {
     fn add(&mut self, field: &Field, value: fmt::Arguments<'_>) {
         if NOT_COMPARED.contains(&field.name()) {
             return;
@@ -169,7 +169,7 @@ impl Kind {
     }
 }
 
-impl Visit for Kind {
+impl Visit for LineKind {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.add(field, format_args!("{value:?}"));
     }
@@ -252,7 +252,7 @@ mod tests {
     }
 
     /// The number of lines that get through, and what was left out.
-    fn lines(log: impl FnOnce()) -> (usize, Vec<LeftOut>) {
+    fn lines(log: impl FnOnce()) -> (usize, Vec<SuppressedLines>) {
         let (repeats, counter) = (Arc::<Repeats>::default(), Counter::default());
         let subscriber = registry().with(counter.clone()).with(RepeatLayer(Arc::clone(&repeats)));
         tracing::subscriber::with_default(subscriber, log);
@@ -281,7 +281,7 @@ mod tests {
         });
         assert_eq!(logged as u64, MAX_LINES + 2);
         let text = "call call=Verify outcome=UNAUTHENTICATED client=192.0.2.1".to_owned();
-        assert_eq!(left_out, [LeftOut { level: Level::INFO, count: 1_000 - MAX_LINES, text }]);
+        assert_eq!(left_out, [SuppressedLines { level: Level::INFO, count: 1_000 - MAX_LINES, text }]);
     }
 
     #[test]
@@ -304,7 +304,7 @@ mod tests {
         });
         assert_eq!(logged as u64, MAX_LINES);
         let text = "flush failed, will retry error=read-only".to_owned();
-        assert_eq!(left_out, [LeftOut { level: Level::WARN, count: 50 - MAX_LINES, text }]);
+        assert_eq!(left_out, [SuppressedLines { level: Level::WARN, count: 50 - MAX_LINES, text }]);
     }
 
     #[test]
@@ -315,7 +315,7 @@ mod tests {
             }
         });
         assert_eq!(logged, MAX_KINDS + usize::try_from(MAX_LINES).unwrap());
-        let [LeftOut { count, .. }] = left_out[..] else { panic!("{left_out:?}") };
+        let [SuppressedLines { count, .. }] = left_out[..] else { panic!("{left_out:?}") };
         assert_eq!(usize::try_from(count).unwrap(), 10_000 - logged);
     }
 
@@ -342,7 +342,7 @@ mod tests {
         }
         assert!(!line(start) && !line(start));
         assert_eq!(repeats.end_intervals(start + INTERVAL / 2, false), []);
-        let left_out = |count| [LeftOut { level: Level::WARN, count, text: "here".to_owned() }];
+        let left_out = |count| [SuppressedLines { level: Level::WARN, count, text: "here".to_owned() }];
         assert_eq!(repeats.end_intervals(start + INTERVAL, false), left_out(2));
         // While it goes on, only the number is logged.
         assert!(!line(start + INTERVAL));

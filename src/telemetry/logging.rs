@@ -17,7 +17,7 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberI
 use super::{
     escape::Escaping,
     log_queue::{LogQueue, QueueObserver},
-    log_repeats::{LeftOut, RepeatLayer, Repeats},
+    log_repeats::{SuppressedLines, RepeatLayer, Repeats},
 };
 
 /// How long the end of the program waits for its last lines to be read.
@@ -59,7 +59,7 @@ impl Logging {
     /// The operating system's error if the thread that writes cannot be started.
     pub fn start(self) -> io::Result<LogGuard> {
         let repeats = Arc::<Repeats>::default();
-        let queue = LogQueue::start(io::stderr(), Notes(Arc::clone(&repeats)))?;
+        let queue = LogQueue::start(io::stderr(), LogObserver(Arc::clone(&repeats)))?;
         let writer = Escaping(queue.clone());
         let builder = tracing_subscriber::fmt().with_env_filter(self.filter).with_writer(writer);
         let layer = RepeatLayer(Arc::clone(&repeats));
@@ -82,21 +82,21 @@ pub struct LogGuard {
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
-        self.repeats.end_intervals(Instant::now(), true).iter().for_each(LeftOut::log);
+        self.repeats.end_intervals(Instant::now(), true).iter().for_each(SuppressedLines::log);
         self.queue.flush(FLUSH_TIMEOUT);
     }
 }
 
 /// Logs what the log itself has to say.
-struct Notes(Arc<Repeats>);
+struct LogObserver(Arc<Repeats>);
 
-impl QueueObserver for Notes {
+impl QueueObserver for LogObserver {
     fn dropped(&mut self, count: u64) {
         tracing::warn!(count, "log lines dropped: standard error is not read fast enough");
     }
 
     fn tick(&mut self, now: Instant) {
-        self.0.end_intervals(now, false).iter().for_each(LeftOut::log);
+        self.0.end_intervals(now, false).iter().for_each(SuppressedLines::log);
     }
 }
 

@@ -59,7 +59,7 @@ const WORKER_PANICS: &str = "keyward_worker_panics_total";
 const LOG_LINES_DROPPED: &str = "keyward_log_lines_dropped_total";
 
 /// Maximum lease that is shown. Where a single process owns the database, the lease has no end.
-const MAX_LEASE_SHOWN: i64 = 86_400_000_000;
+const MAX_LEASE_GAUGE: i64 = 86_400_000_000;
 
 /// Decisions for gateways.
 const GATEWAY_DECISIONS: &str = "keyward_gateway_decisions_total";
@@ -252,7 +252,7 @@ impl Metrics {
             self.gauges.idle.set(f64::from(snapshot.idle));
             self.gauges.cached_keys.set(snapshot.cached_keys as f64);
             self.gauges.cached_bytes.set(snapshot.cached_bytes as f64);
-            self.gauges.lease_seconds.set(snapshot.lease_micros.min(MAX_LEASE_SHOWN) as f64 / 1e6);
+            self.gauges.lease_seconds.set(snapshot.lease_micros.min(MAX_LEASE_GAUGE) as f64 / 1e6);
             self.gauges.limited_subjects.set(snapshot.limited_subjects as f64);
             self.gauges.issuers_without_keys.set(snapshot.issuers_without_keys.unwrap_or_default() as f64);
             self.gauges.issuer_keys_seconds.set(snapshot.issuer_keys_micros.unwrap_or_default() as f64 / 1e6);

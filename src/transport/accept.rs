@@ -36,7 +36,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 pub const MAX_STRANGER_CALLS: usize = 32;
 /// Credentials refused in a row after which a connection is closed. To go on guessing, its client has to connect again.
 pub const MAX_REFUSALS: u32 = 20;
-/// Set in [`Admission::standing`] once a call was authenticated; the rest counts refused credentials in a row.
+/// Set in [`Admission::auth_state`] once a call was authenticated; the rest counts refused credentials in a row.
 const AUTHENTICATED: u32 = 1 << 31;
 
 /// How many connections a listener holds.
@@ -78,9 +78,9 @@ pub struct Admission {
     network: IpAddr,
     number: u64,
     /// One number, so that a call that changes nothing reads only this.
-    standing: AtomicU32,
+    auth_state: AtomicU32,
     /// Closed once a call was authenticated.
-    turns: Semaphore,
+    call_permits: Semaphore,
     displaced: CancellationToken,
 }
 
@@ -111,8 +111,8 @@ impl ConnectionTable {
         of_address.total += 1;
         of_address.anonymous.insert(number, displaced.clone());
         drop(open);
-        let (table, standing, turns) = (Arc::clone(self), AtomicU32::new(0), Semaphore::new(MAX_STRANGER_CALLS));
-        Some(Admission { table, network, number, standing, turns, displaced })
+        let (table, auth_state, call_permits) = (Arc::clone(self), AtomicU32::new(0), Semaphore::new(MAX_STRANGER_CALLS));
+        Some(Admission { table, network, number, auth_state, call_permits, displaced })
     }
 
     /// Closes a connection without an authenticated call, so that its file descriptor becomes free.
@@ -124,8 +124,8 @@ impl ConnectionTable {
 impl Open {
     /// Displaces the oldest anonymous connection of the address that has the most of them; whether there is one.
     fn displace_any(&mut self) -> bool {
-        let most = self.addresses.iter().max_by_key(|(_, of_address)| of_address.anonymous.len());
-        let Some((&network, _)) = most else { return false };
+        let largest = self.addresses.iter().max_by_key(|(_, of_address)| of_address.anonymous.len());
+        let Some((&network, _)) = largest else { return false };
         self.displace(network)
     }
 
@@ -152,15 +152,15 @@ impl Open {
 
 impl Admission {
     /// Notes that a call was authenticated on this connection: from now on it is not closed for a new one, and its calls
-    /// need no turn. Ends the count of refused credentials. One read if nothing changes.
+    /// need no call_permit. Ends the count of refused credentials. One read if nothing changes.
     pub fn authenticated(&self) {
-        if self.standing.load(Ordering::Relaxed) == AUTHENTICATED {
+        if self.auth_state.load(Ordering::Relaxed) == AUTHENTICATED {
             return;
         }
-        if self.standing.swap(AUTHENTICATED, Ordering::Relaxed) & AUTHENTICATED != 0 {
+        if self.auth_state.swap(AUTHENTICATED, Ordering::Relaxed) & AUTHENTICATED != 0 {
             return;
         }
-        self.turns.close();
+        self.call_permits.close();
         let mut open = self.table.open.lock();
         // A connection that was displaced meanwhile is closing, and has no slot to keep.
         if let Some(of_address) = open.addresses.get_mut(&self.network) {
@@ -170,24 +170,24 @@ impl Admission {
 
     /// Whether a call was authenticated on this connection.
     pub fn is_authenticated(&self) -> bool {
-        self.standing.load(Ordering::Relaxed) & AUTHENTICATED != 0
+        self.auth_state.load(Ordering::Relaxed) & AUTHENTICATED != 0
     }
 
     /// Counts a refused credential. Returns whether the connection has to be closed for [`MAX_REFUSALS`] in a row.
     pub fn refused(&self) -> bool {
-        let refusals = (self.standing.fetch_add(1, Ordering::Relaxed) & !AUTHENTICATED) + 1;
+        let refusals = (self.auth_state.fetch_add(1, Ordering::Relaxed) & !AUTHENTICATED) + 1;
         refusals >= MAX_REFUSALS
     }
 
     /// Whether [`MAX_REFUSALS`] credentials in a row were refused.
     pub fn is_refused(&self) -> bool {
-        self.standing.load(Ordering::Relaxed) & !AUTHENTICATED >= MAX_REFUSALS
+        self.auth_state.load(Ordering::Relaxed) & !AUTHENTICATED >= MAX_REFUSALS
     }
 
-    /// Waits until fewer than [`MAX_STRANGER_CALLS`] calls of this connection have a turn; does not wait once a call was
-    /// authenticated on it. The turn is released when the permit is dropped.
-    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.turns.acquire().await.ok()
+    /// Waits until fewer than [`MAX_STRANGER_CALLS`] calls of this connection have a call_permit; does not wait once a call was
+    /// authenticated on it. The call_permit is released when the permit is dropped.
+    pub async fn call_permit(&self) -> Option<SemaphorePermit<'_>> {
+        self.call_permits.acquire().await.ok()
     }
 
     /// Completes when the connection has to close at once, since a new one takes its slot.
@@ -369,19 +369,19 @@ mod tests {
     async fn a_stranger_has_a_bounded_number_of_turns_and_an_authenticated_connection_any() {
         let table = table(9, 9);
         let connection = admit(&table, "192.0.2.1").unwrap();
-        let mut turns = Vec::new();
+        let mut call_permits = Vec::new();
         for _ in 0..MAX_STRANGER_CALLS {
-            turns.push(connection.turn().await.unwrap());
+            call_permits.push(connection.call_permit().await.unwrap());
         }
-        let mut waiting = std::pin::pin!(connection.turn());
+        let mut waiting = std::pin::pin!(connection.call_permit());
         assert!(futures::poll!(waiting.as_mut()).is_pending());
-        drop(turns.pop());
-        turns.push(waiting.await.unwrap());
-        let mut waiting = std::pin::pin!(connection.turn());
+        drop(call_permits.pop());
+        call_permits.push(waiting.await.unwrap());
+        let mut waiting = std::pin::pin!(connection.call_permit());
         assert!(futures::poll!(waiting.as_mut()).is_pending());
         connection.authenticated();
         assert!(waiting.await.is_none());
-        assert!(connection.turn().await.is_none());
+        assert!(connection.call_permit().await.is_none());
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub struct BudgetLimits {
 
 /// Whether the caller of a request is authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum BudgetPart {
     /// Not, or not yet.
     Anonymous,
     /// The caller's credential is valid.
@@ -67,7 +67,7 @@ struct Connection {
 /// Reserved bytes. They are released when this is dropped.
 pub struct Reservation {
     connection: Arc<Connection>,
-    standing: Standing,
+    part: BudgetPart,
     bytes: usize,
 }
 
@@ -96,9 +96,9 @@ impl ConnectionBudget {
     /// # Errors
     ///
     /// The connection, its address or the process would exceed its share. Nothing is reserved then.
-    pub fn reserve(&self, bytes: usize, standing: Standing) -> Result<Reservation, BudgetExceeded> {
-        self.0.take(bytes, standing)?;
-        Ok(Reservation { connection: Arc::clone(&self.0), standing, bytes })
+    pub fn reserve(&self, bytes: usize, part: BudgetPart) -> Result<Reservation, BudgetExceeded> {
+        self.0.take(bytes, part)?;
+        Ok(Reservation { connection: Arc::clone(&self.0), part, bytes })
     }
 }
 
@@ -109,7 +109,7 @@ impl Reservation {
     ///
     /// Those of [`ConnectionBudget::reserve`]; what was reserved before stays so.
     pub fn grow(&mut self, bytes: usize) -> Result<(), BudgetExceeded> {
-        self.connection.take(bytes, self.standing)?;
+        self.connection.take(bytes, self.part)?;
         self.bytes += bytes;
         Ok(())
     }
@@ -120,10 +120,10 @@ impl Reservation {
     ///
     /// That part is used up; the bytes stay where they are.
     pub fn authenticate(&mut self) -> Result<(), BudgetExceeded> {
-        if self.standing == Standing::Anonymous {
-            self.connection.take(self.bytes, Standing::Authenticated)?;
-            self.connection.release(self.bytes, Standing::Anonymous);
-            self.standing = Standing::Authenticated;
+        if self.part == BudgetPart::Anonymous {
+            self.connection.take(self.bytes, BudgetPart::Authenticated)?;
+            self.connection.release(self.bytes, BudgetPart::Anonymous);
+            self.part = BudgetPart::Authenticated;
         }
         Ok(())
     }
@@ -131,14 +131,14 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.connection.release(self.bytes, self.standing);
+        self.connection.release(self.bytes, self.part);
     }
 }
 
 impl Connection {
-    fn take(&self, bytes: usize, standing: Standing) -> Result<(), BudgetExceeded> {
+    fn take(&self, bytes: usize, part: BudgetPart) -> Result<(), BudgetExceeded> {
         let limits = &self.shared.limits;
-        if standing == Standing::Authenticated {
+        if part == BudgetPart::Authenticated {
             return add(&self.shared.authenticated, bytes, limits.authenticated);
         }
         add(&self.anonymous, bytes, limits.connection)?;
@@ -161,8 +161,8 @@ impl Connection {
         Ok(())
     }
 
-    fn release(&self, bytes: usize, standing: Standing) {
-        if standing == Standing::Authenticated {
+    fn release(&self, bytes: usize, part: BudgetPart) {
+        if part == BudgetPart::Authenticated {
             self.shared.authenticated.fetch_sub(bytes, Ordering::Relaxed);
             return;
         }
@@ -207,15 +207,15 @@ mod tests {
         let budget = Budget::new(LIMITS);
         let (first, second, third) =
             (from(&budget, "192.0.2.1"), from(&budget, "192.0.2.1"), from(&budget, "192.0.2.1"));
-        let held = [first.reserve(10, Standing::Anonymous).unwrap(), second.reserve(10, Standing::Anonymous).unwrap()];
-        assert!(first.reserve(1, Standing::Anonymous).is_err(), "the connection's share");
-        assert!(third.reserve(1, Standing::Anonymous).is_err(), "the address's share");
-        let other = from(&budget, "192.0.2.2").reserve(10, Standing::Anonymous).unwrap();
-        assert!(from(&budget, "192.0.2.3").reserve(1, Standing::Anonymous).is_err(), "the process's share");
-        let authenticated = first.reserve(100, Standing::Authenticated).unwrap();
-        assert!(third.reserve(1, Standing::Authenticated).is_err());
+        let reserved = [first.reserve(10, BudgetPart::Anonymous).unwrap(), second.reserve(10, BudgetPart::Anonymous).unwrap()];
+        assert!(first.reserve(1, BudgetPart::Anonymous).is_err(), "the connection's share");
+        assert!(third.reserve(1, BudgetPart::Anonymous).is_err(), "the address's share");
+        let other = from(&budget, "192.0.2.2").reserve(10, BudgetPart::Anonymous).unwrap();
+        assert!(from(&budget, "192.0.2.3").reserve(1, BudgetPart::Anonymous).is_err(), "the process's share");
+        let authenticated = first.reserve(100, BudgetPart::Authenticated).unwrap();
+        assert!(third.reserve(1, BudgetPart::Authenticated).is_err());
         assert_eq!(budget.reserved(), 130);
-        drop((held, other, authenticated));
+        drop((reserved, other, authenticated));
         assert_eq!(budget.reserved(), 0);
         assert!(budget.0.addresses.lock().is_empty());
     }
@@ -224,7 +224,7 @@ mod tests {
     fn a_refused_reservation_reserves_nothing() {
         let budget = Budget::new(LIMITS);
         let connection = from(&budget, "192.0.2.1");
-        let mut reservation = connection.reserve(6, Standing::Anonymous).unwrap();
+        let mut reservation = connection.reserve(6, BudgetPart::Anonymous).unwrap();
         assert!(reservation.grow(5).is_err());
         assert!(reservation.grow(usize::MAX).is_err());
         reservation.grow(4).unwrap();

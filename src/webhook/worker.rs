@@ -97,11 +97,11 @@ impl OutboxWorker {
         let limit = self.scheduler.free().min(MAX_CLAIM);
         let claimed_at = Instant::now();
         let now = self.runner.deps.clock.wall();
-        let held = self.rules.timeout * 2 + SETTLE_TIMEOUT;
+        let claim_length = self.rules.timeout * 2 + SETTLE_TIMEOUT;
         let busy: HashSet<String> = self.scheduler.busy_hosts().into_iter().collect();
         let claim = Claim {
             now,
-            until: now.saturating_add(micros(held)),
+            until: now.saturating_add(micros(claim_length)),
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
             busy_hosts: busy.iter().filter(|host| *host != NO_HOST).cloned().collect(),
         };

@@ -40,7 +40,7 @@ pub use self::{
 };
 use self::{
     memory::Memory,
-    session::{End, Wanted},
+    session::{End, LookUpRequest},
     tag::Tagger,
     watch::{AttachedWatcher, KeyName, Watches},
 };
@@ -50,11 +50,11 @@ use crate::{
 };
 
 /// Keys that wait to be asked for. One more is not asked for, and its checks stay calls.
-const MAX_WANTED: usize = 1_024;
+const MAX_QUEUED_LOOK_UPS: usize = 1_024;
 /// Delays between two sessions: the first and the longest.
 const SESSION_DELAYS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 /// A session that lasted this long was a good one: the next one may follow at once.
-const GOOD_SESSION: Duration = Duration::from_secs(5);
+const STABLE_SESSION: Duration = Duration::from_secs(5);
 /// Delay after a replica of a version without Attach, or one that refuses this caller.
 const REFUSED_DELAY: Duration = Duration::from_secs(10);
 
@@ -65,7 +65,7 @@ struct Shared {
     current: ArcSwapOption<Memory>,
     watches: Arc<Watches>,
     /// A check found no lease: the session is worth a renewal, also one that was never granted any time.
-    wants_lease: AtomicBool,
+    lease_needed: AtomicBool,
     state: AtomicU8,
     sessions: AtomicU64,
     answers: AtomicU64,
@@ -89,7 +89,7 @@ impl Shared {
 pub(crate) struct Attached {
     shared: Arc<Shared>,
     tagger: Tagger,
-    wanted: mpsc::Sender<Wanted>,
+    look_ups: mpsc::Sender<LookUpRequest>,
     /// Ends the task once it is true.
     stop: tokio::sync::watch::Sender<bool>,
 }
@@ -110,17 +110,17 @@ impl Attached {
             options,
             current: ArcSwapOption::empty(),
             watches: Watches::new(options.grace_period),
-            wants_lease: AtomicBool::new(false),
+            lease_needed: AtomicBool::new(false),
             state: AtomicU8::new(AttachState::Connecting as u8),
             sessions: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             calls_without_lease: AtomicU64::new(0),
             calls_for_keys: AtomicU64::new(0),
         });
-        let (wanted, asked) = mpsc::channel(MAX_WANTED);
+        let (look_ups, requests) = mpsc::channel(MAX_QUEUED_LOOK_UPS);
         let (stop, stopped) = tokio::sync::watch::channel(false);
-        tokio::spawn(keep_session(Arc::clone(&shared), endpoints, asked, stopped));
-        Ok(Self { shared, tagger, wanted, stop })
+        tokio::spawn(keep_session(Arc::clone(&shared), endpoints, requests, stopped));
+        Ok(Self { shared, tagger, look_ups, stop })
     }
 
     /// The key of a secret if memory may answer, has it, and it satisfies the check. None: ask by a call.
@@ -160,15 +160,15 @@ impl Attached {
     fn without_lease(&self) -> Option<Principal> {
         self.shared.calls_without_lease.fetch_add(1, Ordering::Relaxed);
         // The session renews only while it is used.
-        self.shared.wants_lease.store(true, Ordering::Relaxed);
+        self.shared.lease_needed.store(true, Ordering::Relaxed);
         None
     }
 
     /// Asks for the key of a secret that a call has found valid, to be kept.
-    pub(crate) fn want(&self, secret: &str) {
-        let wanted = Wanted { tag: self.tagger.tag(secret), secret: Zeroizing::new(secret.to_owned()) };
+    pub(crate) fn request_look_up(&self, secret: &str) {
+        let request = LookUpRequest { tag: self.tagger.tag(secret), secret: Zeroizing::new(secret.to_owned()) };
         // If there is no room, a later check asks again.
-        let _ = self.wanted.try_send(wanted);
+        let _ = self.look_ups.try_send(request);
     }
 
     /// Watches a key that a call has found valid.
@@ -217,7 +217,7 @@ async fn stopped(stop: &mut tokio::sync::watch::Receiver<bool>) {
 async fn keep_session(
     shared: Arc<Shared>,
     endpoints: Arc<Endpoints>,
-    mut wanted: mpsc::Receiver<Wanted>,
+    mut requests: mpsc::Receiver<LookUpRequest>,
     mut stop: tokio::sync::watch::Receiver<bool>,
 ) {
     // Whatever ends this task, a panic included: no wait for the end of a key may outlive it.
@@ -226,8 +226,8 @@ async fn keep_session(
     let mut backoff = new_backoff();
     loop {
         let began = Instant::now();
-        let end = session::run(&shared, endpoints.next(), &mut wanted, &mut stop).await;
-        if began.elapsed() >= GOOD_SESSION {
+        let end = session::run(&shared, endpoints.next(), &mut requests, &mut stop).await;
+        if began.elapsed() >= STABLE_SESSION {
             backoff = new_backoff();
         }
         let (state, delay) = match end {

@@ -50,7 +50,7 @@ const MAX_USES: usize = 1_000;
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A key to keep.
-pub(super) struct Wanted {
+pub(super) struct LookUpRequest {
     pub(super) tag: Tag,
     pub(super) secret: Zeroizing<String>,
 }
@@ -72,7 +72,7 @@ pub(super) enum End {
 pub(super) async fn run(
     shared: &Arc<Shared>,
     endpoint: &Arc<Endpoint>,
-    wanted: &mut mpsc::Receiver<Wanted>,
+    requests: &mut mpsc::Receiver<LookUpRequest>,
     stop: &mut watch::Receiver<bool>,
 ) -> End {
     let (up, messages) = mpsc::unbounded_channel();
@@ -116,14 +116,14 @@ pub(super) async fn run(
         watched: HashMap::new(),
         undecided: Vec::new(),
     };
-    session.serve(inbound, wanted, stop).await
+    session.serve(inbound, requests, stop).await
 }
 
 /// A renewal that waits for its grant.
 struct Renewal {
     number: u64,
     /// When it was asked for, read before it was sent.
-    asked: i64,
+    sent_at: i64,
     since: Instant,
 }
 
@@ -146,7 +146,7 @@ impl Session {
     async fn serve(
         mut self,
         mut inbound: Streaming<AttachResponse>,
-        wanted: &mut mpsc::Receiver<Wanted>,
+        requests: &mut mpsc::Receiver<LookUpRequest>,
         stop: &mut watch::Receiver<bool>,
     ) -> End {
         let mut uses = interval(USES_INTERVAL);
@@ -176,7 +176,7 @@ impl Session {
                     break End::ClientGone;
                 }
                 () = sleep_until(renew_at) => renew_at = self.renew(),
-                Some(key) = wanted.recv(), if self.look_ups.len() < MAX_LOOK_UPS => self.look_up(&key),
+                Some(key) = requests.recv(), if self.look_ups.len() < MAX_LOOK_UPS => self.look_up(&key),
                 () = watches.requested(), if self.look_ups.len() < MAX_LOOK_UPS => self.cover(),
                 _ = uses.tick() => {
                     self.report_uses(&self.writer.memory);
@@ -215,7 +215,7 @@ impl Session {
         // Watched keys need the lease, too.
         let is_used = || {
             self.writer.memory.take_touched()
-                | self.shared.wants_lease.swap(false, Ordering::Relaxed)
+                | self.shared.lease_needed.swap(false, Ordering::Relaxed)
                 | (self.shared.watches.keys() > 0)
         };
         if waits || !is_used() {
@@ -223,8 +223,8 @@ impl Session {
         }
         self.renewals += 1;
         // Read before it is sent: a slow answer shortens the grant, and never lengthens it.
-        let Some(asked) = boottime() else { return now + IDLE_INTERVAL };
-        self.renewal = Some(Renewal { number: self.renewals, asked, since: now });
+        let Some(sent_at) = boottime() else { return now + IDLE_INTERVAL };
+        self.renewal = Some(Renewal { number: self.renewals, sent_at, since: now });
         self.send(Up::Renew(AttachRenew { number: self.renewals }));
         now + RENEWAL_TIMEOUT
     }
@@ -260,7 +260,7 @@ impl Session {
                 let length = grant.length.and_then(length_of).unwrap_or_default();
                 let length = length.min(MAX_GRANT);
                 if !length.is_zero() {
-                    self.writer.memory.extend(renewal.asked.saturating_add(micros(length)));
+                    self.writer.memory.extend(renewal.sent_at.saturating_add(micros(length)));
                     self.publish();
                 }
                 return Handled::Granted(length);

@@ -19,14 +19,14 @@ pin_project! {
     #[derive(Debug)]
     pub struct GuardedBody<B> {
         #[pin]
-        kind: Kind<B>,
+        kind: BodyKind<B>,
     }
 }
 
 pin_project! {
     #[derive(Debug)]
     #[project = Projected]
-    enum Kind<B> {
+    enum BodyKind<B> {
         // The work is there until the body is done, if it ends with its key.
         Service { #[pin] body: B, work: Option<Work>, grpc: bool },
         // What is left of a refusal.
@@ -38,7 +38,7 @@ pin_project! {
 
 impl<B> GuardedBody<B> {
     pub(super) fn refusal(text: String) -> Self {
-        Self { kind: Kind::Refusal { rest: Some(Bytes::from(text)).filter(|text| !text.is_empty()) } }
+        Self { kind: BodyKind::Refusal { rest: Some(Bytes::from(text)).filter(|text| !text.is_empty()) } }
     }
 }
 
@@ -46,7 +46,7 @@ impl<B: Body<Data = Bytes>> GuardedBody<B> {
     /// The service's own body, which ends with the key of the work.
     pub(super) fn service(body: B, work: Option<Work>, grpc: bool) -> Self {
         let work = work.filter(|_| !body.is_end_stream());
-        Self { kind: Kind::Service { body, work, grpc } }
+        Self { kind: BodyKind::Service { body, work, grpc } }
     }
 }
 
@@ -79,23 +79,23 @@ where
             Projected::Ended => return Poll::Ready(None),
         };
         // The service's body is dropped here, and all that it holds.
-        kind.set(Kind::Ended);
+        kind.set(BodyKind::Ended);
         Poll::Ready(Some(if grpc { Ok(Frame::trailers(denial.into_trailers())) } else { Err(denial.into_error()) }))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Service { body, .. } => body.is_end_stream(),
-            Kind::Refusal { rest } => rest.is_none(),
-            Kind::Ended => true,
+            BodyKind::Service { body, .. } => body.is_end_stream(),
+            BodyKind::Refusal { rest } => rest.is_none(),
+            BodyKind::Ended => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Service { body, .. } => body.size_hint(),
-            Kind::Ended => SizeHint::with_exact(0),
-            Kind::Refusal { rest } => SizeHint::with_exact(rest.as_ref().map_or(0, Bytes::len) as u64),
+            BodyKind::Service { body, .. } => body.size_hint(),
+            BodyKind::Ended => SizeHint::with_exact(0),
+            BodyKind::Refusal { rest } => SizeHint::with_exact(rest.as_ref().map_or(0, Bytes::len) as u64),
         }
     }
 }

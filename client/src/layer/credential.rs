@@ -80,7 +80,7 @@ mod tests {
         use CredentialHeader::{Any, Bearer, XApiKey};
         let bearer = [("authorization", "bEaReR  ak_1 ")];
         let key = [("x-api-key", "ak_2")];
-        for (place, pairs, expected) in [
+        for (setting, pairs, expected) in [
             (Bearer, &bearer, Some("ak_1")),
             (Bearer, &key, None),
             (XApiKey, &bearer, None),
@@ -93,7 +93,7 @@ mod tests {
             (XApiKey, &[("x-api-key", "")], None),
         ] {
             let headers = headers(pairs);
-            assert_eq!(place.secret(&headers).ok(), expected, "{place:?} {pairs:?}");
+            assert_eq!(setting.secret(&headers).ok(), expected, "{setting:?} {pairs:?}");
         }
     }
 

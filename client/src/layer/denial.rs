@@ -42,7 +42,7 @@ pub(super) enum Denial {
 }
 
 /// What both forms of an answer say.
-struct Answer {
+struct DenialAnswer {
     status: StatusCode,
     code: Code,
     reason: &'static str,
@@ -50,7 +50,7 @@ struct Answer {
     retry_after: Option<Duration>,
 }
 
-impl Answer {
+impl DenialAnswer {
     fn new(status: StatusCode, code: Code, reason: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, reason, message: message.into(), retry_after: None }
     }
@@ -85,35 +85,35 @@ impl Answer {
 }
 
 impl Denial {
-    fn answer(&self) -> Answer {
+    fn answer(&self) -> DenialAnswer {
         use StatusCode as Http;
         match self {
-            Self::MissingCredential => Answer {
+            Self::MissingCredential => DenialAnswer {
                 message: "No authentication provided".to_owned(),
-                ..Answer::unauthorized("MISSING_CREDENTIAL")
+                ..DenialAnswer::unauthorized("MISSING_CREDENTIAL")
             },
             Self::SeveralCredentials => {
                 let message = "authorization: two credentials count in this request; send one";
-                Answer::new(Http::BAD_REQUEST, Code::InvalidArgument, "INVALID_ARGUMENT", message)
+                DenialAnswer::new(Http::BAD_REQUEST, Code::InvalidArgument, "INVALID_ARGUMENT", message)
             }
-            Self::NotText => Answer::unauthorized(Reason::Malformed.name()),
+            Self::NotText => DenialAnswer::unauthorized(Reason::Malformed.name()),
             Self::AmbiguousPath => {
                 let message = "The path can be read in two ways";
-                Answer::new(Http::BAD_REQUEST, Code::InvalidArgument, "AMBIGUOUS_PATH", message)
+                DenialAnswer::new(Http::BAD_REQUEST, Code::InvalidArgument, "AMBIGUOUS_PATH", message)
             }
             Self::NoRoute => {
-                Answer::new(Http::FORBIDDEN, Code::PermissionDenied, "NO_ROUTE", "No rule allows this request")
+                DenialAnswer::new(Http::FORBIDDEN, Code::PermissionDenied, "NO_ROUTE", "No rule allows this request")
             }
-            Self::Refused(refusal, missing) => Answer {
+            Self::Refused(refusal, missing) => DenialAnswer {
                 retry_after: refusal.rate_limit().and_then(|state| state.retry_after),
-                ..Answer::refused(refusal.reason(), missing.as_deref())
+                ..DenialAnswer::refused(refusal.reason(), missing.as_deref())
             },
-            Self::Ended(EndReason::Refused(reason)) => Answer::refused(*reason, None),
+            Self::Ended(EndReason::Refused(reason)) => DenialAnswer::refused(*reason, None),
             // The layer's own settings ask for what no key can have: trying again does not help.
             Self::Undecided(error) if error.kind() == ErrorKind::InvalidArgument => {
-                Answer::new(Http::INTERNAL_SERVER_ERROR, Code::Internal, "INTERNAL", "Internal error")
+                DenialAnswer::new(Http::INTERNAL_SERVER_ERROR, Code::Internal, "INTERNAL", "Internal error")
             }
-            Self::Undecided(_) | Self::Ended(_) | Self::NotWatched(_) => Answer::undecided(),
+            Self::Undecided(_) | Self::Ended(_) | Self::NotWatched(_) => DenialAnswer::undecided(),
         }
     }
 
@@ -157,7 +157,7 @@ impl Denial {
     }
 }
 
-fn rest_response<B>(answer: &Answer) -> Response<GuardedBody<B>> {
+fn rest_response<B>(answer: &DenialAnswer) -> Response<GuardedBody<B>> {
     let error = answer.status.canonical_reason().unwrap_or("Error");
     // Nothing in these texts needs an escape: scopes were checked when the layer was built.
     let text = format!(
@@ -181,7 +181,7 @@ fn rest_response<B>(answer: &Answer) -> Response<GuardedBody<B>> {
     response
 }
 
-fn grpc_response<B>(answer: Answer) -> Response<GuardedBody<B>> {
+fn grpc_response<B>(answer: DenialAnswer) -> Response<GuardedBody<B>> {
     let mut details = ErrorDetails::with_error_info(answer.reason, DOMAIN, []);
     if let Some(wait) = answer.retry_after {
         details.set_retry_info(Some(wait));

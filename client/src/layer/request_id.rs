@@ -25,7 +25,7 @@ pub(super) fn of(headers: &HeaderMap, secret: Option<&str>) -> HeaderValue {
 fn new() -> HeaderValue {
     // Each state has keys of its own, which the operating system's randomness has seeded. An id is no secret.
     let random = u128::from(RandomState::new().hash_one(0)) << 64 | u128::from(RandomState::new().hash_one(1));
-    let digits: String = (0..24).map(|place| char::from(ALPHABET[(random >> (5 * place)) as usize & 31])).collect();
+    let digits: String = (0..24).map(|index| char::from(ALPHABET[(random >> (5 * index)) as usize & 31])).collect();
     HeaderValue::try_from(format!("req_{digits}")).unwrap_or_else(|_| HeaderValue::from_static("req_unknown"))
 }
 

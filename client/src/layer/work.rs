@@ -14,12 +14,12 @@ pub(super) struct Work {
     principal: Principal,
     ended: Option<Ended>,
     /// It was polled before.
-    begun: bool,
+    polled: bool,
 }
 
 impl Work {
     pub(super) fn new(principal: Principal) -> Self {
-        Self { principal, ended: None, begun: false }
+        Self { principal, ended: None, polled: false }
     }
 
     /// Polls the work, unless its key is over.
@@ -29,12 +29,12 @@ impl Work {
         work: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<Result<T, Denial>> {
         // Work that makes progress on every poll never waits, and must end, too.
-        if self.begun
+        if self.polled
             && let Poll::Ready(denial) = self.poll_end(cx)
         {
             return Poll::Ready(Err(denial));
         }
-        self.begun = true;
+        self.polled = true;
         match work(cx) {
             Poll::Ready(done) => Poll::Ready(Ok(done)),
             // Most work is done by now, and costs nothing more.

@@ -10,12 +10,12 @@ fn read(flags: &Flags, pairs: &[(&str, &str)]) -> Result<Settings, Vec<String>> 
     Settings::read(flags, &environment(pairs))
 }
 
-const GOOD: [(&str, &str); 2] =
+const VALID: [(&str, &str); 2] =
     [("KEYWARD_AGENT_UPSTREAM", "http://127.0.0.1:50051"), ("KEYWARD_AGENT_CREDENTIAL", "kw_a")];
 
 #[test]
 fn flags_go_before_variables_and_the_rest_has_defaults() {
-    let settings = read(&Flags::default(), &GOOD).unwrap();
+    let settings = read(&Flags::default(), &VALID).unwrap();
     assert_eq!(settings.upstream, ["http://127.0.0.1:50051"]);
     assert_eq!(settings.listen, [Listen::Unix("/run/keyward.sock".into())]);
     assert_eq!((settings.socket_mode, settings.socket_auth), (0o600, SocketAuth::Credential));
@@ -26,12 +26,12 @@ fn flags_go_before_variables_and_the_rest_has_defaults() {
         socket_auth: Some("file-mode".into()),
         ..Flags::default()
     };
-    let settings = read(&flags, &GOOD).unwrap();
+    let settings = read(&flags, &VALID).unwrap();
     assert_eq!(settings.upstream, ["https://a", "https://b"]);
     let loopback = |text: &str| Listen::Loopback(text.parse().unwrap());
     assert_eq!(settings.listen, [Listen::Unix("/tmp/a".into()), loopback("127.0.0.1:0"), loopback("[::1]:7")]);
     assert_eq!((settings.socket_mode, settings.socket_auth), (0o660, SocketAuth::FileMode));
-    let of_command_line = [GOOD[0], ("KEYWARD_API_KEY", "kw_b")];
+    let of_command_line = [VALID[0], ("KEYWARD_API_KEY", "kw_b")];
     assert_eq!(read(&Flags::default(), &of_command_line).unwrap().credential.unwrap().expose(), "kw_b");
 }
 
@@ -78,19 +78,19 @@ fn plain_text_beyond_this_machine_has_to_be_asked_for() {
         assert_eq!(is_private(url), private, "{url}");
     }
     let flags = Flags { upstream: vec!["http://keyward:1".into()], insecure: true, ..Flags::default() };
-    assert!(read(&flags, &GOOD).is_ok());
+    assert!(read(&flags, &VALID).is_ok());
 }
 
 #[test]
 fn a_credential_is_one_line_and_is_never_printed() {
-    let bad = [GOOD[0], ("KEYWARD_AGENT_CREDENTIAL", "two words")];
+    let bad = [VALID[0], ("KEYWARD_AGENT_CREDENTIAL", "two words")];
     let problems = read(&Flags::default(), &bad).err().unwrap();
     assert!(problems[0].contains("one line") && !problems[0].contains("two words"), "{problems:?}");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("credential");
     fs::write(&file, "kw_of_the_file\n").unwrap();
     let flags = Flags { credential_file: Some(file), ..Flags::default() };
-    assert_eq!(read(&flags, &GOOD).unwrap().credential.unwrap().expose(), "kw_of_the_file");
+    assert_eq!(read(&flags, &VALID).unwrap().credential.unwrap().expose(), "kw_of_the_file");
     let flags = Flags { credential_file: Some(folder.path().join("none")), ..Flags::default() };
-    assert!(read(&flags, &GOOD).err().unwrap()[0].contains("--credential-file"));
+    assert!(read(&flags, &VALID).err().unwrap()[0].contains("--credential-file"));
 }

@@ -88,10 +88,10 @@ pub enum Command {
     Login(Login),
     /// Forgets the session of the environment
     #[command(visible_alias = "sign-out", after_help = "Examples:\n  keyward logout\n  keyward logout --dev")]
-    Logout(Alone),
+    Logout(NoArguments),
     /// Shows who you are, by session or by key
     #[command(after_help = "Examples:\n  keyward whoami\n  KEYWARD_API_KEY=… keyward whoami -o json")]
-    Whoami(Alone),
+    Whoami(NoArguments),
     /// Your organizations
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Orgs(Orgs),
@@ -133,7 +133,7 @@ impl Command {
 
 /// A command without arguments of its own.
 #[derive(Args)]
-pub struct Alone {
+pub struct NoArguments {
     #[command(flatten)]
     pub global: Global,
 }

@@ -28,7 +28,7 @@ pub fn environments() -> Vec<CompletionCandidate> {
 
 /// Ids of keys, with their names.
 pub fn keys() -> Vec<CompletionCandidate> {
-    let found = ask(async |environment| {
+    let found = query_service(async |environment| {
         let organization = environment.organization()?.unwrap_or_default();
         let query = [("limit", "100"), ("orgId", organization.as_str())];
         Api::connect(environment).await?.get(&["api", "api-keys"], &query).await
@@ -38,7 +38,7 @@ pub fn keys() -> Vec<CompletionCandidate> {
 
 /// The caller's organizations.
 pub fn organizations() -> Vec<CompletionCandidate> {
-    let found = ask(async |environment| Api::connect(environment).await?.get(&["api", "v1", "whoami"], &[]).await);
+    let found = query_service(async |environment| Api::connect(environment).await?.get(&["api", "v1", "whoami"], &[]).await);
     each(&found, "organizations", "id", |organization| organization["role"].as_str().map(str::to_owned))
 }
 
@@ -56,7 +56,7 @@ pub fn scopes() -> Vec<CompletionCandidate> {
 }
 
 fn offered() -> Value {
-    ask(async |environment| {
+    query_service(async |environment| {
         let service = oauth::service(&api::http(environment)?, &environment.url()?, "").await?;
         Ok(serde_json::json!({"keyspaces": service.keyspaces}))
     })
@@ -80,12 +80,12 @@ fn each(found: &Value, list: &str, name: &str, help: impl Fn(&Value) -> Option<S
 }
 
 /// Asks the service; null if that fails or takes long, since a shell shows no errors.
-fn ask(question: impl AsyncFnOnce(&Environment) -> Result<Value>) -> Value {
+fn query_service(question: impl AsyncFnOnce(&Environment) -> Result<Value>) -> Value {
     let product = Product::of(std::env::args_os().next().as_deref());
     let flags = Flags { quiet: true, timeout: Some(TIMEOUT), ..Flags::default() };
     let Ok(environment) = Environment::new(product, flags) else { return Value::Null };
-    let asked = runtime::block_on(async {
+    let result = runtime::block_on(async {
         tokio::time::timeout(TIMEOUT, question(&environment)).await.ok().and_then(Result::ok)
     });
-    asked.unwrap_or_default()
+    result.unwrap_or_default()
 }

@@ -100,7 +100,7 @@ impl Environment {
     }
 
     /// The format, if one was asked for.
-    pub fn asked_format(&self) -> Option<Format> {
+    pub fn requested_format(&self) -> Option<Format> {
         self.output
     }
 
@@ -151,7 +151,7 @@ impl Environment {
     /// # Errors
     ///
     /// The address is none.
-    pub fn known_url(&self) -> Result<Option<Url>> {
+    pub fn configured_url(&self) -> Result<Option<Url>> {
         let kept = match &self.url {
             Some(url) => Some(url.clone()),
             None => match self.settings()?.url {
@@ -168,7 +168,7 @@ impl Environment {
     ///
     /// Nothing says where.
     pub fn url(&self) -> Result<Url> {
-        self.known_url()?.ok_or_else(|| {
+        self.configured_url()?.ok_or_else(|| {
             let name = &self.product.name;
             Failure::not_signed_in(format_args!("not signed in (environment {})", self.name))
                 .hint(format_args!("Sign in with: {name} login URL{}", self.flag()))

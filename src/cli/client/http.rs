@@ -12,8 +12,8 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest response; a page of a thousand keys with all that they may have is 7 MB.
 const MAX_RESPONSE_BYTES: usize = 16 << 20;
 /// First pause where the server does not name one; doubled with each further one.
-const MIN_PAUSE: Duration = Duration::from_millis(250);
-const MAX_PAUSE: Duration = Duration::from_secs(8);
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(250);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(8);
 
 /// Whether a request may be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl Http {
     ///
     /// There is no response.
     pub async fn send(&self, call: &Call) -> Result<Reply> {
-        let mut pause = MIN_PAUSE;
+        let mut delay = MIN_RETRY_DELAY;
         loop {
             let reply = self.send_once(call).await?;
             let again = match reply.status {
@@ -87,12 +87,12 @@ impl Http {
                 StatusCode::SERVICE_UNAVAILABLE => call.repeat == Repeat::Safe,
                 _ => false,
             };
-            let wait = reply.retry_after.unwrap_or(pause);
+            let wait = reply.retry_after.unwrap_or(delay);
             if !again || wait >= self.remaining() {
                 return Ok(reply);
             }
             tokio::time::sleep(wait).await;
-            pause = (pause * 2).min(MAX_PAUSE);
+            delay = (delay * 2).min(MAX_RETRY_DELAY);
         }
     }
 

@@ -44,14 +44,14 @@ pub fn object(screen: &Screen, format: Format, value: &Value, table: impl FnOnce
 }
 
 /// Writes a list as its pages arrive.
-pub struct Listing<'a> {
+pub struct ListWriter<'a> {
     screen: &'a Screen,
     format: Format,
     table: Table<'a>,
     written: usize,
 }
 
-impl<'a> Listing<'a> {
+impl<'a> ListWriter<'a> {
     /// Begins a list with these columns.
     pub fn new(screen: &'a Screen, format: Format, columns: &'a [Column]) -> Self {
         Self { screen, format, table: Table::new(screen, columns), written: 0 }

@@ -49,7 +49,7 @@ pub async fn confirm(screen: &Screen, question: &str) -> Result {
     let question = question.to_owned();
     let prompt =
         move |theme: &dyn Theme| Confirm::with_theme(theme).with_prompt(question).default(false).interact_opt();
-    match ask(prompt).await {
+    match run_prompt(prompt).await {
         Ok(Some(true)) => Ok(()),
         Ok(_) => Err(Failure::cancelled()),
         Err(failure) => {
@@ -67,7 +67,7 @@ pub async fn confirm(screen: &Screen, question: &str) -> Result {
 /// Nobody answered.
 pub async fn select(question: &str, items: Vec<String>, default: usize) -> Result<usize> {
     let question = question.to_owned();
-    ask(move |theme| {
+    run_prompt(move |theme| {
         let select = Select::with_theme(theme).with_prompt(question).items(&items).default(default).report(false);
         select.interact_opt()
     })
@@ -82,7 +82,7 @@ pub async fn select(question: &str, items: Vec<String>, default: usize) -> Resul
 /// Nobody answered.
 pub async fn secret(question: &str) -> Result<String> {
     let question = question.to_owned();
-    ask(move |_| {
+    run_prompt(move |_| {
         let term = Term::stderr();
         term.write_str(&question)?;
         Ok(term.read_secure_line()?)
@@ -91,7 +91,7 @@ pub async fn secret(question: &str) -> Result<String> {
 }
 
 /// Runs a prompt on a thread of its own, so that Ctrl-C is noticed meanwhile.
-async fn ask<T: Send + 'static>(
+async fn run_prompt<T: Send + 'static>(
     prompt: impl FnOnce(&dyn Theme) -> std::result::Result<T, dialoguer::Error> + Send + 'static,
 ) -> Result<T> {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());

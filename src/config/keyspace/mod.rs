@@ -54,11 +54,11 @@ fn check_prefixes(section: &Section<'_>, own: &Draft, other: &Draft) {
     let (Some(prefixes), Some(others)) = (&own.prefixes, &other.prefixes) else { return };
     let name = |draft: &Draft| draft.name.clone().unwrap_or_else(|| "(unnamed)".to_owned());
     for (_, prefix) in prefixes.iter() {
-        for (_, taken) in others.iter().filter(|(_, taken)| prefix.starts_with(taken) || taken.starts_with(prefix)) {
+        for (_, other_prefix) in others.iter().filter(|(_, other_prefix)| prefix.starts_with(other_prefix) || other_prefix.starts_with(prefix)) {
             section.problem(
                 PREFIX.name,
                 format_args!(
-                    "the keyspaces \"{}\" and \"{}\" share a secret prefix (\"{taken}\", \"{prefix}\")",
+                    "the keyspaces \"{}\" and \"{}\" share a secret prefix (\"{other_prefix}\", \"{prefix}\")",
                     name(other),
                     name(own)
                 ),
@@ -126,9 +126,9 @@ fn name(section: &Section<'_>) -> Option<String> {
         section.problem("", "name is missing");
         return None;
     };
-    let good = (1..=64).contains(&name.len())
+    let is_valid = (1..=64).contains(&name.len())
         && name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-'));
-    if !good {
+    if !is_valid {
         section.problem(NAME.name, "must be 1 to 64 characters of [A-Za-z0-9._-]");
         return None;
     }

@@ -23,10 +23,10 @@ pub fn prefixes(section: &Section<'_>) -> Option<Prefixes> {
     } else {
         Prefixes::One(section.text(&PREFIX)?)
     };
-    let mut good = true;
+    let mut is_valid = true;
     let mut problem = |what: &str| {
         section.problem(PREFIX.name, what);
-        good = false;
+        is_valid = false;
     };
     let mut seen: Vec<&str> = Vec::new();
     for (environment, prefix) in prefixes.iter() {
@@ -47,7 +47,7 @@ pub fn prefixes(section: &Section<'_>) -> Option<Prefixes> {
     if seen.is_empty() {
         problem("must name at least one environment");
     }
-    good.then(|| prefixes.clone())
+    is_valid.then(|| prefixes.clone())
 }
 
 /// Reads `secret`.

@@ -1,9 +1,9 @@
-use super::{SECRET, good, keyspace, problems};
+use super::{SECRET, valid_config, keyspace, problems};
 use crate::domain::{keyspace::Prefixes, secret::Encoding};
 
 #[test]
 fn the_reserved_keyspace_always_exists() {
-    for config in [good(""), good(&keyspace(""))] {
+    for config in [valid_config(""), valid_config(&keyspace(""))] {
         let reserved = config.registry.by_name("keyward").unwrap();
         assert_eq!(reserved.prefixes, Prefixes::One("kw_".to_owned()));
         assert_eq!(reserved.encoding, Encoding::Alphanumeric { length: 40 });

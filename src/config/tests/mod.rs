@@ -24,7 +24,7 @@ fn environment(pairs: &[(&str, &str)]) -> HashMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-fn good(text: &str) -> Config {
+fn valid_config(text: &str) -> Config {
     parse("f", text, &Flags::default(), &HashMap::new()).unwrap_or_else(|problems| panic!("{problems:#?}"))
 }
 
@@ -41,7 +41,7 @@ fn keyspace(more: &str) -> String {
 
 #[test]
 fn without_a_file_every_setting_has_its_default_and_there_is_one_plain_keyspace() {
-    let config = good("");
+    let config = valid_config("");
     let [only] = config.registry.configured() else { panic!("one keyspace") };
     assert_eq!((only.name.as_str(), &only.prefixes), ("default", &Prefixes::One("ak_".to_owned())));
     assert_eq!((only.encoding, only.credential), (Encoding::Alphanumeric { length: 32 }, CredentialHeader::Bearer));
@@ -60,7 +60,7 @@ fn without_a_file_every_setting_has_its_default_and_there_is_one_plain_keyspace(
 #[test]
 fn the_ready_configs_are_valid_and_set_what_the_products_need() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/config");
-    let read = |name: &str| good(&std::fs::read_to_string(format!("{folder}/{name}.toml")).unwrap());
+    let read = |name: &str| valid_config(&std::fs::read_to_string(format!("{folder}/{name}.toml")).unwrap());
     let all = read("all");
     assert_eq!(all.http.default_keyspace.as_deref(), Some("noro"));
     for name in ["norrix", "noro", "nora"] {

@@ -1,11 +1,11 @@
-use super::{good, keyspace, problems};
+use super::{valid_config, keyspace, problems};
 use crate::domain::{
     route::{GatewayRules, Unmatched},
     session::Role,
 };
 
 fn rules(more: &str) -> GatewayRules {
-    good(&keyspace(more)).registry.configured()[0].gateway.clone()
+    valid_config(&keyspace(more)).registry.configured()[0].gateway.clone()
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn each_setting_of_a_route_is_checked() {
 #[test]
 fn a_route_that_never_counts_and_a_method_that_no_client_sends_are_warned_of() {
     let warnings = |routes: &str| {
-        let config = good(&keyspace(routes));
+        let config = valid_config(&keyspace(routes));
         config.warnings.into_iter().map(|text| text.strip_prefix("f:").unwrap().to_owned()).collect::<Vec<_>>()
     };
     for (routes, expected) in [
@@ -90,6 +90,6 @@ fn a_route_that_never_counts_and_a_method_that_no_client_sends_are_warned_of() {
     assert_eq!(warnings(apart), [""; 0]);
     for name in ["norrix", "all", "cognito"] {
         let path = format!("{}/config/{name}.toml", env!("CARGO_MANIFEST_DIR"));
-        assert_eq!(super::good(&std::fs::read_to_string(path).unwrap()).warnings, [""; 0], "{name}");
+        assert_eq!(super::valid_config(&std::fs::read_to_string(path).unwrap()).warnings, [""; 0], "{name}");
     }
 }

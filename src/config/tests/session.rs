@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{good, keyspace, problems};
+use super::{valid_config, keyspace, problems};
 use crate::domain::oidc::{Algorithm, CliClient};
 
 /// A keyspace `x` and an issuer of it with more settings.
@@ -16,7 +16,7 @@ const CLAIMS: &str = "claims = { organizations = \"orgs\", role = \"role\" }\n";
 
 #[test]
 fn a_session_issuer_is_read_with_its_defaults() {
-    let config = good(&session(CLAIMS));
+    let config = valid_config(&session(CLAIMS));
     let [issuer] = config.issuers.as_slice() else { panic!("one issuer") };
     assert_eq!(
         (issuer.issuer.as_str(), &issuer.audiences),
@@ -28,25 +28,25 @@ fn a_session_issuer_is_read_with_its_defaults() {
     assert_eq!(issuer.refresh, Duration::from_mins(15));
     let all =
         "algorithms = [\"ES256\", \"EdDSA\"]\ncookie = \"__Host-x\"\nsubject_prefix = \"staff:\"\nrefresh = \"1m\"\n";
-    let config = good(&session(&format!("{CLAIMS}{all}")));
+    let config = valid_config(&session(&format!("{CLAIMS}{all}")));
     let issuer = &config.issuers[0];
     assert_eq!(
         (&issuer.algorithms, issuer.refresh),
         (&vec![Algorithm::Es256, Algorithm::EdDsa], Duration::from_mins(1))
     );
     assert_eq!((issuer.cookie.as_deref(), issuer.subject_prefix.as_str()), (Some("__Host-x"), "staff:"));
-    assert!(good("").issuers.is_empty());
+    assert!(valid_config("").issuers.is_empty());
 }
 
 #[test]
 fn the_client_of_command_lines_is_an_audience() {
-    assert_eq!(good(&session(CLAIMS)).issuers[0].cli, None);
-    let config = good(&session(&format!("{CLAIMS}cli = {{ client_id = \"cli\" }}")));
+    assert_eq!(valid_config(&session(CLAIMS)).issuers[0].cli, None);
+    let config = valid_config(&session(&format!("{CLAIMS}cli = {{ client_id = \"cli\" }}")));
     let issuer = &config.issuers[0];
     let cli = CliClient { client_id: "cli".to_owned(), scopes: vec!["openid".to_owned()], ports: Vec::new() };
     assert_eq!((&issuer.audiences, issuer.cli.as_ref()), (&vec!["dashboard".to_owned(), "cli".to_owned()], Some(&cli)));
     let all = "cli = { client_id = \"dashboard\", scopes = [\"email\"], ports = [8976, 8977] }";
-    let config = good(&session(&format!("{CLAIMS}{all}")));
+    let config = valid_config(&session(&format!("{CLAIMS}{all}")));
     let issuer = &config.issuers[0];
     let scopes = vec!["openid".to_owned(), "email".to_owned()];
     let cli = CliClient { client_id: "dashboard".to_owned(), scopes, ports: vec![8976, 8977] };
@@ -99,8 +99,8 @@ fn every_problem_of_a_session_issuer_is_reported() {
         let found = problems(&format!("{head}[[session{}", tail.replacen(from, to, 1)));
         assert!(found.len() == 1 && found[0].contains(problem), "{to}: {found:?}");
     }
-    good(&session(CLAIMS).replace("https://login.example/pool", "http://127.0.0.1:9/"));
-    good(&session(&format!("{CLAIMS}allow_http = true")).replace("https://login", "http://login"));
+    valid_config(&session(CLAIMS).replace("https://login.example/pool", "http://127.0.0.1:9/"));
+    valid_config(&session(&format!("{CLAIMS}allow_http = true")).replace("https://login", "http://login"));
 }
 
 /// Otherwise a person who can choose a subject at one issuer could pass for a person of another issuer, and change that
@@ -116,13 +116,13 @@ fn two_issuers_of_one_keyspace_need_distinct_subject_prefixes() {
         problems(&format!("{}{}", session(&format!("{CLAIMS}{own}")), second(issuer, audience, more)))
     };
     let prefix = |prefix: &str| format!("subject_prefix = \"{prefix}\"");
-    for (own, other, good) in
+    for (own, other, is_valid) in
         [("", "", false), ("a:", "", false), ("a:", "a:", false), ("a:", "a:b:", false), ("a:", "b:", true)]
     {
         let found = two(&prefix(own), "https://other.example", "\"dashboard\"", &prefix(other));
-        assert_eq!(found.is_empty(), good, "{own} {other}: {found:?}");
+        assert_eq!(found.is_empty(), is_valid, "{own} {other}: {found:?}");
         assert!(
-            good || found[0].contains("session.issuer[1].keyspaces: \"x\" is session.issuer[0]'s too"),
+            is_valid || found[0].contains("session.issuer[1].keyspaces: \"x\" is session.issuer[0]'s too"),
             "{found:?}"
         );
     }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{environment, good, problems};
+use super::{environment, valid_config, problems};
 use crate::{
     config::{Flags, parse},
     domain::{clock::SECOND, egress::Egress, event::EventRules, webhook::DEFAULT_RETRIES},
@@ -8,12 +8,12 @@ use crate::{
 
 #[test]
 fn by_default_webhooks_go_to_public_addresses_over_https() {
-    let webhooks = good("").webhooks;
+    let webhooks = valid_config("").webhooks;
     assert_eq!(webhooks.egress, Egress::default());
     assert!(webhooks.deliver && !webhooks.egress.allow_http && webhooks.egress.allow_cidrs.is_empty());
     assert!(webhooks.egress.deny_ports.contains(&5_432));
     assert_eq!((webhooks.timeout, webhooks.retries.as_slice()), (Duration::from_secs(15), &DEFAULT_RETRIES[..]));
-    let webhooks = good(
+    let webhooks = valid_config(
         "[webhooks]\nallow_http = true\nallow_cidrs = [\"127.0.0.0/8\", \"::1\"]\ndeny_ports = [25, 22]\ntimeout = \"2s\"\n\
          retries = [\"5s\", \"1m\"]\nconcurrency = 8\nper_host = 2",
     )
@@ -49,13 +49,13 @@ fn each_setting_of_webhooks_is_checked() {
 #[test]
 fn the_settings_of_events_are_read_and_checked() {
     const DAY: i64 = 86_400 * SECOND;
-    assert_eq!(good("").events, EventRules::default());
+    assert_eq!(valid_config("").events, EventRules::default());
     assert_eq!(
-        good("").events,
+        valid_config("").events,
         EventRules { expiring_before: vec![DAY, 7 * DAY], retention: 90 * DAY, summary_period: Duration::from_mins(1) }
     );
     let events =
-        good("[events]\nexpiring_before = [\"30d\", \"1m\", \"30d\"]\nretention = \"1d\"\nsummary_period = \"5s\"")
+        valid_config("[events]\nexpiring_before = [\"30d\", \"1m\", \"30d\"]\nretention = \"1d\"\nsummary_period = \"5s\"")
             .events;
     assert_eq!(
         events,
@@ -65,7 +65,7 @@ fn the_settings_of_events_are_read_and_checked() {
             summary_period: Duration::from_secs(5),
         }
     );
-    assert!(good("[events]\nexpiring_before = []").events.expiring_before.is_empty());
+    assert!(valid_config("[events]\nexpiring_before = []").events.expiring_before.is_empty());
     assert_eq!(
         problems("[events]\nexpiring_before = [\"7d\", \"59s\"]\nretention = \"1h\"\nkeep = 1"),
         [

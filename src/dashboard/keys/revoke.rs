@@ -60,11 +60,11 @@ struct RevocationPage {
 
 /// `GET /dashboard/settings/api-keys/{id}/revoke`
 pub(in crate::dashboard) async fn form(viewer: Viewer, Path(id): Path<String>) -> Response {
-    let result = ask(&viewer, &id).await;
+    let result = confirmation_page(&viewer, &id).await;
     viewer.answer(result)
 }
 
-async fn ask(viewer: &Viewer, id: &str) -> Result<Response> {
+async fn confirmation_page(viewer: &Viewer, id: &str) -> Result<Response> {
     let key = one::find(viewer, id).await?;
     if key.status(viewer.now()) == KeyStatus::Revoked {
         return Ok(see_other(&viewer.chrome(Section::Keys, "").link(&format!("{PATH}/{}/revocation", key.id))));

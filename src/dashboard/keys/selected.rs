@@ -19,7 +19,7 @@ use crate::{
 /// The most keys at once: one page of the list.
 const MAX_SELECTED: usize = 50;
 /// Revocations at once: fewer than one caller may have in flight, so that pages still load meanwhile.
-const AT_ONCE: usize = 8;
+const MAX_CONCURRENT_REVOCATIONS: usize = 8;
 
 #[derive(Template)]
 #[template(path = "keys/selected.html")]
@@ -95,7 +95,7 @@ async fn revoke_all(viewer: &Viewer, mut form: Form) -> Result<Response> {
         return Err(Error::invalid("sure", "confirm that these keys shall end"));
     }
     let mut outcomes = Vec::with_capacity(ids.len());
-    for some in ids.chunks(AT_ONCE) {
+    for some in ids.chunks(MAX_CONCURRENT_REVOCATIONS) {
         outcomes.extend(join_all(some.iter().map(|id| one_outcome(viewer, id.clone(), reason.trim()))).await);
     }
     let chrome = viewer.chrome(Section::Keys, "Revoked");

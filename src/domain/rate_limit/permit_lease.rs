@@ -90,7 +90,7 @@ impl PermitLease {
 
 /// A refusal that remains valid until a known time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KnownRefusal {
+pub struct CachedRefusal {
     limit: RateLimit,
     cost: u32,
     /// When the cost fits again, on the replica's own clock.
@@ -99,7 +99,7 @@ pub struct KnownRefusal {
     reset_at: Micros,
 }
 
-impl KnownRefusal {
+impl CachedRefusal {
     /// A refusal of `cost` that arrived at `now` on the replica's own clock; `None` if the cost never fits.
     pub fn new(limit: RateLimit, now: Micros, state: RateState, cost: u32) -> Option<Self> {
         let until = now.saturating_add(state.retry_after?);
@@ -142,7 +142,7 @@ mod tests {
             &mut self,
             now: Micros,
             cost: u32,
-            wanted: u32,
+            extra_permits: u32,
             returned: Option<(u32, GrantOrigin)>,
         ) -> (bool, RateState, Grant) {
             self.window.roll(bucket(self.limit, now));
@@ -155,7 +155,7 @@ mod tests {
             let mut spent = self.window.spend(self.limit, now, cost);
             let ends = ((i128::from(self.window.newest) + 1) * i128::from(self.limit.window)).div_euclid(12);
             let left = i64::try_from(ends).unwrap() - now;
-            let permits = if spent.admitted && left > 0 { wanted.min(spent.state.remaining / SHARE) } else { 0 };
+            let permits = if spent.admitted && left > 0 { extra_permits.min(spent.state.remaining / SHARE) } else { 0 };
             self.window.counts[0] += permits;
             spent.state.remaining -= permits;
             let origin = GrantOrigin { bucket: self.window.newest, window: 0 };
@@ -194,24 +194,24 @@ mod tests {
             offsets in [0_i64..1 << 40, 0_i64..1 << 40, 0_i64..1 << 40], steps in steps(),
         ) {
             let mut shared = SharedWindow { window: SlidingWindow::empty(limit, start), limit };
-            let mut held: [Option<PermitLease>; 3] = [None; 3];
+            let mut leases: [Option<PermitLease>; 3] = [None; 3];
             let (mut now, mut log) = (start, Vec::<(Micros, u32)>::new());
             for Step { gap, replica, cost, delays } in steps {
                 now += gap * limit.window / 10_000;
                 let own = |now: Micros| now + offsets[replica];
-                let by_lease = held[replica].as_mut().and_then(|lease| lease.spend(limit, own(now), cost));
+                let by_lease = leases[replica].as_mut().and_then(|lease| lease.spend(limit, own(now), cost));
                 if by_lease.is_some() {
                     log.push((now, cost));
                 } else {
                     let sent = own(now);
                     now += delays.0;
-                    let returned = held[replica].take().and_then(|lease| lease.unspent());
+                    let returned = leases[replica].take().and_then(|lease| lease.unspent());
                     let (admitted, state, grant) = shared.request(now, cost, batch, returned);
                     if admitted {
                         log.push((now, cost));
                     }
                     now += delays.1;
-                    held[replica] = (grant.permits > 0).then(|| PermitLease::new(limit, sent, state, grant));
+                    leases[replica] = (grant.permits > 0).then(|| PermitLease::new(limit, sent, state, grant));
                 }
                 let within: u32 = log.iter().filter(|(at, _)| now - at < limit.window).map(|(_, cost)| cost).sum();
                 prop_assert!(within <= limit.limit, "{within} within one window");
@@ -219,7 +219,7 @@ mod tests {
                 shared.window.roll(bucket(limit, now));
                 let counts = |bucket: i64| (0..=BUCKETS).contains(&(shared.window.newest - bucket));
                 let spent: u32 = log.iter().filter(|(at, _)| counts(bucket(limit, *at))).map(|(_, cost)| cost).sum();
-                let unspent = held.iter().flatten().filter_map(PermitLease::unspent).filter(|(_, origin)| counts(origin.bucket));
+                let unspent = leases.iter().flatten().filter_map(PermitLease::unspent).filter(|(_, origin)| counts(origin.bucket));
                 let unspent: u32 = unspent.map(|(permits, _)| permits).sum();
                 prop_assert_eq!(shared.window.used(), u64::from(spent + unspent));
                 prop_assert!(unspent <= 3 * batch.min(limit.limit / SHARE));
@@ -258,10 +258,10 @@ mod tests {
     #[test]
     fn a_refusal_is_valid_for_its_cost_until_its_time() {
         let state = RateState { remaining: 1, retry_after: Some(SECOND), ..STATE };
-        let refusal = KnownRefusal::new(LIMIT, 50, state, 2).unwrap();
+        let refusal = CachedRefusal::new(LIMIT, 50, state, 2).unwrap();
         assert_eq!(refusal.repeat(LIMIT, 60, 2).unwrap().retry_after, Some(SECOND - 10));
         assert_eq!(refusal.repeat(LIMIT, 60, 1), None);
         assert_eq!(refusal.repeat(LIMIT, SECOND + 50, 2), None);
-        assert_eq!(KnownRefusal::new(LIMIT, 50, RateState { retry_after: None, ..state }, 2_000), None);
+        assert_eq!(CachedRefusal::new(LIMIT, 50, RateState { retry_after: None, ..state }, 2_000), None);
     }
 }

@@ -20,7 +20,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-pub(crate) use self::session::{AnswerKey, Down, Renewal, Session, Standing};
+pub(crate) use self::session::{AnswerKey, SessionMessage, Renewal, Session, WatchedVerdict};
 use crate::{
     domain::{
         clock::{Clock, Micros, micros},
@@ -67,13 +67,13 @@ pub struct Attachments {
     cache: Arc<KeyCache>,
     lease: Arc<Lease>,
     rules: AttachRules,
-    book: Mutex<Book>,
+    state: Mutex<AttachState>,
     /// Changes when something that a change waited for may be done.
     progress: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-struct Book {
+struct AttachState {
     sessions: HashMap<u64, Arc<Session>>,
     next_id: u64,
     /// Until when clients of sessions that have ended may answer, margin included.
@@ -83,7 +83,7 @@ struct Book {
     /// Changes that are not done, the earliest first.
     waits: VecDeque<Wait>,
     /// Nothing is granted any more.
-    leaving: bool,
+    draining: bool,
     /// Sessions that were opened, and those of them that were cut, since their clients were too slow.
     opened: u64,
     cut: u64,
@@ -137,11 +137,11 @@ impl Wait {
 impl Attachments {
     /// No sessions. Grants are never longer than what is left of `lease`.
     pub(crate) fn new(clock: Arc<dyn Clock>, cache: Arc<KeyCache>, lease: Arc<Lease>, rules: AttachRules) -> Self {
-        Self { clock, cache, lease, rules, book: Mutex::default(), progress: watch::Sender::new(0) }
+        Self { clock, cache, lease, rules, state: Mutex::default(), progress: watch::Sender::new(0) }
     }
 
     /// The longest grant, and the margin: how long a client may answer after this process has ended.
-    pub(crate) fn longest(&self) -> Micros {
+    pub(crate) fn max_grant(&self) -> Micros {
         micros(self.rules.lease + LEASE_MARGIN)
     }
 
@@ -155,36 +155,36 @@ impl Attachments {
         &self,
         caller: &str,
         credential: Option<Digest>,
-    ) -> Result<(Arc<Session>, mpsc::Receiver<Down>)> {
-        let mut book = self.book.lock();
+    ) -> Result<(Arc<Session>, mpsc::Receiver<SessionMessage>)> {
+        let mut state = self.state.lock();
         let too_many = |reason, message: &'static str| Err(Error::new(ErrorKind::ResourceExhausted, reason, message));
-        if book.leaving {
+        if state.draining {
             return Err(Error::unavailable("the replica is stopping"));
         }
-        if book.sessions.len() >= self.rules.max_clients {
+        if state.sessions.len() >= self.rules.max_clients {
             return too_many("TOO_MANY_CLIENTS", "This replica has all the attached clients that it may have");
         }
-        if book.sessions.values().filter(|session| session.caller == caller).count() >= MAX_SESSIONS_PER_CALLER {
+        if state.sessions.values().filter(|session| session.caller == caller).count() >= MAX_SESSIONS_PER_CALLER {
             return too_many("TOO_MANY_CLIENTS", "This caller has all the attached clients that it may have");
         }
         let (queue, messages) = mpsc::channel(MAX_QUEUED);
-        let id = book.next_id;
-        book.next_id += 1;
-        book.opened += 1;
+        let id = state.next_id;
+        state.next_id += 1;
+        state.opened += 1;
         let session = Arc::new(Session::new(id, caller.to_owned(), credential, queue));
-        book.sessions.insert(id, Arc::clone(&session));
+        state.sessions.insert(id, Arc::clone(&session));
         Ok((session, messages))
     }
 
     /// Grants time for a renewal, as far as the rules allow; `credential_left` is what is left of the caller's
     /// credential.
     pub(crate) fn grant(&self, session: &Session, renewal: Renewal, credential_left: Micros) {
-        if self.book.lock().leaving {
+        if self.state.lock().draining {
             return;
         }
-        let longest = micros(self.rules.lease).min(credential_left);
+        let max_length = micros(self.rules.lease).min(credential_left);
         let lease = || if fault_injection::disabled("attach_lease") { Micros::MAX } else { self.lease.remaining() };
-        session.grant(renewal, longest, lease, &*self.clock);
+        session.grant(renewal, max_length, lease, &*self.clock);
     }
 
     /// Answers a look-up, unless the key has changed since it was read. Returns whether it did.
@@ -204,21 +204,21 @@ impl Attachments {
     }
 
     fn notify(&self, message: impl Fn(&Session, Micros) -> Option<(u64, Micros)>) -> NoticeNumber {
-        let mut book = self.book.lock();
-        book.last_notice += 1;
+        let mut state = self.state.lock();
+        state.last_notice += 1;
         let now = self.clock.boottime();
         let (mut sessions, mut sent) = (Vec::new(), 0);
-        for session in book.sessions.values() {
+        for session in state.sessions.values() {
             let Some((number, until)) = message(session, now) else { continue };
             sent += 1;
             if until > now {
                 sessions.push((Arc::clone(session), number, until));
             }
         }
-        book.notices += sent;
-        let (notice, until) = (book.last_notice, book.ghosts_until);
+        state.notices += sent;
+        let (notice, until) = (state.last_notice, state.ghosts_until);
         if !sessions.is_empty() || until > now {
-            book.waits.push_back(Wait { notice, since: now, until, sessions });
+            state.waits.push_back(Wait { notice, since: now, until, sessions });
         }
         NoticeNumber(notice)
     }
@@ -238,48 +238,48 @@ impl Attachments {
 
     /// Ends a session. Unless its client has `stopped`, its last grant stays counted.
     pub(crate) fn end(&self, session: &Session, stopped: bool) {
-        let mut book = self.book.lock();
-        if book.sessions.remove(&session.id).is_none() {
+        let mut state = self.state.lock();
+        if state.sessions.remove(&session.id).is_none() {
             return;
         }
-        book.cut += u64::from(session.was_cut());
+        state.cut += u64::from(session.was_cut());
         let until = session.close(stopped);
         if !fault_injection::disabled("attach_ghosts") {
-            book.ghosts_until = book.ghosts_until.max(until);
+            state.ghosts_until = state.ghosts_until.max(until);
         }
-        drop(book);
+        drop(state);
         self.progress.send_modify(|count| *count += 1);
     }
 
     /// Counts grants of an earlier process, which may run for another `length`.
     pub(crate) fn count_earlier_grants(&self, length: Micros) {
-        let mut book = self.book.lock();
-        book.ghosts_until = book.ghosts_until.max(self.clock.boottime().saturating_add(length));
+        let mut state = self.state.lock();
+        state.ghosts_until = state.ghosts_until.max(self.clock.boottime().saturating_add(length));
     }
 
     /// The last change that sessions were notified of.
     pub(crate) fn last_notice(&self) -> NoticeNumber {
-        NoticeNumber(self.book.lock().last_notice)
+        NoticeNumber(self.state.lock().last_notice)
     }
 
     /// The last change with which every session is done, and all before it.
     pub(crate) fn done(&self) -> NoticeNumber {
-        let mut book = self.book.lock();
+        let mut state = self.state.lock();
         let now = self.clock.boottime();
         if fault_injection::disabled("attach_wait") {
-            return NoticeNumber(book.last_notice);
+            return NoticeNumber(state.last_notice);
         }
-        while book.waits.front().is_some_and(|wait| wait.is_done(now)) {
-            book.waits.pop_front();
+        while state.waits.front().is_some_and(|wait| wait.is_done(now)) {
+            state.waits.pop_front();
         }
-        NoticeNumber(book.waits.front().map_or(book.last_notice, |wait| wait.notice - 1))
+        NoticeNumber(state.waits.front().map_or(state.last_notice, |wait| wait.notice - 1))
     }
 
     /// How long until the earliest change is done without a further acknowledgement; none if no change waits.
     pub(crate) fn next_end(&self) -> Option<Duration> {
-        let book = self.book.lock();
+        let state = self.state.lock();
         let now = self.clock.boottime();
-        let end = book.waits.front()?.end(now);
+        let end = state.waits.front()?.end(now);
         Some(Duration::from_micros(u64::try_from(end - now).unwrap_or(0)))
     }
 
@@ -306,33 +306,33 @@ impl Attachments {
 
     /// How long grants may still run, margin included.
     pub(crate) fn outstanding(&self) -> Micros {
-        let book = self.book.lock();
-        let until = book.sessions.values().map(|session| session.grant_end()).max().unwrap_or(0).max(book.ghosts_until);
+        let state = self.state.lock();
+        let until = state.sessions.values().map(|session| session.grant_end()).max().unwrap_or(0).max(state.ghosts_until);
         (until - self.clock.boottime()).max(0)
     }
 
     /// The sessions and what changes wait for.
     pub(crate) fn status(&self) -> AttachStatus {
-        let book = self.book.lock();
+        let state = self.state.lock();
         let now = self.clock.boottime();
-        let first = book.waits.iter().find(|wait| !wait.is_done(now));
+        let first = state.waits.iter().find(|wait| !wait.is_done(now));
         AttachStatus {
-            sessions: book.sessions.len(),
-            behind: book.sessions.values().filter(|session| session.is_behind()).count(),
-            ghosts: (book.ghosts_until - now).max(0),
+            sessions: state.sessions.len(),
+            behind: state.sessions.values().filter(|session| session.is_behind()).count(),
+            ghosts: (state.ghosts_until - now).max(0),
             wait: first.map_or(0, |wait| now - wait.since),
-            opened: book.opened,
-            cut: book.cut,
-            notices: book.notices,
+            opened: state.opened,
+            cut: state.cut,
+            notices: state.notices,
         }
     }
 
     /// Grants nothing any more, and asks every client to move. Returns when no grant runs.
-    pub(crate) async fn leave(&self) {
+    pub(crate) async fn drain(&self) {
         let sessions: Vec<_> = {
-            let mut book = self.book.lock();
-            book.leaving = true;
-            book.sessions.values().cloned().collect()
+            let mut state = self.state.lock();
+            state.draining = true;
+            state.sessions.values().cloned().collect()
         };
         for session in sessions {
             session.drain();

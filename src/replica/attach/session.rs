@@ -28,7 +28,7 @@ const MAX_UNACKNOWLEDGED: Micros = SECOND;
 
 /// A message to a client. All of them go through one queue: their order is part of the protocol.
 #[derive(Debug)]
-pub(crate) enum Down {
+pub(crate) enum SessionMessage {
     /// Time, in microseconds from before the renewal was sent; 0 grants nothing.
     Grant { number: u64, length: Micros },
     /// The answer to a look-up.
@@ -38,7 +38,7 @@ pub(crate) enum Down {
     /// Any key may have changed.
     Clear { number: u64 },
     /// The client is to move.
-    Going,
+    Drain,
     /// The client's own credential is not valid any more.
     End { number: u64 },
 }
@@ -57,14 +57,14 @@ pub(crate) struct AnswerKey {
     /// The key; none if the client must not keep it.
     pub(crate) key: Option<Arc<CachedKey>>,
     /// For a look-up that watches a key that the client must not keep.
-    pub(crate) standing: Option<Standing>,
+    pub(crate) watched_verdict: Option<WatchedVerdict>,
     /// The position in the sequence of changes before the key was read.
     pub(crate) seq: ChangeSeq,
 }
 
 /// The verdict on a key that the client must not keep, without its rate limit.
 #[derive(Debug, Clone)]
-pub(crate) struct Standing {
+pub(crate) struct WatchedVerdict {
     pub(crate) code: VerdictCode,
     /// None where the caller must not learn of the key.
     pub(crate) key: Option<Arc<CachedKey>>,
@@ -80,7 +80,7 @@ pub(crate) struct Session {
 
 struct State {
     /// None once the session is over: its connection then ends.
-    queue: Option<mpsc::Sender<Down>>,
+    queue: Option<mpsc::Sender<SessionMessage>>,
     interests: Interests,
     /// The last number that was sent.
     sent: u64,
@@ -131,7 +131,7 @@ fn first_word(digest: &Digest) -> u64 {
 
 impl State {
     /// Enqueues a message. A full queue costs the session, never a message.
-    fn send(&mut self, message: Down) {
+    fn send(&mut self, message: SessionMessage) {
         if self.queue.as_ref().is_some_and(|queue| queue.try_send(message).is_err()) {
             self.cut();
         }
@@ -144,7 +144,7 @@ impl State {
     }
 
     /// Numbers a message that is to be acknowledged; the number, and when the grants until now are over.
-    fn send_numbered(&mut self, now: Micros, message: impl FnOnce(u64) -> Down) -> (u64, Micros) {
+    fn send_numbered(&mut self, now: Micros, message: impl FnOnce(u64) -> SessionMessage) -> (u64, Micros) {
         self.sent += 1;
         self.unacknowledged = self.unacknowledged.or(Some((self.sent, now)));
         self.send(message(self.sent));
@@ -153,7 +153,7 @@ impl State {
 }
 
 impl Session {
-    pub(super) fn new(id: u64, caller: String, credential: Option<Digest>, queue: mpsc::Sender<Down>) -> Self {
+    pub(super) fn new(id: u64, caller: String, credential: Option<Digest>, queue: mpsc::Sender<SessionMessage>) -> Self {
         let state = State {
             queue: Some(queue),
             interests: Interests::Some(HashSet::new()),
@@ -167,10 +167,10 @@ impl Session {
         Self { id, caller, credential, state: Mutex::new(state) }
     }
 
-    /// Grants at most `longest`, and at most what is left of the replica's own lease. The end is recorded in the same
+    /// Grants at most `max_grant`, and at most what is left of the replica's own lease. The end is recorded in the same
     /// step in which the grant is enqueued. The lease is read within that step: code that ends the lease and then asks
     /// for the end of all grants finds this grant, or this grant finds the lease ended.
-    pub(super) fn grant(&self, renewal: Renewal, longest: Micros, lease: impl Fn() -> Micros, clock: &dyn Clock) {
+    pub(super) fn grant(&self, renewal: Renewal, max_length: Micros, lease: impl Fn() -> Micros, clock: &dyn Clock) {
         let mut state = self.state.lock();
         let now = clock.boottime();
         let late = state.unacknowledged.is_some_and(|(_, since)| now - since >= MAX_UNACKNOWLEDGED);
@@ -182,25 +182,25 @@ impl Session {
             return;
         }
         // Whole milliseconds, rounded down.
-        let length = longest.min(lease()).max(0) / 1_000 * 1_000;
+        let length = max_length.min(lease()).max(0) / 1_000 * 1_000;
         if length > 0 {
             state.grant_end = state.grant_end.max(now.saturating_add(length).saturating_add(micros(LEASE_MARGIN)));
         }
-        state.send(Down::Grant { number: renewal.0, length });
+        state.send(SessionMessage::Grant { number: renewal.0, length });
     }
 
     /// Checks that the key has not changed since it was read, notes the interest, and enqueues the answer, in one step:
     /// a change that is applied later finds the interest, and its invalidation is behind the answer.
     pub(super) fn answer(&self, key: AnswerKey, cache: &KeyCache) -> bool {
         let mut state = self.state.lock();
-        let watched = key.standing.as_ref().is_some_and(|standing| standing.code == VerdictCode::Valid);
+        let watched = key.watched_verdict.as_ref().is_some_and(|watched_verdict| watched_verdict.code == VerdictCode::Valid);
         if key.key.is_some() || watched {
             if !cache.unchanged_since(key.seq, &key.digest) && !fault_injection::disabled("attach_recheck") {
                 return false;
             }
             state.interests.add(&key.digest);
         }
-        state.send(Down::Key(key));
+        state.send(SessionMessage::Key(key));
         true
     }
 
@@ -209,11 +209,11 @@ impl Session {
         let mut state = self.state.lock();
         let mut sent = None;
         if state.interests.take(digest) {
-            sent = Some(state.send_numbered(now, |number| Down::Invalidate { number, digest: *digest }));
+            sent = Some(state.send_numbered(now, |number| SessionMessage::Invalidate { number, digest: *digest }));
         }
         if self.credential.as_ref() == Some(digest) && !fault_injection::disabled("attach_credential") {
             state.draining = true;
-            sent = Some(state.send_numbered(now, |number| Down::End { number }));
+            sent = Some(state.send_numbered(now, |number| SessionMessage::End { number }));
         }
         sent
     }
@@ -222,7 +222,7 @@ impl Session {
     pub(super) fn clear(&self, now: Micros) -> (u64, Micros) {
         let mut state = self.state.lock();
         state.interests = Interests::Some(HashSet::new());
-        state.send_numbered(now, |number| Down::Clear { number })
+        state.send_numbered(now, |number| SessionMessage::Clear { number })
     }
 
     /// Asks the client to move, and grants nothing any more.
@@ -230,7 +230,7 @@ impl Session {
         let mut state = self.state.lock();
         if !state.draining {
             state.draining = true;
-            state.send(Down::Going);
+            state.send(SessionMessage::Drain);
         }
     }
 

@@ -58,7 +58,7 @@ impl World {
     }
 
     /// A session that holds a key, and was granted time just now.
-    fn holder(&self, caller: &str, key: u8) -> (Arc<Session>, mpsc::Receiver<Down>) {
+    fn holder(&self, caller: &str, key: u8) -> (Arc<Session>, mpsc::Receiver<SessionMessage>) {
         let (session, mut messages) =
             self.all.register(caller, Some(Digest([u8::MAX; 32]))).unwrap_or_else(|_| panic!("a session"));
         assert!(self.answer(&session, key, self.cache.current_seq()));
@@ -70,14 +70,14 @@ impl World {
         let facts =
             crate::replica::cached_key::tests::facts(Binding::default(), String::new(), Vec::new(), BTreeMap::new());
         let entry = Some(Arc::new(CachedKey::new(&facts, Some(0))));
-        self.all.answer(session, AnswerKey { id: 1, digest: digest(key), key: entry, standing: None, seq })
+        self.all.answer(session, AnswerKey { id: 1, digest: digest(key), key: entry, watched_verdict: None, seq })
     }
 
     /// Asks for time; how much it gets.
-    fn granted(&self, session: &Session, messages: &mut mpsc::Receiver<Down>) -> Micros {
+    fn granted(&self, session: &Session, messages: &mut mpsc::Receiver<SessionMessage>) -> Micros {
         self.all.grant(session, Renewal(7), Micros::MAX);
         loop {
-            if let Down::Grant { number: 7, length } = messages.try_recv().expect("a message") {
+            if let SessionMessage::Grant { number: 7, length } = messages.try_recv().expect("a message") {
                 return length;
             }
         }
@@ -100,16 +100,16 @@ fn digest(key: u8) -> Digest {
 }
 
 /// The number of the next message, which is to be acknowledged.
-fn notified(messages: &mut mpsc::Receiver<Down>) -> u64 {
+fn notified(messages: &mut mpsc::Receiver<SessionMessage>) -> u64 {
     loop {
         match messages.try_recv().expect("a message") {
-            Down::Invalidate { number, .. } | Down::Clear { number } | Down::End { number } => return number,
+            SessionMessage::Invalidate { number, .. } | SessionMessage::Clear { number } | SessionMessage::End { number } => return number,
             _ => {}
         }
     }
 }
 
-fn is_over(messages: &mut mpsc::Receiver<Down>) -> bool {
+fn is_over(messages: &mut mpsc::Receiver<SessionMessage>) -> bool {
     while messages.try_recv().is_ok() {}
     matches!(messages.try_recv(), Err(mpsc::error::TryRecvError::Disconnected))
 }

@@ -96,10 +96,10 @@ impl DashboardSessions {
             Err(CodeFlowError::Unavailable(why)) => (person.clone(), Some(why)),
         };
         let refreshed = RefreshedPerson { person: person.clone(), claim };
-        let held = self.store.finish_refresh(session.id, refreshed).await?;
+        let still_claimed = self.store.finish_refresh(session.id, refreshed).await?;
         match failed {
             Some(why) => Err(Error::unavailable(why)),
-            None if !held => self.store.find_session(session.id).await.map_err(Error::from),
+            None if !still_claimed => self.store.find_session(session.id).await.map_err(Error::from),
             None => Ok(Some(DashboardSession { owner: SessionOwner::Person(person), ..session })),
         }
     }

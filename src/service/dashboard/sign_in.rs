@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A sign-in that began.
-pub struct BegunSignIn {
+pub struct StartedSignIn {
     /// Where to send the browser.
     pub url: String,
     /// The value of the cookie that the browser has to bring back.
@@ -78,7 +78,7 @@ impl DashboardSessions {
         redirect_uri: String,
         return_to: &str,
         context: CallContext<'_>,
-    ) -> Result<BegunSignIn> {
+    ) -> Result<StartedSignIn> {
         let flow = self.flow(issuer, client);
         let flow = flow.ok_or_else(|| Error::new(ErrorKind::NotFound, "NOT_FOUND", "Nobody signs in there"))?;
         let random = || {
@@ -106,10 +106,10 @@ impl DashboardSessions {
         let url = flow.start(start, context.deadline).await.ok_or_else(|| unreachable(issuer, "no endpoints"))?;
         let text = serde_json::to_vec(&pending).map_err(|error| Error::internal(error.to_string()))?;
         let cookie = BASE64URL_NOPAD.encode(&self.master_keys.seal(CONTEXT, &text, &*self.entropy));
-        Ok(BegunSignIn { url: url.into(), cookie })
+        Ok(StartedSignIn { url: url.into(), cookie })
     }
 
-    /// Ends a sign-in at an issuer with a session. `cookie` is [`BegunSignIn::cookie`].
+    /// Ends a sign-in at an issuer with a session. `cookie` is [`StartedSignIn::cookie`].
     ///
     /// # Errors
     ///
@@ -131,8 +131,8 @@ impl DashboardSessions {
         if !callback.error.is_empty() {
             // The text is the issuer's, or a stranger's: only a plain code is repeated.
             let plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
-            let known = callback.error.len() <= 64 && callback.error.bytes().all(plain);
-            let code = if known { &callback.error } else { "an unknown error" };
+            let is_plain_code = callback.error.len() <= 64 && callback.error.bytes().all(plain);
+            let code = if is_plain_code { &callback.error } else { "an unknown error" };
             return Err(Error::forbidden(format!("The login did not succeed ({code}). Please try again.")));
         }
         let response = SignInResponse {

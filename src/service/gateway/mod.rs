@@ -46,7 +46,7 @@ pub struct Gateways {
 }
 
 /// A decision, or what is left to do for one.
-enum Step<'a, 'r> {
+enum DecisionStep<'a, 'r> {
     Decided(Result<Allowed>),
     /// The credential has to be verified first.
     Pending(RequestPolicy<'a>, Presented<'r>),
@@ -71,8 +71,8 @@ impl Gateways {
         deadline: Instant,
     ) -> Result<Allowed> {
         let decision = match self.begin(request, allowed) {
-            Step::Decided(decision) => decision,
-            Step::Pending(policy, presented) => self.verify(request, allowed, policy, presented, deadline).await,
+            DecisionStep::Decided(decision) => decision,
+            DecisionStep::Pending(policy, presented) => self.verify(request, allowed, policy, presented, deadline).await,
         };
         let decision = decision.map_err(undecided_is_unavailable);
         self.record(request, &decision);
@@ -91,8 +91,8 @@ impl Gateways {
         let allowed = self.auth.authorize_verify_cached(&cache, credential)?.ok()?;
         let allowed = allowed.as_deref();
         let decision = match self.begin(request, allowed) {
-            Step::Decided(decision) => decision,
-            Step::Pending(policy, Presented::Secret(header, secret)) => {
+            DecisionStep::Decided(decision) => decision,
+            DecisionStep::Pending(policy, Presented::Secret(header, secret)) => {
                 let check = policy.check(request, &secret, &self.config.host_environment);
                 match self.evaluator.evaluate(Some(&cache), &check, allowed) {
                     Ok(Evaluation::Decided(verdict)) => {
@@ -106,7 +106,7 @@ impl Gateways {
                     Err(error) => Err(error),
                 }
             }
-            Step::Pending(..) => return None,
+            DecisionStep::Pending(..) => return None,
         };
         self.record(request, &decision);
         Some(decision)
@@ -116,7 +116,7 @@ impl Gateways {
         &'r self,
         request: &GatewayRequest<'r, H>,
         allowed: Option<&AllowedKeyspaces>,
-    ) -> Step<'r, 'r> {
+    ) -> DecisionStep<'r, 'r> {
         let found = self.config.policy(request, allowed).and_then(|policy| {
             let sessions = policy.route.is_some_and(|route| route.session);
             let credential_policy = CredentialPolicy { sessions, header: Some(policy.keyspace.credential) };
@@ -124,8 +124,8 @@ impl Gateways {
             Ok((policy, presented.ok_or_else(Error::missing_credential)?))
         });
         match found {
-            Ok((policy, presented)) => Step::Pending(policy, presented),
-            Err(error) => Step::Decided(Err(error)),
+            Ok((policy, presented)) => DecisionStep::Pending(policy, presented),
+            Err(error) => DecisionStep::Decided(Err(error)),
         }
     }
 

@@ -37,11 +37,11 @@ impl Jobs {
         let now = self.clock.wall();
         let until = now.saturating_add(before);
         // The very first sweep emits nothing for what was past before it.
-        let reached = match self.store.watermark(watermark.clone()).await? {
-            Some(reached) => reached,
+        let swept_until = match self.store.watermark(watermark.clone()).await? {
+            Some(swept_until) => swept_until,
             None => self.store.advance_watermark(watermark.clone(), until).await?,
         };
-        let mut after = ExpiryPosition { at: reached.saturating_sub(OVERLAP), key: KeyId(Uuid::nil()) };
+        let mut after = ExpiryPosition { at: swept_until.saturating_sub(OVERLAP), key: KeyId(Uuid::nil()) };
         let once = before / SECOND;
         loop {
             let query = ExpiryQuery { after, until, kind, once, limit: STATEMENT_BATCH };

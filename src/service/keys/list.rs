@@ -93,7 +93,7 @@ impl Keys {
         };
         let filters = filters(&query);
         query.before = self.pages.position(&filters, &request.page_token)?.map(KeyId);
-        call.page_turn(context).await?;
+        call.acquire_page_permit(context).await?;
         let mut passed_pages = 0;
         if query.before.is_none() {
             // The id holds the time of the creation.

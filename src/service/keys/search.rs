@@ -42,7 +42,7 @@ pub struct Found {
 }
 
 /// Most keys that one call looks at to find unused ones.
-const MAX_LOOKED_AT: u32 = 2_000;
+const MAX_EXAMINED_KEYS: u32 = 2_000;
 
 impl Keys {
     /// The keys that a search finds among those that the caller may see. `request` has the filters of a list; only
@@ -102,7 +102,7 @@ impl Keys {
             now: self.clock.wall(),
             limit: page_size(request.page_size),
         };
-        call.page_turn(context).await?;
+        call.acquire_page_permit(context).await?;
         let FoundKeys { mut keys, is_whole } = context.bounded(self.store.search_keys(query)).await?;
         keys.retain(|key| self.registry.by_name(&key.keyspace).is_some());
         let keys = keys.into_iter().map(|key| self.with_last_use(key)).collect();
@@ -115,18 +115,18 @@ impl Keys {
         let before = self.clock.wall().saturating_sub(time.max(SECOND));
         let mut found: Vec<KeyRecord> = Vec::new();
         let mut token = request.page_token.clone();
-        let wanted = page_size(request.page_size);
-        for _ in 0..MAX_LOOKED_AT / wanted.max(1) {
+        let limit = page_size(request.page_size);
+        for _ in 0..MAX_EXAMINED_KEYS / limit.max(1) {
             let list = ListKeys {
                 status: Some(KeyStatus::Active),
                 created_before: Some(before),
-                page_size: wanted,
+                page_size: limit,
                 page_token: token,
                 ..request.clone()
             };
             let page = self.list(caller, list, context).await?;
             found.extend(page.keys.into_iter().filter(|key| key.last_used_at.is_none_or(|at| at < before)));
-            let full = found.len() >= wanted as usize;
+            let full = found.len() >= limit as usize;
             match page.next {
                 Some(next) if !full => token = next,
                 next => return Ok(Page { keys: found, next }),

@@ -27,7 +27,7 @@ use crate::store::error::{Result, StoreError};
 /// What a verb needs of its connection. Each kind is retried when its connection broke: run twice, a verb leaves the database
 /// as if run once, except for the counts of uses and of attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum JobKind {
     /// Changes nothing, and looks at few rows.
     Read,
     /// Changes nothing, and may look at many rows. Few run at once, so that look-ups and writes always have connections that
@@ -89,7 +89,7 @@ impl<DB: Database, X> Attempts<DB, X> {
     }
 
     /// Whether only a write shows that the disk takes one. Where replicas share a server, their renewals show it.
-    pub(crate) fn must_write_to_know(&self) -> bool {
+    pub(crate) fn needs_write_probe(&self) -> bool {
         self.probe.is_some() && !self.is_writing() && !self.writes.shows_writable()
     }
 
@@ -103,10 +103,10 @@ where
     PooledConnection<DB>: Executor,
 {
     /// Attempts a job until one attempt succeeds, or a retry would not help.
-    pub(crate) async fn run<I: Sync, T: Send>(&self, kind: Kind, input: &I, job: Job<DB, I, T>) -> Result<T> {
+    pub(crate) async fn run<I: Sync, T: Send>(&self, kind: JobKind, input: &I, job: Job<DB, I, T>) -> Result<T> {
         let deadline = Instant::now() + self.rules.acquire_timeout + self.rules.attempt_timeout;
         let result = self.run_until(kind, deadline, input, job).await;
-        if kind == Kind::Write {
+        if kind == JobKind::Write {
             self.writes.note(&result);
         }
         result
@@ -114,7 +114,7 @@ where
 
     async fn run_until<I: Sync, T: Send>(
         &self,
-        kind: Kind,
+        kind: JobKind,
         deadline: Instant,
         input: &I,
         job: Job<DB, I, T>,
@@ -143,18 +143,18 @@ where
         }
     }
 
-    fn pool(&self, kind: Kind) -> &Arc<Pool<DB>> {
+    fn pool(&self, kind: JobKind) -> &Arc<Pool<DB>> {
         let other = match kind {
-            Kind::Read | Kind::Scan => self.readers.as_ref(),
-            Kind::Probe => self.probe.as_ref(),
-            Kind::Write => None,
+            JobKind::Read | JobKind::Scan => self.readers.as_ref(),
+            JobKind::Probe => self.probe.as_ref(),
+            JobKind::Write => None,
         };
         other.unwrap_or(&self.writers)
     }
 
     /// Waits for a scan's turn, as long as for a connection. Other kinds have no turns.
-    async fn turn(&self, kind: Kind) -> AttemptResult<Option<SemaphorePermit<'_>>> {
-        if kind != Kind::Scan {
+    async fn scan_permit(&self, kind: JobKind) -> AttemptResult<Option<SemaphorePermit<'_>>> {
+        if kind != JobKind::Scan {
             return Ok(None);
         }
         match timeout(self.rules.acquire_timeout, self.scans.acquire()).await {
@@ -167,12 +167,12 @@ where
     /// Makes one attempt on one connection.
     async fn attempt<I: Sync, T: Send>(
         &self,
-        kind: Kind,
+        kind: JobKind,
         deadline: Instant,
         input: &I,
         job: Job<DB, I, T>,
     ) -> AttemptResult<T> {
-        let _turn = self.turn(kind).await?;
+        let _permit = self.scan_permit(kind).await?;
         let checkout = self.pool(kind).acquire().await.map_err(AttemptError::Unreachable)?;
         let attempt_deadline = deadline.min(Instant::now() + self.rules.attempt_timeout);
         let mut connection = PooledConnection::new(checkout, self.rules.persistent);

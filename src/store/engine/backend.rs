@@ -8,7 +8,7 @@ use std::sync::{
 use sqlx::Database;
 
 use super::{
-    attempts::{Attempts, Job, Kind, run_in_task},
+    attempts::{Attempts, Job, JobKind, run_in_task},
     connection::{Executor, PooledConnection},
     rows::readable::{Readable, ScannedRows, Unreadable},
     write_batch::BatchedWrites,
@@ -33,7 +33,7 @@ where
     }
 
     /// Runs a job on a connection, in a task of its own, so that it ends even when its caller stops waiting.
-    pub(crate) async fn run<I, T>(&self, kind: Kind, input: I, job: Job<DB, I, T>) -> Result<T>
+    pub(crate) async fn run<I, T>(&self, kind: JobKind, input: I, job: Job<DB, I, T>) -> Result<T>
     where
         I: Send + Sync + 'static,
         T: Send + 'static,
@@ -48,7 +48,7 @@ where
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
-        self.run(Kind::Read, input, job).await
+        self.run(JobKind::Read, input, job).await
     }
 
     /// Runs a job that changes nothing and may look at many rows.
@@ -57,7 +57,7 @@ where
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
-        self.run(Kind::Scan, input, job).await
+        self.run(JobKind::Scan, input, job).await
     }
 
     /// Runs a job that may change something.
@@ -66,7 +66,7 @@ where
         I: Send + Sync + 'static,
         T: Send + 'static,
     {
-        self.run(Kind::Write, input, job).await
+        self.run(JobKind::Write, input, job).await
     }
 
     pub(crate) fn batches(&self) -> &BatchedWrites {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sqlx::Database;
 
 use super::{
-    attempts::{Attempts, Job, Kind},
+    attempts::{Attempts, Job, JobKind},
     batch::{BatchError, BatchLimits, Batcher},
     connection::{Executor, PooledConnection},
 };
@@ -83,12 +83,12 @@ where
     A: Clone + Send + 'static,
     PooledConnection<DB>: Executor,
 {
-    match attempts.run(Kind::Write, &batch, job).await {
+    match attempts.run(JobKind::Write, &batch, job).await {
         // One write that the database refuses must not fail the others: make each on its own.
         Err(StoreError::Row(_)) if batch.len() > 1 => {
             let mut results = Vec::with_capacity(batch.len());
             for write in batch {
-                let alone = attempts.run(Kind::Write, &vec![write], job).await;
+                let alone = attempts.run(JobKind::Write, &vec![write], job).await;
                 let missing = || Err(StoreError::Broken("a write has no result".to_owned()));
                 results.push(alone.and_then(|mut results| results.pop().unwrap_or_else(missing)));
             }

@@ -109,6 +109,6 @@ fn kind(error: &sqlx::Error) -> io::ErrorKind {
 
 /// Fails if an event was not written because another one has its id: a change must not be made without its event.
 pub(super) fn require_written(written: bool) -> sqlx::Result<()> {
-    let taken = || sqlx::Error::InvalidArgument("the id of an event is taken".to_owned());
-    written.then_some(()).ok_or_else(taken)
+    let id_exists = || sqlx::Error::InvalidArgument("the id of an event is taken".to_owned());
+    written.then_some(()).ok_or_else(id_exists)
 }

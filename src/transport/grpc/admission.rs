@@ -13,7 +13,7 @@ use super::{
 use crate::{
     domain::{error::Error, verdict::VerdictCode},
     service::{CallContext, authenticate::AuthMode},
-    transport::{accept::MAX_STRANGER_CALLS, budget::Standing},
+    transport::{accept::MAX_STRANGER_CALLS, budget::BudgetPart},
 };
 
 /// The largest message of a call that anyone may make: health and reflection.
@@ -113,7 +113,7 @@ pub(crate) fn admit(
         Rule::Public(requests) => (requests, CallerStanding::Public),
         Rule::Protected(call, requests) => {
             let refuse = |error| api.refuse(call, &connection.peer, Instant::now(), error);
-            (requests, standing(api, connection, call, headers).map_err(refuse)?)
+            (requests, caller_standing(api, connection, call, headers).map_err(refuse)?)
         }
     };
     let max_bytes = match caller {
@@ -121,37 +121,37 @@ pub(crate) fn admit(
         CallerStanding::Authenticated | CallerStanding::Unknown { .. } => MAX_MESSAGE_BYTES,
     };
     // Nobody can forge a key that is well-formed, so its holder is no stranger. Anybody can write a token.
-    let known = match caller {
+    let trusted = match caller {
         CallerStanding::Public => admission.is_authenticated(),
         CallerStanding::Authenticated => true,
         CallerStanding::Revoked => false,
         CallerStanding::Unknown { session, .. } => !session,
     };
-    let standing = if known { Standing::Authenticated } else { Standing::Anonymous };
+    let part = if trusted { BudgetPart::Authenticated } else { BudgetPart::Anonymous };
     let bounds = MessageBounds { max_bytes, unary: requests == Requests::One };
     // Tonic's buffers, if a stranger may hold them for long. A watch of the health is such a call, and many clients make
     // one: the first call of each connection is bounded by the number of connections.
     let buffers = caller == CallerStanding::Public && connection.calls() > 0;
-    let charge = Charge::new(&connection.budget, headers, standing, buffers);
+    let charge = Charge::new(&connection.budget, headers, part, buffers);
     Ok(Some(Admitted { bounds, charge: charge.map_err(|exceeded| overloaded(exceeded.to_string()))?, caller }))
 }
 
 /// What memory knows of the caller.
-fn standing(
+fn caller_standing(
     api: &GrpcApi,
     connection: &ClientConnection,
     call: &'static str,
     headers: &HeaderMap,
 ) -> Result<CallerStanding, Error> {
     let auth = &api.service.auth;
-    let known = match Credential::of(headers, Some(&connection.peer))? {
+    let trusted = match Credential::of(headers, Some(&connection.peer))? {
         Credential::Certificate(_) => Ok(()),
         Credential::Secret(secret) => match auth.authenticate_cached(secret) {
-            Some(known) => known,
+            Some(trusted) => trusted,
             None => return Ok(CallerStanding::Unknown { call, session: auth.is_session(secret) }),
         },
     };
-    match known {
+    match trusted {
         Ok(()) => {
             connection.peer.admission.authenticated();
             Ok(CallerStanding::Authenticated)
@@ -181,7 +181,7 @@ pub(crate) async fn look_up(
     let context = CallContext { deadline: metadata::deadline(headers, arrived), host_environment: "", client: None };
     let found = async {
         let Credential::Secret(secret) = Credential::of(headers, Some(&connection.peer))? else { return Ok(()) };
-        let _turn = connection.turn(context.deadline).await?;
+        let _permit = connection.turn(context.deadline).await?;
         api.service.auth.authenticate_any(secret, AuthMode::WithoutLimit, context).await.map(drop)
     }
     .await;

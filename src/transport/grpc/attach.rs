@@ -71,7 +71,7 @@ impl AttachMessages {
             ToClient::Grant { number, length } => {
                 Message::Grant(proto::AttachGrant { number, length: Some(convert::duration(length)) })
             }
-            ToClient::Key { id, digest, key, standing, life } => {
+            ToClient::Key { id, digest, key, watched_verdict, life } => {
                 let response = |verdict| messages::response(&self.service.verify.answer(&verdict));
                 let rights = key.as_ref().and_then(|verdict| self.service.attach.rights_of(verdict));
                 Message::Key(proto::AttachKey {
@@ -80,14 +80,14 @@ impl AttachMessages {
                     digest: digest.0.to_vec(),
                     key: key.map(response),
                     life: life.map(convert::duration),
-                    verdict: standing.map(response),
+                    verdict: watched_verdict.map(response),
                 })
             }
             ToClient::Invalidate { number, digest } => {
                 Message::Invalidate(proto::AttachInvalidate { number, digest: digest.0.to_vec() })
             }
             ToClient::Clear { number } => Message::Clear(proto::AttachClear { number }),
-            ToClient::Going => Message::Going(proto::AttachGoing {}),
+            ToClient::Drain => Message::Going(proto::AttachGoing {}),
             ToClient::End { number } => Message::End(proto::AttachEnd { number }),
         };
         proto::AttachResponse { message: Some(message) }

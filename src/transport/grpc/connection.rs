@@ -50,13 +50,13 @@ impl ClientConnection {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Waits for a turn of a call, see [`crate::transport::accept::Admission::turn`].
+    /// Waits for a turn of a call, see [`crate::transport::accept::Admission::call_permit`].
     ///
     /// # Errors
     ///
     /// DEADLINE_EXCEEDED if it has none at the call's deadline.
     pub(crate) async fn turn(&self, deadline: Instant) -> Result<Option<SemaphorePermit<'_>>> {
-        timeout_at(deadline, self.peer.admission.turn()).await.map_err(|_| Error::deadline_exceeded())
+        timeout_at(deadline, self.peer.admission.call_permit()).await.map_err(|_| Error::deadline_exceeded())
     }
 
     /// See [`super::http2::StreamHandler::is_authenticated`].

@@ -15,14 +15,14 @@ pub(super) struct MessageGate {
     /// Data that was not looked at yet.
     unread: Bytes,
     /// The beginning of a message.
-    held: BytesMut,
+    partial: BytesMut,
     /// A message that is too long has begun.
     oversized: bool,
 }
 
 impl MessageGate {
     pub(super) fn new(max_message_bytes: usize, received: Bytes) -> Self {
-        Self { max_message_bytes, unread: received, held: BytesMut::new(), oversized: false }
+        Self { max_message_bytes, unread: received, partial: BytesMut::new(), oversized: false }
     }
 
     /// Adds data that has arrived. All data that was added before must have been taken by [`Self::next`].
@@ -32,8 +32,8 @@ impl MessageGate {
     }
 
     /// Bytes of the message that is not complete.
-    pub(super) fn held(&self) -> usize {
-        self.held.len()
+    pub(super) fn partial_bytes(&self) -> usize {
+        self.partial.len()
     }
 
     /// Whether a message that is too long has begun.
@@ -49,29 +49,29 @@ impl MessageGate {
         if self.oversized {
             return Some(std::mem::take(&mut self.unread));
         }
-        if self.held.is_empty() {
+        if self.partial.is_empty() {
             let whole = self.whole_messages();
             if whole > 0 {
                 return Some(self.unread.split_to(whole));
             }
         }
         // First the prefix, which says how much is missing; then the message.
-        self.hold_until(PREFIX_BYTES);
-        let length = message_length(&self.held)?;
+        self.fill_partial_to(PREFIX_BYTES);
+        let length = message_length(&self.partial)?;
         if length > self.max_message_bytes {
             self.oversized = true;
         } else {
-            self.hold_until(PREFIX_BYTES + length);
-            if self.held.len() < PREFIX_BYTES + length {
+            self.fill_partial_to(PREFIX_BYTES + length);
+            if self.partial.len() < PREFIX_BYTES + length {
                 return None;
             }
         }
-        Some(std::mem::take(&mut self.held).freeze())
+        Some(std::mem::take(&mut self.partial).freeze())
     }
 
     /// What is left at the end of the body: an incomplete message, if anything.
-    pub(super) fn rest(&mut self) -> Option<Bytes> {
-        Some(std::mem::take(&mut self.held).freeze()).filter(|rest| !rest.is_empty())
+    pub(super) fn take_partial(&mut self) -> Option<Bytes> {
+        Some(std::mem::take(&mut self.partial).freeze()).filter(|partial| !partial.is_empty())
     }
 
     /// Bytes of complete messages at the beginning of the unread data.
@@ -92,9 +92,9 @@ impl MessageGate {
     }
 
     /// Moves unread data until `length` bytes are held.
-    fn hold_until(&mut self, length: usize) {
-        let missing = length.saturating_sub(self.held.len()).min(self.unread.len());
-        self.held.extend_from_slice(&self.unread[..missing]);
+    fn fill_partial_to(&mut self, length: usize) {
+        let missing = length.saturating_sub(self.partial.len()).min(self.unread.len());
+        self.partial.extend_from_slice(&self.unread[..missing]);
         self.unread.advance(missing);
     }
 }
@@ -138,7 +138,7 @@ mod tests {
                     assert!(ends.contains(&passed.len()), "cut {cut}: {} bytes", passed.len());
                 }
             }
-            assert_eq!((passed, gate.rest()), (all.clone(), None), "cut {cut}");
+            assert_eq!((passed, gate.take_partial()), (all.clone(), None), "cut {cut}");
         }
     }
 
@@ -147,9 +147,9 @@ mod tests {
         let mut gate = MessageGate::new(1 << 20, Bytes::new());
         gate.push(Bytes::copy_from_slice(&message(1 << 20)[..PREFIX_BYTES]));
         assert_eq!(gate.next(), None);
-        assert_eq!(gate.held(), PREFIX_BYTES);
-        assert!(gate.held.capacity() < 1_024, "{}", gate.held.capacity());
-        assert_eq!(gate.rest().map(|rest| rest.len()), Some(PREFIX_BYTES));
+        assert_eq!(gate.partial_bytes(), PREFIX_BYTES);
+        assert!(gate.partial.capacity() < 1_024, "{}", gate.partial.capacity());
+        assert_eq!(gate.take_partial().map(|take_partial| take_partial.len()), Some(PREFIX_BYTES));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::message_gate::MessageGate;
 use crate::{
     domain::error::{Error, ErrorKind},
     transport::{
-        budget::{BudgetExceeded, ConnectionBudget, Reservation, Standing},
+        budget::{BudgetExceeded, ConnectionBudget, Reservation, BudgetPart},
         status,
     },
 };
@@ -42,7 +42,7 @@ pub(crate) struct RequestBody {
     /// `None`: nothing more is read.
     body: Option<RecvStream>,
     /// The beginning that [`Self::poll_begin`] has read.
-    begun: Option<Bytes>,
+    first_messages: Option<Bytes>,
     /// The body is one message.
     unary: bool,
     charge: Charge,
@@ -53,7 +53,7 @@ pub(crate) struct RequestBody {
 /// What the budget is charged for one call.
 pub(crate) struct Charge {
     budget: ConnectionBudget,
-    standing: Standing,
+    part: BudgetPart,
     /// For the call itself, its headers and its first message.
     call: Option<Reservation>,
     /// For a later message that is not complete.
@@ -119,14 +119,14 @@ impl Charge {
     pub(crate) fn new(
         budget: &ConnectionBudget,
         headers: &HeaderMap,
-        standing: Standing,
+        part: BudgetPart,
         buffers: bool,
     ) -> Result<Self, BudgetExceeded> {
-        let ahead = if standing == Standing::Anonymous { STRANGER_WINDOW_BYTES } else { 0 };
+        let ahead = if part == BudgetPart::Anonymous { STRANGER_WINDOW_BYTES } else { 0 };
         let buffers = if buffers { TONIC_BYTES } else { 0 };
         let headers = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
-        let call = budget.reserve(CALL_BYTES + ahead + buffers + headers.sum::<usize>(), standing)?;
-        Ok(Self { budget: budget.clone(), standing, call: Some(call), partial: None, bytes: 0 })
+        let call = budget.reserve(CALL_BYTES + ahead + buffers + headers.sum::<usize>(), part)?;
+        Ok(Self { budget: budget.clone(), part, call: Some(call), partial: None, bytes: 0 })
     }
 
     /// Moves what is charged to the part of authenticated callers.
@@ -138,7 +138,7 @@ impl Charge {
         if let Some(call) = &mut self.call {
             call.authenticate()?;
         }
-        self.standing = Standing::Authenticated;
+        self.part = BudgetPart::Authenticated;
         Ok(())
     }
 
@@ -154,7 +154,7 @@ impl Charge {
         }
         match self.call.as_mut().or(self.partial.as_mut()) {
             Some(reservation) => reservation.grow(grown)?,
-            None => self.partial = Some(self.budget.reserve(grown, self.standing)?),
+            None => self.partial = Some(self.budget.reserve(grown, self.part)?),
         }
         self.bytes = bytes;
         Ok(())
@@ -180,7 +180,7 @@ impl RequestBody {
     ) -> Self {
         let gate = MessageGate::new(bounds.max_bytes, received);
         let first_due = (!bounds.unary).then(|| Box::pin(sleep(first)));
-        Self { gate, body: Some(body), begun: None, unary: bounds.unary, charge, first_due }
+        Self { gate, body: Some(body), first_messages: None, unary: bounds.unary, charge, first_due }
     }
 
     /// Whether the body is one message.
@@ -205,10 +205,10 @@ impl RequestBody {
 
     /// Reads the first message, and of a unary call the end of the body.
     pub(crate) fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        if self.begun.is_none() {
+        if self.first_messages.is_none() {
             let Some(messages) = ready!(self.poll_messages(cx)?) else { return Poll::Ready(Ok(())) };
             self.charge.cover(messages.len()).map_err(BodyError::Exceeded)?;
-            self.begun = Some(messages);
+            self.first_messages = Some(messages);
         }
         if self.unary && self.body.is_some() && !self.gate.oversized() {
             // Whatever follows the message is not read; usually it is the end.
@@ -230,11 +230,11 @@ impl RequestBody {
                 self.first_due = None;
                 return Poll::Ready(Ok(messages));
             }
-            self.charge.cover(self.gate.held()).map_err(BodyError::Exceeded)?;
+            self.charge.cover(self.gate.partial_bytes()).map_err(BodyError::Exceeded)?;
             match self.poll_more(cx)? {
                 Poll::Ready(Some(data)) => self.gate.push(data),
                 // Tonic says what is wrong with an incomplete message.
-                Poll::Ready(None) => return Poll::Ready(Ok(self.gate.rest())),
+                Poll::Ready(None) => return Poll::Ready(Ok(self.gate.take_partial())),
                 Poll::Pending => match &mut self.first_due {
                     Some(due) => {
                         ready!(due.as_mut().poll(cx));
@@ -269,8 +269,8 @@ impl Body for RequestBody {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(begun) = self.begun.take() {
-            return Poll::Ready(Some(Ok(Frame::data(begun))));
+        if let Some(first_messages) = self.first_messages.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first_messages))));
         }
         self.charge.passed_on();
         if let Some(messages) = ready!(self.poll_messages(cx)?) {

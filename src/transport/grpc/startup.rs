@@ -21,7 +21,7 @@ use super::{
 };
 use crate::transport::{
     accept::Acceptor,
-    budget::{ConnectionBudget, Standing},
+    budget::{ConnectionBudget, BudgetPart},
     listener::{ConnectionTimeouts, ListenerOptions},
     tls::Port,
     write_timeout::WriteTimeout,
@@ -80,7 +80,7 @@ impl StartupHandler {
 impl StreamHandler for StartupHandler {
     fn handle(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>, _: &mut Context<'_>) {
         if request.uri().path().starts_with(HEALTH_PREFIX) {
-            let charge = match Charge::new(&self.budget, request.headers(), Standing::Anonymous, true) {
+            let charge = match Charge::new(&self.budget, request.headers(), BudgetPart::Anonymous, true) {
                 Ok(charge) => charge,
                 Err(exceeded) => return refuse(&mut respond, &overloaded(exceeded.to_string())),
             };

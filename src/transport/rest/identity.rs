@@ -1,6 +1,6 @@
 //! Who the caller is, and what a command line has to know before anybody signed in.
 
-use super::{error::RestResult, extract::caller::KnownCaller, request::RequestContext, response::RestResponse};
+use super::{error::RestResult, extract::caller::IdentifiedCaller, request::RequestContext, response::RestResponse};
 use crate::{
     domain::session::Role,
     json::{
@@ -18,7 +18,7 @@ use crate::{
     security(("bearer" = []), ("apiKey" = []), ("session" = []), ("sessionCookie" = [])),
     responses((status = 200, description = "The caller.", body = Identity))
 )]
-pub(crate) async fn whoami(context: RequestContext, KnownCaller(caller): KnownCaller) -> RestResult {
+pub(crate) async fn whoami(context: RequestContext, IdentifiedCaller(caller): IdentifiedCaller) -> RestResult {
     let identity = context.service().keys.identity(&caller, context.call()).await?;
     if let Some(key) = identity.key {
         context.set_key(key);

@@ -36,7 +36,7 @@ use crate::{
         error::{Error, ErrorKind},
     },
     service::credential::{Presented, bearer},
-    transport::{budget::Standing, peer::Peer, request_id},
+    transport::{budget::BudgetPart, peer::Peer, request_id},
 };
 
 /// Handles the requests of a listener.
@@ -202,12 +202,12 @@ async fn limit_strangers(context: RequestContext, request: Request, next: Next) 
         Stranger::Yes => (!request.body().is_end_stream(), false),
         Stranger::Unknown { session } => (session, true),
     };
-    let reserved = charged.then(|| connection.budget.reserve(PENDING_REQUEST_BYTES, Standing::Anonymous)).transpose();
+    let reserved = charged.then(|| connection.budget.reserve(PENDING_REQUEST_BYTES, BudgetPart::Anonymous)).transpose();
     let _reserved = match reserved {
         Ok(reserved) => reserved,
         Err(exceeded) => return RestError::from(Error::unavailable(exceeded.to_string())).into_response(),
     };
-    let _turn = if waits { Some(connection.admission.turn().await) } else { None };
+    let _permit = if waits { Some(connection.admission.call_permit().await) } else { None };
     next.run(request).await
 }
 

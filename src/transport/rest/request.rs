@@ -14,7 +14,7 @@ use crate::{
     domain::{caller::Caller, clock::Micros, error::Error, key::KeyId, rate_limit::RateState},
     service::{CallContext, Services},
     transport::{
-        budget::Standing,
+        budget::BudgetPart,
         call_log::{self, CallRecord},
         deadline,
         peer::Peer,
@@ -132,10 +132,10 @@ impl RequestContext {
     }
 
     /// Whether the memory of this request is that of an authenticated caller.
-    pub(crate) fn standing(&self) -> Standing {
+    pub(crate) fn budget_part(&self) -> BudgetPart {
         match self.0.recorded.lock().caller {
-            None | Some(Caller::Anonymous) => Standing::Anonymous,
-            Some(_) => Standing::Authenticated,
+            None | Some(Caller::Anonymous) => BudgetPart::Anonymous,
+            Some(_) => BudgetPart::Authenticated,
         }
     }
 

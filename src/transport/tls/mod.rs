@@ -3,7 +3,7 @@
 
 mod callers;
 mod files;
-mod turns;
+mod fair_semaphore;
 
 pub(crate) use self::files::exposed_key;
 
@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     callers::CertificateCallers,
     files::FileStamp,
-    turns::{Turn, Turns},
+    fair_semaphore::{FairPermit, FairSemaphore},
 };
 use super::budget::network;
 use crate::{
@@ -74,8 +74,8 @@ pub struct Tls {
     /// The stamps of the files, taken just before they were first read.
     initial_stamps: Vec<FileStamp>,
     /// Who may compute, for each listener.
-    grpc_turns: Arc<Turns>,
-    rest_turns: Arc<Turns>,
+    grpc_handshakes: Arc<FairSemaphore>,
+    rest_handshakes: Arc<FairSemaphore>,
 }
 
 impl Tls {
@@ -91,8 +91,8 @@ impl Tls {
             callers: CertificateCallers::new(&config.clients, registry),
             config: config.clone(),
             initial_stamps,
-            grpc_turns: Turns::new(max_computing()),
-            rest_turns: Turns::new(max_computing()),
+            grpc_handshakes: FairSemaphore::new(max_computing()),
+            rest_handshakes: FairSemaphore::new(max_computing()),
         }))
     }
 
@@ -127,23 +127,23 @@ impl Tls {
 
     async fn handshake(&self, io: TcpStream, client: IpAddr, port: Port) -> io::Result<TlsStream<TcpStream>> {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
-        let (turns, client) = match port {
-            Port::Grpc => (&self.grpc_turns, network(client)),
-            Port::Rest => (&self.rest_turns, network(client)),
+        let (semaphore, client) = match port {
+            Port::Grpc => (&self.grpc_handshakes, network(client)),
+            Port::Rest => (&self.rest_handshakes, network(client)),
         };
-        let turn = turns.take(client).await;
+        let permit = semaphore.acquire(client).await;
         let configs = self.configs.load_full();
         let config = Arc::clone(if port == Port::Grpc { &configs.grpc } else { &configs.rest });
-        let mut step = compute(turn, move || hello.into_stream(config)).await?;
+        let mut step = compute(permit, move || hello.into_stream(config)).await?;
         for _ in 0..MAX_STEPS {
             let accept = match step {
-                Step::Done(stream) => return Ok(*stream),
-                Step::Waits(accept) => accept,
+                HandshakeStep::Done(stream) => return Ok(*stream),
+                HandshakeStep::Waits(accept) => accept,
             };
             let Some(io) = accept.get_ref() else { return Err(io::ErrorKind::UnexpectedEof.into()) };
             io.readable().await?;
-            let turn = turns.take(client).await;
-            step = compute(turn, move || *accept).await?;
+            let permit = semaphore.acquire(client).await;
+            step = compute(permit, move || *accept).await?;
         }
         Err(io::ErrorKind::TimedOut.into())
     }
@@ -199,22 +199,22 @@ fn max_computing() -> usize {
 }
 
 /// The state of a handshake.
-enum Step {
+enum HandshakeStep {
     Done(Box<TlsStream<TcpStream>>),
     /// It waits for the client.
     Waits(Box<Accept<TcpStream>>),
 }
 
 /// Goes on with a handshake as far as what the client has sent, on a thread that serves no calls.
-async fn compute(turn: Turn, begin: impl FnOnce() -> Accept<TcpStream> + Send + 'static) -> io::Result<Step> {
+async fn compute(permit: FairPermit, begin: impl FnOnce() -> Accept<TcpStream> + Send + 'static) -> io::Result<HandshakeStep> {
     let computed = spawn_blocking(move || {
         let mut accept = Box::new(begin());
         // What it waits for is waited for by the caller.
         let polled = Pin::new(&mut *accept).poll(&mut Context::from_waker(Waker::noop()));
-        drop(turn);
+        drop(permit);
         match polled {
-            Poll::Ready(stream) => stream.map(|stream| Step::Done(Box::new(stream))),
-            Poll::Pending => Ok(Step::Waits(accept)),
+            Poll::Ready(stream) => stream.map(|stream| HandshakeStep::Done(Box::new(stream))),
+            Poll::Pending => Ok(HandshakeStep::Waits(accept)),
         }
     });
     computed.await.map_err(io::Error::other)?

@@ -178,8 +178,8 @@ mod tests {
         let addresses = |list: &&[&str]| list.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
         let names: HashMap<String, Vec<IpAddr>> =
             names.iter().map(|(name, list)| ((*name).to_owned(), addresses(list))).collect();
-        let asked = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&asked);
+        let queries = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&queries);
         tokio::spawn(async move {
             let mut buffer = [0; 4_096];
             loop {
@@ -194,7 +194,7 @@ mod tests {
         udp.port = port;
         let mut server = NameServerConfig::udp(LOCAL_SERVER);
         server.connections = vec![udp];
-        (ResolverConfig::from_name_servers(vec![server]), asked)
+        (ResolverConfig::from_name_servers(vec![server]), queries)
     }
 
     /// The answer to a query (RFC 1035); none for a silent name.
@@ -273,7 +273,7 @@ mod tests {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(1).enable_all().build();
         runtime.unwrap().block_on(async {
-            let (config, asked) = server(&[("good.example", &["192.0.2.1"])]).await;
+            let (config, queries) = server(&[("good.example", &["192.0.2.1"])]).await;
             let loaded = Arc::new(Loaded::new(config, 1, Hosts::default()).unwrap());
             let start = Instant::now();
             let hanging: Vec<_> = (0..1_000)
@@ -282,8 +282,8 @@ mod tests {
                     tokio::spawn(async move { loaded.resolve(&format!("silent{number}.example")).await })
                 })
                 .collect();
-            while asked.load(Ordering::SeqCst) < 1_000 {
-                assert!(start.elapsed() < Duration::from_secs(30), "{asked:?} queries");
+            while queries.load(Ordering::SeqCst) < 1_000 {
+                assert!(start.elapsed() < Duration::from_secs(30), "{queries:?} queries");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             // The only thread for blocking calls is free: the database's own look-ups do not wait.

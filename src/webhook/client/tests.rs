@@ -18,13 +18,13 @@ use crate::domain::clock::SystemClock;
 #[derive(Default)]
 struct Script {
     answers: Mutex<VecDeque<Vec<IpAddr>>>,
-    asked: AtomicUsize,
+    queries: AtomicUsize,
 }
 
 #[async_trait]
 impl Resolve for Script {
     async fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.queries.fetch_add(1, Ordering::Relaxed);
         let next = self.answers.lock().unwrap().pop_front();
         next.ok_or_else(|| io::Error::other("no such name"))
     }
@@ -32,7 +32,7 @@ impl Resolve for Script {
 
 fn script(answers: &[&[&str]]) -> Arc<Script> {
     let parse = |list: &&[&str]| list.iter().map(|ip| ip.parse().unwrap()).collect();
-    Arc::new(Script { answers: Mutex::new(answers.iter().map(parse).collect()), asked: AtomicUsize::new(0) })
+    Arc::new(Script { answers: Mutex::new(answers.iter().map(parse).collect()), queries: AtomicUsize::new(0) })
 }
 
 /// Allows loopback, and nothing else that is not public.
@@ -135,7 +135,7 @@ async fn a_name_is_resolved_once_for_each_request() {
     let resolver = script(&[&["127.0.0.1"], &["127.0.0.2"]]);
     let url = format!("http://rebinding.example:{port}/");
     assert_eq!(post(loopback(), Arc::clone(&resolver), &url).await.unwrap().status, 204);
-    assert_eq!((resolver.asked.load(Ordering::Relaxed), connections.load(Ordering::Relaxed)), (1, 1));
+    assert_eq!((resolver.queries.load(Ordering::Relaxed), connections.load(Ordering::Relaxed)), (1, 1));
     // No connection is kept: the next request resolves the name again, and is refused.
     assert_eq!(post(loopback(), resolver, &url).await, Err(SendError::NotPublic));
 }
@@ -182,8 +182,8 @@ async fn a_request_ends_in_time_whatever_the_receiver_does() {
     let endless = format!("HTTP/1.1 200 OK\r\nx: {}", "a".repeat(1 << 20));
     let (endless, _) = receiver(Some(endless.into_bytes())).await;
     assert!(matches!(post(loopback(), script(&[]), &url(endless)).await, Err(SendError::InvalidResponse(_))));
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-    assert!(matches!(post(loopback(), script(&[]), &url(nobody)).await, Err(SendError::Unreachable(_))));
+    let closed_port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    assert!(matches!(post(loopback(), script(&[]), &url(closed_port)).await, Err(SendError::Unreachable(_))));
     // TLS to a port that speaks something else.
     let (plain, _) = receiver(Some(b"HTTP/1.1 200 OK\r\n\r\n".to_vec())).await;
     let tls = format!("https://127.0.0.1:{plain}/");

@@ -183,8 +183,8 @@ impl Limits {
         self.slow_networks.insert(network(connected.address.ip()), now + SLOW_ADDRESS_TTL);
     }
 
-    /// Ends an attempt. `counted_slow` says whether it counts as slow; `shown` is what the attempt showed of its host.
-    pub fn finish(&mut self, host: &str, counted_slow: bool, shown: Shown) {
+    /// Ends an attempt. `counted_slow` says whether it counts as slow; `outcome` is what the attempt showed of its host.
+    pub fn finish(&mut self, host: &str, counted_slow: bool, outcome: HostOutcome) {
         self.running -= 1;
         self.running_slow -= usize::from(counted_slow);
         if let Some(running) = self.running_by_host.get_mut(host) {
@@ -194,11 +194,11 @@ impl Limits {
             }
         }
         let before = self.history(host);
-        let history = match shown {
-            Shown::Quick => HostHistory { quick: true, throttled: false },
-            Shown::Slow => HostHistory { quick: false, throttled: true },
+        let history = match outcome {
+            HostOutcome::Quick => HostHistory { quick: true, throttled: false },
+            HostOutcome::Slow => HostHistory { quick: false, throttled: true },
             // Nothing was sent, so the host is as quick as it was before.
-            Shown::EndpointsFull => HostHistory { throttled: true, ..before },
+            HostOutcome::EndpointsFull => HostHistory { throttled: true, ..before },
         };
         self.remember(host, before, history);
     }
@@ -219,7 +219,7 @@ impl Limits {
 
 /// What an attempt showed of its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shown {
+pub enum HostOutcome {
     /// It ended within [`SLOW_AFTER`].
     Quick,
     /// It took longer.

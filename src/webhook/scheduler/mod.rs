@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use self::limits::{Connected, Limits, SLOW_AFTER, Shown};
+use self::limits::{Connected, Limits, SLOW_AFTER, HostOutcome};
 use crate::domain::clock::{Clock, Micros};
 
 /// Queues work by host, and starts it within bounds for each host, each address and in total.
@@ -40,7 +40,7 @@ pub struct Slot {
     slow: bool,
     connected: Option<Connected>,
     endpoints: Endpoints,
-    shown: Option<Shown>,
+    outcome: Option<HostOutcome>,
 }
 
 /// The results of an attempt's endpoints so far.
@@ -91,7 +91,7 @@ impl<T> HostScheduler<T> {
         let shared = Arc::clone(&self.shared);
         let started = shared.clock.monotonic();
         let endpoints = Endpoints::Untried;
-        Some((Slot { shared, host, started, slow, connected: None, endpoints, shown: None }, work))
+        Some((Slot { shared, host, started, slow, connected: None, endpoints, outcome: None }, work))
     }
 
     /// Removes the work at the head of each queue for which `is_overdue` holds.
@@ -132,15 +132,15 @@ impl Slot {
         self.finish_request(&mut shared.limits());
     }
 
-    fn finish_request(&mut self, limits: &mut Limits) -> Shown {
+    fn finish_request(&mut self, limits: &mut Limits) -> HostOutcome {
         let now = self.shared.clock.monotonic();
         if let Some(connected) = self.connected.take() {
             limits.disconnect(&connected, now);
         }
-        *self.shown.get_or_insert(match self.endpoints {
-            Endpoints::Full => Shown::EndpointsFull,
-            _ if now - self.started > SLOW_AFTER => Shown::Slow,
-            _ => Shown::Quick,
+        *self.outcome.get_or_insert(match self.endpoints {
+            Endpoints::Full => HostOutcome::EndpointsFull,
+            _ if now - self.started > SLOW_AFTER => HostOutcome::Slow,
+            _ => HostOutcome::Quick,
         })
     }
 }
@@ -149,7 +149,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let shared = Arc::clone(&self.shared);
         let mut limits = shared.limits();
-        let shown = self.finish_request(&mut limits);
-        limits.finish(&self.host, self.slow, shown);
+        let outcome = self.finish_request(&mut limits);
+        limits.finish(&self.host, self.slow, outcome);
     }
 }

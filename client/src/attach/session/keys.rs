@@ -9,7 +9,7 @@ use super::{
         tag::Tag,
         watch::{AttachedWatcher, Confirmed, KeyName, Watch},
     },
-    MAX_LOOK_UPS, Session, Wanted, length_of, micros,
+    MAX_LOOK_UPS, Session, LookUpRequest, length_of, micros,
 };
 use crate::{
     key_facts::KeyFacts,
@@ -21,24 +21,24 @@ use crate::{
 pub(super) struct LookUp {
     tag: Tag,
     /// When it was sent.
-    asked: i64,
+    sent_at: i64,
     /// The key is watched.
     watch: bool,
 }
 
 impl Session {
-    pub(super) fn look_up(&mut self, wanted: &Wanted) {
-        if self.writer.get(wanted.tag).is_none() {
-            let secret = String::clone(&wanted.secret);
-            self.send_look_up(wanted.tag, AttachLookUp { secret, ..AttachLookUp::default() });
+    pub(super) fn look_up(&mut self, request: &LookUpRequest) {
+        if self.writer.get(request.tag).is_none() {
+            let secret = String::clone(&request.secret);
+            self.send_look_up(request.tag, AttachLookUp { secret, ..AttachLookUp::default() });
         }
     }
 
     fn send_look_up(&mut self, tag: Tag, mut message: AttachLookUp) {
-        let Some(asked) = boottime() else { return };
+        let Some(sent_at) = boottime() else { return };
         message.id = self.next_look_up;
         self.next_look_up += 1;
-        self.look_ups.insert(message.id, LookUp { tag, asked, watch: message.watch });
+        self.look_ups.insert(message.id, LookUp { tag, sent_at, watch: message.watch });
         self.send(Up::LookUp(message));
     }
 
@@ -101,45 +101,45 @@ impl Session {
 
     /// Handles the answer to a look-up: keeps the key if the replica allows it, and ends or goes on with a watch.
     pub(super) fn keep(&mut self, AttachKey { id, digest, key, life, verdict, rights }: AttachKey) {
-        let Some(LookUp { tag, asked, watch }) = self.look_ups.remove(&id) else { return };
+        let Some(LookUp { tag, sent_at, watch }) = self.look_ups.remove(&id) else { return };
         let rights = rights.map(|rights| {
             if rights.all_keyspaces { VerifyRights::All } else { VerifyRights::Keyspaces(rights.keyspaces) }
         });
-        let standing = match (key, verdict) {
-            (Some(key), _) => self.standing((tag, asked), digest, key, life).inspect(|standing| {
-                if let Standing::Valid { facts, digest, expires } = standing {
+        let look_up_verdict = match (key, verdict) {
+            (Some(key), _) => self.look_up_verdict((tag, sent_at), digest, key, life).inspect(|look_up_verdict| {
+                if let LookUpVerdict::Valid { facts, digest, expires } = look_up_verdict {
                     let entry = Entry::new(Arc::clone(facts), *digest, *expires);
                     self.writer.insert(tag, entry.with_rights(rights));
                 }
             }),
-            (None, Some(verdict)) if watch => self.standing((tag, asked), digest, verdict, life),
+            (None, Some(verdict)) if watch => self.look_up_verdict((tag, sent_at), digest, verdict, life),
             (None, _) => None,
         };
-        match standing {
+        match look_up_verdict {
             _ if !watch => {}
-            Some(Standing::Valid { facts, digest, expires }) => {
-                self.confirm(tag, Confirmed { facts, digest, expires, at: asked });
+            Some(LookUpVerdict::Valid { facts, digest, expires }) => {
+                self.confirm(tag, Confirmed { facts, digest, expires, at: sent_at });
             }
-            Some(Standing::Refused(reason)) => self.shared.watches.refuse(tag, reason),
+            Some(LookUpVerdict::Refused(reason)) => self.shared.watches.refuse(tag, reason),
             None => self.undecided.push(tag),
         }
     }
 
     /// The verdict in an answer; none if it is not understood.
-    fn standing(
+    fn look_up_verdict(
         &self,
-        (tag, asked): (Tag, i64),
+        (tag, sent_at): (Tag, i64),
         digest: Vec<u8>,
         response: VerifyResponse,
         life: Option<prost_types::Duration>,
-    ) -> Option<Standing> {
+    ) -> Option<LookUpVerdict> {
         if let Some(reason) = Reason::of(response.code()).ok()? {
-            return Some(Standing::Refused(reason));
+            return Some(LookUpVerdict::Refused(reason));
         }
         let digest = Digest::try_from(digest).ok()?;
         let expires = match life {
             None => i64::MAX,
-            Some(life) => asked.saturating_add(micros(length_of(life)?)),
+            Some(life) => sent_at.saturating_add(micros(length_of(life)?)),
         };
         let watcher = AttachedWatcher {
             watches: Arc::clone(&self.shared.watches),
@@ -148,12 +148,12 @@ impl Session {
             expires: Some(expires),
         };
         let facts = KeyFacts::of(response).ok()?.watched_by(Some(Box::new(watcher)));
-        Some(Standing::Valid { facts: Arc::new(facts), digest, expires })
+        Some(LookUpVerdict::Valid { facts: Arc::new(facts), digest, expires })
     }
 }
 
 /// A replica's verdict on a key.
-enum Standing {
+enum LookUpVerdict {
     Valid { facts: Arc<KeyFacts>, digest: Digest, expires: i64 },
     Refused(Reason),
 }

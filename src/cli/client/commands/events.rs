@@ -12,7 +12,7 @@ use crate::cli::client::{
     args::ListEvents,
     environment::Environment,
     failure::{Failure, Result},
-    output::{self, Listing},
+    output::{self, ListWriter},
     table::{self, Column},
     text::escape,
 };
@@ -64,7 +64,7 @@ pub async fn deliveries(environment: &Environment, id: &str) -> Result {
     let mut api = Api::connect(environment).await?;
     let query = [("orgId", organization.as_str())];
     let answer = environment.screen.wait("asking", api.get(&["api", "events", id, "deliveries"], &query)).await?;
-    let mut listing = Listing::new(&environment.screen, environment.format(), &DELIVERIES);
+    let mut listing = ListWriter::new(&environment.screen, environment.format(), &DELIVERIES);
     listing.page(answer["deliveries"].as_array().map(Vec::as_slice).unwrap_or_default())?;
     if listing.finish()? == 0 {
         environment.screen.note("The key had no webhook.");

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::cli::client::{
-    api::Api, args::Extent, environment::Environment, failure::Result, output::Listing, table::Column,
+    api::Api, args::Extent, environment::Environment, failure::Result, output::ListWriter, table::Column,
 };
 
 /// Most items of a page.
@@ -20,7 +20,7 @@ pub async fn pages(
 ) -> Result {
     let screen = &environment.screen;
     let mut api = Api::connect(environment).await?;
-    let mut listing = Listing::new(screen, environment.format(), columns);
+    let mut listing = ListWriter::new(screen, environment.format(), columns);
     let mut left = if extent.all { u64::MAX } else { extent.limit };
     let mut cursor = String::new();
     let more = loop {

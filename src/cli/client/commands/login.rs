@@ -19,7 +19,7 @@ use crate::cli::client::{
 pub async fn login(environment: &Environment, arguments: &Login) -> Result {
     let base = match &arguments.address {
         Some(address) => parse_url(address)?,
-        None => environment.known_url()?.ok_or_else(|| {
+        None => environment.configured_url()?.ok_or_else(|| {
             Failure::usage("where?").hint(format_args!("{} login https://keys.example.com", environment.product.name))
         })?,
     };

@@ -6,7 +6,7 @@ use crate::cli::client::{
     api::Api,
     environment::{Environment, Settings},
     failure::{Failure, Result},
-    output::{self, Listing},
+    output::{self, ListWriter},
     table::Column,
     terminal,
     text::escape,
@@ -38,7 +38,7 @@ async fn organizations(environment: &Environment) -> Result<Vec<Value>> {
 
 pub async fn list(environment: &Environment) -> Result {
     let organizations = organizations(environment).await?;
-    let mut listing = Listing::new(&environment.screen, environment.format(), &COLUMNS);
+    let mut listing = ListWriter::new(&environment.screen, environment.format(), &COLUMNS);
     listing.page(&organizations)?;
     if listing.finish()? == 0 {
         environment.screen.note("You are in no organization.");

@@ -51,7 +51,7 @@ struct TokenReply {
 }
 
 /// How the token endpoint refused.
-pub struct Refusal {
+pub struct TokenError {
     /// The code of RFC 6749, such as `invalid_grant`.
     pub code: String,
     /// Its description of the code; empty if there is none.
@@ -123,7 +123,7 @@ pub async fn token(
     http: &Http,
     issuer: &Issuer,
     form: &[(&str, &str)],
-) -> Result<std::result::Result<Issued, Refusal>> {
+) -> Result<std::result::Result<Issued, TokenError>> {
     // A code and a refresh token are used once.
     let reply = http.send(&post(secure(&issuer.token_endpoint)?, form)).await?;
     let Ok(reply_body) = serde_json::from_slice::<TokenReply>(&reply.body) else {
@@ -131,7 +131,7 @@ pub async fn token(
     };
     if reply.status != StatusCode::OK {
         let code = reply_body.error.ok_or_else(|| Failure::new(format_args!("the issuer answers {}", reply.status)))?;
-        return Ok(Err(Refusal { code, description: reply_body.error_description.unwrap_or_default() }));
+        return Ok(Err(TokenError { code, description: reply_body.error_description.unwrap_or_default() }));
     }
     let id_token = reply_body.id_token.ok_or_else(|| Failure::new("the issuer gave no ID token"))?;
     Ok(Ok(Issued { id_token, refresh_token: reply_body.refresh_token }))

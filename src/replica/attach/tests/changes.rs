@@ -75,7 +75,7 @@ fn an_answer_that_a_change_overtakes_is_not_given() {
     let (session, mut messages) = world.holder("a", 1);
     let before = world.cache.current_seq();
     assert!(world.answer(&session, 2, before));
-    assert!(matches!(messages.try_recv(), Ok(Down::Key(_))));
+    assert!(matches!(messages.try_recv(), Ok(SessionMessage::Key(_))));
     world.change(2);
     assert_eq!(notified(&mut messages), 1, "the interest was noted with the answer");
     assert!(!world.answer(&session, 2, before), "it was read before the change");
@@ -130,7 +130,7 @@ fn what_was_never_sent_and_what_another_session_was_sent_cannot_be_acknowledged(
 #[test]
 fn grants_of_an_earlier_process_are_waited_for() {
     let world = World::new();
-    world.all.count_earlier_grants(world.all.longest());
+    world.all.count_earlier_grants(world.all.max_grant());
     assert!(!world.change(1));
     world.pass(LEASE + MARGIN);
     assert!(world.is_done());

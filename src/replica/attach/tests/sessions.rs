@@ -7,7 +7,7 @@ fn a_grant_is_bounded_by_the_rules_the_lease_and_the_credential() {
     let world = World::new();
     let (session, mut messages) = world.holder("a", 1);
     world.all.grant(&session, Renewal(8), SECOND + 999);
-    assert!(matches!(messages.try_recv(), Ok(Down::Grant { number: 8, length: SECOND })), "whole milliseconds");
+    assert!(matches!(messages.try_recv(), Ok(SessionMessage::Grant { number: 8, length: SECOND })), "whole milliseconds");
     for (left, granted) in [(SECOND, SECOND), (1_999, 1_000), (999, 0), (0, 0), (-SECOND, 0)] {
         world.lease.extend(world.clock.boottime() + left);
         assert_eq!(world.granted(&session, &mut messages), granted, "the lease has {left}");
@@ -17,7 +17,7 @@ fn a_grant_is_bounded_by_the_rules_the_lease_and_the_credential() {
     world.lease.extend(Micros::MAX);
     for left in [0, -1, Micros::MIN] {
         world.all.grant(&session, Renewal(9), left);
-        assert!(matches!(messages.try_recv(), Ok(Down::Grant { number: 9, length: 0 })), "a credential with {left}");
+        assert!(matches!(messages.try_recv(), Ok(SessionMessage::Grant { number: 9, length: 0 })), "a credential with {left}");
     }
 }
 
@@ -78,7 +78,7 @@ fn a_client_that_is_always_behind_is_cut_although_it_acknowledges() {
         world.change(1);
         sent.push(notified(&mut messages));
         // What was sent two seconds ago.
-        if let Some(late) = round.checked_sub(20).map(|place| sent[place]) {
+        if let Some(late) = round.checked_sub(20).map(|index| sent[index]) {
             world.all.acknowledge(&session, late).unwrap();
         }
         world.pass(SECOND / 10);
@@ -137,29 +137,29 @@ async fn a_replica_that_leaves_waits_for_every_grant() {
     let world = Arc::new(World::new());
     let (stops, mut messages) = world.holder("a", 1);
     let (_quiet, mut silent) = world.holder("b", 1);
-    let leaving = tokio::spawn({
+    let drained = tokio::spawn({
         let world = Arc::clone(&world);
-        async move { world.all.leave().await }
+        async move { world.all.drain().await }
     });
     tokio::task::yield_now().await;
-    assert!(matches!(messages.try_recv(), Ok(Down::Going)) && matches!(silent.try_recv(), Ok(Down::Going)));
+    assert!(matches!(messages.try_recv(), Ok(SessionMessage::Drain)) && matches!(silent.try_recv(), Ok(SessionMessage::Drain)));
     world.all.grant(&stops, Renewal(1), Micros::MAX);
     assert!(messages.try_recv().is_err(), "nothing is granted any more");
     assert!(world.all.register("c", None).is_err(), "nobody attaches any more");
     world.all.end(&stops, true);
-    let look_again = async || {
+    let check_again = async || {
         world.all.progress.send_modify(|count| *count += 1);
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
     };
     world.pass(LEASE + MARGIN - 1);
-    look_again().await;
-    assert!(!leaving.is_finished());
+    check_again().await;
+    assert!(!drained.is_finished());
     world.pass(1);
-    look_again().await;
-    assert!(leaving.is_finished());
-    leaving.await.unwrap();
+    check_again().await;
+    assert!(drained.is_finished());
+    drained.await.unwrap();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::{
     store::{
         database::{InstallationRow, PoolGauge, ReplicaRow, Store},
         engine::{
-            attempts::Kind,
+            attempts::JobKind,
             backend::Backend,
             classify::AttemptResult,
             connection::{Executor, PooledConnection, Value},
@@ -73,7 +73,7 @@ where
     }
 
     async fn check_writes(&self) -> Result<()> {
-        let checked = self.run(Kind::Probe, (), |db, ()| Box::pin(ping(db))).await;
+        let checked = self.run(JobKind::Probe, (), |db, ()| Box::pin(ping(db))).await;
         match &checked {
             // The lock is this process's own: a write is running.
             Err(StoreError::Unavailable(why))
@@ -81,7 +81,7 @@ where
             {
                 Ok(())
             }
-            Ok(()) if self.attempts.must_write_to_know() => self.write((), |db, ()| Box::pin(write_probe(db))).await,
+            Ok(()) if self.attempts.needs_write_probe() => self.write((), |db, ()| Box::pin(write_probe(db))).await,
             _ => checked,
         }
     }

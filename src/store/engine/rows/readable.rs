@@ -104,8 +104,8 @@ impl<T> PageReader<T> {
     where
         T: TryFrom<R, Error = StoreError>,
     {
-        let asked = self.next.take().map_or(0, |next| next.limit);
-        let is_last = rows.len() < asked as usize;
+        let requested = self.next.take().map_or(0, |next| next.limit);
+        let is_last = rows.len() < requested as usize;
         let after = rows.last().map(RowResult::id).transpose()?;
         for row in rows {
             let id = row.id()?;

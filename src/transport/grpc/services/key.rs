@@ -124,12 +124,12 @@ impl KeyService for GrpcApi {
     ) -> Result<Response<proto::UpdateWebhookResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         self.manage("update_webhook", &metadata, &extensions, async |caller, context, record| {
-            let hook = WebhookPatch { url: message.webhook_url, rotate_secret: message.rotate_secret };
-            let hooked = self.service.keys.update_webhook(caller, &message.id, hook, context).await?;
-            record.key = hooked.key.id.to_string();
+            let patch = WebhookPatch { url: message.webhook_url, rotate_secret: message.rotate_secret };
+            let updated = self.service.keys.update_webhook(caller, &message.id, patch, context).await?;
+            record.key = updated.key.id.to_string();
             Ok(proto::UpdateWebhookResponse {
-                webhook_secret: hooked.webhook_secret.map(|secret| secret.to_string()).unwrap_or_default(),
-                key: Some(convert::key(hooked.key, self.service.now())),
+                webhook_secret: updated.webhook_secret.map(|secret| secret.to_string()).unwrap_or_default(),
+                key: Some(convert::key(updated.key, self.service.now())),
             })
         })
         .await

@@ -68,7 +68,7 @@ async fn authenticate(context: &RequestContext, parts: &Parts, policy: Policy<'_
 }
 
 /// Like [`authenticate`], but a credential is required.
-async fn known_caller(context: &RequestContext, parts: &Parts, policy: Policy<'_>) -> Result<Caller> {
+async fn identified_caller(context: &RequestContext, parts: &Parts, policy: Policy<'_>) -> Result<Caller> {
     match authenticate(context, parts, policy).await? {
         Caller::Anonymous => Err(Error::missing_credential()),
         caller => Ok(caller),
@@ -92,7 +92,7 @@ async fn key_caller(context: &RequestContext, parts: &Parts, mode: AuthMode) -> 
 /// The caller must be able to manage keys. `orgId` in the query narrows it to one organization; on no route does it
 /// widen anything.
 async fn manager(context: &RequestContext, parts: &Parts, policy: Policy<'_>) -> Result<Caller> {
-    let mut caller = known_caller(context, parts, policy).await?;
+    let mut caller = identified_caller(context, parts, policy).await?;
     access::may_manage(&caller)?;
     for organization in query::organizations(parts) {
         caller = access::restrict_to_organization(caller, &organization)?;
@@ -140,7 +140,7 @@ pub(crate) struct SelfRevoker(pub(in crate::transport::rest) Arc<KeyCaller>);
 pub(crate) struct SelfServiceKey(pub(in crate::transport::rest) Arc<KeyCaller>);
 
 /// Any caller with a credential, also a session.
-pub(crate) struct KnownCaller(pub(in crate::transport::rest) Caller);
+pub(crate) struct IdentifiedCaller(pub(in crate::transport::rest) Caller);
 
 /// A caller that may verify keys: of these keyspaces, or of all.
 pub(crate) struct Verifier(pub(in crate::transport::rest) Option<Arc<AllowedKeyspaces>>);
@@ -168,7 +168,7 @@ impl AnyCaller {
 
 impl OwnId {
     async fn extract(context: &RequestContext, parts: &Parts) -> Result<Self> {
-        let caller = known_caller(context, parts, NO_SESSIONS).await?;
+        let caller = identified_caller(context, parts, NO_SESSIONS).await?;
         let id = caller.key_id().ok_or_else(|| Error::forbidden("This caller is no key and has no record"))?;
         context.set_key(id);
         Ok(Self(id))
@@ -189,15 +189,15 @@ impl SelfServiceKey {
     }
 }
 
-impl KnownCaller {
+impl IdentifiedCaller {
     async fn extract(context: &RequestContext, parts: &Parts) -> Result<Self> {
-        known_caller(context, parts, WITH_SESSIONS).await.map(Self)
+        identified_caller(context, parts, WITH_SESSIONS).await.map(Self)
     }
 }
 
 impl Verifier {
     async fn extract(context: &RequestContext, parts: &Parts) -> Result<Self> {
-        access::may_verify(&known_caller(context, parts, NO_SESSIONS).await?).map(Self)
+        access::may_verify(&identified_caller(context, parts, NO_SESSIONS).await?).map(Self)
     }
 }
 
@@ -238,4 +238,4 @@ macro_rules! extractors {
     )*};
 }
 
-extractors!(AnyCaller KnownCaller OwnId SelfRevoker SelfServiceKey Verifier Manager KeyManager KeyRevoker);
+extractors!(AnyCaller IdentifiedCaller OwnId SelfRevoker SelfServiceKey Verifier Manager KeyManager KeyRevoker);

@@ -252,8 +252,8 @@ pub(crate) async fn collect(
     context: &RequestContext,
 ) -> std::result::Result<(Vec<u8>, Reservation), RestError> {
     let exceeded = |exceeded: BudgetExceeded| Error::unavailable(exceeded.to_string());
-    let held = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    let mut memory = context.connection().budget.reserve(held, context.standing()).map_err(exceeded)?;
+    let header_bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let mut memory = context.connection().budget.reserve(header_bytes, context.budget_part()).map_err(exceeded)?;
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Error::invalid("body", "could not be read"))?;

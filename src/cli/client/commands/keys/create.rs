@@ -18,7 +18,7 @@ const DAY: u64 = 86_400;
 
 pub async fn create(environment: &Environment, arguments: &Create) -> Result {
     let screen = &environment.screen;
-    if environment.asked_format() == Some(Format::Id) {
+    if environment.requested_format() == Some(Format::Id) {
         return Err(Failure::usage("-o id would lose the secret; -o json has both"));
     }
     let mut api = Api::connect(environment).await?;
@@ -31,7 +31,7 @@ pub async fn create(environment: &Environment, arguments: &Create) -> Result {
     let work = api.change(Method::POST, &["api", "api-keys"], &[], &body);
     let made = screen.wait("making the key", work).await?;
     let text = |name: &str| made[name].as_str().unwrap_or_default();
-    let written = match environment.asked_format() {
+    let written = match environment.requested_format() {
         None | Some(Format::Table) => screen.line(text("key")),
         Some(format) => output::object(screen, format, &made, String::new),
     };

@@ -13,7 +13,7 @@ use crate::cli::client::{
     environment::Environment,
     failure::{Exit, Failure, Result},
     http::Repeat,
-    output::{Format, Listing},
+    output::{Format, ListWriter},
     terminal,
     text::escape,
 };
@@ -35,12 +35,12 @@ pub async fn revoke(environment: &Environment, arguments: &Revoke) -> Result {
         terminal::confirm(screen, &format!("Revoke {what} for good?")).await?;
     }
     let mut failed = None;
-    let mut listing = Listing::new(screen, environment.asked_format().unwrap_or(Format::Jsonl), &[]);
+    let mut listing = ListWriter::new(screen, environment.requested_format().unwrap_or(Format::Jsonl), &[]);
     for id in &arguments.ids {
         let start = Instant::now();
         match screen.wait("revoking", until_certain(environment, &mut api, id, &organization, arguments)).await {
             Ok(key) => {
-                if environment.asked_format().is_some_and(|format| format != Format::Table) {
+                if environment.requested_format().is_some_and(|format| format != Format::Table) {
                     listing.page(std::slice::from_ref(&key))?;
                 }
                 let name = key["name"].as_str().map(|name| format!(" ({})", escape(name))).unwrap_or_default();
@@ -53,7 +53,7 @@ pub async fn revoke(environment: &Environment, arguments: &Revoke) -> Result {
             }
         }
     }
-    if environment.asked_format().is_some_and(|format| format != Format::Table) {
+    if environment.requested_format().is_some_and(|format| format != Format::Table) {
         listing.finish()?;
     }
     failed.map_or(Ok(()), |exit: Exit| Err(Failure::silent(exit)))

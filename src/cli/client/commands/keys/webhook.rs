@@ -21,7 +21,7 @@ pub async fn webhook(environment: &Environment, id: &str, webhook: &str) -> Resu
     let work = api.change(Method::PATCH, &path, &query, &body);
     let key = screen.wait("changing the webhook", work).await?;
     let secret = key["webhookSecret"].as_str();
-    match (environment.asked_format(), secret) {
+    match (environment.requested_format(), secret) {
         (Some(format), _) if format != Format::Table => output::object(screen, format, &key, String::new)?,
         (_, Some(secret)) => screen.line(secret)?,
         (_, None) => {}

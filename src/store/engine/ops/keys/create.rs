@@ -60,10 +60,10 @@ async fn count_and_create(
 ) -> AttemptResult<Vec<Result<bool>>> {
     let ids: Vec<Uuid> = creations.iter().map(|(key, _)| key.id.0).collect();
     // Those exist whose first reply was lost. They are counted already.
-    let known = keys_of_ids(db, &ids).await?;
+    let existing_keys = keys_of_ids(db, &ids).await?;
     let mut room = HashMap::<(&str, &str), i64>::new();
     let mut admitted = HashSet::new();
-    for (key, max) in creations.iter().filter(|(key, _)| !known.contains_key(&key.id.0)) {
+    for (key, max) in creations.iter().filter(|(key, _)| !existing_keys.contains_key(&key.id.0)) {
         let scope = (key.binding.organization.as_str(), key.keyspace.as_str());
         let left = match room.entry(scope) {
             Entry::Occupied(left) => left.into_mut(),
@@ -85,7 +85,7 @@ async fn count_and_create(
         if new.is_empty() { HashSet::new() } else { db.create_counted_keys(&new).await?.into_iter().collect() };
     Ok(creations
         .iter()
-        .map(|(key, _)| match known.get(&key.id.0) {
+        .map(|(key, _)| match existing_keys.get(&key.id.0) {
             Some(existing) => creation_result(key, Some(existing)).map(|()| true),
             None if written.contains(&key.id.0) => Ok(true),
             None if admitted.contains(&key.id) => Err(StoreError::DigestCollision),

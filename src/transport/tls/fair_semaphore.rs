@@ -1,4 +1,4 @@
-//! Turns at something scarce, shared fairly between client addresses.
+//! FairSemaphore at something scarce, shared fairly between client addresses.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,32 +11,32 @@ use tokio::sync::oneshot;
 
 /// A bounded number of turns. Addresses that wait are served in rotation, one waiter of each: an address with a thousand
 /// waiters delays another one by a single turn.
-pub(crate) struct Turns(Mutex<State>);
+pub(crate) struct FairSemaphore(Mutex<State>);
 
 struct State {
     free: usize,
     /// Each address that waits, once.
     rotation: VecDeque<IpAddr>,
-    waiting: HashMap<IpAddr, VecDeque<oneshot::Sender<Turn>>>,
+    waiting: HashMap<IpAddr, VecDeque<oneshot::Sender<FairPermit>>>,
 }
 
 /// A turn. It ends when this is dropped; `None` once it has ended.
-pub(crate) struct Turn(Option<Arc<Turns>>);
+pub(crate) struct FairPermit(Option<Arc<FairSemaphore>>);
 
-impl Turns {
+impl FairSemaphore {
     /// This many at once.
     pub(crate) fn new(count: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State { free: count, rotation: VecDeque::new(), waiting: HashMap::new() })))
     }
 
     /// Waits for a turn of this address.
-    pub(crate) async fn take(self: &Arc<Self>, address: IpAddr) -> Turn {
+    pub(crate) async fn acquire(self: &Arc<Self>, address: IpAddr) -> FairPermit {
         loop {
             let waiter = {
                 let mut state = self.0.lock();
                 if state.free > 0 {
                     state.free -= 1;
-                    return Turn(Some(Arc::clone(self)));
+                    return FairPermit(Some(Arc::clone(self)));
                 }
                 let (sender, waiter) = oneshot::channel();
                 if !state.waiting.contains_key(&address) {
@@ -46,8 +46,8 @@ impl Turns {
                 waiter
             };
             // The sender is dropped only together with this queue, which this future keeps.
-            if let Ok(turn) = waiter.await {
-                return turn;
+            if let Ok(permit) = waiter.await {
+                return permit;
             }
         }
     }
@@ -55,7 +55,7 @@ impl Turns {
 
 impl State {
     /// The next one in rotation.
-    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+    fn next(&mut self) -> Option<oneshot::Sender<FairPermit>> {
         let address = self.rotation.pop_front()?;
         let queue = self.waiting.get_mut(&address)?;
         let next = queue.pop_front();
@@ -68,18 +68,18 @@ impl State {
     }
 }
 
-impl Drop for Turn {
+impl Drop for FairPermit {
     fn drop(&mut self) {
-        let Some(turns) = self.0.take() else { return };
+        let Some(semaphore) = self.0.take() else { return };
         loop {
-            let mut state = turns.0.lock();
+            let mut state = semaphore.0.lock();
             let Some(next) = state.next() else {
                 state.free += 1;
                 return;
             };
             drop(state);
             // A waiter that has given up hands the turn back.
-            match next.send(Self(Some(Arc::clone(&turns)))) {
+            match next.send(Self(Some(Arc::clone(&semaphore)))) {
                 Ok(()) => return,
                 Err(mut back) => drop(back.0.take()),
             }
@@ -101,13 +101,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_with_many_waiters_delays_another_one_by_a_single_turn() {
-        let turns = Turns::new(1);
-        let taken = turns.take(address(1)).await;
-        let mut many: Vec<_> = (0..100).map(|_| Box::pin(turns.take(address(1)))).collect();
+        let semaphore = FairSemaphore::new(1);
+        let taken = semaphore.acquire(address(1)).await;
+        let mut many: Vec<_> = (0..100).map(|_| Box::pin(semaphore.acquire(address(1)))).collect();
         for waiter in &mut many {
             assert!(poll!(waiter).is_pending());
         }
-        let mut other = pin!(turns.take(address(2)));
+        let mut other = pin!(semaphore.acquire(address(2)));
         assert!(poll!(other.as_mut()).is_pending());
         drop(taken);
         let first = many.remove(0).await;
@@ -121,17 +121,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiter_that_gives_up_takes_no_turn() {
-        let turns = Turns::new(1);
-        let taken = turns.take(address(1)).await;
+        let semaphore = FairSemaphore::new(1);
+        let taken = semaphore.acquire(address(1)).await;
         for _ in 0..3 {
-            assert!(poll!(pin!(turns.take(address(1)))).is_pending());
+            assert!(poll!(pin!(semaphore.acquire(address(1)))).is_pending());
         }
         // This one gives up after the turn was sent to it.
-        let mut sent = Box::pin(turns.take(address(2)));
+        let mut sent = Box::pin(semaphore.acquire(address(2)));
         assert!(poll!(&mut sent).is_pending());
         drop(taken);
         drop(sent);
-        let state = turns.0.lock();
+        let state = semaphore.0.lock();
         assert_eq!((state.free, state.rotation.len(), state.waiting.len()), (1, 0, 0));
     }
 }
