@@ -20,7 +20,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true);
-    // The details of errors are in no message: a client finds them by reflection.
+    // No message of the API refers to the details of errors, so name their file here: otherwise reflection would not
+    // serve it.
     compiler.open_files([
         "keyward/v1/keys.proto",
         "keyward/v1/audit.proto",
@@ -47,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     println!("cargo:rerun-if-env-changed=KEYWARD_COMMIT");
     let checkout = checkout::of(Path::new(&env::var("CARGO_MANIFEST_DIR")?));
-    // Only what users build names its commit for certain: elsewhere each commit would mean a new build.
+    // Only release builds track the commit: in other profiles each commit would rebuild the crate.
     if env::var("PROFILE").as_deref() == Ok("release")
         && let Some(log) = checkout.as_ref().and_then(|checkout| checkout.log.as_ref())
     {

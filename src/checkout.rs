@@ -15,7 +15,7 @@ pub struct Checkout {
 }
 
 /// The checkout whose root is this folder: a clone or a worktree. None for sources from an archive, also if they were
-/// unpacked inside of another repository, whose commit says nothing of them.
+/// unpacked inside of another repository, whose commit is not theirs.
 pub fn of(root: &Path) -> Option<Checkout> {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").arg("-C").arg(root).args(arguments).output().ok()?;

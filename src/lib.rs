@@ -1,8 +1,8 @@
 //! Keyward is a key-management service: it creates, lists, revokes and verifies API keys over gRPC and REST, and keeps them
 //! in Postgres or in embedded SQLite.
 //!
-//! Verify answers from memory while the replica holds a *lease*, and a revoked key is invalid on every replica the moment
-//! Revoke returns. [`replica`] says how both hold at once.
+//! Verify answers from memory while the replica holds a *lease*, and a revoked key is invalid on every replica the
+//! moment Revoke returns. [`replica`] describes how both are true at once.
 //!
 //! # Rooms
 //!

@@ -4,7 +4,7 @@ mod cli;
 
 use std::process::ExitCode;
 
-/// Freed memory is zeroed: credentials pass through buffers of libraries, which free them as they are.
+/// Zeroes freed memory, because libraries free buffers that held credentials without clearing them.
 #[global_allocator]
 static ALLOCATOR: zeroizing_alloc::ZeroAlloc<mimalloc::MiMalloc> = zeroizing_alloc::ZeroAlloc(mimalloc::MiMalloc);
 

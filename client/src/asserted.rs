@@ -18,8 +18,8 @@ pub(crate) struct Asserted<'a> {
 }
 
 impl Asserted<'_> {
-    /// Whether a key satisfies all of it. A check past the contract's bounds is satisfied by no key, so that it becomes
-    /// a call, which the replica refuses as INVALID_ARGUMENT with the field.
+    /// Whether a key satisfies all of it. A check beyond the contract's bounds matches no key in memory, so it becomes
+    /// a call, and the replica refuses that with INVALID_ARGUMENT and the field.
     pub(crate) fn holds_for(&self, key: &KeyFacts) -> bool {
         let parts = [
             (self.keyspace, &key.keyspace),

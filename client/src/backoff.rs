@@ -1,5 +1,5 @@
-//! Delays between attempts: they grow, and chance spreads them, so that clients which failed together do not come back
-//! together.
+//! Delays between attempts: exponential backoff with jitter, so that clients that failed at the same time do not all
+//! retry at the same time.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -32,7 +32,7 @@ pub(crate) fn spread(length: Duration) -> Duration {
     length.saturating_sub(jitter(length / 4))
 }
 
-/// A length of time that chance chooses, below `bound`.
+/// A random duration below `bound`.
 fn jitter(bound: Duration) -> Duration {
     // Each state has keys of its own, which the operating system's randomness has seeded.
     let random = RandomState::new().hash_one(());

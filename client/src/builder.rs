@@ -19,8 +19,8 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest timeout of a check: that of the server's own calls is 30 s.
 const MAX_TIMEOUT: Duration = Duration::from_mins(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// A connection on which nothing arrives for this long is pinged, and given up without an answer in
-/// [`KEEPALIVE_TIMEOUT`]: a peer that is gone without a word is noticed.
+/// A connection on which nothing arrives for this long is pinged, and closed if no answer arrives within
+/// [`KEEPALIVE_TIMEOUT`]. This detects a peer that vanished without closing the connection.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -45,8 +45,8 @@ impl ClientBuilder {
         }
     }
 
-    /// A further address of the same Keyward. Calls take turns; one that fails is left out until it is well again. At
-    /// most 64.
+    /// A further address of the same Keyward. Calls use the addresses round robin; one that fails is skipped until a
+    /// probe of it succeeds. At most 64.
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
         self.urls.push(url.into());
         self
@@ -65,8 +65,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Whom to trust, and the client's certificate. An `https` URL without it trusts the authorities of the operating
-    /// system.
+    /// The trusted certificate authorities, and the client's certificate. An `https` URL without it trusts the
+    /// authorities of the operating system.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
@@ -77,9 +77,9 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// What is not good, with the name of the setting.
+    /// The setting that is invalid, and why.
     pub fn build(self) -> Result<Client, BuildError> {
-        // Connections live in tasks.
+        // Connections are driven by tasks, which need a runtime.
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(BuildError::new("runtime", "build must be called within a tokio runtime"));
         }
@@ -105,13 +105,13 @@ impl ClientBuilder {
     #[cfg(feature = "tls")]
     fn channel(&self, url: &str) -> Result<Channel, BuildError> {
         let Some(rest) = url.strip_prefix("https://") else {
-            // A credential must not travel in the clear because of a missing letter.
+            // Otherwise `http` written for `https` would send the credential in plain text.
             if self.tls.is_some() {
                 return Err(BuildError::new("tls", "is set, and an endpoint is not https"));
             }
             return Ok(address(url)?.connect_lazy());
         };
-        // Tonic's own TLS would take another set of features of rustls than the rest of this project.
+        // Tonic's own TLS needs other features of rustls than the rest of this project uses.
         let plain = address(&format!("http://{rest}"))?;
         let secure = url.parse::<http::Uri>().map_err(|_| BuildError::new("endpoint", "is not a URL"))?;
         let tls = self.tls.clone().unwrap_or_else(Tls::native_roots);

@@ -1,4 +1,4 @@
-//! A check of one secret: what is asked, and the answer to wait for.
+//! A check of one secret: its assertions, and the future of its verdict.
 
 use std::{
     fmt,
@@ -9,7 +9,7 @@ use std::{
 
 use crate::{asserted::Asserted, client::Client, error::Error, proto, verdict::Verdict};
 
-/// A check of one secret. Await it for the verdict. What is not named is not asserted.
+/// A check of one secret. Await it for the verdict. It asserts only what its methods set.
 #[must_use = "a check does nothing until it is awaited"]
 pub struct Check<'a> {
     client: &'a Client,
@@ -161,9 +161,9 @@ impl<'a> Scopes<'a> {
 pub struct CheckFuture<'a>(Progress<'a>);
 
 enum Progress<'a> {
-    /// Memory has decided.
+    /// Decided from memory.
     Decided(Option<Verdict>),
-    /// Keyward was asked.
+    /// A call to Keyward decides.
     Calling(Pin<Box<dyn Future<Output = Result<Verdict, Error>> + Send + 'a>>),
 }
 

@@ -26,7 +26,7 @@ use crate::{
     verdict::{Principal, Verdict},
 };
 
-/// Delays between two rounds over all addresses: the first and the longest.
+/// Delays between two passes over all addresses: the first and the longest.
 const RETRY_DELAYS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 
 /// The generated client of every call, see [`Client::key_service`].
@@ -47,7 +47,7 @@ struct Inner {
 /// What a client has done so far, for the metrics of its service, see [`Client::metrics`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientMetrics {
-    /// Checks that were asked by a call.
+    /// Checks that were calls.
     pub calls: u64,
     /// Those of them that ended without a verdict.
     pub undecided: u64,
@@ -73,7 +73,7 @@ impl Client {
         }))
     }
 
-    /// Checks a secret. What the check asserts is added to it before it is awaited:
+    /// Checks a secret. Add assertions to the check before it is awaited:
     ///
     /// ```no_run
     /// # async fn f(client: keyward_client::Client) -> Result<(), keyward_client::Error> {
@@ -93,7 +93,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// An option that is not good; a second call; a system without a clock that counts suspension (other than Linux).
+    /// An option that is out of its bounds; a second call; a system without a clock that counts suspension (other than
+    /// Linux).
     pub fn attach(&self, options: AttachOptions) -> Result<(), BuildError> {
         let attached = Attached::start(Arc::clone(&self.0.endpoints), options)?;
         self.0.attached.set(attached).map_err(|_| BuildError::new("attach", "the client is attached already"))
@@ -105,12 +106,12 @@ impl Client {
     }
 
     /// This process's memory, if it may answer now; none before [`Self::attach`]. For programs that answer for other
-    /// callers, such as `keyward agent`: [`Self::verify`] looks there by itself.
+    /// callers, such as `keyward agent`: [`Self::verify`] uses it by itself.
     pub fn local_memory(&self) -> Option<LocalMemory<'_>> {
         self.0.attached.get()?.local()
     }
 
-    /// Asks for the key of a secret that Keyward has found valid, to be kept in memory. [`Self::verify`] does so by
+    /// Requests the key of a secret that Keyward has found valid, to keep it in memory. [`Self::verify`] does so by
     /// itself.
     pub fn remember(&self, secret: &str) {
         if let Some(attached) = self.0.attached.get() {
@@ -118,15 +119,15 @@ impl Client {
         }
     }
 
-    /// Ends the session of [`Self::attach`] for good: memory answers nothing any more, and the replica is notified, so
-    /// that no Revoke waits for this client. Checks are calls from then on.
+    /// Ends the session of [`Self::attach`] for good: memory no longer answers, and the replica is notified, so that no
+    /// Revoke waits for this client. Checks are calls from then on.
     pub async fn detach(&self) {
         if let Some(attached) = self.0.attached.get() {
             attached.stop().await;
         }
     }
 
-    /// The connection to the address whose turn it is, for generated clients of other services. Deadlines and retries
+    /// The connection to the next address, round robin, for generated clients of other services. Deadlines and retries
     /// are their user's.
     pub fn connection(&self) -> Connection {
         Connection::new(self.0.endpoints.next())
@@ -152,14 +153,14 @@ impl Client {
         self.0.attached.get()?.verify(secret, asserted)
     }
 
-    /// The generated client of every call, such as Create, List and Revoke, at the address whose turn it is. It adds
+    /// The generated client of every call, such as Create, List and Revoke, at the next address, round robin. It adds
     /// the credential to each call; deadlines and retries are its user's.
     pub fn key_service(&self) -> KeyService {
         let endpoint = self.0.endpoints.next();
         KeyServiceClient::with_interceptor(endpoint.channel.clone(), endpoint.credential.clone())
     }
 
-    /// Asks Keyward, and counts it.
+    /// Checks by a call, and counts it.
     pub(crate) async fn call(
         &self,
         message: proto::VerifyRequest,
@@ -171,7 +172,7 @@ impl Client {
         answer
     }
 
-    /// Asks Keyward, at one address after the other, until there is a verdict or the time is over.
+    /// Calls one address after the other until there is a verdict or the deadline passes.
     async fn call_with_retries(&self, mut message: proto::VerifyRequest, timeout: Option<Duration>) -> Result<Verdict, Error> {
         let deadline = Instant::now() + timeout.unwrap_or(self.0.timeout);
         let mut backoff = Backoff::new(RETRY_DELAYS.0, RETRY_DELAYS.1);

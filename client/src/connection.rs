@@ -19,8 +19,8 @@ impl Connection {
         InterceptedService::new(self.0.channel.clone(), self.0.credential.clone())
     }
 
-    /// Notes why a call failed. Returns whether another address may answer it: this one could not be reached, or could
-    /// not decide. It is then left out until it is well.
+    /// Records a failed call. Returns whether another address may answer it, because this one could not be reached or
+    /// could not decide. This address is then skipped until a probe of it succeeds.
     pub fn note_failure(&self, status: &Status) -> bool {
         let undecided = is_transport(status) || status.code() == Code::Unavailable;
         if undecided {

@@ -33,7 +33,7 @@ pub(crate) struct Endpoint {
     pub(crate) credential: Credential,
     /// The stream that all checks share. It is opened by the first check, and again by the first check after its end.
     stream: Mutex<Option<CheckStream>>,
-    /// Set when the address failed, until a probe finds it well. Meanwhile other addresses are used.
+    /// Set when the address failed, until a probe of it succeeds. Meanwhile other addresses are used.
     down: AtomicBool,
 }
 
@@ -66,7 +66,7 @@ impl Endpoint {
         })
     }
 
-    /// Takes the address out of use until it is well.
+    /// Marks the address as down until a probe of it succeeds.
     pub(crate) fn mark_down(self: &Arc<Self>) {
         if !self.down.swap(true, Ordering::Relaxed) {
             tokio::spawn(probe(Arc::downgrade(self)));
@@ -87,7 +87,7 @@ impl Endpoint {
     }
 }
 
-/// Probes an address until it is well, or until the client is gone.
+/// Probes an address until that succeeds, or until the client is dropped.
 async fn probe(endpoint: Weak<Endpoint>) {
     let mut backoff = Backoff::new(PROBE_DELAYS.0, PROBE_DELAYS.1);
     loop {
@@ -117,7 +117,7 @@ struct HealthCheckResponse {
 /// `SERVING`.
 const SERVING: i32 = 1;
 
-/// Whether a server says that it serves, by the health protocol of gRPC. One without that protocol counts as well.
+/// Whether a server reports SERVING in the health protocol of gRPC. A server without that protocol counts as serving.
 async fn is_serving(channel: Channel) -> bool {
     let mut grpc = Grpc::new(channel);
     if grpc.ready().await.is_err() {

@@ -1,4 +1,4 @@
-//! The addresses of Keyward, used in turn.
+//! The addresses of Keyward, used round robin.
 
 use std::sync::{
     Arc,
@@ -14,7 +14,7 @@ pub(crate) struct Endpoints {
 }
 
 impl Endpoints {
-    /// These addresses. The first one to be used is any of them, so that clients spread over all.
+    /// These addresses. The caller chooses `first` at random, so that clients spread over all addresses.
     pub(crate) fn new(all: Vec<Arc<Endpoint>>, first: usize) -> Self {
         Self { all, next: AtomicUsize::new(first) }
     }
@@ -29,7 +29,7 @@ impl Endpoints {
         self.all.iter().filter(|endpoint| !endpoint.is_up()).count()
     }
 
-    /// The next address that is up. If none is, the next one: its failure is as good an answer as any.
+    /// The next address that is up. If none is up, the next one: the caller then gets its error.
     pub(crate) fn next(&self) -> &Arc<Endpoint> {
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let turn = |step: usize| &self.all[first.wrapping_add(step) % self.all.len()];

@@ -17,11 +17,11 @@ pub enum ErrorKind {
     Unauthenticated,
     /// This client's own credential does not allow the call.
     PermissionDenied,
-    /// The check asks for something that no key can have, such as a scope with a space.
+    /// The check asserts something that no key can have, such as a scope with a space.
     InvalidArgument,
     /// Keyward refuses this client for the number of its calls.
     ResourceExhausted,
-    /// Something else: a defect, or a version of Keyward that this client does not know.
+    /// Something else: a defect, or a version of Keyward that this client does not support.
     Internal,
 }
 
@@ -48,7 +48,7 @@ impl Error {
         Self::new(ErrorKind::Unavailable, "UNAVAILABLE", message)
     }
 
-    /// An answer that this version of the client does not understand. It must never count as a good one.
+    /// An answer that this version of the client does not understand. It must never count as a success.
     pub(crate) fn not_understood(message: &str) -> Self {
         Self::new(ErrorKind::Internal, "NOT_UNDERSTOOD", message)
     }
@@ -94,7 +94,7 @@ impl Error {
         &self.message
     }
 
-    /// The fields that are not good, and why, for [`ErrorKind::InvalidArgument`].
+    /// The invalid fields, and why each is, for [`ErrorKind::InvalidArgument`].
     pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
         self.fields.iter().map(|(field, why)| (field.as_str(), why.as_str()))
     }
@@ -129,7 +129,7 @@ impl BuildError {
         Self { setting, why }
     }
 
-    /// The name of the setting that is not good.
+    /// The name of the invalid setting.
     pub fn setting(&self) -> &'static str {
         self.setting
     }

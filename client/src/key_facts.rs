@@ -1,10 +1,10 @@
-//! Facts of a key: whose it is, and what it may do.
+//! Facts of a key: its owner, and what it may do.
 
 use std::{sync::Arc, time::SystemTime};
 
 use crate::{ended::Ended, error::Error, proto, reason::Reason, timestamp::system_time};
 
-/// What the replica says of a key in a verdict, apart from its rate limit.
+/// What a verdict contains about a key, apart from its rate limit.
 pub(crate) struct KeyFacts {
     pub(crate) id: String,
     pub(crate) keyspace: String,
@@ -22,7 +22,7 @@ pub(crate) struct KeyFacts {
 
 /// Watches the key that facts were read from.
 pub(crate) trait KeyWatcher: Send + Sync {
-    /// Completes when the key is refused, or is not what these facts say any more.
+    /// Completes when the key is refused, or no longer has these facts.
     fn watch(&self, facts: &Arc<KeyFacts>) -> Ended;
 }
 

@@ -20,7 +20,7 @@ pub enum Reason {
     WrongOrganization,
     /// The key is bound to another instance, or to none.
     WrongInstance,
-    /// The key lacks a scope that the check asks for.
+    /// The key lacks a scope that the check requires.
     InsufficientScope,
     /// The key has exhausted its rate limit.
     RateLimited,

@@ -29,10 +29,10 @@ const MAX_QUEUED: usize = 1_024;
 const MAX_PENDING: usize = 16_384;
 /// A stream that answers none of its checks for this long has failed. It is longer than any look-up of the server.
 const STALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often that is looked at.
+/// Interval between two checks for a stall.
 const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A check, and where its answer goes.
+/// A check, and the sender of its answer.
 pub(crate) struct Job {
     pub(crate) message: proto::VerifyRequest,
     pub(crate) reply: oneshot::Sender<Result<proto::VerifyResponse, CheckFailure>>,
@@ -42,13 +42,13 @@ pub(crate) struct Job {
 #[derive(Clone)]
 pub(crate) struct CheckFailure {
     pub(crate) status: Status,
-    /// The check alone failed, and the stream goes on.
+    /// Only this check failed; the stream continues.
     of_check: bool,
 }
 
 impl CheckFailure {
-    /// Whether the address is unlikely to answer other checks. The end of a stream is no such sign: a server ends its
-    /// streams in good order, too.
+    /// Whether the address is unlikely to answer other checks. The end of a stream does not count, because a server
+    /// that stops also ends its streams cleanly.
     pub(crate) fn is_of_endpoint(&self) -> bool {
         is_transport(&self.status) || self.of_check && self.status.code() == Code::Unavailable
     }
@@ -94,7 +94,7 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Passes an answer on. False if the server answers what it was not asked.
+    /// Delivers an answer to the caller of its check. False if no check with its id is pending.
     fn answer(&self, response: proto::VerifyStreamResponse) -> bool {
         let reply = {
             let mut state = self.lock();
@@ -133,7 +133,7 @@ impl Shared {
         }
     }
 
-    /// Waits until the server has answered nothing for too long.
+    /// Waits until checks are pending and none was answered for [`STALL_TIMEOUT`].
     async fn stalled(&self) {
         loop {
             sleep(STALL_CHECK_INTERVAL).await;
@@ -204,7 +204,7 @@ async fn exchange(channel: Channel, credential: Credential, shared: &Arc<Shared>
         match answers.message().await {
             Ok(Some(answer)) => {
                 if !shared.answer(answer) {
-                    return Status::internal("the server answers what it was not asked");
+                    return Status::internal("the server sent an answer to no pending check");
                 }
             }
             Ok(None) => return Status::unavailable("the server has ended the stream"),

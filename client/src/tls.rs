@@ -26,7 +26,7 @@ use crate::error::BuildError;
 
 const HTTP_2: &[u8] = b"h2";
 
-/// Whom to trust, and the client's own certificate. Everything is PEM.
+/// The trusted certificate authorities, and the client's own certificate. Everything is PEM.
 #[derive(Clone)]
 pub struct Tls {
     /// The authorities; none: those of the operating system.
@@ -72,7 +72,7 @@ impl Tls {
         let mut roots = RootCertStore::empty();
         let authorities = match &self.authorities {
             Some(pem) => certificates(pem)?,
-            // What cannot be read is left out; without any authority nothing is trusted.
+            // Authorities that cannot be read are skipped. If none is left, no server is trusted.
             None => rustls_native_certs::load_native_certs().certs,
         };
         roots.add_parsable_certificates(authorities);

@@ -1,4 +1,4 @@
-//! What Keyward says of a secret.
+//! The verdict on a secret.
 
 use std::{borrow::Cow, fmt, sync::Arc, time::SystemTime};
 
@@ -14,9 +14,9 @@ use crate::{
 /// The verdict on a secret. Only [`Verdict::Valid`] holds a [`Principal`], so that a refusal cannot be taken for a
 /// caller.
 #[derive(Debug, Clone)]
-#[must_use = "a verdict that nobody looks at lets everybody in"]
+#[must_use = "an ignored verdict lets every caller in"]
 pub enum Verdict {
-    /// The key is valid, and is what the check asked for.
+    /// The key is valid, and matches every assertion of the check.
     Valid(Principal),
     /// It is not.
     Refused(Refusal),
@@ -44,7 +44,7 @@ impl Verdict {
     ///
     /// # Errors
     ///
-    /// A code that this version does not know: it must not count as VALID.
+    /// A code that this version does not support: it must not count as VALID.
     pub(crate) fn of(response: proto::VerifyResponse, watcher: Option<Box<dyn KeyWatcher>>) -> Result<Self, Error> {
         let code = response.code();
         let message = response.message.clone();
@@ -79,7 +79,7 @@ impl Refusal {
         &self.message
     }
 
-    /// The id of the refused key; none if the secret belongs to no key that the caller may know of.
+    /// The id of the refused key; none if the secret belongs to no key that the caller may see.
     pub fn key_id(&self) -> Option<&str> {
         self.key.as_ref().map(Principal::key_id)
     }
@@ -95,14 +95,14 @@ impl Refusal {
     }
 }
 
-/// A key that is valid, and whose it is. Cheap to clone.
+/// A valid key and its owner. Cheap to clone.
 #[derive(Clone)]
 pub struct Principal {
     key: Arc<KeyFacts>,
     rate_limit: Option<RateLimit>,
 }
 
-/// A text that is there, or none.
+/// None for an empty text, which means absent in a message.
 fn named(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }

@@ -87,7 +87,7 @@ enum Integer {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Text {
-    /// A name; whether it can be `:authority` as far as it was read.
+    /// A name; whether the bytes read so far match `:authority`.
     Name(bool),
     /// A value; whether it is the authority.
     Value(bool),
@@ -99,7 +99,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// Reads on through bytes that have arrived, and replaces `%` in an authority.
+    /// Scans bytes that have arrived, and replaces `%` in an authority.
     fn read(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
         while at < bytes.len() {
@@ -180,7 +180,7 @@ impl Reader {
         self.skip_empty();
     }
 
-    /// Leaves a part of the frame of which nothing is left.
+    /// Moves past a part of the frame that has no bytes left.
     fn skip_empty(&mut self) {
         if let Frame::Block { left: 0, padding } = self.frame {
             self.frame = Frame::Skip(padding);
@@ -245,7 +245,7 @@ impl Block {
         }
     }
 
-    /// A text of which bytes are left, or what follows it.
+    /// The state in a text of which `left` bytes follow; with none, the state after it.
     fn bytes(read: usize, left: usize, text: Text, plain: bool) -> Self {
         match (left, text) {
             (0, Text::Name(matches)) => Self::Length(Text::Value(matches && plain && read == AUTHORITY.len())),

@@ -17,7 +17,7 @@ use crate::{
     transport::{grpc::metadata, rest::forward_auth::GATEWAY_CREDENTIAL},
 };
 
-/// The kind of socket that a connection came by.
+/// The kind of socket that accepted a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SocketKind {
     /// A Unix socket.
@@ -29,7 +29,7 @@ pub(super) enum SocketKind {
 /// The caller of a call, as it presents itself.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Caller<'a> {
-    /// The holder of the agent's own credential, or a caller whom the socket's file mode stands for.
+    /// The holder of the agent's own credential, or a caller that the socket's file mode authenticates.
     Own,
     /// The holder of this secret.
     Secret(&'a str),
@@ -53,7 +53,7 @@ impl Callers {
     /// UNAUTHENTICATED without a credential where one is needed; INVALID_ARGUMENT with two.
     pub(super) fn of<'a>(&self, headers: &'a HeaderMap, origin: SocketKind) -> Result<Caller<'a>> {
         let trusted = origin == SocketKind::Unix && self.socket_auth == SocketAuth::FileMode;
-        // A credential that is there counts: a bad one is refused, not replaced.
+        // A credential that was sent counts: an invalid one is refused, not replaced by the agent's.
         if trusted && !headers.contains_key(AUTHORIZATION) {
             return Ok(Caller::Own);
         }
@@ -61,7 +61,8 @@ impl Callers {
         Ok(if self.is_own(secret) { Caller::Own } else { Caller::Secret(secret) })
     }
 
-    /// The gateway that asks over HTTP, where `authorization` is its client's. None: it is no gateway.
+    /// The caller of an HTTP request of a gateway, in which `authorization` belongs to the gateway's client. None: the
+    /// caller is not a gateway.
     pub(super) fn gateway<'a>(&self, headers: &'a HeaderMap, origin: SocketKind) -> Option<Caller<'a>> {
         let mut values = headers.get_all(GATEWAY_CREDENTIAL).iter();
         let Some(value) = values.next() else {
@@ -84,7 +85,7 @@ impl Caller<'_> {
     ///
     /// # Errors
     ///
-    /// UNAUTHENTICATED if it is no text of a header.
+    /// UNAUTHENTICATED if the credential is not a valid header value.
     pub(super) fn authorize<T>(self, request: &mut Request<T>) -> Result<()> {
         if let Self::Secret(secret) = self {
             let value = format!("Bearer {secret}").parse::<MetadataValue<Ascii>>();

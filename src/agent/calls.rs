@@ -1,4 +1,5 @@
-//! The calls that an agent answers, as gRPC services. Calls that are answered on the task that read them do not come here.
+//! The calls that an agent answers, as gRPC services. Calls that are answered on the task that read them do not use
+//! these services.
 
 use std::sync::Arc;
 
@@ -40,7 +41,7 @@ pub(super) struct AgentApi {
     pub(super) agent: Arc<Agent>,
 }
 
-/// When a call arrived. Its deadline counts from then, also if it had to wait for a turn.
+/// When a call arrived. Its deadline counts from then, even if it had to wait for a permit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arrival(pub(super) Instant);
 
@@ -108,7 +109,7 @@ impl Authorization for AgentApi {
                 check::remember(&self.agent, &checked.request(""), &answer);
                 Ok(Response::new(answer))
             }
-            // To a gateway, what cannot be decided is an answer of its own.
+            // Envoy's protocol has a response for a request that could not be decided.
             Err(status) if is_undecided(&status) && self.agent.local(head.caller).is_some() => {
                 Ok(respond(Err(Error::unavailable(status.message().to_owned()))))
             }

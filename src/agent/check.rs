@@ -41,7 +41,7 @@ pub(super) fn try_answer(agent: &Agent, caller: Caller<'_>, body: &[u8]) -> Opti
 
 /// Lets a request pass by what memory has. None in every other case: a replica decides.
 pub(super) fn decide(agent: &Agent, caller: Caller<'_>, checked: &CheckedRequest<'_>) -> Option<Allowed> {
-    // The id is for the log, and nothing is logged of a request that passes.
+    // The id is for the log, and requests that pass are not logged.
     allow(agent, caller, &checked.request(""))
 }
 
@@ -60,7 +60,7 @@ pub(super) fn allow<H: Headers>(agent: &Agent, caller: Caller<'_>, request: &Gat
     Some(secret.allowed(Arc::new(key)))
 }
 
-/// Asks for the key of a request that a replica has let pass, to be kept.
+/// Requests the key of a request that a replica has allowed, to keep it in memory.
 pub(super) fn remember<H: Headers>(agent: &Agent, request: &GatewayRequest<'_, H>, answer: &CheckResponse) {
     let passed = matches!(answer.http_response, Some(HttpResponse::OkResponse(_)));
     let secret = agent.gateway_config.as_ref().filter(|_| passed).and_then(|config| config.secret_check(request));
@@ -72,7 +72,7 @@ pub(super) fn remember<H: Headers>(agent: &Agent, request: &GatewayRequest<'_, H
 /// The id of a request: its own, if that is safe to repeat.
 pub(super) fn request_id(agent: &Agent, incoming: Option<&[u8]>) -> String {
     let registry = agent.gateway_config.as_ref().map(GatewayConfig::registry);
-    // Without the keyspaces nobody knows what a credential looks like.
+    // Without the keyspaces' formats a credential in the id cannot be recognised, so every id is replaced.
     let holds = |id: &str| agent.callers.is_own(id) || registry.is_none_or(|registry| registry.holds_credential(id));
     request_id::choose_unless(incoming, holds, &SystemEntropy)
 }
@@ -93,7 +93,7 @@ fn cached_key(principal: &Principal, registry: &Registry) -> Option<CachedKey> {
         name: principal.name().to_owned(),
         scopes: principal.scopes().map(str::to_owned).collect(),
         created_at: Micros::try_from(created.as_micros()).unwrap_or(Micros::MAX),
-        // The lookup in memory has checked these already.
+        // The look-up in memory has checked these already.
         expires_at: None,
         revoked: false,
         metadata: BTreeMap::new(),

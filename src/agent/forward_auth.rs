@@ -1,5 +1,5 @@
-//! `/forward-auth/…`, for gateways that ask over HTTP: from memory as Envoy's Check, and otherwise by a Check at a replica,
-//! which decides about every gateway's request in the same way.
+//! `/forward-auth/…`, for gateways that use HTTP: decided from memory like Envoy's Check, and otherwise by a Check at a
+//! replica, which decides about every gateway's request in the same way.
 
 use std::borrow::Cow;
 
@@ -76,24 +76,24 @@ async fn respond(agent: &Agent, (origin, peer): (SocketKind, &Peer), parts: &Par
         Some((_, Err(error))) => Some(error),
         None => None,
     };
-    // Only a gateway learns what is wrong.
+    // Only an authenticated gateway gets the reason.
     match (verify_caller(agent, caller, peer).await, refused) {
         (Err(error), _) | (Ok(()), Some(error)) => with_body(path.as_ref(), error),
         (Ok(()), None) => RestError::NoSuchPath.into_response(),
     }
 }
 
-/// Whether the caller may ask as a gateway.
+/// Whether the caller may request decisions as a gateway.
 async fn verify_caller(agent: &Agent, caller: Caller<'_>, peer: &Peer) -> Result<(), Error> {
     if agent.local(caller).is_some() {
         return Ok(());
     }
-    // Without a request this is refused by everybody, and only a gateway learns why.
+    // A replica refuses a Check without a request. Its error shows whether it accepts the caller as a gateway.
     let answer = call(agent, (caller, peer), &CheckRequest::default()).await;
     answer.map(drop).map_err(|status| refusal(&status))
 }
 
-/// Asks a replica.
+/// Sends the request to a replica.
 async fn check_at_replica(
     agent: &Agent,
     (caller, peer): (Caller<'_>, &Peer),
@@ -114,7 +114,7 @@ async fn call(
     (caller, peer): (Caller<'_>, &Peer),
     message: &CheckRequest,
 ) -> Result<CheckResponse, Status> {
-    // A connection of HTTP/1.1 has one call at a time, so it needs no turn.
+    // A connection of HTTP/1.1 has one call at a time, so it needs no permit.
     let authenticated = peer.admission.is_authenticated();
     let deadline = Instant::now() + DECISION_TIMEOUT;
     let answer = agent.upstream.unary(CHECK_PATH, (caller, authenticated), message, deadline).await;

@@ -171,8 +171,8 @@ impl AgentHandler {
         Ok((bounds, charge.map_err(|exceeded| overloaded(exceeded.to_string()))?))
     }
 
-    /// Passes a call on to the services. On a connection on which nobody was authenticated it first waits for a turn, no
-    /// longer than until the caller's deadline.
+    /// Passes a call on to the services. On a connection on which nobody was authenticated it first waits for a permit,
+    /// at most until the caller's deadline.
     async fn pass_on(
         self,
         request: Request<RequestBody>,

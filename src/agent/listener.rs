@@ -54,7 +54,7 @@ const MAX_HEADER_BYTES: usize = 16 << 10;
 /// The address that all callers count under: they are on this host.
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// What is spoken on a socket.
+/// The protocol of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
     Grpc,

@@ -17,8 +17,8 @@ pub(super) struct LocalCaller<'a> {
 }
 
 impl<'a> LocalCaller<'a> {
-    /// None if memory may not answer now, or does not know the caller as one that may verify. Reads the lease once, for
-    /// the caller's key and the checked one.
+    /// None if memory may not answer now, or does not hold the caller's key with the right to verify. Reads the lease
+    /// once, for the caller's key and the checked one.
     pub(super) fn of(client: &'a Client, caller: Caller<'_>) -> Option<Self> {
         let memory = client.local_memory()?;
         let key = match caller {
@@ -35,7 +35,7 @@ impl<'a> LocalCaller<'a> {
 
     /// Returns the checked key if it is in memory, satisfies every assertion, and is one that the caller may verify.
     pub(super) fn verify(&self, check: &Check<'_>) -> Option<Principal> {
-        // A replica says why it refuses such a check.
+        // A replica's error names the invalid field.
         if check.validate().is_err() || check.asserted.forbidden {
             return None;
         }

@@ -1,4 +1,4 @@
-//! Whether an agent can answer: what its health service says.
+//! Whether an agent can answer, as its health service reports it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ const HEALTH_PATH: &str = "/grpc.health.v1.Health/Check";
 const HEALTH_NAMES: [&str; 3] = ["", "keyward.v1.KeyService", "envoy.service.auth.v3.Authorization"];
 /// How often the lease is read, which is in memory.
 const LEASE_INTERVAL: Duration = Duration::from_millis(100);
-/// How often the replicas are asked while there is no lease.
+/// How often the replicas are probed while there is no lease.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -60,7 +60,7 @@ pub(super) async fn follow(agent: Arc<Agent>, health: HealthReporter, stop: Canc
     set_serving(&health, false).await;
 }
 
-/// Whether any replica serves. Asks each address: one that answers NOT_SERVING says nothing about the others.
+/// Whether any replica serves. Probes every address, because one replica's NOT_SERVING does not describe the others.
 async fn is_serving(agent: &Agent) -> bool {
     for _ in 0..agent.client.addresses() {
         let deadline = Instant::now() + PROBE_TIMEOUT;

@@ -105,8 +105,8 @@ fn build(settings: Settings) -> Result<Agent, BuildError> {
     Ok(Agent::new(callers, (own, upstream), settings.gateway_config, unsupported))
 }
 
-/// Says on standard output where the agent listens. On a thread of its own: a pipe that nobody reads must not stop it, and
-/// neither must a closed one.
+/// Prints the addresses that the agent listens on. On a thread of its own, so that a pipe that is full or closed does
+/// not block the agent.
 fn print(addresses: &[(&'static str, String)]) {
     let mut text = String::new();
     for (name, address) in addresses {

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, UnixListener, UnixSocket};
 
 use super::settings::Listen;
 
-/// Connections that were made and are not accepted yet.
+/// Connections that wait to be accepted.
 const BACKLOG: u32 = 1_024;
 
 /// A socket that is listened on.
@@ -37,7 +37,8 @@ impl Drop for SocketFile {
 }
 
 impl Socket {
-    /// Listens. The file of a Unix socket has the mode `mode`; one that nobody listens on is replaced.
+    /// Listens. The file of a Unix socket has the mode `mode`; a file left behind, on which no process listens, is
+    /// replaced.
     ///
     /// # Errors
     ///
@@ -155,12 +156,12 @@ mod tests {
     async fn only_a_socket_that_nobody_listens_on_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent.sock");
-        // Left behind.
+        // Left behind by a process that was killed.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let replaced = bind(&path).unwrap();
         UnixStream::connect(&path).unwrap();
         drop(replaced);
-        // Of another program, which takes no lock.
+        // The socket of another program, which does not lock the path.
         let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
         assert_eq!(bind(&path).err().unwrap().kind(), ErrorKind::AddrInUse);
         UnixStream::connect(&path).unwrap();

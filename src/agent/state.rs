@@ -21,7 +21,8 @@ use crate::{
     transport::{grpc::verify::messages, peer::Peer},
 };
 
-/// Between two look-ups of callers' own keys. Those of an agent that is limited to keyspaces are never answered.
+/// Minimum time between two requests for callers' own keys. An agent that is limited to keyspaces never gets these
+/// keys, so without the interval each call would request one.
 const CALLER_INTERVAL: Duration = Duration::from_millis(100);
 
 /// An agent.
@@ -31,12 +32,12 @@ pub(super) struct Agent {
     pub(super) client: Client,
     pub(super) upstream: Upstream,
     pub(super) counters: Counters,
-    /// What gateways' requests are decided by; none: by a replica.
+    /// The rules for gateways' requests; none: a replica decides them.
     pub(super) gateway_config: Option<GatewayConfig>,
     /// The answer to calls that an agent does not take.
     pub(super) unsupported: String,
     began: Instant,
-    /// When a caller's own key was last asked for, in milliseconds since `began`.
+    /// When a caller's own key was last requested, in milliseconds since `began`.
     caller_looked_up_at: AtomicU64,
 }
 
@@ -52,7 +53,7 @@ impl Agent {
         Self { callers, client, upstream, counters, gateway_config, unsupported, began, caller_looked_up_at }
     }
 
-    /// The caller, if memory may answer now and knows it.
+    /// The caller, if memory may answer now and holds its key.
     pub(super) fn local(&self, caller: Caller<'_>) -> Option<LocalCaller<'_>> {
         LocalCaller::of(&self.client, caller)
     }
@@ -69,7 +70,8 @@ impl Agent {
         Some(local::response(&principal))
     }
 
-    /// Notes how a replica has answered a call: for the counters, for the caller's connection, and to keep the caller's key.
+    /// Records a replica's answer to a call: in the counters, on the caller's connection, and by requesting the
+    /// caller's key.
     pub(super) fn note<T>(&self, call: Call, caller: Caller<'_>, peer: Option<&Peer>, answer: &Result<T, Status>) {
         match answer {
             Ok(_) => {
@@ -88,7 +90,7 @@ impl Agent {
         }
     }
 
-    /// Asks for the key that a replica has found valid, to be kept.
+    /// Requests the key that a replica has found valid, to keep it in memory.
     pub(super) fn remember(&self, secret: &str, answer: &VerifyResponse) {
         if answer.code() == Code::Valid && answer.rate_limit.is_none() {
             self.client.remember(secret);
@@ -101,7 +103,7 @@ impl Agent {
         let interval = u64::try_from(CALLER_INTERVAL.as_millis()).unwrap_or(u64::MAX);
         let last = self.caller_looked_up_at.load(Ordering::Relaxed);
         let due = last == 0 || now.saturating_sub(last) >= interval;
-        // Of several callers at once, one.
+        // Only one of several concurrent calls requests its key.
         if due && self.caller_looked_up_at.compare_exchange(last, now.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             self.client.remember(secret);
         }

@@ -169,14 +169,14 @@ impl CheckStream {
                 },
             };
             for answer in ready {
-                // Fails only if the client is gone.
+                // Fails only if the client has disconnected.
                 let _ = answers.send(Ok(answer)).await;
             }
         }
         StreamEnd(last)
     }
 
-    /// Answers from memory, or asks a replica.
+    /// Answers from memory, or forwards the check to a replica.
     fn answer(&mut self, message: VerifyStreamRequest) -> Vec<VerifyStreamResponse> {
         let request = message.request.as_ref();
         let local =
@@ -194,7 +194,8 @@ impl CheckStream {
         }
         let (Forwarded::Opening(messages, _) | Forwarded::Open(messages, _)) = &self.forwarded else { return None };
         let id = check.message.id;
-        // There is room: no more than this many checks wait. It fails if the stream has ended, which shows on its other side.
+        // There is room: no more than this many checks wait. It fails only if the stream has ended; then `next` returns
+        // that end.
         let sent = messages.try_send(check.message.clone()).is_ok();
         if !sent && check.repeated {
             let ended = status::grpc(&Error::unavailable("the stream to the replica has ended"));
@@ -215,7 +216,7 @@ impl CheckStream {
         Forwarded::Opening(messages, opening.boxed())
     }
 
-    /// Passes an answer on.
+    /// Handles an answer of a replica.
     fn answered(&mut self, answer: VerifyStreamResponse) -> Vec<VerifyStreamResponse> {
         let Some(check) = self.take(answer.id) else { return Vec::new() };
         match (&answer.outcome, &check.message.request) {

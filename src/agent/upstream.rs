@@ -60,7 +60,8 @@ impl Upstream {
     ) -> Result<R, Status> {
         let client = self.client(caller, authenticated);
         let mut last = None;
-        // A replica may end a connection at any time, such as a stranger's: the call is then made on a new one.
+        // A replica may end a connection at any time, such as one of callers that are not authenticated: the call is
+        // then made on a new one.
         for _ in 0..client.addresses().max(2) {
             let connection = client.connection();
             let mut grpc = Grpc::new(connection.service());
@@ -109,7 +110,7 @@ impl Upstream {
 
 enum Attempt<T> {
     Answered(Response<T>),
-    /// A replica has answered so, or the time is over.
+    /// A replica answered with this status, or the deadline passed.
     Refused(Status),
     /// Another address may answer.
     Failed(Status),
@@ -137,7 +138,8 @@ fn unreachable(error: Box<dyn std::error::Error + Send + Sync>) -> Status {
     status
 }
 
-/// What the caller sees of a status: a replica's own as it is, and nothing of how a connection failed.
+/// The status that the caller gets: a replica's own is passed on unchanged, and the error of a connection is replaced,
+/// because it names hosts.
 pub(super) fn relayed(status: &Status) -> Status {
     if std::error::Error::source(status).is_some() {
         return status::grpc(&Error::unavailable(status.message().to_owned()));

@@ -14,8 +14,8 @@ use crate::{
 /// How long the start waits for the reader of standard output.
 const PRINT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Prints the addresses, the root key if it was created now, where the dashboard is, and three commands to paste. On a thread of its own: a pipe
-/// that nobody reads must not stop the service, and neither must a closed one.
+/// Prints the addresses, the root key if it was created now, where the dashboard is, and three commands to paste. On a
+/// thread of its own, so that a pipe that is full or closed does not block the service.
 pub async fn print(config: &Config, addresses: &Addresses, root_key: Option<&Secret>) {
     let text = Zeroizing::new(text(config, addresses, root_key));
     let (printed, done) = oneshot::channel();

@@ -32,7 +32,7 @@ pub enum RunError {
     #[error("rate_limit.store: {0}")]
     RateLimitStore(String),
     /// No HTTP client can be built for the session issuers.
-    #[error("session issuers cannot be asked: {0}")]
+    #[error("the HTTP client for session issuers cannot be built: {0}")]
     Sessions(String),
     /// The gRPC server ended although it was not stopped.
     #[error("the gRPC server failed: {0}")]

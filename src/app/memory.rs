@@ -1,4 +1,4 @@
-//! Keeps the process's memory from others: it holds digests, subkeys, and the secrets of calls in flight.
+//! Protects the process's memory from other processes: it holds digests, subkeys, and the secrets of calls in flight.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 

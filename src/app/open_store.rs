@@ -28,10 +28,10 @@ use crate::{
 
 /// How long a start retries while the database is unavailable.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Interval between two looks at the lease, which is in memory.
+/// Interval between two reads of the lease, which is in memory.
 const LEASE_INTERVAL: Duration = Duration::from_millis(100);
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// How often the log says what the start waits for.
+/// Interval between two log lines about what the start waits for.
 const WAIT_LOG_INTERVAL: Duration = Duration::from_secs(3);
 /// How soon a follower that pauses after a panic notices the stop.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(20);
@@ -103,7 +103,8 @@ impl OpenStore {
             let (notified, options) = (Arc::clone(&replica), postgres.connect_options());
             let listening = async move {
                 if has_pooler {
-                    // A transaction pooler drops LISTEN. The reads of the renewals are enough, only later.
+                    // A transaction pooler drops LISTEN. Changes are then found by the reads of renewals, which takes
+                    // longer.
                     std::future::pending::<()>().await;
                 }
                 loop {
@@ -111,7 +112,8 @@ impl OpenStore {
                     let on_notification = |notification| notified.on_notification(notification);
                     tokio::select! {
                         () = listen(options.clone(), on_notification) => {}
-                        // Where the server allows few connections, those of the lease come first.
+                        // Wait until the lease holds: on a server that allows few connections, the follower needs them
+                        // first.
                         () = wait_for_lease(&notified, false) => {}
                     }
                 }
@@ -130,7 +132,7 @@ impl OpenStore {
         Ok(FollowerHandle { stop, thread: Some(follower_thread::spawn(make, pause)?) })
     }
 
-    /// Applies pending migrations, and says every few seconds what that waits for.
+    /// Applies pending migrations, and logs every few seconds what they wait for.
     pub async fn migrate(&self, progress: &StartProgress) -> Result<(), OpenError> {
         progress.waits_for("Migrations are being applied");
         let migrating = async {
@@ -178,7 +180,7 @@ pub struct FollowerHandle {
 }
 
 impl FollowerHandle {
-    /// Leaves the replicas: ends the lease, so that memory answers no more, and then removes the replica's row.
+    /// Stops the follower: ends the lease, so that memory no longer answers, and then removes the replica's row.
     pub async fn stop(self) {
         self.stop.cancel();
         if let Some(thread) = self.thread {

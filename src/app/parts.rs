@@ -44,7 +44,7 @@ fn clock() -> Arc<dyn Clock> {
 }
 
 impl Parts {
-    /// Builds the services as the configuration says.
+    /// Builds the services from the configuration.
     pub async fn build(config: &Config, opened: &OpenStore) -> Result<Self, RunError> {
         let clock = clock();
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);

@@ -13,12 +13,12 @@ impl Default for StartProgress {
 }
 
 impl StartProgress {
-    /// Notes what the start waits for, as a sentence for everybody.
+    /// Sets what the start waits for, as a public sentence.
     pub fn waits_for(&self, message: &'static str) {
         self.0.send_replace(message);
     }
 
-    /// The sentence that holds at each moment.
+    /// The current sentence, and its changes.
     pub fn message(&self) -> watch::Receiver<&'static str> {
         self.0.subscribe()
     }

@@ -18,7 +18,7 @@ use crate::service::{
 
 /// Interval between two measurements until the first one that finds the service ready.
 const START_INTERVAL: Duration = Duration::from_millis(50);
-/// Interval between two looks at the lease, which is in memory. A change is followed by a measurement at once.
+/// Interval between two reads of the lease, which is in memory. A change of the lease causes a measurement at once.
 const LEASE_INTERVAL: Duration = Duration::from_millis(50);
 /// A cause that lasts is logged again after this time.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(30);
@@ -35,7 +35,8 @@ pub async fn set_serving(health: &HealthReporter, serving: bool) {
     }
 }
 
-/// Measures readiness until `stop`, for all who ask. The health service gets each change, and NOT_SERVING at the end.
+/// Measures readiness until `stop`; probes and the health service use the result. The health service gets each change,
+/// and NOT_SERVING at the end.
 pub async fn follow(services: Arc<Services>, reporter: HealthReporter, stop: CancellationToken) {
     let health = &services.health;
     // A run after a panic must not leave the answers of the one before.
@@ -70,7 +71,7 @@ pub async fn wait_until_ready(health: &Health) {
 struct State {
     /// What can be served; none if nothing can.
     ready: Option<Ready>,
-    /// Until then the log already says what is missing.
+    /// Until then a cause that is logged already is not logged again.
     quiet_until: Instant,
 }
 
@@ -142,7 +143,7 @@ mod tests {
                 Line::NotReady(_) => "not ready",
             })
         };
-        // The start says itself what it waits for.
+        // During the start nothing is logged here, because the start logs what it waits for.
         assert_eq!((logged(&not_ready(), 1), logged(&not_ready(), 4)), (None, None));
         assert_eq!(logged(&not_ready(), 5), Some("not ready"));
         let lines: Vec<_> = (6..=94).filter_map(|second| logged(&not_ready(), second)).collect();

@@ -38,7 +38,7 @@ use crate::{
     },
 };
 
-/// How long calls go on being answered from memory at a stop, unless they end sooner.
+/// At a stop: how long calls in flight may still be answered from memory, before the follower ends the lease.
 const ANSWER_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the last flush may take, counted from the moment at which the servers and the follower must have ended.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -87,7 +87,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let mut grpc = serve(&servers, listeners, &parts.services, &config, health_service, &options);
     servers.close();
     stop.run_until_cancelled(readiness::wait_until_ready(&parts.services.health)).await;
-    // A new root key is printed also by a service that is stopping: nothing else has it.
+    // Print a new root key even if the service is stopping: it is stored nowhere, and would be lost.
     if !stop.is_cancelled() || root_key.is_some() {
         banner::print(&config, &addresses, root_key.as_ref()).await;
     }
@@ -107,8 +107,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         }
     };
     let left = async {
-        // Early, so that a process that is killed for being slow does not leave its row behind: the next Revoke of
-        // another replica would wait for its lease.
+        // Stop the follower early. Otherwise a process that is killed because its stop takes too long leaves its row
+        // behind, and the next Revoke of another replica waits for its lease.
         let _ = timeout(ANSWER_DRAIN_TIMEOUT.min(drain), servers.wait()).await;
         follower.stop().await;
     };
@@ -125,7 +125,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     ended
 }
 
-/// What there is once the database is open.
+/// The parts that exist once the database is open.
 struct Started {
     parts: Parts,
     follower: FollowerHandle,
@@ -220,7 +220,7 @@ fn serve_http(
     });
 }
 
-/// What discovery answers about the listeners. A socket on every address has no URL that this process could know.
+/// What discovery answers about the listeners. A listener on every address has no single URL.
 fn published(listeners: &Listeners, config: &Config) -> Published {
     let grpc = listeners.addresses().grpc.filter(|address| !address.ip().is_unspecified());
     let scheme = if config.tls.is_some() { "https" } else { "http" };

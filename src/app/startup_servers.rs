@@ -15,10 +15,10 @@ use crate::{
     },
 };
 
-/// How long a call has that is in flight when the services take over.
+/// Timeout of calls in flight when the services take over.
 const STARTUP_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Servers that answer that the process is alive and not ready yet.
+/// Servers that answer that the process is live and not ready yet.
 pub struct StartupServers {
     tasks: TaskTracker,
     stop: CancellationToken,

@@ -77,7 +77,7 @@ pub fn run() -> ExitCode {
 /// The command line of a product.
 fn command_line(product: &Product) -> clap::Command {
     let command = if product.is_own() { Own::command() } else { named(OfProduct::command(), product) };
-    // Before a command these are accepted, too; its own help has them.
+    // These flags are also accepted before a command, where the help hides them: each command's own help lists them.
     ["env", "dev", "url", "org", "output", "quiet", "timeout", "yes"]
         .iter()
         .fold(command, |command, id| command.mut_arg(id, |arg| arg.global(false).hide(true)))
@@ -95,7 +95,7 @@ fn named(command: clap::Command, product: &Product) -> clap::Command {
         (styled(command.get_about()), styled(command.get_long_about()), styled(command.get_after_help()));
     let mut command = command;
     if command.get_name() == "keyward" {
-        // Once in a process; the parser wants a name that lives as long.
+        // Leaked once in a process, because the parser needs a `'static` name.
         let name: &'static str = product.name.clone().leak();
         command = command.name(name).bin_name(name);
     }

@@ -115,7 +115,7 @@ fn dispatch(command: Command) -> Result<(), Problems> {
         }
         Command::Config(ConfigCommand::Show(settings)) => {
             let shown = config::show(&settings.into(), &environment())?;
-            // A reader that has enough is no error.
+            // A closed pipe is no error.
             let _ = std::io::Write::write_all(&mut std::io::stdout(), shown.as_bytes());
             Ok(())
         }
@@ -140,14 +140,15 @@ fn start(settings: Settings) -> Result<(Config, telemetry::LogGuard), Problems> 
     Ok((config, log))
 }
 
-/// What the configuration allows and is seldom meant.
+/// Warnings about settings that are valid but rarely intended.
 fn warnings(config: &Config, environment: &HashMap<String, String>) -> Vec<String> {
     [config.warnings.clone(), config::warnings(config, environment), app::file_warnings(config)].concat()
 }
 
 /// The environment. Variables that are set to the empty string count as unset: Compose and systemd pass them so.
 fn environment() -> HashMap<String, String> {
-    // A value that is not UTF-8 is not left out, which would mean the default: it is refused where it is read.
+    // A value that is not UTF-8 is kept in a lossy form and refused when it is read. Leaving it out would silently mean
+    // the default.
     let readable =
         |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned()));
     std::env::vars_os().filter_map(readable).filter(|(_, value)| !value.is_empty()).collect()
@@ -168,7 +169,8 @@ fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, Probl
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| vec![format!("the runtime did not start: {error}")])?;
     let done = runtime.block_on(work).map_err(|problem| vec![problem]);
-    // What still runs waits for somebody who does not answer, such as a resolver: the process does not wait for it.
+    // Tasks that still run wait for a peer that does not answer, such as a resolver. The process does not wait for
+    // them.
     runtime.shutdown_background();
     done
 }

@@ -81,7 +81,7 @@ pub fn read(section: &Section<'_>) -> Option<Database> {
     Some(Database { url: url?, migrate_url, max_connections: max_connections?, pooler: pooler? })
 }
 
-/// Whether a `postgres://` URL says that a server on another machine is given the password without TLS.
+/// Whether a `postgres://` URL allows sending the password to a server on another machine without TLS.
 pub fn sends_password_without_tls(url: &str) -> bool {
     url.trim().parse::<PgConnectOptions>().is_ok_and(|connect| {
         let host = connect.get_host();
@@ -95,7 +95,7 @@ fn database_url(text: &str) -> Result<DatabaseUrl, String> {
         return Ok(DatabaseUrl::Sqlite(path?.into()));
     }
     let url = server_url::postgres(text).ok_or("must begin with sqlite:// or postgres://")??;
-    // What only the driver refuses is found here, too. Its message could hold the password.
+    // Parse it with the driver as well, to find what only the driver refuses. Its message could hold the password.
     match url.parse::<PgConnectOptions>() {
         Ok(_) => Ok(DatabaseUrl::Postgres(url.to_owned())),
         Err(_) => Err("is not a well-formed postgres:// URL".to_owned()),

@@ -44,8 +44,8 @@ const LOG_FORMAT: Setting =
 /// A rotation needs two keys at a time.
 const MAX_MASTER_KEYS: usize = 8;
 
-/// Reads the root credential. One that no HTTP header can carry is refused: the service would start and the credential
-/// would never be accepted.
+/// Reads the root credential. One that no HTTP header can carry is refused: otherwise the service would start, and the
+/// credential would never be accepted.
 pub fn root_key(layers: &Layers<'_>) -> Option<Secret> {
     layers.variable(&ROOT_KEY, |text| {
         if text.chars().count() < 32 {

@@ -70,7 +70,7 @@ pub struct Http {
     pub environment: String,
     /// Networks whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Networks whose hosts may ask for decisions about gateways' requests.
+    /// Networks whose hosts may request decisions as gateways.
     pub gateways: Vec<IpNet>,
     /// Creations without a credential, for each client address.
     pub public_create_limit: RateLimit,

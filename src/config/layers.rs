@@ -24,7 +24,7 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// What the command line says for a flag.
+    /// The value of a flag of the command line.
     pub(super) fn get(&self, flag: &str) -> Option<&str> {
         match flag {
             "--database-url" => self.database_url.as_deref(),
@@ -60,7 +60,7 @@ impl Origins {
     }
 }
 
-/// Everything around the document while it is read.
+/// The overriding sources, and the results, while the document is read.
 pub struct Layers<'a> {
     /// The problems found so far.
     pub problems: Problems,
@@ -70,7 +70,7 @@ pub struct Layers<'a> {
 }
 
 impl<'a> Layers<'a> {
-    /// Nothing is read yet.
+    /// For a document that is not read yet.
     pub fn new(problems: Problems, flags: &'a Flags, environment: &'a HashMap<String, String>) -> Self {
         Self { problems, environment, flags, origins: RefCell::default() }
     }

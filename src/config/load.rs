@@ -63,7 +63,7 @@ pub struct Config {
     pub master_keys: Vec<MasterKey>,
     /// Where each setting comes from.
     pub origins: Origins,
-    /// What is valid but probably not meant, each with its line and key.
+    /// Warnings about settings that are valid but probably not intended, each with its line and key.
     pub warnings: Vec<String>,
 }
 
@@ -102,7 +102,7 @@ pub fn parse(
         problems.at(error.span().map_or(0, |span| span.start), "", error.message());
     }
     if !errors.is_empty() {
-        // Settings that the parser skipped would be reported once more, as missing.
+        // Stop here: settings that the parser skipped would also be reported as missing.
         return Err(problems.into_vec());
     }
     let layers = Layers::new(problems, flags, environment);

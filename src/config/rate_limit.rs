@@ -120,7 +120,7 @@ fn store(text: &str) -> Result<RateLimitStore, String> {
         return Ok(RateLimitStore::Memory);
     }
     let url = server_url::redis(text)?;
-    // What only the driver refuses is found here, too. Its message could hold the password.
+    // Parse it with the driver as well, to find what only the driver refuses. Its message could hold the password.
     match redis::Client::open(url) {
         Ok(_) => Ok(RateLimitStore::Redis(url.to_owned())),
         Err(_) => Err("is not a redis:// URL such as redis://user:password@host:6379/0".to_owned()),

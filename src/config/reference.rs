@@ -10,7 +10,7 @@ use super::{
 
 /// Columns that a line of the file may have.
 const WIDTH: usize = 120;
-/// Longest default that a table shows.
+/// Longest default, in bytes, that is written into a table.
 const MAX_DEFAULT_LEN: usize = 80;
 
 const HEAD: &str = "Every setting of Keyward, commented out at its default; a value after \"For example\" is no default. \
@@ -167,7 +167,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Names the documents that links lead to.
+/// Replaces links by the names of their documents.
 fn without_links(help: &str) -> String {
     let mut text = String::new();
     let mut rest = help;
@@ -179,7 +179,7 @@ fn without_links(help: &str) -> String {
     text + rest
 }
 
-/// What is before the first link, its target, and what is after it.
+/// The text before the first link, the link's target, and the text after it.
 fn link(text: &str) -> Option<(&str, &str, &str)> {
     let (head, tail) = text.split_once("](")?;
     let (before, _) = head.rsplit_once('[')?;

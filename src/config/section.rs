@@ -1,7 +1,7 @@
 //! Reads one table of the TOML document, setting by setting. A problem is recorded with its line and key, and reading
-//! goes on, so that every problem is reported at once.
+//! continues, so that every problem is reported at once.
 //!
-//! A reading function answers `None` where the setting has no value, or one with a problem.
+//! A reading function returns `None` where the setting has no value, or one with a problem.
 
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
@@ -109,7 +109,7 @@ impl<'a> Section<'a> {
         self.layers.problems.at(offset, &key, what);
     }
 
-    /// Adds a warning about a setting of this table: the configuration is valid, but probably not what was meant.
+    /// Adds a warning about a setting of this table: the configuration is valid, but probably not what was intended.
     pub fn warning(&self, name: &str, what: impl Display) {
         let offset = self.get(name).map_or(self.offset, |value| value.span().start);
         self.layers.problems.warn(offset, &self.key(name), what);

@@ -184,10 +184,10 @@ const READY_REQUIRES_WRITES: Setting = Setting::new(
 
 /// The largest size of each part.
 const MAX_MEMORY: u64 = 1 << 40;
-/// The smallest one: room for a body of 1 MiB while its buffer grows, and for its headers.
+/// The smallest size of each part: a body of 1 MiB while its buffer grows, and its headers.
 const MIN_MEMORY: u64 = 4 << 20;
 
-/// Without TLS, connections are closed after this time, so that none is for ever.
+/// Without TLS, connections are closed after this time, so that no connection lasts for ever.
 const MAX_AGE_WITHOUT_TLS: Duration = Duration::from_hours(12);
 
 /// With TLS, connections are closed after this time, so that every client sees a new certificate and is checked against
@@ -224,13 +224,13 @@ pub struct Server {
     pub keepalive_interval: Duration,
     /// How long a request's body may take to arrive.
     pub body_timeout: Duration,
-    /// How long a client may take nothing of what is written to it.
+    /// How long a client may read nothing of what is written to it.
     pub write_timeout: Duration,
     /// Memory for requests while they arrive.
     pub memory: RequestMemory,
     /// How long calls in flight have to complete at a stop.
     pub drain_timeout: Duration,
-    /// Whether a replica is not ready while the database takes no writes.
+    /// Whether a replica is not ready while the database accepts no writes.
     pub ready_requires_writes: bool,
 }
 
@@ -335,7 +335,7 @@ fn request_memory(section: &Section<'_>) -> Option<RequestMemory> {
 }
 
 fn socket_addr(text: &str) -> Result<SocketAddr, String> {
-    // The only name that needs no resolver.
+    // The only name that is accepted, because it needs no resolver.
     let text = text.strip_prefix("localhost:").map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
     SocketAddr::from_str(&text).map_err(|_| "must be an address and a port, such as 127.0.0.1:8080".to_owned())
 }

@@ -138,7 +138,7 @@ const PORTS: Setting = Setting::new(
      Empty: any port.",
 );
 
-/// Most scopes and most ports of a client for command lines. Anybody may read them.
+/// Maximum number of scopes, and of ports, of a client for command lines. Discovery serves them to anybody.
 const MAX_CLI_LIST: usize = 32;
 
 /// Longest subject prefix; the bound of recorded callers, [`crate::domain::validation::MAX_ACTOR_LEN`], allows for it.
@@ -184,7 +184,7 @@ fn issuer(section: &Section<'_>, configured: &[&str]) -> Option<Issuer> {
             section.problem("", format_args!("{} is missing", setting.name));
         }
     }
-    // The parser of URLs ignores white space around them, and the comparison with a token's issuer does not.
+    // Trim it: the URL parser ignores white space around a URL, but the comparison with a token's issuer does not.
     let issuer = section.text(&ISSUER).map(|issuer| issuer.trim().to_owned());
     let named = issuer.is_some();
     let audiences = section.one_or_more(&AUDIENCE);
@@ -217,7 +217,7 @@ fn issuer(section: &Section<'_>, configured: &[&str]) -> Option<Issuer> {
         max_token_life: max_token_life(section),
     };
     if !named {
-        // Nothing to compare with the other issuers. The problem itself is reported above.
+        // The problem is reported above, and there is nothing to compare with the other issuers.
         return None;
     }
     check_url(section, &read);
@@ -276,7 +276,7 @@ fn keyspaces(section: &Section<'_>, configured: &[&str]) -> Option<Arc<[String]>
     }
     for name in &keyspaces {
         if name == RESERVED_KEYSPACE {
-            // Otherwise everybody who logs in could create a root key.
+            // Otherwise every person of the issuer could create a root key.
             section.problem(KEYSPACES.name, format_args!("\"{RESERVED_KEYSPACE}\" is not for sessions"));
         } else if !configured.contains(&name.as_str()) {
             section.problem(KEYSPACES.name, format_args!("there is no keyspace \"{name}\""));

@@ -1,4 +1,4 @@
-//! `[[session.issuer]] dashboard = {…}`: the client that the dashboard is at an issuer.
+//! `[[session.issuer]] dashboard = {…}`: the dashboard as a client of an issuer.
 
 use url::Url;
 

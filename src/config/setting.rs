@@ -10,7 +10,7 @@ pub struct Setting {
     pub variable: Option<&'static str>,
     /// The command-line flag that overrides the environment variable.
     pub flag: Option<&'static str>,
-    /// What holds where the setting is absent.
+    /// The default.
     pub default: Default,
     /// What the setting does, in Markdown.
     pub help: &'static str,
@@ -18,14 +18,14 @@ pub struct Setting {
     pub fields: &'static [Self],
 }
 
-/// What holds where a setting is absent.
+/// The default of a setting.
 #[derive(Debug, Clone, Copy)]
 pub enum Default {
     /// A value in TOML. It is read exactly like a value of the file.
     Value(&'static str),
     /// No value.
     Unset {
-        /// What holds then; empty where the setting's help says it all.
+        /// The meaning of its absence; empty if the setting's help has it.
         meaning: &'static str,
         /// A value in TOML to start from.
         example: &'static str,
@@ -58,7 +58,7 @@ impl Setting {
         Self { default: Default::Unset { meaning, example }, ..Self::new(name, "", help) }
     }
 
-    /// A setting that its table needs.
+    /// A setting that its table requires.
     pub const fn required(name: &'static str, example: &'static str, help: &'static str) -> Self {
         Self { default: Default::Required { example }, ..Self::new(name, "", help) }
     }

@@ -1,4 +1,4 @@
-//! `keyward config show`: every setting that counts, with where it comes from. Secrets are hidden.
+//! `keyward config show`: every effective setting, with its origin. Secrets are hidden.
 
 use std::{collections::HashMap, fmt::Write as _};
 
@@ -17,7 +17,7 @@ use super::{
 
 const HIDDEN: &str = "(hidden)";
 
-/// Every setting that counts, as TOML whose comments say where each comes from.
+/// Every effective setting, as TOML with the origin of each in a comment.
 ///
 /// # Errors
 ///
@@ -108,14 +108,14 @@ fn find<'a, 'b>(table: Option<&'a DeTable<'b>>, name: &str) -> Option<&'a Spanne
     table?.iter().find(|(key, _)| key.get_ref() == name).map(|(_, value)| value)
 }
 
-/// Hides what nobody may read over a shoulder: passwords of URLs, their queries, and client secrets.
+/// Hides secrets: passwords of URLs, their queries, and client secrets.
 fn redact(name: &str, value: &str) -> String {
     if name != "secret" && (name.ends_with("secret") || name.ends_with("password")) {
         return format!("\"{HIDDEN}\"");
     }
     let mut shown = String::new();
     let mut rest = value;
-    // Also inside an inline table: `dashboard = { client_secret = "…" }`.
+    // Also within an inline table: `dashboard = { client_secret = "…" }`.
     while let Some(at) = rest.find("client_secret") {
         let (before, after) = rest.split_at(at + "client_secret".len());
         shown.push_str(before);

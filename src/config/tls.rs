@@ -65,7 +65,7 @@ pub struct TlsSettings {
     pub cert: PathBuf,
     /// The certificate's private key, in PEM.
     pub key: PathBuf,
-    /// The authorities whose client certificates are trusted, in PEM. Without it clients are asked for no certificate.
+    /// The authorities whose client certificates are trusted, in PEM. Without it no client certificate is requested.
     pub client_ca: Option<PathBuf>,
     /// Whether the handshake fails for a client without a trusted certificate.
     pub require_client: bool,
@@ -84,7 +84,7 @@ pub struct TlsClient {
     pub keyspaces: Vec<String>,
 }
 
-/// What a client certificate makes of its holder.
+/// The role of a caller that a client certificate identifies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsRole {
     /// A service, which verifies.

@@ -1,4 +1,4 @@
-//! What a configuration allows that is seldom meant.
+//! Warnings about settings that are valid but rarely intended.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use super::{
     tables::TABLES,
 };
 
-/// What begins the name of each variable of Keyward.
+/// The prefix of the names of Keyward's environment variables.
 const VARIABLES: &str = "KEYWARD_";
 /// Variables of Keyward that are no settings: those of its command line, of the files for gateways, and the switches of
 /// test builds.
@@ -26,16 +26,16 @@ const OTHERS: [&str; 7] = [
     "KEYWARD_ORG",
     "KEYWARD_URL",
 ];
-/// What begins the variables of `keyward agent`, and those that Kubernetes sets for a service of the name `keyward`.
+/// Prefixes of the variables of `keyward agent`, and of those that Kubernetes sets for a service of the name `keyward`.
 const OTHER_PREFIXES: [&str; 3] = ["KEYWARD_AGENT_", "KEYWARD_PORT", "KEYWARD_SERVICE_"];
 /// Parts of the names that Kubernetes gives such variables, if the name of the service only begins with `keyward-`.
 const KUBERNETES_PARTS: [&str; 3] = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"];
-/// What each JSON Web Token begins with: `{"` in base64url.
+/// The prefix of every JSON Web Token: `{"` in base64url.
 const TOKEN_START: &str = "eyJ";
-/// The shortest prefixes of networks that one operator may have: those of IPv4 and of IPv6.
+/// The shortest prefix lengths of networks that belong to one operator: IPv4 and IPv6.
 const MIN_PREFIX_LENS: (u8, u8) = (8, 16);
 
-/// A line for each thing that is allowed and seldom meant.
+/// Returns one line for each such setting.
 pub fn warnings(config: &Config, environment: &HashMap<String, String>) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut warn = |text: String| warnings.push(text);

@@ -1,11 +1,11 @@
-//! Distinguishes a text that somebody typed from one that was drawn at random.
+//! Detects texts that were typed rather than generated at random.
 
-/// The least number of different characters of 32 random ones, as far as their alphabet is not tiny.
+/// Minimum number of different characters in a random text of 32 characters, unless its alphabet is tiny.
 const MIN_DIFFERENT: usize = 16;
-/// 40 random hexadecimal digits are strong, but half of such texts have less than 16 different ones. Of a million, one has
-/// fewer than this.
+/// The same for hexadecimal digits: half of all random texts of 40 digits have fewer than 16 different ones, but only
+/// one in a million has fewer than this.
 const MIN_DIFFERENT_DIGITS: usize = 10;
-/// The least number of hexadecimal digits for that.
+/// Length from which a text of hexadecimal digits only needs [`MIN_DIFFERENT_DIGITS`].
 const MIN_DIGITS: usize = 40;
 /// The order of the letters on a keyboard.
 const KEYBOARD: &str = "qwertyuiopasdfghjklzxcvbnm";
@@ -27,13 +27,13 @@ pub fn weakness(text: &str) -> Option<&'static str> {
     (different.len() < min).then_some("has fewer than 16 different characters")
 }
 
-/// Whether the text is a part of it over and over, the last time possibly cut off.
+/// Whether the text repeats a part of itself; the last repetition may be cut off.
 fn is_repetition(text: &[u8]) -> bool {
     (1..=text.len() / 2).any(|period| text.iter().zip(&text[period..]).all(|(one, other)| one == other))
 }
 
-/// Whether most characters follow from the one before: by the alphabet, as a number, or on a keyboard, in either direction,
-/// or by being the same.
+/// Whether most characters are the neighbor of the previous one in the alphabet, in the digits or on a keyboard, in
+/// either direction, or equal to it.
 fn is_sequence(text: &[u8]) -> bool {
     let key = |byte: u8| KEYBOARD.bytes().position(|key| key == byte.to_ascii_lowercase());
     let follows = |pair: &&[u8]| {

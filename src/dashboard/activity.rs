@@ -32,7 +32,7 @@ const MAX_EXPORTED: usize = 10_000;
 /// An event in a list.
 pub(super) struct EventRow {
     pub(super) kind: &'static str,
-    /// What happened, in words.
+    /// The event in words.
     pub(super) what: String,
     pub(super) at: Moment,
     pub(super) actor: String,
@@ -100,7 +100,7 @@ fn detail(event: &Event) -> String {
     }
 }
 
-/// What an event says in addition to the key.
+/// The details of an event, in addition to its key.
 fn details(event: &Event) -> String {
     event.details.iter().map(|(name, text)| format!("{name}: {text}")).collect::<Vec<_>>().join(", ")
 }
@@ -199,7 +199,7 @@ struct ActivityPage {
     csv: String,
 }
 
-/// The filters, with the keyspace that a person of several has to name.
+/// The filters of a query, and the keyspaces to choose from. A person of several keyspaces has to name one.
 fn filters(viewer: &Viewer, query: Option<String>) -> Result<(Filters, Vec<String>)> {
     let manager = viewer.manager()?;
     let mut filters = Filters::of(&query.unwrap_or_default());
@@ -286,7 +286,7 @@ async fn export(viewer: &Viewer, query: Option<String>) -> Result<Response> {
     Ok(download("text/csv; charset=utf-8", "activity.csv", text))
 }
 
-/// A cell. Spreadsheets take some texts for formulas, so these get an apostrophe in front.
+/// A cell. Spreadsheets read some texts as formulas, so these get an apostrophe as a prefix.
 fn cell(text: &str) -> String {
     let text = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() };
     if text.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }

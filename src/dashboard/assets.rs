@@ -1,5 +1,5 @@
-//! The files of the pages, in the binary. A file's name holds a digest of its content, so that browsers keep it for good
-//! and get a changed one at once.
+//! The files of the pages, in the binary. A file's name holds a digest of its content, so that browsers cache it for
+//! ever and load a changed file at once.
 
 use std::sync::LazyLock;
 

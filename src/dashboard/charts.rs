@@ -26,7 +26,7 @@ pub(super) struct DayChart {
     /// The first and the last day, as an axis names them.
     pub(super) first: String,
     pub(super) last: String,
-    /// What the chart says, for those who do not see it.
+    /// The chart in words, for screen readers.
     pub(super) summary: String,
 }
 
@@ -39,7 +39,7 @@ impl DayChart {
         let max = numbers.iter().map(|(_, number)| *number).max().unwrap_or_default();
         let total: u64 = numbers.iter().map(|(_, number)| *number).sum();
         let bars = numbers.iter().zip(0_u64..).map(|((day, number), column)| {
-            // A number that is not zero is always seen.
+            // A bar for a number above zero is always visible.
             let height = if *number == 0 { 0 } else { (number * HEIGHT / max.max(1)).max(2) };
             let title = format!("{number} on {}", text::date(day * text::DAY));
             Bar { x: column * STEP, y: HEIGHT - height, height, title }

@@ -1,4 +1,4 @@
-//! What every page has around its content.
+//! The frame of every page: navigation, session and files.
 
 use super::assets::Assets;
 
@@ -20,13 +20,13 @@ pub(super) struct Chrome {
     pub(super) section: Section,
     /// Who is signed in.
     pub(super) who: String,
-    /// What they are: operator, owner of an organization, …
+    /// Their role: operator, owner of an organization, …
     pub(super) role: String,
     /// The organizations to choose from.
     pub(super) organizations: Vec<String>,
     /// The chosen organization; empty for all, or where there is nothing to choose.
     pub(super) organization: String,
-    /// Where the organization is chosen: this page's own path.
+    /// The path of this page, to which the choice of an organization is sent.
     pub(super) path: String,
     /// The token of each form.
     pub(super) token: String,

@@ -9,7 +9,7 @@ use super::state::Site;
 pub(super) enum Cookie {
     /// The session.
     Session,
-    /// A sign-in at an issuer that began.
+    /// A sign-in at an issuer that is in progress.
     SignIn,
     /// Belongs to the sign-in form, which has no session yet.
     Form,
@@ -28,7 +28,7 @@ impl Cookie {
         }
     }
 
-    /// The value in a request. Empty if there is none; also if there are two, since a neighbouring host may have set one.
+    /// The value in a request. Empty if there is none, or more than one, because a sibling host may have set one.
     pub(super) fn read(self, headers: &HeaderMap, site: &Site) -> String {
         let name = self.name(site).as_bytes();
         let pairs =
@@ -46,7 +46,7 @@ impl Cookie {
     pub(super) fn set(self, headers: &mut HeaderMap, site: &Site, value: &str, seconds: i64) {
         let name = self.name(site);
         let secure = if site.secure { "; Secure" } else { "" };
-        // The browser comes back from the issuer by a request of another site: "Strict" would leave the cookie out.
+        // Not "Strict": the redirect from the issuer is a request from another site, and would not carry the cookie.
         let text = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={seconds}{secure}");
         if let Ok(value) = HeaderValue::try_from(text) {
             headers.append(header::SET_COOKIE, value);

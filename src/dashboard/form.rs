@@ -1,4 +1,4 @@
-//! Forms: bounded, and read field by field, so that every bad one is named.
+//! Forms: bounded, and read field by field, so that an error names every invalid field.
 
 use axum::{body::Body, extract::Request, response::Response};
 use http::{StatusCode, header, request::Parts};
@@ -18,10 +18,10 @@ use crate::{
 const MAX_FORM_BYTES: usize = 64 << 10;
 /// The most fields of a form.
 const MAX_FIELDS: usize = 256;
-/// Names that an error shows.
+/// Maximum number of unknown fields that an error names.
 const MAX_UNKNOWN_NAMES: usize = 8;
 
-/// The fields of a form. Each is taken once; one that nobody takes is unknown.
+/// The fields of a form. A handler takes its fields one by one; a field that is left at the end is unknown.
 #[derive(Debug, Default)]
 pub(super) struct Form {
     fields: Vec<(String, String)>,
@@ -106,7 +106,7 @@ impl Form {
 
 const TOO_LARGE: &str = "must be at most 64 KiB";
 
-/// The refusal of a form that is not shown to come from a page of this session.
+/// The refusal of a form that does not prove that a page of this session sent it.
 pub(super) fn foreign() -> Error {
     Error::new(
         ErrorKind::PermissionDenied,

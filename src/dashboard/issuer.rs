@@ -1,4 +1,4 @@
-//! Signing in at an issuer: to it, and back from it.
+//! Signing in at an issuer: the redirect to it, and the callback.
 
 use axum::{Extension, extract::Request, response::Response};
 
@@ -17,7 +17,8 @@ use crate::{
     transport::rest::request::RequestContext,
 };
 
-/// `GET /dashboard/sign-in/start`: a link instead of a form, because the policy of a page binds where its forms may lead.
+/// `GET /dashboard/sign-in/start`: a link instead of a form, because the content security policy restricts where forms
+/// may be sent.
 pub(super) async fn start(
     context: RequestContext,
     Extension(Shared(options)): Extension<Shared>,
@@ -60,7 +61,7 @@ pub(super) async fn callback(context: RequestContext, request: Request) -> Respo
         }
         Err(error) => failure(error, None),
     };
-    // It is good for one answer, whatever that is.
+    // Remove the cookie: it is valid for one callback, whatever its result.
     Cookie::SignIn.set(response.headers_mut(), &site, "", 0);
     response
 }

@@ -1,9 +1,9 @@
 //! The dashboard: pages for people, over the same use cases as gRPC and REST.
 //!
 //! Each page is HTML made on the server from a template in `templates/`; every action is a plain form, which works
-//! without script. A handler reads a request, calls a use case and fills a template: no rule is here.
+//! without script. A handler reads a request, calls a use case and fills a template. Rules are in the use cases.
 //!
-//! | file | is |
+//! | file | content |
 //! |---|---|
 //! | `router` | the list of routes |
 //! | `viewer` | the session of a request and its caller; the refusal of forms that are not this session's |

@@ -73,7 +73,7 @@ async fn show(viewer: &Viewer) -> Result<Response> {
             })
             .collect();
         waiting = if outbox.pending == 1 { "1 delivery".to_owned() } else { format!("{} deliveries", outbox.pending) };
-        // A delivery that has just become due is on its way.
+        // Not overdue until a minute after it became due: a worker may be delivering it.
         overdue = Moment::maybe(outbox.first_due.filter(|due| *due < now - 60 * 1_000_000), now);
     }
     let template = OverviewPage {

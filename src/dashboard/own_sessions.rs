@@ -1,4 +1,4 @@
-//! A person's own sessions: where they are signed in, and an end to any of them.
+//! A person's own sessions: the list, and ending any of them.
 
 use askama::Template;
 use axum::response::Response;
@@ -63,7 +63,7 @@ async fn end_one(viewer: &Viewer, mut form: Form) -> Result<Response> {
     let named = form.one("session");
     form.finish()?;
     let id = SessionId::parse(&named).ok_or_else(|| Error::invalid("session", "is no session"))?;
-    // One that has ended meanwhile is as good as one that ends now.
+    // A session that has ended meanwhile is not an error.
     viewer.service().dashboard.end_other(&viewer.open, id, viewer.call()).await?;
     Ok(see_other(PATH))
 }

@@ -1,4 +1,4 @@
-//! Responses: their headers, and the page that says why there is no other.
+//! Responses: their headers, and the page of an error.
 
 use askama::Template;
 use axum::{
@@ -13,17 +13,18 @@ use crate::{
     transport::status,
 };
 
-/// The policy of every page: nothing but what is in the binary, no script or style in the page itself.
+/// The content security policy of every page: only files of the binary, no inline script or style.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 const HEADERS: [(HeaderName, &str); 6] = [
     (header::CONTENT_SECURITY_POLICY, POLICY),
-    // A page may hold a secret, and is one person's own.
+    // A page may hold a secret or data of one person.
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
-    // With "no-referrer", browsers send no `Origin` with forms, by which old ones show where a form comes from.
+    // With "no-referrer", browsers send no `Origin` with forms, and old browsers have no other header that shows the
+    // origin of a form.
     (header::REFERRER_POLICY, "same-origin"),
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
 ];
@@ -65,7 +66,7 @@ pub(super) fn see_other(path: &str) -> Response {
     protected(response)
 }
 
-/// A text to keep as a file.
+/// A text as a download.
 pub(super) fn download(content_type: &'static str, name: &str, text: String) -> Response {
     let mut response = Body::from(text).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -75,7 +76,7 @@ pub(super) fn download(content_type: &'static str, name: &str, text: String) -> 
     protected(response)
 }
 
-/// The page of an error. The error goes along for the log.
+/// The page of an error. The error is attached for the log.
 pub(super) fn failure(error: Error, chrome: Option<Chrome>) -> Response {
     #[derive(Template)]
     #[template(path = "failure.html")]

@@ -31,7 +31,7 @@ struct SignInPage {
     issuers: Vec<IssuerButton>,
     token: String,
     return_to: String,
-    /// Why the last try failed.
+    /// Why the last attempt failed.
     problem: String,
     signed_out: bool,
 }
@@ -171,7 +171,7 @@ pub(super) async fn sign_out(Posted { viewer, form }: Posted) -> Response {
         Ok(issuer) => {
             let mut response = match issuer {
                 None => see_other("/dashboard/sign-in?signed_out=1"),
-                // Not by a redirect: the policy of a page binds where its forms may lead, and redirects count.
+                // Not by a redirect: the content security policy restricts where forms lead, redirects included.
                 Some(link) => {
                     let refresh = HeaderValue::try_from(format!("0; url={link}"));
                     let mut response = page(StatusCode::OK, &SignedOutPage { bare: Bare::titled("Signed out"), link });

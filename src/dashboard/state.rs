@@ -1,4 +1,4 @@
-//! What the handlers share, and where the browser believes to be.
+//! What the handlers share, and the host that a request was sent to.
 
 use std::sync::Arc;
 
@@ -7,22 +7,22 @@ use url::Url;
 
 use crate::transport::rest::{extract::csrf, request::RequestContext};
 
-/// What the configuration says of the dashboard.
+/// The configuration of the dashboard.
 #[derive(Debug, Clone)]
 pub struct DashboardOptions {
     /// Its address as browsers see it; `None` where only browsers on this machine sign in at an issuer.
     pub url: Option<Url>,
 }
 
-/// The same, as each handler finds it.
+/// The options, as an extension of each request.
 #[derive(Clone)]
 pub(crate) struct Shared(pub(super) Arc<DashboardOptions>);
 
 /// The host that a request was sent to, and whether the browser used TLS.
 #[derive(Debug, Clone)]
 pub(crate) struct Site {
-    /// Host and port as the browser wrote them. Anybody can write anything: nothing is decided by it but what only the
-    /// one who wrote it sees.
+    /// Host and port as the browser wrote them. The client chooses it, so it may only affect what this client itself
+    /// gets.
     pub(super) host: String,
     /// Whether the browser's own connection is protected. If not, it is on this machine.
     pub(super) secure: bool,
@@ -39,8 +39,8 @@ impl Site {
         Self { secure: context.peer().secure || forwarded || !local, host, local }
     }
 
-    /// The address of the dashboard without a path; `None` if it is not configured and the browser is elsewhere: a
-    /// stranger's host must not come into an address that is given to others.
+    /// The address of the dashboard without a path; `None` if it is not configured and the browser is on another
+    /// machine: a host that a client chose must not become part of an address that others get.
     pub(super) fn origin(&self, options: &DashboardOptions) -> Option<String> {
         match &options.url {
             Some(url) => Some(url.as_str().trim_end_matches('/').to_owned()),

@@ -12,7 +12,7 @@ const HOUR: Micros = 60 * MINUTE;
 /// One day.
 pub(super) const DAY: Micros = 24 * HOUR;
 
-/// Times farther away are dates.
+/// Times farther away than this are shown as dates.
 const NEAR: Micros = 60 * DAY;
 
 /// A time as a page shows it: in words, for machines, and in full.
@@ -24,7 +24,7 @@ pub(super) struct Moment {
     pub(super) machine: String,
     /// "26 Nov 2026, 16:45 UTC".
     pub(super) full: String,
-    /// Whether the words say how far it is.
+    /// Whether `words` is relative to now.
     pub(super) near: bool,
 }
 
@@ -63,7 +63,7 @@ pub(super) fn date(at: Micros) -> String {
 fn words(at: Micros, now: Micros) -> String {
     let mut distance = (at - now).abs();
     if at > now {
-        // What begins in a moment with five days lasts for five days, and not for four.
+        // Round to the nearest unit, so that a key for five days does not show "in 4 days" right after its creation.
         for unit in [MINUTE, HOUR, DAY] {
             if distance >= unit - MINUTE / 2 {
                 distance = (distance + unit / 2) / unit * unit;
@@ -112,18 +112,19 @@ pub(super) fn status(status: KeyStatus) -> &'static str {
     }
 }
 
-/// A key's name, or what stands for it where it has none.
+/// A key's name, or a placeholder if it has none.
 pub(super) fn name(key: &KeyRecord) -> String {
     if key.name.is_empty() { "(no name)".to_owned() } else { key.name.clone() }
 }
 
-/// What a person types to confirm that a key is meant: its name, or its id where it has no name that can be typed.
+/// The text that a person types to confirm an action on a key: its name, or its id where it has no name that can be
+/// typed.
 pub(super) fn confirmation(key: &KeyRecord) -> String {
     let typed = key.name.trim();
     if typed.is_empty() { key.id.to_string() } else { typed.to_owned() }
 }
 
-/// An actor without the words that only machines need.
+/// An actor for display: a person without the prefix `user:`.
 pub(super) fn actor(actor: &str) -> String {
     match actor {
         "" => "unknown".to_owned(),

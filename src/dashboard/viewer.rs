@@ -27,7 +27,7 @@ use crate::{
     transport::rest::{extract::csrf, request::RequestContext},
 };
 
-/// Who looks at a page, and through what.
+/// The session of a page, its caller, and the services.
 pub(super) struct Viewer {
     pub(super) context: RequestContext,
     pub(super) open: OpenSession,
@@ -59,7 +59,7 @@ impl Viewer {
             Ok(Some(open)) => open,
             Ok(None) if parts.method == http::Method::GET || parts.method == http::Method::HEAD => {
                 let target = parts.uri.path_and_query().map_or("/dashboard", http::uri::PathAndQuery::as_str);
-                // A secret that was pasted into the search must not stay in an address.
+                // A secret that was pasted into the search must not stay in a URL.
                 let is_secret = parameter(parts, "q").is_some_and(|search| service.auth.holds_credential(&search));
                 let target = if is_secret { parts.uri.path() } else { target };
                 let query =
@@ -106,7 +106,7 @@ impl Viewer {
         let manageable = session.organizations.iter().find(|own| own.role > Role::Member);
         if let Some(own) = manageable.filter(|_| session.organizations.len() > 1) {
             let chosen = own.organization.clone();
-            // It cannot fail: the organization is the person's own.
+            // This cannot fail, because the organization is one of the person's own.
             if let Ok(caller) = access::restrict_to_organization(self.whole.clone(), &chosen) {
                 self.open.caller = caller;
                 self.organization = chosen;
@@ -129,7 +129,7 @@ impl Viewer {
         self.context.service()
     }
 
-    /// What a use case gets besides its request.
+    /// The context that a use case gets besides its request.
     pub(super) fn call(&self) -> CallContext<'_> {
         self.context.call()
     }
@@ -199,7 +199,7 @@ impl<S: Sync> FromRequestParts<S> for Viewer {
 impl<S: Sync> FromRequest<S> for Posted {
     type Rejection = Response;
 
-    /// The order matters: the body of a stranger is not read, and nothing of a foreign form is looked at.
+    /// The order matters: the body is read only for a live session, and fields only from a form of this session.
     async fn from_request(request: Request, _: &S) -> std::result::Result<Self, Response> {
         let (parts, body) = request.into_parts();
         let mut viewer = Viewer::of(&parts, &parts.extensions).await?;
@@ -208,7 +208,7 @@ impl<S: Sync> FromRequest<S> for Posted {
         }
         let context = viewer.context.clone();
         let (_, mut form) = Form::read(Request::from_parts(parts, body), &context).await?;
-        // In addition to the headers above, which some browsers leave out.
+        // Check the token as well, because some browsers omit the headers that are checked above.
         let token = form.one("token");
         if !viewer.service().dashboard.has_form_token(&viewer.open.session, &token) {
             return Err(viewer.failure(foreign()));

@@ -73,7 +73,7 @@ pub enum Manager<'a> {
 }
 
 impl Manager<'_> {
-    /// Whether this caller may know of a key. If not, the key is reported as not found.
+    /// Whether this caller may see that a key exists. If not, the key is reported as not found.
     pub fn sees(&self, key: &KeyRecord) -> bool {
         match self {
             Self::Operator => true,
@@ -88,7 +88,7 @@ impl Manager<'_> {
         }
     }
 
-    /// Refuses to show the record of a key that the caller may know of.
+    /// Refuses to show the record of a key that [`Self::sees`] allows, if the role does not.
     pub(crate) fn may_read(&self, key: &KeyRecord) -> Result<()> {
         match self {
             Self::Operator | Self::Admin(_) => Ok(()),
@@ -96,7 +96,7 @@ impl Manager<'_> {
         }
     }
 
-    /// Refuses to change a key that the caller may know of.
+    /// Refuses to change a key that [`Self::sees`] allows, if the role does not.
     pub(crate) fn may_change(&self, key: &KeyRecord) -> Result<()> {
         match self {
             Self::Operator | Self::Admin(_) => Ok(()),
@@ -146,7 +146,7 @@ impl Manager<'_> {
         }
     }
 
-    /// Restricts a List to keys that the caller may know of. `None` does not filter.
+    /// Restricts a List to keys that the caller may see. `None` does not filter.
     pub(crate) fn restrict_filter(&self, filter: &mut [Option<String>; 3]) -> Result<()> {
         let admin = match self {
             Self::Operator => return Ok(()),

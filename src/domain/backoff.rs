@@ -1,4 +1,4 @@
-//! Backoff after failed authentications: some are free, then each further one is followed by a longer wait.
+//! Backoff after failed authentications: some are allowed without a wait, then each further one doubles the wait.
 
 use super::{
     clock::{Micros, SECOND},
@@ -12,7 +12,7 @@ const MAX_WAIT: Micros = 300 * SECOND;
 /// The failures of one client. The default has none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backoff {
-    /// Failures that are not forgiven yet, in units of [`FAILURE`].
+    /// Failures that count, in units of [`FAILURE`]. It decays over time.
     level: i64,
     /// When `level` was computed.
     at: Micros,
@@ -68,7 +68,7 @@ mod tests {
         assert!((0..10).all(|_| backoff.fail(LIMIT, now).is_none()));
         let mut waits = Vec::new();
         for _ in 0..12 {
-            // Fails until it has to wait.
+            // Fail until a wait is imposed.
             let wait = std::iter::repeat_with(|| backoff.fail(LIMIT, now)).flatten().next().unwrap();
             assert_eq!(backoff.fail(LIMIT, now), Some(wait), "a failure within a wait does not prolong it");
             waits.push(wait / SECOND);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     proptest! {
-        /// Within a window pass at most the limit, and what is forgiven meanwhile.
+        /// In any window at most the limit is allowed, plus the failures that decayed meanwhile.
         #[test]
         fn failures_without_a_wait_are_bounded(gaps in prop::collection::vec(0_i64..20_000_000, 1..400)) {
             let mut backoff = Backoff::default();

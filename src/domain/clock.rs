@@ -63,7 +63,7 @@ pub struct SteppingClock(SystemClock);
 impl Clock for SteppingClock {
     fn wall(&self) -> Micros {
         let quarter = self.0.boottime() / (SECOND / 4);
-        // Any mixing of the bits will do: the steps only have to look random.
+        // The steps only have to look random, so any mixing function is sufficient.
         let step = quarter.wrapping_mul(0x1e37_79b9_7f4a_7c15) >> 16;
         self.0.wall() + step % (86_400 * SECOND)
     }

@@ -22,9 +22,9 @@ pub const TOUCH_INTERVAL: Micros = 60 * SECOND;
 /// How long a session of the dashboard lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionLifetimes {
-    /// After the last request.
+    /// Timeout after the last request.
     pub idle: Micros,
-    /// After the sign-in, whatever happens.
+    /// Maximum lifetime after the sign-in.
     pub absolute: Micros,
 }
 
@@ -35,13 +35,13 @@ impl Default for SessionLifetimes {
 }
 
 impl SessionLifetimes {
-    /// When a session that was used now ends if nothing happens.
+    /// When a session that is used at `now` ends if it is not used again.
     pub fn idle_at(self, now: Micros, ends_at: Micros) -> Micros {
         now.saturating_add(self.idle).min(ends_at)
     }
 }
 
-/// A cookie's id of a session: 256 random bits. Only its digest is stored.
+/// The id of a session in its cookie: 256 random bits. Only its digest is stored.
 pub struct SessionSecret(Zeroizing<[u8; 32]>);
 
 impl SessionSecret {
@@ -92,7 +92,7 @@ impl SessionId {
         BASE64URL_NOPAD.decode(text.as_bytes()).ok()?.try_into().ok().map(Self)
     }
 
-    /// The token that each form of this session carries: a page of another origin cannot know it.
+    /// The token that each form of this session carries: a page of another origin cannot read it.
     pub fn form_token(&self, master_keys: &MasterKeys) -> String {
         form_token(master_keys, &self.0)
     }
@@ -115,7 +115,7 @@ pub fn is_form_token(master_keys: &MasterKeys, subject: &[u8], token: &str) -> b
     master_keys.verify_dashboard_mac(&parts, |own| own[..MAC_BYTES].ct_eq(&mac).into())
 }
 
-/// Who a session belongs to.
+/// The owner of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionOwner {
     /// The holder of the credential with this digest. Its verdict is evaluated on each request.
@@ -124,12 +124,12 @@ pub enum SessionOwner {
     Person(Person),
 }
 
-/// A person as of the last token.
+/// A person, as the last token describes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Person {
     /// The issuer, as the configuration names it.
     pub issuer: String,
-    /// The client that the dashboard is at the issuer.
+    /// The dashboard's client id at the issuer.
     pub client: String,
     /// The person's organizations.
     pub organizations: Vec<OrgMembership>,
@@ -146,15 +146,15 @@ pub struct DashboardSession {
     pub id: SessionId,
     /// Who signed in, in the form that `created_by` stores.
     pub actor: String,
-    /// What gives it its rights.
+    /// The owner, from whom it has its rights.
     pub owner: SessionOwner,
     /// When it began.
     pub created_at: Micros,
     /// When it was last used, within [`TOUCH_INTERVAL`].
     pub last_seen_at: Micros,
-    /// When it ends if nothing happens.
+    /// When it ends if it is not used again.
     pub idle_at: Micros,
-    /// When it ends whatever happens.
+    /// When it ends even if it is used.
     pub ends_at: Micros,
 }
 

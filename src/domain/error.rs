@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, time::Duration};
 
 use super::{key::KeyId, rate_limit::RateState};
 
-/// The sentence for a credential that is not valid, whatever the reason: the code says which.
+/// The sentence for an invalid credential, whatever the reason; the code names it.
 pub(crate) const INVALID_CREDENTIAL: &str = "Invalid or expired API key";
 /// The sentence for an exhausted rate limit.
 pub(crate) const RATE_LIMIT_EXCEEDED: &str = "Rate limit exceeded";
@@ -23,7 +23,7 @@ pub enum ErrorKind {
     Unauthenticated,
     /// The credential is valid but does not allow this.
     PermissionDenied,
-    /// The object does not exist, or the caller may not know of it.
+    /// The object does not exist, or the caller may not see it.
     NotFound,
     /// The state of the object does not allow this.
     FailedPrecondition,
@@ -101,8 +101,8 @@ impl Error {
         Self::new(ErrorKind::Unauthenticated, "MISSING_CREDENTIAL", "No authentication provided")
     }
 
-    /// Whether a credential was presented and is invalid: an attempt to guess one looks like this. A request without a
-    /// credential is no attempt.
+    /// Whether a credential was presented and is invalid, as in an attempt to guess one. A request without a credential
+    /// does not count.
     pub fn refuses_credential(&self) -> bool {
         self.kind == ErrorKind::Unauthenticated && self.reason != "MISSING_CREDENTIAL"
     }

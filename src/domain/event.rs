@@ -66,11 +66,11 @@ pub enum EventType {
     KeyRateLimited,
     /// A key's webhook or its signing secret was set, changed or removed.
     WebhookUpdated,
-    /// A key's webhook signs with a new secret, and its URL stays.
+    /// A key's webhook signs with a new secret, and its URL is unchanged.
     WebhookRotated,
     /// A key's webhook was removed because its receiver answered 410 Gone.
     WebhookDisabled,
-    /// A caller had an event delivered again.
+    /// A caller requested that an event is delivered again.
     EventRedelivered,
     /// Calls of one caller were denied.
     CallDenied,
@@ -138,7 +138,8 @@ impl EventType {
         }
     }
 
-    /// The type that a webhook's receiver reads. A rotation is a change of the webhook to it, as it always was.
+    /// The type that a webhook's receiver gets. A rotation is sent as `webhook.updated`, as it was before
+    /// `webhook.rotated` existed.
     pub const fn webhook_type(self) -> &'static str {
         match self {
             Self::WebhookRotated => Self::WebhookUpdated.name(),
@@ -188,7 +189,7 @@ pub struct Event {
     /// The key's public record right after the change; none for an event that is about no key. What is not public is blank:
     /// the digest is zeros, the revision and the version of the webhook secret are 0, and the last use is none.
     pub key: Option<KeyRecord>,
-    /// What the event says in addition to the key.
+    /// Details, in addition to the key.
     pub details: BTreeMap<String, String>,
 }
 

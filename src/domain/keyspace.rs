@@ -23,7 +23,7 @@ pub type KeyspaceIndex = u16;
 
 /// No secret is shorter than this: it has at least 96 random bits.
 const MIN_SECRET_LEN: usize = 20;
-/// What signing secrets and session tokens begin with.
+/// The prefixes of signing secrets and of session tokens.
 const OTHER_CREDENTIALS: [&str; 2] = ["whsec_", "eyJ"];
 
 /// The keyspaces that a limited service may verify. Keyspaces that are no longer configured are left out; if none is left,
@@ -135,7 +135,7 @@ pub struct Keyspace {
     pub rate_limit: Option<RateLimit>,
     /// How many keys that are neither revoked nor expired an organization may have.
     pub max_keys: Option<u32>,
-    /// How often a caller that is no operator may create keys.
+    /// How often a caller that is not an operator may create keys.
     pub create_limit: Option<RateLimit>,
     /// Whether keys can be created over REST without a credential.
     pub public_create: bool,
@@ -243,13 +243,13 @@ impl Registry {
             .max_by_key(|(_, prefix)| prefix.len())
     }
 
-    /// Whether a text holds something like a secret or a token. A part that only begins like one counts.
+    /// Whether a text may contain a secret or a token. A part that only has the prefix of one counts.
     pub(crate) fn holds_credential(&self, text: &str) -> bool {
         let begins = |rest: &str| {
             self.by_prefix(rest).is_some() || OTHER_CREDENTIALS.iter().any(|prefix| rest.starts_with(prefix))
         };
         let starts = 0..(text.len() + 1).saturating_sub(MIN_SECRET_LEN);
-        // Every request's id is looked at, and few bytes begin a credential.
+        // This runs for the id of every request, and few bytes can be the first of a credential, so test that first.
         text.as_bytes()[starts.clone()]
             .iter()
             .zip(starts)

@@ -23,9 +23,9 @@ struct Subkeys {
     checksum: Zeroizing<[u8; 32]>,
     webhook: Zeroizing<[u8; 32]>,
     page: Zeroizing<[u8; 32]>,
-    /// Authenticates what the dashboard hands out: ids of sessions, and tokens of forms.
+    /// Authenticates ids of sessions and tokens of forms, which the dashboard issues.
     dashboard: Zeroizing<[u8; 32]>,
-    /// Encrypts what the dashboard keeps: refresh tokens, and the state of a sign-in.
+    /// Encrypts refresh tokens, which the dashboard stores, and the state of a sign-in.
     sealing: Zeroizing<[u8; 32]>,
     /// Position of the master key among all that this installation has ever signed with; `None` if it has never signed.
     epoch: Option<i64>,
@@ -100,7 +100,7 @@ impl MasterKeys {
         self.each().any(|keys| matches(&mac(&keys.page, &[&framed])))
     }
 
-    /// HMAC over parts that the dashboard hands out.
+    /// HMAC over parts of an id or a token that the dashboard issues.
     pub(crate) fn dashboard_mac(&self, parts: &[&[u8]]) -> [u8; 32] {
         mac(&self.first.dashboard, &[&framed(parts)])
     }

@@ -1,5 +1,5 @@
-//! OpenID Connect session tokens: which issuers are trusted for what, and the caller that a token's claims stand for.
-//! Signatures are verified by the `session` module.
+//! OpenID Connect session tokens: which issuers are trusted for what, and the caller of a token's claims. Signatures
+//! are verified by the `session` module.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -92,7 +92,7 @@ pub struct Issuer {
     pub refresh: Duration,
     /// Whether its public keys may be fetched without TLS from another machine.
     pub allow_http: bool,
-    /// How people sign in to the dashboard; `None` if they do not by this issuer.
+    /// How people sign in to the dashboard; `None` if this issuer is not for the dashboard.
     pub dashboard: Option<DashboardClient>,
     /// How people sign in from a command line; `None` if they cannot.
     pub cli: Option<CliClient>,
@@ -102,7 +102,7 @@ pub struct Issuer {
     pub max_token_life: Duration,
 }
 
-/// The client that the dashboard is at an issuer.
+/// The dashboard as a client of an issuer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DashboardClient {
     /// Its id. The audience of its ID tokens.
@@ -219,7 +219,7 @@ impl Issuer {
         if now >= expiry.saturating_add(LEEWAY) {
             return Err(Error::invalid_credential("EXPIRED"));
         }
-        // Without the time at which it was issued, its life is what is left of it.
+        // Without `iat`, its lifetime counts from now.
         let life = expiry.saturating_sub(time("iat")?.unwrap_or(now).min(now));
         if life > micros(self.max_token_life).saturating_add(LEEWAY) {
             let why = "the token is valid for longer than max_token_life of its issuer allows";
@@ -268,7 +268,7 @@ impl Issuer {
         };
         let mut memberships: Vec<OrgMembership> = Vec::new();
         for (organization, role) in named {
-            // Skip names that no key can be bound to. An empty name would stand for every key without an organization.
+            // Skip names that no key can be bound to. An empty name would match every key without an organization.
             let valid = (1..=MAX_BINDING_LEN).contains(&organization.chars().count())
                 && !organization.contains(char::is_control);
             if valid && !memberships.iter().any(|known| same(&known.organization, organization)) {
@@ -279,7 +279,8 @@ impl Issuer {
     }
 }
 
-/// What to call a person, by the first of these claims that is usable. It proves nothing and is only shown.
+/// A display name for a person, from the first of these claims that is usable. It is not authenticated as an identity,
+/// and only shown.
 fn display_name(claims: &Map<String, Value>) -> Option<String> {
     let usable = |name: &&str| (1..=MAX_NAME_LEN).contains(&name.chars().count()) && !name.contains(char::is_control);
     let named = |claim: &&str| claims.get(*claim).and_then(Value::as_str).filter(usable).map(str::to_owned);
@@ -320,7 +321,7 @@ fn role_of(value: Option<&Value>, organization: &str) -> Option<Role> {
 /// A NumericDate (RFC 7519): seconds since the Unix epoch, possibly with a fraction.
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "a cast from a float saturates, as it should for times that are out of range"
+    reason = "a cast from a float saturates, which is right for times that are out of range"
 )]
 fn time(value: &Value) -> Option<Micros> {
     if let Some(seconds) = value.as_i64() {

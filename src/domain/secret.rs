@@ -51,8 +51,8 @@ impl fmt::Debug for Secret {
 pub fn digest(text: &str) -> Digest {
     let mut hasher = Sha256::new();
     hasher.update(text.as_bytes());
-    // The hasher holds a copy of the secret, which is zeroed where the hasher is dropped. It is finished in place: to move
-    // it would leave another copy on the stack.
+    // The hasher holds a copy of the secret, which is zeroed where the hasher is dropped. Finish it in place: moving it
+    // would leave another copy on the stack.
     Digest(hasher.finalize_reset().into())
 }
 

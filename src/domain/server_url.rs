@@ -1,7 +1,7 @@
 //! URLs of servers and files: the database, and the store of shared limits. The configuration and the drivers read them by
 //! the same functions, so that what `config check` accepts is what a driver gets.
 //!
-//! A URL may hold a password. No message repeats a part of it, except the name of a parameter that clients know.
+//! A URL may hold a password. No message repeats a part of it, except the name of a parameter that some client defines.
 
 use url::Url;
 
@@ -29,7 +29,7 @@ const PARAMETERS: [&str; 18] = [
 ];
 /// The parameters of a Redis URL that are understood.
 const REDIS_PARAMETERS: [&str; 1] = ["protocol"];
-/// Parameters that other clients of Postgres, of SQLite and of Redis know. A message may name these.
+/// Parameters that other clients of Postgres, SQLite and Redis define. A message may name these.
 const KNOWN_ELSEWHERE: &[&str] = &[
     "cache",
     "client_name",
@@ -144,7 +144,7 @@ pub fn postgres(text: &str) -> Option<Result<&str, String>> {
 
 fn check_postgres(text: &str, rest: &str) -> Result<(), String> {
     if text.contains('#') {
-        // The parser takes what follows for a fragment, and connects to what is left.
+        // The parser treats what follows as a fragment, and would connect to a different host.
         return Err("has a '#', which a password must have as %23".to_owned());
     }
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
@@ -197,7 +197,7 @@ pub fn redis(text: &str) -> Result<&str, String> {
     Ok(text)
 }
 
-/// Refuses a parameter that is not supported, and one that is given twice: drivers differ in which one they take.
+/// Refuses a parameter that is not supported, and one that is given twice: drivers differ in which one they use.
 fn check_parameters(url: &Url, supported: impl Fn(&str) -> bool) -> Result<(), String> {
     let mut seen = Vec::new();
     for (name, _) in url.query_pairs() {
@@ -212,8 +212,8 @@ fn check_parameters(url: &Url, supported: impl Fn(&str) -> bool) -> Result<(), S
     Ok(())
 }
 
-/// How a message names a parameter. What no client knows is not repeated: it may be the rest of a password in which `?` is
-/// not percent-encoded.
+/// How a message names a parameter. A name that no client defines is not repeated: it may be the rest of a password in
+/// which `?` is not percent-encoded.
 fn named(parameter: &str) -> String {
     if KNOWN_ELSEWHERE.contains(&parameter) {
         format!("the parameter {parameter}")
@@ -226,7 +226,7 @@ fn named(parameter: &str) -> String {
 mod tests {
     use super::*;
 
-    /// What each reader says of a URL that only one of them takes.
+    /// The result of the reader that accepts the scheme of a URL.
     fn read(text: &str) -> Result<&str, String> {
         sqlite(text).or_else(|| postgres(text)).unwrap_or_else(|| redis(text))
     }

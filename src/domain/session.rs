@@ -29,9 +29,9 @@ pub struct SessionCaller {
     pub keyspaces: Arc<[String]>,
     /// The person's organizations, each once.
     pub organizations: Vec<OrgMembership>,
-    /// What to call the person, if the token says; only for display.
+    /// A display name of the person, if the token has one.
     pub name: Option<String>,
-    /// When the token expires; `None` for a session that is kept here.
+    /// When the token expires; `None` for a session of the dashboard, which is stored here.
     pub expires_at: Option<Micros>,
 }
 
@@ -117,9 +117,9 @@ impl SessionCaller {
         }
     }
 
-    /// Admits the session to a route of a gateway, in the organization that the request names. An empty name means the only
-    /// one. If there are several and none is named, the upstream may choose any of them: all of them must have one of the
-    /// `roles`, and none is returned. Without `roles`, every role is good.
+    /// Admits the session to a route of a gateway, in the organization that the request names. An empty name means the
+    /// only one. If there are several and none is named, the upstream may choose any of them: all of them must have one
+    /// of the `roles`, and none is returned. Without `roles`, every role is sufficient.
     ///
     /// # Errors
     ///

@@ -17,7 +17,7 @@ use icu_properties::{
 
 const ZERO_WIDTH_NON_JOINER: char = '\u{200c}';
 const ZERO_WIDTH_JOINER: char = '\u{200d}';
-/// A symbol by its category, and an empty cell to the eye.
+/// Unicode classifies it as a symbol, but it is displayed as an empty cell.
 const BRAILLE_BLANK: char = '\u{2800}';
 
 /// The text in Unicode normalization form C, in which texts are stored and compared.
@@ -69,13 +69,13 @@ pub(crate) fn is_format(c: char) -> bool {
     )
 }
 
-/// Whether the character at a position may stand there.
+/// Whether the character at a position is allowed there.
 fn allowed(chars: &[char], at: usize) -> bool {
     let c = chars[at];
     match c {
         ZERO_WIDTH_JOINER => joins_emoji(chars, at) || follows_virama(chars, at),
         ZERO_WIDTH_NON_JOINER => follows_virama(chars, at) || breaks_cursive(chars, at),
-        // They choose how the character before them looks, as in a coloured emoji.
+        // They select the appearance of the preceding character, as in a coloured emoji.
         _ if is_variation_selector(c) => at > 0 && is_visible(chars[at - 1]),
         _ => {
             let category = CodePointMapData::<GeneralCategory>::new().get(c);
@@ -97,7 +97,7 @@ fn is_visible(c: char) -> bool {
     !c.is_whitespace() && c != BRAILLE_BLANK && !is_ignorable(c)
 }
 
-/// Whether a character is shown as nothing where it has no effect, such as the Hangul filler.
+/// Whether a character is invisible where it has no effect, such as the Hangul filler.
 fn is_ignorable(c: char) -> bool {
     CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
 }

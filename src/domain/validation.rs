@@ -74,8 +74,8 @@ impl Violations {
         }
     }
 
-    /// Checks organization, instance and environment of a filter. Empty parts are valid. Keys that were made before
-    /// [`text::problem`] was asked must be found, so it is not asked here.
+    /// Checks organization, instance and environment of a filter. Empty parts are valid. [`text::problem`] is not
+    /// checked here, because keys that were created before that check existed must be found.
     pub fn binding(&mut self, binding: &Binding) {
         let Binding { organization, instance, environment } = binding;
         self.identifier("organization", organization);

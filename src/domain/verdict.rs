@@ -106,7 +106,7 @@ pub struct Assertions<'a> {
     pub instance: &'a str,
     /// Scopes that the key must hold.
     pub scopes: &'a [String],
-    /// Whether the caller has found already that the key may not do this, whatever scopes it holds. Unless an earlier
+    /// Whether it is already determined that the key may not do this, whatever scopes it holds. Unless an earlier
     /// reason applies, the verdict is [`VerdictCode::InsufficientScope`], and nothing is spent.
     pub forbidden: bool,
 }
@@ -210,7 +210,7 @@ mod tests {
             };
             let expected = ORDER.into_iter().find(|code| has(*code)).unwrap_or(VerdictCode::Valid);
             assert_eq!(verdict_before_limit(&key, &asserted, 10), expected, "reasons {set:#b}");
-            // What is forbidden is so whatever the scopes are, and after every other reason.
+            // `forbidden` applies whatever the scopes are, and after every other reason.
             let scopes = ["build".to_owned()];
             let asserted = Assertions { scopes: &scopes, forbidden: has(VerdictCode::InsufficientScope), ..asserted };
             assert_eq!(verdict_before_limit(&key, &asserted, 10), expected, "reasons {set:#b}, forbidden");

@@ -2,10 +2,10 @@
 
 use super::clock::{Micros, SECOND};
 
-/// How long former secrets sign, too, after a rotation.
+/// How long former secrets still sign after a rotation.
 pub const SECRET_OVERLAP: Micros = 86_400 * SECOND;
 
-/// The waits after the first attempt and each further one: about three days in total.
+/// The delays after the first attempt and each further one: about three days in total.
 pub const DEFAULT_RETRIES: [Micros; 9] = [
     5 * SECOND,
     5 * 60 * SECOND,
@@ -29,7 +29,7 @@ const COUNT_BITS: u32 = 32;
 pub struct FormerSecrets {
     /// The version of the oldest.
     pub version: i64,
-    /// When they stop to sign.
+    /// When they stop signing.
     pub until: Micros,
 }
 
@@ -60,8 +60,9 @@ pub fn signing_versions(newest: i64, former: Option<FormerSecrets>, now: Micros)
     std::iter::once(newest).chain(former)
 }
 
-/// How long to wait after attempt number `attempt` (the first is 1) has failed: the schedule's wait, changed by up to a
-/// tenth by `random`, so that attempts that failed together are not repeated together. None: it was the last attempt.
+/// How long to wait after attempt number `attempt` (the first is 1) has failed: the schedule's delay with a jitter of
+/// up to a tenth by `random`, so that attempts that failed together are not repeated together. None: it was the last
+/// attempt.
 pub fn retry_after(schedule: &[Micros], attempt: u32, random: u32) -> Option<Micros> {
     let index = usize::try_from(attempt).unwrap_or(usize::MAX).saturating_sub(1);
     let wait = *schedule.get(index)?;

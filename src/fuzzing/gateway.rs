@@ -34,7 +34,7 @@ use crate::{
     },
 };
 
-/// The keyspace that gateways ask about.
+/// The keyspace of the gateways' requests.
 const CONFIG: &str = r#"
 [[keyspace]]
 name = "norrix"
@@ -117,7 +117,7 @@ impl Decisions {
         let gateways = &self.services.gateways;
         let decided = self.runtime.block_on(gateways.decide(&request, None, deadline)).ok();
         if let Some(cached) = gateways.try_decide_cached(&self.gateway, &request) {
-            assert_eq!(cached.is_ok(), decided.is_some(), "memory decides in another way: {request:?}");
+            assert_eq!(cached.is_ok(), decided.is_some(), "the cached decision differs: {request:?}");
         }
         let allowed = decided?;
         let identity = IDENTITY_HEADERS.into_iter().zip(allowed.identity());

@@ -1,4 +1,4 @@
-//! The parsers of what strangers send, as the fuzz targets in `fuzz/` call them. Compiled with the feature `faults` only.
+//! The parsers of untrusted input, as the fuzz targets in `fuzz/` call them. Compiled with the feature `faults` only.
 
 pub mod gateway;
 
@@ -122,12 +122,12 @@ pub fn setting(variable: &str, value: &str) -> Result<(), Vec<String>> {
 ///
 /// # Errors
 ///
-/// True where a name stands twice in one object, false where it is no JSON.
+/// True if an object has a name twice, false if the bytes are not JSON.
 pub fn json(bytes: &[u8]) -> Result<Value, bool> {
     rest::extract::strict_json::read(bytes).map_err(|refused| refused.twice)
 }
 
-/// Reads the body of a Verify over gRPC: the message behind its prefix, if the fast path takes it.
+/// Reads the body of a Verify over gRPC: the message behind its prefix, if the fast path accepts it.
 pub fn verify_frame(body: &[u8]) -> Option<VerifyRequest> {
     grpc::verify::messages::decode(body)
 }

@@ -8,8 +8,8 @@ use crate::domain::{
     rate_limit::{RateLimit, SlidingWindow, SpendResult},
 };
 
-/// The state of one subject. It is stored in the table itself, not in a box: a subject that was not used for a while is
-/// in no CPU cache, and a box would cost a second cache miss.
+/// The state of one subject. It is stored inline in the table, because a box would cost a second cache miss for a
+/// subject that is not in the CPU cache.
 struct SubjectWindow {
     window: SlidingWindow,
     length: Micros,
@@ -28,7 +28,7 @@ pub struct MemoryLimiter {
 }
 
 impl MemoryLimiter {
-    /// A limiter with nothing spent.
+    /// A limiter whose windows are all empty.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self { clock, subjects: ShardedMap::default() }
     }
@@ -53,7 +53,7 @@ impl MemoryLimiter {
         self.clock.wall()
     }
 
-    /// Drops the subjects that have nothing spent.
+    /// Drops the subjects whose windows are empty.
     pub fn sweep(&self) {
         self.subjects.sweep(|| self.clock.monotonic(), |state, now| !state.window.is_idle(state.length, now));
     }

@@ -59,7 +59,7 @@ impl Limiter {
         match spent {
             SharedSpend::Counted(spent) => spent,
             SharedSpend::TimedOut { admitted, retry_after } => {
-                // What remains is unknown, so nothing is promised until another attempt is worthwhile.
+                // How much remains is unknown, so report 0 until a retry may succeed.
                 let wait = Micros::try_from(retry_after.as_micros()).unwrap_or(Micros::MAX);
                 let reset_at = self.memory.wall().saturating_add(wait);
                 let retry_after = (!admitted).then_some(wait);
@@ -74,7 +74,7 @@ impl Limiter {
         self.memory.spend(subject, limit, cost)
     }
 
-    /// Drops the state of subjects that have nothing spent.
+    /// Drops the state of subjects whose windows are empty.
     pub fn sweep(&self) {
         self.memory.sweep();
         if let Some(shared) = &self.shared {

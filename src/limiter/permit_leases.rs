@@ -1,4 +1,4 @@
-//! Permits that this replica holds of shared limits, and refusals that it remembers: both let it answer without a round
+//! Permits of shared limits that this replica holds, and refusals that it caches: both let it answer without a round
 //! trip.
 
 use std::sync::Arc;
@@ -27,7 +27,7 @@ struct SubjectState {
     local: LocalState,
 }
 
-/// What this replica can answer by itself.
+/// What this replica can answer without a request.
 #[derive(Default)]
 enum LocalState {
     #[default]
@@ -62,8 +62,8 @@ impl PermitLeases {
         state.local.spend(limit, self.clock.boottime(), cost)
     }
 
-    /// Spends without a request if possible, and prepares a request otherwise. Of several requests for one subject, only
-    /// the first asks for a lease.
+    /// Spends without a request if possible, and prepares a request otherwise. Of several requests for one subject,
+    /// only the first requests a lease.
     pub fn spend_or_request(&self, subject: Subject, limit: RateLimit, cost: u32) -> SpendStart<'_> {
         // The lease counts from before the request is sent, whatever delays it.
         let sent = self.clock.boottime();
@@ -88,7 +88,7 @@ impl PermitLeases {
         SpendStart::Request(request)
     }
 
-    /// Drops the state of subjects that no longer matters.
+    /// Drops state that has expired.
     pub fn sweep(&self) {
         self.subjects.sweep(
             || self.clock.boottime(),
@@ -122,7 +122,7 @@ pub enum SpendStart<'a> {
     Request(PermitRequest<'a>),
 }
 
-/// A request in flight. When it ends, in whatever way, the next request may ask for a lease. If its answer is lost, so
+/// A request in flight. When it ends, in whatever way, the next request may obtain a lease. If its answer is lost, so
 /// are the permits it took: the window counts them as spent.
 pub struct PermitRequest<'a> {
     leases: &'a PermitLeases,
@@ -130,7 +130,7 @@ pub struct PermitRequest<'a> {
     limit: RateLimit,
     cost: u32,
     first: bool,
-    /// Number of permits to ask for, beyond the cost.
+    /// Number of permits to request, beyond the cost.
     pub extra_permits: u32,
     /// Unspent permits to return.
     pub returned: Option<(u32, GrantOrigin)>,

@@ -38,15 +38,15 @@ use crate::domain::{
 
 /// Number of error replies in a row after which the circuit breaker opens. A lost connection opens it at once.
 const MAX_ERRORS: u32 = 5;
-/// The server is considered unavailable once a call waits and nothing has been answered for this long, and for twice the
-/// timeout of a call. A shorter stall delays the calls in flight; it must not open the circuit breaker, since a replica
-/// that limits by itself admits a whole limit of its own.
+/// The server is considered unavailable once a call waits and nothing was answered for this long, and at least for
+/// twice the timeout of a call. A shorter stall delays the calls in flight; it must not open the circuit breaker, since
+/// a replica that limits by itself admits a whole limit of its own.
 const OUTAGE_AFTER: Duration = Duration::from_millis(250);
 /// Delay between two attempts to connect.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 /// Timeout of one attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a late answer is waited for, so that what it took can be released.
+/// How long to wait for a late answer, so that the permits that it took can be released.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of calls queued on the connection, for all callers together. The library's default is 50.
 const PIPELINE_BUFFER: usize = 4_096;
@@ -69,7 +69,7 @@ pub enum SharedSpend {
     TimedOut {
         /// Whether the call is admitted all the same.
         admitted: bool,
-        /// When another attempt is worthwhile.
+        /// When a retry may succeed.
         retry_after: Duration,
     },
     /// The store is unavailable.
@@ -200,7 +200,7 @@ impl SharedLimiter {
         }
     }
 
-    /// Waits for the answer to a call, or until it is known that none comes in time.
+    /// Waits for the answer to a call, or until it is late or the server is considered unavailable.
     async fn wait(&self, pending: &mut PendingCall) -> Wait {
         let sent = Instant::now();
         let wait = self.options.timeout;
@@ -211,8 +211,9 @@ impl SharedLimiter {
         if silent < wait / 2 {
             return Wait::TimedOut;
         }
-        // Nothing was answered lately: the server stalls or is gone, and a longer wait shows which. The wait counts from
-        // now and not from the sending. A process that got no CPU for long enough finds its answer in the socket.
+        // Nothing was answered lately: the server stalls or is unavailable, and a longer wait shows which. The wait
+        // counts from now, not from the sending: if this process got no CPU meanwhile, the answer may already be in the
+        // socket.
         let outage = OUTAGE_AFTER.max(2 * wait);
         if let Ok(answer) = timeout(outage.saturating_sub(silent).max(wait), &mut *pending).await {
             return self.answered(answer);
@@ -249,7 +250,7 @@ impl SharedLimiter {
         }
     }
 
-    /// Drops local state that no longer matters.
+    /// Drops local state that has expired.
     pub fn sweep(&self) {
         if let Some(leases) = &self.leases {
             leases.sweep();

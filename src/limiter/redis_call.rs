@@ -18,7 +18,7 @@ use crate::domain::rate_limit::{
     permit_lease::{Grant, GrantOrigin},
 };
 
-/// What the script is asked.
+/// The arguments of the script.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ScriptCall {
     pub subject: Subject,
@@ -26,11 +26,11 @@ pub(super) struct ScriptCall {
     pub cost: u32,
     /// Number of permits to take beyond the cost.
     pub extra_permits: u32,
-    /// Unspent permits to give back.
+    /// Unspent permits to return.
     pub returned: Option<(u32, GrantOrigin)>,
 }
 
-/// What the script answered. Permits of the grant are none if it granted none.
+/// The reply of the script. The grant has no permits if none were granted.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ScriptReply {
     pub spent: SpendResult,
@@ -73,8 +73,8 @@ impl ScriptClient {
         })
     }
 
-    /// Waits for the reply to a call whose caller has been answered already, and gives back the permits that the call
-    /// took ahead of need and, if the caller was refused, its cost. If the reply is lost, they stay counted.
+    /// Waits for the reply to a call whose caller has been answered already, and returns the permits that the call took
+    /// ahead of need and, if the caller was refused, its cost. If the reply is lost, they stay counted.
     pub async fn settle(self, call: ScriptCall, pending: PendingCall, refused: bool, answers: Arc<LastAnswer>) {
         let Ok(reply) = pending.await else { return };
         answers.note();
@@ -88,7 +88,7 @@ impl ScriptClient {
     }
 }
 
-/// The Redis key of a window. Its braces keep it in one slot of a cluster.
+/// The Redis key of a window. The braces are a hash tag, which determines its slot in a cluster.
 fn key(subject: Subject, limit: RateLimit) -> String {
     let Subject(high, low) = subject;
     format!("keyward:rate:{{{high:016x}{low:016x}}}:{}", limit.window)
@@ -106,13 +106,14 @@ impl LastAnswer {
         Self { started: Instant::now(), at: AtomicU64::new(0) }
     }
 
-    /// The server has answered now.
+    /// Records that the server has answered now.
     pub fn note(&self) {
         let now = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.at.fetch_max(now, Ordering::Relaxed);
     }
 
-    /// For how long the server has answered nothing, at most since `sent`: with nothing to answer, silence means nothing.
+    /// How long the server has not answered, counted at most from `sent`: before that, there may have been nothing to
+    /// answer.
     pub fn silent_since(&self, sent: Instant) -> Duration {
         let last = self.started + Duration::from_micros(self.at.load(Ordering::Relaxed));
         last.max(sent).elapsed()

@@ -19,7 +19,7 @@ pub struct ShardedMap<V> {
     hasher: DefaultHashBuilder,
 }
 
-/// The entry of one subject, vacant or not. Its shard is locked for as long as this lives.
+/// The entry of one subject, vacant or not. Its shard is locked until this is dropped.
 pub struct LockedEntry<'a, V> {
     table: MutexGuard<'a, Table<V>>,
     hasher: &'a DefaultHashBuilder,
@@ -37,7 +37,7 @@ impl<V> ShardedMap<V> {
     /// Locks the entry of a subject.
     pub fn lock(&self, subject: Subject) -> LockedEntry<'_, V> {
         let hash = self.hasher.hash_one(subject);
-        // Choose the shard by bits that the table itself hardly uses.
+        // Choose the shard by bits that the table rarely uses.
         let shard = usize::try_from(hash >> 32).unwrap_or(0) % SHARDS;
         LockedEntry { table: self.shards[shard].lock(), hasher: &self.hasher, hash, subject }
     }

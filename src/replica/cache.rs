@@ -24,7 +24,7 @@ use shuttle::sync::{Mutex, atomic::AtomicU64, atomic::Ordering};
 use std::sync::{Mutex, atomic::AtomicU64, atomic::Ordering};
 
 /// Number of recent changes that are kept by digest. A look-up that is older than all of them is fenced, whatever its
-/// key: the cache no longer knows whether its key has changed.
+/// key: the cache no longer has a record of whether its key changed.
 const MAX_RECENT_CHANGES: usize = if cfg!(feature = "shuttle") { 2 } else { 4_096 };
 
 /// A position in the sequence of applied changes.
@@ -136,8 +136,8 @@ impl KeyCache {
             changes.recent.pop_front();
         }
         changes.recent.push_back((number, *digest));
-        // Publish the number before the removal: a reader that finds the number unchanged then knows that its entry has
-        // not been removed either.
+        // Publish the number before the removal: if a reader finds the number unchanged, its entry has not been removed
+        // either.
         self.latest.store(number, Ordering::Release);
         self.keys.remove(digest);
     }

@@ -40,7 +40,7 @@ pub struct CachedKey {
     pub uses: PendingUses,
 }
 
-/// Fields that few keys have. They are boxed, so that other keys do not pay for them.
+/// Fields that few keys have. They are boxed, so that they take no memory for other keys.
 #[derive(Debug, Default)]
 struct Rare {
     rate_limit: Option<RateLimit>,

@@ -39,7 +39,7 @@ pub(crate) async fn inject_delay(switch: &str) {
     inject_delays(switch, 1).await;
 }
 
-/// The same for so many delays.
+/// Like [`inject_delay`], for several delays in a row.
 pub(crate) async fn inject_delays(switch: &str, count: u32) {
     if disabled(switch) {
         tokio::time::sleep(INJECTED_DELAY * count).await;

@@ -3,7 +3,7 @@
 //! One round has five steps, in this order:
 //!
 //! 1. **renew** this replica's row, committed;
-//! 2. **read** the row and the changes on another connection: a renewal that does not show there is not committed, and
+//! 2. **read** the row and the changes on another connection: a renewal that is not visible there is not committed, and
 //!    extends nothing;
 //! 3. **apply** the changes;
 //! 4. **extend** the lease, counted from before the renewal was sent;
@@ -143,8 +143,8 @@ impl<F: ChangeFeed> Follower<F> {
                 }
                 MembershipEnd::Lost(why) => {
                     tracing::warn!(why, "replica rejoining");
-                    // Nothing is granted any more. While a grant runs, the row stays, so that Revokes wait for it; peers
-                    // remove it, or this replica as a peer of its former self.
+                    // No further grants are given. While a grant runs, the row stays, so that Revokes wait for it.
+                    // Later a peer removes it, or this replica does after it has joined with another id.
                     let runs = self.attachments.outstanding() > 0 && !fault_injection::disabled("attach_lost_row");
                     connected = runs || self.feed.remove(member.id, None).await.is_ok();
                 }
@@ -156,7 +156,7 @@ impl<F: ChangeFeed> Follower<F> {
         match self.stop.clone().run_until_cancelled(self.feed.connect()).await {
             Some(Ok(())) => true,
             Some(Err(error)) => {
-                // Readiness logs it, once and then every half minute.
+                // The readiness worker logs this cause, once and then every half minute.
                 tracing::debug!(%error, "follower cannot reach the database, retrying");
                 *self.error.lock() = Some(error);
                 sleep(RETRY_DELAY).await;
@@ -211,7 +211,8 @@ impl<F: ChangeFeed> Follower<F> {
                 Err(StepError::Ended(end)) => return end,
                 Err(StepError::Store(error)) => {
                     tracing::warn!(%error, "follower lost the database, reconnecting");
-                    // A new connection helps at once, or it does not help: the database takes no writes.
+                    // If a new connection did not help at once, the database accepts no writes: wait before the next
+                    // one.
                     if last_failure.is_some_and(|last| last.elapsed() < RETRY_DELAY) {
                         self.stop.clone().run_until_cancelled(sleep(RETRY_DELAY)).await;
                     }
@@ -241,7 +242,7 @@ impl<F: ChangeFeed> Follower<F> {
                     Some(row) if row.step < member.step && !fault_injection::disabled("lost_history") => {
                         return Some(MembershipEnd::Lost("the database lost history"));
                     }
-                    // A higher step than the known one: the renewal in flight was committed.
+                    // A higher step than the last one that was confirmed: the renewal in flight was committed.
                     Some(row) => {
                         member.step = row.step;
                         *self.error.lock() = None;
@@ -262,7 +263,7 @@ impl<F: ChangeFeed> Follower<F> {
         // The lease counts from before the renewal is sent, so that a late reply shortens it and never lengthens it.
         let before = self.clock.boottime();
         if fault_injection::disabled("renew_before_read") {
-            // The wrong order: a change that commits between this read and the renewal is missed.
+            // The wrong order, on purpose: a change that commits between this read and the renewal is missed.
             self.catch_up(member).await?;
             let before = self.clock.boottime();
             self.advance_step(member).await?;
@@ -305,7 +306,7 @@ impl<F: ChangeFeed> Follower<F> {
                 return lost("the database lost history");
             }
             if renewed && row.step != member.step {
-                return lost("its renewal does not show");
+                return lost("its renewal is not visible");
             }
             if row.seen_revision < member.seen {
                 // A crash of the database lost the report. Report again; otherwise every Revoke would wait for the
@@ -316,7 +317,7 @@ impl<F: ChangeFeed> Follower<F> {
                 self.lease.extend(self.deadline(self.clock.boottime()));
             }
             if !batch.changes.is_empty() {
-                // Most of a lease: a test has to come upon it.
+                // Delay for most of a lease, so that a test can hit this moment.
                 fault_injection::inject_delays("slow_apply", 4).await;
             }
             if !member.recognizes(&batch) && !fault_injection::disabled("lost_history") {
@@ -326,7 +327,7 @@ impl<F: ChangeFeed> Follower<F> {
                 fault_injection::inject_panic("follower_apply");
                 if !fault_injection::disabled("apply") {
                     self.cache.invalidate(digest);
-                    // After its own memory, and before its own lease is extended.
+                    // Notify sessions after this replica's own cache was cleared, and before its lease is extended.
                     member.notices.push_back((*revision, self.attachments.apply(digest)));
                 }
                 (member.seen, member.last_change) = (*revision, Some(*digest));

@@ -70,7 +70,7 @@ async fn run_until_stopped<F: ChangeFeed>(follower: Follower<F>, concurrent: imp
 }
 
 impl FollowerThread {
-    /// Waits for the thread to end, which was asked to stop.
+    /// Waits for the thread to end, after it was stopped.
     pub async fn wait_for_exit(self) {
         let _ = timeout(LEAVE_TIMEOUT + EXIT_GRACE, self.ended).await;
     }

@@ -38,7 +38,7 @@ pub struct LookupResult {
 
 type LookupReply = std::result::Result<LookupResult, StoreError>;
 
-/// Batches look-ups. Each one takes its row from a statement that is sent after the look-up began.
+/// Batches look-ups. Each look-up gets its row from a statement that is sent after the look-up began.
 pub struct Lookups {
     batcher: Batcher<Digest, LookupReply>,
 }

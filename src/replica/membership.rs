@@ -13,7 +13,7 @@ use crate::{
 /// The state of one membership.
 pub(super) struct Membership {
     pub id: Uuid,
-    /// The step that the row is known to have.
+    /// The step of the row, as last read or written.
     pub step: i64,
     /// The highest step that was ever sent. Every renewal takes a new number, so that a peer that watches the row never
     /// mistakes a later renewal for an earlier one.
@@ -24,7 +24,7 @@ pub(super) struct Membership {
     pub last_change: Option<Digest>,
     /// The last revision that was reported.
     pub reported: i64,
-    /// Applied revisions that attached clients may not be done with, each with the number of its notice.
+    /// Applied revisions that attached clients may not be done with yet, each with the number of its notice.
     pub notices: VecDeque<(i64, NoticeNumber)>,
 }
 
@@ -44,9 +44,9 @@ impl Membership {
         if self.notices.is_empty() { self.seen } else { last }
     }
 
-    /// Whether the database still has the last applied change: at its revision, or, if its key was changed again, among
-    /// the later changes. A database that lost this change assigns its revision to another change, which this replica
-    /// would never read.
+    /// Whether the database still contains the last applied change: at its revision, or, if its key was changed again,
+    /// among the later changes. A database that lost this change assigns its revision to another change, which this
+    /// replica would never read.
     pub fn recognizes(&self, batch: &ChangeBatch) -> bool {
         match (self.last_change, batch.last_seen) {
             (None, found) => found.is_none(),

@@ -101,7 +101,7 @@ impl CacheGuard<'_> {
     }
 }
 
-/// Delays a cache read if a test wants something to happen between the lease check and the read.
+/// Delays a cache read, so that a test can act between the lease check and the read.
 fn inject_delay() {
     if fault_injection::disabled("slow_cache_read") {
         std::thread::sleep(2 * fault_injection::INJECTED_DELAY);
@@ -152,8 +152,8 @@ impl Replica {
         self
     }
 
-    /// Applies a change that this process has committed: clears its own memory of the key. Where no follower does it, also
-    /// notifies attached clients.
+    /// Applies a change that this process has committed: clears its own memory of the key. If there is no follower,
+    /// also notifies attached clients.
     pub(crate) fn apply_own_change(&self, digest: &Digest) {
         self.cache.invalidate(digest);
         if !self.has_peers() {
@@ -161,8 +161,8 @@ impl Replica {
         }
     }
 
-    /// Reads the replicas' rows for Revokes that wait. Never returns; without it no Revoke is acknowledged where there may
-    /// be other replicas.
+    /// Reads the replicas' rows for Revokes that wait. Never returns. It must run wherever there may be other replicas:
+    /// without it no Revoke completes.
     pub async fn read_replicas(&self) {
         match &self.revocation_wait {
             Some(wait) => wait.read().await,
@@ -212,7 +212,7 @@ impl Replica {
     /// was committed and applied. Returns how many replicas there are.
     pub(crate) async fn wait_for_replicas(&self, revision: i64) -> usize {
         let Some(revocation_wait) = &self.revocation_wait else {
-            // Also for a repeated Revoke: the clients may not be done with the first one.
+            // Wait for a repeated Revoke, too: the clients may not be done with the first one.
             self.attachments.wait().await;
             return 1;
         };

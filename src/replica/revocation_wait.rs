@@ -42,7 +42,7 @@ pub struct RevocationWait {
 }
 
 impl RevocationWait {
-    /// Of replicas with rows in this store. A Revoke waits while nobody [reads](Self::read).
+    /// For the replicas whose rows are in this store. Revokes wait until a task runs [`Self::read`].
     pub fn new(store: Arc<dyn Store>) -> Self {
         let none = ReplicasRead { number: 0, rows: Arc::default() };
         Self {
@@ -66,7 +66,7 @@ impl RevocationWait {
         let found = reads.wait_for(|read| read.number >= requested).await.map(|read| read.clone()).ok();
         match found {
             Some(read) => read,
-            // This owns the sender, so it is never gone. To return would acknowledge the Revoke.
+            // Unreachable, because `self` owns the sender. Never return: that would acknowledge the Revoke.
             None => std::future::pending().await,
         }
     }
@@ -114,7 +114,7 @@ impl RevocationWait {
 
     /// Reads the rows whenever a Revoke waits for them. Never returns.
     pub(crate) async fn read(&self) {
-        // A Revoke that waits already may have notified a reader that has ended since.
+        // The notification of a waiting Revoke may have been consumed by a reader that has ended since.
         if self.reads.receiver_count() > 0 {
             self.read_requested.notify_one();
         }

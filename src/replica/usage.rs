@@ -168,7 +168,7 @@ mod tests {
         log.schedule();
         while log.take(100).1 > 0 {}
         log.record(&keys[3 * MAX_QUEUED - 1], 9);
-        assert_eq!(log.schedule(), 1, "the queue has room again, also for a key that was turned away");
+        assert_eq!(log.schedule(), 1, "the queue has room again, also for a key that was refused before");
     }
 
     #[test]

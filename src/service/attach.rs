@@ -1,5 +1,5 @@
-//! Attach: sessions of clients that hold keys in their own memory. What makes them as strict as a call is in
-//! [`crate::replica::attach`]; here is who may have a session, and what it may hold.
+//! Attach: sessions of clients that hold keys in their own memory. [`crate::replica::attach`] makes them as strict as
+//! calls. This file decides who may have a session, and which keys it may hold.
 
 use std::sync::Arc;
 
@@ -34,18 +34,18 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// The watermark of the longest time for which a client may answer after this process has ended, in microseconds. Used
-/// where one process owns the database: others count their rows.
+/// Name of the watermark with the longest time, in microseconds, for which a client may answer after this process has
+/// ended. Used only where one process owns the database; replicas have rows for this.
 const MAX_GRANT: &str = "attach.longest_grant";
 /// Uses in one report.
 const MAX_USES: usize = 1_000;
 
-/// Who attaches.
+/// The caller of a session.
 #[derive(Debug, Clone)]
 pub(crate) enum AttachCaller {
     /// The holder of this secret, which is verified at each renewal.
     Secret(Arc<Secret>),
-    /// A caller that its connection identifies, with the keyspaces that it may ask about.
+    /// A caller that its connection identifies, with the keyspaces whose keys it may verify.
     Certificate(String, Option<Arc<AllowedKeyspaces>>),
 }
 
@@ -58,24 +58,24 @@ pub(crate) enum ToClient {
     Key {
         id: u64,
         digest: Digest,
-        /// A key to keep; none: not to be kept.
+        /// The key; none if the client must not keep it.
         key: Option<Verdict>,
-        /// The verdict on a key that is watched and not to be kept.
+        /// The verdict on a watched key that the client must not keep.
         watched_verdict: Option<Verdict>,
-        /// How long the key lives; none: it does not expire.
+        /// Time until the key expires; none if it does not expire.
         life: Option<Micros>,
     },
     /// A key has changed.
     Invalidate { number: u64, digest: Digest },
     /// Any key may have changed.
     Clear { number: u64 },
-    /// The client is to move.
+    /// The session drains: the client is to attach elsewhere.
     Drain,
     /// The client's own credential is not valid any more.
     End { number: u64 },
 }
 
-/// The keyspaces that a caller may ask about.
+/// The keyspaces whose keys a caller may verify.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum VerifyRights {
     /// Every one.
@@ -122,7 +122,7 @@ impl Messages {
 pub(crate) enum KeyName<'a> {
     /// By the secret that was presented.
     Secret(&'a str),
-    /// By the digest that an earlier look-up has answered.
+    /// By the digest that the answer to an earlier look-up contained.
     Digest(Digest),
 }
 
@@ -150,11 +150,11 @@ pub struct AttachService {
 }
 
 impl AttachService {
-    /// Counts grants of the process before, which may still run. Call this before the first Revoke.
+    /// Counts grants of the previous process, which may still run. Call this before the first Revoke.
     ///
     /// # Errors
     ///
-    /// The store's, if the database does not say.
+    /// Those of the store.
     pub(crate) async fn load_earlier_grants(&self) -> std::result::Result<(), StoreError> {
         if !self.replica.has_peers()
             && !fault_injection::disabled("attach_recall")
@@ -177,7 +177,7 @@ impl AttachService {
     ) -> Result<(Attached, Messages)> {
         self.rights(&caller, deadline).await?;
         if !self.replica.has_peers() {
-            // Before the first grant: the next process must know of it.
+            // Store this before the first grant: the next process has to wait for it.
             let max_grant = self.replica.attachments.max_grant();
             let write = || async { self.store.advance_watermark(MAX_GRANT.to_owned(), max_grant).await.map(drop) };
             self.written.get_or_try_init(write).await?;
@@ -191,12 +191,12 @@ impl AttachService {
         };
         let (session, queue) = self.replica.attachments.register(&name, credential)?;
         let attached = Attached { service: Arc::clone(self), session, caller };
-        // Again, since a revocation of the caller before the registration did not reach the session.
+        // Check again, because a revocation of the caller before the registration did not reach the session.
         self.rights(&attached.caller, deadline).await?;
         Ok((attached, Messages { queue, clock: Arc::clone(&self.clock) }))
     }
 
-    /// What the holder of a valid key may ask about; none if it may not call Verify.
+    /// The keyspaces whose keys the holder of a valid key may verify; none if it may not call Verify.
     pub(crate) fn rights_of(&self, verdict: &Verdict) -> Option<VerifyRights> {
         let key = verdict.key.as_ref().filter(|_| verdict.code == VerdictCode::Valid)?;
         let allowed = access::may_verify(&self.auth.caller(key)).ok()?;
@@ -210,7 +210,7 @@ impl AttachService {
         })
     }
 
-    /// What a caller may hold, and what is left of its credential.
+    /// The keyspaces whose keys a caller may verify, and the remaining time of its credential.
     async fn rights(
         &self,
         caller: &AttachCaller,
@@ -239,7 +239,7 @@ pub(crate) struct Attached {
 }
 
 impl Attached {
-    /// Grants time, if the caller's credential is still good.
+    /// Grants time, if the caller's credential is still valid.
     ///
     /// # Errors
     ///
@@ -247,7 +247,7 @@ impl Attached {
     pub(crate) async fn renew(&self, number: u64, deadline: Instant) -> Result<()> {
         let left = match self.service.rights(&self.caller, deadline).await {
             Ok((_, left)) => left,
-            // Whether the caller may go on is not known now: nothing is granted, and the session stays.
+            // The caller's credential could not be checked: grant nothing, and keep the session.
             Err(error) if is_undecided(&error) => 0,
             Err(error) => return Err(error),
         };
@@ -255,8 +255,8 @@ impl Attached {
         Ok(())
     }
 
-    /// Answers a look-up. A key that is not good, that the caller may not ask about, or that has a rate limit is not to
-    /// be kept. A client that will `watch` it gets the verdict all the same.
+    /// Answers a look-up. The client must not keep a key that is invalid, that the caller may not verify, or that has a
+    /// rate limit. A client that will `watch` such a key gets the verdict all the same.
     ///
     /// # Errors
     ///
@@ -273,13 +273,13 @@ impl Attached {
             Err(error) => return Err(error),
         };
         loop {
-            // Before anything is read.
+            // Take the position before anything is read, so that a later change is detected.
             let seq = replica.cache.current_seq();
             let found = match &rights {
                 None => None,
                 Some(allowed) => match self.verdict(name, allowed.as_deref(), deadline).await {
                     Ok(verdict) => Some(verdict),
-                    // The client asks by calls, which say what is wrong.
+                    // The client falls back to calls, which return the error.
                     Err(error) if is_undecided(&error) => None,
                     Err(error) => return Err(error),
                 },
@@ -313,7 +313,7 @@ impl Attached {
         }
     }
 
-    /// Notes that the client has handled a message.
+    /// Records that the client has handled a message.
     ///
     /// # Errors
     ///
@@ -322,8 +322,8 @@ impl Attached {
         self.service.replica.attachments.acknowledge(&self.session, number)
     }
 
-    /// Records uses. Those of keys that are not in memory are looked up; of those that the caller may not ask about,
-    /// and of keys that do not exist, nothing is recorded.
+    /// Records uses. Keys that are not in memory are looked up. Uses of keys that the caller may not verify, or that do
+    /// not exist, are ignored.
     ///
     /// # Errors
     ///
@@ -355,12 +355,12 @@ impl Attached {
         Ok(())
     }
 
-    /// Asks the client to move, and grants nothing any more.
+    /// Asks the client to attach elsewhere, and grants no more time.
     pub(crate) fn drain(&self) {
         self.session.drain();
     }
 
-    /// Ends the session of a client that answers nothing from its memory any more.
+    /// Ends the session of a client that no longer answers from its memory.
     pub(crate) fn stopped(&self) {
         self.service.replica.attachments.end(&self.session, true);
     }

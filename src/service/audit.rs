@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-/// What to list; an empty field does not filter.
+/// The filters of a list of events; an empty field does not filter.
 #[derive(Debug, Clone, Default)]
 pub struct ListEvents {
     /// Events of keys of this keyspace.
@@ -58,7 +58,8 @@ pub struct ListEvents {
 /// A page of events.
 #[derive(Debug, Clone)]
 pub struct EventPage {
-    /// Newest first. Where filters fit few events, a page that is not the last one may hold fewer than asked for, or none.
+    /// Newest first. Where filters fit few events, a page that is not the last one may have fewer than requested, or
+    /// none.
     pub events: Vec<Event>,
     /// The token of the next page; none on the last one.
     pub next: Option<String>,
@@ -261,8 +262,8 @@ fn event_size(event: &Event) -> usize {
     event.key.as_ref().map_or(0, key_size) + texts_size(&event.details)
 }
 
-/// A delivery as the manager may see it. Only operators see the receiver's response: who chooses the URL could otherwise read
-/// responses of hosts that answer this server and not them.
+/// A delivery as the manager may see it. Only operators see the receiver's response: otherwise whoever chooses the URL
+/// could read responses of hosts that are reachable only from this server.
 fn redacted(manager: Manager<'_>, delivery: Delivery) -> Delivery {
     match manager {
         Manager::Operator => delivery,
@@ -283,7 +284,7 @@ fn no_such_event() -> Error {
     Error::new(ErrorKind::NotFound, "NOT_FOUND", "No such event")
 }
 
-/// What makes two pages belong to one query: the filters after the caller's own limits are applied.
+/// The parts of a query that its page tokens cover: the filters, restricted to what the caller may see.
 fn filters(query: &EventQuery) -> Vec<Vec<u8>> {
     let id = |part: Option<EventId>| part.map_or(Vec::new(), |id| id.0.as_bytes().to_vec());
     vec![

@@ -1,5 +1,5 @@
-//! The thread on which pages of keys and events become messages: turning a thousand of them into bytes takes milliseconds,
-//! during which the same thread could answer thousands of verifications.
+//! The thread that encodes pages of keys and events. To encode a thousand of them takes milliseconds, in which a thread
+//! that serves calls could answer thousands of verifications.
 
 use std::{io, thread};
 
@@ -8,13 +8,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::domain::error::{Error, Result};
 
-/// How much less of a busy processor the thread gets than those that answer Verify: about a tenth.
+/// The nice value of the thread: on a busy processor it gets about a tenth of the time of a thread that answers Verify.
 const NICENESS: i32 = 10;
 
-/// Where pages become messages. Its tasks end when it is dropped.
+/// Encodes pages. Its tasks end when it is dropped.
 pub struct Bulk {
     runtime: Handle,
-    /// Ends the thread when it is dropped; none if the runtime is another's.
+    /// Ends the thread when it is dropped; none if the runtime is not owned by this.
     _end: Option<oneshot::Sender<()>>,
 }
 

@@ -1,4 +1,4 @@
-//! What a call brings along besides its request, and the bound on its store calls.
+//! The context of a call: its deadline, its host and its client; and the bound on its store calls.
 
 use std::net::IpAddr;
 
@@ -23,7 +23,7 @@ pub struct CallContext<'a> {
 }
 
 impl CallContext<'_> {
-    /// Awaits a store call until the caller's deadline. The call itself runs to its end.
+    /// Awaits a store call until the caller's deadline. The store call itself is not cancelled.
     pub(super) async fn bounded<T>(self, call: impl Future<Output = std::result::Result<T, StoreError>>) -> Result<T> {
         match timeout_at(self.deadline, call).await {
             Ok(result) => Ok(result?),

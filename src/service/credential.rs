@@ -2,8 +2,8 @@
 //!
 //! - A secret counts only in the header that the keyspace of its prefix reads. Where the request is about one keyspace, as
 //!   at a gateway, only that keyspace's header is read.
-//! - A secret of an unknown prefix counts only if nothing else does, in a header that some keyspace reads. The response
-//!   is then that it is malformed, not that it is missing.
+//! - A secret of an unknown prefix counts only if no other credential does, in a header that some keyspace reads. The
+//!   response is then MALFORMED, not MISSING_CREDENTIAL.
 //! - A session token counts only on routes that accept sessions: as bearer, or in its issuer's cookie.
 //! - Browsers send cookies with every request, so a cookie counts only if no header holds a credential that counts. The
 //!   same holds for a session token as bearer where the keyspace reads another header.
@@ -103,8 +103,8 @@ pub fn find<'a>(
     Ok(found.or(unknown))
 }
 
-/// The secret of a request, if it is the only credential that can count where `header` is read: the answer of [`find`] in
-/// the plain case, for a caller that knows neither sessions nor the root credential. None in every other case.
+/// The secret of a request, if it is the only credential that can count where `header` is read: the same as [`find`] in
+/// the common case, for code that supports neither sessions nor the root credential. None in every other case.
 pub fn only_secret<'a>(
     headers: &'a impl Headers,
     registry: &Registry,
@@ -123,7 +123,7 @@ pub fn only_secret<'a>(
     keyspace.credential.accepts(found).then_some((found, secret))
 }
 
-/// [`String::from_utf8_lossy`], which reads valid text piece by piece.
+/// [`String::from_utf8_lossy`], but faster for valid UTF-8.
 fn lossy(value: &[u8]) -> Cow<'_, str> {
     str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed)
 }
@@ -136,7 +136,7 @@ fn two_credentials() -> Error {
 fn cookie<'a>(headers: &'a impl Headers, auth: &'a Authenticator) -> Result<Option<Presented<'a>>> {
     let mut found = None;
     for value in headers.values("cookie") {
-        // As bytes: other cookies may hold anything, and a browser sends them in the same header.
+        // Compare bytes: a browser sends other cookies in the same header, and those may not be UTF-8.
         for pair in value.split(|byte| *byte == b';').map(<[u8]>::trim_ascii) {
             let Some(end) = pair.iter().position(|byte| *byte == b'=') else { continue };
             let (name, value) = (&pair[..end], &pair[end + 1..]);
@@ -145,7 +145,8 @@ fn cookie<'a>(headers: &'a impl Headers, auth: &'a Authenticator) -> Result<Opti
             if value.is_empty() {
                 continue;
             }
-            // A sibling host can set a cookie of the same name. Which one is the right one cannot be known.
+            // A sibling host can set a cookie of the same name. It cannot be decided which one is right, so refuse
+            // both.
             if found.is_some() {
                 return Err(Error::invalid("cookie", "two session cookies count in this request; send one"));
             }

@@ -4,10 +4,10 @@
 use super::credential::Headers;
 use crate::domain::error::{Error, Result};
 
-/// Refuses a request that changes something, unless it is shown to come from a page of this host. `host` is the host that
-/// the request was sent to, in lower case; `secure` says whether it can only have come over TLS.
+/// Refuses a request that changes something, unless its headers show that a page of this host sent it. `host` is the
+/// host that the request was sent to, in lower case; `secure` says whether it can only have come over TLS.
 ///
-/// `Sec-Fetch-Site` decides if it is sent: no page can set it, and it stays right behind a proxy that changes `Host`.
+/// `Sec-Fetch-Site` decides if it is sent: no page can set it, and it is correct behind a proxy that changes `Host`.
 /// Browsers send it over TLS only, and old ones do not send it at all; then `Origin` decides. A request without either
 /// header is not from a page and must not use a cookie.
 pub fn check(method: &str, headers: &impl Headers, host: Option<&str>, secure: bool) -> Result<()> {

@@ -4,8 +4,8 @@ use tokio::sync::Notify;
 
 use crate::domain::key::KeyRecord;
 
-/// Notifies the webhook worker that a delivery may be due. Only a hint: the worker also polls, so a lost signal costs
-/// latency and nothing else.
+/// Notifies the webhook worker that a delivery may be due. The worker also polls, so a lost signal only delays a
+/// delivery.
 #[derive(Debug, Default)]
 pub struct DeliverySignal(Notify);
 
@@ -22,7 +22,7 @@ impl DeliverySignal {
         }
     }
 
-    /// Waits for a signal. One that was given while nobody waited is not lost.
+    /// Waits for a signal. A signal that was sent while nobody waited is kept.
     pub async fn notified(&self) {
         self.0.notified().await;
     }

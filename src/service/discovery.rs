@@ -1,4 +1,4 @@
-//! What a command line has to know before anybody signed in. Anybody may read it.
+//! Discovery for command lines, before anybody has signed in. It needs no credential.
 
 use super::Services;
 use crate::domain::{key::Binding, oidc::CliClient};
@@ -33,7 +33,7 @@ pub(crate) struct Offered<'a> {
 }
 
 impl Services {
-    /// What a command line has to know. Of several issuers with a client for command lines, the first one counts.
+    /// The answer of discovery. Of several issuers with a client for command lines, the first one counts.
     pub(crate) fn discovery(&self) -> Discovery<'_> {
         let sign_in = self.auth.cli_sign_in();
         let configured = self.registry.configured();

@@ -1,7 +1,7 @@
-//! Readiness, and what the gauges show.
+//! Readiness, and the values of the gauges.
 //!
-//! One worker measures readiness. Probes read the last measurement: they need no credential, so a probe that used a
-//! database connection would let anybody use them all up.
+//! One worker measures readiness. Probes read the last measurement: they need no credential, so if each probe used a
+//! database connection, anybody could exhaust the pool.
 
 use std::{sync::Arc, time::Duration};
 
@@ -52,7 +52,7 @@ pub enum Need {
 /// Why calls cannot be served.
 #[derive(Debug, Clone)]
 pub struct NotReady {
-    /// For everybody: it holds nothing that the database or its driver said.
+    /// Public: it contains no text of the database or its driver.
     pub message: &'static str,
     /// For the log.
     why: Arc<str>,
@@ -61,7 +61,7 @@ pub struct NotReady {
 }
 
 impl NotReady {
-    /// A reason that everybody may know.
+    /// A reason that is public as it is.
     pub(crate) fn because(message: &'static str) -> Self {
         Self { message, why: message.into(), writes_only: false }
     }
@@ -81,7 +81,7 @@ impl std::fmt::Display for NotReady {
     }
 }
 
-/// What the database did when it was last asked.
+/// The result of the last measurement of the database.
 struct Measurement {
     at: Instant,
     writes: Result<(), NotReady>,
@@ -118,7 +118,7 @@ impl Health {
     /// Whether calls can be served: every worker runs, the lease holds, and the database answered the last measurement.
     /// Reads memory only.
     ///
-    /// While the database takes no writes, the lease cannot be renewed, and Verify is answered by look-ups.
+    /// While the database accepts no writes, the lease cannot be renewed, and Verify is answered by look-ups.
     ///
     /// # Errors
     ///
@@ -156,7 +156,8 @@ impl Health {
         self.replica.lease.holds()
     }
 
-    /// What changes readiness between two measurements: whether the lease holds, and the worker that does not run.
+    /// The state that changes readiness between two measurements: whether the lease holds, and the worker that does not
+    /// run.
     pub fn state(&self) -> (bool, Option<&'static str>) {
         (self.lease_holds(), self.supervisor.missing())
     }
@@ -177,8 +178,8 @@ impl Health {
         self.measured.send_replace(Measurement { at: Instant::now(), writes, reads });
     }
 
-    /// How long after one measurement the next one is due. A file is asked more often than a server: that costs little,
-    /// and nothing else shows that another process holds it.
+    /// How long after one measurement the next one is due. A file is measured more often than a server: that is cheap,
+    /// and nothing else detects that another process holds its lock.
     pub fn measure_interval(&self) -> Duration {
         if self.replica.has_peers() { SERVER_INTERVAL } else { FILE_INTERVAL }
     }
@@ -186,7 +187,7 @@ impl Health {
     /// Waits until calls can be served. The lease is read again after each measurement.
     pub async fn wait_until_ready(&self) {
         let mut measured = self.measured.subscribe();
-        // The sender lives as long as this service, so the wait cannot fail.
+        // The sender is owned by `self`, so the wait cannot fail.
         while self.readiness(Need::Service).is_err() && measured.changed().await.is_ok() {}
     }
 

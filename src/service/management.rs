@@ -12,7 +12,7 @@ use crate::domain::{
     error::{Error, ErrorKind, Result},
 };
 
-/// Pages of one caller that are read at once. Others of its pages wait for their turn.
+/// Maximum number of pages of one caller that are read concurrently. Further ones wait for a permit.
 const MAX_CONCURRENT_PAGES: usize = 2;
 
 /// The management calls in flight.
@@ -41,7 +41,7 @@ impl ManagementCalls {
         Self { limit, callers: Mutex::default() }
     }
 
-    /// Begins a call of a caller that may manage keys. It lasts as long as what is returned.
+    /// Begins a call of a caller that may manage keys. It ends when the returned value is dropped.
     ///
     /// # Errors
     ///
@@ -63,7 +63,7 @@ impl ManagementCalls {
 }
 
 impl Call<'_> {
-    /// Waits for the caller's turn to read a page, at most until its deadline. The turn ends with the call.
+    /// Waits for a permit to read a page, at most until the deadline. The permit is released with the call.
     ///
     /// # Errors
     ///

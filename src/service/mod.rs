@@ -1,4 +1,5 @@
-//! Use cases: the only code that orders steps. gRPC, REST, the command line and workers call the same functions.
+//! Use cases: the only code that decides the order of steps. gRPC, REST, the command line and workers call the same
+//! functions.
 //!
 //! [`Services`] is what the composition root builds and a transport gets. Each service in it holds what it uses itself;
 //! what several of them share is behind an `Arc`.
@@ -71,10 +72,10 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// How many management calls of one caller may be in flight where nothing is configured.
+/// Default of the number of management calls of one caller that may be in flight.
 pub const DEFAULT_CALLS_PER_CALLER: usize = 256;
 
-/// Every service, and what else their callers need.
+/// Every service, and other parts that their callers need.
 pub struct Services {
     /// The configured keyspaces.
     pub registry: Arc<Registry>,
@@ -102,11 +103,11 @@ pub struct Services {
     pub health: Health,
     /// Counters and histograms.
     pub metrics: Arc<Metrics>,
-    /// Where pages of keys and events become messages.
+    /// Encodes pages of keys and events.
     pub bulk: Arc<Bulk>,
     /// Keeps workers running.
     pub supervisor: Arc<Supervisor>,
-    /// To be cancelled when calls that wait have to answer, since the process stops.
+    /// Cancelled when the process stops and waiting calls have to answer.
     pub closing: CancellationToken,
     /// Wakes the webhook worker.
     pub deliveries: Arc<DeliverySignal>,
@@ -118,7 +119,7 @@ pub struct Services {
     pub entropy: Arc<dyn Entropy>,
 }
 
-/// What services cannot be built without.
+/// The required dependencies of the services.
 pub struct ServiceDeps {
     /// Where keys are kept.
     pub store: Arc<dyn Store>,
@@ -132,11 +133,11 @@ pub struct ServiceDeps {
     pub clock: Arc<dyn Clock>,
     /// The source of randomness.
     pub entropy: Arc<dyn Entropy>,
-    /// Runs what must complete although its request is dropped.
+    /// Runs tasks that must complete even if their request is dropped.
     pub runtime: Handle,
 }
 
-/// What the configuration decides about services.
+/// Options of the services, from the configuration.
 pub struct ServiceOptions {
     /// The trusted session issuers.
     pub sessions: Arc<Sessions>,
@@ -148,7 +149,7 @@ pub struct ServiceOptions {
     pub public_create_limit: RateLimit,
     /// How many management calls of one caller may be in flight.
     pub calls_per_caller: usize,
-    /// Where pages of keys and events become messages; none: on the runtime of the services.
+    /// Encodes pages of keys and events; none: the runtime of the services does.
     pub bulk: Option<Bulk>,
     /// Which addresses webhooks may have.
     pub egress: Egress,
@@ -165,8 +166,8 @@ pub struct ServiceOptions {
 }
 
 impl ServiceOptions {
-    /// No session issuer, no root credential of the environment, limits in memory, and every other rule as it is where
-    /// nothing is configured.
+    /// No session issuer, no root credential of the environment, limits in memory, and the defaults of all other
+    /// settings.
     pub fn with_defaults(clock: &Arc<dyn Clock>) -> Self {
         Self {
             sessions: Arc::new(Sessions::none(Arc::clone(clock))),

@@ -26,7 +26,7 @@ pub const DAYS: i64 = 30;
 /// One day.
 const DAY: Micros = 86_400 * SECOND;
 
-/// Counts keys, and looks at the installation.
+/// Counts keys, and reads the state of the installation.
 pub struct Overview {
     pub(super) store: Arc<dyn Store>,
     pub(super) calls: Arc<ManagementCalls>,

@@ -1,4 +1,4 @@
-//! Pages of a list: tokens, sizes, and how much fits into one message.
+//! Pages of a list: tokens, sizes, and how many items fit into one message.
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
@@ -20,7 +20,8 @@ const MAX_PAGE_BYTES: usize = 3 << 20;
 /// About how many bytes the framing of a text takes.
 const FRAMING: usize = 8;
 
-/// How many pages of keys whose keyspace is no longer configured one call passes. Then it answers an empty page.
+/// How many pages that contain only keys of keyspaces that are no longer configured one call skips. After that it
+/// returns an empty page.
 pub(super) const MAX_PASSED_PAGES: u32 = 8;
 
 /// Makes and reads page tokens. A token is bound to the filters of its query.
@@ -55,7 +56,7 @@ fn parts(filters: &[Vec<u8>]) -> Vec<&[u8]> {
     filters.iter().map(Vec::as_slice).collect()
 }
 
-/// The page size of a request; 0 asks for the default.
+/// The page size of a request; 0 means the default.
 pub(super) fn page_size(requested: u32) -> u32 {
     if requested == 0 { DEFAULT_PAGE_SIZE } else { requested }
 }
@@ -180,10 +181,10 @@ mod tests {
         let merged = |pages: &[RowPage<Uuid>], limit| merged(pages.to_vec(), limit, |id| *id);
         assert_eq!(merged(&[page(&[9, 5], None)], 4), page(&[9, 5], None));
         assert_eq!(merged(&[page(&[9, 5], None), page(&[7, 5], None)], 4), page(&[9, 7, 5], None));
-        // What the first page may hold below 6 is not known yet.
+        // Below 6 the first page may have more items, which are not read yet.
         assert_eq!(merged(&[page(&[9], Some(6)), page(&[7, 5], None)], 4), page(&[9, 7], Some(6)));
         assert_eq!(merged(&[page(&[], Some(6)), page(&[], Some(2))], 4), page(&[], Some(6)));
-        // A full page goes on after its last row.
+        // The page after a full page starts after its last row.
         assert_eq!(merged(&[page(&[9], Some(1)), page(&[7, 5], None)], 2), page(&[9, 7], None));
     }
 }

@@ -1,6 +1,6 @@
 //! Keeps workers running: one that panics is started again.
 //!
-//! A worker that is missing shows: a panic is logged and counted, and the service is not ready until the worker runs
+//! A missing worker is visible: a panic is logged and counted, and the service is not ready until the worker runs
 //! again.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
@@ -15,7 +15,7 @@ use crate::{replica::fault_injection, telemetry::Metrics};
 /// Pause before a worker that has panicked runs again; doubled with each further panic.
 const MIN_BACKOFF: Duration = Duration::from_millis(250);
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
-/// A worker that ran for so long has recovered: its next panic counts as the first one.
+/// A worker that ran for this long has recovered: its next panic counts as the first one.
 const RECOVERED_AFTER: Duration = Duration::from_mins(1);
 
 /// Keeps workers running.
@@ -71,7 +71,7 @@ impl Supervisor {
     }
 
     /// Runs what `make` makes until it ends by itself. If it panics, it is made again after a pause. Once `stop` is
-    /// cancelled it gets one more run without a pause, in which it writes what is left.
+    /// cancelled it gets one more run without a pause, to flush what is left.
     pub async fn keep_running<F>(&self, name: &'static str, stop: &CancellationToken, mut make: impl FnMut() -> F)
     where
         F: Future<Output = ()>,

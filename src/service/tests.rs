@@ -1,5 +1,5 @@
-//! Rules of the services as a whole: what a caller can learn about an id that is not its own, which is nothing, not even by
-//! the work that it causes; and the times of a key and of its events.
+//! Rules of the services as a whole: a caller can find out nothing about an id that is not its own, not even by the
+//! number of statements; and the times of a key and of its events.
 
 use std::{
     sync::{
@@ -107,7 +107,7 @@ async fn foreign_and_missing_ids_take_the_same_statements_and_have_the_same_answ
         assert_eq!(seen[0], seen[1], "{name}");
         assert_eq!(seen[0].1, 1, "{name} runs one statement");
     }
-    // Its own key shows that the calls themselves are good.
+    // The calls succeed for its own key, so the errors above are not due to the calls themselves.
     for name in ["get", "deliveries_of_key", "deliveries_of_event", "revoke"] {
         call(&services, &admin, name, own).await.unwrap();
     }

@@ -1,7 +1,7 @@
-//! What is recorded in addition to changes of keys: refused credentials, denied calls and sign-ins.
+//! Audit events other than changes of keys: refused credentials, denied calls and sign-ins.
 //!
-//! Anybody can cause these, at any rate. So they are summed up by what they have in common, and written once a period: the
-//! number of events that are written grows with time, and not with the calls.
+//! Anybody can cause these at any rate. They are therefore summed up by their common fields and written once a period,
+//! so that the number of events grows with time, not with the number of calls.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -26,10 +26,10 @@ use crate::{
 
 /// Calls about verdicts, which are the product's traffic. What they refuse is in the metrics.
 const CHECKS: [&str; 5] = ["verify", "verify_stream", "attach", "check", "forward_auth"];
-/// Sums of one kind that are kept in memory in a period. Past it the one with the lowest count is merged into the sum of all
-/// others, so that a frequent caller keeps its own.
+/// Sums of one kind that are kept in memory in a period. Beyond this, the sum with the lowest count is merged into the
+/// sum of all others, so that a frequent caller keeps its own.
 const MAX_SUMS: usize = 256;
-/// Events of refused credentials in a period. Strangers cause them, so there are few.
+/// Events of refused credentials in a period. Anonymous clients can cause them, so the bound is low.
 const MAX_REFUSAL_EVENTS: usize = 16;
 /// Events of each kind that authenticated callers cause, in a period.
 const MAX_CALLER_EVENTS: usize = 64;
@@ -38,7 +38,7 @@ const MAX_UNWRITTEN: usize = 512;
 /// Events of one call of the store: as many as a slow disk writes within the timeout of a call.
 const MAX_BATCH: usize = 64;
 
-/// What the events of a period are summed up by.
+/// The fields by which the events of a period are summed up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct SumKey {
     actor: String,
@@ -65,7 +65,7 @@ impl Sum {
 #[derive(Default)]
 struct Sums {
     by_subject: HashMap<SumKey, Sum>,
-    /// What there was no room for.
+    /// The sum of all that exceeded [`MAX_SUMS`].
     others: Option<Sum>,
 }
 
@@ -87,7 +87,7 @@ impl Sums {
     }
 }
 
-/// Sums up and writes.
+/// Sums events up, and writes them.
 pub struct AuditTrail {
     store: Arc<dyn Store>,
     ids: Arc<IdGenerator>,
@@ -102,8 +102,8 @@ impl AuditTrail {
         Self { store, ids, clock, current: Mutex::default(), unwritten: Mutex::default() }
     }
 
-    /// Records what a caller did. `details` must hold no secret, and few different values for one caller:
-    /// what differs is not summed up.
+    /// Records what a caller did. `details` must hold no secret, and few different values for one caller: events with
+    /// different details are not summed up.
     pub fn record<const N: usize>(&self, kind: EventType, caller: &Caller, details: [(&str, String); N]) {
         let (keyspace, binding) = scope(caller);
         self.add(kind, SumKey { actor: caller.actor(), keyspace, binding, details: texts(details) });
@@ -120,7 +120,7 @@ impl AuditTrail {
         self.record(EventType::SignedOut, caller, []);
     }
 
-    /// Records the denial of a call, if it is one: another error is none, and neither is a verdict.
+    /// Records the denial of a call, if the error is one: other errors, and verdicts, are not recorded.
     pub fn record_denial(&self, caller: &Caller, call: &'static str, error: &Error) {
         if error.kind == ErrorKind::PermissionDenied && !CHECKS.contains(&call) {
             let details = [("call", call.to_owned()), ("reason", error.reason.to_owned())];
@@ -140,8 +140,8 @@ impl AuditTrail {
         self.current.lock().entry(kind).or_default().add(subject, now);
     }
 
-    /// Writes an event for each sum of the period, the largest ones first, and begins the next period. What is past the
-    /// bound is one event together. What cannot be written is kept for the next flush.
+    /// Writes an event for each sum of the period, the largest ones first, and begins the next period. Sums beyond the
+    /// bound are written as one event. Events that cannot be written are kept for the next flush.
     pub async fn flush(&self) {
         let ended = std::mem::take(&mut *self.current.lock());
         let records = {
@@ -162,7 +162,7 @@ impl AuditTrail {
                 tracing::warn!(%error, events, "audit events could not be written");
                 return;
             }
-            // They are kept until here, so that a stop that cuts a flush off still counts them.
+            // Remove them only now, so that events of a flush that the stop interrupts are reported as lost.
             let written: HashSet<EventId> = batch.iter().map(|record| record.id).collect();
             self.unwritten.lock().retain(|record| !written.contains(&record.id));
         }
@@ -183,7 +183,7 @@ impl AuditTrail {
         let Sums { by_subject, others } = sums;
         let mut largest: Vec<(SumKey, Sum)> = by_subject.into_iter().collect();
         largest.sort_unstable_by(|(_, one), (_, other)| other.count.cmp(&one.count).then(one.first.cmp(&other.first)));
-        // One event is for what is past the bound.
+        // Reserve one event for the sums beyond the bound.
         let fits = largest.len() <= max && others.is_none();
         let past = if fits { Vec::new() } else { largest.split_off(largest.len().min(max - 1)) };
         let rest = past.into_iter().map(|(_, sum)| sum).chain(others).reduce(Sum::merge);
@@ -208,7 +208,7 @@ impl AuditTrail {
     }
 }
 
-/// Whose managers may see an event of this caller, in addition to operators.
+/// The keyspace and binding whose managers may see an event of this caller, in addition to operators.
 fn scope(caller: &Caller) -> (String, Binding) {
     match caller {
         Caller::Key(key) => (key.keyspace.name.clone(), key.binding.clone()),

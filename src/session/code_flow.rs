@@ -32,20 +32,20 @@ pub struct CodeFlow {
     requests: Semaphore,
 }
 
-/// What the browser is sent to the issuer with.
+/// The parameters of the redirect to the issuer.
 #[derive(Debug, Clone, Copy)]
 pub struct SignInStart<'a> {
-    /// Where the issuer sends the browser back to.
+    /// The redirect URI, to which the issuer sends the browser.
     pub redirect_uri: &'a str,
-    /// Comes back with the browser, so that a callback is known to belong to this sign-in.
+    /// Returned in the callback, so that a callback of another sign-in is refused.
     pub state: &'a str,
-    /// Comes back in the token, so that a token of another sign-in is refused.
+    /// Returned in the token, so that a token of another sign-in is refused.
     pub nonce: &'a str,
     /// The PKCE challenge: SHA-256 of the verifier.
     pub challenge: &'a str,
 }
 
-/// What the browser came back with.
+/// The parameters of the callback.
 #[derive(Debug, Clone, Copy)]
 pub struct SignInResponse<'a> {
     /// The code.
@@ -60,7 +60,7 @@ pub struct SignInResponse<'a> {
     pub nonce: &'a str,
 }
 
-/// A person who signed in, as the issuer's token says.
+/// A person who signed in, from the claims of the issuer's token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedIn {
     /// The person.
@@ -76,7 +76,7 @@ pub struct SignedIn {
 pub enum CodeFlowError {
     /// The issuer is unreachable, or does not answer as it should. A retry may succeed.
     Unavailable(String),
-    /// The issuer refused, or its token is not good.
+    /// The issuer refused, or its token is invalid.
     Refused(String),
 }
 

@@ -8,7 +8,7 @@ use super::token::Token;
 use crate::domain::oidc::Algorithm;
 
 /// Maximum number of keys that are used of one document. A token without a key id is tried with each of them that
-/// supports its algorithm, so this also bounds what a stranger's token costs.
+/// supports its algorithm, so this also bounds the cost of an unauthenticated token.
 const MAX_KEYS: usize = 256;
 /// Maximum number of skipped keys that the log names.
 const MAX_LOGGED: usize = 20;
@@ -42,7 +42,7 @@ impl VerifyingKey {
             (Some("RSA"), _) => &["n", "e"],
             (Some("EC"), Some("P-256" | "P-384")) => &["crv", "x", "y"],
             (Some("OKP"), Some("Ed25519")) => &["crv", "x"],
-            // Everybody could sign with a symmetric key that is published.
+            // A published symmetric key would let anybody sign.
             (Some("oct"), _) => return Err("is symmetric"),
             _ => return Err("is of a kind that is not supported"),
         };
@@ -50,7 +50,7 @@ impl VerifyingKey {
             Some(name) => Some(Algorithm::named(name).ok_or("is for an algorithm that is not supported")?),
             None => None,
         };
-        // The key alone: what the library does not know of the other members must not matter.
+        // Parse only the key material, so that other members that the library does not support do not cause an error.
         let material =
             members.iter().chain(&["kty"]).filter_map(|name| Some(((*name).to_owned(), jwk.get(name)?.clone())));
         let jwk: Option<Jwk> = serde_json::from_value(Value::Object(material.collect())).ok();
@@ -65,7 +65,7 @@ impl VerifyingKey {
         self.algorithm.is_none_or(|only| only == algorithm) && self.key.family() == family(algorithm)
     }
 
-    /// Whether the token's signature is this key's, by the algorithm that the token names.
+    /// Whether this key verifies the token's signature, by the algorithm that the token names.
     fn verifies(&self, token: &Token<'_>) -> bool {
         self.supports(token.algorithm)
             && crypto::verify(token.signature, token.message.as_bytes(), &self.key, library_algorithm(token.algorithm))
@@ -73,7 +73,7 @@ impl VerifyingKey {
     }
 }
 
-/// What a set of keys says about a token.
+/// The result of checking a token with a set of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signature {
     /// One of the keys signed it.
@@ -244,7 +244,7 @@ mod tests {
             let (_, rest) = SIGNED.split_once('.').unwrap();
             format!("{header}.{rest}")
         };
-        // The header is signed, too, so these are wrong; what counts is whether a key is tried.
+        // The header is part of the signed text, so these signatures are wrong; the test is whether a key is tried.
         for (id, expected) in [("a", Signature::Wrong), ("b", Signature::NoKey), ("A", Signature::NoKey)] {
             assert_eq!(check(&[rsa(&json!({"kid": "a"}))], &with_id(id)), expected, "{id}");
         }

@@ -34,7 +34,7 @@ pub struct Sessions {
 struct Trusted {
     rules: Arc<Issuer>,
     provider: Arc<Provider>,
-    /// How people sign in to the dashboard, if they do by this issuer.
+    /// How people sign in to the dashboard; `None` if this issuer is not for the dashboard.
     sign_in: Option<CodeFlow>,
 }
 

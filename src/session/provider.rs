@@ -1,7 +1,7 @@
 //! An issuer's public keys: found by discovery, cached, and refreshed before they exceed their maximum age.
 //!
-//! Fetches are rate-limited, so that tokens of strangers cannot cause many. While the issuer is unreachable, the cached
-//! keys stay valid.
+//! Fetches are rate-limited, so that unauthenticated tokens cannot cause many. While the issuer is unreachable, the
+//! cached keys stay valid.
 
 use std::{sync::Arc, time::Duration};
 
@@ -53,7 +53,8 @@ pub enum KeyError {
 enum FetchReason {
     /// There are no keys yet, or they are near their maximum age.
     Age,
-    /// No cached key signed the token: it may be signed with a new key, or its key id now stands for another key.
+    /// No cached key signed the token: it may be signed with a new key, or the issuer now uses its key id for another
+    /// key.
     Unverified,
 }
 
@@ -351,7 +352,7 @@ async fn read(url: &Url, mut response: reqwest::Response) -> Result<Vec<u8>, Str
     Ok(document)
 }
 
-/// An error and its causes. The outermost message alone says little.
+/// An error and its causes. The outermost message alone is rarely enough.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -45,7 +45,7 @@ impl<'a> Token<'a> {
         let (message, signature) = text.rsplit_once('.')?;
         let (header, claims) = message.split_once('.')?;
         let header: Header = serde_json::from_slice(&BASE64URL_NOPAD.decode(header.as_bytes()).ok()?).ok()?;
-        // Issuers sign other kinds of tokens, too, such as logout tokens. These are no sessions.
+        // Issuers also sign other kinds of tokens, such as logout tokens, which must not count as sessions.
         let kind = header.typ.unwrap_or_else(|| "JWT".to_owned()).to_ascii_lowercase();
         let kind = kind.strip_prefix("application/").unwrap_or(&kind);
         if !matches!(kind, "jwt" | "at+jwt") || header.crit.is_some() {

@@ -48,7 +48,8 @@ pub trait ChangeFeed: Send {
     async fn remove(&mut self, id: Uuid, step: Option<i64>) -> Result<()>;
 }
 
-/// What a database notification says. It saves waiting for the next poll; nothing depends on its arrival.
+/// The content of a database notification. It only makes a replica read before its next poll; correctness does not
+/// depend on its arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notification {
     /// A key was changed.

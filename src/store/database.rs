@@ -68,14 +68,14 @@ pub trait Store: KeyStore + EventStore + SessionStore + Send + Sync + 'static {
     /// work: a job MUST stay correct when two replicas run it at once (case `a_job_lease_has_one_holder`).
     async fn try_acquire_job_lease(&self, name: &'static str, now: Micros, until: Micros) -> Result<bool>;
 
-    /// Makes a round trip to the database, which must accept writes. Waits for its turn as a writer.
+    /// Makes a round trip to the database, which must accept writes. Waits for a connection that writes.
     async fn ping(&self) -> Result<()>;
 
     /// Finds whether the database takes writes, within a few hundred milliseconds where one process owns it. Writes that
     /// are running do not delay the answer.
     async fn check_writes(&self) -> Result<()>;
 
-    /// Makes a round trip to the database, which must answer reads that show the present.
+    /// Makes a round trip to the database, which must answer reads with the current state.
     async fn check_reads(&self) -> Result<()>;
 
     /// Returns the current numbers of connections.

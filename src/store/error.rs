@@ -22,9 +22,9 @@ pub enum StoreError {
 /// Why the database cannot answer now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unavailability {
-    /// The kind of the reason, which anybody may know.
+    /// The kind of the reason, which is public.
     pub cause: UnavailableCause,
-    /// The reason in the words of the database or its driver, for the log.
+    /// The message of the database or its driver, for the log.
     detail: String,
 }
 
@@ -39,7 +39,7 @@ pub enum UnavailableCause {
     TooManyConnections,
     /// It does not accept the role, its password or its rights.
     Denied,
-    /// It takes no writes.
+    /// It accepts no writes.
     ReadOnly,
     /// Its disk is full.
     DiskFull,
@@ -55,7 +55,7 @@ impl UnavailableCause {
         matches!(self, Self::ReadOnly | Self::DiskFull | Self::Locked)
     }
 
-    /// A sentence for everybody. It holds nothing that the database or its driver said.
+    /// A public sentence. It contains no text of the database or its driver.
     pub const fn message(self) -> &'static str {
         match self {
             Self::Unreachable => "The database cannot be reached",

@@ -62,7 +62,7 @@ pub struct AuditRecord {
     pub keyspace: String,
     /// The organization, instance and environment whose managers may see it.
     pub binding: Binding,
-    /// What it says.
+    /// Details.
     pub details: BTreeMap<String, String>,
 }
 
@@ -71,7 +71,7 @@ pub struct AuditRecord {
 pub struct Redelivery {
     /// When it is due.
     pub at: Micros,
-    /// Who asked for it.
+    /// Who requested it.
     pub by: String,
     /// The id of the event that is written with it.
     pub event: EventId,
@@ -227,15 +227,15 @@ pub struct Delivery {
 pub struct Outbox {
     /// Number of pending deliveries.
     pub pending: i64,
-    /// When the first of them is due. A time long past means that deliveries fall behind.
+    /// When the first of them is due. A time in the distant past means that deliveries are delayed.
     pub first_due: Option<Micros>,
 }
 
 /// The verbs about events and their deliveries. The rules of [`Store`](super::Store) apply.
 #[async_trait]
 pub trait EventStore {
-    /// Reads a page of events, newest (highest id) first (case `every_event_filter_shape`). A page looks at a bounded number of
-    /// rows (case `a_page_of_events_looks_at_a_bounded_number_of_rows`).
+    /// Reads a page of events, newest (highest id) first (case `every_event_filter_shape`). A page reads a bounded
+    /// number of rows (case `a_page_of_events_looks_at_a_bounded_number_of_rows`).
     async fn list_events(&self, query: EventQuery) -> Result<RowPage<Event>>;
 
     /// Reads one event.
@@ -267,7 +267,7 @@ pub trait EventStore {
     /// nothing (case `a_lost_claim_settles_nothing`).
     async fn settle_delivery(&self, settlement: Settlement) -> Result<bool>;
 
-    /// Gives a claim back without an attempt. The delivery is due at `due_at` and MUST be as if it had not been claimed
+    /// Releases a claim without an attempt. The delivery is due at `due_at` and MUST be as if it had not been claimed
     /// (case `a_released_claim_counts_no_attempt`). Returns whether the claim still held.
     async fn release_delivery(&self, event: EventId, claim: i64, due_at: Micros) -> Result<bool>;
 
@@ -278,7 +278,7 @@ pub trait EventStore {
     async fn deliveries_of_key(&self, key: KeyId, before: Option<EventId>, limit: u32) -> Result<Vec<Delivery>>;
 
     /// Makes the delivery of an event due now, whatever its state (case `a_redelivery_counts_attempts_anew`), and
-    /// writes that this was asked for (case `a_redelivery_is_an_event_without_a_delivery`). `None` if there is no such
+    /// writes an event of the request (case `a_redelivery_is_an_event_without_a_delivery`). `None` if there is no such
     /// event, or its key has no webhook now.
     async fn redeliver(&self, event: EventId, redelivery: Redelivery) -> Result<Option<Delivery>>;
 

@@ -60,7 +60,7 @@ pub struct WebhookChange {
     pub applied: bool,
 }
 
-/// A webhook to remove because its receiver asked for that.
+/// A webhook to remove because its receiver answered 410 Gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookRemoval {
     /// The URL of that receiver. A webhook with another URL stays.
@@ -129,7 +129,7 @@ pub struct SearchQuery {
 }
 
 impl SearchQuery {
-    /// Whether a filter may leave out what the search finds.
+    /// Whether a filter may exclude keys that the search finds.
     pub fn has_filters(&self) -> bool {
         let Self { keyspace, organization, instance, environment, created_by, .. } = self;
         [keyspace, organization, instance, environment, created_by].iter().any(|filter| filter.is_some())
@@ -142,7 +142,7 @@ impl SearchQuery {
 pub struct FoundKeys {
     /// The keys.
     pub keys: Vec<KeyRecord>,
-    /// Whether every key that the search could find was looked at. If not, the filters were applied to the first
+    /// Whether every key that the search could find was read. If not, the filters were applied to the first
     /// [`MAX_SCANNED_ROWS`](super::page::MAX_SCANNED_ROWS) of them.
     pub is_whole: bool,
 }
@@ -240,13 +240,14 @@ pub trait KeyStore {
     async fn find_by_id(&self, id: KeyId) -> Result<Option<KeyRecord>>;
 
     /// Reads a page of keys with their last use, newest (highest id) first. Pages MUST stay stable while keys are added
-    /// (case `pages_stay_stable`). Strings are compared by case (case `case_pairs`). A page looks at a bounded number of rows
-    /// whatever its filters (case `a_page_looks_at_a_bounded_number_of_rows`).
+    /// (case `pages_stay_stable`). Strings are compared by case (case `case_pairs`). A page reads a bounded number of
+    /// rows whatever its filters (case `a_page_looks_at_a_bounded_number_of_rows`).
     async fn list_keys(&self, query: ListQuery) -> Result<RowPage<KeyRecord>>;
 
     /// Reads the keys that a search finds, with their last use. Names are compared from their beginning (case
-    /// `a_search_finds_names_by_their_beginning`), filters hold as in a list (case `a_search_has_the_filters_of_a_list`).
-    /// It MUST look at no more than [`MAX_SCANNED_ROWS`](super::page::MAX_SCANNED_ROWS), whatever its filters (case
+    /// `a_search_finds_names_by_their_beginning`), filters hold as in a list (case
+    /// `a_search_has_the_filters_of_a_list`). It MUST read no more than
+    /// [`MAX_SCANNED_ROWS`](super::page::MAX_SCANNED_ROWS), whatever its filters (case
     /// `a_search_looks_at_a_bounded_number_of_rows`).
     async fn search_keys(&self, query: SearchQuery) -> Result<FoundKeys>;
 
@@ -267,11 +268,12 @@ pub trait KeyStore {
     /// no such key.
     ///
     /// The signing secret MUST change from the version that the update names, or not at all (cases
-    /// `the_first_webhook_ever_makes_the_first_version` and `two_rotations_from_one_version_rotate_once`). A dead key MUST not change
-    /// (case `webhook_of_dead_key`), and only a change MUST write an event (case `a_webhook_change_writes_an_event`).
+    /// `the_first_webhook_ever_makes_the_first_version` and `two_rotations_from_one_version_rotate_once`). A revoked or
+    /// expired key MUST not change (case `webhook_of_dead_key`), and only a change MUST write an event (case
+    /// `a_webhook_change_writes_an_event`).
     async fn set_webhook(&self, id: KeyId, update: WebhookUpdate) -> Result<Option<WebhookChange>>;
 
-    /// Removes a webhook whose receiver has refused it for good. Returns whether the key still had that webhook. A revoked
+    /// Removes a webhook whose receiver answered 410 Gone. Returns whether the key still had that webhook. A revoked
     /// key, and a webhook that was changed meanwhile, MUST not change (case
     /// `only_the_webhook_that_refused_is_disabled`).
     async fn disable_webhook(&self, id: KeyId, removal: WebhookRemoval) -> Result<bool>;

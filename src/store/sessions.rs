@@ -8,12 +8,12 @@ use crate::domain::{
     dashboard::{DashboardSession, Person, SessionId},
 };
 
-/// What a refreshed token says of a person.
+/// The result of refreshing a person's token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefreshedPerson {
     /// The person as of the new token.
     pub person: Person,
-    /// The claim of the one that refreshed.
+    /// The claim under which it was refreshed.
     pub claim: Micros,
 }
 
@@ -23,11 +23,11 @@ pub trait SessionStore {
     /// Writes a new session.
     async fn create_session(&self, session: DashboardSession) -> Result<()>;
 
-    /// Reads a session, also one that has ended by time (case `a_session_reads_back_whole`).
+    /// Reads a session, even one that has expired (case `a_session_reads_back_whole`).
     async fn find_session(&self, id: SessionId) -> Result<Option<DashboardSession>>;
 
-    /// Notes a use: when it was last seen, and when it now ends if nothing happens. It MUST only move forward (case
-    /// `a_use_of_a_session_only_moves_forward`).
+    /// Records a use: when the session was last used, and when it ends unless it is used again. It MUST only move
+    /// forward (case `a_use_of_a_session_only_moves_forward`).
     async fn touch_session(&self, id: SessionId, seen: Micros, idle_at: Micros) -> Result<()>;
 
     /// Deletes a session of this actor. Returns whether there was one. A session of another actor MUST stay (case
@@ -42,14 +42,14 @@ pub trait SessionStore {
     async fn sessions_of(&self, actor: String, now: Micros, limit: u32) -> Result<Vec<DashboardSession>>;
 
     /// Claims the right to refresh a session's token until `until`. Of concurrent calls one MUST get it (case
-    /// `a_refresh_is_claimed_by_one`). A claim that ended MUST be free again.
+    /// `a_refresh_is_claimed_by_one`). An expired claim MUST be available again.
     async fn claim_refresh(&self, id: SessionId, now: Micros, until: Micros) -> Result<bool>;
 
-    /// Writes what the refresh gave, and gives the claim back. Returns whether the claim still held. A claim that was
+    /// Writes the result of the refresh, and releases the claim. Returns whether the claim still held. A claim that was
     /// taken over MUST change nothing (case `a_lost_refresh_changes_nothing`).
     async fn finish_refresh(&self, id: SessionId, refreshed: RefreshedPerson) -> Result<bool>;
 
-    /// Notes that a form was used. Returns whether it is the first time. Of concurrent calls with one form, one MUST be
-    /// first (case `a_form_is_spent_once`). The newest 20 forms of a session are remembered.
+    /// Records that a form was used. Returns whether this is its first use. Of concurrent calls with one form, one MUST
+    /// be first (case `a_form_is_spent_once`). Only the newest 20 forms of a session are stored.
     async fn spend_form(&self, id: SessionId, form: String) -> Result<bool>;
 }

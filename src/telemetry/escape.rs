@@ -1,5 +1,5 @@
-//! Escapes characters of log lines, in both formats, that a terminal or a viewer could take for more than text: a line
-//! separator begins a new line for some readers, and a right-to-left override turns what follows around.
+//! Escapes characters of log lines, in both formats, that a terminal or a viewer could interpret: a line separator
+//! begins a new line in some viewers, and a right-to-left override reverses the text that follows.
 
 use std::{
     borrow::Cow,

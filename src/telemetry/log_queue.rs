@@ -18,11 +18,11 @@ use parking_lot::{Condvar, Mutex};
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Bytes of lines that wait to be written. As many again may be in the hands of the writing thread.
+/// Bytes of lines that wait to be written. The writing thread may hold as many again.
 const MAX_QUEUED_BYTES: usize = 1 << 20;
-/// How many of these only errors may use, among them the messages of panics.
+/// How many of these are reserved for errors, including the messages of panics.
 const ERROR_RESERVE: usize = 128 << 10;
-/// Bytes in one write, unless one line is longer. The least `PIPE_BUF` that Linux has: the lines of such a write are never
+/// Bytes in one write, unless one line is longer. `PIPE_BUF` of Linux: such a write is atomic, so its lines are never
 /// mixed with those of another writer of the same pipe.
 const MAX_WRITE_BYTES: usize = 4_096;
 /// How often the thread checks whether it has something to report while no line arrives.
@@ -153,7 +153,7 @@ fn write_for_ever(shared: &Shared, mut out: impl Write, mut observer: impl Queue
         write_lines(&mut out, &batch);
         // The buffer of a burst is freed.
         batch = Vec::new();
-        // The lines that were in the way are written: there is room for one that reports the others.
+        // Report dropped lines only now that the queue has room for the line that reports them.
         if dropped > 0 {
             observer.dropped(dropped);
         }
@@ -203,7 +203,7 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// Hands each write to the test, and returns only once the test has taken it.
+    /// Sends each write to the test, and returns only once the test has received it.
     struct Reader(mpsc::SyncSender<Vec<u8>>);
 
     impl Write for Reader {
@@ -242,7 +242,7 @@ mod tests {
         }
         queue.flush(Duration::from_millis(50));
         assert!(start.elapsed() < TIMEOUT);
-        // An error finds room where others find none.
+        // An error is accepted when other lines are dropped.
         queue.push(b"error\n", Level::ERROR);
         let (mut lines, mut dropped) = (String::new(), 0);
         let whole = |lines: &str| lines.lines().filter(|line| line.len() == 999).count() as u64;
@@ -255,7 +255,7 @@ mod tests {
             dropped += drops.try_iter().sum::<u64>();
         }
         assert_eq!(whole(&lines) + dropped, 10_000);
-        // What is queued, and what is in the hands of the thread.
+        // The lines in the queue, and those that the thread holds.
         assert!(whole(&lines) * 1_000 <= 2 * MAX_QUEUED_BYTES as u64);
         assert!(dropped_lines() >= dropped);
     }

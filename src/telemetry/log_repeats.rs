@@ -1,8 +1,8 @@
 //! Sums up lines that repeat.
 //!
-//! Lines of one kind come from one callsite and say the same: the first few of an interval are logged, and one
-//! line at its end says how many more there were. So neither a stranger who is refused thousands of times a second nor a
-//! fault that lasts fills the log.
+//! Lines of one kind come from one callsite and have the same fields: the first few of an interval are logged, and one
+//! line at its end reports the number of the others. So neither an anonymous client that is refused thousands of times
+//! a second nor a lasting fault floods the log.
 
 use std::{
     collections::HashMap,
@@ -24,13 +24,13 @@ use tracing_subscriber::{Layer, layer::Context};
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Lines of one kind that are logged in an interval.
 const MAX_LINES: u64 = 5;
-/// Kinds of one callsite that are counted apart. All further ones count as one kind.
+/// Kinds of one callsite that are counted separately. All further ones count as one kind.
 const MAX_KINDS: usize = 256;
-/// Length of the text that says which lines were left out.
+/// Maximum length of the text of the first suppressed line.
 const MAX_TEXT_BYTES: usize = 400;
-/// Target of the lines that say how many were left out.
+/// Target of the lines that report the number of suppressed lines.
 const TARGET: &str = "keyward::log";
-/// A field that differs in each line, though the lines say the same.
+/// A field that differs in each line and is ignored when lines are compared.
 const NOT_COMPARED: [&str; 1] = ["request"];
 
 /// The layer that leaves repeated lines out.
@@ -44,7 +44,7 @@ impl<S: Subscriber> Layer<S> for RepeatLayer {
         }
         let mut kind = LineKind::default();
         event.record(&mut kind);
-        // Each call that succeeds has its line: who did what is asked for afterwards.
+        // Log every call that succeeds: these lines are an access log.
         if kind.succeeded {
             return true;
         }
@@ -57,11 +57,11 @@ impl<S: Subscriber> Layer<S> for RepeatLayer {
     }
 }
 
-/// What was logged lately.
+/// The lines of the current intervals, by callsite.
 #[derive(Default)]
 pub(super) struct Repeats(Mutex<HashMap<Identifier, Callsite>>);
 
-/// What one callsite logged lately.
+/// The lines of one callsite in the current interval.
 #[derive(Default)]
 struct Callsite {
     kinds: HashMap<u64, LineCount>,
@@ -140,7 +140,7 @@ impl Repeats {
             }
             let count = std::mem::take(&mut seen.left_out);
             left_out.push(SuppressedLines { level: seen.level, count, text: std::mem::take(&mut seen.text) });
-            // The lines go on: of the next interval only the number is logged.
+            // The lines continue: in the next interval only their number is logged.
             seen.since = now;
             true
         };
@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(repeats.end_intervals(start + INTERVAL / 2, false), []);
         let left_out = |count| [SuppressedLines { level: Level::WARN, count, text: "here".to_owned() }];
         assert_eq!(repeats.end_intervals(start + INTERVAL, false), left_out(2));
-        // While it goes on, only the number is logged.
+        // While it continues, only the number is logged.
         assert!(!line(start + INTERVAL));
         assert_eq!(repeats.end_intervals(start + 2 * INTERVAL, false), left_out(1));
         assert_eq!(repeats.end_intervals(start + 3 * INTERVAL, false), []);

@@ -87,7 +87,7 @@ impl Drop for LogGuard {
     }
 }
 
-/// Logs what the log itself has to say.
+/// Logs the number of dropped lines and of repeated lines.
 struct LogObserver(Arc<Repeats>);
 
 impl QueueObserver for LogObserver {
@@ -100,7 +100,7 @@ impl QueueObserver for LogObserver {
     }
 }
 
-/// Logs a panic. The hook of the standard library would write to standard error itself, and wait for its reader.
+/// Logs a panic. The standard hook would write to standard error directly, and block while nobody reads it.
 fn log_panic(panic: &PanicHookInfo<'_>, queue: &LogQueue) {
     let thread = thread::current();
     let mut text = format!("thread '{}' {panic}", thread.name().unwrap_or("<unnamed>"));
@@ -111,7 +111,7 @@ fn log_panic(panic: &PanicHookInfo<'_>, queue: &LogQueue) {
     if tracing::enabled!(target: PANIC_TARGET, Level::ERROR) {
         tracing::error!(target: PANIC_TARGET, "{text}");
     } else {
-        // A filter that asks for less means the lines of calls and workers.
+        // The filter does not apply: a panic is always logged.
         text.push('\n');
         queue.push(text.as_bytes(), Level::ERROR);
     }

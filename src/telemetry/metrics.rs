@@ -58,7 +58,7 @@ const WORKER_PANICS: &str = "keyward_worker_panics_total";
 /// Log lines that were dropped, because standard error was not read fast enough.
 const LOG_LINES_DROPPED: &str = "keyward_log_lines_dropped_total";
 
-/// Maximum lease that is shown. Where a single process owns the database, the lease has no end.
+/// Maximum value of the gauge of the lease. Where a single process owns the database, the lease has no end.
 const MAX_LEASE_GAUGE: i64 = 86_400_000_000;
 
 /// Decisions for gateways.

@@ -1,9 +1,9 @@
 //! Accepts connections within bounds.
 //!
 //! A listener holds a bounded number of connections, in total and of each client address. When it is full, a new
-//! connection replaces the oldest one on which no call was authenticated. Connections of authenticated callers
-//! are never closed for a new one. So clients that only hold connections displace each other, and a probe or a caller
-//! with a credential always comes in.
+//! connection replaces the oldest one on which no call was authenticated. Connections of authenticated callers are
+//! never closed for a new one. So clients that only hold connections displace each other, and a probe or a caller with
+//! a credential can always connect.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -32,7 +32,7 @@ use super::budget::network;
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Interval between two log lines of one kind.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
-/// Calls of a connection that are worked on at once while none was authenticated on it.
+/// Concurrent calls of a connection on which no call was authenticated.
 pub const MAX_STRANGER_CALLS: usize = 32;
 /// Credentials refused in a row after which a connection is closed. To go on guessing, its client has to connect again.
 pub const MAX_REFUSALS: u32 = 20;
@@ -59,7 +59,7 @@ pub struct ConnectionTable {
 #[derive(Default)]
 struct Open {
     next: u64,
-    /// Connections that were not asked to close.
+    /// Connections, without those that are being displaced.
     total: usize,
     addresses: HashMap<IpAddr, OfAddress>,
 }
@@ -77,7 +77,8 @@ pub struct Admission {
     table: Arc<ConnectionTable>,
     network: IpAddr,
     number: u64,
-    /// One number, so that a call that changes nothing reads only this.
+    /// Whether a call was authenticated, and the number of refused credentials in a row. One number, so that a call
+    /// that changes neither only reads it.
     auth_state: AtomicU32,
     /// Closed once a call was authenticated.
     call_permits: Semaphore,
@@ -138,7 +139,7 @@ impl Open {
         true
     }
 
-    /// Counts one connection less.
+    /// Removes one connection from the counts.
     fn forget(&mut self, network: IpAddr) {
         self.total -= 1;
         if let Some(of_address) = self.addresses.get_mut(&network) {
@@ -151,8 +152,8 @@ impl Open {
 }
 
 impl Admission {
-    /// Notes that a call was authenticated on this connection: from now on it is not closed for a new one, and its calls
-    /// need no call_permit. Ends the count of refused credentials. One read if nothing changes.
+    /// Records that a call was authenticated on this connection: from now on it is not closed for a new one, and its
+    /// calls need no permit. Ends the count of refused credentials. One read if nothing changes.
     pub fn authenticated(&self) {
         if self.auth_state.load(Ordering::Relaxed) == AUTHENTICATED {
             return;
@@ -184,8 +185,8 @@ impl Admission {
         self.auth_state.load(Ordering::Relaxed) & !AUTHENTICATED >= MAX_REFUSALS
     }
 
-    /// Waits until fewer than [`MAX_STRANGER_CALLS`] calls of this connection have a call_permit; does not wait once a call was
-    /// authenticated on it. The call_permit is released when the permit is dropped.
+    /// Waits for one of the [`MAX_STRANGER_CALLS`] permits of this connection. Returns `None` at once if a call was
+    /// authenticated on it. Dropping the permit releases it.
     pub async fn call_permit(&self) -> Option<SemaphorePermit<'_>> {
         self.call_permits.acquire().await.ok()
     }
@@ -205,7 +206,7 @@ impl fmt::Debug for Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         let mut open = self.table.open.lock();
-        // Displacing is done under the same lock, so a connection is forgotten exactly once.
+        // Displacing uses the same lock, so a connection is removed from the counts exactly once.
         if !self.displaced.is_cancelled() {
             if let Some(of_address) = open.addresses.get_mut(&self.network) {
                 of_address.anonymous.remove(&self.number);
@@ -258,14 +259,14 @@ impl Acceptor {
     }
 }
 
-/// Whether the process or the machine has no file descriptor left. A connection that is closed then makes room; after any
-/// other error, such as a client that has gone, it would be closed for nothing.
+/// Whether the process or the machine has no file descriptor left. A connection that is closed then makes room; after
+/// any other error, such as a client that has disconnected, closing one would not help.
 fn is_out_of_files(error: &std::io::Error) -> bool {
     let out_of_files = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(rustix::io::Errno::raw_os_error);
     error.raw_os_error().is_some_and(|code| out_of_files.contains(&code))
 }
 
-/// Lets one log line of a kind through in each [`LOG_INTERVAL`].
+/// Limits log lines of one kind to one in each [`LOG_INTERVAL`].
 #[derive(Default)]
 struct Throttle {
     last: Option<Instant>,

@@ -1,8 +1,9 @@
-//! The budget for what requests keep in memory while they arrive: headers, and bodies whose last byte is missing.
+//! The budget for the memory of requests that are still arriving: headers and incomplete bodies.
 //!
-//! Without it, a client fills the memory by never sending that byte. The budget has two parts. Requests of callers that
-//! are not authenticated use the anonymous part, of which each connection and each client address has a bounded share.
-//! Requests of authenticated callers use the other part, so that strangers cannot use up what authenticated callers need.
+//! Without it, clients could exhaust the memory with requests that they never complete. The budget has two parts.
+//! Requests of callers that are not authenticated use the anonymous part, of which each connection and each client
+//! address has a bounded share. Requests of authenticated callers use the other part, so that unauthenticated clients
+//! cannot exhaust the memory that authenticated callers need.
 
 use std::{
     collections::HashMap,
@@ -28,12 +29,12 @@ pub struct BudgetLimits {
     pub connection: usize,
 }
 
-/// Whether the caller of a request is authenticated.
+/// The part of the budget that a request uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BudgetPart {
-    /// Not, or not yet.
+    /// Of callers that are not authenticated, or not yet.
     Anonymous,
-    /// The caller's credential is valid.
+    /// Of authenticated callers.
     Authenticated,
 }
 

@@ -1,4 +1,4 @@
-//! When a call stops waiting.
+//! Deadlines of calls.
 
 use std::time::Duration;
 

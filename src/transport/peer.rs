@@ -25,7 +25,7 @@ pub struct Peer {
     pub caller: Option<Caller>,
     /// Cancelled when the connection is closing. Responses without an end of their own end then.
     pub closing: CancellationToken,
-    /// The connection's slot in its listener's table. Says whether a call was authenticated on it.
+    /// The connection's slot in its listener's table. It records whether a call was authenticated on the connection.
     pub admission: Arc<Admission>,
 }
 

@@ -1,4 +1,4 @@
-//! An error as an HTTP response: REST sends it itself, and gateways send it for it.
+//! An error as an HTTP response, which REST sends to its clients, and gateways to theirs.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -88,7 +88,7 @@ impl HttpRefusal {
             _ => status.canonical_reason().unwrap_or("Error"),
         };
         let body = ErrorBody { error: name, message: &message(error), code: &code(error) };
-        // Every 503 says when to retry, also if only the server's own time ran out.
+        // Every 503 says when to retry, even if only the server's own deadline passed.
         let retry = error.retry_after.or((status == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1)));
         // Whole seconds, rounded up: a call made then is admitted.
         let retry_after = retry.map(|wait| (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1));
@@ -109,7 +109,7 @@ pub(crate) fn rate_headers(rate: RateState) -> [(&'static str, i64); 3] {
 
 fn code(error: &Error) -> Cow<'static, str> {
     match error.kind {
-        // The server chose the deadline: all that the caller can do is to retry.
+        // The server chose the deadline, so the caller can only retry.
         ErrorKind::DeadlineExceeded if error.reason != "REVOCATION_PENDING" => "unavailable".into(),
         _ => error.reason.to_ascii_lowercase().into(),
     }

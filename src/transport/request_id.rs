@@ -5,12 +5,12 @@ use crate::{domain::clock::Entropy, service::Services};
 /// Header of the request id.
 pub(crate) const REQUEST_ID: &str = "x-request-id";
 
-/// The id of a request: the one that it brings, if it is safe to repeat, or a new one.
+/// The id of a request: its own if it is safe to repeat, or a new one.
 pub(crate) fn choose(incoming: Option<&[u8]>, service: &Services) -> String {
     choose_unless(incoming, |id| service.auth.holds_credential(id), &*service.entropy)
 }
 
-/// [`choose`] where something else knows what a credential is.
+/// Like [`choose`], with another test for ids that contain a credential.
 pub(crate) fn choose_unless(
     incoming: Option<&[u8]>,
     holds_credential: impl Fn(&str) -> bool,

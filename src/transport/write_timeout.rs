@@ -12,15 +12,15 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-/// Bytes that a client has to take in each second to be given more time.
+/// Rate in bytes per second at which a client has to read to be allowed more time.
 const MIN_RATE: u32 = 16 << 10;
 
-/// A stream whose writes may be blocked for a bounded time. Bytes that the client takes earn time at [`MIN_RATE`]: a
-/// client that takes one byte now and then is closed like one that takes none.
+/// A stream whose writes may be blocked for a bounded time. Bytes that the client reads extend the time at
+/// [`MIN_RATE`]: a client that reads one byte now and then is closed like one that reads none.
 pub struct WriteTimeout<I> {
     io: I,
     timeout: Duration,
-    /// How long writes were blocked, less what was earned since.
+    /// How long writes were blocked, minus the extensions since.
     blocked: Duration,
     since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,

@@ -23,7 +23,7 @@ use crate::{
 
 /// How long the database may be unavailable before a result is lost. A claim is held long enough for it.
 pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The wait between two tries to record a result.
+/// Delay between two attempts to record a result.
 const SETTLE_RETRY_DELAY: Duration = Duration::from_millis(250);
 
 /// How deliveries are made.
@@ -31,7 +31,7 @@ const SETTLE_RETRY_DELAY: Duration = Duration::from_millis(250);
 pub struct DeliveryRules {
     /// Timeout of an attempt.
     pub timeout: Duration,
-    /// The waits after the first attempt and each further one.
+    /// The delays after the first attempt and each further one.
     pub retries: Vec<Micros>,
     /// Attempts at the same time.
     pub concurrency: usize,
@@ -97,7 +97,7 @@ impl AttemptRunner {
         self.cancelled.cancel();
     }
 
-    /// Where a delivery goes, by the rules of today: they may have changed since the webhook was set.
+    /// The target of a delivery under the current egress rules, which may have changed since the webhook was set.
     pub fn target(&self, delivery: &ClaimedDelivery) -> Result<Target, SendError> {
         self.client.target(&delivery.url)
     }
@@ -152,8 +152,8 @@ impl AttemptRunner {
         }
     }
 
-    /// Between one and two timeouts of an attempt, at random, so that deliveries that found the same addresses full do not
-    /// all return at the same time.
+    /// Between one and two timeouts of an attempt, at random, so that deliveries that found the same addresses full are
+    /// not all retried at the same time.
     fn limited_wait(&self) -> Micros {
         let timeout = micros(self.rules.timeout);
         timeout.saturating_add(timeout / 1_000 * i64::from(self.random() % 1_000))
@@ -199,7 +199,7 @@ impl AttemptRunner {
         }
     }
 
-    /// Removes the webhook, unless it has another URL by now.
+    /// Removes the webhook, unless its URL was changed meanwhile.
     async fn disable_webhook(&self, delivery: &ClaimedDelivery, now: Micros) {
         let event = self.deps.ids.event_id();
         let disabled = self

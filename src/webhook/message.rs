@@ -1,4 +1,4 @@
-//! An event as its receiver gets it: a JSON body, and the headers of the Standard Webhooks specification.
+//! The request of a delivery: a JSON body, and the headers of the Standard Webhooks specification.
 
 use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
@@ -41,7 +41,7 @@ pub fn headers(
     let sign = |version| master_keys.webhook_signature(key, version, &id, timestamp, body);
     let mut versions = signing_versions(delivery.webhook_version, delivery.former, now);
     let newest = versions.next().and_then(sign)?;
-    // A former secret whose master key is no longer listed signs no more.
+    // A former secret whose master key is no longer listed no longer signs.
     let signatures: Vec<String> = std::iter::once(newest).chain(versions.filter_map(sign)).collect();
     Some([
         (ID, HeaderValue::try_from(id.as_str()).ok()?),

@@ -30,10 +30,10 @@ const MIN_POLL_GAP: Duration = Duration::from_millis(20);
 const MAX_CLAIM: usize = 32;
 /// How often the outbox is measured.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(15);
-/// At shutdown: the time for each of releasing what waits, finishing attempts, and ending those that did not finish. All
-/// three together are shorter than the stop of the process.
+/// At shutdown: timeout for each of releasing queued deliveries, finishing attempts, and ending those that did not
+/// finish. All three together take less time than the stop of the process.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
-/// The queue of deliveries that have nowhere to go: their webhook was removed, or its URL is no longer allowed.
+/// The queue of deliveries without a valid target: their webhook was removed, or its URL is no longer allowed.
 const NO_HOST: &str = "";
 
 /// Delivers events to webhooks.
@@ -81,7 +81,7 @@ impl OutboxWorker {
                 () = sleep_until(next_claim), if more_due && self.scheduler.free() > 0 => {
                     let started = Instant::now();
                     more_due = self.claim().await;
-                    // The slower the database is, the less often it is asked.
+                    // Poll a slow database less often.
                     next_claim = Instant::now() + MIN_POLL_GAP.max(started.elapsed() * 2);
                 }
                 _ = measures.tick() => measure(&deps).await,
@@ -119,7 +119,7 @@ impl OutboxWorker {
             let target = self.runner.target(&delivery);
             let host = target.as_ref().map_or(NO_HOST, |target| &target.authority).to_owned();
             let queued = QueuedDelivery { delivery, target, start_deadline };
-            // Claimed all the same if the webhook has another host now than the stored one.
+            // The claim excluded busy hosts by the stored host, but the webhook may have another host by now.
             if busy.contains(&host) {
                 excess.push(queued);
             } else {
@@ -137,14 +137,15 @@ impl OutboxWorker {
         }
     }
 
-    /// Releases deliveries whose attempt would start too late. They become due after those of other hosts.
+    /// Releases deliveries whose attempt would start too late. They become due again after deliveries to other hosts.
     async fn release_overdue(&mut self) {
         let now = Instant::now();
         let overdue = self.scheduler.take_overdue(|queued| queued.start_deadline <= now);
         self.release_all(overdue, micros(self.rules.timeout)).await;
     }
 
-    /// Stops at the first failure: if the database is unavailable, the claims expire by themselves.
+    /// Releases queued deliveries. Stops at the first failure: if the database is unavailable, the claims expire by
+    /// themselves.
     async fn release_all(&self, queued: Vec<QueuedDelivery>, wait: Micros) {
         for QueuedDelivery { delivery, .. } in queued {
             if !self.runner.release(&delivery, wait).await {

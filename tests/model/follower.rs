@@ -41,7 +41,7 @@ impl Protocol {
     pub fn acts(&self, program: Program) -> &'static [Act] {
         use Act::{Apply, Clear, Delete, Extend, Insert, Read, ReadClock, Renew, Report, Stop};
         match program {
-            Program::Rest => &[],
+            Program::Idle => &[],
             Program::Renewal if !self.keeps(Rule::RenewBeforeRead) => &[Read, Apply, ReadClock, Renew, Extend, Report],
             Program::Renewal if !self.keeps(Rule::ReadApart) => &[Read, Renew, Apply, Extend, Report],
             Program::Renewal if !self.keeps(Rule::ApplyBeforeExtend) => &[Renew, Read, Extend, Apply, Report],
@@ -70,7 +70,7 @@ impl Protocol {
     pub fn begin(&self, state: &mut State, r: usize, program: Program) -> Option<()> {
         let me = &mut state.replicas[r];
         let joins = program == Program::Join;
-        if me.follower.program != Program::Rest || me.id.is_none() != joins {
+        if me.follower.program != Program::Idle || me.id.is_none() != joins {
             return None;
         }
         me.follower.program = program;

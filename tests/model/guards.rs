@@ -290,6 +290,6 @@ mod loss {
     /// if a crash can lose the row, so joins and renewals must be as durable as revocations.
     #[test]
     fn a_revoke_within_a_lease_of_a_loss_would_be_caught() {
-        caught(lost_history(), &[Rule::PromiseRestsAfterLoss]);
+        caught(lost_history(), &[Rule::PromiseSuspendedAfterLoss]);
     }
 }

@@ -17,10 +17,11 @@
 //!
 //! Limits of the promise when history is lost: a database that falls back to an earlier state, for example when an
 //! asynchronous standby takes over, may lose a revocation that it acknowledged. Nothing is promised for that key. The
-//! database may also lose the row of a replica that answers from its cache. A Revoke cannot know of that replica until its
-//! lease has expired. So the promise is checked for each Revoke that returned before the loss and whose change was kept, and
-//! for each Revoke that reads the rows at least a lease and a margin after the loss. From then on it holds, whatever else was
-//! lost: joins, renewals, reports, and changes that a replica had already read.
+//! database may also lose the row of a replica that answers from its cache. A Revoke cannot wait for that replica, so
+//! the promise is suspended until its lease has expired. So the promise is checked for each Revoke that returned before
+//! the loss and whose change was kept, and for each Revoke that reads the rows at least a lease and a margin after the
+//! loss. From then on it holds, whatever else was lost: joins, renewals, reports, and changes that a replica had
+//! already read.
 
 mod follower;
 mod guards;

@@ -91,7 +91,7 @@ impl Protocol {
     fn actions_of_replica(&self, state: &State, r: usize, actions: &mut Vec<Action>) {
         let has = |hazard| self.setting.has(hazard);
         let replica = &state.replicas[r];
-        if replica.follower.program != Program::Rest {
+        if replica.follower.program != Program::Idle {
             actions.push(Action::Advance(r));
             // Abandoning the first act before it is executed equals not having started.
             if replica.follower.at > 0 {

@@ -35,7 +35,7 @@ impl Protocol {
 
     /// A committed Revoke reads the replicas' rows and starts to wait. A repeated Revoke does the same.
     pub fn revoke_reads_rows(&self, state: &mut State, key: usize) -> Option<()> {
-        let suspended = state.grace > 0 && self.keeps(Rule::PromiseRestsAfterLoss);
+        let suspended = state.grace > 0 && self.keeps(Rule::PromiseSuspendedAfterLoss);
         if state.revokes[key] != Revoke::Committed || suspended {
             return None;
         }

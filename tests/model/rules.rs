@@ -81,7 +81,7 @@ pub enum Rule {
     /// No two renewals of a row write the same step, whether the first one succeeded or not.
     StepsAreNotReused,
     /// Nothing is promised for a Revoke that reads the rows within a lease after a loss of history.
-    PromiseRestsAfterLoss,
+    PromiseSuspendedAfterLoss,
 }
 
 /// What can go wrong in an instance. Time can always pass, and connections can always break.

@@ -46,7 +46,7 @@ pub enum Load {
 pub enum Program {
     /// Nothing.
     #[default]
-    Rest,
+    Idle,
     /// Renewing the lease.
     Renewal,
     /// Reading changes after a notification.
@@ -77,12 +77,12 @@ pub struct Follower {
 pub struct Replica {
     /// Index of its own row.
     pub id: Option<u8>,
-    /// The step that the replica believes its row has.
+    /// The step that the replica last wrote or read in its row.
     pub step: u8,
     /// The revision up to which it has applied the changes.
     pub seen: u8,
-    /// The last change that it read was lost with the database's history. The replica does not see this flag; it finds out
-    /// with its next read.
+    /// The last change that it read was lost with the database's history. The replica cannot read this flag; its next
+    /// read detects the loss.
     pub lost: bool,
     /// How long its cache may still answer.
     pub lease: u8,

@@ -11,15 +11,15 @@ pub(super) fn boottime() -> Option<i64> {
     Some(now.tv_sec * 1_000_000 + now.tv_nsec / 1_000)
 }
 
-/// None: no clock that counts suspension is known here.
+/// None: this platform has no clock that is known to count suspension.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn boottime() -> Option<i64> {
     None
 }
 
-/// A time of the wall clock on the clock of leases, as far as this machine's wall clock is right.
+/// Converts a time of the wall clock to the clock of leases. It is as accurate as this machine's wall clock.
 pub(super) fn from_wall(time: SystemTime, now: i64) -> i64 {
-    #[expect(clippy::disallowed_methods, reason = "the one place where the two clocks of this machine meet")]
+    #[expect(clippy::disallowed_methods, reason = "converts between the wall clock and the clock of leases")]
     let wall = SystemTime::now();
     let left = |length: Duration| i64::try_from(length.as_micros()).unwrap_or(i64::MAX);
     match time.duration_since(wall) {

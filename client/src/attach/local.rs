@@ -48,7 +48,7 @@ impl LocalKey {
         Principal::of_memory(Arc::clone(&self.entry.facts))
     }
 
-    /// Whether its holder may ask about the keys of a keyspace.
+    /// Whether its holder may verify keys of this keyspace.
     pub fn may_verify(&self, keyspace: &str) -> bool {
         match self.entry.rights() {
             None => false,
@@ -57,7 +57,7 @@ impl LocalKey {
         }
     }
 
-    /// Whether its holder may ask about any keys at all.
+    /// Whether its holder may verify keys of any keyspace.
     pub fn is_of_verifier(&self) -> bool {
         self.entry.rights().is_some()
     }

@@ -39,7 +39,7 @@ pub(super) struct Entry {
     /// VALID answers that were not reported yet.
     uses: AtomicU32,
     last_use: AtomicI64,
-    /// It was used since the last time that room was needed.
+    /// The key was used since the last eviction.
     recent: AtomicBool,
 }
 
@@ -107,7 +107,7 @@ pub(super) struct Memory {
     /// Until when the keys may answer. It ends for good with [`Self::end`].
     deadline: AtomicI64,
     ended: AtomicBool,
-    /// The process that the session is of: a fork has none.
+    /// The process that opened the session. A fork of it must not answer from this memory.
     process: u32,
     /// The session was used since its last renewal.
     touched: AtomicBool,
@@ -129,7 +129,7 @@ impl Memory {
         }
     }
 
-    /// Notes what the replica says of its rules, once.
+    /// Stores the fingerprint of the replica's rules. Later calls have no effect.
     pub(super) fn set_gateway_rules(&self, rules: String) {
         let _ = self.gateway_rules.set(rules);
     }
@@ -154,13 +154,13 @@ impl Memory {
         if self.ended.load(Ordering::SeqCst) { now } else { self.deadline() }
     }
 
-    /// For how long the keys may answer if nothing comes; zero if they may not now.
+    /// How long the keys may still answer without another grant; zero if they may not answer now.
     pub(super) fn lease(&self) -> std::time::Duration {
         let left = self.live().map_or(0, |now| self.deadline.load(Ordering::SeqCst).saturating_sub(now));
         std::time::Duration::from_micros(u64::try_from(left).unwrap_or(0))
     }
 
-    /// The key of a tag. Call this after [`Self::live`]. Notes that the session is used, and worth a renewal.
+    /// The key of a tag. Call this after [`Self::live`]. Records that the session is used, so that it is renewed.
     pub(super) fn get(&self, tag: Tag, now: i64) -> Option<Arc<Entry>> {
         if !self.touched.load(Ordering::Relaxed) {
             self.touched.store(true, Ordering::Relaxed);
@@ -168,7 +168,7 @@ impl Memory {
         self.keys.pin().get(&tag).filter(|entry| now < entry.expires).cloned()
     }
 
-    /// Whether it was used since the last time that this was asked.
+    /// Whether the session was used since the previous call of this function.
     pub(super) fn take_touched(&self) -> bool {
         self.touched.swap(false, Ordering::Relaxed)
     }
@@ -214,7 +214,7 @@ impl Memory {
 pub(super) struct Writer {
     pub(super) memory: Arc<Memory>,
     tags: HashMap<Digest, Tag>,
-    /// Tags in the order in which they came. A tag may be here although its key is gone.
+    /// Tags in the order of insertion. A tag may remain after its key was removed.
     order: VecDeque<Tag>,
     max_bytes: usize,
 }
@@ -231,7 +231,7 @@ impl Writer {
         Self { memory: Arc::new(Memory::new()), tags: HashMap::new(), order: VecDeque::new(), max_bytes }
     }
 
-    /// Keeps a key. Others that were not used lately make room.
+    /// Inserts a key. If there is no room, keys that were not used recently are evicted.
     pub(super) fn insert(&mut self, tag: Tag, entry: Entry) {
         if self.memory.ended.load(Ordering::SeqCst) || entry.bytes() > self.max_bytes {
             return;
@@ -269,7 +269,7 @@ impl Writer {
         if let Some(entry) = self.memory.keys.pin().remove(&tag) {
             self.memory.bytes.fetch_sub(entry.bytes(), Ordering::Relaxed);
         }
-        // Tags of removed keys must not pile up where keys come and go.
+        // Drop the tags of removed keys: otherwise the queue grows with each insertion and removal.
         if self.order.len() > 2 * self.tags.len() + 64 {
             let pinned = self.memory.keys.pin();
             self.order.retain(|tag| pinned.contains_key(tag));

@@ -1,7 +1,7 @@
 //! Attach: keys in this process's own memory, under leases of a replica.
 //!
 //! No check that starts after Revoke returned is answered VALID from here: Revoke waits for this client as it waits for
-//! a replica. The rules, in the words of `docs/consistency.md`: a grant counts from before it was asked for; a check
+//! a replica. The rules, in the words of `docs/consistency.md`: a grant counts from before it was requested; a check
 //! reads the clock, then the deadline, then the key; a key is removed before its change is acknowledged; one task reads
 //! the stream and fills the memory; a session's memory and deadline are its own, and a new session starts without
 //! either.
@@ -49,11 +49,11 @@ use crate::{
     verdict::Principal,
 };
 
-/// Keys that wait to be asked for. One more is not asked for, and its checks stay calls.
+/// Queued requests to look up a key. A further one is dropped, and checks of its key stay calls.
 const MAX_QUEUED_LOOK_UPS: usize = 1_024;
 /// Delays between two sessions: the first and the longest.
 const SESSION_DELAYS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
-/// A session that lasted this long was a good one: the next one may follow at once.
+/// A session that lasted this long was stable: the delay before the next one starts again at the first value.
 const STABLE_SESSION: Duration = Duration::from_secs(5);
 /// Delay after a replica of a version without Attach, or one that refuses this caller.
 const REFUSED_DELAY: Duration = Duration::from_secs(10);
@@ -64,7 +64,7 @@ struct Shared {
     /// The memory of the session that may answer. It is replaced as a whole.
     current: ArcSwapOption<Memory>,
     watches: Arc<Watches>,
-    /// A check found no lease: the session is worth a renewal, also one that was never granted any time.
+    /// A check found no lease, so the session is to be renewed, even if it was never granted any time.
     lease_needed: AtomicBool,
     state: AtomicU8,
     sessions: AtomicU64,
@@ -99,7 +99,7 @@ impl Attached {
     ///
     /// # Errors
     ///
-    /// A bound that is not good; a system without a clock that counts suspension.
+    /// An option that is out of its bounds; a system without a clock that counts suspension.
     pub(crate) fn start(endpoints: Arc<Endpoints>, options: AttachOptions) -> Result<Self, BuildError> {
         options.validate()?;
         if clock::boottime().is_none() {
@@ -123,7 +123,7 @@ impl Attached {
         Ok(Self { shared, tagger, look_ups, stop })
     }
 
-    /// The key of a secret if memory may answer, has it, and it satisfies the check. None: ask by a call.
+    /// The key of a secret if memory may answer, has it, and it satisfies the check. None: a call decides.
     pub(crate) fn verify(&self, secret: &str, asserted: &Asserted<'_>) -> Option<Principal> {
         let tag = self.tagger.tag(secret);
         let current = self.shared.current.load();
@@ -164,10 +164,10 @@ impl Attached {
         None
     }
 
-    /// Asks for the key of a secret that a call has found valid, to be kept.
+    /// Requests the key of a secret that a call has found valid, to keep it in memory.
     pub(crate) fn request_look_up(&self, secret: &str) {
         let request = LookUpRequest { tag: self.tagger.tag(secret), secret: Zeroizing::new(secret.to_owned()) };
-        // If there is no room, a later check asks again.
+        // If the queue is full, a later check of the key requests it again.
         let _ = self.look_ups.try_send(request);
     }
 

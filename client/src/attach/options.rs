@@ -47,7 +47,7 @@ impl AttachOptions {
 
     /// How long work that was admitted under a key may go on while no live lease covers the key. Then it has to end,
     /// see [`Principal::ended`](crate::Principal::ended). At least a second: a client that answered nothing for a while
-    /// has no lease when the work begins, and asks for one then.
+    /// has no lease when the work begins, and requests one then.
     ///
     /// Without it, work goes on until there is a session again, and ends then if its key is refused. So neither a
     /// restart of Keyward nor a broken network ends work; but a caller that can cut this process off from Keyward keeps

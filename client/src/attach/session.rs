@@ -33,13 +33,13 @@ use crate::{
 };
 
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// A renewal without a grant for this long is given up for another one.
+/// A renewal that got no grant for this long is abandoned, and a new one is sent.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// The next renewal after one that granted nothing, or while nothing is asked of the memory.
+/// Delay before the next renewal if the last one granted nothing, or while no check reads the memory.
 const IDLE_INTERVAL: Duration = Duration::from_millis(250);
-/// No grant counts for longer, whatever a replica says.
+/// Longest grant that is accepted. A longer one is shortened to this.
 const MAX_GRANT: Duration = Duration::from_mins(1);
-/// Look-ups without an answer. While there are this many, no further key is asked for.
+/// Look-ups without an answer. While there are this many, no further look-up is sent.
 const MAX_LOOK_UPS: usize = 1_024;
 const USES_INTERVAL: Duration = Duration::from_secs(1);
 /// Metadata of the stream's response, see [`super::LocalMemory::gateway_rules`].
@@ -62,7 +62,7 @@ pub(super) enum End {
     ClientGone,
     /// The stream is broken, or the replica is stopping.
     Broken,
-    /// The replica does not know Attach.
+    /// The replica does not implement Attach.
     Unsupported,
     /// The replica does not let this caller attach.
     Refused,
@@ -122,7 +122,7 @@ pub(super) async fn run(
 /// A renewal that waits for its grant.
 struct Renewal {
     number: u64,
-    /// When it was asked for, read before it was sent.
+    /// The clock, read before the renewal was sent.
     sent_at: i64,
     since: Instant,
 }
@@ -155,7 +155,7 @@ impl Session {
         let watches = Arc::clone(&self.shared.watches);
         let end = loop {
             tokio::select! {
-                // The stream first: what it says about keys must not wait behind anything.
+                // Read the stream first: invalidations must not wait behind other work.
                 biased;
                 message = inbound.message() => match message {
                     Ok(Some(AttachResponse { message: Some(message) })) => match self.handle(message) {
@@ -187,7 +187,7 @@ impl Session {
         self.close(inbound, end).await
     }
 
-    /// Ends the session in good order, as far as its stream is there.
+    /// Ends the session cleanly, if its stream still works.
     async fn close(self, mut inbound: Streaming<AttachResponse>, end: End) -> End {
         let Self { shared, writer, up, .. } = self;
         if shared.options.while_away == WhileAway::Refuse || end != End::Broken {
@@ -204,11 +204,11 @@ impl Session {
     }
 
     fn send(&self, message: Up) {
-        // Fails only if the stream is gone: the next read of its other direction fails, too.
+        // Fails only if the stream is broken: the next read of its other direction fails, too.
         let _ = self.up.send(AttachRequest { message: Some(message) });
     }
 
-    /// Asks for time if the lease is used. Returns when to call this again.
+    /// Requests a grant if the lease is used. Returns when to call this again.
     fn renew(&mut self) -> Instant {
         let now = Instant::now();
         let waits = self.renewal.as_ref().is_some_and(|renewal| renewal.since.elapsed() < RENEWAL_TIMEOUT);
@@ -253,7 +253,7 @@ impl Session {
     fn handle(&mut self, message: Down) -> Handled {
         match message {
             Down::Grant(grant) => {
-                // A grant of an earlier renewal counts from a time that is not known any more.
+                // Ignore the grant of an earlier renewal: the time from which it counts is no longer stored.
                 let Some(renewal) = self.renewal.take_if(|renewal| renewal.number == grant.number) else {
                     return Handled::Done;
                 };
@@ -294,7 +294,7 @@ impl Session {
         let current = self.shared.current.load();
         if !current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &self.writer.memory)) {
             let earlier = self.shared.current.swap(Some(Arc::clone(&self.writer.memory)));
-            // Its own stream is gone.
+            // The stream of the earlier session has ended, so its memory gets no more invalidations.
             if let Some(earlier) = earlier {
                 self.report_uses(&earlier);
             }
@@ -314,7 +314,7 @@ fn renewal_delay(length: Duration) -> Duration {
     if length.is_zero() { IDLE_INTERVAL } else { crate::backoff::spread(length / 2) }
 }
 
-/// A length of time that a replica names; none if it is less than nothing, or makes no sense.
+/// Converts a duration of a message; none if it is negative or out of range.
 fn length_of(length: prost_types::Duration) -> Option<Duration> {
     let nanos = u32::try_from(length.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
     Some(Duration::new(u64::try_from(length.seconds).ok()?, nanos))

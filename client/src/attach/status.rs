@@ -10,7 +10,7 @@ pub enum AttachState {
     Connecting,
     /// It is open.
     Open,
-    /// The server is of a version without Attach: everything is asked by calls. It is tried again from time to time.
+    /// The server is of a version without Attach: every check is a call. It is tried again from time to time.
     Unsupported,
     /// The server does not let this caller attach, or has as many clients as it may have. It is tried again from time
     /// to time.
@@ -34,7 +34,7 @@ pub struct AttachStatus {
     pub keys: usize,
     /// Bytes that they take.
     pub bytes: usize,
-    /// Keys whose end work waits for, see [`Principal::ended`](crate::Principal::ended).
+    /// Keys that work waits for to end, see [`Principal::ended`](crate::Principal::ended).
     pub watched_keys: usize,
     /// How many futures wait for the ends of these keys.
     pub waiters: usize,

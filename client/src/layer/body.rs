@@ -27,9 +27,9 @@ pin_project! {
     #[derive(Debug)]
     #[project = Projected]
     enum BodyKind<B> {
-        // The work is there until the body is done, if it ends with its key.
+        // `work` is set until the body is complete, if the request ends with its key.
         Service { #[pin] body: B, work: Option<Work>, grpc: bool },
-        // What is left of a refusal.
+        // The bytes of a refusal that are not sent yet.
         Refusal { rest: Option<Bytes> },
         // The key ended before the body was done.
         Ended,
@@ -78,7 +78,7 @@ where
             Projected::Refusal { rest } => return Poll::Ready(rest.take().map(|text| Ok(Frame::data(text)))),
             Projected::Ended => return Poll::Ready(None),
         };
-        // The service's body is dropped here, and all that it holds.
+        // This drops the service's body and all that it holds.
         kind.set(BodyKind::Ended);
         Poll::Ready(Some(if grpc { Ok(Frame::trailers(denial.into_trailers())) } else { Err(denial.into_error()) }))
     }

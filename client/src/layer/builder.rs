@@ -92,7 +92,7 @@ impl LayerBuilder {
         self
     }
 
-    /// The environment that keys must be bound to: so a sandbox host refuses a production key.
+    /// The environment that keys must be bound to: for example, a sandbox host refuses a production key.
     pub fn environment(mut self, environment: impl Into<String>) -> Self {
         self.0.environment = environment.into();
         self
@@ -140,7 +140,7 @@ impl LayerBuilder {
     ///
     /// # Errors
     ///
-    /// What is not good, with the name of the setting.
+    /// The setting that is invalid, and why.
     pub fn build(self) -> Result<KeywardLayer, BuildError> {
         let settings = self.0;
         if settings.keyspace.is_empty() {

@@ -18,7 +18,7 @@ pub enum CredentialHeader {
 }
 
 impl CredentialHeader {
-    /// The secret of a request. Other headers change nothing.
+    /// The secret of a request. Other headers are ignored.
     ///
     /// # Errors
     ///

@@ -21,7 +21,7 @@ const DOMAIN: &str = "keyward";
 /// Why a request is not let through.
 #[derive(Debug)]
 pub(super) enum Denial {
-    /// It has no secret where the keyspace's keys are.
+    /// It has no secret in the header that the keyspace uses.
     MissingCredential,
     /// It has two.
     SeveralCredentials,
@@ -29,7 +29,7 @@ pub(super) enum Denial {
     NotText,
     /// Two readers of its path could disagree.
     AmbiguousPath,
-    /// No rule is for it.
+    /// No rule fits it.
     NoRoute,
     /// The key is not valid for it. The first scope that the key lacks, if it lacks one.
     Refused(Refusal, Option<String>),
@@ -41,7 +41,7 @@ pub(super) enum Denial {
     NotWatched(NotWatched),
 }
 
-/// What both forms of an answer say.
+/// The content of an answer, which both of its forms render.
 struct DenialAnswer {
     status: StatusCode,
     code: Code,
@@ -109,7 +109,7 @@ impl Denial {
                 ..DenialAnswer::refused(refusal.reason(), missing.as_deref())
             },
             Self::Ended(EndReason::Refused(reason)) => DenialAnswer::refused(*reason, None),
-            // The layer's own settings ask for what no key can have: trying again does not help.
+            // The layer's own settings assert something that no key can have: a retry would fail, too.
             Self::Undecided(error) if error.kind() == ErrorKind::InvalidArgument => {
                 DenialAnswer::new(Http::INTERNAL_SERVER_ERROR, Code::Internal, "INTERNAL", "Internal error")
             }

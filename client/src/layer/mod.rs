@@ -1,6 +1,6 @@
 //! A tower layer that lets only requests with a valid key through, for axum and tonic services alike.
 //!
-//! The layer takes the key's secret from the request, asks Keyward, and puts a [`Principal`](crate::Principal) into the
+//! The layer takes the key's secret from the request, verifies it, and puts a [`Principal`](crate::Principal) into the
 //! request's extensions. Every other request is answered here, as Keyward itself answers: a request whose content type
 //! is `application/grpc` with a gRPC status that has details, all others with a JSON body. What Keyward cannot decide
 //! is refused with 503 or UNAVAILABLE; nothing is let through because of a failure.

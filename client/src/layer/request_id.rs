@@ -9,7 +9,8 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// The digits of an id: RFC 4648's base 32 in lower case.
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
-/// The request's own id if it is safe to repeat, or a new one. An id that holds the secret by mistake is not repeated.
+/// The request's own id if it is safe to repeat, or a new one. An id that contains the secret is replaced, because ids
+/// are logged.
 pub(super) fn of(headers: &HeaderMap, secret: Option<&str>) -> HeaderValue {
     let safe = |text: &str| {
         (1..=128).contains(&text.len())

@@ -65,7 +65,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // The one that is ready is used, and a new one stays behind.
+        // `poll_ready` reserved capacity in this instance, so the call must use it. A clone takes its place.
         let fresh = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, fresh);
         let settings = Arc::clone(&self.settings);
@@ -79,7 +79,7 @@ impl Settings {
         S: Service<Request<B>, Response = Response<R>>,
         R: Body<Data = Bytes>,
     {
-        // Nobody but this layer says who the caller is.
+        // Remove a principal that was inserted before: only this layer may set one.
         request.extensions_mut().remove::<Principal>();
         let grpc = is_grpc(request.headers());
         let secret = self.credential.secret(request.headers());
@@ -115,7 +115,7 @@ impl Settings {
         Ok(response)
     }
 
-    /// The rule for a request; none if the layer has no rules, or allows what fits none.
+    /// The rule for a request; none if the layer has no rules, or allows requests that fit none.
     fn rule<B>(&self, request: &Request<B>) -> Result<Option<&Route>, Denial> {
         if self.routes.is_empty() {
             return Ok(None);

@@ -37,7 +37,7 @@ impl Work {
         self.polled = true;
         match work(cx) {
             Poll::Ready(done) => Poll::Ready(Ok(done)),
-            // Most work is done by now, and costs nothing more.
+            // Most work completes in its first poll, and its key is never watched.
             Poll::Pending if self.ended.is_none() => self.poll_end(cx).map(Err),
             Poll::Pending => Poll::Pending,
         }

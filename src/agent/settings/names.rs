@@ -7,7 +7,7 @@ pub struct Setting {
     pub flag: Option<&'static str>,
     /// The environment variable.
     pub variable: &'static str,
-    /// What holds where it is absent, in words.
+    /// The default, in words.
     pub default: &'static str,
 }
 

@@ -16,7 +16,8 @@ use super::{
 
 /// What authenticates a request.
 enum Credential {
-    /// A key, and whether it is read from `X-API-Key`. The service knows the header, and this program learns it.
+    /// A key, and whether it is sent in `X-API-Key`. The program tries the other header if the service refuses the
+    /// first.
     Key { key: String, own_header: bool },
     /// The ID token of a session, and whether it was refreshed for this command.
     Session { token: String, refreshed: bool },
@@ -60,7 +61,7 @@ pub fn http(environment: &Environment) -> Result<Http> {
 }
 
 impl<'a> Api<'a> {
-    /// The API with the key of the environment, or else with the session that is kept.
+    /// The API with the key of the environment, or else with the stored session.
     ///
     /// # Errors
     ///
@@ -76,7 +77,7 @@ impl<'a> Api<'a> {
         Ok(Self { environment, http, base, credential })
     }
 
-    /// The API with a token that is not kept yet.
+    /// The API with a token that is not stored yet.
     pub fn with_token(environment: &'a Environment, http: Http, base: Url, token: &str) -> Self {
         Self { environment, http, base, credential: Credential::Session { token: token.to_owned(), refreshed: true } }
     }
@@ -143,7 +144,8 @@ impl<'a> Api<'a> {
         }
     }
 
-    /// Whether the request is worth another try with another form of the credential. What was refused so did not happen.
+    /// Whether to repeat the request with another form of the credential. This is safe, because a request that fails
+    /// authentication has no effect.
     async fn other_credential(&mut self, refusal: &Refusal) -> Result<bool> {
         match &mut self.credential {
             Credential::Key { own_header, .. } if refusal.code == "missing_credential" && !*own_header => {

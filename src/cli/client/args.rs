@@ -50,7 +50,7 @@ impl Global {
             || self.yes
     }
 
-    /// These flags, and those before the command where these say nothing.
+    /// These flags, with those before the command for each that is not given here.
     pub fn or(self, outer: Self) -> Self {
         let own = self.env.is_some() || self.dev;
         Self {

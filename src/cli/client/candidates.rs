@@ -15,7 +15,7 @@ use super::{
     text::escape,
 };
 
-/// A shell waits for no slow service.
+/// Timeout of a request for candidates, because the shell blocks meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The environments that have a folder.
@@ -62,8 +62,8 @@ fn offered() -> Value {
     })
 }
 
-/// Whether a shell takes a text for one word and nothing else. A shell puts what is offered into its command line as it is:
-/// an organization that somebody named `$(…)` would be run as a command.
+/// Whether a shell reads a text as one word. A shell inserts candidates into its command line unescaped: an
+/// organization named `$(…)` would be executed.
 fn is_plain(text: &str) -> bool {
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '@' | '+' | ',');
     !text.is_empty() && !text.starts_with('-') && text.chars().all(plain)
@@ -79,7 +79,7 @@ fn each(found: &Value, list: &str, name: &str, help: impl Fn(&Value) -> Option<S
         .collect()
 }
 
-/// Asks the service; null if that fails or takes long, since a shell shows no errors.
+/// Queries the service. Null if that fails or times out, because a shell cannot show an error.
 fn query_service(question: impl AsyncFnOnce(&Environment) -> Result<Value>) -> Value {
     let product = Product::of(std::env::args_os().next().as_deref());
     let flags = Flags { quiet: true, timeout: Some(TIMEOUT), ..Flags::default() };

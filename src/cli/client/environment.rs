@@ -1,5 +1,5 @@
-//! Environments: each has its own address, tokens and chosen organization. What counts, in this order: a flag, an
-//! environment variable, the environment's file, and the default.
+//! Environments: each has its own address, tokens and chosen organization. Order of precedence: a flag, an environment
+//! variable, the environment's file, the default.
 
 use std::time::Duration;
 
@@ -42,13 +42,13 @@ pub struct Flags {
     pub yes: bool,
 }
 
-/// Everything around a command.
+/// What a command runs with: its product, environment, flags and screen.
 pub struct Environment {
     pub product: Product,
     pub screen: Screen,
     /// The environment's name.
     pub name: String,
-    /// How long a command keeps trying; none if nothing was said.
+    /// How long a command keeps trying; none if no flag was given.
     pub timeout: Option<Duration>,
     /// Whether questions are answered with yes.
     pub yes: bool,
@@ -63,7 +63,7 @@ impl Environment {
     ///
     /// # Errors
     ///
-    /// The name of the environment is none.
+    /// The name of the environment is invalid.
     pub fn new(product: Product, flags: Flags) -> Result<Self> {
         let screen = Screen::new(&product.name, flags.quiet);
         let named = flags.environment.or_else(|| product.setting("ENV"));
@@ -99,7 +99,7 @@ impl Environment {
         self.output.unwrap_or(Format::Table)
     }
 
-    /// The format, if one was asked for.
+    /// The format, if a flag names one.
     pub fn requested_format(&self) -> Option<Format> {
         self.output
     }
@@ -146,7 +146,7 @@ impl Environment {
         self.folder()?.write(SETTINGS_FILE, &(text + "\n"))
     }
 
-    /// Where the service is, if it is known.
+    /// The URL of the service; none if it is not configured.
     ///
     /// # Errors
     ///
@@ -166,7 +166,7 @@ impl Environment {
     ///
     /// # Errors
     ///
-    /// Nothing says where.
+    /// No source names an address.
     pub fn url(&self) -> Result<Url> {
         self.configured_url()?.ok_or_else(|| {
             let name = &self.product.name;
@@ -176,12 +176,13 @@ impl Environment {
         })
     }
 
-    /// The key from the environment, which goes before any session.
+    /// The key from the environment, which takes precedence over a session.
     pub fn api_key(&self) -> Option<String> {
         self.product.setting("API_KEY")
     }
 
-    /// The chosen organization. The choice that is kept belongs to the session: a key has its own organization.
+    /// The chosen organization. The stored choice belongs to the session; it does not apply to a key, which has its own
+    /// organization.
     ///
     /// # Errors
     ///

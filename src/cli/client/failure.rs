@@ -22,7 +22,7 @@ pub enum Exit {
 pub struct Failure {
     /// The exit code of the process.
     pub exit: Exit,
-    /// What went wrong; empty if everything is said already.
+    /// What went wrong; empty if it was printed already.
     pub message: String,
 }
 
@@ -45,7 +45,7 @@ impl Failure {
         Self { exit: Exit::NotSignedIn, message: message.to_string() }
     }
 
-    /// The person said no, or pressed Ctrl-C.
+    /// The person answered no, or pressed Ctrl-C.
     pub fn cancelled() -> Self {
         Self::usage("cancelled")
     }
@@ -55,7 +55,7 @@ impl Failure {
         Self { exit, message: String::new() }
     }
 
-    /// A failed write to standard output. That the reader went away is no error: `keys list | head` is an everyday use.
+    /// A failed write to standard output. A closed pipe is no error, because `keys list | head` closes it.
     pub fn output(error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             Self::silent(Exit::Done)
@@ -64,14 +64,14 @@ impl Failure {
         }
     }
 
-    /// Adds a line that says what to do.
+    /// Adds a line with advice.
     pub fn hint(mut self, line: impl Display) -> Self {
         self.message = format!("{}\n{line}", self.message);
         self
     }
 }
 
-/// An error and its causes. The outermost message alone says little.
+/// An error and its causes. The outermost message alone is rarely enough.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

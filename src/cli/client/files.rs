@@ -1,4 +1,4 @@
-//! Private files: a folder of mode 0700, files of mode 0600, replaced atomically, and never trusted if another user could
+//! Private files: a folder of mode 0700, files of mode 0600, replaced atomically, and refused if another user could
 //! have written them.
 
 use std::{
@@ -12,7 +12,7 @@ use super::failure::{Failure, Result};
 /// Longest file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// What was read, and what was repaired meanwhile.
+/// The text of a file, and a warning if its permissions were repaired.
 pub struct PrivateText {
     /// The text of the file.
     pub text: String,
@@ -59,7 +59,7 @@ impl PrivateFolder {
         let mut text = String::new();
         let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text);
         if read.is_err() || text.len() as u64 > MAX_FILE_BYTES {
-            // The caller finds that the content is damaged.
+            // Not UTF-8. The caller reports an empty text as damaged.
             text.clear();
         }
         Ok(Some(PrivateText { text, warning: (!warnings.is_empty()).then(|| warnings.join("\n")) }))
@@ -106,7 +106,7 @@ impl PrivateFolder {
         }
     }
 
-    /// Opens the file that processes lock in turn.
+    /// Opens the lock file, by which processes exclude each other.
     ///
     /// # Errors
     ///
@@ -136,7 +136,8 @@ impl PrivateFolder {
     }
 }
 
-/// Refuses what another user owns or could have written; takes away everybody else's right to read, and says so.
+/// Refuses a file that another user owns or could have written. Removes other users' right to read it, and returns a
+/// warning then.
 #[cfg(unix)]
 fn make_private(file: &File, path: &Path, mode: u32) -> Result<Option<String>> {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

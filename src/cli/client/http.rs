@@ -9,18 +9,19 @@ use super::failure::{Failure, Result, chain};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest response; a page of a thousand keys with all that they may have is 7 MB.
+/// Longest response. A page of a thousand keys at their maximum sizes is 7 MB.
 const MAX_RESPONSE_BYTES: usize = 16 << 20;
-/// First pause where the server does not name one; doubled with each further one.
+/// First delay if the server names none; doubled with each further one.
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(250);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(8);
 
 /// Whether a request may be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
-    /// Sending it twice does what sending it once does.
+    /// Idempotent: it may be repeated.
     Safe,
-    /// It may have happened although the answer says "try again". A refusal by a rate limit is no such answer.
+    /// It may have taken effect although the response is an error that allows a retry, so only a refusal by a rate
+    /// limit is repeated.
     OnlyIfRefused,
 }
 
@@ -40,7 +41,7 @@ pub struct Call {
 pub struct Reply {
     pub status: StatusCode,
     pub body: Vec<u8>,
-    /// How long to wait before asking again.
+    /// How long to wait before the request is repeated.
     pub retry_after: Option<Duration>,
 }
 
@@ -68,12 +69,12 @@ impl Http {
         Ok(Self { client, deadline: Instant::now() + timeout })
     }
 
-    /// How long this client still tries.
+    /// Time until this client stops trying.
     pub fn remaining(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Sends a request, again where it is refused for now and that is safe. The last response counts.
+    /// Sends a request, and repeats it while the response allows a retry and `Repeat` does. Returns the last response.
     ///
     /// # Errors
     ///
@@ -128,7 +129,7 @@ impl Http {
     }
 }
 
-/// Why there is no response, without the URL, whose query may hold what is secret.
+/// Why there is no response, without the URL, because its query may hold a secret.
 fn causes(error: &reqwest::Error) -> String {
     let Some(source) = std::error::Error::source(error) else { return "the request failed".to_owned() };
     let all = chain(source);

@@ -1,5 +1,5 @@
-//! The command line for people and pipelines, over REST. It needs no room of the server: it starts in milliseconds, and
-//! opens no database.
+//! The command line for people and pipelines, over REST. It uses no module of the server, so it starts in milliseconds,
+//! and opens no database.
 
 mod api;
 pub mod args;
@@ -64,8 +64,8 @@ pub fn run(product: Product, command: Command, outer: Global, whole: clap::Comma
     }
 }
 
-/// Ctrl-C ends a command with the exit code of a cancellation. Files are replaced as a whole, so none is half-written; a
-/// step that would be lost if it were cut in two is finished first, unless Ctrl-C is pressed again.
+/// Ctrl-C ends a command with the exit code of a cancellation. Files are replaced as a whole, so none is half-written;
+/// a step that must not be interrupted is finished first, unless Ctrl-C is pressed again.
 async fn until_interrupted(work: impl Future<Output = Result>) -> Result {
     let mut work = std::pin::pin!(work);
     tokio::select! {

@@ -98,7 +98,7 @@ impl<'a> ListWriter<'a> {
         })
     }
 
-    /// Ends the list; how many items it has.
+    /// Ends the list. Returns the number of its items.
     ///
     /// # Errors
     ///
@@ -123,7 +123,8 @@ fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }
 
-/// JSON values as YAML. Every string that is not plainly a word is quoted as in JSON, which YAML reads in the same way.
+/// JSON values as YAML. Every string that YAML could read as another type is quoted as in JSON, which YAML reads in the
+/// same way.
 pub fn yaml(value: &Value) -> String {
     let mut text = String::new();
     match value {

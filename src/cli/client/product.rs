@@ -18,12 +18,12 @@ const MAX_FILE_BYTES: u64 = 64 << 10;
 pub struct Product {
     /// The name of the command.
     pub name: String,
-    /// Folders in which a file with ready addresses may be, the first one first.
+    /// Folders that may hold a file with preset addresses, in the order of search.
     folders: Vec<PathBuf>,
 }
 
 impl Product {
-    /// The product that `argv[0]` names. A name that is no name of a command counts as the program's own.
+    /// The product that `argv[0]` names. A name that is not valid for a command counts as the program's own.
     pub fn of(command: Option<&OsStr>) -> Self {
         let path = command.map(Path::new);
         let stem = path.and_then(Path::file_stem).and_then(OsStr::to_str).unwrap_or(OWN_NAME);
@@ -62,7 +62,7 @@ impl Product {
     }
 
     /// The value of an environment variable. A variable that is set to the empty string counts as unset: pipelines pass
-    /// missing secrets so.
+    /// missing secrets in that way.
     pub fn setting(&self, what: &str) -> Option<String> {
         std::env::var(self.variable(what)).ok().filter(|value| !value.is_empty())
     }
@@ -72,7 +72,8 @@ impl Product {
         std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(format!(".{}", self.name)))
     }
 
-    /// The ready address of an environment: `[env.prod] url = "…"` in `norrix.toml`, in the binary's folder or in `/etc`.
+    /// The preset address of an environment: `[env.prod] url = "…"` in `norrix.toml`, in the binary's folder or in
+    /// `/etc`.
     ///
     /// # Errors
     ///

@@ -9,17 +9,17 @@ use console::{Style, Term};
 
 use super::failure::{Failure, Result};
 
-/// A spinner is shown only for what takes longer.
+/// Delay before a spinner is shown.
 const SPINNER_DELAY: Duration = Duration::from_millis(500);
 const SPINNER_INTERVAL: Duration = Duration::from_millis(100);
 const SPINNER: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
 
-/// The terminal, as far as there is one.
+/// The standard streams, with what the terminal supports.
 pub struct Screen {
     /// The name that messages begin with.
     name: String,
     quiet: bool,
-    /// Whether somebody can be asked: standard input and standard error are a terminal.
+    /// Whether prompts are possible: standard input and standard error are a terminal.
     pub can_ask: bool,
     out: Stream,
     error: Stream,
@@ -32,7 +32,7 @@ struct Stream {
 }
 
 impl Screen {
-    /// Looks at the standard streams.
+    /// Detects what the standard streams support.
     pub fn new(name: &str, quiet: bool) -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let colors = !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
@@ -50,7 +50,7 @@ impl Screen {
     ///
     /// # Errors
     ///
-    /// Nobody reads on, or the disk is full.
+    /// The reader has closed it, or the disk is full.
     #[expect(clippy::unused_self, reason = "who prints has the screen")]
     pub fn print(&self, text: &str) -> Result {
         let mut out = io::stdout().lock();
@@ -73,19 +73,19 @@ impl Screen {
         }
     }
 
-    /// Says something that a person has to see.
+    /// Prints a line on standard error, also with `--quiet`.
     #[expect(clippy::unused_self, reason = "who says something has the screen")]
     pub fn say(&self, text: impl AsRef<str>) {
         let _ = writeln!(io::stderr(), "{}", text.as_ref());
     }
 
-    /// Warns.
+    /// Prints a warning on standard error.
     pub fn warn(&self, text: impl AsRef<str>) {
         let label = Style::new().force_styling(self.error.has_color).yellow().apply_to("warning:");
         self.say(format!("{}: {label} {}", self.name, text.as_ref()));
     }
 
-    /// Says why a command failed.
+    /// Prints why a command failed.
     pub fn failed(&self, text: &str) {
         let name = Style::new().force_styling(self.error.has_color).red().apply_to(format!("{}:", self.name));
         self.say(format!("{name} {text}"));

@@ -1,4 +1,4 @@
-//! The session that is kept: its token, refreshed where it is about to expire.
+//! The stored session: its token, refreshed if it is about to expire.
 
 use reqwest::Url;
 
@@ -24,7 +24,7 @@ pub async fn id_token(environment: &Environment, http: &Http, base: &Url) -> Res
             .hint(format_args!("Sign in with: {name} login{}", environment.flag()))
             .hint(format_args!("Or set {}.", environment.product.variable("API_KEY"))));
     };
-    // A session is shown to nobody but the service that it is for.
+    // Never send a session to a service other than its own.
     if tokens.url != base.as_str() {
         return Err(Failure::not_signed_in(format_args!("signed in at {}, not at {base}", escape(&tokens.url)))
             .hint(format_args!("Sign in there with: {name} login {base} --env NAME")));
@@ -32,23 +32,23 @@ pub async fn id_token(environment: &Environment, http: &Http, base: &Url) -> Res
     if tokens.is_fresh() { Ok(tokens.id_token) } else { refresh(environment, http, None).await }
 }
 
-/// Gets the next token: the kept one is about to expire, or the service `refused` it. One process at a time does: a refresh
-/// token is good for one use.
+/// Refreshes the token, because the stored one is about to expire, or the service `refused` it. Only one process at a
+/// time refreshes: a refresh token is valid for one use.
 ///
 /// # Errors
 ///
-/// The issuer does not give one.
+/// The issuer does not issue one.
 pub async fn refresh(environment: &Environment, http: &Http, refused: Option<&str>) -> Result<String> {
     let lock = environment.lock().await?;
     let expired = |why: &str| Failure::not_signed_in(why).hint(environment.sign_in_hint());
     let tokens = environment.tokens()?.ok_or_else(|| expired("the session was ended"))?;
-    // Another process was faster. Two tokens of the same second may be the same text.
+    // Another process has refreshed it. Two tokens issued in the same second may be equal.
     if tokens.is_fresh() && refused.is_none_or(|refused| tokens.id_token != refused) {
         return Ok(tokens.id_token);
     }
     let Some(refresh_token) = &tokens.refresh_token else { return Err(expired("the session has expired")) };
     let issuer = oauth::issuer(http, &tokens.issuer).await?;
-    // The issuer may take the old refresh token and give a new one: Ctrl-C in between would lose the session.
+    // The issuer may replace the refresh token. Ctrl-C between its response and the write would lose the session.
     let _uninterrupted = Uninterrupted::begin();
     let form = [
         ("grant_type", "refresh_token"),
@@ -57,7 +57,7 @@ pub async fn refresh(environment: &Environment, http: &Http, refused: Option<&st
     ];
     match oauth::token(http, &issuer, &form).await? {
         Ok(mut next) => {
-            // An issuer that does not rotate gives none.
+            // An issuer that does not rotate refresh tokens sends none.
             next.refresh_token = next.refresh_token.or_else(|| Some(refresh_token.clone()));
             let base = Url::parse(&tokens.url).map_err(|_| expired("the session is damaged"))?;
             let kept: Tokens = oauth::accept(next, &base, &issuer, &tokens.client_id, None)?.tokens;

@@ -9,10 +9,10 @@ use super::{
     product::Product,
 };
 
-/// The variable by which a shell asks what it could complete.
+/// The variable that a shell sets to request completions.
 const VARIABLE: &str = "COMPLETE";
 
-/// Answers a shell that asks what it could complete; whether it did.
+/// Answers a shell that requests completions. Returns whether it did.
 pub fn complete(product: &Product, command: impl Fn() -> clap::Command) -> bool {
     let completed = CompleteEnv::with_factory(command)
         .var(VARIABLE)
@@ -21,7 +21,8 @@ pub fn complete(product: &Product, command: impl Fn() -> clap::Command) -> bool 
     completed.unwrap_or_else(|error| error.exit())
 }
 
-/// Writes what a shell has to load. The shell then asks this program, so that ids and organizations are completed, too.
+/// Writes the script that a shell has to load. The shell then calls this program for candidates, so that ids and
+/// organizations are completed, too.
 pub fn completions(product: &Product, shell: &str) -> Result {
     let shells = Shells::builtins();
     let Some(completer) = shells.completer(shell) else {

@@ -8,14 +8,14 @@ use super::{
     screen::Screen,
 };
 
-/// The mode of the terminal before any prompt, to go back to.
+/// The mode of the terminal before any prompt, to restore.
 pub struct TerminalMode {
     #[cfg(unix)]
     before: Option<rustix::termios::Termios>,
 }
 
 impl TerminalMode {
-    /// Notes the mode of the terminal.
+    /// Saves the mode of the terminal.
     pub fn save() -> Self {
         Self {
             #[cfg(unix)]
@@ -23,7 +23,7 @@ impl TerminalMode {
         }
     }
 
-    /// Goes back to it, with a visible cursor.
+    /// Restores it, with a visible cursor.
     pub fn restore(&self) {
         #[cfg(unix)]
         if let Some(before) = &self.before {
@@ -41,7 +41,7 @@ impl TerminalMode {
 ///
 /// # Errors
 ///
-/// Nobody can be asked, or the answer is no.
+/// Prompts are not possible, or the answer is no.
 pub async fn confirm(screen: &Screen, question: &str) -> Result {
     if !screen.can_ask {
         return Err(Failure::usage(format_args!("{question} Say --yes: nobody can be asked here")));

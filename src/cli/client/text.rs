@@ -1,4 +1,4 @@
-//! Text for people: what a name may do to a terminal, and times in words.
+//! Text for people: escapes characters that affect a terminal, and writes times in words.
 
 use std::fmt::Write as _;
 
@@ -19,8 +19,7 @@ fn is_deceptive(c: char) -> bool {
         )
 }
 
-/// A text that somebody else chose, on one line and with everything visible: deceptive characters are shown as
-/// `\u{202e}`.
+/// Untrusted text on one line, with every character visible: deceptive characters are shown as `\u{202e}`.
 pub fn escape(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -62,8 +61,8 @@ pub fn parse_time(text: &str) -> Option<i64> {
 /// A time in words: "3 days ago", "in 2 hours".
 pub fn relative(at: i64, now: i64) -> String {
     const DAY: i64 = 86_400;
-    // From how many seconds on a unit is used, and its length. A key for 90 days expires in 90 days, not in 3 months; and
-    // what is nearly an hour away is an hour away, not 60 minutes.
+    // From how many seconds on a unit is used, and its length. The thresholds keep 90 days from being shown as 3
+    // months, and 60 minutes from being shown instead of an hour.
     const UNITS: [(i64, i64, &str); 5] = [
         (730 * DAY, 365 * DAY, "year"),
         (100 * DAY, 30 * DAY, "month"),

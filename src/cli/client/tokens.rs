@@ -14,13 +14,13 @@ use super::{
 };
 
 const TOKENS_FILE: &str = "tokens.json";
-/// A token that lives no longer is refreshed before it is used.
+/// A token that expires within this many seconds is refreshed before it is used.
 const REFRESH_BEFORE: i64 = 60;
 /// How long a process waits for another one that refreshes.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 const LOCK_INTERVAL: Duration = Duration::from_millis(25);
 
-/// A session as it is kept.
+/// A session as it is stored.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Tokens {
     /// The service that it is for. It is never sent anywhere else.
@@ -29,13 +29,14 @@ pub struct Tokens {
     pub issuer: String,
     /// The client that the person signed in with.
     pub client_id: String,
-    /// The token that the service is shown.
+    /// The token that is sent to the service.
     pub id_token: String,
-    /// Gets the next one, if the issuer gave one.
+    /// The refresh token, if the issuer issued one.
     pub refresh_token: Option<String>,
     /// When the ID token was received, by this machine's clock.
     pub received_at: i64,
-    /// How long it lives from then on, by the issuer's clock: a wrong clock of this machine changes nothing.
+    /// Its lifetime in seconds from then on, by the issuer's clock, so that a wrong clock of this machine has no
+    /// effect.
     pub lifetime: i64,
 }
 
@@ -55,7 +56,7 @@ pub fn claims(token: &str) -> Option<Map<String, Value>> {
 }
 
 impl Environment {
-    /// The session that is kept; none if nobody is signed in.
+    /// The stored session; none if nobody is signed in.
     ///
     /// # Errors
     ///
@@ -81,7 +82,7 @@ impl Environment {
         self.folder()?.write(TOKENS_FILE, &serde_json::to_string(tokens).unwrap_or_default())
     }
 
-    /// Forgets the session.
+    /// Deletes the session.
     ///
     /// # Errors
     ///
@@ -90,11 +91,11 @@ impl Environment {
         self.folder()?.delete(TOKENS_FILE)
     }
 
-    /// Waits until no other process changes the session. Dropping the file ends the turn.
+    /// Waits for the lock that a process holds while it changes the session. Dropping the file releases it.
     ///
     /// # Errors
     ///
-    /// Another process does not end its turn.
+    /// Another process holds the lock for longer than [`LOCK_TIMEOUT`].
     pub async fn lock(&self) -> Result<std::fs::File> {
         let file = self.folder()?.lock_file()?;
         let start = Instant::now();

@@ -1,4 +1,4 @@
-//! Steps that Ctrl-C does not cut in two.
+//! Steps that Ctrl-C does not interrupt.
 
 use std::{
     pin::Pin,

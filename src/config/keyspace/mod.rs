@@ -17,12 +17,12 @@ use crate::domain::{
     validation::{MAX_LIFETIME, Violations},
 };
 
-/// What could be read of one keyspace. One with a problem still takes part in the checks across keyspaces.
+/// What could be read of one keyspace. A keyspace with a problem is still compared with the others.
 pub struct Draft {
     /// The name, if it can be read.
     pub name: Option<String>,
     prefixes: Option<Prefixes>,
-    /// The keyspace, if it has what it needs.
+    /// The keyspace, if it has no problem.
     pub keyspace: Option<Keyspace>,
 }
 
@@ -160,7 +160,8 @@ fn scopes(section: &Section<'_>, setting: &Setting) -> Option<Vec<String>> {
     Some(scopes)
 }
 
-/// Where `default_scopes` is absent: every scope but the admin scope, so that nobody becomes an admin by leaving it out.
+/// Where `default_scopes` is absent: every scope but the admin scope, so that a creator that names no scopes does not
+/// make an admin key.
 fn default_scopes(section: &Section<'_>, all: Option<&[String]>, admin: Option<&str>) -> Vec<String> {
     let Some(defaults) = scopes(section, &DEFAULT_SCOPES) else {
         return all.unwrap_or_default().iter().filter(|scope| Some(scope.as_str()) != admin).cloned().collect();

@@ -1,4 +1,4 @@
-//! `gateway` and `[[keyspace.route]]`: what gateways ask about a keyspace's keys.
+//! `gateway` and `[[keyspace.route]]`: which requests gateways may pass for a keyspace's keys.
 
 use super::super::{
     section::Section,
@@ -10,7 +10,7 @@ use crate::domain::{
     validation::Violations,
 };
 
-/// Routes of one keyspace: each request is compared with them in turn.
+/// Routes of one keyspace: each request is compared with them one by one.
 const MAX_ROUTES: usize = 1_000;
 /// The methods that HTTP defines, and others that clients send.
 const KNOWN_METHODS: [&str; 21] = [

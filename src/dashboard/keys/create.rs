@@ -1,4 +1,4 @@
-//! Creating a key: the form, and what comes of it.
+//! Creating a key: the form and its handler.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -27,7 +27,7 @@ use crate::{
     service::keys::create::{CreateKey, Expiry},
 };
 
-/// What was typed, so that an error loses nothing.
+/// The submitted values, shown again after an error.
 #[derive(Debug, Clone, Default)]
 struct Typed {
     keyspace: String,
@@ -46,7 +46,7 @@ struct Typed {
 
 #[derive(Template)]
 #[template(path = "keys/new.html")]
-#[expect(clippy::struct_excessive_bools, reason = "each is a part of the form that is there or not")]
+#[expect(clippy::struct_excessive_bools, reason = "each says whether the form has a part")]
 struct NewPage {
     chrome: Chrome,
     typed: Typed,
@@ -79,7 +79,7 @@ impl NewPage {
         self.typed.scopes.iter().any(|chosen| chosen == scope)
     }
 
-    /// Whether the parts that most keys do without are shown open.
+    /// Whether the optional part of the form is shown expanded.
     fn more(&self) -> bool {
         let typed = &self.typed;
         let parts = [&typed.webhook, &typed.metadata, &typed.instance, &typed.environment];
@@ -122,7 +122,7 @@ fn keyspaces(viewer: &Viewer) -> Result<Vec<Arc<Keyspace>>> {
 fn chosen_keyspace(viewer: &Viewer, named: &str) -> Result<Arc<Keyspace>> {
     let keyspaces = keyspaces(viewer)?;
     let found = keyspaces.iter().find(|keyspace| keyspace.name == named).or_else(|| {
-        // A foreign name is answered like one that does not exist.
+        // A keyspace of others is answered like one that does not exist.
         keyspaces.first().filter(|_| named.is_empty())
     });
     found.cloned().ok_or_else(|| Error::invalid("keyspace", "no such keyspace"))
@@ -204,7 +204,7 @@ async fn create(viewer: &Viewer, mut form: Form) -> Result<Response> {
     }
     let service = viewer.service();
     if !service.dashboard.spend_form(&viewer.open.session, &once, viewer.call()).await? {
-        // A browser that loads the page with the secret again sends the form again.
+        // The form was used already: a browser that reloads the page with the secret sends the form again.
         return Ok(secret::already_used(viewer));
     }
     match service.keys.create(viewer.caller(), request, viewer.call()).await {
@@ -220,7 +220,7 @@ async fn create(viewer: &Viewer, mut form: Form) -> Result<Response> {
     }
 }
 
-/// The request of what was typed, and what is wrong with it in the form alone.
+/// Converts the submitted values to a request. Returns also the problems that only the form can have.
 fn request(typed: &Typed, keyspace: &Keyspace, now: Micros) -> (CreateKey, Vec<(&'static str, String)>) {
     let mut problems = Vec::new();
     let mut bad = |field: &'static str, what: &str| problems.push((field, what.to_owned()));
@@ -292,7 +292,7 @@ fn end_of_day(text: &str) -> Option<Micros> {
     next.checked_mul(SECOND)
 }
 
-/// Pairs, one in each line. An error is the number of the line that is none.
+/// Pairs, one in each line. The error is the number of the first line that is not a pair.
 fn metadata(text: &str) -> std::result::Result<BTreeMap<String, String>, usize> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let pair = |(at, line): (usize, &str)| {
@@ -302,7 +302,7 @@ fn metadata(text: &str) -> std::result::Result<BTreeMap<String, String>, usize> 
     lines.map(pair).collect()
 }
 
-/// A use case's word on a field, as the form names it.
+/// A use case's problem with a field, under the name that the form uses.
 fn problem(bad: &FieldViolation) -> (&'static str, String) {
     let field = match &*bad.field {
         "name" => "name",

@@ -90,7 +90,7 @@ impl Filters {
         query.finish()
     }
 
-    /// Whether any filter hides a key.
+    /// Whether any filter is set.
     pub(super) fn narrows(&self) -> bool {
         !self.query(&[]).is_empty()
     }
@@ -135,7 +135,7 @@ struct ListPage {
     /// Whether the organization is a filter: for operators.
     by_organization: bool,
     next: String,
-    /// What the page cannot show.
+    /// A note about keys that the page does not show.
     note: String,
     can_create: bool,
     more_filters: bool,
@@ -147,7 +147,7 @@ impl ListPage {
         self.link(&[("status", status), ("only", "")])
     }
 
-    /// A link to one of the ready filters.
+    /// A link to one of the predefined filters.
     fn only_link(&self, only: &str) -> String {
         self.link(&[("only", only), ("status", ""), ("q", "")])
     }
@@ -168,7 +168,8 @@ pub(in crate::dashboard) async fn page(viewer: Viewer, RawQuery(query): RawQuery
 async fn show(viewer: &Viewer, filters: Filters) -> Result<Response> {
     let manager = viewer.manager()?;
     if viewer.service().auth.holds_credential(&filters.search) {
-        // A secret that was pasted must not stay in the address and in the history: what is stored of it is enough.
+        // Keep only the stored prefix of a pasted secret: otherwise the secret would stay in the address bar and in the
+        // history.
         let prefix: String = filters.search.chars().take(DISPLAY_PREFIX_LEN).collect();
         return Ok(see_other(&format!("{PATH}?{}", filters.query(&[("q", &prefix)]))));
     }

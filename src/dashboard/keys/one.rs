@@ -32,7 +32,7 @@ struct DeliveryRow {
     host: String,
     /// The status of the receiver's last answer, or why there was none.
     answer: String,
-    /// The receiver's own words; operators only.
+    /// The beginning of the receiver's response; operators only.
     response: String,
     last: Option<Moment>,
     /// When the next attempt is due, in words.
@@ -82,7 +82,7 @@ struct OnePage {
     may_change: bool,
     is_active: bool,
     once: String,
-    /// What is wrong with the webhook that was typed.
+    /// What is wrong with the submitted webhook.
     problem: String,
     typed: String,
 }
@@ -99,14 +99,14 @@ pub(in crate::dashboard) async fn page(viewer: Viewer, Path(id): Path<String>) -
     viewer.answer(result)
 }
 
-/// A key that the caller may see; an id that cannot be one names no key.
+/// A key that the caller may see; a text that is not an id names no key.
 pub(super) async fn find(viewer: &Viewer, id: &str) -> Result<KeyRecord> {
     let key = viewer.service().keys.get(viewer.caller(), id, viewer.call()).await.map_err(no_such_key)?;
     viewer.context.set_key(key.id);
     Ok(key)
 }
 
-/// An id that cannot be read is that of no key.
+/// Replaces the error for a malformed id by the one for an id without a key.
 pub(super) fn no_such_key(error: Error) -> Error {
     match error.fields.as_slice() {
         [only] if only.field == "id" => Error::no_such_key(),
@@ -114,7 +114,7 @@ pub(super) fn no_such_key(error: Error) -> Error {
     }
 }
 
-/// The page, with what was typed as the webhook and what is wrong with it.
+/// The page, with the submitted webhook and what is wrong with it.
 pub(super) async fn show(viewer: &Viewer, id: &str, problem: String, typed: String) -> Result<Response> {
     let key = find(viewer, id).await?;
     let (service, caller, now) = (viewer.service(), viewer.caller(), viewer.now());

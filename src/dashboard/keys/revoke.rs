@@ -1,4 +1,4 @@
-//! Revoking a key, and how far the revocation is.
+//! Revoking a key, and the progress of the revocation.
 
 use std::time::Duration;
 
@@ -27,7 +27,8 @@ use crate::{
     },
 };
 
-/// How long the browser waits for certainty before it gets the page that says how far the revocation is.
+/// How long a request waits until the revocation is confirmed on every replica. After that, the browser gets the page
+/// that shows the progress.
 const CERTAINTY_TIMEOUT: Duration = Duration::from_secs(4);
 
 #[derive(Template)]
@@ -37,7 +38,7 @@ struct RevokePage {
     id: String,
     name: String,
     prefix: String,
-    /// What has to be typed.
+    /// The text that has to be typed.
     confirmation: String,
     last_used: Option<Moment>,
     reason: String,
@@ -126,7 +127,7 @@ async fn revoke(viewer: &Viewer, id: &str, mut form: Form) -> Result<Response> {
     }
 }
 
-/// Whether a revocation is committed, and only not certain yet.
+/// Whether a revocation is committed, but not confirmed by every replica yet.
 pub(super) fn is_pending(error: &Error) -> bool {
     error.reason == "REVOCATION_PENDING"
 }

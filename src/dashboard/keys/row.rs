@@ -21,7 +21,7 @@ pub(in crate::dashboard) struct KeyRow {
     pub(in crate::dashboard) expires: Option<Moment>,
     pub(in crate::dashboard) created: Moment,
     pub(in crate::dashboard) created_by: String,
-    /// Keyspace, organization, instance and environment, as far as they say something.
+    /// Keyspace, organization, instance and environment, where they are not empty or implied.
     pub(in crate::dashboard) binding: Vec<String>,
 }
 

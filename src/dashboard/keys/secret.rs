@@ -94,8 +94,8 @@ fn curl(viewer: &Viewer, keyspace: &Keyspace, variable: &str) -> String {
     format!("curl -H \"{header}\" {origin}/api/v1/keys")
 }
 
-/// `POST /dashboard/settings/api-keys/env`: the secret that the page itself has just shown, as a file. It is kept
-/// nowhere: without script, a form is the only way to make a file of what is on a page.
+/// `POST /dashboard/settings/api-keys/env`: the secret that the page itself has just shown, as a file. The server does
+/// not store it: the page sends it in the form, which is the only way to offer a download without script.
 pub(in crate::dashboard) async fn env(Posted { viewer, mut form }: Posted) -> Response {
     let (variable, secret) = (form.one("variable"), form.one("secret"));
     let result = form.finish().and_then(|()| env_file(&viewer, &variable, &secret));
@@ -103,7 +103,7 @@ pub(in crate::dashboard) async fn env(Posted { viewer, mut form }: Posted) -> Re
 }
 
 fn env_file(viewer: &Viewer, named: &str, secret: &str) -> Result<Response> {
-    // Only what this installation made is sent back, so that the form cannot make any other file.
+    // Only a secret of this installation is sent back, so that the form cannot be used to serve other content.
     let is_ours = viewer.service().auth.is_well_formed(secret);
     let known = viewer.service().registry.all().iter().any(|keyspace| variable(&keyspace.name) == named);
     if !is_ours || !known {

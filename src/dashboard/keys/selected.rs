@@ -1,4 +1,4 @@
-//! Several keys at once: what would end, and the result for each.
+//! Revoking several keys at once: the confirmation, and the result for each.
 
 use askama::Template;
 use axum::response::Response;
@@ -18,14 +18,15 @@ use crate::{
 
 /// The most keys at once: one page of the list.
 const MAX_SELECTED: usize = 50;
-/// Revocations at once: fewer than one caller may have in flight, so that pages still load meanwhile.
+/// Maximum number of concurrent revocations: fewer than one caller may have in flight, so that pages still load
+/// meanwhile.
 const MAX_CONCURRENT_REVOCATIONS: usize = 8;
 
 #[derive(Template)]
 #[template(path = "keys/selected.html")]
 struct SelectedPage {
     chrome: Chrome,
-    /// The keys that would end.
+    /// The keys that would be revoked.
     rows: Vec<KeyRow>,
     /// The keys that cannot be revoked, and why.
     refused: Vec<(String, String)>,

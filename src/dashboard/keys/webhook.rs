@@ -34,7 +34,7 @@ async fn change(viewer: &Viewer, id: &str, mut form: Form) -> Result<Response> {
         "remove" => WebhookPatch::default(),
         _ => return Err(Error::invalid("action", "must be set, rotate or remove")),
     };
-    // The response may show a secret, and a browser that loads it again sends the form again.
+    // The response may show a secret. A browser that reloads it sends the form again, so each form is valid once.
     if !viewer.service().dashboard.spend_form(&viewer.open.session, &once, viewer.call()).await? {
         return Ok(secret::already_used(viewer));
     }

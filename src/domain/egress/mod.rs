@@ -13,7 +13,7 @@ use super::ip_class;
 /// Bytes in a webhook URL.
 pub const MAX_URL_BYTES: usize = 2_048;
 
-/// Ports of databases, and of protocols that could take an HTTP request for one of their own.
+/// Ports of databases, and of protocols that could interpret parts of an HTTP request as commands.
 pub const DENIED_PORTS: &[u16] = &[
     1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110,
     111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 445, 465, 512, 513, 514, 515, 526, 530, 531,
@@ -129,7 +129,7 @@ impl Egress {
         if name.len() > 253 || !name.split('.').all(label) {
             return Err("must have a host that is a name of DNS or an address");
         }
-        // Resolvers answer these with loopback.
+        // Resolvers resolve these to loopback.
         if name.rsplit('.').next() == Some("localhost") {
             self.address(Ipv4Addr::LOCALHOST.into()).map_err(|_| NOT_PUBLIC)?;
         }

@@ -73,8 +73,8 @@ impl KeyIdGenerator {
         let mut random = [0_u8; 10];
         entropy.fill(&mut random);
         let (mut at, mut next) = (0, 0);
-        // The clock is read after the last id was. Otherwise a concurrent call with a later reading could be the last one, and
-        // this id would be later than the time that is returned with it.
+        // Read the clock after `last`. Otherwise a concurrent call could read the clock later and store its id first;
+        // this id would then be later than the time that is returned with it.
         let advance = |last: u64| {
             at = clock.wall();
             let millis = u64::try_from(at / 1_000).unwrap_or(0);

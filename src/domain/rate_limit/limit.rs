@@ -1,4 +1,4 @@
-//! A rate limit, and what a caller learns about it.
+//! A rate limit, and its state as callers see it.
 
 use crate::domain::clock::{Micros, SECOND};
 
@@ -33,7 +33,7 @@ impl RateLimit {
     }
 }
 
-/// What happens to a call that a shared limit has not answered in time, although it is available.
+/// What happens to a call that the shared limiter did not answer in time although it is available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnTimeout {
     /// It is refused. The limit holds.
@@ -47,7 +47,7 @@ pub enum OnTimeout {
 pub struct RateState {
     /// The limit.
     pub limit: u32,
-    /// What may still be spent.
+    /// How much may still be spent.
     pub remaining: u32,
     /// When `remaining` next grows; now, if nothing is spent. On the clock of the call that returned this.
     pub reset_at: Micros,

@@ -31,7 +31,7 @@ pub struct GrantOrigin {
 pub struct Grant {
     /// Number of permits.
     pub permits: u32,
-    /// How long after the grant their bucket ends.
+    /// Time from the grant to the end of their bucket.
     pub left: Micros,
     /// Where they were granted.
     pub origin: GrantOrigin,
@@ -106,8 +106,8 @@ impl CachedRefusal {
         Some(Self { limit, cost, until, remaining: state.remaining, reset_at: state.reset_at })
     }
 
-    /// Repeats the refusal for the same cost until its time has come. Permits that other replicas return in the meantime
-    /// are not seen.
+    /// Repeats the refusal for the same cost until it expires. Permits that other replicas return in the meantime are
+    /// not seen.
     pub fn repeat(&self, limit: RateLimit, now: Micros, cost: u32) -> Option<RateState> {
         let wait = self.until - now;
         (limit == self.limit && cost == self.cost && wait > 0).then_some(RateState {

@@ -24,7 +24,7 @@ pub struct SlidingWindow {
 }
 
 impl SlidingWindow {
-    /// A window with nothing spent at `now`.
+    /// An empty window at `now`.
     pub fn empty(limit: RateLimit, now: Micros) -> Self {
         Self { newest: bucket(limit, now), counts: [0; COUNTED] }
     }

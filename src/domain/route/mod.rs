@@ -7,7 +7,7 @@ use self::path::Segments;
 pub use self::pattern::PathPattern;
 use super::role::Role;
 
-/// What a keyspace says about gateways.
+/// The settings of a keyspace for gateways.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GatewayRules {
     /// The answer to a request that no route fits.
@@ -93,7 +93,7 @@ impl Route {
     }
 }
 
-/// What the routes say about a request.
+/// How the routes match a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RouteMatch<'a> {
     /// This route fits.
@@ -102,15 +102,16 @@ pub enum RouteMatch<'a> {
     AnyKey,
     /// No route fits, and nobody passes.
     NoRoute,
-    /// Two readers of the path could take it for two different ones.
+    /// Different servers could interpret the path differently.
     Ambiguous,
 }
 
 impl GatewayRules {
     /// The route of a request. `target` is the path as the client sent it, undecoded; a query after it is ignored.
     ///
-    /// The upstream reads the path itself, by rules of its own, and so may a gateway in between. A path that one reader
-    /// could resolve and another one leave alone is refused: otherwise a route could be passed by a spelling.
+    /// The upstream reads the path itself, by rules of its own, and so may a gateway in between. A path that one of
+    /// them could normalize and another could not is refused: otherwise an alternative spelling of a path could bypass
+    /// a route.
     pub fn route(&self, method: &str, target: &str) -> RouteMatch<'_> {
         if self.routes.is_empty() {
             return self.unmatched();

@@ -1,4 +1,4 @@
-//! The segments of a path, where every reader of the path agrees on them.
+//! The segments of a path that every server reads in the same way.
 
 use std::borrow::Cow;
 
@@ -35,7 +35,7 @@ impl<'a> Segments<'a> {
     }
 }
 
-/// Decodes the escapes of a segment; none if one of them is not clear.
+/// Decodes the escapes of a segment; none if one of them is ambiguous.
 fn decode(text: &str) -> Option<Cow<'_, str>> {
     if !text.contains('%') {
         return Some(Cow::Borrowed(text));

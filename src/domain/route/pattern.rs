@@ -9,7 +9,7 @@ use super::path::Segments;
 pub struct PathPattern {
     text: String,
     segments: Vec<Segment>,
-    /// Whether everything below fits, too.
+    /// Whether everything below the path matches, too.
     below: bool,
 }
 
@@ -40,7 +40,7 @@ impl PathPattern {
         Ok(Self { text: text.to_owned(), segments: segments.collect::<Result<_, _>>()?, below })
     }
 
-    /// Why no path fits, or hardly one that was meant, if that is so.
+    /// Why the pattern matches no path, or none that was probably intended; none if it may.
     pub fn never_matches(&self) -> Option<&'static str> {
         if self.text.contains(['?', '#']) {
             return Some("holds \"?\" or \"#\", and what follows these is no part of the path");

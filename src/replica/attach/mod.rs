@@ -2,10 +2,10 @@
 //!
 //! The promise covers them: no Verify that starts in a client after Revoke returned answers VALID. The replica
 //! therefore notifies every session of a change ([`Attachments::apply`]) after it has cleared its own memory and before
-//! it extends its own lease, and reports the change only when every session is done with it ([`Attachments::done`]):
-//! the session has acknowledged, or the grant that it had when it was notified, and the margin, have ended. Grants of
-//! sessions that have ended stay counted. `docs/consistency.md` has the rules, and `tests/model/attach` the model that
-//! needs each of them.
+//! it extends its own lease, and reports the change only when every session is done with it ([`Attachments::done`]). A
+//! session is done when it has acknowledged, or the grant that it had when it was notified, and the margin, have ended.
+//! Grants of sessions that have ended stay counted. `docs/consistency.md` has the rules, and `tests/model/attach` the
+//! model that needs each of them.
 
 mod session;
 #[cfg(test)]
@@ -36,10 +36,10 @@ use crate::{
 
 /// Sessions of one caller.
 const MAX_SESSIONS_PER_CALLER: usize = 16;
-/// Messages that wait for a session's connection. One more costs the session.
+/// Messages that wait for a session's connection. A further one ends the session.
 const MAX_QUEUED: usize = 4_096;
 
-/// How long a wait sleeps at most while no change has an end by time.
+/// Longest sleep of a wait while no change has an end by time.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The bounds of attached clients.
@@ -61,14 +61,14 @@ impl Default for AttachRules {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct NoticeNumber(u64);
 
-/// The sessions of this replica, and what changes still wait for.
+/// The sessions of this replica, and the changes that wait for them.
 pub struct Attachments {
     clock: Arc<dyn Clock>,
     cache: Arc<KeyCache>,
     lease: Arc<Lease>,
     rules: AttachRules,
     state: Mutex<AttachState>,
-    /// Changes when something that a change waited for may be done.
+    /// Incremented when a session may be done with a change.
     progress: watch::Sender<u64>,
 }
 
@@ -82,16 +82,16 @@ struct AttachState {
     last_notice: u64,
     /// Changes that are not done, the earliest first.
     waits: VecDeque<Wait>,
-    /// Nothing is granted any more.
+    /// No further grants are given.
     draining: bool,
-    /// Sessions that were opened, and those of them that were cut, since their clients were too slow.
+    /// Sessions that were opened, and those of them that this replica ended because their clients were too slow.
     opened: u64,
     cut: u64,
     /// Messages about changes.
     notices: u64,
 }
 
-/// The sessions and what changes wait for, at one moment.
+/// The sessions and the waiting changes at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct AttachStatus {
     /// Sessions.
@@ -104,7 +104,7 @@ pub(crate) struct AttachStatus {
     pub(crate) wait: Micros,
     /// Sessions that were opened.
     pub(crate) opened: u64,
-    /// Sessions that were cut.
+    /// Sessions that were ended because their clients were too slow.
     pub(crate) cut: u64,
     /// Messages about changes.
     pub(crate) notices: u64,
@@ -115,7 +115,7 @@ struct Wait {
     notice: u64,
     /// When the change was applied.
     since: Micros,
-    /// For sessions that have ended.
+    /// When the grants of sessions that have ended are over.
     until: Micros,
     /// Sessions that were notified: the number of the message, and when the session's grant of that moment is over.
     sessions: Vec<(Arc<Session>, u64, Micros)>,
@@ -127,7 +127,7 @@ impl Wait {
         self.until <= now && self.sessions.iter().all(done)
     }
 
-    /// When it is done at the latest: without a further acknowledgement.
+    /// When it is done at the latest, without any further acknowledgement.
     fn end(&self, now: Micros) -> Micros {
         let silent = self.sessions.iter().filter(|(session, number, _)| !session.has_done(*number));
         silent.map(|(_, _, until)| *until).chain([self.until]).max().unwrap_or(now)
@@ -140,12 +140,12 @@ impl Attachments {
         Self { clock, cache, lease, rules, state: Mutex::default(), progress: watch::Sender::new(0) }
     }
 
-    /// The longest grant, and the margin: how long a client may answer after this process has ended.
+    /// The longest grant plus the margin: how long a client may still answer after this process has ended.
     pub(crate) fn max_grant(&self) -> Micros {
         micros(self.rules.lease + LEASE_MARGIN)
     }
 
-    /// Registers a session for invalidations. Nothing may be read for it before. `caller` names whose it is; a
+    /// Registers a session for invalidations. Read no key for it before this call. `caller` names whose it is; a
     /// revocation of the key with the digest `credential` ends it.
     ///
     /// # Errors
@@ -229,7 +229,7 @@ impl Attachments {
     ///
     /// INVALID_ARGUMENT for a number that was never sent.
     pub(crate) fn acknowledge(&self, session: &Session, number: u64) -> Result<()> {
-        // Each progress makes the follower look at the database: a client that repeats itself must not cause that.
+        // Each progress makes the follower read the database, so a repeated acknowledgement must not signal any.
         if session.acknowledge(number, self.clock.boottime())? {
             self.progress.send_modify(|count| *count += 1);
         }
@@ -283,12 +283,12 @@ impl Attachments {
         Some(Duration::from_micros(u64::try_from(end - now).unwrap_or(0)))
     }
 
-    /// A receiver for [`Self::progress`]. Subscribe before asking what is done, or its end may be missed.
+    /// A receiver for [`Self::progress`]. Subscribe before calling [`Self::done`], or a change of it may be missed.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.progress.subscribe()
     }
 
-    /// Waits until something that a change waited for may be done.
+    /// Waits until a session may be done with a change.
     pub(crate) async fn progress(&self, progress: &mut watch::Receiver<u64>) {
         // Rounded up: a timer that fires early would find nothing done.
         let end = self.next_end().unwrap_or(IDLE_CHECK_INTERVAL) + Duration::from_millis(1);
@@ -327,7 +327,7 @@ impl Attachments {
         }
     }
 
-    /// Grants nothing any more, and asks every client to move. Returns when no grant runs.
+    /// Stops granting, and asks every client to attach elsewhere. Returns when no grant runs.
     pub(crate) async fn drain(&self) {
         let sessions: Vec<_> = {
             let mut state = self.state.lock();

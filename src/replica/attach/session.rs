@@ -1,4 +1,5 @@
-//! One session: what one client may hold, what it was sent and has acknowledged, and until when it may answer.
+//! One session: the keys that the client may hold, the messages that it was sent and has acknowledged, and the end of
+//! its grant.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -20,10 +21,10 @@ use crate::{
     },
 };
 
-/// Keys that a session is interested in, one by one. A session with more is notified of every change.
+/// Keys that are tracked for one session individually. A session with more is notified of every change.
 const MAX_INTERESTS: usize = 1 << 16;
-/// A session that asks for time while it has left a message unacknowledged for this long is cut; one that acknowledges
-/// others meanwhile, after twice as long at most.
+/// A session that requests a grant while it has left a message unacknowledged for this long is ended. If it
+/// acknowledges other messages meanwhile, it is ended after at most twice as long.
 const MAX_UNACKNOWLEDGED: Micros = SECOND;
 
 /// A message to a client. All of them go through one queue: their order is part of the protocol.
@@ -37,7 +38,7 @@ pub(crate) enum SessionMessage {
     Invalidate { number: u64, digest: Digest },
     /// Any key may have changed.
     Clear { number: u64 },
-    /// The client is to move.
+    /// The session drains: the client is to attach elsewhere.
     Drain,
     /// The client's own credential is not valid any more.
     End { number: u64 },
@@ -66,7 +67,7 @@ pub(crate) struct AnswerKey {
 #[derive(Debug, Clone)]
 pub(crate) struct WatchedVerdict {
     pub(crate) code: VerdictCode,
-    /// None where the caller must not learn of the key.
+    /// None if the caller may not see the key.
     pub(crate) key: Option<Arc<CachedKey>>,
 }
 
@@ -79,7 +80,7 @@ pub(crate) struct Session {
 }
 
 struct State {
-    /// None once the session is over: its connection then ends.
+    /// None once the session has ended; its connection then ends, too.
     queue: Option<mpsc::Sender<SessionMessage>>,
     interests: Interests,
     /// The last number that was sent.
@@ -87,14 +88,14 @@ struct State {
     /// Everything up to this number is done.
     done: u64,
     /// The number of the message whose acknowledgement is timed, and since when; none if every message is acknowledged.
-    /// It stays the same until this message is acknowledged: with the oldest message instead, a client that is always a
-    /// little behind would never be late.
+    /// It stays the same until this message is acknowledged: if the oldest message were timed instead, a client that is
+    /// always slightly behind would never be late.
     unacknowledged: Option<(u64, Micros)>,
     /// Until when the client may answer, margin included.
     grant_end: Micros,
     /// Nothing is granted any more.
     draining: bool,
-    /// The replica has ended the session, since its client is too slow.
+    /// The replica ended the session because its client is too slow.
     cut: bool,
 }
 
@@ -130,7 +131,7 @@ fn first_word(digest: &Digest) -> u64 {
 }
 
 impl State {
-    /// Enqueues a message. A full queue costs the session, never a message.
+    /// Enqueues a message. If the queue is full, the session is ended; a message is never dropped.
     fn send(&mut self, message: SessionMessage) {
         if self.queue.as_ref().is_some_and(|queue| queue.try_send(message).is_err()) {
             self.cut();
@@ -168,14 +169,14 @@ impl Session {
     }
 
     /// Grants at most `max_grant`, and at most what is left of the replica's own lease. The end is recorded in the same
-    /// step in which the grant is enqueued. The lease is read within that step: code that ends the lease and then asks
-    /// for the end of all grants finds this grant, or this grant finds the lease ended.
+    /// step in which the grant is enqueued. The lease is read within that step: code that ends the lease and then reads
+    /// the end of all grants finds this grant, or this grant finds the lease ended.
     pub(super) fn grant(&self, renewal: Renewal, max_length: Micros, lease: impl Fn() -> Micros, clock: &dyn Clock) {
         let mut state = self.state.lock();
         let now = clock.boottime();
         let late = state.unacknowledged.is_some_and(|(_, since)| now - since >= MAX_UNACKNOWLEDGED);
         if late && !fault_injection::disabled("attach_cut") {
-            // It delays a change once, and not for ever.
+            // End the session here: a client that does not acknowledge may delay one change, but not every change.
             state.cut();
         }
         if state.draining || state.queue.is_none() {
@@ -190,7 +191,7 @@ impl Session {
     }
 
     /// Checks that the key has not changed since it was read, notes the interest, and enqueues the answer, in one step:
-    /// a change that is applied later finds the interest, and its invalidation is behind the answer.
+    /// a change that is applied later finds the interest, and its invalidation is queued after the answer.
     pub(super) fn answer(&self, key: AnswerKey, cache: &KeyCache) -> bool {
         let mut state = self.state.lock();
         let watched = key.watched_verdict.as_ref().is_some_and(|watched_verdict| watched_verdict.code == VerdictCode::Valid);
@@ -225,7 +226,7 @@ impl Session {
         state.send_numbered(now, |number| SessionMessage::Clear { number })
     }
 
-    /// Asks the client to move, and grants nothing any more.
+    /// Asks the client to attach elsewhere, and grants no more time.
     pub(crate) fn drain(&self) {
         let mut state = self.state.lock();
         if !state.draining {
@@ -234,7 +235,7 @@ impl Session {
         }
     }
 
-    /// Notes an acknowledgement. Returns whether it is of a message that was not acknowledged before.
+    /// Records an acknowledgement. Returns whether it is of a message that was not acknowledged before.
     ///
     /// # Errors
     ///
@@ -257,7 +258,7 @@ impl Session {
         self.state.lock().unacknowledged.is_some()
     }
 
-    /// Whether the replica has ended it, since its client is too slow.
+    /// Whether the replica ended it because its client is too slow.
     pub(super) fn was_cut(&self) -> bool {
         self.state.lock().cut
     }
@@ -272,7 +273,7 @@ impl Session {
         self.state.lock().grant_end
     }
 
-    /// Ends the session; until when its client may still answer. One that has stopped answers nothing.
+    /// Ends the session. Returns until when its client may still answer; a client that has stopped no longer answers.
     pub(super) fn close(&self, stopped: bool) -> Micros {
         let mut state = self.state.lock();
         state.queue = None;

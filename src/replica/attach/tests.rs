@@ -1,4 +1,4 @@
-//! Sessions on a clock that the tests move. Guards of this level that a test build can switch off are switched off
+//! Sessions on a clock that the tests advance. Guards of this level that a test build can switch off are switched off
 //! here, too.
 
 mod changes;
@@ -22,7 +22,7 @@ struct ManualClock(AtomicI64);
 
 impl Clock for ManualClock {
     fn wall(&self) -> Micros {
-        // Not used here: code that reads it gets an absurd time.
+        // Not used here; an obviously wrong time, so that code that reads it fails.
         -self.boottime()
     }
 
@@ -73,7 +73,7 @@ impl World {
         self.all.answer(session, AnswerKey { id: 1, digest: digest(key), key: entry, watched_verdict: None, seq })
     }
 
-    /// Asks for time; how much it gets.
+    /// Requests a grant. Returns its length.
     fn granted(&self, session: &Session, messages: &mut mpsc::Receiver<SessionMessage>) -> Micros {
         self.all.grant(session, Renewal(7), Micros::MAX);
         loop {

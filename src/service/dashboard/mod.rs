@@ -1,4 +1,4 @@
-//! Sessions of the dashboard: signing in and out, and what a session's cookie stands for.
+//! Sessions of the dashboard: signing in and out, and the caller of a session's cookie.
 
 mod refresh;
 pub(crate) mod sign_in;
@@ -42,11 +42,11 @@ pub struct DashboardSessions {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) lifetimes: SessionLifetimes,
-    /// Runs what must complete although its request is dropped.
+    /// Runs tasks that must complete even if their request is dropped.
     pub(super) runtime: Handle,
 }
 
-/// A session that began now.
+/// A session that was just created.
 pub struct NewSession {
     /// The session.
     pub session: DashboardSession,
@@ -54,7 +54,7 @@ pub struct NewSession {
     pub cookie: Zeroizing<String>,
 }
 
-/// A live session, and the caller that it stands for now.
+/// A live session and its caller, evaluated now.
 #[derive(Debug, Clone)]
 pub struct OpenSession {
     /// The session.
@@ -153,7 +153,7 @@ impl DashboardSessions {
         person: &Person,
         context: CallContext<'_>,
     ) -> Result<Option<OpenSession>> {
-        // An issuer that is no longer configured speaks for nobody.
+        // The issuer is no longer configured, so its sessions are invalid.
         let Some(flow) = self.flow(&person.issuer, &person.client) else { return Ok(None) };
         let current = if self.clock.wall() < person.token_expires_at {
             session.clone()
@@ -177,8 +177,8 @@ impl DashboardSessions {
         self.sessions.code_flows().map(|flow| SignInIssuer { issuer: flow.issuer(), client: flow.client_id() })
     }
 
-    /// Ends a session. Returns where the issuer's own session ends, if that is configured; `return_to` is the sign-in
-    /// page.
+    /// Ends a session. Returns the URL that ends the issuer's own session, if that is configured; `return_to` is the
+    /// sign-in page.
     ///
     /// # Errors
     ///
@@ -198,7 +198,7 @@ impl DashboardSessions {
         Ok(flow.and_then(|flow| flow.logout(return_to)).map(String::from))
     }
 
-    /// The live sessions of the one that this session belongs to, newest first; at most 50.
+    /// The live sessions of this session's owner, newest first; at most 50.
     ///
     /// # Errors
     ///
@@ -207,7 +207,7 @@ impl DashboardSessions {
         context.bounded(self.store.sessions_of(session.actor.clone(), self.clock.wall(), MAX_LISTED)).await
     }
 
-    /// Ends another session of the one that this session belongs to. Returns whether there was one.
+    /// Ends another session of this session's owner. Returns whether there was one.
     ///
     /// # Errors
     ///
@@ -220,8 +220,8 @@ impl DashboardSessions {
         Ok(ended)
     }
 
-    /// Notes that a form whose response shows a secret was used. Returns whether it is the first time: a browser that
-    /// loads such a response again sends the form again.
+    /// Records that a form whose response shows a secret was used. Returns whether this is the first use: a browser
+    /// that reloads such a response sends the form again.
     ///
     /// # Errors
     ///

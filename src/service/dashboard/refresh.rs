@@ -16,11 +16,11 @@ use crate::{
     store::sessions::RefreshedPerson,
 };
 
-/// How long a refresh has; afterwards another request may try.
+/// How long one request may hold the claim to refresh; afterwards another request may try.
 const CLAIM_TIME: Micros = 15 * SECOND;
 /// Timeout of the issuer's answer, within [`CLAIM_TIME`].
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(8);
-/// Delay between two looks at a session that another request refreshes.
+/// Interval between two reads of a session that another request refreshes.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 impl DashboardSessions {
@@ -31,8 +31,8 @@ impl DashboardSessions {
         session: DashboardSession,
         context: CallContext<'_>,
     ) -> Result<Option<DashboardSession>> {
-        // In a task of its own: the issuer may have replaced the refresh token, and a request that is dropped then would
-        // lose the new one.
+        // Run this in a task of its own: the issuer may replace the refresh token, and a request that is dropped before
+        // the write would lose the new one.
         let (this, deadline) = (Arc::clone(self), context.deadline);
         let refreshing = self.runtime.spawn(async move { this.refresh(session, deadline).await });
         match tokio::time::timeout_at(deadline, refreshing).await {
@@ -92,7 +92,7 @@ impl DashboardSessions {
                 tracing::info!(issuer, why, "the issuer refused to refresh a session of the dashboard: it ends");
                 return Ok(None);
             }
-            // The claim is released, so that the next request may try.
+            // Write the old state back, which releases the claim, so that the next request may try.
             Err(CodeFlowError::Unavailable(why)) => (person.clone(), Some(why)),
         };
         let refreshed = RefreshedPerson { person: person.clone(), claim };

@@ -1,5 +1,5 @@
-//! Signing in at an issuer. What has to be known when the browser comes back is in a sealed cookie: a stranger who begins
-//! many sign-ins makes this process keep nothing.
+//! Signing in at an issuer. The state that the callback needs is in a sealed cookie, so that sign-ins in progress take
+//! no memory here, however many an anonymous client starts.
 
 use std::sync::Arc;
 
@@ -20,15 +20,15 @@ use crate::{
     session::{CodeFlowError, SignInResponse, SignInStart},
 };
 
-/// A sign-in that began.
+/// A sign-in that was started.
 pub struct StartedSignIn {
     /// Where to send the browser.
     pub url: String,
-    /// The value of the cookie that the browser has to bring back.
+    /// The value of the cookie that the browser has to send with the callback.
     pub cookie: String,
 }
 
-/// What the browser came back from the issuer with.
+/// The parameters of the issuer's redirect.
 #[derive(Debug, Clone, Default)]
 pub struct Callback {
     /// `code`.
@@ -49,7 +49,7 @@ pub struct FinishedSignIn {
     pub return_to: String,
 }
 
-/// What the cookie holds.
+/// The content of the cookie.
 #[derive(Serialize, Deserialize)]
 struct Pending {
     issuer: String,
@@ -129,7 +129,7 @@ impl DashboardSessions {
         let flow = self.flow(&pending.issuer, &pending.client);
         let flow = flow.ok_or_else(|| Error::forbidden("Nobody signs in there any more."))?;
         if !callback.error.is_empty() {
-            // The text is the issuer's, or a stranger's: only a plain code is repeated.
+            // Anybody can send this text, so repeat it only if it looks like an error code.
             let plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
             let is_plain_code = callback.error.len() <= 64 && callback.error.bytes().all(plain);
             let code = if is_plain_code { &callback.error } else { "an unknown error" };

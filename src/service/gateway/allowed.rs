@@ -13,8 +13,8 @@ use crate::{
     replica::cached_key::CachedKey,
 };
 
-/// The headers that identify the caller of a request to the upstream. Each is always sent: one that is left out would let
-/// a client's own header pass.
+/// The headers that identify the caller of a request to the upstream. All of them are always sent: if one were left
+/// out, the client's own header of that name would reach the upstream.
 pub const IDENTITY_HEADERS: [&str; 9] = [
     "x-keyward-key-id",
     "x-keyward-keyspace",
@@ -67,7 +67,7 @@ impl Allowed {
         Self { keyspace, caller: PassedCaller::Session(session, membership), rate: None, credential_header }
     }
 
-    /// The values of [`IDENTITY_HEADERS`], in their order; empty where there is nothing.
+    /// The values of [`IDENTITY_HEADERS`], in their order; empty where there is no value.
     pub fn identity(&self) -> [Cow<'_, str>; 9] {
         let empty = || Cow::Borrowed("");
         let keyspace = escaped(&self.keyspace.name);
@@ -93,7 +93,7 @@ impl Allowed {
         }
     }
 
-    /// The header with the credential, if the keyspace wants it removed before the upstream.
+    /// The header with the credential, if the keyspace is configured to remove it before the upstream.
     pub fn stripped(&self) -> Option<&'static str> {
         let credential_header = self.credential_header.filter(|_| self.keyspace.gateway.strip_credential)?;
         Some(match credential_header {

@@ -1,4 +1,4 @@
-//! The configuration that requests of gateways are decided by.
+//! The configuration by which requests of gateways are decided.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// The keyspaces and routes that requests of gateways are decided by.
+/// The keyspaces and routes by which requests of gateways are decided.
 pub struct GatewayConfig {
     pub(super) registry: Arc<Registry>,
     /// The environment of this host, which keys of keyspaces with environments must have; empty if it has none.
@@ -54,11 +54,11 @@ impl GatewayConfig {
         Some(SecretCheck { policy, header, secret, host_environment: &self.host_environment })
     }
 
-    /// Finds the keyspace, the route and the organization of a request. Does not look at its credential.
+    /// Finds the keyspace, the route and the organization of a request. Does not read its credential.
     ///
     /// # Errors
     ///
-    /// INVALID_ARGUMENT if the gateway names no keyspace that it may ask about, or a binding that no key can have here.
+    /// INVALID_ARGUMENT if the gateway names no keyspace of this configuration, or a binding that no key can have here.
     pub(super) fn policy<'r, H>(
         &'r self,
         request: &GatewayRequest<'r, H>,

@@ -45,7 +45,7 @@ pub struct Gateways {
     pub(super) config: GatewayConfig,
 }
 
-/// A decision, or what is left to do for one.
+/// A decision, or the work that is left for one.
 enum DecisionStep<'a, 'r> {
     Decided(Result<Allowed>),
     /// The credential has to be verified first.
@@ -58,7 +58,7 @@ impl Gateways {
         self.config.fingerprint()
     }
 
-    /// Decides about a request. `allowed` are the keyspaces that the gateway may ask about; none: all.
+    /// Decides about a request. `allowed` are the keyspaces whose keys the gateway may verify; none: all.
     ///
     /// # Errors
     ///
@@ -79,9 +79,9 @@ impl Gateways {
         decision
     }
 
-    /// The decision for the gateway with this credential, as far as memory goes. Reads the lease once for both keys, the
-    /// gateway's and the checked one. None where it takes more, or where the gateway may not ask: then nothing was spent,
-    /// counted or logged.
+    /// The decision for the gateway with this credential, if memory suffices. Reads the lease once for both keys, the
+    /// gateway's and the checked one. None if it needs the database or the limiter, or if the gateway may not verify:
+    /// then nothing was spent, counted or logged.
     pub fn try_decide_cached<H: Headers>(
         &self,
         credential: &str,
@@ -144,7 +144,7 @@ impl Gateways {
                 let key = verdict.key.clone();
                 let judged = policy.judge(request, verdict, *header);
                 return match (judged, key) {
-                    // A response to a rate-limited key shows its limit, also where nothing was spent.
+                    // The response for a key with a rate limit shows the limit, even if nothing was spent.
                     (Err(error), Some(key)) if error.kind == ErrorKind::PermissionDenied => {
                         Err(Error { rate: self.evaluator.rate_state(&key).await, ..error })
                     }
@@ -206,7 +206,7 @@ impl Gateways {
         }
     }
 
-    /// What may be logged of a text that a stranger chose: its beginning, unless it holds something like a credential.
+    /// The part of an untrusted text that may be logged: its beginning, unless the text may contain a credential.
     fn loggable<'t>(&self, text: &'t str, max: usize) -> &'t str {
         let end = text.char_indices().nth(max).map_or(text.len(), |(at, _)| at);
         let text = &text[..end];
@@ -214,7 +214,7 @@ impl Gateways {
     }
 }
 
-/// To a gateway, everything that is no decision is the same.
+/// A gateway cannot act on the reason why there is no decision, so every such error becomes UNAVAILABLE.
 fn undecided_is_unavailable(error: Error) -> Error {
     match error.kind {
         ErrorKind::DeadlineExceeded | ErrorKind::Internal | ErrorKind::NotFound | ErrorKind::FailedPrecondition => {

@@ -17,13 +17,13 @@ use crate::{
     },
 };
 
-/// The rules that apply to a request, found before its credential is looked at.
+/// The rules that apply to a request, found before its credential is read.
 pub(super) struct RequestPolicy<'a> {
     pub(super) keyspace: &'a Arc<Keyspace>,
     pub(super) route: Option<&'a Route>,
     /// The organization that the query names; empty if none.
     pub(super) named_organization: String,
-    /// Why nobody may make the request, if that is so. A caller whose credential is invalid does not learn it.
+    /// Why nobody may make the request; none if somebody may. It is not shown to a caller whose credential is invalid.
     pub(super) refusal: Option<Error>,
 }
 
@@ -35,7 +35,7 @@ impl RequestPolicy<'_> {
         secret: &'c str,
         host_environment: &'c str,
     ) -> Check<'c> {
-        // What the gateway names goes first; the query is then compared with it.
+        // The organization that the gateway names takes precedence; the query is then compared with it.
         let organization =
             if request.organization.is_empty() { &self.named_organization } else { request.organization };
         Check {

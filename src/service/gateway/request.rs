@@ -1,4 +1,4 @@
-//! The request that a gateway asks about.
+//! A request on which a gateway requests a decision.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use crate::domain::route::GatewayKind;
 /// A request as a gateway describes it. A text without a value is empty.
 #[derive(Debug, Clone, Copy)]
 pub struct GatewayRequest<'a, H> {
-    /// The kind of gateway that asks.
+    /// The kind of the gateway.
     pub kind: GatewayKind,
     /// The keyspace whose keys count. May be empty if only one is configured.
     pub keyspace: &'a str,

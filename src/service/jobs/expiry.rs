@@ -36,7 +36,7 @@ impl Jobs {
         let watermark = format!("expiry_mark_{}", before / SECOND);
         let now = self.clock.wall();
         let until = now.saturating_add(before);
-        // The very first sweep emits nothing for what was past before it.
+        // The first sweep of all emits no events for keys that had expired before it.
         let swept_until = match self.store.watermark(watermark.clone()).await? {
             Some(swept_until) => swept_until,
             None => self.store.advance_watermark(watermark.clone(), until).await?,
@@ -46,8 +46,8 @@ impl Jobs {
         loop {
             let query = ExpiryQuery { after, until, kind, once, limit: STATEMENT_BATCH };
             let page = self.store.expiring_keys(query).await?;
-            // A threshold that was past when the key was created is no event, and a key that has expired is no longer
-            // about to.
+            // Emit no event for a threshold that had passed when the key was created, and no `key.expiring` event for a
+            // key that has expired.
             let due = page.iter().filter(|key| !key.written && key.created_at < key.position.at - before);
             let due = due.filter(|key| before == 0 || key.position.at > now);
             let event = |key: KeyId| NewEvent { id: self.ids.event_id(), key, once };

@@ -4,7 +4,7 @@ use super::Jobs;
 use crate::replica::usage::TakenUsage;
 
 impl Jobs {
-    /// Makes every use until now due to be flushed; returns how many keys are due.
+    /// Schedules all uses until now for a flush. Returns how many keys are scheduled.
     pub fn schedule_usage(&self) -> usize {
         self.replica.usage.schedule()
     }

@@ -58,7 +58,7 @@ pub struct CreateKey {
     pub metadata: BTreeMap<String, String>,
     /// The key's own rate limit, which only operators may choose; none: the keyspace's.
     pub rate_limit: Option<RateLimit>,
-    /// The keyspaces that a service key may ask about; empty: all.
+    /// The keyspaces whose keys a service key may verify; empty: all.
     pub keyspaces: Vec<String>,
 }
 
@@ -145,7 +145,7 @@ impl Keys {
         public: bool,
     ) -> Result<Arc<Keyspace>> {
         if public {
-            // A key without the right to create may still do what everybody may.
+            // A key without the right to create may still create like a caller without a credential.
             let keyspace = self.only_or_named(&request.keyspace).filter(|keyspace| keyspace.public_create);
             let Some(keyspace) = keyspace else {
                 access::may_manage(caller)?;
@@ -283,7 +283,7 @@ fn apply_host_environment(caller: &Caller, binding: &mut Binding, host: &str) ->
     Ok(())
 }
 
-/// Whether the caller has no more right to create keys than a caller without a credential.
+/// Whether the caller may create keys only as a caller without a credential may.
 fn is_public(caller: &Caller) -> bool {
     match caller {
         Caller::Anonymous => true,

@@ -34,7 +34,7 @@ impl Keys {
     }
 
     /// A key that the manager may see. For any other key the answer is exactly that for an id that does not exist, so
-    /// that nobody learns which ids exist.
+    /// that existing ids cannot be found by guessing.
     pub(in crate::service) async fn visible(
         &self,
         manager: Manager<'_>,

@@ -1,4 +1,4 @@
-//! Who a caller is, for the caller itself.
+//! The identity of a caller, for the caller itself.
 
 use std::sync::Arc;
 

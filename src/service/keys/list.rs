@@ -19,7 +19,7 @@ use crate::{
     store::{ListQuery, page::RowPage},
 };
 
-/// What to list; an empty field does not filter.
+/// The filters of a list of keys; an empty field does not filter.
 #[derive(Debug, Clone, Default)]
 pub struct ListKeys {
     /// Keys of this keyspace.
@@ -57,7 +57,8 @@ impl ListKeys {
 /// A page of keys.
 #[derive(Debug, Clone)]
 pub struct Page {
-    /// Newest first. Where filters fit few keys, a page that is not the last one may hold fewer than asked for, or none.
+    /// Newest first. Where filters fit few keys, a page that is not the last one may have fewer than requested, or
+    /// none.
     pub keys: Vec<KeyRecord>,
     /// The token of the next page; none on the last one.
     pub next: Option<String>,
@@ -123,7 +124,7 @@ impl Keys {
     }
 }
 
-/// What makes two pages belong to one query: the filters after the caller's own limits are applied.
+/// The parts of a query that its page tokens cover: the filters, restricted to what the caller may see.
 fn filters(query: &ListQuery) -> Vec<Vec<u8>> {
     vec![
         text_part(query.keyspace.as_deref()),

@@ -47,14 +47,14 @@ pub struct Keys {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) metrics: Arc<Metrics>,
-    /// Runs what must complete although its request is dropped.
+    /// Runs tasks that must complete even if their request is dropped.
     pub(super) runtime: Handle,
     /// Cancelled when calls in flight have to end, since the process stops.
     pub(super) closing: CancellationToken,
 }
 
 impl Keys {
-    /// The record with its last use as this replica knows it, which may be newer than what is flushed to the store.
+    /// The record with the last use that this replica has counted, which may be newer than the flushed one.
     fn with_last_use(&self, mut key: KeyRecord) -> KeyRecord {
         key.last_used_at = key.last_used_at.max(self.replica.cache.last_use(&key.digest));
         key

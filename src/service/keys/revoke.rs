@@ -18,17 +18,17 @@ use crate::{
     store,
 };
 
-/// How long [`Keys::revocation`] waits for certainty before it says how far the revocation is.
+/// How long [`Keys::revocation`] waits for all replicas before it returns the progress.
 const PROGRESS_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A key that is revoked, and known to be on every replica.
+/// A key that is revoked, which every replica has applied.
 #[derive(Debug, Clone)]
 pub struct Revoked {
     /// The record.
     pub key: KeyRecord,
     /// How many replicas there were.
     pub replicas: usize,
-    /// From the beginning of the revocation until it was certain.
+    /// Time from the call until every replica had applied the revocation.
     pub took: Duration,
 }
 
@@ -95,13 +95,13 @@ impl Keys {
         deadline: Instant,
     ) -> Result<Revoked> {
         let began = Instant::now();
-        // In a task of its own: a request that is dropped between the commit and the invalidation must not prevent the
-        // invalidation.
+        // Run this in a task of its own: a request that is dropped between the commit and the invalidation must not
+        // prevent the invalidation.
         let committed = self.runtime.spawn(Arc::clone(self).commit_revocation(id, reason, by));
         let Ok(joined) = timeout_at(deadline, committed).await else { return Err(Error::deadline_exceeded()) };
         let key = joined.map_err(|error| Error::internal(error.to_string()))??.ok_or_else(Error::no_such_key)?;
         if key.revoked_at.is_none() {
-            // Must never happen; but if it does, OK would be a lie.
+            // This must never happen. If it does, the key is not revoked, so the call must not return OK.
             return Err(Error::unavailable("the key was read back unrevoked"));
         }
         let start = Instant::now();
@@ -112,7 +112,8 @@ impl Keys {
         Ok(Revoked { key, replicas, took: began.elapsed() })
     }
 
-    /// How far the revocation of a key is. Waits for certainty until the caller's deadline, as a repeated revocation does.
+    /// The progress of a key's revocation. Waits for all replicas like a repeated revocation, but at most
+    /// [`PROGRESS_TIMEOUT`] and until the caller's deadline.
     ///
     /// # Errors
     ///
@@ -144,7 +145,7 @@ impl Keys {
         if key.is_err() {
             self.runtime.spawn(Arc::clone(&self).invalidate_if_revoked(id));
         }
-        // Read the last use before the invalidation: it drops a use that is not flushed yet.
+        // Read the last use before the invalidation: the invalidation drops a use that is not flushed yet.
         let key = key?.map(|key| self.with_last_use(key));
         if let Some(key) = &key {
             self.replica.apply_own_change(&key.digest);
@@ -157,7 +158,7 @@ impl Keys {
     /// several replicas the follower reads the change; where one process owns the database nothing else does, and the
     /// cache would answer VALID for a key that every list shows as revoked.
     async fn invalidate_if_revoked(self: Arc<Self>, id: KeyId) {
-        // The ping waits for its turn as a writer, and so for the end of the write that failed.
+        // The ping waits for the writer's connection, and so for the end of the write that failed.
         if !self.replica.has_peers()
             && self.store.ping().await.is_ok()
             && let Ok(Some(key)) = self.store.find_by_id(id).await

@@ -24,7 +24,8 @@ impl Keys {
         Ok(self.store.first_root_key(record).await?.then_some(secret))
     }
 
-    /// Creates a root key, whatever keys there are already. `user` is the system's user who asked for it.
+    /// Creates a root key, whatever keys there are already. `user` is the user of the operating system who runs the
+    /// command.
     ///
     /// # Errors
     ///

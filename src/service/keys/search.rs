@@ -37,18 +37,19 @@ pub enum Find {
 pub struct Found {
     /// The keys.
     pub page: Page,
-    /// Whether every key that the search could find was looked at.
+    /// Whether every key that the search could find was examined.
     pub is_whole: bool,
 }
 
-/// Most keys that one call looks at to find unused ones.
+/// Maximum number of keys that one call examines to find unused ones.
 const MAX_EXAMINED_KEYS: u32 = 2_000;
 
 impl Keys {
     /// The keys that a search finds among those that the caller may see. `request` has the filters of a list; only
-    /// [`Find::UnusedFor`] has pages. Any other search answers at most one page, and [`Page::next`] says nothing.
+    /// [`Find::UnusedFor`] has pages. Any other search returns at most one page, and [`Page::next`] is not meaningful.
     ///
-    /// A filter is applied to a bounded number of keys: where more begin alike, [`Found::is_whole`] is false.
+    /// A filter is applied to a bounded number of keys: if more keys have the same beginning, [`Found::is_whole`] is
+    /// false.
     ///
     /// # Errors
     ///
@@ -76,7 +77,7 @@ impl Keys {
                     return Ok(whole(Page { keys: found.into_iter().collect(), next: None }));
                 }
                 match self.registry.by_prefix(&text) {
-                    // The whole of a secret is never needed: what is stored of it is enough.
+                    // The stored prefix of a secret is sufficient, so drop the rest of it.
                     Some(_) if text.len() >= DISPLAY_PREFIX_LEN => {
                         KeySearch::Prefix(text.chars().take(DISPLAY_PREFIX_LEN).collect())
                     }
@@ -109,8 +110,8 @@ impl Keys {
         Ok(Found { page: Page { keys, next: None }, is_whole })
     }
 
-    /// Keys that nobody uses. The last use is in no index, so a bounded number of keys is looked at, from the newest that
-    /// is old enough on; the page may be empty although there is a next one.
+    /// Keys that nobody uses. The last use is in no index, so a bounded number of keys is examined, starting with the
+    /// newest one that is old enough; the page may be empty although there is a next one.
     async fn unused(&self, caller: &Caller, time: Micros, request: ListKeys, context: CallContext<'_>) -> Result<Page> {
         let before = self.clock.wall().saturating_sub(time.max(SECOND));
         let mut found: Vec<KeyRecord> = Vec::new();

@@ -98,7 +98,8 @@ impl Keys {
         let from = if patch.rotate_secret { before.webhook_version } else { 0 };
         let to = self.master_keys.next_webhook_version(from);
         let secret = SecretChange { from, to, former_until: at.saturating_add(SECRET_OVERLAP) };
-        // A new URL counts for more than a new secret of the same request: nobody hides one by asking for the other.
+        // A request with a new URL and a new secret is recorded as a change of the URL, so that a rotation cannot hide
+        // it.
         let is_rotation = patch.rotate_secret && patch.url == before.webhook_url;
         let kind = if is_rotation { EventType::WebhookRotated } else { EventType::WebhookUpdated };
         let update = WebhookUpdate { url: patch.url, secret, at, by, event: self.ids.event_id(), kind };

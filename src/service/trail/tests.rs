@@ -20,8 +20,8 @@ use crate::{
     },
 };
 
-fn subject(n: usize) -> Subject {
-    Subject { actor: n.to_string(), keyspace: String::new(), binding: Binding::default(), details: BTreeMap::new() }
+fn subject(n: usize) -> SumKey {
+    SumKey { actor: n.to_string(), keyspace: String::new(), binding: Binding::default(), details: BTreeMap::new() }
 }
 
 #[test]
@@ -115,7 +115,7 @@ async fn the_largest_sums_of_a_period_are_named_and_no_detail_is_empty() {
     assert!(events.iter().all(|event| !event.details.contains_key("address")));
 }
 
-/// One organization must not read in which other ones a person is.
+/// One organization must not see of which other organizations a person is a member.
 #[tokio::test]
 async fn events_of_a_person_are_of_their_organization_if_they_have_only_one() {
     let folder = tempfile::tempdir().unwrap();

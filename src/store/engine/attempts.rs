@@ -24,14 +24,14 @@ use super::{
 };
 use crate::store::error::{Result, StoreError};
 
-/// What a verb needs of its connection. Each kind is retried when its connection broke: run twice, a verb leaves the database
-/// as if run once, except for the counts of uses and of attempts.
+/// What a verb needs of its connection. Every kind is retried when its connection broke, because verbs are idempotent,
+/// except for the counts of uses and of attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobKind {
-    /// Changes nothing, and looks at few rows.
+    /// Reads few rows.
     Read,
-    /// Changes nothing, and may look at many rows. Few run at once, so that look-ups and writes always have connections that
-    /// scans cannot take.
+    /// May read many rows. Only few run concurrently, so that scans never take the connections that look-ups and writes
+    /// need.
     Scan,
     /// May change something.
     Write,
@@ -42,7 +42,7 @@ pub enum JobKind {
 /// What a verb does on a connection. It may be run again on another one.
 pub(crate) type Job<DB, I, T> = for<'a> fn(&'a mut PooledConnection<DB>, &'a I) -> BoxFuture<'a, AttemptResult<T>>;
 
-/// What the task of a verb needs to make attempts. `X` is what only one kind of database keeps, such as its options.
+/// What the task of a verb needs to make attempts. `X` is state of only one kind of database, such as its options.
 pub(crate) struct Attempts<DB: Database, X> {
     /// The connections that write; they also read where there are no `readers`.
     pub writers: Arc<Pool<DB>>,
@@ -65,8 +65,8 @@ pub(crate) struct AttemptRules {
     pub acquire_timeout: Duration,
     /// How long an attempt waits for the database.
     pub attempt_timeout: Duration,
-    /// How often an attempt that conflicted with another transaction is retried. `None`: no attempt is ever retried, nor
-    /// is a connection suspected because another one broke.
+    /// How often an attempt that conflicted with another transaction is retried. `None`: no attempt is ever retried,
+    /// and one broken connection does not invalidate the others.
     pub max_conflicts: Option<u32>,
     /// Statements that begin a transaction around each attempt. `None`: each statement commits by itself.
     pub begin: Option<String>,
@@ -88,7 +88,8 @@ impl<DB: Database, X> Attempts<DB, X> {
         gauge.open > gauge.idle && !self.writers.waits_for_lock()
     }
 
-    /// Whether only a write shows that the disk takes one. Where replicas share a server, their renewals show it.
+    /// Whether a test write is needed to find that the disk accepts writes. Not where replicas share a server, because
+    /// their renewals are such writes.
     pub(crate) fn needs_write_probe(&self) -> bool {
         self.probe.is_some() && !self.is_writing() && !self.writes.shows_writable()
     }
@@ -129,7 +130,7 @@ where
             let Some(max_conflicts) = self.rules.max_conflicts else { return Err(error.into()) };
             let class = error.class();
             if class == ErrorClass::Lost || matches!(error, AttemptError::TimedOut) {
-                // The server is gone, and with it every connection to it.
+                // The server is unreachable, so every other connection to it is broken, too.
                 self.pool(kind).invalidate_all();
             }
             match class {
@@ -152,7 +153,7 @@ where
         other.unwrap_or(&self.writers)
     }
 
-    /// Waits for a scan's turn, as long as for a connection. Other kinds have no turns.
+    /// Waits for the permit of a scan, as long as for a connection. Other kinds need none.
     async fn scan_permit(&self, kind: JobKind) -> AttemptResult<Option<SemaphorePermit<'_>>> {
         if kind != JobKind::Scan {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! A database behind the store's verbs: what all of them share.
+//! A database that implements the store's verbs: the parts that both databases share.
 
 use std::sync::{
     Arc,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::store::{database::PoolGauge, error::Result, page::RowPage};
 
-/// A database. `X` is what only this kind of database keeps, such as its options or its lock.
+/// A database. `X` is state of only this kind of database, such as its options or its lock.
 pub struct Backend<DB: Database, X> {
     pub(crate) attempts: Arc<Attempts<DB, X>>,
     batches: BatchedWrites,
@@ -51,7 +51,7 @@ where
         self.run(JobKind::Read, input, job).await
     }
 
-    /// Runs a job that changes nothing and may look at many rows.
+    /// Runs a job that changes nothing and may read many rows.
     pub(crate) async fn scan<I, T>(&self, input: I, job: Job<DB, I, T>) -> Result<T>
     where
         I: Send + Sync + 'static,
@@ -113,7 +113,8 @@ where
     }
 
     pub(crate) async fn close_pools(&self) {
-        // The readers first: the last connection to a SQLite file moves the WAL into it, which only a writer may.
+        // Close the readers first: the last connection to a SQLite file checkpoints the WAL, which only a writer may
+        // do.
         for others in [&self.attempts.readers, &self.attempts.probe].into_iter().flatten() {
             others.close().await;
         }

@@ -11,7 +11,7 @@ pub enum AttemptError {
     Sql(sqlx::Error),
     /// No connection could be opened, or none on which work could begin.
     Unreachable(sqlx::Error),
-    /// The store's own rules refused. The connection is sound.
+    /// Refused by the store's own rules. The connection is sound.
     Store(StoreError),
     /// The deadline of the attempt passed.
     TimedOut,
@@ -113,7 +113,8 @@ pub fn describe(error: &sqlx::Error) -> String {
     }
 }
 
-/// Whether the server allows no more connections, of this role or at all. Poolers say so in their own words.
+/// Whether the server allows no more connections, of this role or at all. Poolers report this with messages of their
+/// own.
 pub(crate) fn is_full(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|database| {
         let message = database.message();
@@ -128,7 +129,7 @@ fn is_pooler_between(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|database| matches!(database.code().as_deref(), Some("26000" | "42P05")))
 }
 
-/// Why the database cannot answer, as far as an error says so.
+/// Why the database cannot answer, according to an error.
 fn cause(error: &sqlx::Error) -> UnavailableCause {
     if is_full(error) {
         return UnavailableCause::TooManyConnections;
@@ -172,7 +173,7 @@ pub(crate) fn is_denied(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|database| database.code().as_deref() == Some("42501"))
 }
 
-/// What the driver says of a server that has no TLS, where the URL needs it.
+/// The driver's message if the URL requires TLS and the server has none.
 const NO_TLS: &str = "server does not support TLS";
 
 impl From<sqlx::Error> for OpenError {

@@ -60,7 +60,7 @@ impl<DB: Database> PooledConnection<DB> {
         self.statements
     }
 
-    /// Ends the attempt: gives the connection back if it is sound, and closes it otherwise.
+    /// Ends the attempt: returns the connection to the pool if it is sound, and closes it otherwise.
     pub(crate) fn finish<T>(self, result: AttemptResult<T>) -> AttemptResult<T> {
         if result.as_ref().map_or_else(AttemptError::leaves_connection_sound, |_| true) {
             self.checkout.release();

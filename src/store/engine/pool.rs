@@ -28,7 +28,7 @@ use crate::store::database::PoolGauge;
 
 /// How long an unreachable server is assumed to be starting, so that connecting is retried.
 const STARTUP_GRACE: Duration = Duration::from_secs(1);
-/// How long a server that allows no more connections is not asked for one, while the pool has some.
+/// How long no new connection is attempted after the server refused one for its limit, while the pool has some.
 const FULL_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Timeout of closing a connection cleanly.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -61,11 +61,11 @@ pub(crate) struct Pool<DB: Database> {
     open: AtomicU32,
     /// Since when the server cannot be reached.
     unreachable_since: Mutex<Option<Instant>>,
-    /// Until when no connection is opened, because the server allows no more.
+    /// Until when no connection is opened, because the server has reached its limit.
     full_until: Mutex<Option<Instant>>,
     /// Signals that a connection was returned or closed.
     returned: Notify,
-    /// Connections of an earlier generation went to a server that is gone.
+    /// Connections of an earlier generation are broken, and closed when they are returned.
     generation: AtomicU64,
     /// Number of connections that wait for a lock of another process.
     lock_waits: AtomicU32,
@@ -130,7 +130,7 @@ impl<DB: Database> Pool<DB> {
             _permit: permit,
         };
         loop {
-            // Registered before the look at the idle connections, so that none is returned unnoticed in between.
+            // Register before checking the idle connections, so that one that is returned in between is noticed.
             let mut returned = std::pin::pin!(self.returned.notified());
             returned.as_mut().enable();
             if let Some(IdleConnection { connection, opened_at, generation, .. }) = self.pop_idle() {
@@ -144,7 +144,7 @@ impl<DB: Database> Pool<DB> {
                         return Ok(checkout(connection, Instant::now(), generation));
                     }
                     Err(error) if !is_full(&error) || self.open.load(Ordering::SeqCst) == 0 => return Err(error),
-                    // The calls that use the pool's connections return them soon.
+                    // Wait: the calls that use the pool's connections return them soon.
                     Err(_) => *self.full_until.lock() = Some(Instant::now() + FULL_RETRY_DELAY),
                 }
             }
@@ -206,14 +206,14 @@ impl<DB: Database> Pool<DB> {
             && self.rules.max_lifetime.is_none_or(|lifetime| opened_at.elapsed() < lifetime)
     }
 
-    /// Closes every idle connection and makes those in use close when they are returned: their server is gone.
+    /// Closes every idle connection, and those in use when they are returned, because their server is unreachable.
     pub fn invalidate_all(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
         let invalidated = std::mem::take(&mut *self.idle.lock());
         self.close_each(invalidated.into_iter().map(|one| one.connection));
     }
 
-    /// Closes the idle connections but one, so that another user of a server that allows no more gets theirs.
+    /// Closes all idle connections but one, so that another user of a server that has reached its limit can connect.
     pub fn release_idle(&self) {
         loop {
             let mut idle = self.idle.lock();
@@ -291,7 +291,7 @@ fn is_starting(error: &sqlx::Error) -> bool {
 }
 
 impl<DB: Database> Checkout<DB> {
-    /// Notes that the connection waits for a lock of another process, until the value is dropped.
+    /// Counts the connection as waiting for a lock of another process, until the value is dropped.
     pub fn wait_for_lock(&self) -> LockWait<DB> {
         self.pool.lock_waits.fetch_add(1, Ordering::SeqCst);
         LockWait(Arc::clone(&self.pool))

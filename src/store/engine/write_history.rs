@@ -1,4 +1,4 @@
-//! The results of the last writes: only a write shows whether the disk takes writes.
+//! The results of the last writes: only a write shows whether the disk accepts writes.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::store::error::{Result, StoreError, UnavailableCause};
 
-/// A write that is older no longer shows that the disk takes writes.
+/// A write that is older no longer shows that the disk accepts writes.
 const MAX_AGE: Duration = Duration::from_secs(5);
 
 /// The results of the last writes.
@@ -23,7 +23,7 @@ pub(crate) struct WriteHistory {
 }
 
 impl WriteHistory {
-    /// Notes the result of a write.
+    /// Records the result of a write.
     pub fn note<T>(&self, result: &Result<T>) {
         match result {
             Ok(_) => {
@@ -37,7 +37,7 @@ impl WriteHistory {
         }
     }
 
-    /// Whether the last writes show that the disk takes writes.
+    /// Whether the last writes show that the disk accepts writes.
     pub fn shows_writable(&self) -> bool {
         !self.disk_full.load(Ordering::SeqCst) && self.succeeded_at.lock().is_some_and(|at| at.elapsed() < MAX_AGE)
     }

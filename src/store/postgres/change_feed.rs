@@ -29,14 +29,14 @@ use crate::{
 /// dead before its lease has ended.
 const DURABLE: &str = "SET LOCAL synchronous_commit = on; ";
 
-/// Two connections. What is written on one is read on the other, where it shows only if it is committed.
+/// Two connections. What is written on one is read on the other, where it is visible only if it is committed.
 pub struct PostgresChangeFeed {
     options: PgConnectOptions,
     /// Timeout of a statement. When it passes, the connection is closed.
     statement_timeout: Duration,
-    /// What each statement begins with.
+    /// The prefix of each statement.
     begin: String,
-    /// Called when the server allows no more connections: its other users release some.
+    /// Called when the server allows no more connections, so that the pool releases some.
     when_full: Option<Box<dyn Fn() + Send + Sync>>,
     writer: Option<PgConnection>,
     reader: Option<PgConnection>,
@@ -168,7 +168,8 @@ impl ChangeFeed for PostgresChangeFeed {
     }
 
     async fn report(&mut self, id: Uuid, seen: i64) -> Result<()> {
-        // The commit does not wait for the disk: a report that a crash loses is repeated, and only delays until then.
+        // The commit does not wait for the disk: a report that a crash loses is repeated, and until then it only delays
+        // Revokes.
         self.write(format!(
             "SELECT set_config('synchronous_commit', 'off', true); \
              UPDATE keyward_replicas SET seen_revision = {seen} WHERE id = '{id}' AND seen_revision < {seen}; \
@@ -213,8 +214,8 @@ const REPEAT_INTERVAL: Duration = Duration::from_secs(30);
 /// Delay before the listener reconnects.
 const RECONNECT_DELAY: Duration = Duration::from_millis(250);
 
-/// Listens for ever, and calls `on_notification` for each notification. A notification saves waiting for the next poll;
-/// nothing depends on its arrival.
+/// Listens for ever, and calls `on_notification` for each notification. A notification only makes a replica read before
+/// its next poll; correctness does not depend on its arrival.
 pub async fn listen(options: PgConnectOptions, on_notification: impl Fn(Notification)) {
     let mut quiet_until = Instant::now();
     loop {
@@ -242,7 +243,8 @@ async fn listen_once(options: &PgConnectOptions, on_notification: &impl Fn(Notif
     on_notification(Notification::Lost);
     loop {
         let Ok(received) = timeout(KEEPALIVE_INTERVAL, listener.try_recv()).await else {
-            // Either nothing happens, or the connection is broken without an error. Then every Revoke would wait for a poll.
+            // Either there was no change, or the connection is broken without an error; in that case every Revoke would
+            // wait for a poll. Check the connection.
             let answer = timeout(KEEPALIVE_TIMEOUT, listener.execute(sqlx::raw_sql("SELECT 1")));
             answer.await.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
             continue;

@@ -31,8 +31,8 @@ fn read_url(url: &str) -> Result<PgConnectOptions, OpenError> {
     }))
 }
 
-/// Requires TLS of a server that is not on this machine, unless the URL has `sslmode=disable`. Otherwise a server that
-/// answers instead gets the password by saying that it has no TLS.
+/// Requires TLS of a server that is not on this machine, unless the URL has `sslmode=disable`. Otherwise an attacker
+/// who answers in its place can obtain the password by refusing TLS.
 fn with_tls(connect: PgConnectOptions) -> PgConnectOptions {
     let host = connect.get_host();
     let is_local = connect.get_socket().is_some() || host.starts_with('/') || server_url::is_loopback(host);
@@ -56,7 +56,8 @@ pub(super) fn connect_options(options: &PostgresOptions, version: Option<u32>) -
     })
 }
 
-/// Returns how to open the connection that migrates. It has no statement timeout: an index over many keys takes its time.
+/// Returns how to open the connection that migrates. It has no statement timeout: creating an index over many keys may
+/// take minutes.
 pub(super) fn migrate_options(options: &PostgresOptions, version: Option<u32>) -> Result<PgConnectOptions, OpenError> {
     let url = options.migrate_url.as_deref().unwrap_or(&options.url);
     let connect = read_url(url)?;
@@ -78,9 +79,9 @@ pub(super) async fn connect_once(connect: &PgConnectOptions, timeout: Duration) 
 
 /// Refuses a server on which Keyward cannot work:
 ///
-/// - a standby: it reads the past, where a revoked key may still be active;
+/// - a standby: its state lags behind, so a revoked key may still be active there;
 /// - a database with another encoding than UTF-8: it cannot hold every name;
-/// - a role or database whose triggers are off: a revocation would get no revision, and no replica would learn of it.
+/// - a role or database whose triggers are off: a revocation would get no revision, and no replica would apply it.
 pub(super) async fn check_server(connection: &mut PgConnection) -> sqlx::Result<()> {
     const SERVER: &str = "SELECT pg_is_in_recovery(), current_setting('server_encoding'), \
          current_setting('session_replication_role')";

@@ -17,7 +17,7 @@ use crate::store::{
 /// SQLite has no replicas: one process owns the file.
 const REPLICAS: &str = "SELECT id, step, lease_ms, seen_revision FROM keyward_replicas";
 
-/// A standby reads the past, and a failover can make one of the server that was the primary.
+/// A standby returns an older state, and a failover can turn the former primary into a standby.
 const WRITABLE: &str = "SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'";
 
 const PRIMARY: &str = "SELECT NOT pg_is_in_recovery()";
@@ -26,7 +26,7 @@ const HAS_MIGRATIONS: &str = "SELECT to_regclass('keyward_migrations') IS NOT NU
 
 const BACKEND_PID: &str = "SELECT pg_backend_pid()";
 
-/// Locks of tables and of migrations alike.
+/// This covers locks of tables and of migrations.
 const BLOCKERS: &str = "SELECT pid::bigint, coalesce(application_name, '') FROM pg_stat_activity \
     WHERE pid = ANY (pg_blocking_pids($1::int4)) ORDER BY pid";
 

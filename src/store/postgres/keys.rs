@@ -123,8 +123,8 @@ const FIRST_KEY: &str = with_event!(
 /// prepared. A replica that is paused in the transaction holds the lock of the organization; then the server ends it.
 const BEGIN_COUNTING: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
      SET LOCAL idle_in_transaction_session_timeout = '5s'";
-/// Waits until nobody else counts the keys of organization `$1`. The next statement sees what those wrote. SQLite has one
-/// writer.
+/// Waits until nobody else counts the keys of organization `$1`. The next statement then reads their writes. SQLite
+/// does not need this, because it has one writer.
 const LOCK_ORGANIZATION: &str =
     "SELECT CAST(pg_advisory_xact_lock(hashtextextended($1, hashtext('keyward_organization'))) AS TEXT)";
 

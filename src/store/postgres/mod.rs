@@ -49,7 +49,7 @@ const MAX_CONFLICTS: u32 = 5;
 /// connection is alive.
 const TIMEOUT_GRACE: Duration = Duration::from_millis(250);
 
-/// What only the Postgres backend keeps.
+/// State of the Postgres backend alone.
 pub struct PostgresConfig {
     options: PostgresOptions,
     connect: PgConnectOptions,
@@ -135,7 +135,8 @@ impl Postgres {
     pub fn change_feed(&self, statement_timeout: Duration) -> PostgresChangeFeed {
         let PostgresConfig { options, connect, version, .. } = &self.attempts.own;
         let pool = Arc::clone(&self.attempts.writers);
-        // The lease comes before the calls: without it, each of them reads the database.
+        // When the server is full, the pool releases idle connections to the follower. The lease has priority over
+        // calls: without it, each call reads the database.
         let feed = PostgresChangeFeed::new(connect.clone(), statement_timeout).when_full(move || pool.release_idle());
         if options.pooler { feed.begin_with(pinned::in_transaction(options.statement_timeout, *version)) } else { feed }
     }
@@ -154,7 +155,7 @@ fn attempts(
     let pool_rules = PoolRules {
         max_connections: options.max_connections,
         acquire_timeout: options.acquire_timeout,
-        // Firewalls drop connections that are quiet for long.
+        // Firewalls drop connections that are idle for long.
         idle_timeout: Some(Duration::from_secs(60)),
         // The memory of a server's process grows with the age of its connection.
         max_lifetime: Some(Duration::from_secs(1_800)),

@@ -1,5 +1,5 @@
-//! The settings that each connection pins. A database or a role may bring others along (`ALTER DATABASE … SET`,
-//! `ALTER ROLE … SET`); what a connection sets at its start, or a transaction for itself, wins over those.
+//! The settings that each connection pins. A database or a role may have different defaults (`ALTER DATABASE … SET`,
+//! `ALTER ROLE … SET`); what a connection sets at its start, or a transaction for itself, overrides those.
 //!
 //! Not pinned are `search_path`, which says where the tables are; `default_transaction_read_only`, by which an operator or a
 //! provider stops all writes, and which shows as "not ready"; `synchronous_commit`, which each statement that needs it sets;
@@ -19,7 +19,8 @@ const VALUES: &[(&str, &str)] = &[
     ("exit_on_error", "off"),
     // Each notice would be a message to read, and a line in the log.
     ("client_min_messages", "warning"),
-    // Compiling a statement takes longer than running it. Costs that a role brings along make every statement compiled.
+    // Compiling a statement takes longer than running it. Cost settings of a role could cause every statement to be
+    // compiled.
     ("jit", "off"),
 ];
 
@@ -28,14 +29,14 @@ const TRANSACTIONS: &[(&str, &str)] = &[
     // Under another one concurrent changes would conflict and be retried.
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_deferrable", "off"),
-    // A library that is missing, or that changes statements.
+    // A role could name a library that is missing, or that changes statements.
     ("local_preload_libraries", ""),
 ];
 
 /// Timeouts other than the statement's.
 const TIMEOUTS: &[&str] = &["lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"];
 
-/// The first version that has `transaction_timeout`. Older ones refuse a setting that they do not know.
+/// The first version that has `transaction_timeout`. Older ones refuse unknown settings.
 const HAS_TRANSACTION_TIMEOUT: u32 = 170_000;
 
 /// The settings of a connection's start. A statement that takes longer than `statement_timeout` is cancelled; none is if it

@@ -41,7 +41,7 @@ const REDELIVER: &str = concat!(
      attempts_before = keyward_deliveries.attempts, next_attempt_at = excluded.next_attempt_at"
 );
 
-/// Writes the event `$4` of type `$2`, caused by `$3`: event `$1` was delivered again. It says `$5`.
+/// Writes the event `$4` of type `$2`, caused by `$3`: event `$1` was delivered again. It has the details `$5`.
 const WRITE_REDELIVERED: &str = concat!(
     insert_event!(with details),
     " SELECT $4, $2, $3, k.id, k.keyspace, k.organization, k.instance, k.environment, NULL, ",

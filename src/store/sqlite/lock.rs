@@ -25,7 +25,7 @@ pub(super) fn create_and_lock(url: &str) -> Result<(PathBuf, File), OpenError> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(refused(named, &error)),
         _ => {}
     }
-    // Two names of one file must lead to one lock.
+    // Two names of one file must use the same lock.
     let path = named.canonicalize().map_err(|error| refused(named, &error))?;
     for suffix in ["", "-wal", "-shm"] {
         restrict(&with_suffix(&path, suffix));
@@ -46,8 +46,8 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Closes a file that every user can open to all but its owner. One that only its group can open stays as it is: that may be
-/// meant, for backups. SQLite makes its -wal and -shm files with the same permissions.
+/// Restricts a file that every user can open to its owner. A file that only its group can open is left unchanged,
+/// because this may be intended for backups. SQLite makes its -wal and -shm files with the same permissions.
 fn restrict(path: &Path) {
     let Ok(metadata) = path.metadata() else { return };
     let others = metadata.permissions().mode() & 0o007;

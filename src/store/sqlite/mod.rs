@@ -70,7 +70,7 @@ impl SqliteOptions {
     }
 }
 
-/// What only the SQLite backend keeps. The lock is released when the last task that uses the backend has ended.
+/// State of the SQLite backend alone. The lock is released when the last task that uses the backend has ended.
 pub struct FileLock {
     _lock: File,
 }
@@ -141,7 +141,7 @@ fn attempts(options: SqliteOptions, path: &Path, lock: File) -> Attempts<Driver,
     let pool_rules = |max_connections| PoolRules {
         max_connections,
         acquire_timeout: options.acquire_timeout,
-        // An open file costs nothing and does not age.
+        // An open file costs nothing and cannot become stale.
         idle_timeout: None,
         max_lifetime: None,
         after_connect: |_| Box::pin(std::future::ready(Ok(()))),
@@ -154,7 +154,7 @@ fn attempts(options: SqliteOptions, path: &Path, lock: File) -> Attempts<Driver,
     let rules = AttemptRules {
         acquire_timeout: options.acquire_timeout,
         attempt_timeout: options.statement_timeout,
-        // Within one process nothing breaks a connection or conflicts with a transaction that a retry could save.
+        // Within one process, no connection breaks and no transaction conflicts in a way that a retry could resolve.
         max_conflicts: None,
         begin: None,
         persistent: true,

@@ -42,7 +42,8 @@ pub(super) use insert_delivery;
 /// Each statement of this file, by name, for the test that prepares them.
 pub(super) const STATEMENTS: &[(&str, &str)] = &[("WRITE_EVENT", WRITE_EVENT), ("WRITE_DELIVERY", WRITE_DELIVERY)];
 
-/// Begins a transaction that writes. Of two transactions that begin by reading, none could go on to write.
+/// Begins a transaction that writes. Not deferred: of two transactions that begin by reading, neither could upgrade to
+/// writing.
 const BEGIN: &str = "BEGIN IMMEDIATE";
 
 /// An event to write.
@@ -68,8 +69,8 @@ impl PooledConnection<Driver> {
     /// Ends a transaction: commits it, or rolls it back after an error.
     ///
     /// A failed statement leaves the transaction open. Some errors, such as a full disk, end it, and then the rollback
-    /// fails, too. If the end fails, the first error is returned as one that closes the connection, because the connection
-    /// may still be inside the transaction.
+    /// fails, too. If ending the transaction fails, the first error is returned as one that closes the connection,
+    /// because the connection may still be inside the transaction.
     pub(super) async fn end<T>(&mut self, result: sqlx::Result<T>) -> sqlx::Result<T> {
         let lost = |error: &sqlx::Error| sqlx::Error::Io(io::Error::new(kind(error), describe(error)));
         match result {
@@ -97,7 +98,7 @@ impl PooledConnection<Driver> {
     }
 }
 
-/// Says in the words of the system why an error of SQLite makes writes impossible.
+/// Maps an error of SQLite that makes writes impossible to the system's kind of error.
 fn kind(error: &sqlx::Error) -> io::ErrorKind {
     match error.as_database_error().and_then(sqlite_code) {
         Some(5 | 6) => io::ErrorKind::ResourceBusy,

@@ -1,4 +1,4 @@
-//! What is decided about a call when its headers have arrived, before any of its body is kept.
+//! Admission of a call: what is decided from its headers, before any of its body is buffered.
 
 use http::HeaderMap;
 use tokio::time::Instant;
@@ -22,7 +22,7 @@ pub(crate) const MAX_PUBLIC_MESSAGE_BYTES: usize = 16 << 10;
 /// Who may make a call, and how its request is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
-    /// It needs a credential. The name is that of its log lines.
+    /// It needs a credential. The string is the name of the call in log lines.
     Protected(&'static str, Requests),
     /// Anyone may make it.
     Public(Requests),
@@ -35,7 +35,7 @@ enum Rule {
 enum Requests {
     /// Exactly one.
     One,
-    /// Any number, as long as the client likes. The first one has to arrive within `server.body_timeout`.
+    /// Any number, without a bound in time. The first one has to arrive within `server.body_timeout`.
     Stream,
 }
 
@@ -63,26 +63,26 @@ fn rule(path: &str) -> Rule {
 
 const REVOKE: &str = "revoke";
 
-/// A call that may go on.
+/// A call that is admitted.
 pub(crate) struct Admitted {
-    /// How its messages may be.
+    /// The bounds of its messages.
     pub(crate) bounds: MessageBounds,
-    /// What it takes of the memory for requests.
+    /// The memory for requests that it has reserved.
     pub(crate) charge: Charge,
-    /// Who makes it, as far as that is known.
+    /// The result of checking its caller in memory.
     pub(crate) caller: CallerStanding,
 }
 
-/// What is known of a caller.
+/// The result of checking a caller in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CallerStanding {
     /// Anyone may make the call.
     Public,
-    /// The credential is valid as far as memory goes.
+    /// The credential is valid, from memory.
     Authenticated,
     /// The credential is that of a revoked key, which may repeat its own revocation: only the message names the key.
     Revoked,
-    /// Memory does not know the credential: see [`look_up`].
+    /// The credential is not in memory: see [`look_up`].
     Unknown {
         /// The name of the call.
         call: &'static str,
@@ -91,7 +91,7 @@ pub(crate) enum CallerStanding {
     },
 }
 
-/// Looks at the credential of a call as far as memory can judge it, and reserves memory for the call. `None`: there is no
+/// Checks the credential of a call in memory, without a look-up, and reserves memory for the call. `None`: there is no
 /// such method.
 ///
 /// # Errors
@@ -120,7 +120,8 @@ pub(crate) fn admit(
         CallerStanding::Public | CallerStanding::Revoked => MAX_PUBLIC_MESSAGE_BYTES,
         CallerStanding::Authenticated | CallerStanding::Unknown { .. } => MAX_MESSAGE_BYTES,
     };
-    // Nobody can forge a key that is well-formed, so its holder is no stranger. Anybody can write a token.
+    // A well-formed key has a checksum that nobody can forge, so its holder counts as authenticated here. Anybody can
+    // write a token.
     let trusted = match caller {
         CallerStanding::Public => admission.is_authenticated(),
         CallerStanding::Authenticated => true,
@@ -129,14 +130,15 @@ pub(crate) fn admit(
     };
     let part = if trusted { BudgetPart::Authenticated } else { BudgetPart::Anonymous };
     let bounds = MessageBounds { max_bytes, unary: requests == Requests::One };
-    // Tonic's buffers, if a stranger may hold them for long. A watch of the health is such a call, and many clients make
-    // one: the first call of each connection is bounded by the number of connections.
+    // Charge tonic's buffers too if an unauthenticated client may hold them for long, as a health watch does. The first
+    // call of each connection is exempt, since many clients make a health watch; it is bounded by the number of
+    // connections.
     let buffers = caller == CallerStanding::Public && connection.calls() > 0;
     let charge = Charge::new(&connection.budget, headers, part, buffers);
     Ok(Some(Admitted { bounds, charge: charge.map_err(|exceeded| overloaded(exceeded.to_string()))?, caller }))
 }
 
-/// What memory knows of the caller.
+/// Checks the caller in memory.
 fn caller_standing(
     api: &GrpcApi,
     connection: &ClientConnection,
@@ -166,8 +168,8 @@ fn repeats_revocation(call: &str, refusal: &Error) -> bool {
     call == REVOKE && refusal.reason == VerdictCode::Revoked.name()
 }
 
-/// Looks up the credential of a call that memory does not know, once the call has its turn. The call is authenticated once
-/// more when its message is there: its caller may be revoked meanwhile.
+/// Looks up the credential of a call that is not in memory, once the call has a permit. The call is authenticated once
+/// more when its message has arrived, because its caller may be revoked meanwhile.
 ///
 /// # Errors
 ///

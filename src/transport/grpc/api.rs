@@ -1,5 +1,5 @@
-//! The application behind the gRPC services, and what every call has in common: authentication, the log line, and how an
-//! error is answered.
+//! The application behind the gRPC services, and what every call has in common: authentication, the log line, and the
+//! status of an error.
 
 use std::sync::Arc;
 

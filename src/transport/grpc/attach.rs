@@ -39,12 +39,12 @@ pub(crate) struct AttachMessages {
     messages: Messages,
     /// Why the session has ended.
     end: Arc<Mutex<Option<Error>>>,
-    /// Ends the session when the client is gone.
+    /// Ends the session when the client has disconnected.
     _gone: DropGuard,
 }
 
 impl AttachMessages {
-    /// Serves a session until its client stops or is gone, or until `closing` is cancelled.
+    /// Serves a session until its client stops or disconnects, or until `closing` is cancelled.
     pub(crate) fn serve(
         service: &Arc<Services>,
         (attached, messages): (Attached, Messages),
@@ -58,7 +58,7 @@ impl AttachMessages {
                 let attached = Arc::new(attached);
                 let ended = gone.run_until_cancelled(read(&attached, inbound, closing)).await;
                 *end.lock() = ended.and_then(std::result::Result::err);
-                // The session ends here, and with it the queue of its messages.
+                // This ends the session, and with it the queue of its messages.
                 drop(attached);
             }
         });

@@ -1,5 +1,5 @@
-//! The protobuf codec of the generated services. A message that cannot be decoded is the caller's mistake: it is answered
-//! INVALID_ARGUMENT with the name of the field, like any other invalid request.
+//! The protobuf codec of the generated services. A message that cannot be decoded is an invalid request: it is answered
+//! INVALID_ARGUMENT with the name of the field.
 
 use std::marker::PhantomData;
 

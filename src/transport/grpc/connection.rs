@@ -1,4 +1,4 @@
-//! One connection of this listener, as its calls see it.
+//! One connection of this listener: the state that its calls share.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use crate::{
     transport::{budget::ConnectionBudget, listener::ConnectionTimeouts, peer::Peer},
 };
 
-/// How long the calls of a connection may go on that is closed for its refused credentials.
+/// How long calls may go on when their connection is closed for refused credentials.
 const REFUSED_GRACE: Duration = Duration::from_secs(1);
 
 /// What the calls of one connection share.
@@ -27,9 +27,9 @@ pub(crate) struct ClientConnection {
     pub(crate) peer: Arc<Peer>,
     /// Memory for the requests of this connection.
     pub(crate) budget: ConnectionBudget,
-    /// How long the client may be slow.
+    /// Timeouts of the client.
     pub(crate) timeouts: ConnectionTimeouts,
-    /// Calls that are answered by a task.
+    /// Number of calls that a task answers.
     calls: AtomicUsize,
 }
 
@@ -50,11 +50,11 @@ impl ClientConnection {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Waits for a turn of a call, see [`crate::transport::accept::Admission::call_permit`].
+    /// Waits for the permit of a call, see [`crate::transport::accept::Admission::call_permit`].
     ///
     /// # Errors
     ///
-    /// DEADLINE_EXCEEDED if it has none at the call's deadline.
+    /// DEADLINE_EXCEEDED if there is none at the call's deadline.
     pub(crate) async fn turn(&self, deadline: Instant) -> Result<Option<SemaphorePermit<'_>>> {
         timeout_at(deadline, self.peer.admission.call_permit()).await.map_err(|_| Error::deadline_exceeded())
     }

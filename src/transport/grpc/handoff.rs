@@ -18,7 +18,7 @@ use crate::transport::accept::Admission;
 pub(crate) struct ConnectionCount(Arc<AtomicUsize>);
 
 impl ConnectionCount {
-    /// Connections that the thread serves or has been handed.
+    /// Connections that the thread serves or that wait for it.
     pub(crate) fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
@@ -52,7 +52,7 @@ impl HandedConnection {
     ///
     /// # Errors
     ///
-    /// What the socket fails with.
+    /// The error of the socket.
     pub(crate) fn new(
         stream: TcpStream,
         address: IpAddr,
@@ -76,7 +76,7 @@ impl HandedConnection {
     ///
     /// # Errors
     ///
-    /// What the reactor fails with.
+    /// The error of the reactor.
     pub(crate) fn open(self) -> io::Result<(TcpStream, CountGuard)> {
         Ok((TcpStream::from_std(self.stream)?, self.guard))
     }

@@ -1,7 +1,7 @@
 //! Splits the data of a request into gRPC messages, so that a message is passed on once all of it has arrived.
 //!
-//! Tonic reserves memory for the length that a message promises. A client that promises much and sends little would fill
-//! the memory; here a message that is not complete takes as much as was sent of it.
+//! Tonic reserves memory for the length in a message's prefix, so a client could exhaust the memory by announcing long
+//! messages and sending little. Here an incomplete message takes only as much memory as was received of it.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
@@ -12,9 +12,9 @@ const PREFIX_BYTES: usize = 5;
 pub(super) struct MessageGate {
     /// Longer messages are passed on without waiting for their end, since tonic refuses them by their prefix.
     max_message_bytes: usize,
-    /// Data that was not looked at yet.
+    /// Data that was not processed yet.
     unread: Bytes,
-    /// The beginning of a message.
+    /// The received part of an incomplete message.
     partial: BytesMut,
     /// A message that is too long has begun.
     oversized: bool,
@@ -31,7 +31,7 @@ impl MessageGate {
         self.unread = data;
     }
 
-    /// Bytes of the message that is not complete.
+    /// Received bytes of the incomplete message.
     pub(super) fn partial_bytes(&self) -> usize {
         self.partial.len()
     }
@@ -41,7 +41,7 @@ impl MessageGate {
         self.oversized
     }
 
-    /// The next complete messages; `None` if more data is needed. The rest of the data is held.
+    /// The next complete messages; `None` if more data is needed. The rest of the data is kept.
     pub(super) fn next(&mut self) -> Option<Bytes> {
         if self.unread.is_empty() {
             return None;
@@ -55,7 +55,7 @@ impl MessageGate {
                 return Some(self.unread.split_to(whole));
             }
         }
-        // First the prefix, which says how much is missing; then the message.
+        // First complete the prefix, which contains the length; then the message.
         self.fill_partial_to(PREFIX_BYTES);
         let length = message_length(&self.partial)?;
         if length > self.max_message_bytes {
@@ -91,7 +91,7 @@ impl MessageGate {
         whole
     }
 
-    /// Moves unread data until `length` bytes are held.
+    /// Moves unread data into the incomplete message until it has `length` bytes.
     fn fill_partial_to(&mut self, length: usize) {
         let missing = length.saturating_sub(self.partial.len()).min(self.unread.len());
         self.partial.extend_from_slice(&self.unread[..missing]);
@@ -99,7 +99,7 @@ impl MessageGate {
     }
 }
 
-/// The length that a prefix promises; `None` if the prefix is not complete.
+/// The length in a prefix; `None` if the prefix is not complete.
 fn message_length(data: &[u8]) -> Option<usize> {
     let (_, length) = data.first_chunk::<PREFIX_BYTES>()?.split_first_chunk::<1>()?;
     let length = u32::from_be_bytes(length.try_into().ok()?);

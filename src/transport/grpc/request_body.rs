@@ -1,4 +1,5 @@
-//! The body of a request: it passes a message on once all of it has arrived, and keeps no more than the budget allows.
+//! The body of a request: it passes a message on once all of it has arrived, and buffers no more than the budget
+//! allows.
 
 use std::{
     borrow::Cow,
@@ -23,15 +24,16 @@ use crate::{
     },
 };
 
-/// What a call takes besides its headers and its message: the state of its stream and its task.
+/// Memory of a call besides its headers and its message: the state of its stream and its task.
 const CALL_BYTES: usize = 4 << 10;
-/// What a stranger may send ahead on a stream: the HTTP/2 window of each. It is kept where the budget cannot see it.
+/// The HTTP/2 window of each stream of an unauthenticated client, in bytes. h2 buffers this data, so the budget charges
+/// the whole window for each stream.
 pub(crate) const STRANGER_WINDOW_BYTES: usize = 4 << 10;
-/// What tonic allocates for a call.
+/// Memory that tonic allocates for a call.
 const TONIC_BYTES: usize = 10 << 10;
-/// What a header takes besides its name and its value.
+/// Memory of a header besides its name and its value.
 const HEADER_BYTES: usize = 64;
-/// When a call is to be repeated for which no memory was left.
+/// When to retry a call for which no memory was left.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -41,7 +43,7 @@ pub(crate) struct RequestBody {
     gate: MessageGate,
     /// `None`: nothing more is read.
     body: Option<RecvStream>,
-    /// The beginning that [`Self::poll_begin`] has read.
+    /// The first messages, which [`Self::poll_begin`] has read.
     first_messages: Option<Bytes>,
     /// The body is one message.
     unary: bool,
@@ -50,7 +52,7 @@ pub(crate) struct RequestBody {
     first_due: Option<Pin<Box<Sleep>>>,
 }
 
-/// What the budget is charged for one call.
+/// The reservations of one call in the budget.
 pub(crate) struct Charge {
     budget: ConnectionBudget,
     part: BudgetPart,
@@ -62,7 +64,7 @@ pub(crate) struct Charge {
     bytes: usize,
 }
 
-/// How the messages of a call may be.
+/// The bounds of the messages of a call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MessageBounds {
     /// The longest message.
@@ -82,7 +84,7 @@ pub(crate) enum BodyError {
 }
 
 impl BodyError {
-    /// The error that the client sees; `None` if there is no client any more.
+    /// The error for the client; `None` if the client has disconnected.
     pub(crate) fn refusal(&self) -> Option<Error> {
         match self {
             Self::Connection(_) => None,
@@ -170,7 +172,7 @@ impl Charge {
 }
 
 impl RequestBody {
-    /// A body of which `received` was read already. The first message of a stream is due within `first`.
+    /// A body of which `received` has been read already. The first message of a stream is due within `first`.
     pub(crate) fn new(
         received: Bytes,
         body: RecvStream,
@@ -197,7 +199,7 @@ impl RequestBody {
         self.charge.authenticate()
     }
 
-    /// Takes what the call and its first message are charged. Later messages are charged apart.
+    /// Takes the reservation of the call and its first message. Later messages have reservations of their own.
     pub(crate) fn take_charge(&mut self) -> Option<Reservation> {
         self.charge.bytes = 0;
         self.charge.call.take()
@@ -233,7 +235,7 @@ impl RequestBody {
             self.charge.cover(self.gate.partial_bytes()).map_err(BodyError::Exceeded)?;
             match self.poll_more(cx)? {
                 Poll::Ready(Some(data)) => self.gate.push(data),
-                // Tonic says what is wrong with an incomplete message.
+                // Pass an incomplete message on: tonic refuses it with the right error.
                 Poll::Ready(None) => return Poll::Ready(Ok(self.gate.take_partial())),
                 Poll::Pending => match &mut self.first_due {
                     Some(due) => {
@@ -253,12 +255,12 @@ impl RequestBody {
     }
 }
 
-/// Reads the next piece of a body, and opens the client's flow-control window by its length. The caller uses the piece at
-/// once, or holds it as far as the budget allows.
+/// Reads the next piece of a body, and opens the client's flow-control window by its length. The caller uses the piece
+/// at once, or buffers it within the budget.
 pub(crate) fn poll_data(body: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
     let data = ready!(body.poll_data(cx));
     if let Some(Ok(data)) = &data {
-        // This fails only for more than was received.
+        // This fails only if more is released than was received.
         let _ = body.flow_control().release_capacity(data.len());
     }
     Poll::Ready(data)

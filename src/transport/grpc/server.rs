@@ -32,7 +32,7 @@ use crate::{
     transport::{accept::Acceptor, listener::ListenerOptions, peer::Peer, tls::Port, write_timeout::WriteTimeout},
 };
 
-/// Connections that were handed to a thread and not taken yet.
+/// Connections that wait for a thread to serve them.
 const MAX_HANDED: usize = 64;
 
 /// A thread that serves connections.

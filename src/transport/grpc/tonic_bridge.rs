@@ -40,11 +40,11 @@ pub(crate) async fn unless_reset<T>(
 pub(crate) struct ForwardedCall {
     pub(crate) request: Request<RequestBody>,
     pub(crate) respond: SendResponse<Bytes>,
-    /// How long the first message may take to arrive, and the client may take none of the response.
+    /// Timeouts of the first message, and of a client that reads none of the response.
     pub(crate) timeouts: ConnectionTimeouts,
     /// Anyone may make the call. It is charged until it ends; other calls only until they are authenticated.
     pub(crate) public: bool,
-    /// Where the call runs and its message is made, if the response is a page. This thread only sends it.
+    /// Runs the call and encodes its message if the response is a page; this thread then only sends it.
     pub(crate) bulk: Option<Arc<Bulk>>,
 }
 
@@ -68,7 +68,7 @@ pub(crate) async fn forward(mut routes: Routes, call: ForwardedCall) {
         Some(bulk) => {
             let page = bulk.run(async move {
                 let (head, body) = routes.call(request).await.ok()?.into_parts();
-                // A refusal is headers alone, and has to end with them.
+                // A refusal has only headers, and the stream has to end with them.
                 if body.is_end_stream() {
                     return Some(Response::from_parts(head, body));
                 }
@@ -111,7 +111,7 @@ pub(crate) fn is_page(request: &Request<RequestBody>) -> bool {
     PAGES.contains(&request.uri().path())
 }
 
-/// Sends a body as fast as the client takes it.
+/// Sends a body as fast as the client reads it.
 async fn send(mut stream: SendStream<Bytes>, body: tonic::body::Body, write_timeout: Duration) {
     let mut body = pin!(body);
     loop {

@@ -1,4 +1,4 @@
-//! What happens on one HTTP connection, and since when nothing does.
+//! The activity of one HTTP connection, from which its idle time follows.
 
 use std::{
     pin::Pin,
@@ -43,7 +43,7 @@ pub(crate) struct Activity {
 struct Times {
     /// The last time that a request or a response made progress.
     progress: Instant,
-    /// When the first byte of a request came whose headers are not complete. Unknown over HTTP/2, where a client also
+    /// When the first byte of a request arrived whose headers are not complete. None over HTTP/2, where a client also
     /// sends frames that belong to no request.
     headers: Option<Instant>,
     /// The first bytes of the connection.
@@ -61,7 +61,7 @@ impl Activity {
         Arc::new(Self { admission, budget, timeouts, closing, requests, times })
     }
 
-    /// Notes a request whose headers are complete. It counts until the guard is dropped.
+    /// Counts a request whose headers are complete. It counts until the guard is dropped.
     pub(crate) fn request(self: &Arc<Self>) -> ActiveRequest {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let mut times = self.times.lock();
@@ -99,7 +99,8 @@ impl Activity {
             if Instant::now() >= deadline {
                 return;
             }
-            // Progress moves the deadline, and headers may bring it forward: it is computed again at short intervals.
+            // Progress moves the deadline back, and headers may move it forward, so compute it again at short
+            // intervals.
             sleep_until(deadline.min(Instant::now() + Duration::from_secs(1))).await;
         }
     }
@@ -111,13 +112,14 @@ impl Activity {
             + match (times.requested, self.requests()) {
                 (false, _) => HEADER_TIMEOUT,
                 (true, 0) => self.timeouts.idle,
-                // A handler's own deadline comes first. Past it, only the client can be what is waited for.
+                // A handler has a deadline of its own, which is earlier. Beyond it, the connection can only be waiting
+                // for the client.
                 (true, _) => DEFAULT_TIMEOUT + self.timeouts.body + self.timeouts.write,
             };
         headers.map_or(progress, |headers| headers.min(progress))
     }
 
-    /// Notes bytes that were read from the client. Reading its end reads none.
+    /// Records bytes that were read from the client. At the end of the stream there are none.
     pub(crate) fn received(&self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;

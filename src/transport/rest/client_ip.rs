@@ -6,7 +6,7 @@ use http::HeaderMap;
 use ipnet::IpNet;
 
 /// Returns the client's address: the peer's own or, if the peer is a trusted proxy, the last address in
-/// `X-Forwarded-For` that is not a trusted proxy's. The client could have written everything left of it.
+/// `X-Forwarded-For` that is not a trusted proxy's. Everything left of it may have been written by the client.
 pub(crate) fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let peer = peer.to_canonical();
     let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));

@@ -17,10 +17,10 @@ use crate::{
 /// What a handler returns.
 pub(crate) type RestResult = Result<RestResponse, RestError>;
 
-/// Why a request fails.
+/// Why a request is refused.
 #[derive(Debug)]
 pub(crate) enum RestError {
-    /// An error of a use case, or of what a request says.
+    /// An error of a use case, or of the content of a request.
     Service(Error),
     /// There is no such path.
     NoSuchPath,
@@ -51,7 +51,7 @@ impl RestError {
         }
     }
 
-    /// The same as a service's error, which is what is logged.
+    /// Converts it to a service's error, which is what the log has.
     fn into_error(self) -> Error {
         match self {
             Self::Service(error) => error,
@@ -88,8 +88,8 @@ impl IntoResponse for RestError {
     }
 }
 
-/// Renames the fields of a use case's error as the routes for keys name them. Errors of the route itself must not come
-/// here: in a body, `organization` may be an unknown field.
+/// Renames the fields of a use case's error as the routes for keys name them. Do not call this for errors of the route
+/// itself: in a body, `organization` may be an unknown field.
 pub(crate) fn rest_names(mut error: Error) -> Error {
     for bad in &mut error.fields {
         bad.field = Cow::Borrowed(match &*bad.field {

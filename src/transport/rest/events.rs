@@ -217,7 +217,7 @@ fn delivery(delivery: &audit::Delivery) -> Delivery<'_> {
     }
 }
 
-/// A path segment that cannot be an id names no event.
+/// Replaces the error for a malformed id by the one for an id without an event.
 fn no_such_event_if_unreadable<T>(result: Result<T>) -> Result<T> {
     result.map_err(|error| match error.fields.as_slice() {
         [only] if only.field == "event_id" => Error::new(ErrorKind::NotFound, "NOT_FOUND", "No such event"),

@@ -1,5 +1,5 @@
-//! `/forward-auth/{kind}/{keyspace}` and `/forward-auth/{kind}/{keyspace}/{environment}`: gateways ask here about each
-//! request that reaches them, and describe it in headers. The query of the call itself is ignored.
+//! `/forward-auth/{kind}/{keyspace}` and `/forward-auth/{kind}/{keyspace}/{environment}`: gateways send each request
+//! that reaches them for a decision, and describe it in headers. The query of the call itself is ignored.
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 
@@ -27,8 +27,8 @@ use crate::{
 
 /// Header of the gateway's own credential: `Authorization` is the client's.
 pub(crate) const GATEWAY_CREDENTIAL: &str = "x-keyward-gateway";
-/// How long a decision may take. Less than the gateways wait in the files that users copy, so that the client gets our answer
-/// and not the gateway's.
+/// How long a decision may take. Less than the timeouts of the gateways in the configurations that users copy, so that
+/// the client gets Keyward's answer and not the gateway's.
 pub(crate) const DECISION_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Header of a refusal's body, for a gateway that cannot pass the body itself.
 const BODY: HeaderName = HeaderName::from_static("x-keyward-body");
@@ -51,7 +51,7 @@ const FORWARDED: HeaderFamily = HeaderFamily {
     others: ["x-original-uri", "x-original-method"],
 };
 
-/// The path of a call: the kind of gateway that asks, and whose keys count.
+/// The path of a call: the kind of gateway, and the keyspace and environment.
 pub(crate) struct CallPath {
     kind: GatewayKind,
     keyspace: String,
@@ -69,7 +69,7 @@ pub(crate) async fn decide(context: RequestContext, request: Request) -> Respons
             return with_body(path.as_ref(), error);
         }
     };
-    // Others than gateways do not learn which kinds there are.
+    // Checked after the authentication, so that only gateways can find out which kinds exist.
     let Some(path) = path else { return RestError::NoSuchPath.into_response() };
     match answer(&context, &path, &parts, allowed.as_deref()).await {
         Ok(allowed) => pass(&context, &allowed),
@@ -77,7 +77,7 @@ pub(crate) async fn decide(context: RequestContext, request: Request) -> Respons
     }
 }
 
-/// Checks that the caller is a gateway; returns the keyspaces that it may ask about.
+/// Checks that the caller is a gateway; returns the keyspaces whose keys it may verify.
 async fn authorize(context: &RequestContext, headers: &HeaderMap) -> Result<Option<Arc<AllowedKeyspaces>>> {
     let (peer, auth) = (context.peer(), &context.service().auth);
     let mut credentials = headers.get_all(GATEWAY_CREDENTIAL).iter();
@@ -102,14 +102,14 @@ async fn authorize(context: &RequestContext, headers: &HeaderMap) -> Result<Opti
         }
         Err(error) if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::DeadlineExceeded) => Err(error),
         Err(error) => {
-            // Guesses are counted. The answer stays the same: the gateway would pass a 401 on to its client.
+            // Count the invalid credential, but do not answer 401: the gateway would pass it on to its client.
             let Error { presented, .. } = context.refused(error);
             Err(Error { presented, ..not_a_gateway() })
         }
     }
 }
 
-/// The refusal of every caller that is no gateway.
+/// The refusal of every caller that is not a gateway.
 pub(crate) fn not_a_gateway() -> Error {
     Error::forbidden("Only gateways may ask here")
 }
@@ -152,7 +152,7 @@ impl CallPath {
         let text =
             |segment: &str| percent_encoding::percent_decode_str(segment).decode_utf8().map(Cow::into_owned).ok();
         let kind = segments.next()?;
-        // Envoy asks over gRPC.
+        // Envoy uses gRPC instead.
         let kind = GatewayKind::ALL.into_iter().find(|known| known.name() == kind && *known != GatewayKind::Envoy)?;
         let keyspace = text(segments.next()?)?;
         let environment = segments.next().map_or(Some(String::new()), text)?;
@@ -182,7 +182,7 @@ impl CallPath {
         let target = forwarded(headers, family.target)?;
         let method = forwarded(headers, family.method)?;
         for (other, own) in family.others.into_iter().zip([&target, &method]) {
-            // The headers of other kinds come from the client. Where the two differ, Keyward cannot know which of them the
+            // The headers of other kinds come from the client. If the two differ, Keyward cannot tell which of them the
             // gateway sent.
             if headers.get_all(other).iter().any(|value| String::from_utf8_lossy(value.as_bytes()) != *own) {
                 return Err(Error::invalid(other, "differs from what the gateway says"));
@@ -236,7 +236,7 @@ fn pass(context: &RequestContext, allowed: &Allowed) -> Response {
 pub(crate) fn passed<'a>(identity: impl Iterator<Item = (&'static str, Cow<'a, str>)>) -> Response {
     let mut response = RestResponse::empty(StatusCode::OK).into_response();
     for (name, value) in identity {
-        // Escaped to visible ASCII; scopes are so, and spaces between them.
+        // The values are visible ASCII, because they are escaped; so are scopes, with spaces between them.
         if let Ok(value) = HeaderValue::from_str(&value) {
             response.headers_mut().insert(name, value);
         }
@@ -248,7 +248,7 @@ pub(crate) fn passed<'a>(identity: impl Iterator<Item = (&'static str, Cow<'a, s
 fn refuse(context: &RequestContext, path: &CallPath, error: Error) -> Response {
     context.set_rate(error.rate);
     let mut response = with_body(Some(path), error);
-    // Logged and counted as a decision, and no failure of the gateway's own.
+    // Remove the error: the decision is logged and counted already, and it is not an invalid credential of the gateway.
     response.extensions_mut().remove::<Error>();
     response
 }

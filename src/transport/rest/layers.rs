@@ -42,10 +42,10 @@ use crate::{
 /// Handles the requests of a listener.
 pub type HttpHandler = BoxCloneSyncService<Request, Response, Infallible>;
 
-/// Requests without a valid credential at once, of a connection on which no call was authenticated.
+/// Maximum number of concurrent requests without a valid credential on a connection on which no call was authenticated.
 const MAX_ANONYMOUS_REQUESTS: usize = 16;
-/// What a request takes while its session is looked up or its body arrives: the state of its stream and of its handler,
-/// and what its client may send ahead.
+/// Memory of a request while its session is looked up or its body arrives: the state of its stream and its handler, and
+/// its flow-control window.
 const PENDING_REQUEST_BYTES: usize = 32 << 10;
 
 /// How much of an unread request body is read and thrown away, and for how long.
@@ -60,7 +60,8 @@ pub(crate) fn stack(routes: Router, state: &Arc<RestState>) -> HttpHandler {
     let layers = ServiceBuilder::new()
         // All other layers, the extractors and the handlers use the request's context.
         .layer(from_fn_with_state(Arc::clone(state), add_context))
-        // Outside of the log: the logged duration is that of the call, not of a client that still sends its body.
+        // Outside of the log, so that the logged duration is that of the call, without the time in which the client
+        // still sends its body.
         .layer(from_fn(discard_unread_body))
         // Outside of everything that may change the response: what is logged is what the client gets.
         .layer(from_fn(finish_call))
@@ -94,13 +95,13 @@ async fn add_context(
 }
 
 /// Reads what a handler left unread of the request's body, within bounds, before the response is sent. If a connection
-/// is closed while bytes are still arriving, it is reset, and the client loses the response that says why.
+/// is closed while bytes are still arriving, it is reset, and the client loses the response with the reason.
 async fn discard_unread_body(request: Request, next: Next) -> Response {
     let mut timeout = DISCARD_TIMEOUT;
     if request.version() == Version::HTTP_2 {
-        // There a response ends its own stream alone, and a refused request must not stay for as long as its client likes.
-        // But clients such as curl 7.88 lose the response if the stream ends before they have sent a body, so one that says
-        // it is short is waited for.
+        // Over HTTP/2 a response ends only its own stream, and a refused request must not occupy memory for as long as
+        // its client likes. But clients such as curl 7.88 lose the response if the stream ends before they have sent
+        // the body, so wait for a body whose announced length is short.
         if request.body().size_hint().upper().is_none_or(|length| length > MAX_SHORT_BODY_BYTES) {
             return next.run(request).await;
         }
@@ -125,7 +126,7 @@ async fn finish_call(context: RequestContext, request: Request, next: Next) -> R
     response
 }
 
-/// Undoes what axum adds to responses on its own and in another form than REST's.
+/// Removes or rewrites headers that axum adds to responses in another form than REST's.
 async fn adapt_response(request: Request, next: Next) -> Response {
     let head = request.method() == Method::HEAD;
     let mut response = next.run(request).await;
@@ -152,14 +153,14 @@ async fn limit_failed_authentications(context: RequestContext, request: Request,
     if let Some(error) = failed.filter(|_| !context.is_failure_counted()).cloned() {
         response = RestError::from(context.refused(error)).into_response();
     }
-    // HTTP/2 has no such header: a frame asks its client.
+    // HTTP/2 has no such header; it uses a GOAWAY frame.
     if version < Version::HTTP_2 && context.connection().admission.is_refused() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-/// Whether a request is a stranger's, as far as memory goes.
+/// Whether a request is unauthenticated, checked in memory.
 enum Stranger {
     No,
     Yes,
@@ -169,11 +170,11 @@ enum Stranger {
     },
 }
 
-/// Bounds what a connection makes this replica do at once while no call was authenticated on it.
+/// Bounds the concurrent work of a connection while no call was authenticated on it.
 ///
-/// A request without a valid credential is refused when there are many. One whose credential memory does not know waits
-/// for its turn: it may be the first of a burst. Nobody can forge a key that is well-formed, but anybody can write a
-/// session token, so that requests with one are charged to the memory for strangers.
+/// A request without a valid credential is refused when there are many. One whose credential is not in memory waits for
+/// a permit, because it may be the first of a burst of a valid caller. A well-formed key cannot be forged, but anybody
+/// can write a session token, so requests with one are charged to the anonymous part of the budget.
 async fn limit_strangers(context: RequestContext, request: Request, next: Next) -> Response {
     let connection = Arc::clone(context.connection());
     if connection.admission.is_authenticated() {
@@ -198,7 +199,8 @@ async fn limit_strangers(context: RequestContext, request: Request, next: Next) 
                 .into_response();
         }
         Stranger::No => return next.run(request).await,
-        // One without a body is answered at once: probes are, also while strangers use all that they may.
+        // A request without a body, such as a probe, is answered at once, even while the anonymous part of the budget
+        // is used up.
         Stranger::Yes => (!request.body().is_end_stream(), false),
         Stranger::Unknown { session } => (session, true),
     };
@@ -211,8 +213,8 @@ async fn limit_strangers(context: RequestContext, request: Request, next: Next) 
     next.run(request).await
 }
 
-/// Refuses requests that a proxy in front may have read in another way: without a host or with several, or with a coding
-/// of the transfer that hyper leaves as it is.
+/// Refuses requests that a proxy in front may have interpreted differently: without a host or with several, or with a
+/// transfer coding that hyper does not decode.
 async fn refuse_ambiguous_heads(request: Request, next: Next) -> Response {
     let headers = request.headers();
     let host = {
@@ -251,7 +253,8 @@ async fn refuse_empty_segments(request: Request, next: Next) -> Response {
 }
 
 async fn add_request_id(State(entropy): State<Arc<dyn Entropy>>, request: Request, next: Next) -> Response {
-    // Nothing is known of credentials yet, and a request's own id may hold one by mistake: it is not repeated.
+    // The formats of credentials are not available yet, and a request's own id may contain one by mistake, so always
+    // make a new id.
     let id = request_id::new_id(&*entropy);
     let mut response = next.run(request).await;
     if let Ok(id) = HeaderValue::try_from(id) {

@@ -1,4 +1,4 @@
-//! What orchestrators and scrapers ask.
+//! Probes and metrics, for orchestrators and scrapers.
 
 use http::Uri;
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! The context of one request: what is known of it, and what is logged of it.
+//! The context of one request: its data, and the content of its log line.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -61,7 +61,7 @@ struct Inner {
     recorded: Mutex<Recorded>,
 }
 
-/// What becomes known of a call while it is served.
+/// Facts of a call that are recorded while it is served.
 #[derive(Default)]
 struct Recorded {
     call: &'static str,
@@ -131,7 +131,7 @@ impl RequestContext {
         self.0.deadline.min(self.0.start + self.0.connection.body_timeout())
     }
 
-    /// Whether the memory of this request is that of an authenticated caller.
+    /// The part of the budget that this request uses.
     pub(crate) fn budget_part(&self) -> BudgetPart {
         match self.0.recorded.lock().caller {
             None | Some(Caller::Anonymous) => BudgetPart::Anonymous,
@@ -154,7 +154,7 @@ impl RequestContext {
         self.service().now()
     }
 
-    /// What a use case gets besides its request.
+    /// The context that a use case gets besides its request.
     pub(crate) fn call(&self) -> CallContext<'_> {
         CallContext {
             deadline: self.0.deadline,
@@ -188,12 +188,12 @@ impl RequestContext {
         self.0.recorded.lock().call = call;
     }
 
-    /// The connection that the request came on.
+    /// The connection of the request.
     pub(crate) fn connection(&self) -> &Arc<Activity> {
         &self.0.connection
     }
 
-    /// Notes the caller, for the log and for the bounds of its connection.
+    /// Records the caller, for the log and for the bounds of its connection.
     pub(crate) fn set_caller(&self, caller: Caller) {
         if !matches!(caller, Caller::Anonymous) {
             self.0.connection.admission.authenticated();
@@ -201,12 +201,12 @@ impl RequestContext {
         self.0.recorded.lock().caller = Some(caller);
     }
 
-    /// Notes the key that the call is about, for the log.
+    /// Records the key that the call is about, for the log.
     pub(crate) fn set_key(&self, key: KeyId) {
         self.0.recorded.lock().key = key.to_string();
     }
 
-    /// Notes the state of the caller's rate limit, for the response headers.
+    /// Records the state of the caller's rate limit, for the response headers.
     pub(crate) fn set_rate(&self, rate: Option<RateState>) {
         self.0.recorded.lock().rate = rate;
     }
@@ -224,7 +224,7 @@ impl RequestContext {
             }
         }
         let call = match error {
-            // Requests of no route: a client that is set up wrongly, or one that looks for something.
+            // Log requests of no route, too: the client is misconfigured, or scans for paths.
             Some(error) if call.is_empty() && ["NO_SUCH_PATH", "METHOD_NOT_ALLOWED"].contains(&error.reason) => {
                 "unknown"
             }

@@ -108,7 +108,7 @@ fn table(routes: Routes) -> OpenApiRouter {
 }
 
 /// Gives a route the name that its calls have in the log and in the metrics. Calls of routes without a name are neither
-/// logged nor counted: probes come every few seconds and say nothing.
+/// logged nor counted: probes arrive every few seconds and would only add noise.
 fn call(name: &'static str, (schemas, paths, methods): UtoipaMethodRouter) -> UtoipaMethodRouter {
     let methods = methods.route_layer(from_fn(move |context: RequestContext, request: Request, next: Next| {
         context.set_call(name);

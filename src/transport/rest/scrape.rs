@@ -1,14 +1,15 @@
-//! The text of `/metrics`. Anybody may read it, and making it takes far longer than sending it.
+//! The text of `/metrics`. It needs no credential, and rendering it takes far longer than sending it, so renderings are
+//! limited.
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
 
-/// How often the text is made within one [`INTERVAL`]. Further scrapes of that interval get the last text.
+/// How often the text is made within one [`INTERVAL`]. Further scrapes in that interval get the last text.
 const MAX_RENDERS: u32 = 10;
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The last text, and how often it was made lately.
+/// The last text, and how often it was rendered in this interval.
 pub(crate) struct MetricsText(Mutex<Rendered>);
 
 struct Rendered {
@@ -22,7 +23,7 @@ impl MetricsText {
         Self(Mutex::new(Rendered { text: Bytes::new(), since: Instant::now(), renders: 0 }))
     }
 
-    /// Returns a new text, or the last one if this interval has had its share.
+    /// Returns a new text, or the last one if this interval has reached its limit.
     pub(crate) fn get(&self, now: Instant, render: impl FnOnce() -> String) -> Bytes {
         let mut last = self.0.lock();
         if now.duration_since(last.since) >= INTERVAL {

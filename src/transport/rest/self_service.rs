@@ -243,7 +243,7 @@ impl From<Webhook> for WebhookPatch {
     }
 }
 
-/// A time in one of two forms, which no type of Rust stands for.
+/// A time in one of two forms, for which there is no Rust type.
 fn expires_at() -> Object {
     ObjectBuilder::new()
         .schema_type(SchemaType::from_iter([Type::String, Type::Integer, Type::Null]))
@@ -255,7 +255,7 @@ fn expires_at() -> Object {
         .build()
 }
 
-/// Utoipa's attributes know no `maxProperties` of a field.
+/// Utoipa's attributes do not support `maxProperties` of a field.
 fn metadata() -> Object {
     ObjectBuilder::new()
         .schema_type(SchemaType::from_iter([Type::Object, Type::Null]))

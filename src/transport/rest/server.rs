@@ -28,9 +28,9 @@ use crate::{
     },
 };
 
-/// The largest headers of a request. hyper keeps as much of each connection.
+/// The largest headers of a request. hyper buffers as much for each connection.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
-/// HTTP/2: requests at once on a connection.
+/// HTTP/2: concurrent requests on a connection.
 const MAX_STREAMS: u32 = 64;
 /// HTTP/2: bytes that a client may send ahead of what is read, on a stream and on a connection.
 const STREAM_WINDOW: u32 = 16 << 10;
@@ -109,7 +109,7 @@ async fn serve_connection<I>(
         async move { handling.await.map(|response| active.until_sent(response)) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    // hyper's timeout covers the wait for a request as well as its headers, so it is the longer of the two.
+    // hyper has one timeout for the wait for a request and for its headers, so use the longer of the two.
     let mut http1 = builder.http1();
     http1.timer(TokioTimer::new()).header_read_timeout(options.timeouts.idle).half_close(true);
     http1.max_buf_size(MAX_HEADER_BYTES as usize);

@@ -1,4 +1,5 @@
-//! The HTTP listener while the start waits for the database: the process is live, and everything else is to be retried.
+//! The HTTP listener while the start waits for the database: liveness succeeds, and every other request is answered
+//! 503.
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ pub fn handler(entropy: Arc<dyn Entropy>, waits_for: watch::Receiver<&'static st
     layers::startup_stack(Router::new().fallback(respond).with_state(waits_for), entropy)
 }
 
-/// One handler for all paths: a method that a path does not have is to be retried, too, and not 405.
+/// One handler for all paths: a method that a path does not have is answered 503, too, and not 405.
 async fn respond(State(waits_for): State<watch::Receiver<&'static str>>, request: Request) -> Response {
     let probes = [Method::GET, Method::HEAD].contains(request.method());
     match request.uri().path() {

@@ -1,4 +1,4 @@
-//! FairSemaphore at something scarce, shared fairly between client addresses.
+//! A semaphore that is fair between client addresses.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,27 +9,27 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// A bounded number of turns. Addresses that wait are served in rotation, one waiter of each: an address with a thousand
-/// waiters delays another one by a single turn.
+/// A bounded number of permits. Waiting addresses are served round robin, one waiter at a time: an address with a
+/// thousand waiters delays another one by a single permit.
 pub(crate) struct FairSemaphore(Mutex<State>);
 
 struct State {
     free: usize,
-    /// Each address that waits, once.
+    /// The waiting addresses, each once, in the order in which they are served.
     rotation: VecDeque<IpAddr>,
     waiting: HashMap<IpAddr, VecDeque<oneshot::Sender<FairPermit>>>,
 }
 
-/// A turn. It ends when this is dropped; `None` once it has ended.
+/// A permit, released when this is dropped; `None` once it is released.
 pub(crate) struct FairPermit(Option<Arc<FairSemaphore>>);
 
 impl FairSemaphore {
-    /// This many at once.
+    /// A semaphore with this many permits.
     pub(crate) fn new(count: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State { free: count, rotation: VecDeque::new(), waiting: HashMap::new() })))
     }
 
-    /// Waits for a turn of this address.
+    /// Waits for a permit for this address.
     pub(crate) async fn acquire(self: &Arc<Self>, address: IpAddr) -> FairPermit {
         loop {
             let waiter = {
@@ -54,7 +54,7 @@ impl FairSemaphore {
 }
 
 impl State {
-    /// The next one in rotation.
+    /// The next waiter, round robin.
     fn next(&mut self) -> Option<oneshot::Sender<FairPermit>> {
         let address = self.rotation.pop_front()?;
         let queue = self.waiting.get_mut(&address)?;
@@ -78,7 +78,7 @@ impl Drop for FairPermit {
                 return;
             };
             drop(state);
-            // A waiter that has given up hands the turn back.
+            // A waiter that was dropped does not take the permit: offer it to the next one.
             match next.send(Self(Some(Arc::clone(&semaphore)))) {
                 Ok(()) => return,
                 Err(mut back) => drop(back.0.take()),
@@ -126,7 +126,7 @@ mod tests {
         for _ in 0..3 {
             assert!(poll!(pin!(semaphore.acquire(address(1)))).is_pending());
         }
-        // This one gives up after the turn was sent to it.
+        // This waiter is dropped after the permit was sent to it.
         let mut sent = Box::pin(semaphore.acquire(address(2)));
         assert!(poll!(&mut sent).is_pending());
         drop(taken);

@@ -44,9 +44,10 @@ use crate::{
     domain::{caller::Caller, keyspace::Registry},
 };
 
-/// Timeout of a handshake, including the wait for a turn.
+/// Timeout of a handshake, including the wait for permits.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a handshake goes on with what has arrived. A client needs a few; more often is one that sends byte by byte.
+/// Maximum number of steps of a handshake, each of which processes the bytes that have arrived. A normal client needs a
+/// few; a client that sends byte by byte would need many.
 const MAX_STEPS: usize = 32;
 /// Interval between two checks whether the files have changed.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
@@ -60,7 +61,7 @@ pub enum Port {
     Rest,
 }
 
-/// What is made from the last valid files.
+/// The configurations from the last valid files.
 struct ServerConfigs {
     grpc: Arc<ServerConfig>,
     rest: Arc<ServerConfig>,
@@ -73,7 +74,7 @@ pub struct Tls {
     configs: ArcSwap<ServerConfigs>,
     /// The stamps of the files, taken just before they were first read.
     initial_stamps: Vec<FileStamp>,
-    /// Who may compute, for each listener.
+    /// Permits for handshake computations, for each listener.
     grpc_handshakes: Arc<FairSemaphore>,
     rest_handshakes: Arc<FairSemaphore>,
 }
@@ -99,9 +100,9 @@ impl Tls {
     /// Performs the handshake. Returns the encrypted stream and the caller that the client's certificate identifies, if it
     /// identifies one. None if the handshake failed or timed out.
     ///
-    /// A client that has said nothing takes no turn. What a handshake computes is computed on threads of its own, one turn
-    /// after the other, and in rotation over the client addresses: neither silent clients nor many handshakes of one
-    /// address delay others, and none delays the calls of this thread.
+    /// A client that has sent nothing takes no permit. The cryptography runs on other threads, within a bounded number
+    /// of permits that are fair between client addresses: neither silent clients nor many handshakes of one address
+    /// delay others, and none delays the calls of this thread.
     pub async fn accept(
         &self,
         io: TcpStream,
@@ -193,7 +194,8 @@ impl Tls {
     }
 }
 
-/// How many handshakes of a listener compute at once: half of the cores, so that the other half answers calls.
+/// Maximum number of handshakes of a listener that compute concurrently: half of the cores, so that the other half
+/// answers calls.
 fn max_computing() -> usize {
     (available_parallelism().map_or(1, NonZero::get) / 2).max(1)
 }
@@ -205,11 +207,11 @@ enum HandshakeStep {
     Waits(Box<Accept<TcpStream>>),
 }
 
-/// Goes on with a handshake as far as what the client has sent, on a thread that serves no calls.
+/// Continues a handshake with the bytes that have arrived, on a thread that serves no calls.
 async fn compute(permit: FairPermit, begin: impl FnOnce() -> Accept<TcpStream> + Send + 'static) -> io::Result<HandshakeStep> {
     let computed = spawn_blocking(move || {
         let mut accept = Box::new(begin());
-        // What it waits for is waited for by the caller.
+        // Ignore the waker: the caller waits for the socket.
         let polled = Pin::new(&mut *accept).poll(&mut Context::from_waker(Waker::noop()));
         drop(permit);
         match polled {

@@ -1,4 +1,4 @@
-//! From a target to a connection with an address that was checked.
+//! Connects to a target, at an address that was checked.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -15,7 +15,7 @@ use crate::{
     webhook::scheduler::Slot,
 };
 
-/// Addresses of one name that are tried.
+/// Maximum number of addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 4;
 /// Timeout of one address, so that there is time for the next.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -37,7 +37,7 @@ pub async fn tcp(
             Ok(Err(_)) | Err(_) => return Err(SendError::Unresolved),
         },
     };
-    // A name with one address that is not allowed is not trusted with its other addresses either.
+    // If one address of a name is not allowed, refuse the name as a whole.
     if addresses.iter().any(|address| egress.address(*address).is_err()) {
         return Err(SendError::NotPublic);
     }

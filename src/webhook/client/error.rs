@@ -1,6 +1,7 @@
 //! Why a receiver gave no response.
 
-/// Why there is no response. The texts are shown to those who set the URL, so they do not say what a name resolved to.
+/// Why there is no response. The texts are shown to whoever set the URL, so they do not contain the addresses that a
+/// name resolved to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
     /// The URL is not allowed, or no longer.
@@ -24,7 +25,7 @@ pub enum SendError {
     /// The timeout passed.
     #[error("no answer in time")]
     TimedOut,
-    /// Nothing was sent: every endpoint of the host has as many attempts as it may have.
+    /// Nothing was sent: every endpoint of the host has reached its limit of attempts.
     #[error("too many requests to its addresses are under way")]
     ConcurrencyLimited,
 }

@@ -1,4 +1,4 @@
-//! An HTTP client for URLs that others choose: sends one request to a webhook's receiver.
+//! An HTTP client for untrusted URLs: sends one request to a webhook's receiver.
 //!
 //! Each request has a connection of its own, to an address that was checked, so it does not matter what a name resolves
 //! to later. No proxy is used, no redirect is followed, and one timeout bounds the whole request.
@@ -34,8 +34,8 @@ use crate::domain::egress::{Egress, Target};
 const MAX_BODY_BYTES: usize = 1_024;
 /// Time to read the body of a response whose status is known.
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Bytes of a response's status line and headers. The status alone decides, but it comes before headers that a proxy in
-/// front of the receiver may have added: a delivery must not fail, and be sent again for days, because of them.
+/// Bytes of a response's status line and headers. Only the status matters, but a proxy in front of the receiver may add
+/// many headers: a delivery must not fail, and be repeated for days, because of them.
 const MAX_HEADER_BYTES: usize = 64 * 1_024;
 /// Number of a response's headers.
 const MAX_HEADERS: usize = 1_000;
@@ -145,7 +145,7 @@ where
     tokio::pin!(exchange, connection);
     tokio::select! {
         response = &mut exchange => response,
-        // The connection may end before the response that arrived on it is read.
+        // The connection may end first, although a response that arrived on it is not read yet.
         _ = &mut connection => exchange.await,
     }
 }
@@ -161,12 +161,12 @@ async fn read(response: Response<Incoming>) -> ReceiverResponse {
             kept.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
         }
     };
-    // The status alone decides, so a body that fails or is late is cut off.
+    // Only the status matters, so a body that fails or is late is cut off.
     let _ = timeout(BODY_TIMEOUT, read_body).await;
     ReceiverResponse { status, body: text(&kept) }
 }
 
-/// At most [`MAX_BODY_BYTES`] as text. Postgres takes no NUL in text.
+/// At most [`MAX_BODY_BYTES`] as text. Postgres does not allow NUL in text.
 fn text(bytes: &[u8]) -> String {
     let mut text = String::new();
     for c in String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_BODY_BYTES)]).chars() {

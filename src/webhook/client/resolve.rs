@@ -1,8 +1,8 @@
 //! Name resolution.
 //!
-//! Names of receivers are chosen by others, so a name server that never answers must not hold anything that others need.
-//! The operating system's resolver has no timeout of its own and blocks a thread of a pool, which the database's look-ups
-//! wait for, too. This resolver is asynchronous and reads the same files, `/etc/resolv.conf` and `/etc/hosts`.
+//! Callers choose the names of receivers, so a name server that never answers must not block resources that others
+//! need. The operating system's resolver has no timeout of its own and blocks a thread of a pool, which the database's
+//! look-ups wait for, too. This resolver is asynchronous and reads the same files, `/etc/resolv.conf` and `/etc/hosts`.
 
 use std::{fs, io, net::IpAddr, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, time::Duration};
 
@@ -27,9 +27,9 @@ const RETRIES: usize = 1;
 const MAX_QUERIES: usize = 4_096;
 /// Answers that are kept.
 const CACHE_SIZE: u64 = 1_024;
-/// How long an answer is kept, whatever its server says.
+/// How long an answer is kept, whatever its TTL is.
 const MAX_CACHE_TIME: Duration = Duration::from_secs(30);
-/// How long it is kept that a name has no address.
+/// How long the answer that a name has no address is kept.
 const MAX_NEGATIVE_CACHE_TIME: Duration = Duration::from_secs(5);
 /// Largest file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -43,7 +43,7 @@ pub trait Resolve: Send + Sync + 'static {
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// Asks the machine's name servers, without a thread of its own. The machine's hosts file goes first.
+/// Queries the machine's name servers, without blocking a thread. The machine's hosts file takes precedence.
 pub struct DnsResolver {
     resolv_conf: PathBuf,
     hosts: PathBuf,
@@ -53,7 +53,7 @@ pub struct DnsResolver {
 /// Identifies one state of both files, so that a change is seen.
 type Stamps = [Option<(u64, u64, i64, i64)>; 2];
 
-/// What was read of the files.
+/// The content of the files.
 pub(super) struct Loaded {
     hosts: Hosts,
     resolver: TokioResolver,
@@ -117,7 +117,7 @@ impl Loaded {
         options.positive_max_ttl = Some(MAX_CACHE_TIME);
         options.negative_max_ttl = Some(MAX_NEGATIVE_CACHE_TIME);
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        // Looked at here, before anything is asked of a server.
+        // The hosts file is read here instead, before a server is queried.
         options.use_hosts_file = ResolveHosts::Never;
         let resolver = Resolver::builder_with_config(servers, TokioRuntimeProvider::default());
         Ok(Self { hosts, resolver: resolver.with_options(options).build()? })
@@ -132,7 +132,7 @@ impl Loaded {
         Ok(alternating(found.iter()))
     }
 
-    /// The addresses that the hosts file gives a name.
+    /// The addresses of a name in the hosts file.
     fn own(&self, name: &str) -> io::Result<Vec<IpAddr>> {
         let mut name = Name::from_utf8(name).map_err(io::Error::other)?;
         name.set_fqdn(true);
@@ -144,7 +144,7 @@ impl Loaded {
     }
 }
 
-/// Addresses of both versions in turn: only a few are tried, and one version may not be reachable from here.
+/// Addresses of both IP versions alternately: only a few are tried, and one version may not be reachable from here.
 fn alternating(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     let (four, six): (Vec<IpAddr>, Vec<IpAddr>) = addresses.partition(IpAddr::is_ipv4);
     let mut mixed = Vec::with_capacity(four.len() + six.len());
@@ -171,7 +171,7 @@ mod tests {
 
     use super::*;
 
-    /// A name server that knows a few names, and never answers for those that begin with `silent`.
+    /// A name server for a few names, which never answers queries for names that begin with `silent`.
     async fn server(names: &[(&str, &[&str])]) -> (ResolverConfig, Arc<AtomicUsize>) {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let port = socket.local_addr().unwrap().port();
@@ -267,7 +267,7 @@ mod tests {
         }
     }
 
-    /// A thousand names that never answer take no thread, end in time, and hold no other name.
+    /// A thousand names without an answer occupy no thread, time out, and do not delay other names.
     #[test]
     fn a_name_server_that_hangs_holds_neither_other_names_nor_the_blocking_pool() {
         let runtime =

@@ -184,7 +184,7 @@ async fn a_request_ends_in_time_whatever_the_receiver_does() {
     assert!(matches!(post(loopback(), script(&[]), &url(endless)).await, Err(SendError::InvalidResponse(_))));
     let closed_port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     assert!(matches!(post(loopback(), script(&[]), &url(closed_port)).await, Err(SendError::Unreachable(_))));
-    // TLS to a port that speaks something else.
+    // TLS to a port that does not use TLS.
     let (plain, _) = receiver(Some(b"HTTP/1.1 200 OK\r\n\r\n".to_vec())).await;
     let tls = format!("https://127.0.0.1:{plain}/");
     assert!(matches!(post(loopback(), script(&[]), &tls).await, Err(SendError::Tls(_))));

@@ -24,12 +24,12 @@ use crate::domain::clock::{Micros, SECOND};
 pub const SLOW_AFTER: Micros = 2 * SECOND;
 /// An address counts as slow for this long after a slow attempt.
 const SLOW_ADDRESS_TTL: Micros = 600 * SECOND;
-/// Hosts and addresses that are remembered, each. Their memory is cleared when it is full.
+/// Maximum number of hosts, and of addresses, whose history is kept. The history is cleared when it is full.
 const MAX_REMEMBERED: usize = 10_000;
-/// Throttled hosts that are remembered. A claim may have to name them all.
+/// Maximum number of throttled hosts. A claim may have to name all of them.
 const MAX_THROTTLED: usize = 1_000;
 
-/// The counts of running attempts, and what earlier attempts showed of hosts and addresses.
+/// The counts of running attempts, and the history of hosts and addresses.
 #[derive(Debug)]
 pub struct Limits {
     per_host: usize,
@@ -41,7 +41,7 @@ pub struct Limits {
     running_by_endpoint: HashMap<SocketAddr, EndpointCount>,
     hosts: HashMap<String, HostHistory>,
     throttled_hosts: usize,
-    /// Networks that had a slow attempt, and when that is forgotten.
+    /// Networks that had a slow attempt, and when that expires.
     slow_networks: HashMap<IpAddr, Micros>,
 }
 
@@ -53,7 +53,7 @@ struct EndpointCount {
     quick: usize,
 }
 
-/// What a host's last attempt showed.
+/// The result of a host's last attempt.
 #[derive(Debug, Clone, Copy, Default)]
 struct HostHistory {
     /// It ended within [`SLOW_AFTER`].
@@ -118,7 +118,8 @@ impl Limits {
             }
     }
 
-    /// Hosts to which no attempt may start. The total is not considered: it is no host's own.
+    /// Hosts to which no attempt may start. The bound of the total is not considered, because it is not specific to a
+    /// host.
     pub fn full_hosts(&self) -> impl Iterator<Item = &str> {
         let full = |(host, running): &(&String, &usize)| self.history(host).throttled || **running >= self.per_host;
         let running = self.running_by_host.iter().filter(full).map(|(host, _)| host);
@@ -183,7 +184,7 @@ impl Limits {
         self.slow_networks.insert(network(connected.address.ip()), now + SLOW_ADDRESS_TTL);
     }
 
-    /// Ends an attempt. `counted_slow` says whether it counts as slow; `outcome` is what the attempt showed of its host.
+    /// Ends an attempt. `counted_slow` says whether it counts as slow; `outcome` is the result for its host.
     pub fn finish(&mut self, host: &str, counted_slow: bool, outcome: HostOutcome) {
         self.running -= 1;
         self.running_slow -= usize::from(counted_slow);
@@ -197,7 +198,7 @@ impl Limits {
         let history = match outcome {
             HostOutcome::Quick => HostHistory { quick: true, throttled: false },
             HostOutcome::Slow => HostHistory { quick: false, throttled: true },
-            // Nothing was sent, so the host is as quick as it was before.
+            // Nothing was sent, so whether the host is quick does not change.
             HostOutcome::EndpointsFull => HostHistory { throttled: true, ..before },
         };
         self.remember(host, before, history);
@@ -217,7 +218,7 @@ impl Limits {
     }
 }
 
-/// What an attempt showed of its host.
+/// The result of an attempt, as far as it concerns its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostOutcome {
     /// It ended within [`SLOW_AFTER`].
@@ -228,7 +229,7 @@ pub enum HostOutcome {
     EndpointsFull,
 }
 
-/// What one receiver may own all of: an IPv4 address, or the /64 of an IPv6 address.
+/// The network that one receiver may own as a whole: an IPv4 address, or the /64 of an IPv6 address.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(v4) => v4.into(),

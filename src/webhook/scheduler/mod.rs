@@ -1,5 +1,5 @@
-//! Which deliveries may be attempted now: they wait in a queue for each host, and start within the bounds of [`limits`],
-//! so that a receiver that is slow or dead delays no other.
+//! Which deliveries may be attempted now: they wait in a queue for each host, and start within the bounds of
+//! [`limits`], so that a receiver that is slow or unreachable delays no other.
 
 mod limits;
 #[cfg(test)]
@@ -65,7 +65,7 @@ impl<T> HostScheduler<T> {
         self.shared.limits().free()
     }
 
-    /// Hosts that no further work is to be taken for: work waits for them, or none may start.
+    /// Hosts whose deliveries must not be claimed now: work waits for them already, or none may start.
     pub fn busy_hosts(&self) -> Vec<String> {
         let limits = self.shared.limits();
         let full = limits.full_hosts().filter(|host| !self.queues.contains_key(*host));
@@ -126,7 +126,8 @@ impl Slot {
         self.connected.is_some()
     }
 
-    /// Notes that the request has ended: its connection counts no longer. What follows is no matter of the receiver.
+    /// Records that the request has ended: its connection no longer counts, and the time that recording the result
+    /// takes does not make the receiver slow.
     pub fn finished(&mut self) {
         let shared = Arc::clone(&self.shared);
         self.finish_request(&mut shared.limits());

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use super::*;
 use crate::domain::clock::SECOND;
 
-/// A clock that stands still until it is advanced.
+/// A clock that only tests advance.
 #[derive(Default)]
 struct ManualClock(AtomicI64);
 
@@ -48,7 +48,7 @@ fn enqueue(scheduler: &mut HostScheduler<u32>, host: &str, work: std::ops::Range
     work.for_each(|work| scheduler.enqueue(host.to_owned(), work));
 }
 
-/// An attempt to a host that nothing else waits for.
+/// Starts an attempt to a host for which nothing else waits.
 fn start(scheduler: &mut HostScheduler<u32>, host: &str) -> Slot {
     enqueue(scheduler, host, 0..1);
     scheduler.start_next().expect("the host may be attempted").0
@@ -230,7 +230,7 @@ fn a_quick_host_has_attempts_that_neighbors_at_its_address_cannot_take() {
     };
     let good = connect_good(&mut scheduler);
     assert_eq!(good.len(), 8, "a quarter");
-    // As soon as it is slow itself, it is treated like its neighbors.
+    // As soon as it is slow itself, it is treated like the others at its address.
     clock.pass_slow();
     drop(good);
     assert!(connect_good(&mut scheduler).is_empty());

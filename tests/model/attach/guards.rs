@@ -52,7 +52,7 @@ guards! {
     a_grant_that_overtakes_is_caught: PLAIN, GrantsInOrder;
     an_answer_that_is_overtaken_is_caught: PLAIN, FillsInOrder;
     a_message_that_is_dropped_is_caught: PLAIN, FullQueueEndsSession;
-    an_answer_that_ignores_the_mark_is_caught: PLAIN, AnswerChecksMark;
+    an_answer_that_ignores_the_mark_is_caught: PLAIN, AnswerChecksSeq;
     a_mark_that_is_checked_too_early_is_caught: PLAIN, CheckWithEnqueue;
     a_lost_row_that_is_deleted_at_once_is_caught: with(Hazard::Lost), LostRowOutlivesGrants;
     a_join_that_does_not_clear_sessions_is_caught: with(Hazard::Lost), JoinClearsSessions;
@@ -68,5 +68,5 @@ guards! {
     a_verify_that_joins_an_old_look_up_is_caught: PLAIN, JoinNeedsDeadline;
     a_new_session_with_the_old_cache_is_caught: two_sessions(), SessionStartsEmpty;
     a_new_session_with_the_old_deadline_is_caught: two_sessions(), SessionStartsWithoutDeadline;
-    a_goodbye_before_the_end_is_caught: with(Hazard::Bye), EndBeforeBye;
+    a_goodbye_before_the_end_is_caught: with(Hazard::ClientStops), EndBeforeStopped;
 }

@@ -82,13 +82,13 @@ mod proofs {
 
     #[test]
     fn a_client_of_a_replica_that_dies_and_leaves_keeps_the_promise() {
-        prove(Setting::PLAIN.with(&[Hazard::Death, Hazard::Leave, Hazard::Bye]));
+        prove(Setting::PLAIN.with(&[Hazard::Death, Hazard::Leave, Hazard::ClientStops]));
     }
 
     #[test]
     fn a_client_of_a_process_that_owns_its_database_keeps_the_promise() {
         let setting = Setting { single: true, margin: 1, slow_ticks: 1, ..Setting::PLAIN };
-        prove(setting.with(&[Hazard::Death, Hazard::Bye]));
+        prove(setting.with(&[Hazard::Death, Hazard::ClientStops]));
     }
 
     #[test]
@@ -105,7 +105,7 @@ mod larger_proofs {
     };
 
     const ALL: [Hazard; 6] =
-        [Hazard::Notified, Hazard::Death, Hazard::Lost, Hazard::Leave, Hazard::CleanUp, Hazard::Bye];
+        [Hazard::Notified, Hazard::Death, Hazard::Lost, Hazard::Leave, Hazard::CleanUp, Hazard::ClientStops];
 
     #[test]
     #[ignore = "takes minutes"]

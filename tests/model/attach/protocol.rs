@@ -76,7 +76,7 @@ pub enum Action {
     CatchUp(usize),
     Acknowledge(usize),
     Break(usize),
-    Bye(usize),
+    ClientStops(usize),
     Call(usize),
     VerifyBegins(usize),
     VerifyEnds,
@@ -108,7 +108,7 @@ impl Protocol {
             }
             if slow != Slow::Client(at) {
                 down(&mut session.deadline);
-                session.asked = session.asked.map(|age| self.setting.grant.min(age + 1));
+                session.renewal_age = session.renewal_age.map(|age| self.setting.grant.min(age + 1));
             }
         }
         s.rows.iter_mut().flatten().for_each(|row| down(&mut row.left));
@@ -229,9 +229,9 @@ impl Model for Protocol {
                 Action::VerifyBegins(at),
                 Action::VerifyJoins(at),
             ]);
-            actions.extend((0..QUEUE).map(|place| Action::Deliver(at, place)));
-            if has(Hazard::Bye) {
-                actions.push(Action::Bye(at));
+            actions.extend((0..QUEUE).map(|position| Action::Deliver(at, position)));
+            if has(Hazard::ClientStops) {
+                actions.push(Action::ClientStops(at));
             }
             if s.slow_ticks > 0 {
                 actions.push(Action::Tick(Slow::Client(at)));
@@ -263,11 +263,11 @@ impl Model for Protocol {
             Action::Load(at) => self.load(s, at),
             Action::Answer(at) => self.answer(s, at),
             Action::NoteInterest(at) => Self::note_interest(s, at),
-            Action::Deliver(at, place) => self.deliver(s, at, place),
+            Action::Deliver(at, position) => self.deliver(s, at, position),
             Action::CatchUp(at) => Self::catch_up(s, at),
             Action::Acknowledge(at) => Self::acknowledge(s, at),
             Action::Break(at) => s.sessions[at].open.then(|| self.close(s, at)),
-            Action::Bye(at) => self.bye(s, at),
+            Action::ClientStops(at) => self.stop_client(s, at),
             Action::Call(at) => self.call(s, at),
             Action::VerifyBegins(at) => self.verify_begins(s, at),
             Action::VerifyEnds => self.verify_ends(s),

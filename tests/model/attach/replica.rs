@@ -25,7 +25,7 @@ impl Protocol {
     /// The follower inserts a row, or renews the one that it has.
     pub fn renew(&self, s: &mut State, r: usize) -> Option<()> {
         let me = s.replicas[r];
-        if self.setting.single || !me.up || me.leaving || me.step != Step::Rest {
+        if self.setting.single || !me.up || me.draining || me.step != Step::Idle {
             return None;
         }
         let left = self.setting.lease + self.setting.margin;
@@ -59,7 +59,7 @@ impl Protocol {
     /// A notification arrives: the follower reads.
     pub fn notified(s: &mut State, r: usize) -> Option<()> {
         let me = &mut s.replicas[r];
-        if me.row.is_none() || me.step != Step::Rest || me.leaving {
+        if me.row.is_none() || me.step != Step::Idle || me.draining {
             return None;
         }
         (me.joins, me.pending, me.step) = (false, 0, Step::Read);
@@ -72,7 +72,7 @@ impl Protocol {
         let enqueue_first = !self.keeps(Rule::ClearBeforeEnqueue);
         let me = &mut s.replicas[r];
         match me.step {
-            Step::Rest => return None,
+            Step::Idle => return None,
             Step::Read => {
                 me.shown = revoked;
                 let work = me.joins || me.shown && !me.enqueued;
@@ -103,13 +103,13 @@ impl Protocol {
             }
             Step::Extend => {
                 me.lease = me.lease.max(me.pending);
-                (me.pending, me.joins, me.step) = (0, false, Step::Rest);
+                (me.pending, me.joins, me.step) = (0, false, Step::Idle);
             }
         }
         Some(())
     }
 
-    /// Clears the replica's memory and advances the mark.
+    /// Clears the replica's cache and fences look-ups in flight.
     #[expect(clippy::unused_self, reason = "called like the other steps")]
     fn clear_own(&self, s: &mut State, r: usize) {
         let me = &mut s.replicas[r];
@@ -174,11 +174,11 @@ impl Protocol {
     /// The membership is lost: its own lease ends at once.
     pub fn lose(s: &mut State, r: usize) -> Option<()> {
         let me = &mut s.replicas[r];
-        if me.lost.is_some() || me.leaving {
+        if me.lost.is_some() || me.draining {
             return None;
         }
         me.lost = Some(me.row.take()?);
-        (me.lease, me.pending, me.step) = (0, 0, Step::Rest);
+        (me.lease, me.pending, me.step) = (0, 0, Step::Idle);
         Some(())
     }
 
@@ -193,7 +193,7 @@ impl Protocol {
         Some(())
     }
 
-    /// Peers remove a row that looks dead.
+    /// Peers remove a row that has not changed for its lease and the margin.
     pub fn remove(s: &mut State, id: usize) -> Option<()> {
         if s.rows[id]?.left > 0 {
             return None;
@@ -217,12 +217,12 @@ impl Protocol {
     /// The replica begins to leave.
     pub fn leave(&self, s: &mut State, r: usize) -> Option<()> {
         let me = &mut s.replicas[r];
-        if !me.up || me.leaving || me.step != Step::Rest || me.row.is_none() && !self.setting.single {
+        if !me.up || me.draining || me.step != Step::Idle || me.row.is_none() && !self.setting.single {
             return None;
         }
-        me.leaving = true;
+        me.draining = true;
         for session in s.sessions_of(r) {
-            session.enqueue(Message::Going);
+            session.enqueue(Message::Drain);
         }
         Some(())
     }
@@ -230,7 +230,7 @@ impl Protocol {
     /// The replica has left: its own memory ends, and then its row.
     pub fn gone(&self, s: &mut State, r: usize) -> Option<()> {
         let me = s.replicas[r];
-        if !me.leaving || self.keeps(Rule::LeaveWaits) && self.grants(s, r) {
+        if !me.draining || self.keeps(Rule::LeaveWaits) && self.grants(s, r) {
             return None;
         }
         if let Some(id) = me.row {

@@ -9,7 +9,7 @@ pub enum Rule {
     RegisterBeforeReading,
     /// A grant is at most what is left of the replica's own lease.
     GrantWithinLease,
-    /// That lease is the extended one, not a renewal in progress.
+    /// That lease is the one that was extended, not a renewal in progress.
     GrantWithinExtendedLease,
     /// The end of a grant is recorded together with enqueuing the grant.
     RecordWithGrant,
@@ -23,16 +23,16 @@ pub enum Rule {
     ReportWaits,
     /// The wait for a silent session is longer than its grant by a margin, since clocks differ in rate.
     WaitHasMargin,
-    /// The grants of sessions that are gone stay counted.
+    /// The grants of sessions that have ended stay counted.
     GhostsCount,
-    /// A grant stays in the queue behind the invalidation before it.
+    /// A grant does not overtake an invalidation in the queue.
     GrantsInOrder,
-    /// So does an answer.
+    /// Neither does an answer.
     FillsInOrder,
-    /// A full queue costs the session, never a message.
+    /// If the queue is full, the session is ended; a message is never dropped.
     FullQueueEndsSession,
-    /// The mark is checked again when a look-up answers.
-    AnswerChecksMark,
+    /// The position in the sequence of changes is checked again when a look-up answers.
+    AnswerChecksSeq,
     /// That check and the enqueuing of the answer are one step.
     CheckWithEnqueue,
     /// A replica that lost its membership deletes its own row only after every grant.
@@ -43,11 +43,11 @@ pub enum Rule {
     LeaveWaits,
     /// Where one process owns the database, Revoke itself waits for the sessions.
     SingleRevokeWaits,
-    /// There, no Revoke returns after a start before every grant of the process before is over.
+    /// There, after a restart, no Revoke returns before every grant of the previous process is over.
     StartWaits,
-    /// The client counts a grant from before it asked, not from the reply.
+    /// The client counts a grant from before it requested it, not from the reply.
     CountBeforeAsking,
-    /// A grant counts only for the renewal that asked for it.
+    /// A grant counts only for the renewal that requested it.
     GrantMatchesRenewal,
     /// The client removes the key, and only then acknowledges.
     ClearBeforeAcknowledge,
@@ -63,8 +63,8 @@ pub enum Rule {
     SessionStartsEmpty,
     /// A new session starts without a deadline.
     SessionStartsWithoutDeadline,
-    /// A client that stops ends its deadline before it says so.
-    EndBeforeBye,
+    /// A client that stops ends its deadline before it notifies the replica.
+    EndBeforeStopped,
 }
 
 /// What can go wrong in an instance. Time can always pass, and a stream can always break.
@@ -81,7 +81,7 @@ pub enum Hazard {
     /// Rows that look dead are removed.
     CleanUp,
     /// A client may stop cleanly.
-    Bye,
+    ClientStops,
 }
 
 /// The size and the hazards of an instance. Lengths are in ticks.

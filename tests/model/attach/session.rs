@@ -7,7 +7,7 @@ use crate::{
 };
 
 impl Session {
-    /// The stream is gone. The client may use what it has until the deadline.
+    /// The stream breaks. The client may use its memory until the deadline.
     pub fn break_stream(&mut self) {
         let Self { used, replica, deadline, cached, late_clear, late_fill, remote, .. } = *self;
         *self = Self { used, replica, deadline, cached, late_fill, late_clear, remote, ..Self::default() };
@@ -18,7 +18,7 @@ impl Protocol {
     /// A client attaches to a replica.
     pub fn attach(&self, s: &mut State, at: usize, r: usize) -> Option<()> {
         let me = s.replicas[r];
-        if s.sessions[at].used || !me.up || me.leaving {
+        if s.sessions[at].used || !me.up || me.draining {
             return None;
         }
         let other = s.sessions[(at + 1) % s.sessions.len()];
@@ -45,10 +45,10 @@ impl Protocol {
         Some(())
     }
 
-    /// The client asks for a grant. One renewal at a time; one that takes too long is given up for another.
+    /// The client requests a grant. One renewal at a time; one that takes too long is abandoned for a new one.
     pub fn ask(&self, s: &mut State, at: usize) -> Option<()> {
         let session = &mut s.sessions[at];
-        if !session.open || session.asked == Some(0) {
+        if !session.open || session.renewal_age == Some(0) {
             return None;
         }
         if self.keeps(Rule::GrantMatchesRenewal) {
@@ -58,8 +58,8 @@ impl Protocol {
                 }
             }
         }
-        session.asked = Some(0);
-        session.wants = true;
+        session.renewal_age = Some(0);
+        session.renewal_pending = true;
         Some(())
     }
 
@@ -67,7 +67,7 @@ impl Protocol {
     pub fn grant(&self, s: &mut State, at: usize) -> Option<()> {
         let session = &mut s.sessions[at];
         let me = &s.replicas[usize::from(session.replica)];
-        if !session.open || !session.wants || me.leaving {
+        if !session.open || !session.renewal_pending || me.draining {
             return None;
         }
         let lease = if !self.keeps(Rule::GrantWithinLease) {
@@ -81,7 +81,7 @@ impl Protocol {
         if length == 0 {
             return None;
         }
-        session.wants = false;
+        session.renewal_pending = false;
         let margin = if self.keeps(Rule::WaitHasMargin) { self.setting.margin } else { 0 };
         if self.keeps(Rule::RecordWithGrant) {
             session.granted = session.granted.max(length + margin);
@@ -136,7 +136,7 @@ impl Protocol {
                 true
             }
             Load::Checked => true,
-            Load::Fenced => !self.keeps(Rule::AnswerChecksMark),
+            Load::Fenced => !self.keeps(Rule::AnswerChecksSeq),
         };
         let session = &mut s.sessions[at];
         session.load = Load::None;
@@ -164,20 +164,20 @@ impl Protocol {
     }
 
     /// The client takes a message: the first one, or in broken variants a later one.
-    pub fn deliver(&self, s: &mut State, at: usize, place: usize) -> Option<()> {
+    pub fn deliver(&self, s: &mut State, at: usize, position: usize) -> Option<()> {
         let session = &mut s.sessions[at];
-        if session.queue[place] == Message::None {
+        if session.queue[position] == Message::None {
             return None;
         }
-        let is_grant = matches!(session.queue[place], Message::Grant(_));
-        let behind_fills = session.queue[..place].iter().all(|message| *message == Message::Fill);
+        let is_grant = matches!(session.queue[position], Message::Grant(_));
+        let behind_fills = session.queue[..position].iter().all(|message| *message == Message::Fill);
         let overtakes = is_grant && !self.keeps(Rule::GrantsInOrder) || behind_fills && !self.keeps(Rule::FillsInOrder);
-        if place > 0 && !overtakes {
+        if position > 0 && !overtakes {
             return None;
         }
-        match session.take(place) {
+        match session.take(position) {
             Message::Grant(length) => {
-                let age = session.asked.take().unwrap_or(0);
+                let age = session.renewal_age.take().unwrap_or(0);
                 let age = if self.keeps(Rule::CountBeforeAsking) { age } else { 0 };
                 session.deadline = session.deadline.max(length.saturating_sub(age));
             }
@@ -192,13 +192,13 @@ impl Protocol {
                 }
                 session.acking += 1;
             }
-            Message::Going => return self.bye(s, at),
+            Message::Drain => return self.stop_client(s, at),
             Message::OldGrant | Message::None => {}
         }
         Some(())
     }
 
-    /// The client does late what it should have done at once. Only in broken variants.
+    /// The client performs a postponed step. Only in broken variants.
     pub fn catch_up(s: &mut State, at: usize) -> Option<()> {
         let session = &mut s.sessions[at];
         if std::mem::take(&mut session.late_clear) {
@@ -223,22 +223,22 @@ impl Protocol {
         Some(())
     }
 
-    /// The client stops: deadline and cache end, and then it says so.
-    pub fn bye(&self, s: &mut State, at: usize) -> Option<()> {
+    /// The client stops: it ends deadline and cache, and then notifies the replica.
+    pub fn stop_client(&self, s: &mut State, at: usize) -> Option<()> {
         let session = &mut s.sessions[at];
         if !session.open {
             return None;
         }
         let kept = *session;
         *session = Session::default();
-        if !self.keeps(Rule::EndBeforeBye) {
+        if !self.keeps(Rule::EndBeforeStopped) {
             *session =
                 Session { used: true, replica: kept.replica, deadline: kept.deadline, cached: kept.cached, ..*session };
         }
         Some(())
     }
 
-    /// A call to any server answers that the key is good. Only in a broken variant does it matter.
+    /// A call to any server answers that the key is valid. It has an effect only in a broken variant.
     pub fn call(&self, s: &mut State, at: usize) -> Option<()> {
         if self.keeps(Rule::OwnStreamFills) || s.revoked() || !s.sessions[at].used {
             return None;

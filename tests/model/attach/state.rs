@@ -14,7 +14,7 @@ pub const QUEUE: usize = 2;
 pub struct Row {
     /// Its replica has reported the revocation.
     pub seen: bool,
-    /// How long the row must stand still before it looks dead.
+    /// How long the row must stay unchanged before it counts as dead.
     pub left: u8,
 }
 
@@ -42,7 +42,7 @@ pub enum Revoke {
 pub enum Step {
     /// Nothing.
     #[default]
-    Rest,
+    Idle,
     /// It has inserted or renewed its row, and reads.
     Read,
     /// It clears its own memory, for a join or for the revocation.
@@ -73,31 +73,31 @@ pub struct Replica {
     pub joins: bool,
     /// The read of the follower showed the revocation.
     pub shown: bool,
-    /// Its memory holds the key as good.
+    /// Its cache has the key as valid.
     pub cached: bool,
     /// Its memory was cleared of the revoked key.
     pub applied: bool,
     /// The invalidation was enqueued on its sessions.
     pub enqueued: bool,
-    /// How long the report waits for sessions that are gone.
+    /// How long the report waits for sessions that have ended.
     pub wait: u8,
-    /// Longest grant of sessions that are gone.
+    /// Longest grant of sessions that have ended.
     pub ghosts: u8,
-    /// It grants nothing any more.
-    pub leaving: bool,
+    /// It grants no more time.
+    pub draining: bool,
 }
 
-/// A look-up at a replica, after it has read a good row.
+/// A look-up at a replica, after it has read an unrevoked row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Load {
     /// None.
     #[default]
     None,
-    /// It is as good as the replica's memory.
+    /// It is as current as the replica's cache.
     Good,
-    /// The mark has advanced since.
+    /// A change was applied since.
     Fenced,
-    /// The mark was checked. Only in a broken variant.
+    /// The position in the sequence of changes was checked. Only in a broken variant.
     Checked,
 }
 
@@ -111,12 +111,12 @@ pub enum Message {
     Grant(u8),
     /// A grant for an earlier renewal.
     OldGrant,
-    /// The key is good.
+    /// The key is valid.
     Fill,
     /// The key has changed, or all keys may have.
     Invalidate,
-    /// The replica leaves.
-    Going,
+    /// The session drains: the client is to attach elsewhere.
+    Drain,
 }
 
 /// One session: both of its ends.
@@ -131,17 +131,17 @@ pub struct Session {
     pub open: bool,
     /// Client: how long the cache may answer.
     pub deadline: u8,
-    /// Client: the key is cached as good.
+    /// Client: the key is cached as valid.
     pub cached: bool,
-    /// Client: time since the renewal in progress was asked for.
-    pub asked: Option<u8>,
+    /// Client: age of the renewal in progress.
+    pub renewal_age: Option<u8>,
     /// Client: acknowledgements that are on their way.
     pub acking: u8,
     /// Client: an answer was taken from the stream, and is inserted later. Only in a broken variant.
     pub late_fill: bool,
     /// Client: an invalidation was acknowledged, and is done later. Only in a broken variant.
     pub late_clear: bool,
-    /// Client: a call to any server answered that the key is good. Only in a broken variant.
+    /// Client: a call to any server answered that the key is valid. Only in a broken variant.
     pub remote: bool,
     /// Client: a Verify that began after the Revoke returned waits for a look-up that was sent before.
     pub joined: bool,
@@ -152,7 +152,7 @@ pub struct Session {
     /// Replica: an answer was enqueued, and the interest is noted later. Only in a broken variant.
     pub late_interest: bool,
     /// Replica: the renewal in progress waits for its grant.
-    pub wants: bool,
+    pub renewal_pending: bool,
     /// Replica: how long the last grant may still run, margin included.
     pub granted: u8,
     /// Replica: a grant was enqueued, and is recorded later. Only in a broken variant.
@@ -209,14 +209,14 @@ impl State {
 impl Session {
     /// Enqueues a message. False if the queue is full.
     pub fn enqueue(&mut self, message: Message) -> bool {
-        let free = self.queue.iter_mut().find(|place| **place == Message::None);
-        free.map(|place| *place = message).is_some()
+        let free = self.queue.iter_mut().find(|position| **position == Message::None);
+        free.map(|position| *position = message).is_some()
     }
 
     /// Takes the message at a place of the queue.
-    pub fn take(&mut self, place: usize) -> Message {
-        let message = self.queue[place];
-        self.queue[place..].rotate_left(1);
+    pub fn take(&mut self, position: usize) -> Message {
+        let message = self.queue[position];
+        self.queue[position..].rotate_left(1);
         self.queue[QUEUE - 1] = Message::None;
         message
     }

@@ -42,7 +42,7 @@ impl Session {
         self.send(Up::LookUp(message));
     }
 
-    /// Covers the watched keys for which that was requested, as far as there is room for look-ups.
+    /// Covers watched keys that request it, up to [`MAX_LOOK_UPS`] look-ups in flight.
     pub(super) fn cover(&mut self) {
         let room = MAX_LOOK_UPS.saturating_sub(self.look_ups.len());
         for watch in self.shared.watches.take_requests(room) {
@@ -67,7 +67,7 @@ impl Session {
     fn confirm(&mut self, tag: Tag, confirmed: Confirmed) {
         let watches = &self.shared.watches;
         self.watched.insert(confirmed.digest, tag);
-        // Keys that are not watched any more must not pile up.
+        // Drop keys that are no longer watched: otherwise the map grows with each watch.
         if self.watched.len() > 2 * watches.keys() + 64 {
             self.watched.retain(|_, tag| watches.has(*tag));
         }
@@ -99,7 +99,7 @@ impl Session {
         }
     }
 
-    /// Handles the answer to a look-up: keeps the key if the replica allows it, and ends or goes on with a watch.
+    /// Handles the answer to a look-up: keeps the key if the replica allows it, and ends or continues the watch.
     pub(super) fn keep(&mut self, AttachKey { id, digest, key, life, verdict, rights }: AttachKey) {
         let Some(LookUp { tag, sent_at, watch }) = self.look_ups.remove(&id) else { return };
         let rights = rights.map(|rights| {
@@ -125,7 +125,7 @@ impl Session {
         }
     }
 
-    /// The verdict in an answer; none if it is not understood.
+    /// The verdict in an answer; none if it cannot be parsed.
     fn look_up_verdict(
         &self,
         (tag, sent_at): (Tag, i64),

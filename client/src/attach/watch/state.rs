@@ -1,4 +1,4 @@
-//! What is known of a watched key, and what follows for the work that was admitted under it.
+//! The state of a watched key, and whether the work that was admitted under it may go on.
 
 use std::sync::{Arc, Weak};
 
@@ -9,7 +9,7 @@ use crate::{
     reason::Reason,
 };
 
-/// What is known of a watched key. All times are on the clock of leases.
+/// The state of a watched key. All times are on the clock of leases.
 #[derive(Clone)]
 pub(super) enum KeyState {
     /// No session has confirmed its facts after `since`. It expires at `expires`, as far as is known.
@@ -23,12 +23,12 @@ pub(super) enum KeyState {
     Closed,
 }
 
-/// What follows for work that was admitted under a key.
+/// Whether work that was admitted under a key may go on.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     /// It ends.
     End(Result<EndReason, NotWatched>),
-    /// It goes on, at least until the state changes or this time has come.
+    /// It goes on until the state changes or this time is reached; then decide again.
     WaitUntil(i64),
 }
 

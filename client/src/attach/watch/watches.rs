@@ -120,11 +120,11 @@ impl Watches {
         self.all_shards().map(|shard| of(&shard)).sum()
     }
 
-    /// Watches a key, together with all others that do. [`Self::leave`] ends it.
+    /// Watches a key. All futures that wait for one key share its watch. [`Self::leave`] ends it.
     ///
     /// # Errors
     ///
-    /// The client is closed, or watches all the keys that it may.
+    /// The client is closed, or already watches the maximum number of keys.
     pub(super) fn join(&self, tag: Tag, name: &KeyName, expires: i64, now: i64) -> Result<Joined, NotWatched> {
         let mut shard = self.shard(tag);
         if shard.closed {

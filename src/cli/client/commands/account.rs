@@ -12,7 +12,7 @@ use crate::cli::client::{
     text::{now, parse_time, relative},
 };
 
-/// Revokes the refresh token at the issuer where it can, and forgets the session in any case.
+/// Revokes the refresh token at the issuer if possible, and deletes the session in any case.
 pub async fn logout(environment: &Environment) -> Result {
     let screen = &environment.screen;
     let lock = environment.lock().await?;

@@ -85,7 +85,7 @@ pub async fn redeliver(environment: &Environment, id: &str) -> Result {
     })
 }
 
-/// What an event says in addition to the key. Events that are about no key have nothing else.
+/// The details of an event, in addition to its key. Events that are about no key have only details.
 fn details(event: &Value) -> String {
     let details = event["details"].as_object().into_iter().flatten();
     let texts = details.map(|(name, value)| format!("{name}: {}", value.as_str().unwrap_or_default()));

@@ -1,4 +1,4 @@
-//! `login`: finds the issuer, signs in, and keeps the tokens once the service has accepted them.
+//! `login`: finds the issuer, signs in, and stores the tokens once the service has accepted them.
 
 use reqwest::Url;
 use serde_json::Value;
@@ -49,7 +49,7 @@ pub async fn login(environment: &Environment, arguments: &Login) -> Result {
     }
 }
 
-/// Keeps a session that the service accepts.
+/// Stores a session that the service accepts.
 async fn keep(environment: &Environment, base: &Url, accepted: Accepted) -> Result {
     let Accepted { tokens, skew } = accepted;
     let screen = &environment.screen;
@@ -62,7 +62,7 @@ async fn keep(environment: &Environment, base: &Url, accepted: Accepted) -> Resu
     let organizations: Vec<&str> =
         answer["organizations"].as_array().into_iter().flatten().filter_map(|own| own["id"].as_str()).collect();
     let lock = environment.lock().await?;
-    // Another person's choice, or one at another service, is no choice.
+    // Drop the chosen organization if another person chose it, or if it is one of another service.
     let before = environment.settings()?;
     let same = before.url.as_deref() == Some(base.as_str());
     let kept = before.organization.filter(|chosen| same && organizations.contains(&chosen.as_str()));

@@ -24,7 +24,7 @@ async fn organizations(environment: &Environment) -> Result<Vec<Value>> {
     let answer = environment.screen.wait("asking", api.get(&["api", "v1", "whoami"], &[])).await?;
     let current = environment.organization()?;
     let own = answer["organizations"].as_array().cloned().unwrap_or_default();
-    // Where there is one, it needs no choice.
+    // A single organization is the current one without having been chosen.
     let only = own.len() == 1;
     let marked = own.into_iter().map(|own| {
         let is_current = match &current {

@@ -19,7 +19,7 @@ use crate::cli::client::{
     text::escape,
 };
 
-/// How long the person has time.
+/// Timeout of the sign-in.
 const SIGN_IN_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Whether a browser can be opened here.
@@ -33,7 +33,7 @@ pub fn is_available() -> bool {
     display && !remote
 }
 
-/// What a sign-in is with.
+/// The issuer and the client of a sign-in.
 #[expect(clippy::struct_field_names, reason = "the name of the parameter, RFC 6749")]
 pub struct Client<'a> {
     pub service: &'a Url,
@@ -43,7 +43,7 @@ pub struct Client<'a> {
     pub ports: &'a [u16],
 }
 
-/// Signs in with a browser. `confirm` is asked before the browser shows that it is done.
+/// Signs in with a browser. `confirm` decides which page the browser shows at the end.
 ///
 /// # Errors
 ///
@@ -56,7 +56,7 @@ pub async fn sign_in(
     confirm: impl AsyncFnOnce(Accepted) -> Result,
 ) -> Result {
     let [verifier, state, nonce] = [(); 3].map(|()| random());
-    // Before the browser: the redirect has to find somebody.
+    // Listen before the browser is opened, so that the redirect finds the listener.
     let loopback = Loopback::bind(client.ports).await?;
     let redirect = loopback.redirect_uri();
     let challenge = BASE64URL_NOPAD.encode(&Sha256::digest(&verifier));
@@ -98,7 +98,7 @@ pub async fn sign_in(
         Err(failure) => Page::Failed(failure.message.clone()),
     };
     let _ = callback.done.send(page);
-    // The connection's task sends the page.
+    // Give the connection's task time to send the page.
     tokio::time::sleep(Duration::from_millis(200)).await;
     finished
 }
@@ -112,7 +112,7 @@ async fn exchange(
     nonce: &str,
 ) -> Result<Accepted> {
     let get = |name: &str| parameters.get(name).map(String::as_str);
-    // Against the mix-up of issuers (RFC 9207).
+    // Prevents mix-up attacks (RFC 9207).
     let required = client.issuer.authorization_response_iss_parameter_supported;
     if get("iss").map_or(required, |iss| iss != client.issuer.issuer) {
         return Err(Failure::new("the browser came back from another issuer"));

@@ -29,7 +29,7 @@ pub struct Loopback {
     port: u16,
 }
 
-/// What the issuer sent the browser back with. `done` receives what the page has to say.
+/// The parameters of the redirect from the issuer. `done` receives the page to show.
 pub struct Callback {
     pub parameters: HashMap<String, String>,
     pub done: oneshot::Sender<Page>,
@@ -69,8 +69,8 @@ impl Loopback {
         format!("http://127.0.0.1:{}{PATH}", self.port)
     }
 
-    /// Serves until the callback with this state arrives. Any other request changes nothing: a page of a stranger can send
-    /// the browser here, too.
+    /// Serves until the callback with this state arrives. Any other request has no effect: any web page can send the
+    /// browser here, too.
     pub async fn callback(&self, state: &str) -> Callback {
         let (sender, mut receiver) = mpsc::channel(1);
         let state: Arc<str> = state.into();

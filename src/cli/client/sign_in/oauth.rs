@@ -1,4 +1,4 @@
-//! The issuer: its discovery document, its token endpoint, and what a token has to say.
+//! The issuer: its discovery document, its token endpoint, and the claims of a token.
 
 use reqwest::{Method, StatusCode, Url, header::HeaderMap};
 use serde::Deserialize;
@@ -11,10 +11,10 @@ use crate::cli::client::{
     tokens::{Tokens, claims},
 };
 
-/// A difference of clocks that is worth a warning.
+/// Clock difference in seconds from which a warning is shown.
 const CLOCK_TOLERANCE: i64 = 300;
 
-/// What the service says about signing in: `GET /.well-known/keyward`.
+/// How to sign in to the service: `GET /.well-known/keyward`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Service {
@@ -50,7 +50,7 @@ struct TokenReply {
     error_description: Option<String>,
 }
 
-/// How the token endpoint refused.
+/// The error response of the token endpoint (RFC 6749).
 pub struct TokenError {
     /// The code of RFC 6749, such as `invalid_grant`.
     pub code: String,
@@ -58,7 +58,7 @@ pub struct TokenError {
     pub description: String,
 }
 
-/// Tokens right from the issuer.
+/// Tokens of an issuer's response.
 pub struct Issued {
     pub id_token: String,
     pub refresh_token: Option<String>,
@@ -114,7 +114,7 @@ pub fn secure(text: &str) -> Result<Url> {
     }
 }
 
-/// Asks the token endpoint.
+/// Sends a request to the token endpoint.
 ///
 /// # Errors
 ///
@@ -124,7 +124,7 @@ pub async fn token(
     issuer: &Issuer,
     form: &[(&str, &str)],
 ) -> Result<std::result::Result<Issued, TokenError>> {
-    // A code and a refresh token are used once.
+    // Not repeated: a code and a refresh token are valid for one use.
     let reply = http.send(&post(secure(&issuer.token_endpoint)?, form)).await?;
     let Ok(reply_body) = serde_json::from_slice::<TokenReply>(&reply.body) else {
         return Err(Failure::new(format_args!("the issuer answers {} to a request for tokens", reply.status)));
@@ -137,8 +137,8 @@ pub async fn token(
     Ok(Ok(Issued { id_token, refresh_token: reply_body.refresh_token }))
 }
 
-/// Checks what an ID token says (OpenID Connect Core 1.0, section 3.1.3.7). It came from the issuer itself over TLS, and the
-/// service checks its signature with every call.
+/// Checks the claims of an ID token (OpenID Connect Core 1.0, section 3.1.3.7). It came from the issuer itself over
+/// TLS, and the service checks its signature with every call.
 ///
 /// # Errors
 ///
@@ -183,11 +183,11 @@ pub fn accept(received: Issued, url: &Url, issuer: &Issuer, client_id: &str, non
 /// Tokens that are for this sign-in.
 pub struct Accepted {
     pub tokens: Tokens,
-    /// By how many seconds this machine's clock is behind the issuer's, if that is worth a word.
+    /// By how many seconds this machine's clock is behind the issuer's; none within [`CLOCK_TOLERANCE`].
     pub skew: Option<i64>,
 }
 
-/// Revokes a token (RFC 7009); whether the issuer says that it did.
+/// Revokes a token (RFC 7009). Returns whether the issuer confirmed it.
 pub async fn revoke(http: &Http, issuer: &Issuer, client_id: &str, token: &str) -> bool {
     let Some(endpoint) = issuer.revocation_endpoint.as_deref().and_then(|url| secure(url).ok()) else { return false };
     let form = [("token", token), ("token_type_hint", "refresh_token"), ("client_id", client_id)];

@@ -29,7 +29,7 @@ pub trait DatabaseDialect: Executor {
     async fn replicas(&mut self) -> sqlx::Result<Vec<ReplicaRow>>;
     /// Whether the database accepts writes.
     async fn is_writable(&mut self) -> sqlx::Result<bool>;
-    /// Whether reads show the present. A standby shows the past.
+    /// Whether reads return the current state. A standby may return an older one.
     async fn shows_present(&mut self) -> sqlx::Result<bool>;
     /// Reads the applied migrations. Returns none if their table does not exist yet.
     async fn applied_migrations(&mut self) -> sqlx::Result<Vec<AppliedRow>>;

@@ -50,8 +50,8 @@ pub trait EventDialect: Executor {
     async fn add_events(&mut self, kind: EventType, events: &[NewEvent], at: Micros) -> sqlx::Result<u64>;
     /// Claims deliveries that are due, and skips those that another worker claims at the same time.
     async fn claim(&mut self, claim: &Claim) -> sqlx::Result<Vec<RowResult<ClaimRow>>>;
-    /// Makes the delivery of an event due, also if it was settled, and writes the event of that, which says `details`. Returns
-    /// whether the event exists and its key has a webhook, and nothing was written before.
+    /// Makes the delivery of an event due, even if it was settled, and writes the event of the redelivery with
+    /// `details`. Returns whether the event exists and its key has a webhook, and nothing was written before.
     async fn redeliver(&mut self, event: Uuid, redelivery: &Redelivery, details: &str) -> sqlx::Result<bool>;
     /// Deletes at most `limit` events below an id, except those whose delivery is pending, and their deliveries. Returns
     /// how many.
@@ -142,7 +142,7 @@ async fn list_events(db: &mut impl Executor, query: &EventQuery) -> AttemptResul
     let listing = sql::events_for(query);
     let before = query.before.map_or(Uuid::max(), |id| id.0);
     let from = query.from.map_or(Uuid::nil(), |id| id.0);
-    // An end below the requested time ends nothing early.
+    // An end below the requested time does not shorten the page.
     let end = scan_end(db, &listing, before).await?.filter(|end| *end > from);
     let mut page = PageReader::new(query.limit);
     while let Some(NextRows { after, limit }) = page.next() {
@@ -191,8 +191,8 @@ async fn deliveries_of_key(
     Ok(page.finish())
 }
 
-/// Claims deliveries. One that cannot be read is ended alone: its attempts would fail in the same way. One whose event has a
-/// type that this version does not know is released for the newer version that wrote it.
+/// Claims deliveries. A delivery that cannot be read is failed: a retry would fail in the same way. One whose event has
+/// a type that this version does not know is released for the newer version that wrote it.
 async fn claim_deliveries(db: &mut impl EventDialect, claim: &Claim) -> AttemptResult<Readable<ClaimedDelivery>> {
     let mut claimed = Readable::default();
     for row in db.claim(claim).await? {

@@ -190,7 +190,7 @@ impl ClaimRow {
         self.event.id
     }
 
-    /// Whether this version knows the type of the event. Newer versions may have added types.
+    /// Whether this version supports the type of the event. Newer versions may have added types.
     pub fn has_known_type(&self) -> bool {
         EventType::of_name(&self.event.kind).is_some()
     }

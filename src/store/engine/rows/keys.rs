@@ -102,7 +102,8 @@ impl TryFrom<KeyRow> for KeyRecord {
     }
 }
 
-/// A row of `fact_columns!`. It is read by position, which costs less than by name on the way of a verification.
+/// A row of `fact_columns!`. It is read by position, which is faster than by name, because each look-up of a Verify
+/// does it.
 pub(crate) type FactsRow = (
     Uuid,
     String,

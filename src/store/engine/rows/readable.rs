@@ -8,7 +8,7 @@ use crate::store::{
     error::{Result, StoreError},
 };
 
-/// A row that may not fit its type. Its id is read apart, so that the row can be named and passed.
+/// A row that may not decode into its type. Its id is decoded separately, so that the row can be reported and skipped.
 pub struct RowResult<T> {
     id: Option<Uuid>,
     row: sqlx::Result<T>,
@@ -66,12 +66,12 @@ pub struct ScannedRows<T> {
     pub ended_at: Option<Uuid>,
 }
 
-/// The least number of rows of a statement that fills a page: with one row each, a page after many unreadable rows would
+/// Minimum number of rows of a statement that fills a page: with one row each, a page after many unreadable rows would
 /// take as many statements.
 const MIN_REFILL: u32 = 32;
 
-/// A page of rows that passes those that cannot be read. A page that is shorter than its limit is taken for the last one, so
-/// statements follow until the page is full or no row is left.
+/// Reads a page of rows, and skips those that cannot be read. Callers treat a page that is shorter than its limit as
+/// the last one, so statements follow until the page is full or no row is left.
 pub struct PageReader<T> {
     page: Readable<T>,
     limit: u32,
@@ -127,7 +127,7 @@ impl<T> PageReader<T> {
         self.page
     }
 
-    /// The page of statements that looked at no row beyond `end`.
+    /// The page of statements that read no row beyond `end`.
     pub fn finish_at(self, end: Option<Uuid>) -> ScannedRows<T> {
         let is_full = self.page.rows.len() >= self.limit as usize;
         ScannedRows { read: self.page, ended_at: end.filter(|_| !is_full) }

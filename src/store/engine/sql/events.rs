@@ -165,8 +165,9 @@ pub const END_BY_TYPE: &str = scan_end!("keyward_events", "type", " AND type <> 
 /// Where a page of [`EVENTS_ALL`] ends.
 pub const END_ALL: &str = scan_end!("keyward_events");
 
-/// Writes the event `$1` of type `$2`, caused by `$3`, that is about no key, unless it exists: `$4` is the nil id. It is seen
-/// by managers of keyspace `$5`, organization `$6`, instance `$7` and environment `$8`, and says `$9`.
+/// Writes the event `$1` of type `$2`, caused by `$3`, that is about no key, unless it exists: `$4` is the nil id. It
+/// is visible to managers of keyspace `$5`, organization `$6`, instance `$7` and environment `$8`, and has the details
+/// `$9`.
 pub const RECORD_EVENT: &str = concat!(
     insert_event!(with details),
     " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, NULL, '{}', $9) ON CONFLICT DO NOTHING"
@@ -191,8 +192,8 @@ pub const SETTLE_DELIVERY: &str = "UPDATE keyward_deliveries SET attempted_at = 
      WHERE event_id = $1 AND state = 'pending' AND claim = $2";
 /// Sets the host `$2` of the delivery of event `$1`, which was written without one.
 pub const SET_DELIVERY_HOST: &str = "UPDATE keyward_deliveries SET host = $2 WHERE event_id = $1 AND host = ''";
-/// Releases the claim `$2` of the delivery of event `$1` as if it had not been claimed. It is due at `$3`. The claim moves on,
-/// so that it ends once.
+/// Releases the claim `$2` of the delivery of event `$1` as if it had not been claimed. It is due at `$3`. The claim
+/// number is incremented, so that a claim can be ended only once.
 pub const RELEASE_DELIVERY: &str = "UPDATE keyward_deliveries SET attempts = attempts - 1, claim = claim + 1, \
      next_attempt_at = $3 WHERE event_id = $1 AND state = 'pending' AND claim = $2";
 /// Releases the delivery of event `$1`, which is claimed until `$2`, in the same way.

@@ -19,8 +19,8 @@ macro_rules! optional_filter {
 }
 pub(super) use optional_filter;
 
-/// The id of a list's row number `OFFSET` + 1, by the index that leads the list. A page looks at no row beyond it. Parameters:
-/// before, the leading value, OFFSET; without a leading column, before and OFFSET.
+/// The id of a list's row number `OFFSET` + 1, by the index that leads the list. A page reads no row beyond it.
+/// Parameters: before, the leading value, OFFSET; without a leading column, before and OFFSET.
 macro_rules! scan_end {
     ($table:literal) => {
         concat!("SELECT id FROM ", $table, " WHERE id < $1 ORDER BY id DESC LIMIT 1 OFFSET $2")
@@ -54,6 +54,6 @@ pub struct Listing<'a> {
     pub end: &'static str,
     /// The value that leads both, if one does.
     pub lead: Option<Value<'a>>,
-    /// Whether the leading index alone serves every filter, so that each row that is looked at is one of the page.
+    /// Whether the leading index alone serves every filter, so that each row that is read belongs to the page.
     pub is_exact: bool,
 }

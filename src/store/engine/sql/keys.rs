@@ -204,7 +204,7 @@ pub const SEARCH_BY_EXPIRY_FILTERED: &str = search!(
     "k.expires_at, k.id",
     "k.expires_at, k.id"
 );
-/// The same of one organization and keyspace, whose own keys alone are looked at.
+/// The same for one organization and keyspace; only its keys are read.
 pub const SEARCH_BY_EXPIRY_OF_ORGANIZATION: &str = search!(
     bound "$10",
     "k.organization = $2 AND k.keyspace = $1 AND k.revoked_at IS NULL AND k.organization <> '' AND k.expires_at > $7 \

@@ -19,7 +19,7 @@ pub const DELETE_ENDED_SESSIONS: &str = "DELETE FROM keyward_sessions WHERE id I
      (SELECT id FROM keyward_sessions WHERE idle_at < $1 ORDER BY idle_at LIMIT $2)";
 /// The session `$1`.
 pub const FIND_SESSION: &str = concat!("SELECT ", session_columns!(), " FROM keyward_sessions WHERE id = $1");
-/// Notes that session `$1` was seen at `$2`; it ends at `$3` if nothing happens.
+/// Records that session `$1` was used at `$2`; it ends at `$3` unless it is used again.
 pub const TOUCH_SESSION: &str =
     "UPDATE keyward_sessions SET last_seen_at = $2, idle_at = $3 WHERE id = $1 AND last_seen_at < $2";
 /// Ends session `$1` of actor `$2`.
@@ -35,7 +35,8 @@ pub const CLAIM_REFRESH: &str = "UPDATE keyward_sessions SET refresh_claim = $3 
 /// Writes the organizations `$3`, the token's expiry `$4` and the refresh token `$5` of session `$1`, if claim `$2` holds.
 pub const FINISH_REFRESH: &str = "UPDATE keyward_sessions SET organizations = $3, token_expires_at = $4, \
      refresh_token = $5, refresh_claim = 0 WHERE id = $1 AND refresh_claim = $2";
-/// Notes that form `$2` of session `$1` is used, unless it is noted. A form has 16 characters, so 20 are kept.
+/// Records that form `$2` of session `$1` is used, unless it was recorded before. A form has 16 characters, so 20 are
+/// kept.
 pub const SPEND_FORM: &str = "UPDATE keyward_sessions SET spent_forms = substr($2 || ' ' || spent_forms, 1, 340) \
      WHERE id = $1 AND spent_forms NOT LIKE '%' || $2 || '%'";
 

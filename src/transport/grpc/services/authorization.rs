@@ -38,7 +38,7 @@ impl Authorization for GrpcApi {
     }
 }
 
-/// The keyspaces that the caller may ask about.
+/// The keyspaces whose keys the caller may verify.
 ///
 /// # Errors
 ///

@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Metadata of an Attach: a fingerprint of what gateways' requests are decided by, apart from keys.
+/// Metadata of an Attach: a fingerprint of the rules by which gateways' requests are decided, apart from keys.
 const GATEWAY_RULES: &str = "keyward-gateway-rules";
 
 #[tonic::async_trait]

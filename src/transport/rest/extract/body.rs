@@ -8,12 +8,12 @@ use crate::transport::rest::{error::RestError, request::RequestContext};
 
 /// A body that is read field by field.
 pub(crate) trait FromFields: Sized {
-    /// Takes the fields, and notes every one that is bad.
+    /// Takes the fields, and records every invalid one.
     fn from_fields(fields: &mut Fields, parts: &Parts) -> Self;
 }
 
-/// A JSON body. axum's `Json` stops at the first bad field and accepts a name that is given twice; this one names every
-/// bad field at once, and refuses unknown ones and those given twice.
+/// A JSON body. axum's `Json` stops at the first invalid field and accepts a name that is given twice; this one names
+/// every invalid field at once, and refuses unknown ones and those given twice.
 pub(crate) struct StrictJson<T>(pub(in crate::transport::rest) T);
 
 impl<S: Sync, T: FromFields> FromRequest<S> for StrictJson<T> {

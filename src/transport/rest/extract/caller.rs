@@ -1,4 +1,4 @@
-//! Callers: each extractor stands for a kind of caller that a route accepts, and refuses all others.
+//! Callers: each extractor accepts one kind of caller, and refuses all others.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -89,8 +89,8 @@ async fn key_caller(context: &RequestContext, parts: &Parts, mode: AuthMode) -> 
     }
 }
 
-/// The caller must be able to manage keys. `orgId` in the query narrows it to one organization; on no route does it
-/// widen anything.
+/// The caller must be able to manage keys. `orgId` in the query restricts it to one organization; on no route does it
+/// grant more.
 async fn manager(context: &RequestContext, parts: &Parts, policy: Policy<'_>) -> Result<Caller> {
     let mut caller = identified_caller(context, parts, policy).await?;
     access::may_manage(&caller)?;
@@ -115,7 +115,7 @@ pub(crate) fn in_organization(key: &KeyRecord, named: &str) -> Result<()> {
     if named.is_empty() || same(&key.binding.organization, named) { Ok(()) } else { Err(Error::no_such_key()) }
 }
 
-/// A path segment that cannot be an id names no key.
+/// Replaces the error for a malformed id by the one for an id without a key.
 pub(crate) fn no_such_key_if_unreadable<T>(result: Result<T>) -> Result<T> {
     result.map_err(|error| match error.fields.as_slice() {
         [only] if only.field == "id" => Error::no_such_key(),

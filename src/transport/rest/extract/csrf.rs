@@ -4,13 +4,13 @@ use http::request::Parts;
 
 use crate::{domain::error::Result, service::csrf};
 
-/// Refuses a request that changes something, unless it is shown to come from a page of this host. `secure` says whether
-/// the connection uses TLS.
+/// Refuses a request that changes something, unless its headers show that a page of this host sent it. `secure` says
+/// whether the connection uses TLS.
 pub(crate) fn check(parts: &Parts, secure: bool) -> Result<()> {
     csrf::check(parts.method.as_str(), &parts.headers, host(parts).as_deref(), secure)
 }
 
-/// Whether a request comes from a page of this host; `None` if it has none of the headers that say so.
+/// Whether a request comes from a page of this host; `None` if it has none of the headers that show it.
 pub(crate) fn is_same_origin(parts: &Parts, secure: bool) -> Option<bool> {
     csrf::is_same_origin(&parts.headers, host(parts).as_deref(), secure)
 }

@@ -1,4 +1,4 @@
-//! The fields of a JSON body: bounded, and taken one by one, so that every bad field can be named.
+//! The fields of a JSON body: bounded, and taken one by one, so that every invalid field can be named.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 /// Unknown names that an error shows.
 pub(crate) const MAX_UNKNOWN_NAMES: usize = 8;
 
-/// The fields of a body. Each is taken once; one that nobody takes is unknown.
+/// The fields of a body. Each is taken once; a field that is left at the end is unknown.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
     fields: Map<String, Value>,
@@ -85,9 +85,9 @@ impl Fields {
         }
     }
 
-    /// Fails if a field is bad or unknown.
+    /// Fails if a field is invalid or unknown.
     pub(crate) fn finish(mut self) -> Result<()> {
-        // Only the first ones: the response to many unknown fields would be larger than the request.
+        // Name only the first ones: otherwise the response to many unknown fields would be larger than the request.
         for name in self.fields.keys().take(MAX_UNKNOWN_NAMES) {
             let shown: String = name.chars().take(64).collect();
             self.violations.add(shown, "unknown field");
@@ -95,7 +95,7 @@ impl Fields {
         self.violations.finish()
     }
 
-    /// Notes a bad field. Of several problems with one field, the first one counts.
+    /// Records an invalid field. Of several problems with one field, the first one is kept.
     pub(crate) fn bad(&mut self, field: &'static str, description: &'static str) {
         if !self.violations.contains(field) {
             self.violations.add(field, description);
@@ -200,8 +200,8 @@ impl Fields {
         pairs.unwrap_or_default()
     }
 
-    /// A key's own rate limit. The use case checks its bounds: a part that is left out or too large to represent becomes
-    /// a value that is out of them.
+    /// A key's own rate limit. The use case checks its bounds: a part that is absent or too large to represent becomes
+    /// a value that is out of bounds.
     pub(crate) fn rate_limit(&mut self) -> Option<RateLimit> {
         let Value::Object(mut parts) = self.take("rateLimit")? else {
             self.bad("rateLimit", "must be an object of limit and windowMs");
@@ -245,7 +245,8 @@ impl Fields {
     }
 }
 
-/// Collects a body. Its bytes, and the headers that are kept meanwhile, are reserved until the reservation is dropped.
+/// Collects a body. Its bytes, and the headers, which stay in memory meanwhile, are reserved until the reservation is
+/// dropped.
 pub(crate) async fn collect(
     headers: &HeaderMap,
     mut body: Body,
@@ -272,7 +273,7 @@ pub(crate) async fn collect(
     Ok((bytes, memory))
 }
 
-/// A whole number, however it is written: `7`, `7.0` or `0.7e1`. JSON knows no other kind of number.
+/// A whole number, however it is written: `7`, `7.0` or `0.7e1`. JSON does not distinguish integers from other numbers.
 fn integer(value: &Value) -> Option<i64> {
     #[expect(clippy::cast_possible_truncation, reason = "within the bounds of exact floats")]
     let of_float = |float: f64| (float.fract() == 0.0 && float.abs() <= 9e15).then_some(float as i64);

@@ -13,11 +13,11 @@ use crate::{
 
 /// A query string that is read parameter by parameter.
 pub(crate) trait FromQuery: Sized {
-    /// Takes the parameters, and notes every one that is bad.
+    /// Takes the parameters, and records every invalid one.
     fn from_query(query: &mut Query) -> Self;
 }
 
-/// A query string; every bad parameter is named at once, and unknown ones and those given twice are refused.
+/// A query string; every invalid parameter is named at once, and unknown ones and those given twice are refused.
 pub(crate) struct StrictQuery<T>(pub(in crate::transport::rest) T);
 
 impl<S: Sync, T: FromQuery> FromRequestParts<S> for StrictQuery<T> {
@@ -31,7 +31,7 @@ impl<S: Sync, T: FromQuery> FromRequestParts<S> for StrictQuery<T> {
     }
 }
 
-/// The parameters of a query string. Each is taken once; one that nobody takes is unknown.
+/// The parameters of a query string. Each is taken once; a parameter that is left at the end is unknown.
 #[derive(Default)]
 pub(crate) struct Query {
     given: HashMap<String, String>,

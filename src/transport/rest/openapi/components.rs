@@ -1,4 +1,4 @@
-//! Components of the OpenAPI document that no type of the API stands for: errors, headers and security schemes.
+//! Components of the OpenAPI document without a type of the API: errors, headers and security schemes.
 
 use utoipa::{
     ToResponse, ToSchema,
@@ -165,7 +165,7 @@ pub(super) fn headers() -> [(&'static str, Header); 7] {
     };
     let string = || ObjectBuilder::new().schema_type(Type::String);
     let integer = || ObjectBuilder::new().schema_type(Type::Integer);
-    // Utoipa knows no `const`; an extension can have any name.
+    // Utoipa does not support `const`; an extension can have any name.
     let no_store = string().extensions(Some([("const", "no-store")].into_iter().collect()));
     [
         (

@@ -12,7 +12,7 @@ use self::components::{COMMON_HEADERS, CONFLICT, ERRORS, Of, RATE_HEADERS, add_h
 use crate::json::{key::OwnRateLimit, verdict::RateLimitState};
 use crate::transport::refusal::ErrorBody;
 
-/// Completes what the routes say of themselves, and renders it as JSON.
+/// Completes the descriptions of the routes, and renders the document as JSON.
 pub(crate) fn document(routes: OpenApi) -> String {
     let mut document = base();
     document.merge(routes);
@@ -37,7 +37,7 @@ fn base() -> OpenApi {
     let mut license = License::new("Apache-2.0");
     license.identifier = Some("Apache-2.0".to_owned());
     info.license = Some(license);
-    // Utoipa knows no `summary` here; an extension can have any name.
+    // Utoipa does not support `summary` here; an extension can have any name.
     info.extensions = Some([("summary", "Makes, lists, revokes and verifies API keys.")].into_iter().collect());
     let mut components = headers()
         .into_iter()

@@ -36,7 +36,7 @@ pub async fn create(environment: &Environment, arguments: &Create) -> Result {
         Some(format) => output::object(screen, format, &made, String::new),
     };
     if let Err(failure) = written {
-        // The secret is lost, so that a reader that went away is an error here.
+        // The secret is lost, so a closed standard output is an error here.
         let why = if failure.exit == Exit::Done { "nobody reads it" } else { failure.message.as_str() };
         let name = &environment.product.name;
         return Err(Failure::new(format_args!(
@@ -78,13 +78,13 @@ async fn successor(environment: &Environment, api: &mut Api<'_>, id: &str) -> Re
             body.insert(name.to_owned(), old[name].clone());
         }
     }
-    // As long a life as the old one had.
+    // The same lifetime as the old key had.
     let time = |name: &str| old[name].as_str().and_then(parse_time);
     if let (Some(created), Some(expires)) = (time("createdAt"), time("expiresAt")) {
         let lifetime = u64::try_from(expires - created).unwrap_or_default();
         expiry(&mut body, lifetime);
     }
-    // A key's record does not name its keyspace; what is recorded of its creation does.
+    // A key's record over REST does not name its keyspace; the event of its creation does.
     let events = api.get(&["api", "events"], &[("keyId", id), ("limit", "1"), ("orgId", &organization)]).await?;
     if let Some(keyspace) = events["events"][0]["data"]["keyspace"].as_str() {
         body.insert("keyspace".to_owned(), keyspace.into());
@@ -92,7 +92,7 @@ async fn successor(environment: &Environment, api: &mut Api<'_>, id: &str) -> Re
     Ok(body)
 }
 
-/// Sets what the arguments say, instead of what the body has.
+/// Overrides fields of the body with the arguments.
 fn fill(body: &mut Map<String, Value>, arguments: &Create, organization: String) -> Result {
     let organization = Some(organization).filter(|organization| !organization.is_empty());
     for (name, value) in [
@@ -140,7 +140,8 @@ fn expires_at(body: &mut Map<String, Value>, text: &str) -> Result {
     Ok(())
 }
 
-/// Whole days are counted by the service: a wrong clock of this machine changes nothing.
+/// Send whole days as a number, which the service adds to its own time, so that a wrong clock of this machine has no
+/// effect.
 fn expiry(body: &mut Map<String, Value>, seconds: u64) {
     body.remove("expiresAt");
     if seconds > 0 && seconds.is_multiple_of(DAY) {
@@ -148,7 +149,8 @@ fn expiry(body: &mut Map<String, Value>, seconds: u64) {
     } else {
         let at = i64::try_from(seconds).ok().and_then(|seconds| now().checked_add(seconds));
         let at = at.and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
-        // A time that no calendar has is past every bound of the service, which says so.
+        // A time beyond the year 9999 cannot be formatted. Send the latest one that can: the service refuses it and
+        // names its bound.
         let at = at.and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| "9999-12-31T00:00:00Z".to_owned());
         body.insert("expiresAt".to_owned(), at.into());
     }

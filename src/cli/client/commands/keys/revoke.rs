@@ -1,4 +1,4 @@
-//! `keys revoke`: returns once a key is certain to be dead on every replica.
+//! `keys revoke`: returns once every replica has applied the revocation.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::cli::client::{
     text::escape,
 };
 
-/// Pause before a revocation is asked about again.
+/// Delay before a revocation is repeated.
 const PENDING_INTERVAL: Duration = Duration::from_millis(500);
 
 pub async fn revoke(environment: &Environment, arguments: &Revoke) -> Result {
@@ -75,7 +75,8 @@ async fn show_what_ends(environment: &Environment, api: &mut Api<'_>, ids: &[Str
     Ok(())
 }
 
-/// Repeats a revocation that is not certain yet. Revoking again changes nothing and waits for the same certainty.
+/// Repeats a revocation until it is confirmed on every replica. Revoking a revoked key changes nothing and waits for
+/// the same confirmation.
 async fn until_certain(
     environment: &Environment,
     api: &mut Api<'_>,
@@ -86,7 +87,8 @@ async fn until_certain(
     let body = arguments.reason.as_ref().map(|reason| json!({"reason": reason}));
     let (path, query) = (["api", "api-keys", id], [("orgId", organization)]);
     loop {
-        // Pending is answered with 503, and is not to be spent on the general retries, which know no certainty.
+        // A pending revocation is answered with 503. This loop repeats it, not the general retries, which cannot tell
+        // it from an outage.
         let answer = api.call(Method::DELETE, &path, &query, body.as_ref(), Repeat::OnlyIfRefused).await?;
         let refusal = match answer {
             Ok(key) => return Ok(key),

@@ -19,7 +19,7 @@ const MAX_SECRET_BYTES: u64 = 64 << 10;
 pub async fn verify(environment: &Environment, arguments: &Verify) -> Result {
     let screen = &environment.screen;
     if environment.api_key().is_none() {
-        // A session is never enough: say so before a secret is typed in.
+        // A session is never sufficient: fail before a secret is typed in.
         let variable = environment.product.variable("API_KEY");
         return Err(Failure::not_signed_in("verifying is for operators and services, and not for a session")
             .hint(format_args!("Set {variable} to the key of one.")));

@@ -31,7 +31,7 @@ pub(super) async fn create_keys(db: &mut impl KeyDialect, keys: &[KeyRecord]) ->
     for key in keys {
         *occurrences.entry(key.id).or_default() += 1;
     }
-    // Of two keys with one id, `written` does not say which one was written.
+    // If two keys have one id, `written` does not show which one was written.
     let in_doubt = |key: &KeyRecord| !written.contains(&key.id.0) || occurrences[&key.id] > 1;
     let ids: Vec<Uuid> = keys.iter().filter(|key| in_doubt(key)).map(|key| key.id.0).collect();
     let existing = keys_of_ids(db, &ids).await?;
@@ -41,7 +41,7 @@ pub(super) async fn create_keys(db: &mut impl KeyDialect, keys: &[KeyRecord]) ->
         .collect())
 }
 
-/// Creates those keys for which their organization has room, and returns for each whether it was written.
+/// Creates those keys that do not exceed the limit of their organization. Returns for each whether it was written.
 pub(super) async fn create_bounded_keys(
     db: &mut impl KeyDialect,
     creations: &[(KeyRecord, u32)],
@@ -59,7 +59,7 @@ async fn count_and_create(
     creations: &[(KeyRecord, u32)],
 ) -> AttemptResult<Vec<Result<bool>>> {
     let ids: Vec<Uuid> = creations.iter().map(|(key, _)| key.id.0).collect();
-    // Those exist whose first reply was lost. They are counted already.
+    // These were created by an earlier attempt whose reply was lost, and are counted already.
     let existing_keys = keys_of_ids(db, &ids).await?;
     let mut room = HashMap::<(&str, &str), i64>::new();
     let mut admitted = HashSet::new();

@@ -37,8 +37,8 @@ pub(super) async fn list_keys(db: &mut impl Executor, query: &ListQuery) -> Atte
     Ok(page.finish_at(end))
 }
 
-/// The last id that a page below `before` looks at; none if it may look at all that are left. It is found first: rows that
-/// are added meanwhile are newer, and so no row is passed.
+/// The last id that a page below `before` reads; none if it may read all remaining rows. It is determined before the
+/// rows are read. Rows that are added meanwhile are newer, so no row is skipped.
 pub(crate) async fn scan_end(
     db: &mut impl Executor,
     listing: &Listing<'_>,
@@ -68,7 +68,7 @@ fn filter_values(texts: [&Option<String>; 5], status: Option<KeyStatus>, now: Mi
     [keyspace, organization, instance, environment, created_by, status, Value::Int(now)]
 }
 
-/// The keys that a search finds, and whether every row that it could find was looked at.
+/// The keys that a search finds, and whether every row of its range was read.
 pub(super) async fn search_keys(
     db: &mut impl Executor,
     query: &SearchQuery,
@@ -106,7 +106,7 @@ fn name_range(start: &str) -> (String, String) {
 
 /// How a search is read.
 struct SearchStatements<'a> {
-    /// The statement where every row of the range is one of the result.
+    /// The statement without filters: every row of the range is one of the result.
     plain: &'static str,
     /// The range of the index that is read.
     range: Vec<Value<'a>>,
@@ -130,14 +130,14 @@ impl<'a> SearchStatements<'a> {
                 let bounded = Some(Bounded { statement, count, count_range: range.clone() });
                 Self { plain: sql::SEARCH_BY_NAME, range, bounded }
             }
-            // Eight random characters: hardly any two keys share a prefix.
+            // A prefix has eight random characters, so its range is always short.
             KeySearch::Prefix(prefix) => {
                 Self { plain: sql::SEARCH_BY_PREFIX, range: vec![Value::Text(prefix)], bounded: None }
             }
             KeySearch::ExpiresBefore(end) => {
                 let (now, end) = (Value::Int(query.now), Value::Int(*end));
                 let bounded = match (query.organization.as_deref().filter(|own| !own.is_empty()), &query.keyspace) {
-                    // An index has these keys apart from those of all others.
+                    // There is an index of the keys of one organization and keyspace.
                     (Some(organization), Some(keyspace)) => Bounded {
                         statement: sql::SEARCH_BY_EXPIRY_OF_ORGANIZATION,
                         count: sql::COUNT_BY_EXPIRY_OF_ORGANIZATION,

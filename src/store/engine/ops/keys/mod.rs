@@ -148,8 +148,8 @@ async fn revoke_keys(
     revocations: &[(KeyId, Revocation)],
 ) -> AttemptResult<Vec<Result<Option<KeyRecord>>>> {
     db.revoke_keys(revocations).await?;
-    // Read back instead of returned by the change: SQLite's RETURNING does not see the revision that its trigger sets.
-    // Nothing changes a revoked key, so no other change can come between.
+    // Read the keys back, because SQLite's RETURNING does not include the revision that its trigger sets. No other
+    // change can happen in between, because a revoked key never changes.
     let ids: Vec<Uuid> = revocations.iter().map(|(id, _)| id.0).collect();
     let keys = keys_of_ids(db, &ids).await?;
     Ok(ids.iter().map(|id| keys.get(id).cloned().transpose()).collect())
