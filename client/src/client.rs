@@ -173,7 +173,11 @@ impl Client {
     }
 
     /// Calls one address after the other until there is a verdict or the deadline passes.
-    async fn call_with_retries(&self, mut message: proto::VerifyRequest, timeout: Option<Duration>) -> Result<Verdict, Error> {
+    async fn call_with_retries(
+        &self,
+        mut message: proto::VerifyRequest,
+        timeout: Option<Duration>,
+    ) -> Result<Verdict, Error> {
         let deadline = Instant::now() + timeout.unwrap_or(self.0.timeout);
         let mut backoff = Backoff::new(RETRY_DELAYS.0, RETRY_DELAYS.1);
         let mut last = None;

@@ -157,8 +157,10 @@ impl KeyService for AgentApi {
             None
         } else {
             let (messages, queued) = stream::messages();
-            let opened =
-                agent.upstream.stream(STREAM_PATH, (head.caller, authenticated), queued, deadline::deadline(None)).await;
+            let opened = agent
+                .upstream
+                .stream(STREAM_PATH, (head.caller, authenticated), queued, deadline::deadline(None))
+                .await;
             agent.note(Call::VerifyStream, head.caller, head.peer, &opened);
             Some((messages, opened?))
         };

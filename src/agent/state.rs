@@ -104,7 +104,9 @@ impl Agent {
         let last = self.caller_looked_up_at.load(Ordering::Relaxed);
         let due = last == 0 || now.saturating_sub(last) >= interval;
         // Only one of several concurrent calls requests its key.
-        if due && self.caller_looked_up_at.compare_exchange(last, now.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if due
+            && self.caller_looked_up_at.compare_exchange(last, now.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
             self.client.remember(secret);
         }
     }

@@ -8,7 +8,7 @@ use crate::domain::{
     clock::{Clock, Micros},
     rate_limit::{
         RateLimit, SpendResult,
-        permit_lease::{Grant, GrantOrigin, CachedRefusal, PermitLease},
+        permit_lease::{CachedRefusal, Grant, GrantOrigin, PermitLease},
     },
 };
 

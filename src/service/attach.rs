@@ -27,7 +27,7 @@ use crate::{
     },
     replica::{
         Replica,
-        attach::{AnswerKey, SessionMessage, Renewal, Session, WatchedVerdict},
+        attach::{AnswerKey, Renewal, Session, SessionMessage, WatchedVerdict},
         cached_key::CachedKey,
         fault_injection,
     },
@@ -102,11 +102,13 @@ impl Messages {
             SessionMessage::Key(AnswerKey { id, digest, key, watched_verdict, .. }) => {
                 let verdict =
                     |code, key: Option<Arc<CachedKey>>| Verdict { code, key, rate: None, missing_scope: None };
-                let cached = key.as_ref().or(watched_verdict.as_ref().and_then(|watched_verdict| watched_verdict.key.as_ref()));
+                let cached =
+                    key.as_ref().or(watched_verdict.as_ref().and_then(|watched_verdict| watched_verdict.key.as_ref()));
                 let end = cached.and_then(|key| key.expire_time());
                 let life = end.map(|end| end.saturating_sub(self.clock.wall()).max(0));
                 let key = key.map(|key| verdict(VerdictCode::Valid, Some(key)));
-                let watched_verdict = watched_verdict.map(|watched_verdict| verdict(watched_verdict.code, watched_verdict.key));
+                let watched_verdict =
+                    watched_verdict.map(|watched_verdict| verdict(watched_verdict.code, watched_verdict.key));
                 ToClient::Key { id, digest, key, watched_verdict, life }
             }
             SessionMessage::Invalidate { number, digest } => ToClient::Invalidate { number, digest },
@@ -290,7 +292,8 @@ impl Attached {
                 keyspace.is_some_and(|keyspace| key.rate_limit().or(keyspace.rate_limit).is_none())
             });
             let watched_verdict = found.filter(|_| watch && key.is_none());
-            let watched_verdict = watched_verdict.map(|verdict| WatchedVerdict { code: verdict.code, key: verdict.key });
+            let watched_verdict =
+                watched_verdict.map(|verdict| WatchedVerdict { code: verdict.code, key: verdict.key });
             let answer = AnswerKey { id, digest: digest.unwrap_or(Digest([0; 32])), key, watched_verdict, seq };
             if replica.attachments.answer(&self.session, answer) {
                 return Ok(());

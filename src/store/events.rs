@@ -235,7 +235,7 @@ pub struct Outbox {
 #[async_trait]
 pub trait EventStore {
     /// Reads a page of events, newest (highest id) first (case `every_event_filter_shape`). A page reads a bounded
-    /// number of rows (case `a_page_of_events_looks_at_a_bounded_number_of_rows`).
+    /// number of rows (case `a_page_of_events_reads_a_bounded_number_of_rows`).
     async fn list_events(&self, query: EventQuery) -> Result<RowPage<Event>>;
 
     /// Reads one event.

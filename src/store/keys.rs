@@ -241,14 +241,14 @@ pub trait KeyStore {
 
     /// Reads a page of keys with their last use, newest (highest id) first. Pages MUST stay stable while keys are added
     /// (case `pages_stay_stable`). Strings are compared by case (case `case_pairs`). A page reads a bounded number of
-    /// rows whatever its filters (case `a_page_looks_at_a_bounded_number_of_rows`).
+    /// rows whatever its filters (case `a_page_reads_a_bounded_number_of_rows`).
     async fn list_keys(&self, query: ListQuery) -> Result<RowPage<KeyRecord>>;
 
     /// Reads the keys that a search finds, with their last use. Names are compared from their beginning (case
     /// `a_search_finds_names_by_their_beginning`), filters hold as in a list (case
     /// `a_search_has_the_filters_of_a_list`). It MUST read no more than
     /// [`MAX_SCANNED_ROWS`](super::page::MAX_SCANNED_ROWS), whatever its filters (case
-    /// `a_search_looks_at_a_bounded_number_of_rows`).
+    /// `a_search_reads_a_bounded_number_of_rows`).
     async fn search_keys(&self, query: SearchQuery) -> Result<FoundKeys>;
 
     /// Counts the newest keys and revocations, at most [`CountQuery::limit`] of each (case

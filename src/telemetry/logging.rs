@@ -17,7 +17,7 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberI
 use super::{
     escape::Escaping,
     log_queue::{LogQueue, QueueObserver},
-    log_repeats::{SuppressedLines, RepeatLayer, Repeats},
+    log_repeats::{RepeatLayer, Repeats, SuppressedLines},
 };
 
 /// How long the end of the program waits for its last lines to be read.

@@ -112,7 +112,8 @@ impl ConnectionTable {
         of_address.total += 1;
         of_address.anonymous.insert(number, displaced.clone());
         drop(open);
-        let (table, auth_state, call_permits) = (Arc::clone(self), AtomicU32::new(0), Semaphore::new(MAX_STRANGER_CALLS));
+        let (table, auth_state, call_permits) =
+            (Arc::clone(self), AtomicU32::new(0), Semaphore::new(MAX_STRANGER_CALLS));
         Some(Admission { table, network, number, auth_state, call_permits, displaced })
     }
 
@@ -367,7 +368,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stranger_has_a_bounded_number_of_turns_and_an_authenticated_connection_any() {
+    async fn an_unauthenticated_connection_has_a_bounded_number_of_permits_and_an_authenticated_one_any() {
         let table = table(9, 9);
         let connection = admit(&table, "192.0.2.1").unwrap();
         let mut call_permits = Vec::new();

@@ -208,7 +208,8 @@ mod tests {
         let budget = Budget::new(LIMITS);
         let (first, second, third) =
             (from(&budget, "192.0.2.1"), from(&budget, "192.0.2.1"), from(&budget, "192.0.2.1"));
-        let reserved = [first.reserve(10, BudgetPart::Anonymous).unwrap(), second.reserve(10, BudgetPart::Anonymous).unwrap()];
+        let reserved =
+            [first.reserve(10, BudgetPart::Anonymous).unwrap(), second.reserve(10, BudgetPart::Anonymous).unwrap()];
         assert!(first.reserve(1, BudgetPart::Anonymous).is_err(), "the connection's share");
         assert!(third.reserve(1, BudgetPart::Anonymous).is_err(), "the address's share");
         let other = from(&budget, "192.0.2.2").reserve(10, BudgetPart::Anonymous).unwrap();

@@ -25,7 +25,7 @@ const MAX_STRANGER_CALLS: usize = 32;
 const MAX_REFUSALS: usize = 20;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_are_bounded_and_a_caller_with_a_credential_comes_in() {
+async fn connections_are_bounded_and_a_caller_with_a_credential_is_accepted() {
     let server = Setup::new().start();
     let agent = AgentSetup::of(&server).start().await;
     let made = key(&server, CreateRequest::default()).await;
@@ -58,7 +58,7 @@ async fn stranger(agent: &Agent) -> Stranger {
 
 /// The attack: a stranger's calls wait for a replica, so that further ones of the connection wait for those.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_deadline_of_a_call_counts_from_its_arrival_also_where_it_waits_for_a_turn() {
+async fn the_deadline_of_a_call_counts_from_its_arrival_also_where_it_waits_for_a_permit() {
     let server = Setup::new().start();
     let proxy = Proxy::start(server.grpc.parse().unwrap()).await;
     let agent = AgentSetup::at(&proxy.address().to_string()).start().await;

@@ -61,7 +61,7 @@ fn request(method: &str, path: &str, headers: &[(&str, &str)], extensions: &[(&s
 }
 
 /// The answer to a caller, or its refusal. The order of headers says nothing.
-async fn ask(client: &mut Gateway, credential: &str, request: CheckRequest) -> Result<CheckResponse, Refusal> {
+async fn get_response(client: &mut Gateway, credential: &str, request: CheckRequest) -> Result<CheckResponse, Refusal> {
     let answer = client.check(with(credential, request)).await;
     let mut answer = answer.map(tonic::Response::into_inner).map_err(|status| Refusal::of(&status))?;
     let name = |option: &HeaderValueOption| option.header.as_ref().map(|header| header.key.clone());
@@ -172,8 +172,8 @@ impl World {
                 // A connection ends after a number of refused credentials in a row, at both.
                 let mut at_replica = Gateway::new(self.server.channel().await);
                 let mut at_agent = Gateway::new(agent.channel().await);
-                let expected = ask(&mut at_replica, credential, request.clone()).await;
-                let got = ask(&mut at_agent, credential, request.clone()).await;
+                let expected = get_response(&mut at_replica, credential, request.clone()).await;
+                let got = get_response(&mut at_agent, credential, request.clone()).await;
                 assert_eq!(got, expected, "{credential} {request:?}");
             }
         }
@@ -184,7 +184,7 @@ impl World {
         let mut client = Gateway::new(agent.channel().await);
         eventually(LONG, "memory answers", async || {
             let before = agent.answered_by_memory("check").await;
-            let answer = ask(&mut client, credential, self.passing.clone()).await.unwrap();
+            let answer = get_response(&mut client, credential, self.passing.clone()).await.unwrap();
             assert!(passes(&answer));
             agent.answered_by_memory("check").await > before
         })
@@ -233,7 +233,10 @@ async fn an_agent_with_other_rules_than_its_replica_asks_it() {
     let headers = [("authorization", &*bearer)];
     for _ in 0..20 {
         let request = request("GET", "/api/env/x", &headers, &[("keyspace", "builds")]);
-        assert!(!passes(&ask(&mut client, &world.callers[0], request).await.unwrap()), "the agent's own rules");
+        assert!(
+            !passes(&get_response(&mut client, &world.callers[0], request).await.unwrap()),
+            "the agent's own rules"
+        );
     }
     world.assert_same(&agent).await;
     assert_eq!(agent.answered_by_memory("check").await, 0);
@@ -253,7 +256,7 @@ async fn no_request_passes_after_a_revoke_and_what_cannot_be_decided_is_503() {
     // The lease lasts: the caller is known, and the key is not in memory.
     let bearer = format!("Bearer {}", limited.secret);
     let unknown = request("GET", "/api/build/1", &[("authorization", &bearer)], &[("keyspace", "builds")]);
-    let answer = ask(&mut client, &world.callers[0], unknown).await;
+    let answer = get_response(&mut client, &world.callers[0], unknown).await;
     match answer {
         Ok(answer) => {
             let Some(HttpResponse::ErrorResponse(error)) = answer.http_response else { panic!("{answer:?}") };
@@ -265,5 +268,5 @@ async fn no_request_passes_after_a_revoke_and_what_cannot_be_decided_is_503() {
     proxy.down(false);
     world.warm(&agent, &world.callers[0]).await;
     grpc::revoke(&mut world.server.client().await, &world.build.id).await;
-    assert!(!passes(&ask(&mut client, &world.callers[0], world.passing.clone()).await.unwrap()));
+    assert!(!passes(&get_response(&mut client, &world.callers[0], world.passing.clone()).await.unwrap()));
 }

@@ -16,7 +16,7 @@ use crate::{
 /// What a gateway gets: the status, the headers that say something, and the body.
 type Response = (u16, BTreeMap<String, String>, String);
 
-async fn ask(address: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+async fn get_response(address: &str, path: &str, headers: &[(&str, &str)]) -> Response {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut request = client.get(format!("http://{address}/forward-auth/{path}"));
     for (name, value) in headers {
@@ -77,8 +77,8 @@ async fn an_agent_answers_gateways_over_http_as_its_replica() {
                 if !credential.is_empty() {
                     headers.push(("x-keyward-gateway", credential));
                 }
-                let expected = ask(&world.server.http, path, &headers).await;
-                let got = ask(&agent.http, path, &headers).await;
+                let expected = get_response(&world.server.http, path, &headers).await;
+                let got = get_response(&agent.http, path, &headers).await;
                 assert_eq!(got, expected, "{credential} {path} {described:?}");
             }
         }
@@ -102,7 +102,7 @@ async fn a_limit_a_revoke_and_the_end_of_the_replica_show_over_http() {
         let bearer = format!("Bearer {secret}");
         let described = [("x-original-method", "GET"), ("x-original-uri", "/api/build/1"), ("authorization", &*bearer)];
         let gateway = [("x-keyward-gateway", &*world.callers[0])];
-        ask(&agent.http, "nginx/builds", &[&described[..], &gateway].concat()).await
+        get_response(&agent.http, "nginx/builds", &[&described[..], &gateway].concat()).await
     };
     for (status, remaining) in [(200, "1"), (200, "0"), (429, "0")] {
         let (got, headers, _) = get(&limited.secret).await;

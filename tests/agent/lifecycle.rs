@@ -62,7 +62,7 @@ async fn health_says_whether_a_call_would_be_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_replica_answers_for_one_that_is_gone() {
+async fn another_replica_answers_for_one_that_has_stopped() {
     let (gone, server) = (Proxy::start("127.0.0.1:1".parse().unwrap()).await, Setup::new().start());
     gone.down(true);
     let agent = AgentSetup::at(&gone.address().to_string()).and(&server.grpc).start().await;
@@ -157,7 +157,7 @@ async fn a_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_socket_has_the_mode_that_is_set_and_authenticates_only_where_that_is_asked_for() {
+async fn the_socket_has_the_mode_that_is_set_and_authenticates_only_if_configured() {
     let server = Setup::new().start();
     let own = service_key(&server, &[]).await.secret;
     let made = key(&server, CreateRequest::default()).await;
@@ -194,7 +194,7 @@ async fn the_socket_has_the_mode_that_is_set_and_authenticates_only_where_that_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_start_says_everything_that_is_wrong() {
+async fn a_failed_start_reports_every_problem() {
     let server = Setup::new().start();
     let folder = tempfile::tempdir().unwrap();
     let setup = AgentSetup::of(&server).arg("--listen", "0.0.0.0:0").arg("--upstream", "http://keyward.example:1");

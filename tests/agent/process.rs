@@ -87,8 +87,8 @@ impl AgentSetup {
     pub fn launch(self, folder: tempfile::TempDir) -> Agent {
         let mut command = self.command(folder.path());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let log = gather(child.stderr.take().unwrap());
-        let output = gather(child.stdout.take().unwrap());
+        let log = collect_output(child.stderr.take().unwrap());
+        let output = collect_output(child.stdout.take().unwrap());
         let start = Instant::now();
         loop {
             let lines: Vec<_> = output.lock().unwrap().lines().map(str::to_owned).collect();
@@ -118,7 +118,7 @@ pub fn socket(folder: &Path) -> PathBuf {
     folder.join("agent.sock")
 }
 
-fn gather(stream: impl std::io::Read + Send + 'static) -> Arc<Mutex<String>> {
+fn collect_output(stream: impl std::io::Read + Send + 'static) -> Arc<Mutex<String>> {
     let text = Arc::new(Mutex::new(String::new()));
     let gathered = Arc::clone(&text);
     std::thread::spawn(move || {

@@ -42,7 +42,7 @@ impl Checks {
     }
 
     /// The outcome of one check, by its code or its reason.
-    async fn ask(&mut self, id: u64, secret: &str) -> Result<String, Status> {
+    async fn get_response(&mut self, id: u64, secret: &str) -> Result<String, Status> {
         self.send(id, secret).await;
         let answer = self.next().await?.expect("the stream goes on");
         assert_eq!(answer.id, id);
@@ -69,7 +69,7 @@ async fn a_stream_answers_as_the_replicas_whatever_memory_has() {
     agent.warm(ROOT, &plain.secret).await;
     let mut checks = Checks::open(&mut agent.client().await, ROOT).await.unwrap();
     // Ids are the caller's own: two of them are the same.
-    let asked = [
+    let cases = [
         (1, &*plain.secret, "CODE_VALID"),
         (1, &plain.secret, "CODE_VALID"),
         (2, &limited.secret, "CODE_VALID"),
@@ -77,20 +77,20 @@ async fn a_stream_answers_as_the_replicas_whatever_memory_has() {
         (4, "forged", "CODE_MALFORMED"),
         (u64::MAX, "", "InvalidArgument"),
     ];
-    for (id, secret, _) in asked {
+    for (id, secret, _) in cases {
         checks.send(id, secret).await;
     }
     let mut expected: HashMap<(u64, String), usize> = HashMap::new();
-    for (id, _, name) in asked {
+    for (id, _, name) in cases {
         *expected.entry((id, name.to_owned())).or_default() += 1;
     }
-    for _ in asked {
+    for _ in cases {
         let answer = checks.next().await.unwrap().expect("the stream goes on");
         let key = (answer.id, name(answer));
         *expected.get_mut(&key).unwrap_or_else(|| panic!("{key:?} was not expected")) -= 1;
     }
     assert!(expected.values().all(|left| *left == 0), "{expected:?}");
-    assert_eq!(checks.ask(9, &limited.secret).await.unwrap(), "CODE_RATE_LIMITED");
+    assert_eq!(checks.get_response(9, &limited.secret).await.unwrap(), "CODE_RATE_LIMITED");
     assert!(agent.answered_by_memory("verify_stream").await >= 2);
     // The client ends it.
     let Checks { messages, mut answers } = checks;
@@ -115,7 +115,7 @@ async fn a_stream_ends_when_its_caller_is_revoked_and_is_not_opened_for_stranger
     }
     agent.warm(&service.secret, &plain.secret).await;
     let mut checks = Checks::open(&mut client, &service.secret).await.unwrap();
-    assert_eq!(checks.ask(1, &plain.secret).await.unwrap(), "CODE_VALID");
+    assert_eq!(checks.get_response(1, &plain.secret).await.unwrap(), "CODE_VALID");
     grpc::revoke(&mut server.client().await, &service.id).await;
     checks.send(2, &plain.secret).await;
     assert_eq!(checks.next().await.unwrap_err().code(), tonic::Code::Unauthenticated);
@@ -129,13 +129,13 @@ async fn a_stream_goes_on_when_the_connection_to_the_replica_breaks() {
     let key =
         key(&server, CreateRequest { rate_limit: Some(own_limit(1_000, 3_600)), ..CreateRequest::default() }).await;
     let mut checks = Checks::open(&mut agent.client().await, ROOT).await.unwrap();
-    assert_eq!(checks.ask(1, &key.secret).await.unwrap(), "CODE_VALID");
+    assert_eq!(checks.get_response(1, &key.secret).await.unwrap(), "CODE_VALID");
     proxy.down(true);
     // Asked once more at another address, if there were one.
-    assert_eq!(checks.ask(2, &key.secret).await.unwrap(), "Unavailable");
+    assert_eq!(checks.get_response(2, &key.secret).await.unwrap(), "Unavailable");
     proxy.down(false);
     grpc::eventually(LONG, "the replica answers again", async || {
-        checks.ask(3, &key.secret).await.unwrap() == Code::Valid.as_str_name()
+        checks.get_response(3, &key.secret).await.unwrap() == Code::Valid.as_str_name()
     })
     .await;
 }

@@ -21,7 +21,7 @@ fn mode(path: &std::path::Path) -> u32 {
 }
 
 #[test]
-fn a_database_that_others_may_read_is_tightened_and_said_so() {
+fn a_database_that_others_may_read_is_restricted_with_a_warning() {
     let mut server = Setup::new().start();
     let folder = server.folder().to_owned();
     let files = ["keyward.db", "keyward.db-wal", "keyward.db-shm"].map(|name| folder.join(name));

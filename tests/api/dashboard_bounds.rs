@@ -82,7 +82,7 @@ async fn a_delivery_shows_its_attempts_and_the_receivers_answer_to_operators_alo
 
 /// More keys than a page may look at: pages say what they left out.
 #[tokio::test]
-async fn a_page_says_what_it_did_not_look_at() {
+async fn a_page_reports_what_it_did_not_read() {
     let server = Setup::new().ready("norrix").start();
     let admin = server.create(json!({"name": "admin", "orgId": "zeta", "scopes": ["admin"]})).await;
     let many = "INSERT INTO keyward_keys (id, keyspace, digest, prefix, organization, name, created_by, created_at)

@@ -226,7 +226,7 @@ async fn files_are_kept_for_good_and_pages_never() {
 }
 
 #[tokio::test]
-async fn the_first_page_is_small_and_asks_no_other_host() {
+async fn the_first_page_is_small_and_requests_no_other_host() {
     let server = start();
     let mut browser = Browser::operator(&server).await;
     let page = browser.get(KEYS).await.is(200);

@@ -298,12 +298,12 @@ async fn a_message_larger_than_a_mebibyte_is_out_of_range_on_every_call() {
     let create = CreateRequest { name: long.clone(), ..Default::default() };
     let list = ListRequest { organization: long.clone(), ..Default::default() };
     let revoke = RevokeRequest { id: long.clone(), ..Default::default() };
-    let hook = UpdateWebhookRequest { id: long.clone(), ..Default::default() };
+    let update = UpdateWebhookRequest { id: long.clone(), ..Default::default() };
     for code in [
         client.create(with(ROOT, create)).await.unwrap_err().code(),
         client.list(with(ROOT, list)).await.unwrap_err().code(),
         client.revoke(with(ROOT, revoke)).await.unwrap_err().code(),
-        client.update_webhook(with(ROOT, hook)).await.unwrap_err().code(),
+        client.update_webhook(with(ROOT, update)).await.unwrap_err().code(),
         client.verify(with(ROOT, check(&long))).await.unwrap_err().code(),
     ] {
         assert_eq!(code, tonic::Code::OutOfRange);

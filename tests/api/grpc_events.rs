@@ -153,18 +153,18 @@ async fn filters_narrow_the_events_and_pages_continue_the_same_query() {
         all.iter().filter(|event| fits(event)).map(|event| event.id.clone()).collect()
     };
     assert_eq!(find(&mut audit, none.clone()).await, expected(&|_| true));
-    let asked = ListEventsRequest { organization: "b".into(), ..none.clone() };
-    assert_eq!(find(&mut audit, asked).await, expected(&|event| event.key.as_ref().unwrap().organization == "b"));
-    let asked = ListEventsRequest { r#type: "webhook.updated".into(), ..none.clone() };
-    assert_eq!(find(&mut audit, asked).await, expected(&|event| event.r#type == "webhook.updated"));
-    let asked = ListEventsRequest { r#type: "key.created".into(), actor: "root".into(), ..none.clone() };
-    assert_eq!(find(&mut audit, asked).await, expected(&|event| event.r#type == "key.created"));
-    let asked = ListEventsRequest { actor: "user:nobody".into(), ..none.clone() };
-    assert_eq!(find(&mut audit, asked).await, Vec::<String>::new());
+    let query = ListEventsRequest { organization: "b".into(), ..none.clone() };
+    assert_eq!(find(&mut audit, query).await, expected(&|event| event.key.as_ref().unwrap().organization == "b"));
+    let query = ListEventsRequest { r#type: "webhook.updated".into(), ..none.clone() };
+    assert_eq!(find(&mut audit, query).await, expected(&|event| event.r#type == "webhook.updated"));
+    let query = ListEventsRequest { r#type: "key.created".into(), actor: "root".into(), ..none.clone() };
+    assert_eq!(find(&mut audit, query).await, expected(&|event| event.r#type == "key.created"));
+    let query = ListEventsRequest { actor: "user:nobody".into(), ..none.clone() };
+    assert_eq!(find(&mut audit, query).await, Vec::<String>::new());
     let (start, end) = (all[9].create_time.unwrap(), all[2].create_time.unwrap());
-    let asked = ListEventsRequest { start_time: Some(start), end_time: Some(end), ..none.clone() };
+    let query = ListEventsRequest { start_time: Some(start), end_time: Some(end), ..none.clone() };
     let within = |event: &Event| (micros(start)..micros(end)).contains(&micros(event.create_time.unwrap()));
-    assert_eq!(find(&mut audit, asked).await, expected(&within));
+    assert_eq!(find(&mut audit, query).await, expected(&within));
 
     // A page token is valid for its own query only; a token of List for none of these.
     let page = ListEventsRequest { page_size: 4, ..none.clone() };

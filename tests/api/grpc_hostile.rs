@@ -78,24 +78,24 @@ async fn messages_without_their_last_byte_take_bounded_memory() {
         ("reflection", REFLECTION, None, 16_000),
     ] {
         let server = measurable().ready("norrix").and(&issuer).and("[server]\nbody_timeout = \"1m\"\n").start();
-        let taken = Arc::new(AtomicUsize::new(0));
+        let sent_bytes = Arc::new(AtomicUsize::new(0));
         let kind = Hold { rest: false, path, credential, message, streams: 200 };
-        assert_bounded(name, &server, || hold(server.grpc.clone(), kind.clone(), Arc::clone(&taken))).await;
-        assert!(taken.load(Ordering::Relaxed) > 100_000, "{name}: the attack sends nothing");
+        assert_bounded(name, &server, || hold(server.grpc.clone(), kind.clone(), Arc::clone(&sent_bytes))).await;
+        assert!(sent_bytes.load(Ordering::Relaxed) > 100_000, "{name}: the attack sends nothing");
     }
 }
 
 /// Begins calls whose message does not come, and returns the statuses of those that are refused at once.
 async fn refused_at_once(client: &mut Polite, count: usize) -> Vec<String> {
-    let mut begun = Vec::new();
+    let mut started = Vec::new();
     for _ in 0..count {
         client.sender = client.sender.clone().ready().await.unwrap();
-        begun.push(client.begin(REFLECTION, None).unwrap());
+        started.push(client.begin(REFLECTION, None).unwrap());
     }
     // Calls are looked at in their order: once this one is answered, the refused ones are, too.
     assert_eq!(client.call(LIST, None, framed(&[])).await, "16");
     let mut statuses = Vec::new();
-    for (mut answer, stream) in begun {
+    for (mut answer, stream) in started {
         match futures::poll!(&mut answer) {
             Poll::Ready(head) => statuses.push(head.unwrap().headers()["grpc-status"].to_str().unwrap().to_owned()),
             Poll::Pending => std::mem::forget((answer, stream)),
@@ -131,7 +131,7 @@ async fn a_stranger_makes_few_calls_at_once_on_one_connection() {
 }
 
 #[tokio::test]
-async fn a_burst_of_a_caller_that_memory_does_not_know_is_answered() {
+async fn a_burst_of_a_caller_that_is_not_in_memory_is_answered() {
     let mut server = Setup::new().start();
     let service = server.create(json!({"keyspace": "keyward", "name": "service"})).await;
     let service = service["key"].as_str().unwrap().to_owned();
@@ -275,15 +275,15 @@ async fn clients_that_hold_every_connection_keep_no_caller_out() {
     let server = Setup::new().config("[server]\nmax_connections = 16\n").start();
     let mut known = server.client().await;
     let made = key(&mut known, "", "acme", &[]).await;
-    let mut held = Vec::new();
+    let mut kept_open = Vec::new();
     for _ in 0..100 {
         let mut stream = TcpStream::connect(&server.grpc).await.unwrap();
         let _ = stream.write_all(&preface()).await;
-        held.push(stream);
+        kept_open.push(stream);
     }
     assert_eq!(code(&mut known, &made.secret).await, Code::Valid);
     assert_eq!(code(&mut server.client().await, &made.secret).await, Code::Valid);
-    let ended = async { while held[0].read(&mut [0; 4_096]).await.is_ok_and(|read| read > 0) {} };
+    let ended = async { while kept_open[0].read(&mut [0; 4_096]).await.is_ok_and(|read| read > 0) {} };
     timeout(LONG, ended).await.unwrap();
 }
 

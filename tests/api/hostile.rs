@@ -221,8 +221,8 @@ pub struct Hold {
     pub streams: usize,
 }
 
-/// Holds the streams of one connection. `taken` counts the bytes that the server has taken.
-pub async fn hold(server: String, hold: Hold, taken: Arc<AtomicUsize>) {
+/// Holds the streams of one connection. `sent_bytes` counts the bytes that the server has taken.
+pub async fn hold(server: String, hold: Hold, sent_bytes: Arc<AtomicUsize>) {
     let mut client = if hold.rest { Polite::rest(&server).await } else { Polite::connect(&server).await };
     let mut streams = Vec::new();
     let mut whole = Bytes::from(if hold.rest { vec![b' '; hold.message] } else { framed(&vec![0; hold.message]) });
@@ -232,7 +232,7 @@ pub async fn hold(server: String, hold: Hold, taken: Arc<AtomicUsize>) {
         client.sender = ready;
         let Ok((answer, mut stream)) = client.begin(hold.path, hold.credential.as_deref()) else { break };
         let mut left = whole.clone();
-        let taken = Arc::clone(&taken);
+        let sent_bytes = Arc::clone(&sent_bytes);
         streams.push(tokio::spawn(async move {
             while !left.is_empty() {
                 stream.reserve_capacity(left.len());
@@ -240,7 +240,7 @@ pub async fn hold(server: String, hold: Hold, taken: Arc<AtomicUsize>) {
                 if stream.send_data(left.split_to(room.min(left.len())), false).is_err() {
                     return;
                 }
-                taken.fetch_add(room, Ordering::Relaxed);
+                sent_bytes.fetch_add(room, Ordering::Relaxed);
             }
             // Keeps the stream open as long as the server does.
             drop(answer.await);

@@ -19,7 +19,7 @@ use crate::support::{
 };
 
 const KEYS: &str = "/api/api-keys";
-const MARK: &str = "\u{feff}";
+const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 async fn post(server: &Server, path: &str, body: &str) -> Reply {
     let request = server.rest("POST", path).bearer_auth(ROOT).header("content-type", "application/json");
@@ -103,15 +103,19 @@ async fn a_byte_order_mark_before_a_body_is_skipped_once() {
     let server = Setup::new().start();
     let body = json!({"name": "n"}).to_string();
     for (path, good) in [(KEYS, body.as_str()), ("/api/v1/keys", "{}"), ("/api/v1/verify", "{\"secret\": \"x\"}")] {
-        let answer = post(&server, path, &format!("{MARK}{good}")).await;
+        let answer = post(&server, path, &format!("{BYTE_ORDER_MARK}{good}")).await;
         assert!(answer.status < 300, "{path}: {}", answer.text);
-        for bad in [format!("{MARK}{MARK}{good}"), format!("{good}{MARK}"), format!(" {MARK}{good}")] {
+        for bad in [
+            format!("{BYTE_ORDER_MARK}{BYTE_ORDER_MARK}{good}"),
+            format!("{good}{BYTE_ORDER_MARK}"),
+            format!(" {BYTE_ORDER_MARK}{good}"),
+        ] {
             let message = post(&server, path, &bad).await.refused(400, "invalid_argument");
             assert!(message.starts_with("body: is not JSON"), "{path}: {message}");
         }
     }
     // A mark alone is no JSON, and not the same as no body.
-    post(&server, "/api/v1/keys", MARK).await.refused(400, "invalid_argument");
+    post(&server, "/api/v1/keys", BYTE_ORDER_MARK).await.refused(400, "invalid_argument");
 }
 
 #[tokio::test]
@@ -363,10 +367,12 @@ async fn a_byte_order_mark_before_a_config_file_or_a_certificate_is_skipped() {
     for path in [&identity.cert, &identity.key, &ca.cert] {
         let text = std::fs::read(path).unwrap();
         let mut file = std::fs::File::create(path).unwrap();
-        file.write_all(MARK.as_bytes()).and_then(|()| file.write_all(&text)).unwrap();
+        file.write_all(BYTE_ORDER_MARK.as_bytes()).and_then(|()| file.write_all(&text)).unwrap();
     }
-    let config =
-        format!("{MARK}[tls]\ncert = {:?}\nkey = {:?}\nclient_ca = {:?}\n", identity.cert, identity.key, ca.cert);
+    let config = format!(
+        "{BYTE_ORDER_MARK}[tls]\ncert = {:?}\nkey = {:?}\nclient_ca = {:?}\n",
+        identity.cert, identity.key, ca.cert
+    );
     let server = Setup::new().config(&config).start();
     let _: SocketAddr = server.http.parse().unwrap();
 }

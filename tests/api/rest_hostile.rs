@@ -49,16 +49,16 @@ async fn a_hundred_connections_with_half_sent_requests_take_a_bounded_memory() {
         let server = Setup::new().config(PUBLIC).and(PATIENT).start();
         server.create(json!({"name": "warm"})).await;
         let before = resident(&server);
-        let mut held = Vec::new();
+        let mut kept_open = Vec::new();
         for _ in 0..100 {
-            held.push(send(&server, bytes.as_bytes()).await);
+            kept_open.push(send(&server, bytes.as_bytes()).await);
         }
         let added = resident(&server).saturating_sub(before);
         assert!(added <= 64, "half-sent {kind} take {added} MiB");
         // Authenticated calls and probes go on.
         server.create(json!({"name": "honest"})).await;
         reply(server.rest("GET", "/readyz")).await.good(200);
-        drop(held);
+        drop(kept_open);
     }
 }
 
@@ -69,9 +69,9 @@ async fn past_the_memory_for_strangers_their_bodies_are_503_and_authenticated_ca
     let head =
         "POST /api/v1/keys HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n";
     let half = format!("{head}{}", " ".repeat(990_000));
-    let mut held = Vec::new();
+    let mut kept_open = Vec::new();
     for _ in 0..8 {
-        held.push(send(&server, half.as_bytes()).await);
+        kept_open.push(send(&server, half.as_bytes()).await);
     }
     let mut body = json!({"name": "n"}).to_string();
     body.push_str(&" ".repeat(900_000));
@@ -92,7 +92,7 @@ async fn past_the_memory_for_strangers_their_bodies_are_503_and_authenticated_ca
     assert_eq!(refused.number("retry-after"), 1);
     reply(create(Some(ROOT))).await.good(201);
     // What was held is released with its connection.
-    drop(held);
+    drop(kept_open);
     let start = Instant::now();
     while reply(create(None)).await.status == 503 {
         assert!(start.elapsed() < Duration::from_secs(20), "the memory is not released");
@@ -173,23 +173,23 @@ async fn clients_that_hold_every_connection_keep_neither_probes_nor_callers_out(
         request.send().await.unwrap().status().as_u16()
     };
     assert_eq!(list().await, 200);
-    let mut held = Vec::new();
+    let mut kept_open = Vec::new();
     for _ in 0..100 {
-        held.push(send(&server, b"GET /").await);
+        kept_open.push(send(&server, b"GET /").await);
     }
     reply(server.rest("GET", "/readyz")).await.good(200);
     assert_eq!(list().await, 200);
     server.create(json!({"name": "n"})).await;
-    assert!(closes(&mut held[0], Duration::from_secs(5)).await);
+    assert!(closes(&mut kept_open[0], Duration::from_secs(5)).await);
 }
 
 #[tokio::test]
 async fn one_address_holds_a_bounded_number_of_connections() {
     let server = Setup::new().and("[server]\nmax_connections_per_address = 4\n").start();
-    let mut held = Vec::new();
+    let mut kept_open = Vec::new();
     for _ in 0..5 {
-        held.push(send(&server, b"GET /").await);
+        kept_open.push(send(&server, b"GET /").await);
     }
-    assert!(closes(&mut held[0], Duration::from_secs(5)).await);
-    assert!(!closes(&mut held[4], Duration::from_millis(200)).await);
+    assert!(closes(&mut kept_open[0], Duration::from_secs(5)).await);
+    assert!(!closes(&mut kept_open[4], Duration::from_millis(200)).await);
 }

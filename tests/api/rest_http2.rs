@@ -141,7 +141,7 @@ async fn a_connection_is_closed_after_twenty_refused_credentials_in_a_row() {
 
 /// A caller whose key memory does not know, after a restart: a burst of more requests than a stranger may make.
 #[tokio::test]
-async fn a_burst_of_a_caller_that_memory_does_not_know_is_answered() {
+async fn a_burst_of_a_caller_that_is_not_in_memory_is_answered() {
     let mut server = Setup::new().start();
     let made = server.create(json!({"name": "n"})).await;
     let secret = made["key"].as_str().unwrap().to_owned();

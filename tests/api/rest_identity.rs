@@ -114,7 +114,7 @@ async fn nobody_is_refused() {
 }
 
 #[tokio::test]
-async fn a_command_line_learns_where_people_sign_in() {
+async fn discovery_shows_where_people_sign_in() {
     let provider = Provider::start();
     let cli = "cli = { client_id = \"cli\", scopes = [\"offline_access\"], ports = [8976, 8977] }";
     let server = Setup::new().ready("norrix").and(&provider.table("dashboard", &["norrix"], cli)).start();

@@ -43,7 +43,7 @@ async fn says(server: &Server, path: &str) -> (u16, Value) {
 }
 
 /// Waits until `/readyz` says this; how long that took.
-async fn until_says(server: &Server, expected: &(u16, Value)) -> Duration {
+async fn wait_for_answer(server: &Server, expected: &(u16, Value)) -> Duration {
     let start = Instant::now();
     loop {
         let said = says(server, "/readyz").await;
@@ -63,25 +63,25 @@ async fn a_file_that_another_process_has_locked_shows_at_once_and_takes_no_reads
         let server = Setup::new().config(settings).start();
         let mut writer = server.sqlite().await;
         within(Duration::from_millis(500), "the lock shows", async || {
-            until_says(&server, &(200, Value::Null)).await;
+            wait_for_answer(&server, &(200, Value::Null)).await;
             writer.execute("BEGIN IMMEDIATE").await.unwrap();
-            let took = until_says(&server, &(status, locked.into())).await;
+            let took = wait_for_answer(&server, &(status, locked.into())).await;
             assert_eq!(says(&server, "/readyz?verify=1").await, (200, locked.into()));
             writer.execute("ROLLBACK").await.unwrap();
             took
         })
         .await;
         // A write that waits for the lock changes nothing about it.
-        until_says(&server, &(200, Value::Null)).await;
+        wait_for_answer(&server, &(200, Value::Null)).await;
         writer.execute("BEGIN IMMEDIATE").await.unwrap();
         let waiting = server.rest("POST", "/api/api-keys").bearer_auth(crate::support::server::ROOT);
         let waiting = waiting.json(&serde_json::json!({"name": "n"})).send();
         let (_, took) = tokio::join!(waiting, async {
-            let took = until_says(&server, &(status, locked.into())).await;
+            let took = wait_for_answer(&server, &(status, locked.into())).await;
             writer.execute("ROLLBACK").await.unwrap();
             took
         });
         assert!(took < Duration::from_secs(30));
-        until_says(&server, &(200, Value::Null)).await;
+        wait_for_answer(&server, &(200, Value::Null)).await;
     }
 }

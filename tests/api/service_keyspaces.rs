@@ -96,9 +96,9 @@ async fn a_key_of_another_keyspace_looks_like_one_that_does_not_exist() {
         assert_eq!(before.code(), Code::Valid);
     }
     // The refused checks spent nothing.
-    let spent = VerifyRequest { cost: Some(0), ..asking(&foreign.secret, "") };
-    let spent = client.verify(with(ROOT, spent)).await.unwrap().into_inner().rate_limit.unwrap();
-    assert_eq!(spent.limit - spent.remaining, 2);
+    let state = VerifyRequest { cost: Some(0), ..asking(&foreign.secret, "") };
+    let state = client.verify(with(ROOT, state)).await.unwrap().into_inner().rate_limit.unwrap();
+    assert_eq!(state.limit - state.remaining, 2);
 
     // A service that is not limited, and one that is limited to both keyspaces.
     for keyspaces in [&[][..], &["noro", "norrix"]] {

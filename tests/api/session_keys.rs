@@ -19,7 +19,7 @@ fn start(provider: &Provider, more: &str) -> Server {
     Setup::new().ready("norrix").and(&provider.table("dashboard", &["norrix"], more)).start()
 }
 
-async fn ask(server: &Server, token: &str) -> Reply {
+async fn get_response(server: &Server, token: &str) -> Reply {
     reply(server.rest("GET", MANY).bearer_auth(token)).await
 }
 
@@ -39,7 +39,7 @@ async fn a_flood_of_unknown_key_ids_causes_one_fetch() {
     let provider = Provider::start();
     let server = start(&provider, "");
     until_fetched(&provider, 1).await;
-    ask(&server, &good(&provider, "first")).await.good(200);
+    get_response(&server, &good(&provider, "first")).await.good(200);
     assert_eq!(provider.fetches(), 1, "one fetch at the start serves every token");
     let flood = (0..200).map(|number| {
         let token = of_unknown_key(&provider, &format!("key-{number}"));
@@ -51,7 +51,7 @@ async fn a_flood_of_unknown_key_ids_causes_one_fetch() {
         answer.await.unwrap().refused(401, "malformed");
     }
     assert_eq!(provider.fetches(), 2);
-    ask(&server, &good(&provider, "first")).await.good(200);
+    get_response(&server, &good(&provider, "first")).await.good(200);
     assert_eq!(provider.fetches(), 2);
 }
 
@@ -59,10 +59,10 @@ async fn a_flood_of_unknown_key_ids_causes_one_fetch() {
 async fn a_token_with_a_new_key_id_causes_a_fetch() {
     let mut provider = Provider::start();
     let server = start(&provider, "");
-    ask(&server, &good(&provider, "first")).await.good(200);
+    get_response(&server, &good(&provider, "first")).await.good(200);
     provider.again("second,first");
-    ask(&server, &good(&provider, "second")).await.good(200);
-    ask(&server, &good(&provider, "first")).await.good(200);
+    get_response(&server, &good(&provider, "second")).await.good(200);
+    get_response(&server, &good(&provider, "first")).await.good(200);
     assert_eq!(provider.fetches(), 1, "of the new one");
 }
 
@@ -72,10 +72,10 @@ async fn a_new_key_under_the_same_id_causes_a_fetch() {
     let mut provider = Provider::start();
     let server = start(&provider, "");
     let old = good(&provider, "first");
-    ask(&server, &old).await.good(200);
+    get_response(&server, &old).await.good(200);
     provider.again_with_new_keys("first");
-    ask(&server, &good(&provider, "first")).await.good(200);
-    ask(&server, &old).await.refused(401, "malformed");
+    get_response(&server, &good(&provider, "first")).await.good(200);
+    get_response(&server, &old).await.refused(401, "malformed");
     assert_eq!(provider.fetches(), 1, "of the new one: the next fetch of this kind waits 30 seconds");
 }
 
@@ -85,12 +85,12 @@ async fn a_wrong_signature_by_a_known_key_is_401_while_the_issuer_is_unavailable
     let mut provider = Provider::start();
     let server = start(&provider, "refresh = \"1s\"");
     let token = good(&provider, "first");
-    ask(&server, &token).await.good(200);
+    get_response(&server, &token).await.good(200);
     provider.stop();
     server.logged("fetching the issuer's keys failed, will retry").await;
     let (message, _) = token.rsplit_once('.').unwrap();
-    ask(&server, &format!("{message}.c2lnbmF0dXJl")).await.refused(401, "malformed");
-    ask(&server, &token).await.good(200);
+    get_response(&server, &format!("{message}.c2lnbmF0dXJl")).await.refused(401, "malformed");
+    get_response(&server, &token).await.good(200);
 }
 
 #[tokio::test]
@@ -98,11 +98,13 @@ async fn a_withdrawn_key_is_not_accepted_after_the_next_refresh() {
     let mut provider = Provider::with_keys("first,second");
     let server = start(&provider, "refresh = \"1s\"");
     let (withdrawn, kept) = (good(&provider, "first"), good(&provider, "second"));
-    ask(&server, &withdrawn).await.good(200);
+    get_response(&server, &withdrawn).await.good(200);
     provider.again("second");
-    eventually(Duration::from_secs(5), "the key is given up", async || ask(&server, &withdrawn).await.status == 401)
-        .await;
-    ask(&server, &kept).await.good(200);
+    eventually(Duration::from_secs(5), "the key is given up", async || {
+        get_response(&server, &withdrawn).await.status == 401
+    })
+    .await;
+    get_response(&server, &kept).await.good(200);
     // The keys were refreshed before their maximum age, without a request.
     let fetches = provider.fetches();
     until_fetched(&provider, fetches + 2).await;
@@ -114,14 +116,14 @@ async fn while_the_issuer_is_unavailable_its_cached_keys_are_used_without_waitin
     let mut provider = Provider::start();
     let server = start(&provider, "refresh = \"1s\"");
     let token = good(&provider, "first");
-    ask(&server, &token).await.good(200);
+    get_response(&server, &token).await.good(200);
     provider.stop();
     server.logged("fetching the issuer's keys failed, will retry").await;
     let start = Instant::now();
     for _ in 0..20 {
-        ask(&server, &token).await.good(200);
+        get_response(&server, &token).await.good(200);
     }
-    ask(&server, &of_unknown_key(&provider, "new")).await.refused(503, "unavailable");
+    get_response(&server, &of_unknown_key(&provider, "new")).await.refused(503, "unavailable");
     let mut client = server.client().await;
     let unknown = client.list(with(&of_unknown_key(&provider, "new"), ListRequest::default())).await;
     assert_refused(unknown, tonic::Code::Unavailable, "UNAVAILABLE");
@@ -134,8 +136,8 @@ async fn while_the_issuer_is_unavailable_its_cached_keys_are_used_without_waitin
 
     provider.again("second");
     let new = good(&provider, "second");
-    eventually(Duration::from_secs(40), "the new key", async || ask(&server, &new).await.status == 200).await;
-    ask(&server, &token).await.refused(401, "malformed");
+    eventually(Duration::from_secs(40), "the new key", async || get_response(&server, &new).await.status == 200).await;
+    get_response(&server, &token).await.refused(401, "malformed");
 }
 
 #[tokio::test]
@@ -144,16 +146,17 @@ async fn without_the_issuer_the_service_starts_and_sessions_are_503_until_it_is_
     provider.stop();
     let server = start(&provider, "");
     let token = good(&provider, "first");
-    ask(&server, &token).await.refused(503, "unavailable");
+    get_response(&server, &token).await.refused(503, "unavailable");
     reply(server.rest("GET", "/readyz")).await.good(200);
     reply(server.rest("GET", MANY).bearer_auth(ROOT)).await.good(200);
     // A token of another issuer is rejected without this issuer's keys.
     let other = provider.sign("first", &provider.claims("elsewhere", &json!({})));
-    ask(&server, &other).await.refused(401, "malformed");
+    get_response(&server, &other).await.refused(401, "malformed");
     let metrics = reply(server.rest("GET", "/metrics")).await.text;
     assert!(metrics.contains("keyward_session_issuers_without_keys 1"), "{metrics}");
     provider.again("first");
-    eventually(Duration::from_secs(40), "the session", async || ask(&server, &token).await.status == 200).await;
+    eventually(Duration::from_secs(40), "the session", async || get_response(&server, &token).await.status == 200)
+        .await;
 }
 
 /// An issuer that is silent, sends endless documents or claims another identity counts as unavailable.
@@ -177,7 +180,7 @@ async fn an_issuer_with_invalid_responses_counts_as_unavailable() {
         let server = Setup::new().ready("norrix").and(&table).start();
         let token = provider.sign("first", &provider.claims("dashboard", &json!({"iss": issuer})));
         let start = Instant::now();
-        ask(&server, &token).await.refused(503, "unavailable");
+        get_response(&server, &token).await.refused(503, "unavailable");
         assert!(start.elapsed() < Duration::from_secs(9), "{path}");
         server.logged(why).await;
         reply(server.rest("GET", MANY).bearer_auth(ROOT)).await.good(200);

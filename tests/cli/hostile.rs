@@ -76,7 +76,7 @@ async fn files_of_another_user_are_refused() {
 }
 
 #[tokio::test]
-async fn damaged_files_are_said_and_repaired_by_signing_in() {
+async fn damaged_files_are_reported_and_repaired_by_signing_in() {
     let provider = Provider::start();
     let (server, machine) = session(&provider).await;
     for damaged in ["", "{", "[]", "\u{0}\u{1}", &"x".repeat(2 << 20)] {

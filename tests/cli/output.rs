@@ -82,7 +82,7 @@ async fn a_broken_pipe_is_quiet() {
 }
 
 #[tokio::test]
-async fn exit_codes_tell_what_happened() {
+async fn exit_codes_show_the_outcome() {
     let server = Setup::new().ready("norrix").start();
     let machine = Machine::new().pipeline(&server, ROOT);
     assert_eq!(machine.run(&["whoami"]).code, Some(0));

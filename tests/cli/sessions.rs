@@ -135,7 +135,7 @@ async fn a_wrong_clock_is_warned_about_and_does_no_harm() {
 }
 
 #[tokio::test]
-async fn a_refused_renewal_says_sign_in_again() {
+async fn a_refused_renewal_reports_sign_in_again() {
     let provider = Provider::start();
     let (_server, machine) = signed_in(&provider).await;
     let mut kept = tokens(&machine);
@@ -149,7 +149,7 @@ async fn a_refused_renewal_says_sign_in_again() {
 }
 
 #[tokio::test]
-async fn a_session_without_a_refresh_token_ends_and_an_issuer_that_is_away_does_not_end_it() {
+async fn a_session_without_a_refresh_token_ends_and_an_issuer_that_is_unavailable_does_not_end_it() {
     let mut provider = Provider::start();
     let (_server, machine) = signed_in(&provider).await;
     age(&machine, 3_590);
@@ -190,7 +190,7 @@ async fn logout_revokes_at_the_issuer_and_deletes() {
 }
 
 #[tokio::test]
-async fn logout_works_while_the_issuer_is_away() {
+async fn logout_works_while_the_issuer_is_unavailable() {
     let mut provider = Provider::start();
     let (_server, machine) = signed_in(&provider).await;
     provider.stop();

@@ -40,7 +40,7 @@ async fn a_revoke_returns_when_the_client_has_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revoke_waits_for_the_grant_of_a_silent_client_and_of_one_that_is_gone() {
+async fn a_revoke_waits_for_the_grant_of_a_silent_client_and_of_one_that_has_ended() {
     let server = Setup::new().env("KEYWARD_ATTACH_LEASE", "1s").start();
     let mut client = server.client().await;
     for gone in [false, true] {
@@ -225,7 +225,7 @@ async fn only_those_who_may_verify_attach_and_their_number_is_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_never_said_cannot_be_acknowledged() {
+async fn what_was_never_sent_cannot_be_acknowledged() {
     let server = Setup::new().start();
     for bad in [
         Some(Up::Acknowledge(AttachAcknowledge { number: 1 })),
@@ -291,7 +291,7 @@ async fn revoked_after_a_restart(faults: &str) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stops_asks_its_clients_to_move() {
+async fn a_server_that_stops_drains_its_sessions() {
     let mut server = Setup::new().env("KEYWARD_ATTACH_LEASE", "20s").env("KEYWARD_REPLICA_LEASE", "60s").start();
     let mut session = Session::open(&server, ROOT).await.unwrap();
     session.renew(1).await;

@@ -38,7 +38,7 @@ fn reason(verdict: Verdict) -> Option<Reason> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_valid_key_is_a_principal_with_all_that_the_server_knows() {
+async fn a_valid_key_is_a_principal_with_all_its_facts() {
     let server = Setup::new().config(KEYSPACES).start();
     let made = created(
         &server,
@@ -149,7 +149,7 @@ async fn management_is_called_with_the_same_credential() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_away_is_an_error_and_its_return_needs_no_new_client() {
+async fn a_server_that_is_unavailable_is_an_error_and_its_return_needs_no_new_client() {
     // The database outlives the server that is stopped.
     let folder = tempfile::tempdir().unwrap();
     let setup = || Setup::new().config(KEYSPACES).folder(folder.path());

@@ -124,7 +124,7 @@ async fn the_state_of_a_rate_limit_is_on_every_response_of_its_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_let_through_while_keyward_is_away_or_refuses_the_service() {
+async fn nothing_is_let_through_while_keyward_is_unavailable_or_refuses_the_service() {
     let mut server = Setup::new().start();
     let key = key(&server, CreateRequest::default()).await;
     let short = Duration::from_millis(500);

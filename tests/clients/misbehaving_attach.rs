@@ -141,7 +141,7 @@ async fn an_absurd_grant_counts_for_a_minute() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grant_that_was_not_asked_for_grants_nothing() {
+async fn a_grant_that_was_not_requested_grants_nothing() {
     let renewals = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&renewals);
     let (_fake, client) = attached(move |_, message| match message {
@@ -160,7 +160,7 @@ async fn a_grant_that_was_not_asked_for_grants_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grant_counts_from_before_it_was_asked_for() {
+async fn a_grant_counts_from_before_it_was_requested() {
     let renewals = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&renewals);
     let (_fake, client) = attached(move |_, message| {
@@ -266,7 +266,7 @@ async fn what_is_invalidated_is_gone_and_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_is_ended_or_asked_to_move_answers_nothing() {
+async fn a_session_that_is_ended_or_drained_answers_nothing() {
     for (what, message, state) in [
         ("the end", Down::End(AttachEnd { number: 1 }), AttachState::Refused),
         ("going", Down::Going(AttachGoing {}), AttachState::Connecting),

@@ -96,7 +96,7 @@ fn with_timeout<T>(timeout: Duration, message: T) -> Request<T> {
 async fn failing_calls(client: &Client, scene: (&str, &str), bound: Duration) -> Vec<(&'static str, Status)> {
     let (id, not_cached) = scene;
     let end = RevokeRequest { id: id.into(), reason: String::new() };
-    let hook = UpdateWebhookRequest { id: id.into(), webhook_url: String::new(), ..Default::default() };
+    let update = UpdateWebhookRequest { id: id.into(), webhook_url: String::new(), ..Default::default() };
     // The caller's own key is not in the cache.
     let mut own = with_timeout(bound, check("x"));
     own.metadata_mut().insert("authorization", format!("Bearer {not_cached}").parse().unwrap());
@@ -106,7 +106,7 @@ async fn failing_calls(client: &Client, scene: (&str, &str), bound: Duration) ->
         verifier.verify(with_timeout(bound, check(not_cached))),
         creator.create(with_timeout(bound, CreateRequest::default())),
         lister.list(with_timeout(bound, ListRequest::default())),
-        changer.update_webhook(with_timeout(bound, hook)),
+        changer.update_webhook(with_timeout(bound, update)),
         revoker.revoke(with_timeout(bound, end)),
         caller.verify(own),
     );
@@ -266,7 +266,7 @@ fn made_of(response: keyward::proto::CreateResponse) -> String {
 
 /// The attack: a stranger's calls wait for the database, so that further ones of the connection wait for those.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_deadline_of_a_call_counts_from_its_arrival_also_where_it_waits_for_a_turn() {
+async fn the_deadline_of_a_call_counts_from_its_arrival_also_where_it_waits_for_a_permit() {
     let scene = Scene::with_lease("20s").await;
     let mut stranger = Stranger::new(TcpStream::connect(&scene.server.grpc).await.unwrap()).await;
     scene.database.proxy.silence(true);

@@ -217,8 +217,8 @@ async fn a_start_that_waits_for_its_database_is_alive_and_not_ready() {
     }
     let channel = tonic::transport::Channel::from_shared(format!("http://{grpc}")).unwrap().connect().await.unwrap();
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
-    let asked = health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner();
-    assert_eq!(asked.status(), tonic_health::pb::health_check_response::ServingStatus::NotServing);
+    let response = health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(response.status(), tonic_health::pb::health_check_response::ServingStatus::NotServing);
     let mut keys = keyward::proto::key_service_client::KeyServiceClient::new(channel);
     let refused = keys.create(with(ROOT, CreateRequest::default())).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unavailable);

@@ -72,8 +72,8 @@ async fn a_stop_is_bounded_whatever_clients_receivers_and_the_database_do() {
         let before = hanging.requests().len();
         server.create(json!({"name": "n", "webhook": hanging.url("/")})).await;
         hanging.wait_for(before + 1).await;
-        let (asking, asked) = tokio::sync::mpsc::channel::<VerifyStreamRequest>(1);
-        let stream = with(ROOT, tokio_stream::wrappers::ReceiverStream::new(asked));
+        let (sender, receiver) = tokio::sync::mpsc::channel::<VerifyStreamRequest>(1);
+        let stream = with(ROOT, tokio_stream::wrappers::ReceiverStream::new(receiver));
         let answers = server.client().await.verify_stream(stream).await.unwrap();
         let clients = stubborn_clients(&server);
         database.proxy.silence(true);
@@ -81,7 +81,7 @@ async fn a_stop_is_bounded_whatever_clients_receivers_and_the_database_do() {
         let mut creator = server.client().await;
         let waiting = tokio::spawn(async move { creator.create(with(ROOT, CreateRequest::default())).await.is_ok() });
         let took = stop(server).await;
-        drop((asking, answers, clients));
+        drop((sender, answers, clients));
         let _ = waiting.await;
         took
     })

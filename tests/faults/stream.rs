@@ -25,7 +25,10 @@ async fn open(client: &mut Client, credential: &str) -> (Checks, Streaming<Verif
     (checks, answers)
 }
 
-async fn ask(stream: &mut (Checks, Streaming<VerifyStreamResponse>), secret: &str) -> Result<Code, tonic::Code> {
+async fn get_response(
+    stream: &mut (Checks, Streaming<VerifyStreamResponse>),
+    secret: &str,
+) -> Result<Code, tonic::Code> {
     stream.0.send(VerifyStreamRequest { id: 1, request: Some(check(secret)) }).await.unwrap();
     let answer = tokio::time::timeout(Duration::from_secs(15), stream.1.next()).await.expect("an answer");
     match answer.expect("the stream continues").expect("the stream continues").outcome.unwrap() {
@@ -46,18 +49,18 @@ async fn a_stream_survives_an_outage_and_answers_each_check_with_an_error() {
     let (cached, not_cached) = (key(&mut client, "", "", &[]).await, key(&mut client, "", "", &[]).await);
     for credential in [ROOT, service.secret.as_str()] {
         let mut stream = open(&mut client, credential).await;
-        assert_eq!(ask(&mut stream, &cached.secret).await, Ok(Code::Valid));
+        assert_eq!(get_response(&mut stream, &cached.secret).await, Ok(Code::Valid));
         database.proxy.down(true);
         // Once the lease has expired, the key needs a look-up, and so does the key of a service caller.
         eventually(Duration::from_secs(10), "the lease expires", async || {
-            ask(&mut stream, &cached.secret).await == Err(tonic::Code::Unavailable)
+            get_response(&mut stream, &cached.secret).await == Err(tonic::Code::Unavailable)
         })
         .await;
-        assert_eq!(ask(&mut stream, &not_cached.secret).await, Err(tonic::Code::Unavailable));
+        assert_eq!(get_response(&mut stream, &not_cached.secret).await, Err(tonic::Code::Unavailable));
         database.proxy.down(false);
         for secret in [&cached.secret, &not_cached.secret] {
             eventually(Duration::from_secs(10), "checks have verdicts again", async || {
-                ask(&mut stream, secret).await == Ok(Code::Valid)
+                get_response(&mut stream, secret).await == Ok(Code::Valid)
             })
             .await;
         }
@@ -70,7 +73,7 @@ async fn an_open_stream_does_not_prevent_a_graceful_stop() {
     let mut client = server.client().await;
     let made = key(&mut client, "", "", &[]).await;
     let mut stream = open(&mut client, ROOT).await;
-    assert_eq!(ask(&mut stream, &made.secret).await, Ok(Code::Valid));
+    assert_eq!(get_response(&mut stream, &made.secret).await, Ok(Code::Valid));
     let start = Instant::now();
     let ended = tokio::task::spawn_blocking(move || (server.stop(), server));
     let last =

@@ -139,7 +139,7 @@ async fn memory_writes_long_values_as_messages_do() {
 }
 
 #[tokio::test]
-async fn only_gateways_may_ask() {
+async fn only_gateways_get_decisions() {
     let world = World::new().await;
     let key = world.norrix(&["build", "admin"]).await;
     let about = || request("GET", "/api/build", &[("authorization", &key.bearer())], &[("keyspace", "norrix")]);

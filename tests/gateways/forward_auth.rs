@@ -105,7 +105,7 @@ async fn any_method_asks() {
 }
 
 #[tokio::test]
-async fn only_gateways_may_ask() {
+async fn only_gateways_get_decisions() {
     let world = World::new().await;
     let mut client = world.client().await;
     let key = world.norrix(&["build", "admin"]).await;
@@ -157,7 +157,7 @@ async fn only_gateways_may_ask() {
 }
 
 #[tokio::test]
-async fn a_listed_address_may_ask_without_a_credential() {
+async fn a_listed_address_may_request_decisions_without_a_credential() {
     for (networks, good) in [("\"127.0.0.0/8\"", true), ("\"10.0.0.0/8\", \"::1\"", false)] {
         let setup = Setup::new().ready("norrix").and(&format!("[http]\ngateways = [{networks}]\n"));
         let world = World::of(setup, None).await;

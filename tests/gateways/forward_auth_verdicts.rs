@@ -125,7 +125,7 @@ async fn the_environment_of_the_path_and_of_the_host_both_count() {
 }
 
 #[tokio::test]
-async fn a_secret_counts_in_the_header_of_the_keyspace_that_is_asked_about() {
+async fn a_secret_counts_in_the_header_of_the_requested_keyspace() {
     let world = World::new().await;
     let norrix = world.norrix(&["build"]).await;
     let (noro, nora) = (world.noro().await, world.nora("sandbox").await);
@@ -168,7 +168,7 @@ async fn a_secret_counts_in_the_header_of_the_keyspace_that_is_asked_about() {
 }
 
 #[tokio::test]
-async fn sessions_pass_where_a_route_says_so_with_the_role_that_it_wants() {
+async fn sessions_pass_where_a_route_allows_them_with_the_role_that_it_requires() {
     let provider = crate::support::oidc::Provider::start();
     let table = provider.table("norrix", &["norrix", "keyed"], "cookie = \"norrix_session\"");
     let setup = Setup::new().ready("norrix").and(&table).and(

@@ -270,7 +270,7 @@ macro_rules! each_gateway {
             }
 
             #[tokio::test]
-            async fn a_session_passes_where_a_route_says_so() {
+            async fn a_session_passes_where_a_route_allows_sessions() {
                 super::sessions(Kind::$kind).await;
             }
         }

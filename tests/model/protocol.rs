@@ -157,8 +157,8 @@ impl Protocol {
             }
         }
         let steps_are_new = self.keeps(Rule::StepsAreNotReused);
-        let steps_come_back = state.standby.is_some() || state.failed_over && !steps_are_new;
-        if !steps_come_back {
+        let steps_repeat = state.standby.is_some() || state.failed_over && !steps_are_new;
+        if !steps_repeat {
             let step = |id: u8| state.db.rows[usize::from(id)].map(|row| row.step);
             let deletes_all = !self.keeps(Rule::DeleteNamesStep)
                 || !self.keeps(Rule::DeleteComparesItself)

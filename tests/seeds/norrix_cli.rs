@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `norrix sign-in` (alias `norrix login`) opens a browser window; after the login, session tokens are stored locally | `sign_in_opens_a_browser_and_stores_the_session_locally` |
 //! | `norrix sign-out` (alias `norrix logout`) clears the local session | `sign_out_clears_the_local_session` |
-//! | `norrix whoami` verifies who you're logged in as | `whoami_tells_who_is_logged_in` |
+//! | `norrix whoami` verifies who you're logged in as | `whoami_shows_who_is_logged_in` |
 //! | production is the default; `--dev` or `--env dev` | `production_is_the_default_and_dev_is_a_flag` |
 //! | the environment affects API endpoints, token storage and organization selection | `the_environment_affects_endpoints_tokens_and_organization` |
 //! | API keys for CI: create, name, scopes, expiry, copy once | `a_key_for_ci_is_created_and_shown_once` |
@@ -114,7 +114,7 @@ async fn sign_out_clears_the_local_session() {
 }
 
 #[tokio::test]
-async fn whoami_tells_who_is_logged_in() {
+async fn whoami_shows_who_is_logged_in() {
     let norrix = Norrix::start();
     norrix.sign_in(&[], "olga/org_abc123/owner").await;
     let shown = norrix.run(&["whoami"]);

@@ -102,7 +102,7 @@ pub async fn a_page_passes_events_that_cannot_be_read(mut f: Fixture) {
 }
 
 /// 33,333 creations of keys of the organization `big`, none of them by `nobody`.
-pub async fn a_page_of_events_looks_at_a_bounded_number_of_rows(mut f: Fixture) {
+pub async fn a_page_of_events_reads_a_bounded_number_of_rows(mut f: Fixture) {
     crate::fixture::fill(&mut f.raw).await;
     f.raw
         .execute(

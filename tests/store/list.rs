@@ -112,14 +112,14 @@ pub async fn pages_stay_stable(f: Fixture) {
 }
 
 /// Sets one field of a key, and the filter that looks for it.
-type Give = fn(&mut KeyRecord, String);
-type Ask = fn(&mut ListQuery, String);
+type SetField = fn(&mut KeyRecord, String);
+type SetFilter = fn(&mut ListQuery, String);
 
 pub async fn case_pairs(f: Fixture) {
     // Pairs that some collations consider equal.
     let pairs =
         [("Alice", "alice"), ("Zoë", "zoë"), ("Straße", "Strasse"), ("a", "a "), ("Ⅷ", "VIII"), ("é", "e\u{301}")];
-    let fields: [(Give, Ask); 5] = [
+    let fields: [(SetField, SetFilter); 5] = [
         (|key, text| key.keyspace = text, |query, text| query.keyspace = Some(text)),
         (|key, text| key.created_by = text, |query, text| query.created_by = Some(text)),
         (|key, text| key.binding.organization = text, |query, text| query.organization = Some(text)),
@@ -164,7 +164,7 @@ pub async fn a_page_passes_keys_that_cannot_be_read(mut f: Fixture) {
 }
 
 /// Of 100,000 keys, 33,333 are of the organization `big`, and none of those was created by `root`.
-pub async fn a_page_looks_at_a_bounded_number_of_rows(mut f: Fixture) {
+pub async fn a_page_reads_a_bounded_number_of_rows(mut f: Fixture) {
     crate::fixture::fill(&mut f.raw).await;
     let text = |text: &str| Some(text.to_owned());
     let of_big = ListQuery { organization: text("big"), created_by: text("root"), ..everything() };

@@ -74,12 +74,12 @@ on_both! {
     change: a_revoked_key_has_time_reason_and_actor, second_revoke_changes_nothing, two_revokes_at_once,
         the_first_webhook_ever_makes_the_first_version, two_rotations_from_one_version_rotate_once, webhook_of_dead_key, usage_keeps_the_latest,
         usage_of_many_writers_adds_up, usage_leaves_revisions_alone, revision_order, keys_are_never_deleted;
-    list: a_page_passes_keys_that_cannot_be_read, a_page_looks_at_a_bounded_number_of_rows, every_filter_shape, a_status_is_evaluated_at_the_time_of_the_query, pages_stay_stable, case_pairs, a_page_has_a_limit;
+    list: a_page_passes_keys_that_cannot_be_read, a_page_reads_a_bounded_number_of_rows, every_filter_shape, a_status_is_evaluated_at_the_time_of_the_query, pages_stay_stable, case_pairs, a_page_has_a_limit;
     events: creating_a_key_writes_its_event, the_first_root_key_writes_its_event, only_the_first_revocation_writes_an_event, a_webhook_change_writes_an_event,
         only_the_webhook_that_refused_is_disabled, an_event_that_happens_once_is_written_once, keys_by_their_expiry, events_without_a_key_are_written_once, a_pending_delivery_keeps_its_event,
         a_watermark_only_advances, a_job_lease_has_one_holder;
     event_pages: every_event_filter_shape, a_page_passes_events_that_cannot_be_read,
-        a_page_of_events_looks_at_a_bounded_number_of_rows;
+        a_page_of_events_reads_a_bounded_number_of_rows;
     deliveries: each_event_of_a_key_with_a_webhook_has_a_delivery, events_after_a_removed_webhook_have_no_delivery,
         a_delivery_is_claimed_by_one, an_unsettled_claim_becomes_due_again, busy_hosts_are_skipped,
         each_spelling_of_a_host_is_one_host, a_delivery_without_a_host_gets_it_with_its_first_claim,
@@ -92,7 +92,7 @@ on_both! {
         only_the_actors_own_session_is_ended, a_refresh_is_claimed_by_one, a_lost_refresh_changes_nothing,
         a_form_is_spent_once;
     search: a_search_finds_names_by_their_beginning, a_search_has_the_filters_of_a_list, a_search_finds_prefixes_and_expiries,
-        a_search_looks_at_a_bounded_number_of_rows,
+        a_search_reads_a_bounded_number_of_rows,
         keys_are_counted_by_status_and_day;
     outage: a_dropped_callers_write_still_lands, a_closed_store_is_unavailable;
 }

@@ -80,7 +80,7 @@ async fn a_role_with_the_grants_of_the_guide_may_call_every_verb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_may_not_create_says_who_must_migrate() {
+async fn a_role_that_may_not_create_reports_who_must_migrate() {
     let owner = postgres_options().await;
     open_postgres(owner.clone()).await;
     let url = role_of_the_service(&owner.url).await;

@@ -140,7 +140,7 @@ async fn fill(raw: &mut Raw) {
 }
 
 /// The attack: an admin of a small organization searches for what begins every name. The keys of all others would be read.
-pub async fn a_search_looks_at_a_bounded_number_of_rows(mut f: Fixture) {
+pub async fn a_search_reads_a_bounded_number_of_rows(mut f: Fixture) {
     assert_eq!(MAX_SCANNED_ROWS, 10_000);
     fill(&mut f.raw).await;
     let text = |text: &str| Some(text.to_owned());

@@ -12,7 +12,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use serde_json::{Value, json};
 
 /// The request after which the log is complete.
-const MARK: &str = "GET /log-until-now";
+const LOG_MARKER: &str = "GET /log-until-now";
 
 /// A running provider; it is killed when this is dropped.
 pub struct Provider {
@@ -117,12 +117,12 @@ impl Provider {
     /// Waits until the log has each request that was answered before. The log comes by a pipe, later than the answers:
     /// so this makes a request of its own and waits for that. A provider that was stopped logs no more.
     fn log_until_now(&self) {
-        let seen = self.count(MARK);
+        let seen = self.count(LOG_MARKER);
         let Ok(mut stream) = TcpStream::connect(self.issuer.strip_prefix("http://").unwrap()) else { return };
-        let request = format!("{MARK} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let request = format!("{LOG_MARKER} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let start = Instant::now();
-        while self.count(MARK) == seen {
+        while self.count(LOG_MARKER) == seen {
             assert!(start.elapsed() < Duration::from_secs(30), "the provider does not log");
             std::thread::sleep(Duration::from_millis(2));
         }

@@ -38,7 +38,8 @@ pub fn keys() -> Vec<CompletionCandidate> {
 
 /// The caller's organizations.
 pub fn organizations() -> Vec<CompletionCandidate> {
-    let found = query_service(async |environment| Api::connect(environment).await?.get(&["api", "v1", "whoami"], &[]).await);
+    let found =
+        query_service(async |environment| Api::connect(environment).await?.get(&["api", "v1", "whoami"], &[]).await);
     each(&found, "organizations", "id", |organization| organization["role"].as_str().map(str::to_owned))
 }
 

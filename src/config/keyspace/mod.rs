@@ -54,7 +54,10 @@ fn check_prefixes(section: &Section<'_>, own: &Draft, other: &Draft) {
     let (Some(prefixes), Some(others)) = (&own.prefixes, &other.prefixes) else { return };
     let name = |draft: &Draft| draft.name.clone().unwrap_or_else(|| "(unnamed)".to_owned());
     for (_, prefix) in prefixes.iter() {
-        for (_, other_prefix) in others.iter().filter(|(_, other_prefix)| prefix.starts_with(other_prefix) || other_prefix.starts_with(prefix)) {
+        for (_, other_prefix) in others
+            .iter()
+            .filter(|(_, other_prefix)| prefix.starts_with(other_prefix) || other_prefix.starts_with(prefix))
+        {
             section.problem(
                 PREFIX.name,
                 format_args!(

@@ -1,4 +1,4 @@
-use super::{SECRET, valid_config, keyspace, problems};
+use super::{SECRET, keyspace, problems, valid_config};
 use crate::domain::{keyspace::Prefixes, secret::Encoding};
 
 #[test]

@@ -1,4 +1,4 @@
-use super::{valid_config, keyspace, problems};
+use super::{keyspace, problems, valid_config};
 use crate::domain::{
     route::{GatewayRules, Unmatched},
     session::Role,

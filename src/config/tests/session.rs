@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{valid_config, keyspace, problems};
+use super::{keyspace, problems, valid_config};
 use crate::domain::oidc::{Algorithm, CliClient};
 
 /// A keyspace `x` and an issuer of it with more settings.

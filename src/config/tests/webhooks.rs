@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{environment, valid_config, problems};
+use super::{environment, problems, valid_config};
 use crate::{
     config::{Flags, parse},
     domain::{clock::SECOND, egress::Egress, event::EventRules, webhook::DEFAULT_RETRIES},
@@ -54,9 +54,10 @@ fn the_settings_of_events_are_read_and_checked() {
         valid_config("").events,
         EventRules { expiring_before: vec![DAY, 7 * DAY], retention: 90 * DAY, summary_period: Duration::from_mins(1) }
     );
-    let events =
-        valid_config("[events]\nexpiring_before = [\"30d\", \"1m\", \"30d\"]\nretention = \"1d\"\nsummary_period = \"5s\"")
-            .events;
+    let events = valid_config(
+        "[events]\nexpiring_before = [\"30d\", \"1m\", \"30d\"]\nretention = \"1d\"\nsummary_period = \"5s\"",
+    )
+    .events;
     assert_eq!(
         events,
         EventRules {

@@ -20,7 +20,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-pub(crate) use self::session::{AnswerKey, SessionMessage, Renewal, Session, WatchedVerdict};
+pub(crate) use self::session::{AnswerKey, Renewal, Session, SessionMessage, WatchedVerdict};
 use crate::{
     domain::{
         clock::{Clock, Micros, micros},
@@ -307,7 +307,8 @@ impl Attachments {
     /// How long grants may still run, margin included.
     pub(crate) fn outstanding(&self) -> Micros {
         let state = self.state.lock();
-        let until = state.sessions.values().map(|session| session.grant_end()).max().unwrap_or(0).max(state.ghosts_until);
+        let until =
+            state.sessions.values().map(|session| session.grant_end()).max().unwrap_or(0).max(state.ghosts_until);
         (until - self.clock.boottime()).max(0)
     }
 

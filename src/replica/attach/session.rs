@@ -154,7 +154,12 @@ impl State {
 }
 
 impl Session {
-    pub(super) fn new(id: u64, caller: String, credential: Option<Digest>, queue: mpsc::Sender<SessionMessage>) -> Self {
+    pub(super) fn new(
+        id: u64,
+        caller: String,
+        credential: Option<Digest>,
+        queue: mpsc::Sender<SessionMessage>,
+    ) -> Self {
         let state = State {
             queue: Some(queue),
             interests: Interests::Some(HashSet::new()),
@@ -194,7 +199,8 @@ impl Session {
     /// a change that is applied later finds the interest, and its invalidation is queued after the answer.
     pub(super) fn answer(&self, key: AnswerKey, cache: &KeyCache) -> bool {
         let mut state = self.state.lock();
-        let watched = key.watched_verdict.as_ref().is_some_and(|watched_verdict| watched_verdict.code == VerdictCode::Valid);
+        let watched =
+            key.watched_verdict.as_ref().is_some_and(|watched_verdict| watched_verdict.code == VerdictCode::Valid);
         if key.key.is_some() || watched {
             if !cache.unchanged_since(key.seq, &key.digest) && !fault_injection::disabled("attach_recheck") {
                 return false;

@@ -103,7 +103,9 @@ fn digest(key: u8) -> Digest {
 fn notified(messages: &mut mpsc::Receiver<SessionMessage>) -> u64 {
     loop {
         match messages.try_recv().expect("a message") {
-            SessionMessage::Invalidate { number, .. } | SessionMessage::Clear { number } | SessionMessage::End { number } => return number,
+            SessionMessage::Invalidate { number, .. }
+            | SessionMessage::Clear { number }
+            | SessionMessage::End { number } => return number,
             _ => {}
         }
     }

@@ -72,7 +72,9 @@ impl Gateways {
     ) -> Result<Allowed> {
         let decision = match self.begin(request, allowed) {
             DecisionStep::Decided(decision) => decision,
-            DecisionStep::Pending(policy, presented) => self.verify(request, allowed, policy, presented, deadline).await,
+            DecisionStep::Pending(policy, presented) => {
+                self.verify(request, allowed, policy, presented, deadline).await
+            }
         };
         let decision = decision.map_err(undecided_is_unavailable);
         self.record(request, &decision);

@@ -25,7 +25,7 @@ fn subject(n: usize) -> SumKey {
 }
 
 #[test]
-fn who_comes_often_is_counted_apart_among_many_who_come_once() {
+fn a_frequent_actor_keeps_its_own_sum_among_many_rare_ones() {
     let mut sums = Sums::default();
     for n in 0..10 * MAX_SUMS {
         sums.add(subject(n), 1);

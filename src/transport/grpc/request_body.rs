@@ -19,7 +19,7 @@ use super::message_gate::MessageGate;
 use crate::{
     domain::error::{Error, ErrorKind},
     transport::{
-        budget::{BudgetExceeded, ConnectionBudget, Reservation, BudgetPart},
+        budget::{BudgetExceeded, BudgetPart, ConnectionBudget, Reservation},
         status,
     },
 };

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::transport::{
     accept::Acceptor,
-    budget::{ConnectionBudget, BudgetPart},
+    budget::{BudgetPart, ConnectionBudget},
     listener::{ConnectionTimeouts, ListenerOptions},
     tls::Port,
     write_timeout::WriteTimeout,

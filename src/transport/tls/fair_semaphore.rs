@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_with_many_waiters_delays_another_one_by_a_single_turn() {
+    async fn an_address_with_many_waiters_delays_another_one_by_a_single_permit() {
         let semaphore = FairSemaphore::new(1);
         let taken = semaphore.acquire(address(1)).await;
         let mut many: Vec<_> = (0..100).map(|_| Box::pin(semaphore.acquire(address(1)))).collect();
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_waiter_that_gives_up_takes_no_turn() {
+    async fn a_dropped_waiter_takes_no_permit() {
         let semaphore = FairSemaphore::new(1);
         let taken = semaphore.acquire(address(1)).await;
         for _ in 0..3 {

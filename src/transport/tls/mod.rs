@@ -2,8 +2,8 @@
 //! are identified by a client certificate.
 
 mod callers;
-mod files;
 mod fair_semaphore;
+mod files;
 
 pub(crate) use self::files::exposed_key;
 
@@ -35,8 +35,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     callers::CertificateCallers,
-    files::FileStamp,
     fair_semaphore::{FairPermit, FairSemaphore},
+    files::FileStamp,
 };
 use super::budget::network;
 use crate::{
@@ -208,7 +208,10 @@ enum HandshakeStep {
 }
 
 /// Continues a handshake with the bytes that have arrived, on a thread that serves no calls.
-async fn compute(permit: FairPermit, begin: impl FnOnce() -> Accept<TcpStream> + Send + 'static) -> io::Result<HandshakeStep> {
+async fn compute(
+    permit: FairPermit,
+    begin: impl FnOnce() -> Accept<TcpStream> + Send + 'static,
+) -> io::Result<HandshakeStep> {
     let computed = spawn_blocking(move || {
         let mut accept = Box::new(begin());
         // Ignore the waker: the caller waits for the socket.

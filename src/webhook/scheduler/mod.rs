@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use self::limits::{Connected, Limits, SLOW_AFTER, HostOutcome};
+use self::limits::{Connected, HostOutcome, Limits, SLOW_AFTER};
 use crate::domain::clock::{Clock, Micros};
 
 /// Queues work by host, and starts it within bounds for each host, each address and in total.

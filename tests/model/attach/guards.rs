@@ -52,13 +52,13 @@ guards! {
     a_grant_that_overtakes_is_caught: PLAIN, GrantsInOrder;
     an_answer_that_is_overtaken_is_caught: PLAIN, FillsInOrder;
     a_message_that_is_dropped_is_caught: PLAIN, FullQueueEndsSession;
-    an_answer_that_ignores_the_mark_is_caught: PLAIN, AnswerChecksSeq;
-    a_mark_that_is_checked_too_early_is_caught: PLAIN, CheckWithEnqueue;
+    an_answer_that_ignores_the_change_position_is_caught: PLAIN, AnswerChecksSeq;
+    a_change_position_that_is_checked_too_early_is_caught: PLAIN, CheckWithEnqueue;
     a_lost_row_that_is_deleted_at_once_is_caught: with(Hazard::Lost), LostRowOutlivesGrants;
     a_join_that_does_not_clear_sessions_is_caught: with(Hazard::Lost), JoinClearsSessions;
     a_replica_that_leaves_at_once_is_caught: with(Hazard::Leave), LeaveWaits;
     a_revoke_of_a_single_process_that_does_not_wait_is_caught: single(), SingleRevokeWaits;
-    a_start_that_forgets_earlier_grants_is_caught: single().with(&[Hazard::Death]), StartWaits;
+    a_start_that_ignores_earlier_grants_is_caught: single().with(&[Hazard::Death]), StartWaits;
     a_grant_counted_from_its_reply_is_caught: Setting { grant: 2, ..PLAIN }, CountBeforeAsking;
     a_grant_of_an_earlier_renewal_is_caught: Setting { grant: 2, ..PLAIN }, GrantMatchesRenewal;
     an_acknowledgement_before_the_removal_is_caught: PLAIN, ClearBeforeAcknowledge;
@@ -68,5 +68,5 @@ guards! {
     a_verify_that_joins_an_old_look_up_is_caught: PLAIN, JoinNeedsDeadline;
     a_new_session_with_the_old_cache_is_caught: two_sessions(), SessionStartsEmpty;
     a_new_session_with_the_old_deadline_is_caught: two_sessions(), SessionStartsWithoutDeadline;
-    a_goodbye_before_the_end_is_caught: with(Hazard::ClientStops), EndBeforeStopped;
+    a_stop_before_the_end_of_the_deadline_is_caught: with(Hazard::ClientStops), EndBeforeStopped;
 }

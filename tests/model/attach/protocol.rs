@@ -42,7 +42,7 @@ impl Protocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slow {
     /// Nobody's.
-    Nobody,
+    NoClock,
     /// A replica's.
     Replica(usize),
     /// That of a session's client.
@@ -66,7 +66,7 @@ pub enum Action {
     Die(usize),
     Attach(usize, usize),
     Register(usize),
-    Ask(usize),
+    RequestGrant(usize),
     Grant(usize),
     Record(usize),
     Load(usize),
@@ -90,7 +90,7 @@ pub enum Action {
 impl Protocol {
     /// Time passes. One clock may miss it.
     fn tick(&self, s: &mut State, slow: Slow) -> Option<()> {
-        if slow != Slow::Nobody {
+        if slow != Slow::NoClock {
             s.slow_ticks = s.slow_ticks.checked_sub(1)?;
         }
         let down = |left: &mut u8| *left = left.saturating_sub(1);
@@ -183,7 +183,7 @@ impl Model for Protocol {
             return;
         }
         let has = |hazard| self.setting.has(hazard);
-        actions.extend([Action::Tick(Slow::Nobody), Action::VerifyEnds]);
+        actions.extend([Action::Tick(Slow::NoClock), Action::VerifyEnds]);
         actions.extend([Action::RevokeCommits, Action::RevokeReadsRows, Action::RevokeReturns]);
         if self.setting.single {
             actions.push(Action::RevokeApplies);
@@ -216,7 +216,7 @@ impl Model for Protocol {
             }
             actions.extend([
                 Action::Register(at),
-                Action::Ask(at),
+                Action::RequestGrant(at),
                 Action::Grant(at),
                 Action::Record(at),
                 Action::Load(at),
@@ -257,7 +257,7 @@ impl Model for Protocol {
             Action::Die(r) => s.replicas[r].up.then(|| self.die(s, r)),
             Action::Attach(at, r) => self.attach(s, at, r),
             Action::Register(at) => self.register(s, at),
-            Action::Ask(at) => self.ask(s, at),
+            Action::RequestGrant(at) => self.request_grant(s, at),
             Action::Grant(at) => self.grant(s, at),
             Action::Record(at) => Self::record(s, at),
             Action::Load(at) => self.load(s, at),

@@ -46,7 +46,7 @@ impl Protocol {
     }
 
     /// The client requests a grant. One renewal at a time; one that takes too long is abandoned for a new one.
-    pub fn ask(&self, s: &mut State, at: usize) -> Option<()> {
+    pub fn request_grant(&self, s: &mut State, at: usize) -> Option<()> {
         let session = &mut s.sessions[at];
         if !session.open || session.renewal_age == Some(0) {
             return None;
@@ -250,8 +250,8 @@ impl Protocol {
     /// A Verify begins: it checks the deadline, or in a broken variant reads the entry.
     pub fn verify_begins(&self, s: &mut State, at: usize) -> Option<()> {
         let session = s.sessions[at];
-        let goes_on = if self.keeps(Rule::DeadlineBeforeEntry) { session.deadline > 0 } else { session.cached };
-        if s.revoke != Revoke::Returned || s.verify.is_some() || !session.used || !goes_on {
+        let proceeds = if self.keeps(Rule::DeadlineBeforeEntry) { session.deadline > 0 } else { session.cached };
+        if s.revoke != Revoke::Returned || s.verify.is_some() || !session.used || !proceeds {
             return None;
         }
         s.verify = Some(Verify(u8::try_from(at).ok()?));

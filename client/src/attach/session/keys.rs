@@ -9,7 +9,7 @@ use super::{
         tag::Tag,
         watch::{AttachedWatcher, Confirmed, KeyName, Watch},
     },
-    MAX_LOOK_UPS, Session, LookUpRequest, length_of, micros,
+    LookUpRequest, MAX_LOOK_UPS, Session, length_of, micros,
 };
 use crate::{
     key_facts::KeyFacts,

@@ -7,7 +7,10 @@ fn a_grant_is_bounded_by_the_rules_the_lease_and_the_credential() {
     let world = World::new();
     let (session, mut messages) = world.holder("a", 1);
     world.all.grant(&session, Renewal(8), SECOND + 999);
-    assert!(matches!(messages.try_recv(), Ok(SessionMessage::Grant { number: 8, length: SECOND })), "whole milliseconds");
+    assert!(
+        matches!(messages.try_recv(), Ok(SessionMessage::Grant { number: 8, length: SECOND })),
+        "whole milliseconds"
+    );
     for (left, granted) in [(SECOND, SECOND), (1_999, 1_000), (999, 0), (0, 0), (-SECOND, 0)] {
         world.lease.extend(world.clock.boottime() + left);
         assert_eq!(world.granted(&session, &mut messages), granted, "the lease has {left}");
@@ -17,7 +20,10 @@ fn a_grant_is_bounded_by_the_rules_the_lease_and_the_credential() {
     world.lease.extend(Micros::MAX);
     for left in [0, -1, Micros::MIN] {
         world.all.grant(&session, Renewal(9), left);
-        assert!(matches!(messages.try_recv(), Ok(SessionMessage::Grant { number: 9, length: 0 })), "a credential with {left}");
+        assert!(
+            matches!(messages.try_recv(), Ok(SessionMessage::Grant { number: 9, length: 0 })),
+            "a credential with {left}"
+        );
     }
 }
 
@@ -142,7 +148,10 @@ async fn a_replica_that_leaves_waits_for_every_grant() {
         async move { world.all.drain().await }
     });
     tokio::task::yield_now().await;
-    assert!(matches!(messages.try_recv(), Ok(SessionMessage::Drain)) && matches!(silent.try_recv(), Ok(SessionMessage::Drain)));
+    assert!(
+        matches!(messages.try_recv(), Ok(SessionMessage::Drain))
+            && matches!(silent.try_recv(), Ok(SessionMessage::Drain))
+    );
     world.all.grant(&stops, Renewal(1), Micros::MAX);
     assert!(messages.try_recv().is_err(), "nothing is granted any more");
     assert!(world.all.register("c", None).is_err(), "nobody attaches any more");
