@@ -40,7 +40,8 @@ use crate::{
 
 /// At a stop: how long calls in flight may still be answered from memory, before the follower ends the lease.
 const ANSWER_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long the last flush may take, counted from the moment at which the servers and the follower must have ended.
+/// How long the last flush may take, counted from the moment at which the servers and the follower must have ended. A
+/// process that was paused until later counts from then on: otherwise it loses writes that the database would have taken.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long closing the database may take after that.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
@@ -115,7 +116,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     tokio::join!(drained, left);
     end.cancel();
     tasks.close();
-    let deadline = began + drain.max(ANSWER_DRAIN_TIMEOUT + follower_thread::LEAVE_TIMEOUT) + FLUSH_TIMEOUT;
+    let ended_by = began + drain.max(ANSWER_DRAIN_TIMEOUT + follower_thread::LEAVE_TIMEOUT);
+    let deadline = ended_by.max(Instant::now()) + FLUSH_TIMEOUT;
     if timeout_at(deadline, tasks.wait()).await.is_err() {
         tracing::warn!("the database did not take the last writes in time");
     }

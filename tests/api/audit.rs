@@ -9,6 +9,7 @@ use keyward::proto::{
 };
 use reqwest::RequestBuilder;
 use serde_json::json;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use tonic::{Code, transport::Channel};
 
 use crate::support::{
@@ -164,6 +165,29 @@ async fn a_stop_writes_what_was_summed_up() {
     assert_eq!(found[0].details["address"], "127.0.0.1");
 }
 
+/// As on a machine that is too busy, or that sleeps: the last flush has its time, however late it begins.
+#[tokio::test]
+async fn a_process_that_is_paused_while_it_stops_writes_what_was_summed_up() {
+    let config = config(LONG);
+    let mut server = Setup::new().config(&config).start();
+    let mut client = server.client().await;
+    assert_eq!(refused(client.list(with("pr_forged", ListRequest::default())).await).code, Code::Unauthenticated);
+    // A client that answers nothing, so that the stop waits for it.
+    let mut silent = TcpStream::connect(&server.grpc).await.unwrap();
+    silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    server.signal("TERM");
+    server.logged("stopping").await;
+    server.signal("STOP");
+    // Longer than a whole stop may take.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    server.signal("CONT");
+    assert_eq!(server.wait(), Some(0));
+    server.logged("stopped").await;
+    assert!(!server.log().contains("are lost"), "{}", server.log());
+    let again = Setup::new().config(&config).folder(server.folder()).start();
+    assert_eq!(count(&events(&mut audit(&again).await, ROOT, "authentication.failed").await), 1);
+}
+
 #[tokio::test]
 async fn events_that_a_stop_cannot_write_are_counted_as_lost() {
     let mut server = Setup::new().config(&config(LONG)).start();
@@ -269,9 +293,12 @@ async fn sign_ins_and_sign_outs_are_events_that_the_activity_page_shows() {
     assert!(!page.html.contains(">root<"), "{}", page.html);
     let sheet = browser.get("/dashboard/activity.csv?type=session.signed_in").await.is(200);
     assert!(sheet.html.contains("session.signed_in") && sheet.html.contains("method: credential"), "{}", sheet.html);
-    // Ending another session of one's own, and one's own.
+    // Ending another session of one's own, and one's own. The end of one that does not exist is no sign-out.
     let sessions = browser.get("/dashboard/settings/sessions").await.is(200);
-    browser.act("/dashboard/settings/sessions", &[("session", &sessions.value("session"))]).await.is(303);
+    let own = sessions.value("session");
+    for session in ["0".repeat(own.len()), own] {
+        browser.act("/dashboard/settings/sessions", &[("session", &session)]).await.is(303);
+    }
     browser.act("/dashboard/sign-out", &[]).await.is(303);
     drop(other);
     let ended = counted(&mut audit, "session.signed_out", 2).await;
