@@ -254,7 +254,7 @@ pub async fn hold(server: String, hold: Hold, sent_bytes: Arc<AtomicUsize>) {
 }
 
 /// The value of a line of `/proc/PID/status`, in bytes.
-fn memory(server: &Server, line: &str) -> u64 {
+pub fn memory(server: &Server, line: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let value = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':')).unwrap();
     value.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10

@@ -19,8 +19,11 @@ use tokio::{
 };
 
 use crate::{
-    hostile::{FLOOD, Flood, Hold, LONG, Polite, assert_bounded, flood_bytes, hold, measurable, mute_issuer, pour},
-    support::{Setup, reply, server::ROOT},
+    hostile::{
+        FLOOD, Flood, Hold, LONG, Polite, assert_bounded, flood_bytes, frame, hold, measurable, memory, mute_issuer,
+        pour,
+    },
+    support::{Server, Setup, reply, server::ROOT},
 };
 
 /// Keys may be created without a credential, so that anonymous bodies are read; and no timeout ends what is held.
@@ -58,6 +61,85 @@ async fn large_headers_take_bounded_memory() {
     let flood = Flood { path: "/api/api-keys", gets: true, headers: 12_000, streams: 20, ..FLOOD };
     let bytes = Arc::new(flood_bytes(&flood));
     assert_bounded("REST, headers of 12 kB", &server, || pour(server.http.clone(), bytes.clone(), true)).await;
+}
+
+/// Whether bytes wait in the system on their way to this address: in the sockets of its clients, or in its own.
+fn in_flight(address: &str) -> bool {
+    let port = format!(":{:04X}", address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap());
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    sockets.lines().skip(1).any(|line| {
+        let [_, own, peer, state, queues, ..] = line.split_whitespace().collect::<Vec<_>>()[..] else { return false };
+        let (sending, unread) = queues.split_once(':').unwrap();
+        let waiting = |queue: &str| queue != "00000000";
+        // A listener has its connections in this column.
+        state != "0A" && (own.ends_with(&port) && waiting(unread) || peer.ends_with(&port) && waiting(sending))
+    })
+}
+
+/// Resident memory of the server's process in KiB, once it has read everything that was sent to this address.
+async fn settled(server: &Server, address: &str) -> usize {
+    let mut last = 0;
+    loop {
+        let now = usize::try_from(memory(server, "VmRSS") >> 10).unwrap();
+        if now == last && !in_flight(address) {
+            return now;
+        }
+        last = now;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// The memory for arriving requests does not count headers: h2 keeps a half-sent list for itself, as many frames of it as
+/// it takes without the last one.
+#[tokio::test]
+async fn half_sent_headers_take_a_bounded_memory_of_each_connection() {
+    // No timeout ends what is held.
+    let text = "[http]\nidle_timeout = \"10m\"\n[server]\nkeepalive_interval = \"10m\"\n";
+    // As many small headers as fit into the list, which take the most memory, and the beginning of a large one.
+    let small = (0..440).flat_map(|n| [b"\x00\x04", format!("a{n:03}").as_bytes(), b"\x00"].concat());
+    let mut list: Vec<u8> = small.chain(*b"\x00\x01x\x7f\xa0\xf7\x36").collect();
+    list.resize(16 << 10, b'a');
+    let more = vec![b'a'; 16 << 10];
+    // After its first request a connection is given longer.
+    let mut bytes = flood_bytes(&Flood { path: "/healthz", gets: true, streams: 1, ..FLOOD });
+    frame(&mut bytes, 1, 1, 3, &list);
+    for _ in 0..5 {
+        frame(&mut bytes, 9, 0, 3, &more);
+    }
+    let mut last = Vec::new();
+    frame(&mut last, 9, 0, 3, &more);
+    let end = last.split_off(last.len() - 1);
+    bytes.extend(last);
+    for port in ["http", "grpc"] {
+        // A server of its own: memory that was freed would be used again.
+        let server = measurable().config(text).start();
+        let address = if port == "http" { &server.http } else { &server.grpc };
+        let mut held = Vec::new();
+        let mut hold = async |count: usize| {
+            for _ in 0..count {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.write_all(&bytes).await.unwrap();
+                held.push(stream);
+            }
+            settled(&server, address).await
+        };
+        // The first ones also take what the process takes once.
+        let before = hold(100).await;
+        let added = hold(200).await.saturating_sub(before) / 200;
+        assert!((96..=256).contains(&added), "{port}: a connection takes {added} KiB");
+        // Each was open until here, and one more frame ends it.
+        for stream in &mut held {
+            assert!(!ends(stream, Duration::ZERO).await);
+            stream.write_all(&end).await.unwrap();
+            assert!(ends(stream, LONG).await, "{port} takes more frames");
+        }
+    }
+}
+
+/// Whether the server ends the connection within this time.
+async fn ends(stream: &mut TcpStream, within: Duration) -> bool {
+    let mut buffer = [0; 4_096];
+    timeout(within, async { while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {} }).await.is_ok()
 }
 
 /// Clients such as curl 7.88 lose a response that ends its stream before they have sent a short body.

@@ -187,6 +187,27 @@ async fn an_issuer_with_invalid_responses_counts_as_unavailable() {
     }
 }
 
+/// Whoever changes the discovery document must not choose which hosts this server asks.
+#[tokio::test]
+async fn keys_on_another_host_are_fetched_only_if_it_is_named() {
+    let (bad, provider) = (BadIssuer::start(), Provider::start());
+    // The provider's keys, under a host that is not the issuer's.
+    let port = provider.issuer.rsplit_once(':').unwrap().1;
+    let issuer = format!("http://{}/keys-at-{port}", bad.address);
+    let token = provider.sign("first", &provider.claims("dashboard", &json!({"iss": issuer})));
+    let start = |more: &str| {
+        let table = provider.table("dashboard", &["norrix"], more).replace(&provider.issuer, &issuer);
+        Setup::new().ready("norrix").and(&table).start()
+    };
+    let server = start("jwks_hosts = [\"keys.example\"]");
+    get_response(&server, &token).await.refused(503, "unavailable");
+    server.logged("jwks_uri is on localhost, which is neither the issuer's host nor in jwks_hosts").await;
+    assert_eq!(provider.fetches(), 0, "the host is not asked");
+    let server = start("jwks_hosts = [\"localhost\"]");
+    get_response(&server, &token).await.good(200);
+    assert_eq!(provider.fetches(), 1);
+}
+
 /// An issuer with faulty responses.
 struct BadIssuer {
     address: std::net::SocketAddr,
@@ -227,6 +248,10 @@ fn answer(mut stream: std::net::TcpStream, address: std::net::SocketAddr) {
         "foreign-keys" => discovery(&issuer, "https://keys.example/keys"),
         "no-keys" if keys => json!({"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}).to_string(),
         "garbage" => "<html>".to_owned(),
+        // The keys are on another host.
+        _ if name.starts_with("keys-at-") => {
+            discovery(&issuer, &format!("http://localhost:{}/jwks", &name["keys-at-".len()..]))
+        }
         _ => discovery(&issuer, &format!("{issuer}/keys")),
     };
     if name == "moved" {

@@ -24,6 +24,8 @@ async fn a_rotation_returns_a_new_secret_and_both_sign_for_a_day() {
     let delivery = receiver.wait_for(2).await.pop().unwrap();
     assert_eq!(delivery.header("webhook-signature").split(' ').count(), 2);
     assert!(delivery.is_by(&key.secret) && delivery.is_by(&second));
+    // Receivers knew rotations by this type before the audit log had one for them.
+    assert_eq!(delivery.kind(), "webhook.updated");
     // A new URL alone changes no secret.
     let plain = patch(&server, &key.id, json!({"webhook": receiver.url("/other")})).await;
     assert!(plain.get("webhookSecret").is_none());
@@ -68,6 +70,11 @@ async fn a_secret_is_rotated_by_grpc_and_by_the_key_itself() {
     let third = server.client().await.update_webhook(with(ROOT, request)).await.unwrap().into_inner().webhook_secret;
     let delivery = receiver.wait_for(3).await.pop().unwrap();
     assert!(delivery.is_by(first) && delivery.is_by(second) && delivery.is_by(&third));
+    // Each of them is in the audit log as a rotation, with who made it.
+    let path = format!("/api/events?keyId={}&type=webhook.rotated", made["id"].as_str().unwrap());
+    let page = reply(server.rest("GET", &path).bearer_auth(ROOT)).await.good(200);
+    let actors: Vec<&str> = page["events"].as_array().unwrap().iter().filter_map(|one| one["actor"].as_str()).collect();
+    assert_eq!(actors, ["root", &format!("key:{}", made["id"].as_str().unwrap())]);
 }
 
 #[tokio::test]
