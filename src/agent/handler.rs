@@ -25,14 +25,14 @@ use super::{
 use crate::{
     domain::error::Error,
     transport::{
-        accept::MAX_STRANGER_CALLS,
+        accept::MAX_ANONYMOUS_CALLS,
         budget::BudgetPart,
         grpc::{
             codec::{self, MAX_MESSAGE_BYTES},
             connection::{ActiveCall, ClientConnection},
             http2::StreamHandler,
             metadata,
-            plain_call::{CHECK_PATH, VERIFY_PATH, is_grpc, is_plain, read_body, refuse_content_type, send},
+            plain_call::{CHECK_PATH, CallHeaders, VERIFY_PATH, read_body, refuse_content_type, send},
             request_body::{Charge, MessageBounds, RequestBody, overloaded},
             tonic_bridge::{ForwardedCall, forward, refuse, unless_reset},
             verify::messages,
@@ -79,12 +79,13 @@ fn rule(path: &str) -> Rule {
 impl StreamHandler for AgentHandler {
     fn handle(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>, cx: &mut Context<'_>) {
         let (head, mut body) = request.into_parts();
-        if !is_grpc(&head.headers) {
+        let headers = CallHeaders::read(&head.headers);
+        if !headers.is_grpc() {
             return refuse_content_type(&mut respond);
         }
         let mut received = Bytes::new();
-        let check = is_plain(&head, CHECK_PATH);
-        if check || is_plain(&head, VERIFY_PATH) {
+        let check = headers.is_plain(&head, CHECK_PATH);
+        if check || headers.is_plain(&head, VERIFY_PATH) {
             received = read_body(&mut body, cx);
             // A panic ends its own call, not the connection.
             let answered = catch_unwind(AssertUnwindSafe(|| {
@@ -153,7 +154,7 @@ impl AgentHandler {
     fn admit(&self, rule: Rule, headers: &HeaderMap) -> Result<(MessageBounds, Charge), Error> {
         let ClientConnection { peer, budget, .. } = &*self.connection;
         let authenticated = peer.admission.is_authenticated();
-        if rule == Rule::Health && !authenticated && self.connection.calls() >= MAX_STRANGER_CALLS {
+        if rule == Rule::Health && !authenticated && self.connection.calls() >= MAX_ANONYMOUS_CALLS {
             return Err(overloaded("too many calls at once on one connection"));
         }
         let authenticated = match rule {
@@ -185,8 +186,8 @@ impl AgentHandler {
         let _permit = if public {
             None
         } else {
-            match unless_reset(pin!(self.connection.turn(deadline)), &mut respond).await {
-                Some(Ok(turn)) => turn,
+            match unless_reset(pin!(self.connection.call_permit(deadline)), &mut respond).await {
+                Some(Ok(permit)) => permit,
                 Some(Err(error)) => return refuse(&mut respond, &error),
                 None => return,
             }

@@ -312,7 +312,7 @@ impl Attached {
                 let check = Check { secret, cost: None, ..Check::default() };
                 self.service.evaluator.decide(&check, allowed, deadline).await
             }
-            KeyName::Digest(digest) => self.service.evaluator.standing(digest, allowed, deadline).await,
+            KeyName::Digest(digest) => self.service.evaluator.verdict_without_limit(digest, allowed, deadline).await,
         }
     }
 

@@ -257,7 +257,7 @@ impl Authenticator {
         Ok((access::may_verify(&admitted.caller)?, expires))
     }
 
-    /// [`Self::authorize_verify`] as far as memory goes; none where that needs a look-up.
+    /// [`Self::authorize_verify`] from memory; none where that needs a look-up.
     pub fn authorize_verify_cached(
         &self,
         cache: &CacheGuard<'_>,
@@ -277,7 +277,7 @@ impl Authenticator {
         Some(admitted.and_then(|admitted| access::may_verify(&admitted.caller)))
     }
 
-    /// Whether a credential is valid as far as memory goes; `None` if that needs a look-up, and for every session token.
+    /// Whether a credential is valid, from memory; `None` if that needs a look-up, and for every session token.
     ///
     /// # Errors
     ///

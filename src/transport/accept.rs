@@ -33,7 +33,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Interval between two log lines of one kind.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// Concurrent calls of a connection on which no call was authenticated.
-pub const MAX_STRANGER_CALLS: usize = 32;
+pub const MAX_ANONYMOUS_CALLS: usize = 32;
 /// Credentials refused in a row after which a connection is closed. To go on guessing, its client has to connect again.
 pub const MAX_REFUSALS: u32 = 20;
 /// Set in [`Admission::auth_state`] once a call was authenticated; the rest counts refused credentials in a row.
@@ -113,7 +113,7 @@ impl ConnectionTable {
         of_address.anonymous.insert(number, displaced.clone());
         drop(open);
         let (table, auth_state, call_permits) =
-            (Arc::clone(self), AtomicU32::new(0), Semaphore::new(MAX_STRANGER_CALLS));
+            (Arc::clone(self), AtomicU32::new(0), Semaphore::new(MAX_ANONYMOUS_CALLS));
         Some(Admission { table, network, number, auth_state, call_permits, displaced })
     }
 
@@ -186,7 +186,7 @@ impl Admission {
         self.auth_state.load(Ordering::Relaxed) & !AUTHENTICATED >= MAX_REFUSALS
     }
 
-    /// Waits for one of the [`MAX_STRANGER_CALLS`] permits of this connection. Returns `None` at once if a call was
+    /// Waits for one of the [`MAX_ANONYMOUS_CALLS`] permits of this connection. Returns `None` at once if a call was
     /// authenticated on it. Dropping the permit releases it.
     pub async fn call_permit(&self) -> Option<SemaphorePermit<'_>> {
         self.call_permits.acquire().await.ok()
@@ -372,7 +372,7 @@ mod tests {
         let table = table(9, 9);
         let connection = admit(&table, "192.0.2.1").unwrap();
         let mut call_permits = Vec::new();
-        for _ in 0..MAX_STRANGER_CALLS {
+        for _ in 0..MAX_ANONYMOUS_CALLS {
             call_permits.push(connection.call_permit().await.unwrap());
         }
         let mut waiting = std::pin::pin!(connection.call_permit());

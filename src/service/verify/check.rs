@@ -1,4 +1,4 @@
-//! What a Verify asks, and what it answers.
+//! The request and the result of a Verify.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     replica::cached_key::CachedKey,
 };
 
-/// What is asked about one secret.
+/// One secret, and what its key has to have.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Check<'a> {
     /// The secret as it was presented.
@@ -54,12 +54,12 @@ impl Check<'_> {
     }
 }
 
-/// Who asks for a verdict.
+/// The caller of a Verify.
 #[derive(Debug, Clone, Copy)]
 pub enum VerifyCaller<'a> {
     /// The holder of this secret, which is verified for each call: a revoked caller gets no further verdict.
     Credential(&'a str),
-    /// A caller that is authenticated already, with the keyspaces that it may ask about; none: all.
+    /// A caller that is authenticated already, with the keyspaces whose keys it may verify; none: all.
     Authorized(Option<&'a Arc<AllowedKeyspaces>>),
 }
 
@@ -70,7 +70,7 @@ pub struct Verdict {
     pub code: VerdictCode,
     /// The key; none where the answer must not describe it: MALFORMED and NOT_FOUND.
     pub key: Option<Arc<CachedKey>>,
-    /// The state of its rate limit, if it has one and everything else was good.
+    /// The state of its rate limit, if it has one and the key is valid except for it.
     pub rate: Option<RateState>,
     /// The first required scope that the key lacks, for INSUFFICIENT_SCOPE.
     pub missing_scope: Option<Box<str>>,

@@ -1,5 +1,5 @@
-//! The verdict on one secret: [`Evaluator::evaluate`] goes as far as memory does, [`Evaluator::complete`] waits for what
-//! memory could not answer. Verify and authentication both go this way, and nothing else makes a verdict.
+//! The verdict on one secret: [`Evaluator::evaluate`] uses memory alone, [`Evaluator::complete`] waits for a look-up or for
+//! the limiter where that is not enough. Verify and authentication both go this way, and nothing else makes a verdict.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub(in crate::service) struct Evaluator {
     pub(in crate::service) clock: Arc<dyn Clock>,
 }
 
-/// How far memory goes.
+/// The result of an evaluation that used memory alone.
 pub(in crate::service) enum Evaluation {
     Decided(Verdict),
     Pending(Pending),
@@ -49,8 +49,8 @@ enum WithoutLimit {
 }
 
 impl Evaluator {
-    /// The verdict, as far as memory goes. `cache` is none while memory may not answer; `allowed` are the keyspaces that
-    /// the caller may ask about.
+    /// The verdict, if memory has everything that it needs. `cache` is none while memory may not answer; `allowed` are the
+    /// keyspaces whose keys the caller may verify.
     ///
     /// # Errors
     ///
@@ -97,7 +97,7 @@ impl Evaluator {
         Evaluation::Pending(Pending { digest, cached: None })
     }
 
-    /// Waits for what memory could not answer: for a look-up, for the limiter (which bounds itself), or for both.
+    /// Completes a pending verdict: waits for a look-up, for the limiter (which bounds its own time), or for both.
     ///
     /// # Errors
     ///
@@ -139,7 +139,7 @@ impl Evaluator {
         }
     }
 
-    /// Both steps in turn, for a verdict that nobody needs at once.
+    /// Both steps, for a verdict that may wait.
     ///
     /// # Errors
     ///
@@ -172,7 +172,7 @@ impl Evaluator {
     /// # Errors
     ///
     /// UNAVAILABLE or DEADLINE_EXCEEDED of the look-up.
-    pub async fn standing(
+    pub async fn verdict_without_limit(
         &self,
         digest: Digest,
         allowed: Option<&AllowedKeyspaces>,
@@ -238,7 +238,7 @@ impl Evaluator {
         }
     }
 
-    /// The verdict on a key that is good but for its rate limit. The limit comes last, because only this spends something.
+    /// The verdict on a key that is valid except for its rate limit. The limit comes last, because only this spends something.
     fn finish(&self, key: &Arc<CachedKey>, now: Micros, spent: Option<SpendResult>) -> Verdict {
         let code = if spent.is_some_and(|spent| !spent.admitted) {
             self.note_rate_limited(key, now);

@@ -44,7 +44,7 @@ pub enum CachedVerdict {
     CallerNotCached,
 }
 
-/// A Verify of an authenticated caller that memory could not answer.
+/// A Verify of an authenticated caller that needs more than memory.
 pub struct PendingVerify {
     allowed: Option<Arc<AllowedKeyspaces>>,
     pending: Pending,
@@ -69,7 +69,7 @@ impl Verifier {
         verdict
     }
 
-    /// The verdict as far as memory goes. Reads the lease once for both keys, the caller's and the checked one, so that
+    /// The verdict from memory, or what is left to do. Reads the lease once for both keys, the caller's and the checked one, so that
     /// both are answered as of one moment.
     pub fn try_verify_cached(&self, caller: VerifyCaller<'_>, check: &Check<'_>) -> CachedVerdict {
         let Some(cache) = self.evaluator.replica.cache_guard() else { return CachedVerdict::CallerNotCached };

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     domain::{error::Error, verdict::VerdictCode},
     service::{CallContext, authenticate::AuthMode},
-    transport::{accept::MAX_STRANGER_CALLS, budget::BudgetPart},
+    transport::{accept::MAX_ANONYMOUS_CALLS, budget::BudgetPart},
 };
 
 /// The largest message of a call that anyone may make: health and reflection.
@@ -107,7 +107,7 @@ pub(crate) fn admit(
     let admission = &connection.peer.admission;
     let (requests, caller) = match rule(path) {
         Rule::Unknown => return Ok(None),
-        Rule::Public(_) if !admission.is_authenticated() && connection.calls() >= MAX_STRANGER_CALLS => {
+        Rule::Public(_) if !admission.is_authenticated() && connection.calls() >= MAX_ANONYMOUS_CALLS => {
             return Err(overloaded("too many calls at once on one connection"));
         }
         Rule::Public(requests) => (requests, CallerStanding::Public),
@@ -183,7 +183,7 @@ pub(crate) async fn look_up(
     let context = CallContext { deadline: metadata::deadline(headers, arrived), host_environment: "", client: None };
     let found = async {
         let Credential::Secret(secret) = Credential::of(headers, Some(&connection.peer))? else { return Ok(()) };
-        let _permit = connection.turn(context.deadline).await?;
+        let _permit = connection.call_permit(context.deadline).await?;
         api.service.auth.authenticate_any(secret, AuthMode::WithoutLimit, context).await.map(drop)
     }
     .await;

@@ -55,7 +55,7 @@ impl ClientConnection {
     /// # Errors
     ///
     /// DEADLINE_EXCEEDED if there is none at the call's deadline.
-    pub(crate) async fn turn(&self, deadline: Instant) -> Result<Option<SemaphorePermit<'_>>> {
+    pub(crate) async fn call_permit(&self, deadline: Instant) -> Result<Option<SemaphorePermit<'_>>> {
         timeout_at(deadline, self.peer.admission.call_permit()).await.map_err(|_| Error::deadline_exceeded())
     }
 

@@ -6,11 +6,12 @@ use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode,
-    header::{CONTENT_TYPE, HeaderName},
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderName},
     request::Parts,
 };
 
 use super::request_body::poll_data;
+use crate::service::credential::bearer;
 
 pub(crate) const VERIFY_PATH: &str = "/keyward.v1.KeyService/Verify";
 pub(crate) const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -28,20 +29,49 @@ pub(crate) fn refuse_content_type(respond: &mut SendResponse<Bytes>) {
     let _ = respond.send_response(refusal, true);
 }
 
-/// Whether the content type is gRPC. A browser sends such a request for a page only after a preflight, which fails: so no
-/// page can use its visitor's client certificate.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let suffix = content_type.and_then(|content_type| content_type.strip_prefix(b"application/grpc"));
-    suffix.is_some_and(|suffix| matches!(suffix.first(), None | Some(b'+' | b';')))
+/// The headers that tell which way a call goes, from one pass over all of them: to look up each takes several times as
+/// long.
+pub(crate) struct CallHeaders<'a> {
+    content_type: Option<&'a HeaderValue>,
+    compressed: bool,
+    authorization: Option<&'a HeaderValue>,
+    /// There are several `authorization` headers.
+    ambiguous: bool,
 }
 
-/// Whether this is a call of a method without compression or another content type.
-pub(crate) fn is_plain(head: &Parts, path: &str) -> bool {
-    head.uri.path() == path
-        && head.method == Method::POST
-        && head.headers.get(CONTENT_TYPE) == Some(&GRPC)
-        && !head.headers.contains_key(GRPC_ENCODING)
+impl<'a> CallHeaders<'a> {
+    /// Reads the headers of a call.
+    pub(crate) fn read(headers: &'a HeaderMap) -> Self {
+        let mut read = Self { content_type: None, compressed: false, authorization: None, ambiguous: false };
+        for (name, value) in headers {
+            if name == CONTENT_TYPE {
+                read.content_type.get_or_insert(value);
+            } else if name == AUTHORIZATION {
+                read.ambiguous |= read.authorization.is_some();
+                read.authorization.get_or_insert(value);
+            } else if name == GRPC_ENCODING {
+                read.compressed = true;
+            }
+        }
+        read
+    }
+
+    /// Whether the content type is gRPC. A browser sends such a request for a page only after a preflight, which fails: so
+    /// no page can use its visitor's client certificate.
+    pub(crate) fn is_grpc(&self) -> bool {
+        let suffix = self.content_type.and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
+        suffix.is_some_and(|suffix| matches!(suffix.first(), None | Some(b'+' | b';')))
+    }
+
+    /// Whether this is a call of a method without compression or another content type.
+    pub(crate) fn is_plain(&self, head: &Parts, path: &str) -> bool {
+        head.uri.path() == path && head.method == Method::POST && self.content_type == Some(&GRPC) && !self.compressed
+    }
+
+    /// The secret in the `authorization` header; `None` where [`super::metadata::secret`] fails.
+    pub(crate) fn secret(&self) -> Option<&'a str> {
+        self.authorization.filter(|_| !self.ambiguous).and_then(|value| bearer(value.to_str().ok()?))
+    }
 }
 
 /// Joins the pieces of a body that have arrived: usually the message, sometimes followed by an empty piece that ends the

@@ -28,7 +28,7 @@ use crate::{
 const CALL_BYTES: usize = 4 << 10;
 /// The HTTP/2 window of each stream of an unauthenticated client, in bytes. h2 buffers this data, so the budget charges
 /// the whole window for each stream.
-pub(crate) const STRANGER_WINDOW_BYTES: usize = 4 << 10;
+pub(crate) const ANONYMOUS_WINDOW_BYTES: usize = 4 << 10;
 /// Memory that tonic allocates for a call.
 const TONIC_BYTES: usize = 10 << 10;
 /// Memory of a header besides its name and its value.
@@ -124,7 +124,7 @@ impl Charge {
         part: BudgetPart,
         buffers: bool,
     ) -> Result<Self, BudgetExceeded> {
-        let ahead = if part == BudgetPart::Anonymous { STRANGER_WINDOW_BYTES } else { 0 };
+        let ahead = if part == BudgetPart::Anonymous { ANONYMOUS_WINDOW_BYTES } else { 0 };
         let buffers = if buffers { TONIC_BYTES } else { 0 };
         let headers = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
         let call = budget.reserve(CALL_BYTES + ahead + buffers + headers.sum::<usize>(), part)?;

@@ -181,9 +181,10 @@ async fn serve_connection(
             admission.authenticated();
         }
         let (closing, admission) = (options.shutdown.clone(), Arc::clone(&admission));
+        let turns = Arc::clone(&options.turns);
         let peer = Arc::new(Peer { address, secure, caller, closing, admission });
         let connection = ClientConnection::new(peer, listener.budget.connection(address), listener.timeouts);
-        RequestHandler { api, routes, connection }
+        RequestHandler { api, routes, connection, turns }
     };
     let Some(tls) = &listener.tls else {
         let handler = handler(false, None);

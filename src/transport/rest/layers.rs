@@ -69,7 +69,7 @@ pub(crate) fn stack(routes: Router, state: &Arc<RestState>) -> HttpHandler {
         .layer(from_fn(adapt_response))
         // Inside of the layers above: it may replace the response.
         .layer(from_fn(limit_failed_authentications))
-        .layer(from_fn(limit_strangers))
+        .layer(from_fn(limit_anonymous))
         .layer(from_fn(refuse_ambiguous_heads))
         .layer(from_fn(refuse_empty_segments));
     BoxCloneSyncService::new(layers.service(routes))
@@ -161,7 +161,7 @@ async fn limit_failed_authentications(context: RequestContext, request: Request,
 }
 
 /// Whether a request is unauthenticated, checked in memory.
-enum Stranger {
+enum Anonymous {
     No,
     Yes,
     /// The credential has to be looked up.
@@ -175,34 +175,34 @@ enum Stranger {
 /// A request without a valid credential is refused when there are many. One whose credential is not in memory waits for
 /// a permit, because it may be the first of a burst of a valid caller. A well-formed key cannot be forged, but anybody
 /// can write a session token, so requests with one are charged to the anonymous part of the budget.
-async fn limit_strangers(context: RequestContext, request: Request, next: Next) -> Response {
+async fn limit_anonymous(context: RequestContext, request: Request, next: Next) -> Response {
     let connection = Arc::clone(context.connection());
     if connection.admission.is_authenticated() {
         return next.run(request).await;
     }
     let auth = &context.service().auth;
     let of_key = |secret: &str| match auth.authenticate_cached(secret) {
-        Some(Ok(())) => Stranger::No,
-        Some(Err(_)) => Stranger::Yes,
-        None => Stranger::Unknown { session: false },
+        Some(Ok(())) => Anonymous::No,
+        Some(Err(_)) => Anonymous::Yes,
+        None => Anonymous::Unknown { session: false },
     };
     let gateway = request.headers().get(GATEWAY_CREDENTIAL).map(|value| value.to_str().unwrap_or_default());
-    let stranger = match (gateway, credential::find(request.headers(), context.service(), true)) {
+    let anonymous = match (gateway, credential::find(request.headers(), context.service(), true)) {
         (Some(credential), _) => of_key(bearer(credential).unwrap_or(credential)),
         (None, Ok(Some(Presented::Secret(_, secret)))) => of_key(&secret),
-        (None, Ok(Some(Presented::Token(_) | Presented::Cookie(..)))) => Stranger::Unknown { session: true },
-        (None, Ok(None) | Err(_)) => Stranger::Yes,
+        (None, Ok(Some(Presented::Token(_) | Presented::Cookie(..)))) => Anonymous::Unknown { session: true },
+        (None, Ok(None) | Err(_)) => Anonymous::Yes,
     };
-    let (charged, waits) = match stranger {
-        Stranger::Yes if connection.requests() > MAX_ANONYMOUS_REQUESTS => {
+    let (charged, waits) = match anonymous {
+        Anonymous::Yes if connection.requests() > MAX_ANONYMOUS_REQUESTS => {
             return RestError::from(Error::unavailable("too many anonymous requests on one connection"))
                 .into_response();
         }
-        Stranger::No => return next.run(request).await,
+        Anonymous::No => return next.run(request).await,
         // A request without a body, such as a probe, is answered at once, even while the anonymous part of the budget
         // is used up.
-        Stranger::Yes => (!request.body().is_end_stream(), false),
-        Stranger::Unknown { session } => (session, true),
+        Anonymous::Yes => (!request.body().is_end_stream(), false),
+        Anonymous::Unknown { session } => (session, true),
     };
     let reserved = charged.then(|| connection.budget.reserve(PENDING_REQUEST_BYTES, BudgetPart::Anonymous)).transpose();
     let _reserved = match reserved {

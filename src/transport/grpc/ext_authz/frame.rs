@@ -42,7 +42,8 @@ mod key {
 }
 
 /// `OVERWRITE_IF_EXISTS_OR_ADD`, and that an empty value is kept: the end of a `HeaderValueOption`.
-const OVERWRITE: [u8; 4] = [key::APPEND_ACTION, 2, key::KEEP_EMPTY_VALUE, 1];
+const OVERWRITE: [u8; OVERWRITE_LENGTH as usize] = [key::APPEND_ACTION, 2, key::KEEP_EMPTY_VALUE, 1];
+const OVERWRITE_LENGTH: u8 = 4;
 
 /// One gRPC message with its prefix.
 pub(crate) fn pass(allowed: &Allowed, checked: &CheckedRequest<'_>, request_id: &str) -> Bytes {
@@ -80,6 +81,14 @@ pub(crate) fn pass(allowed: &Allowed, checked: &CheckedRequest<'_>, request_id: 
 
 /// A `HeaderValueOption` that takes the place of any other header of its name.
 fn header(key: u8, name: &str, value: &str, out: &mut BytesMut) {
+    if let Some((name_length, value_length)) = short(name, value) {
+        let pair = 2 + name_length + 2 + value_length;
+        out.put_slice(&[key, 2 + pair + OVERWRITE_LENGTH, key::HEADER, pair, key::NAME, name_length]);
+        out.put_slice(name.as_bytes());
+        out.put_slice(&[key::VALUE, value_length]);
+        out.put_slice(value.as_bytes());
+        return out.put_slice(&OVERWRITE);
+    }
     start(key, option_length(name, value), out);
     start(key::HEADER, pair_length(name.len(), value.len()), out);
     text(key::NAME, name, out);
@@ -93,6 +102,13 @@ fn option_length(name: &str, value: &str) -> usize {
 
 /// An entry of a `Struct`'s map, with a text as value.
 fn metadata_field(name: &str, value: &str, out: &mut BytesMut) {
+    if let Some((name_length, value_length)) = short(name, value) {
+        let entry = 2 + name_length + 2 + 2 + value_length;
+        out.put_slice(&[key::FIELDS, entry, key::NAME, name_length]);
+        out.put_slice(name.as_bytes());
+        out.put_slice(&[key::VALUE, 2 + value_length, key::STRING_VALUE, value_length]);
+        return out.put_slice(value.as_bytes());
+    }
     start(key::FIELDS, entry_length(name, value), out);
     text(key::NAME, name, out);
     start(key::VALUE, field_length(value.len()), out);
@@ -101,6 +117,13 @@ fn metadata_field(name: &str, value: &str, out: &mut BytesMut) {
 
 fn entry_length(name: &str, value: &str) -> usize {
     pair_length(name.len(), field_length(value.len()))
+}
+
+/// The lengths of a name and a value with which all lengths around them take one byte. Nearly all are as short, and are
+/// written in fewer pieces.
+fn short(name: &str, value: &str) -> Option<(u8, u8)> {
+    let lengths = (u8::try_from(name.len()).ok()?, u8::try_from(value.len()).ok()?);
+    (name.len() + value.len() < 0x80 - 16).then_some(lengths)
 }
 
 /// Two fields with contents of these lengths.

@@ -48,13 +48,13 @@ impl<'a> Extensions<'a> {
     }
 }
 
-/// Names and values of headers.
+/// Names and values of headers. Names are UTF-8.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct HttpHeaders<'a>(pub(super) Vec<(&'a str, &'a [u8])>);
+pub(crate) struct HttpHeaders<'a>(pub(super) Vec<(&'a [u8], &'a [u8])>);
 
 impl Headers for HttpHeaders<'_> {
     fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
-        self.0.iter().filter(move |(given, _)| given.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
+        self.0.iter().filter(move |(given, _)| given.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| *value)
     }
 }
 
@@ -70,10 +70,10 @@ impl<'a> CheckedRequest<'a> {
         checked.client = source.map_or("", |Address::SocketAddress(socket)| &socket.address);
         let Some(http) = attributes.request.as_ref().and_then(|request| request.http.as_ref()) else { return checked };
         (checked.method, checked.target, checked.host) = (&http.method, &http.path, &http.host);
-        let joined = http.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let joined = http.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
         let single = http.header_map.iter().flat_map(|map| &map.headers).map(|header| {
             let value = if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value };
-            (header.key.as_str(), value)
+            (header.key.as_bytes(), value)
         });
         checked.headers.0.extend(joined.chain(single));
         checked
@@ -106,14 +106,15 @@ impl<'a> CheckedRequest<'a> {
     /// The client's own headers that could pass for ours and that no answer overwrites. Some servers take `_` and `.` in
     /// names for `-`.
     pub(crate) fn forged(&self) -> impl Iterator<Item = &'a str> {
-        self.headers.0.iter().map(|(name, _)| *name).filter(|name| {
-            let begins = name.as_bytes().get(..IDENTITY_PREFIX.len()).is_some_and(|start| {
+        let names = self.headers.0.iter().map(|(name, _)| *name).filter(|name| {
+            let begins = name.get(..IDENTITY_PREFIX.len()).is_some_and(|start| {
                 start.iter().zip(IDENTITY_PREFIX).all(|(given, own)| {
                     let given = if matches!(given, b'_' | b'.') { b'-' } else { given.to_ascii_lowercase() };
                     given == *own
                 })
             });
-            begins && !IDENTITY_HEADERS.iter().any(|own| name.eq_ignore_ascii_case(own))
-        })
+            begins && !IDENTITY_HEADERS.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+        });
+        names.filter_map(|name| str::from_utf8(name).ok())
     }
 }

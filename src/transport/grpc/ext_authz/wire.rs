@@ -78,12 +78,12 @@ fn check_text(bytes: &[u8]) -> Result<(), Malformed> {
     if bytes.is_ascii() { Ok(()) } else { text(bytes).map(drop) }
 }
 
-/// Names of headers that were read. A name of which none is like it here is new; of any other, nothing is known.
+/// Names of headers that were read: a bit for each. A name whose bit is not set is new; any other may have been read.
 #[derive(Default)]
 struct NamesSeen(u64);
 
 impl NamesSeen {
-    /// Adds a name. Returns whether one like it was there.
+    /// Adds a name. Returns whether its bit was set.
     fn insert(&mut self, name: &[u8]) -> bool {
         let (first, last) = (name.first().copied().unwrap_or(0), name.last().copied().unwrap_or(0));
         let sum = name.len() + 7 * usize::from(first) + 31 * usize::from(last);
@@ -165,10 +165,10 @@ fn http_request<'a>(bytes: &'a [u8], checked: &mut CheckedRequest<'a>) -> Result
             3 => {
                 let (name, value) = pair(value)?;
                 // The last one of a name counts in a map. A client that sends two is not Envoy: prost decides.
-                let name = text(name)?;
+                check_text(name)?;
                 check_text(value)?;
                 let headers = &mut checked.headers.0;
-                let repeated = names.insert(name.as_bytes()) && headers.iter().any(|(given, _)| *given == name);
+                let repeated = names.insert(name) && headers.iter().any(|(given, _)| *given == name);
                 if headers.len() == MAX_HEADERS || repeated {
                     return Err(Malformed);
                 }

@@ -1,8 +1,7 @@
-//! Strangers are read in small turns, and not at all while they take nothing.
+//! Unauthenticated clients are read in small turns, and not at all while they read no response.
 //!
-//! h2 keeps about 2 KiB for each open stream, and opens as many as it has read requests for before any is handled. A
-//! stranger whose requests are read a few at a time has few streams open, since each is refused before the next ones are
-//! read. But HTTP/2 does not bound responses without data, such as refusals: a client that reads none would pile them up.
+//! h2 keeps about 2 KiB for each open stream, and opens as many as it has read requests for before any is handled. A client
+//! whose requests are read a few at a time has few streams open, since each is refused before the next ones are read. But HTTP/2 does not bound responses without data, such as refusals: a client that reads none would pile them up.
 
 use std::{
     io::{self, IoSlice},
@@ -14,12 +13,12 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
+    anonymous_turns::{AnonymousTurns, Turn},
     handler::StreamHandler,
-    read_turns::{ReadTurns, Turn},
 };
 
-/// Bytes of a stranger's requests that are read in one turn.
-const STRANGER_READ_BYTES: usize = 4 << 10;
+/// Bytes that are read in one turn.
+const ANONYMOUS_READ_BYTES: usize = 4 << 10;
 
 /// A connection that is read in turns as long as no call was authenticated on it.
 pub(super) struct Backpressure<'a, I, H> {
@@ -27,7 +26,7 @@ pub(super) struct Backpressure<'a, I, H> {
     handler: &'a H,
     /// What may still be read in this turn.
     quota: usize,
-    turns: Arc<ReadTurns>,
+    turns: Arc<AnonymousTurns>,
     /// The next turn, if the connection waits for it.
     next: Option<Turn>,
     /// A write waits for the client.
@@ -37,8 +36,8 @@ pub(super) struct Backpressure<'a, I, H> {
 }
 
 impl<'a, I, H> Backpressure<'a, I, H> {
-    pub(super) fn new(io: I, handler: &'a H, turns: Arc<ReadTurns>) -> Self {
-        Self { io, handler, quota: STRANGER_READ_BYTES, turns, next: None, blocked: false, polled: false }
+    pub(super) fn new(io: I, handler: &'a H, turns: Arc<AnonymousTurns>) -> Self {
+        Self { io, handler, quota: ANONYMOUS_READ_BYTES, turns, next: None, blocked: false, polled: false }
     }
 
     /// Notes whether a write has to wait.
@@ -70,7 +69,7 @@ impl<I: AsyncRead + Unpin, H: StreamHandler> AsyncRead for Backpressure<'_, I, H
                 return Poll::Pending;
             }
             self.next = None;
-            self.quota = STRANGER_READ_BYTES;
+            self.quota = ANONYMOUS_READ_BYTES;
         }
         let most = self.quota.min(buffer.remaining());
         let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
@@ -260,14 +259,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stranger_is_read_in_small_turns_and_an_authenticated_client_at_once() {
+    async fn an_unauthenticated_client_is_read_in_small_turns_and_an_authenticated_one_at_once() {
         let handler = Client::default();
         let (mut client, io) = duplex(1 << 20);
         client.write_all(&vec![0; 100_000]).await.unwrap();
         let mut io = Backpressure::new(io, &handler, Arc::default());
         for _ in 0..2 {
             assert_eq!(read(&mut io, 3_000).await, Some(3_000));
-            assert_eq!(read(&mut io, 3_000).await, Some(STRANGER_READ_BYTES - 3_000));
+            assert_eq!(read(&mut io, 3_000).await, Some(ANONYMOUS_READ_BYTES - 3_000));
             assert_eq!(read(&mut io, 3_000).await, None);
             // What wakes the task meanwhile gives it no turn.
             assert_eq!(read(&mut io, 3_000).await, None);
@@ -280,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stranger_that_takes_nothing_is_not_read_until_it_does() {
+    async fn an_unauthenticated_client_that_reads_no_response_is_not_read_until_it_does() {
         let handler = Client::default();
         let (mut client, io) = duplex(16);
         let mut io = Backpressure::new(io, &handler, Arc::default());

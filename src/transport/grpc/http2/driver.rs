@@ -55,7 +55,7 @@ where
     poll_fn(|cx| driver.poll(cx)).await;
 }
 
-/// The state of one connection. Each poll is one turn: [`Self::poll`] has its steps.
+/// The state of one connection. [`Self::poll`] has the steps of one poll.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts of one connection")]
 struct Driver<'a, I, H> {
     connection: Connection<I, Bytes>,
@@ -68,11 +68,11 @@ struct Driver<'a, I, H> {
     shutdown_requested: Pin<Box<WaitForCancellationFutureOwned>>,
     /// A GOAWAY frame was sent.
     draining: bool,
-    /// Requests of this turn that are not given to the handler yet.
+    /// Requests of this poll that are not given to the handler yet.
     accepted: Vec<(Request<RecvStream>, SendResponse<Bytes>)>,
-    /// Requests of this turn.
+    /// Requests of this poll.
     arrived: usize,
-    /// Requests of the previous turn that had any. Zero: accept until none is left.
+    /// Requests of the previous poll that had any. Zero: accept until none is left.
     expected: usize,
     spinning: Spinning,
     /// A request was accepted since the last keepalive ping.
@@ -106,7 +106,7 @@ where
         }
     }
 
-    /// One turn. Ready when the connection is to be dropped.
+    /// Ready when the connection is to be dropped.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.spinning.begin(std::time::Instant::now());
         self.arrived = 0;
@@ -179,7 +179,7 @@ where
             if let Some(grace) = self.handler.grace() {
                 self.in_grace = true;
                 self.age_timer = Some(Box::pin(sleep(grace)));
-                // The next turn starts the timer.
+                // The next poll starts the timer.
                 cx.waker().wake_by_ref();
             }
         }
@@ -188,11 +188,11 @@ where
     /// Gives the client the windows of an authenticated caller.
     fn widen(&mut self) {
         self.connection.set_target_window_size(CONNECTION_WINDOW_BYTES);
-        // This fails until the client has acknowledged the first settings; a later turn tries again.
+        // This fails until the client has acknowledged the first settings; a later poll tries again.
         self.widened = self.connection.set_initial_window_size(STREAM_WINDOW_BYTES).is_ok();
     }
 
-    /// Accepts requests until none is pending, the batch is full, or as many have arrived as in the previous turn. To poll
+    /// Accepts requests until none is pending, the batch is full, or as many have arrived as in the previous poll. To accept
     /// once more would cost a system call and mostly find none; the next poll flushes the responses instead. Ready: the
     /// connection is closed.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -212,7 +212,7 @@ where
         Poll::Pending
     }
 
-    /// Leaves the response to a lone request unsent until the other connections of this thread had their turn: the writes
+    /// Leaves the response to a lone request unsent until the other connections of this thread were polled: the writes
     /// then follow each other directly. To wake a client's process costs as much as to answer it, and a process that is
     /// still busy with the first response needs no waking for the next.
     fn defer_lone_response(&mut self, cx: &mut Context<'_>) -> bool {
@@ -220,7 +220,7 @@ where
             return false;
         }
         cx.waker().wake_by_ref();
-        // The next turn accepts until none is left: otherwise a burst would be accepted one request at a time.
+        // The next poll accepts until none is left: otherwise a burst would be accepted one request at a time.
         self.expected = 0;
         true
     }
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stranger_that_makes_no_request_is_disconnected_though_it_answers_pings() {
+    async fn an_unauthenticated_client_without_requests_is_disconnected_though_it_answers_pings() {
         let (near, io) = duplex(1 << 16);
         let client = tokio::spawn(async {
             let (sender, connection) = h2::client::handshake(near).await.unwrap();

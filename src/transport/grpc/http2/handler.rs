@@ -1,4 +1,4 @@
-//! What a connection asks of the listener that it belongs to.
+//! The requests of a connection are handled by its listener.
 
 use std::{task::Context, time::Duration};
 

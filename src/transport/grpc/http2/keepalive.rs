@@ -19,7 +19,7 @@ pub(crate) struct Keepalive {
     awaiting_pong: bool,
 }
 
-/// What a look at the keepalive has found.
+/// The result of polling the keepalive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Liveness {
     /// Nothing is due.

@@ -4,15 +4,16 @@
 //! it: a Verify that memory can decide costs no task, no wake-up and no second poll, and its response goes out with the
 //! next write. `docs/adr/0001-http2-driver.md` has the reasons and the figures.
 
+mod anonymous_turns;
 mod backpressure;
 mod driver;
 mod handler;
 mod keepalive;
 mod options;
-mod read_turns;
 mod spinning;
 
 pub(crate) use self::{
+    anonymous_turns::AnonymousTurns,
     driver::serve,
     handler::StreamHandler,
     options::{ConnectionOptions, Timeouts},

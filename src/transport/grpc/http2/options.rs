@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use h2::server::Builder;
 use tokio_util::sync::CancellationToken;
 
-use super::{super::request_body::STRANGER_WINDOW_BYTES, read_turns::ReadTurns, spinning::PollCounter};
+use super::{super::request_body::ANONYMOUS_WINDOW_BYTES, anonymous_turns::AnonymousTurns, spinning::PollCounter};
 
 /// Flow-control windows of one stream and of the whole connection, while no call was authenticated on it. h2 keeps what is
 /// sent within them until a call reads it.
-pub(super) const STRANGER_CONNECTION_WINDOW_BYTES: u32 = 128 << 10;
+pub(super) const ANONYMOUS_CONNECTION_WINDOW_BYTES: u32 = 128 << 10;
 /// The windows from then on. The second is larger, so that streams that are not read do not stop the others.
 pub(super) const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 pub(super) const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
@@ -23,8 +23,8 @@ const MAX_SEND_BUFFER_BYTES: usize = 400 << 10;
 pub(crate) struct Timeouts {
     /// For the HTTP/2 preface and settings.
     pub(crate) preface: Duration,
-    /// Between the last pong and the next keepalive ping. A stranger's connection without a call between two pings is
-    /// closed.
+    /// Between the last pong and the next keepalive ping. An unauthenticated connection without a call between
+    /// two pings is closed.
     pub(crate) keepalive: Duration,
     /// For the answer to a ping.
     pub(crate) pong: Duration,
@@ -51,8 +51,8 @@ pub(crate) struct ConnectionOptions {
     pub(crate) shutdown: CancellationToken,
     /// Counts the polls of all connections of the thread.
     pub(crate) polls: Arc<PollCounter>,
-    /// The turns in which the strangers of the thread are read.
-    pub(crate) turns: Arc<ReadTurns>,
+    /// The turns of the unauthenticated connections of the thread.
+    pub(crate) turns: Arc<AnonymousTurns>,
 }
 
 /// An h2 server with this module's limits.
@@ -65,8 +65,8 @@ pub(super) fn h2_builder(max_streams: u32) -> Builder {
     builder
         .max_concurrent_streams(max_streams)
         .max_pending_accept_reset_streams(max_streams as usize)
-        .initial_window_size(STRANGER_WINDOW_BYTES as u32)
-        .initial_connection_window_size(STRANGER_CONNECTION_WINDOW_BYTES)
+        .initial_window_size(ANONYMOUS_WINDOW_BYTES as u32)
+        .initial_connection_window_size(ANONYMOUS_CONNECTION_WINDOW_BYTES)
         .max_header_list_size(MAX_HEADER_BYTES)
         .max_send_buffer_size(MAX_SEND_BUFFER_BYTES);
     builder

@@ -21,9 +21,9 @@ use super::{
         api::GrpcApi,
         connection::{ActiveCall, ClientConnection},
         ext_authz,
-        http2::StreamHandler,
+        http2::{AnonymousTurns, StreamHandler},
         metadata,
-        plain_call::{CHECK_PATH, VERIFY_PATH, is_grpc, is_plain, read_body, refuse_content_type, send},
+        plain_call::{CHECK_PATH, CallHeaders, VERIFY_PATH, read_body, refuse_content_type, send},
         request_body::{RequestBody, overloaded},
         tonic_bridge::{ForwardedCall, forward, is_page, refuse, unless_reset},
     },
@@ -35,7 +35,7 @@ use crate::{
     service::verify::{CachedVerdict, PendingVerify, VerifyCaller},
 };
 
-/// Handles the requests of one connection: Verify and Check itself as far as memory goes, all other calls by tonic.
+/// Handles the requests of one connection: answers Verify and Check from memory, and passes all other calls to tonic.
 #[derive(Clone)]
 pub(crate) struct RequestHandler {
     /// Answers Verify.
@@ -44,6 +44,8 @@ pub(crate) struct RequestHandler {
     pub(crate) routes: Routes,
     /// The connection.
     pub(crate) connection: Arc<ClientConnection>,
+    /// The turns of the unauthenticated connections of this thread.
+    pub(crate) turns: Arc<AnonymousTurns>,
 }
 
 /// The outcome of trying the fast path.
@@ -59,15 +61,16 @@ enum FastPath {
 impl StreamHandler for RequestHandler {
     fn handle(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>, cx: &mut Context<'_>) {
         let (head, mut body) = request.into_parts();
-        if !is_grpc(&head.headers) {
+        let headers = CallHeaders::read(&head.headers);
+        if !headers.is_grpc() {
             return refuse_content_type(&mut respond);
         }
         let mut received = Bytes::new();
-        if is_plain(&head, CHECK_PATH) {
+        if headers.is_plain(&head, CHECK_PATH) {
             received = read_body(&mut body, cx);
             // A panic ends its own call, not the connection.
             let decided = catch_unwind(AssertUnwindSafe(|| {
-                let secret = metadata::secret(&head.headers).ok().filter(|_| body.is_end_stream())?;
+                let secret = headers.secret().filter(|_| body.is_end_stream())?;
                 ext_authz::try_cached(&self.api.service, secret, &received)
             }));
             match decided {
@@ -78,10 +81,10 @@ impl StreamHandler for RequestHandler {
                 Ok(None) => {}
                 Err(_) => return respond.send_reset(Reason::INTERNAL_ERROR),
             }
-        } else if is_plain(&head, VERIFY_PATH) {
+        } else if headers.is_plain(&head, VERIFY_PATH) {
             received = read_body(&mut body, cx);
             // A panic ends its own call, not the connection.
-            match catch_unwind(AssertUnwindSafe(|| self.try_cached(&head.headers, &received, &body))) {
+            match catch_unwind(AssertUnwindSafe(|| self.try_cached(headers.secret(), &received, &body))) {
                 Ok(FastPath::Answered(frame)) => {
                     self.connection.peer.admission.authenticated();
                     return send(&mut respond, frame);
@@ -123,7 +126,9 @@ impl StreamHandler for RequestHandler {
 }
 
 impl RequestHandler {
-    /// Passes a call on to tonic. A credential that memory does not know is looked up first.
+    /// Passes a call on to tonic. A credential that is not in memory is looked up first. A call without one, such as a
+    /// health check, waits for its turn if the connection is unauthenticated: tonic takes as long for it as many checks
+    /// take.
     async fn pass_on(
         self,
         mut request: Request<RequestBody>,
@@ -143,11 +148,14 @@ impl RequestHandler {
             }
         }
         let (timeouts, public) = (self.connection.timeouts, caller == CallerStanding::Public);
+        if public && !self.is_authenticated() && unless_reset(pin!(self.turns.call()), &mut respond).await.is_none() {
+            return;
+        }
         let bulk = is_page(&request).then(|| Arc::clone(&self.api.service.bulk));
         forward(self.routes, ForwardedCall { request, respond, timeouts, public, bulk }).await;
     }
 
-    /// Completes a Verify in a task. A caller that memory does not know is charged for it, and waits for its turn.
+    /// Completes a Verify in a task. A caller that is not in memory is charged for it, and waits for a permit.
     fn complete_later(
         &self,
         headers: HeaderMap,
@@ -180,13 +188,13 @@ impl RequestHandler {
     }
 
     /// Answers from memory, or says how far it got.
-    fn try_cached(&self, headers: &HeaderMap, received: &[u8], body: &RecvStream) -> FastPath {
+    fn try_cached(&self, credential: Option<&str>, received: &[u8], body: &RecvStream) -> FastPath {
         let Some(message) = body.is_end_stream().then(|| messages::decode(received)).flatten() else {
             return FastPath::NotTaken;
         };
         let service = &self.api.service;
-        let Ok(secret) = metadata::secret(headers) else { return FastPath::Undecided(message, None) };
-        match service.verify.try_verify_cached(VerifyCaller::Credential(secret), &messages::check(&message)) {
+        let Some(credential) = credential else { return FastPath::Undecided(message, None) };
+        match service.verify.try_verify_cached(VerifyCaller::Credential(credential), &messages::check(&message)) {
             CachedVerdict::Decided(verdict) => FastPath::Answered(messages::frame(&service.verify.answer(&verdict))),
             CachedVerdict::Pending(pending) => FastPath::Undecided(message, Some(pending)),
             CachedVerdict::Refused(_) | CachedVerdict::CallerNotCached => FastPath::Undecided(message, None),
@@ -194,7 +202,7 @@ impl RequestHandler {
     }
 }
 
-/// Completes a Verify that memory could not decide. If the client resets the stream, the wait is dropped.
+/// Completes a Verify that needs more than memory. If the client resets the stream, the wait is dropped.
 async fn complete(
     api: &GrpcApi,
     connection: &ClientConnection,
@@ -205,8 +213,8 @@ async fn complete(
     let metadata = MetadataMap::from_headers(headers);
     let outcome = async {
         let peer = Some(&*connection.peer);
-        let turn = connection.turn(metadata::deadline(metadata.as_ref(), arrived)).await;
-        let _turn = turn.map_err(|error| api.verify_error("verify", peer, arrived, error))?;
+        let permit = connection.call_permit(metadata::deadline(metadata.as_ref(), arrived)).await;
+        let _permit = permit.map_err(|error| api.verify_error("verify", peer, arrived, error))?;
         unary::verify(api, &metadata, peer, (&message, arrived), pending).await
     };
     match unless_reset(pin!(outcome), &mut respond).await {

@@ -1,24 +1,26 @@
-//! Strangers of one thread are read one after the other.
+//! Unauthenticated clients of one thread are served one after the other: each read of their requests takes a turn, and so
+//! does the start of each call that needs no credential.
 //!
 //! Between two turns the thread looks at its sockets and answers the calls that have arrived. So an authenticated caller
-//! waits for one turn of a stranger at most, however many strangers send as fast as they can.
+//! waits for one such turn at most, however many unauthenticated clients send as fast as they can.
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     mem,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::Waker,
+    task::{Poll, Waker},
 };
 
 use parking_lot::Mutex;
 use tokio::task::yield_now;
 
-/// Whose turn it is to be read.
+/// The queue of the turns.
 #[derive(Debug, Default)]
-pub(crate) struct ReadTurns(Mutex<Queue>);
+pub(crate) struct AnonymousTurns(Mutex<Queue>);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -27,23 +29,33 @@ struct Queue {
     served: bool,
 }
 
-/// The turn of one connection.
+/// The turn of one connection or call.
 #[derive(Debug, Default)]
 pub(super) struct Turn(Arc<AtomicBool>);
 
 impl Turn {
-    /// Whether the connection may be read.
+    /// Whether the connection may be read, or the call may begin.
     pub(super) fn has_come(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 
-    /// The connection is gone.
+    /// The connection or the call is gone.
     fn is_abandoned(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }
 }
 
-impl ReadTurns {
+impl AnonymousTurns {
+    /// Waits for the turn of a call.
+    pub(crate) async fn call(self: &Arc<Self>) {
+        let mut turn = None;
+        poll_fn(|cx| {
+            let turn = turn.get_or_insert_with(|| self.wait(cx.waker()));
+            if turn.has_come() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
     /// Queues a connection whose task has this waker. It is woken when its turn has come.
     pub(super) fn wait(self: &Arc<Self>, waker: &Waker) -> Turn {
         let turn = Turn::default();
@@ -94,7 +106,7 @@ mod tests {
 
     #[tokio::test]
     async fn turns_come_one_after_the_other_in_their_order_and_not_for_those_that_are_gone() {
-        let (turns, wakes) = (Arc::<ReadTurns>::default(), Arc::<Wakes>::default());
+        let (turns, wakes) = (Arc::<AnonymousTurns>::default(), Arc::<Wakes>::default());
         let connection = task::waker(Arc::clone(&wakes));
         for _ in 0..2 {
             wakes.0.store(0, Ordering::Relaxed);
@@ -114,6 +126,26 @@ mod tests {
             while turns.0.lock().served {
                 yield_now().await;
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_begin_one_after_the_other_between_the_turns_of_other_work() {
+        let turns = Arc::<AnonymousTurns>::default();
+        let begun = Arc::new(AtomicUsize::new(0));
+        for _ in 0..5 {
+            let (turns, begun) = (Arc::clone(&turns), Arc::clone(&begun));
+            tokio::spawn(async move {
+                turns.call().await;
+                begun.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        let mut before = 0;
+        while before < 5 {
+            yield_now().await;
+            let now = begun.load(Ordering::Relaxed);
+            assert!(now <= before + 1, "two calls have begun at once");
+            before = now;
         }
     }
 }
