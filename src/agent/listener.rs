@@ -187,6 +187,6 @@ impl Listeners {
         };
         let connection = ClientConnection::new(peer, self.budget.connection(LOCAL), TIMEOUTS);
         let handler = AgentHandler { agent: self.agent, routes: self.routes, connection, origin };
-        http2::serve(WriteTimeout::new(stream, TIMEOUTS.write), &handler, options).await;
+        http2::serve(handler.connection.bound(stream), &handler, options).await;
     }
 }

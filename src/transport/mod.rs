@@ -5,6 +5,7 @@ pub mod budget;
 pub(crate) mod call_log;
 pub(crate) mod deadline;
 pub mod grpc;
+pub(crate) mod half_sent;
 pub mod listener;
 pub mod peer;
 pub(crate) mod refusal;

@@ -15,7 +15,10 @@ use tokio::{
 
 use crate::{
     domain::error::{Error, Result},
-    transport::{budget::ConnectionBudget, listener::ConnectionTimeouts, peer::Peer},
+    transport::{
+        budget::ConnectionBudget, half_sent::HalfSent, listener::ConnectionTimeouts, peer::Peer,
+        write_timeout::WriteTimeout,
+    },
 };
 
 /// How long calls may go on when their connection is closed for refused credentials.
@@ -37,6 +40,12 @@ impl ClientConnection {
     /// A connection without a call.
     pub(crate) fn new(peer: Arc<Peer>, budget: ConnectionBudget, timeouts: ConnectionTimeouts) -> Arc<Self> {
         Arc::new(Self { peer, budget, timeouts, calls: AtomicUsize::new(0) })
+    }
+
+    /// The client's stream, bounded in incomplete frames and in the time of a write.
+    pub(crate) fn bound<I>(&self, io: I) -> HalfSent<WriteTimeout<I>> {
+        let io = WriteTimeout::new(io, self.timeouts.write);
+        HalfSent::new(io, Arc::clone(&self.peer.admission), self.budget.clone())
     }
 
     /// Counts a call that is answered by a task, until the guard is dropped.

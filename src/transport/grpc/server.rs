@@ -29,7 +29,7 @@ use crate::{
         envoy::service::auth::v3::authorization_server::AuthorizationServer, key_service_server::KeyServiceServer,
     },
     service::Services,
-    transport::{accept::Acceptor, listener::ListenerOptions, peer::Peer, tls::Port, write_timeout::WriteTimeout},
+    transport::{accept::Acceptor, listener::ListenerOptions, peer::Peer, tls::Port},
 };
 
 /// Connections that wait for a thread to serve them.
@@ -175,7 +175,6 @@ async fn serve_connection(
 ) {
     let (address, admission) = (connection.address(), connection.admission());
     let Ok((stream, _guard)) = connection.open() else { return };
-    let write = listener.timeouts.write;
     let handler = |secure, caller: Option<Caller>| {
         if caller.is_some() {
             admission.authenticated();
@@ -188,11 +187,11 @@ async fn serve_connection(
     };
     let Some(tls) = &listener.tls else {
         let handler = handler(false, None);
-        return http2::serve(WriteTimeout::new(stream, write), &handler, options).await;
+        return http2::serve(handler.connection.bound(stream), &handler, options).await;
     };
     let handshake = listener.stop.run_until_cancelled(tls.accept(stream, address, Port::Grpc)).await;
     if let Some(Some((stream, caller))) = handshake {
         let handler = handler(true, caller);
-        http2::serve(WriteTimeout::new(stream, write), &handler, options).await;
+        http2::serve(handler.connection.bound(stream), &handler, options).await;
     }
 }
