@@ -1,6 +1,6 @@
-//! Workers that run in the background: usage and rate limit events are flushed, expiry events emitted, old events deleted, rate
-//! limits swept, the store of limits connected, metrics folded, the keys of session issuers refreshed, webhooks delivered, and readiness measured. The
-//! supervisor starts one that panics again.
+//! Workers that run in the background: usage and rate limit events are flushed, expiry events emitted, old events
+//! deleted, rate limits swept, the store of limits connected, metrics folded, the keys of session issuers refreshed,
+//! webhooks delivered, and readiness measured. The supervisor starts one that panics again.
 
 use std::{sync::Arc, time::Duration};
 

@@ -175,8 +175,8 @@ fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, Probl
     done
 }
 
-/// A token that the first SIGTERM or SIGINT cancels; a second one ends the process at once. SIGHUP does not end the process:
-/// with TLS, it reloads the certificate files.
+/// A token that the first SIGTERM or SIGINT cancels; a second one ends the process at once. SIGHUP does not end the
+/// process: with TLS, it reloads the certificate files.
 fn stop_on_signals() -> Result<CancellationToken, String> {
     let stop = CancellationToken::new();
     // A signal that was handled once no longer ends the process, even after its handler is dropped.

@@ -18,8 +18,8 @@ impl Subject {
         Self(high, low)
     }
 
-    /// A caller that creates keys in a keyspace. The highest byte is 1, and the version bits of a UUID are 0, so it collides
-    /// with neither a key nor an address.
+    /// A caller that creates keys in a keyspace. The highest byte is 1, and the version bits of a UUID are 0, so it
+    /// collides with neither a key nor an address.
     pub fn creator(keyspace: &str, actor: &str) -> Self {
         let digest = Sha256::new().chain_update(keyspace).chain_update([0]).chain_update(actor).finalize();
         let word = |at: usize| digest[at..].iter().take(8).fold(0_u64, |word, byte| word << 8 | u64::from(*byte));

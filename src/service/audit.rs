@@ -241,8 +241,8 @@ impl AuditLog {
         Ok(redacted(manager, delivery))
     }
 
-    /// An event of a key that the manager may see, or, for an operator, any other event. Otherwise the answer is exactly that
-    /// for an id that does not exist.
+    /// An event of a key that the manager may see, or, for an operator, any other event. Otherwise the answer is
+    /// exactly that for an id that does not exist.
     async fn visible_event(&self, manager: Manager<'_>, id: EventId, context: CallContext<'_>) -> Result<Event> {
         let event = context.bounded(self.store.find_event(id)).await?;
         let is_visible = |event: &Event| match &event.key {

@@ -259,8 +259,9 @@ pub trait EventStore {
     /// Claims due deliveries until [`Claim::until`]. Two callers MUST never hold the same delivery (case
     /// `a_delivery_is_claimed_by_one`). A delivery that is not settled MUST become due again (case
     /// `an_unsettled_claim_becomes_due_again`). Deliveries to busy hosts MUST not delay others (case
-    /// `busy_hosts_are_skipped`), and all spellings of a host MUST be one host (case `each_spelling_of_a_host_is_one_host`).
-    /// A delivery without a host MUST get it (case `a_delivery_without_a_host_gets_it_with_its_first_claim`).
+    /// `busy_hosts_are_skipped`), and all spellings of a host MUST be one host (case
+    /// `each_spelling_of_a_host_is_one_host`). A delivery without a host MUST get it (case
+    /// `a_delivery_without_a_host_gets_it_with_its_first_claim`).
     async fn claim_deliveries(&self, claim: Claim) -> Result<Vec<ClaimedDelivery>>;
 
     /// Writes the result of an attempt. Returns whether the claim still held. A claim that was taken over MUST change

@@ -226,10 +226,10 @@ pub trait KeyStore {
     /// `each_event_of_a_key_with_a_webhook_has_a_delivery`). This holds for each change below, too.
     async fn create_key(&self, key: KeyRecord) -> Result<()>;
 
-    /// Like [`Self::create_key`], unless the key's organization has `max` keys in the key's keyspace that are neither revoked
-    /// nor expired at [`KeyRecord::created_at`]. Returns whether the key was written. Of any number of concurrent calls, also
-    /// of other replicas, no more MUST write than fit (case `an_organization_has_no_more_keys_than_its_bound`). Keys that
-    /// `create_key` writes meanwhile are not counted.
+    /// Like [`Self::create_key`], unless the key's organization has `max` keys in the key's keyspace that are neither
+    /// revoked nor expired at [`KeyRecord::created_at`]. Returns whether the key was written. Of any number of
+    /// concurrent calls, also of other replicas, no more MUST write than fit (case
+    /// `an_organization_has_no_more_keys_than_its_bound`). Keys that `create_key` writes meanwhile are not counted.
     async fn create_key_within(&self, key: KeyRecord, max: u32) -> Result<bool>;
 
     /// Reads what verdicts on these digests need, in any order. Digests without a key are left out. One indexed query

@@ -7,10 +7,10 @@
 //! | `engine` | what both databases share: the pool, batches, retries, verbs (`ops`), shared SQL (`sql`), rows (`rows`) |
 //! | [`postgres`], [`sqlite`] | what only that database has: how it is opened, its own SQL, Postgres's change feed |
 //!
-//! Three traits are between a service and a connection: the noun's ([`KeyStore`], [`EventStore`], [`Store`]); what its verbs
-//! need of a database in that database's own SQL (`KeyDialect` and `EventDialect` in `engine::ops`); and `Executor`, which
-//! runs statements on a connection. [`ChangeFeed`](change_feed::ChangeFeed) is apart from them: a follower owns its
-//! connections.
+//! Three traits are between a service and a connection: the noun's ([`KeyStore`], [`EventStore`], [`Store`]); what its
+//! verbs need of a database in that database's own SQL (`KeyDialect` and `EventDialect` in `engine::ops`); and
+//! `Executor`, which runs statements on a connection. [`ChangeFeed`](change_feed::ChangeFeed) is apart from them: a
+//! follower owns its connections.
 //!
 //! # Adding a verb
 //!

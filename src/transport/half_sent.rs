@@ -1,7 +1,7 @@
 //! Incomplete HTTP/2 frames of unauthenticated clients are charged to the memory for requests.
 //!
-//! h2 keeps an incomplete frame until its end arrives, and the frames of a header list until the last one. It takes at least
-//! six frames of 16 KiB for one list, and has no setting for less.
+//! h2 keeps an incomplete frame until its end arrives, and the frames of a header list until the last one. It takes at
+//! least six frames of 16 KiB for one list, and has no setting for less.
 
 use std::{
     io::{self, IoSlice},

@@ -1,5 +1,5 @@
-//! Real gateways (`tests/run` installs them), with the files that users copy, which ask an agent in place of a replica: Envoy
-//! over its Unix socket, nginx over loopback.
+//! Real gateways (`tests/run` installs them), with the files that users copy, which ask an agent in place of a replica:
+//! Envoy over its Unix socket, nginx over loopback.
 
 use axum::{Router, http::HeaderMap};
 use keyward::proto::CreateRequest;

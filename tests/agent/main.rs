@@ -1,5 +1,5 @@
-//! `keyward agent` as a real process in front of real replicas: the same answers, the same strictness, and what it does when
-//! something is gone.
+//! `keyward agent` as a real process in front of real replicas: the same answers, the same strictness, and what it does
+//! when something is gone.
 
 #![allow(clippy::disallowed_methods, reason = "a test of a real server runs on real time")]
 

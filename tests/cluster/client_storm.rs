@@ -1,6 +1,6 @@
-//! The promise in attached clients and agents: processes of their own, which are stopped, killed, cut off, black-holed, moved between
-//! replicas and resumed after their lease, while their replicas are killed, drained and paused, too. A check that starts in
-//! a client after Revoke returned is never VALID.
+//! The promise in attached clients and agents: processes of their own, which are stopped, killed, cut off, black-holed,
+//! moved between replicas and resumed after their lease, while their replicas are killed, drained and paused, too. A
+//! check that starts in a client after Revoke returned is never VALID.
 
 mod faults;
 

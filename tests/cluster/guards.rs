@@ -229,8 +229,8 @@ async fn back_during_a_check(faults: &str) -> bool {
 
 guard_is_needed!(the_lease_is_checked_before_the_cache_is_read, "lease_first", with "slow_cache_read", back_during_a_check);
 
-/// A replica regains its database, and no check arrives before its cache may answer. Its peer leaves its row alone: if it had
-/// to join again, its cache would be empty.
+/// A replica regains its database, and no check arrives before its cache may answer. Its peer leaves its row alone: if
+/// it had to join again, its cache would be empty.
 async fn back_again(faults: &str) -> bool {
     let (cluster, first, second) = Cluster::pair(Start::without(faults).lease(3)).await;
     let key = cluster.warm_key().await;

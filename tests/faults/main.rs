@@ -1,5 +1,5 @@
-//! How a whole server behaves while its database is slow, silent, unreachable or back: a real server, a real Postgres, and a
-//! proxy between them.
+//! How a whole server behaves while its database is slow, silent, unreachable or back: a real server, a real Postgres,
+//! and a proxy between them.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,7 +1,7 @@
 //! Reads which modules a source names: in `use` trees as well as in the middle of code.
 //!
-//! This is no Rust parser. It reads tokens, which is enough for paths: comments and literals are dropped, so that nothing in
-//! them counts. A macro's body counts like any code; a path that a macro puts together does not.
+//! This is no Rust parser. It reads tokens, which is enough for paths: comments and literals are dropped, so that
+//! nothing in them counts. A macro's body counts like any code; a path that a macro puts together does not.
 
 use std::iter::Peekable;
 

@@ -42,8 +42,8 @@ mod follow {
         caught(Setting::PLAIN, &[Rule::RenewBeforeRead]);
     }
 
-    /// The statement sees the database as it was before its own commit. That alone would be harmless, because the lease counts
-    /// from before it. But the statement cannot show whether it was committed.
+    /// The statement sees the database as it was before its own commit. That alone would be harmless, because the lease
+    /// counts from before it. But the statement cannot show whether it was committed.
     #[test]
     fn a_follower_that_renews_and_reads_in_one_statement_is_caught() {
         let setting = Setting::PLAIN.with(&[Hazard::Uncommitted]);
@@ -261,8 +261,9 @@ mod join {
 mod loss {
     use super::{Hazard, Rule, caught, clean_up, lost_history, redundant};
 
-    /// A step that went backwards reveals some losses. But the database may keep the last renewal and lose a later change that
-    /// the replica has read. Its revision is then assigned to another change, which the replica never reads.
+    /// A step that went backwards reveals some losses. But the database may keep the last renewal and lose a later
+    /// change that the replica has read. Its revision is then assigned to another change, which the replica never
+    /// reads.
     #[test]
     fn a_replica_that_notices_only_a_step_that_went_backwards_is_caught() {
         caught(lost_history(), &[Rule::LostChangeRejoins]);
@@ -279,15 +280,16 @@ mod loss {
         redundant(setting, &[Rule::BackwardStepRejoins]);
     }
 
-    /// A clean-up has seen the step of a renewal that was lost, and deletes the row after another renewal wrote the same step.
+    /// A clean-up has seen the step of a renewal that was lost, and deletes the row after another renewal wrote the
+    /// same step.
     #[test]
     fn a_step_that_is_written_twice_is_caught() {
         let setting = clean_up().with(&[Hazard::LostHistory, Hazard::Strays]);
         caught(setting, &[Rule::StepsAreNotReused]);
     }
 
-    /// The limit of the promise: the row of a replica is lost while its lease still holds. The same happens without a standby
-    /// if a crash can lose the row, so joins and renewals must be as durable as revocations.
+    /// The limit of the promise: the row of a replica is lost while its lease still holds. The same happens without a
+    /// standby if a crash can lose the row, so joins and renewals must be as durable as revocations.
     #[test]
     fn a_revoke_within_a_lease_of_a_loss_would_be_caught() {
         caught(lost_history(), &[Rule::PromiseSuspendedAfterLoss]);

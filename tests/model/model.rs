@@ -1,8 +1,8 @@
 //! A model of the revocation protocol. The model checker explores every order of its steps.
 //!
 //! The promise: no Verify that starts after a Revoke returned OK answers VALID for that key, on any replica. Two more
-//! properties are checked: a Verify that is still waiting when its replica applies the revocation does not answer VALID, and
-//! the cache never answers from a state older than the lease, whether a Revoke returned or not.
+//! properties are checked: a Verify that is still waiting when its replica applies the revocation does not answer
+//! VALID, and the cache never answers from a state older than the lease, whether a Revoke returned or not.
 //!
 //! Each statement is sent, executed and answered at different moments, and anything may happen in between: time passes,
 //! another Verify begins, the replica dies. A replica that is paused or cut off from the database is one that takes no
@@ -12,8 +12,8 @@
 //! model keeps only whether a key is cached as good. A revoked key stays revoked, so a cached revoked key answers the same
 //! as a look-up.
 //!
-//! `proofs` check the whole protocol. `guards` remove its rules one by one and expect a counterexample. `larger_proofs` take
-//! minutes and are ignored by default.
+//! `proofs` check the whole protocol. `guards` remove its rules one by one and expect a counterexample. `larger_proofs`
+//! take minutes and are ignored by default.
 //!
 //! Limits of the promise when history is lost: a database that falls back to an earlier state, for example when an
 //! asynchronous standby takes over, may lose a revocation that it acknowledged. Nothing is promised for that key. The

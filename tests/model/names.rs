@@ -7,8 +7,8 @@ use std::cmp::Reverse;
 use crate::state::{ROWS, Replica, Revoke, State, Stray};
 
 impl State {
-    /// An id that nothing refers to. Reusing it is equivalent to a new id, so that any number of joins is a finite number of
-    /// states. Without `new`, an id that merely has no row.
+    /// An id that nothing refers to. Reusing it is equivalent to a new id, so that any number of joins is a finite
+    /// number of states. Without `new`, an id that merely has no row.
     pub fn unused_id(&self, rows: u8, new: bool) -> Option<u8> {
         (0..rows).find(|&id| {
             let index = usize::from(id);
@@ -54,9 +54,9 @@ impl State {
         steps
     }
 
-    /// Renumbers the stored steps of each row with the smallest numbers in the same order. Steps are only compared, and a new
-    /// step is larger than all stored ones, so this changes no behavior, and any number of renewals is a finite number of
-    /// states.
+    /// Renumbers the stored steps of each row with the smallest numbers in the same order. Steps are only compared, and
+    /// a new step is larger than all stored ones, so this changes no behavior, and any number of renewals is a finite
+    /// number of states.
     pub fn renumber_steps(&mut self) {
         for id in 0..ROWS {
             let id = u8::try_from(id).unwrap_or(u8::MAX);

@@ -5,8 +5,8 @@ use crate::rules::Rule;
 use crate::state::{Broken, Database, Load, State, Verify};
 
 impl Protocol {
-    /// The statement of a look-up reads the row of a key. Each Verify that waits for it began before it was sent. The moment
-    /// of sending makes no difference, so it is sent and executed in one step.
+    /// The statement of a look-up reads the row of a key. Each Verify that waits for it began before it was sent. The
+    /// moment of sending makes no difference, so it is sent and executed in one step.
     pub fn load(&self, state: &mut State, r: usize, key: usize, db: &Database) -> Option<()> {
         let cached = state.replicas[r].cached[key] && self.holds_lease(state, r);
         let load = &mut state.replicas[r].loads[key];

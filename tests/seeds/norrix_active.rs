@@ -1,5 +1,5 @@
-//! Norrix, "API Keys", revocation: "any active requests will fail". The endpoint is a service that is guarded by the client's
-//! layer; the key is revoked as its owner does it.
+//! Norrix, "API Keys", revocation: "any active requests will fail". The endpoint is a service that is guarded by the
+//! client's layer; the key is revoked as its owner does it.
 
 use std::time::Duration;
 

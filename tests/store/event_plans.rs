@@ -145,8 +145,8 @@ fn of_postgres() -> Vec<Hot> {
     ]
 }
 
-/// 100,000 keys with the event of their creation; one in ten has two more events. One organization and one actor have a third
-/// of them. Each event has a delivery, and every other one is pending.
+/// 100,000 keys with the event of their creation; one in ten has two more events. One organization and one actor have a
+/// third of them. Each event has a delivery, and every other one is pending.
 macro_rules! fill {
     ($keys:literal, $id:literal, $other:literal, $third:literal) => {
         concat!(

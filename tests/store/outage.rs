@@ -86,8 +86,8 @@ async fn a_postgres_call_that_times_out_closes_its_connection() {
     }
 }
 
-/// Behind a pooler a change is a transaction. A replica that is stopped inside one holds the lock on the row that every change
-/// needs. The test stops it by keeping its only thread busy.
+/// Behind a pooler a change is a transaction. A replica that is stopped inside one holds the lock on the row that every
+/// change needs. The test stops it by keeping its only thread busy.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_stops_inside_a_transaction_does_not_stop_the_others() {
     let thread = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

@@ -152,8 +152,8 @@ pub async fn sqlite_plan(conn: &mut SqliteConnection, text: &str) -> String {
     rows.iter().map(|row| row.get::<String, _>("detail")).collect::<Vec<_>>().join("\n")
 }
 
-/// A statement that stays prepared has a generic plan, which does not know the parameters. No plan may read and sort all keys of
-/// an organization.
+/// A statement that stays prepared has a generic plan, which does not know the parameters. No plan may read and sort
+/// all keys of an organization.
 #[tokio::test]
 async fn hot_statements_use_their_index_on_postgres() {
     let mut conn = postgres().await;

@@ -213,7 +213,8 @@ async fn lists_that_wait_for_the_database_leave_connections_to_others() {
     }
 }
 
-/// A standby reads the past. The test shadows the function that the store calls, so that the server seems to be in recovery.
+/// A standby reads the past. The test shadows the function that the store calls, so that the server seems to be in
+/// recovery.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_in_recovery_is_refused() {
     let mut options = postgres_options().await;
@@ -327,8 +328,8 @@ async fn a_delivery_without_its_event_is_deleted() {
     assert!(store.find_delivery(EventId(kept.id.0)).await.unwrap().is_some());
 }
 
-/// Each page keeps room for the next version of its rows (fillfactor), so that repeated updates do not grow the table. The test
-/// has a Postgres of its own: a version is removed only when no transaction of the whole server can see it.
+/// Each page keeps room for the next version of its rows (fillfactor), so that repeated updates do not grow the table.
+/// The test has a Postgres of its own: a version is removed only when no transaction of the whole server can see it.
 #[tokio::test(flavor = "multi_thread")]
 async fn repeated_usage_writes_do_not_grow_the_table() {
     let database = tokio::task::block_in_place(|| Database::start("-c autovacuum=off"));

@@ -59,7 +59,8 @@ async fn a_delivery_that_waits_for_a_dead_receiver_counts_no_attempt() {
 async fn a_delivery_whose_endpoint_is_full_counts_no_attempt() {
     let dead = Receiver::start(|_, _| Reply::Hang).await;
     let good = Receiver::good().await;
-    // One endpoint may have half of two attempts. The other deliveries to the dead receiver are released, and claimed again.
+    // One endpoint may have half of two attempts. The other deliveries to the dead receiver are released, and claimed
+    // again.
     let settings = local_within("1s", "[\"1h\"]") + "concurrency = 2\nper_host = 2\n";
     let server = Setup::new().config(&settings).delivering().start();
     for _ in 0..4 {

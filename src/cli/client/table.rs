@@ -18,8 +18,8 @@ pub struct Column {
     pub cell: fn(&Value) -> String,
     /// The columns that a cell keeps when the terminal is narrow.
     pub min: usize,
-    /// Whether the cells are ids: never cut off, because they are copied. In a narrow terminal they get a line of their own.
-    /// In a terminal that is narrower still, the last other columns are left out.
+    /// Whether the cells are ids: never cut off, because they are copied. In a narrow terminal they get a line of their
+    /// own. In a terminal that is narrower still, the last other columns are left out.
     pub id: bool,
 }
 

@@ -48,8 +48,8 @@ pub struct Target {
     pub host: Host,
     /// The port, which the scheme gives if the URL does not.
     pub port: u16,
-    /// The host, with the port if it is not the scheme's own: the `Host` header, and the name by which attempts are bounded.
-    /// All spellings of a host and port have the same one.
+    /// The host, with the port if it is not the scheme's own: the `Host` header, and the name by which attempts are
+    /// bounded. All spellings of a host and port have the same one.
     pub authority: String,
     /// Path and query.
     pub path: String,

@@ -67,8 +67,8 @@ impl KeyIdGenerator {
         self.next_with_time(clock, entropy).0
     }
 
-    /// Generates the next id, and returns the time that it was made from: the id holds the same millisecond, unless the wall
-    /// clock stepped back.
+    /// Generates the next id, and returns the time that it was made from: the id holds the same millisecond, unless the
+    /// wall clock stepped back.
     pub fn next_with_time(&self, clock: &dyn Clock, entropy: &dyn Entropy) -> (KeyId, Micros) {
         let mut random = [0_u8; 10];
         entropy.fill(&mut random);

@@ -78,8 +78,8 @@ impl Keys {
     /// # Errors
     ///
     /// INVALID_ARGUMENT with every bad field; PERMISSION_DENIED; RESOURCE_EXHAUSTED for a creation past the limit of
-    /// its caller, or, without a credential, of its client address; FAILED_PRECONDITION for an organization that has as many
-    /// keys as its keyspace allows; UNAVAILABLE; DEADLINE_EXCEEDED.
+    /// its caller, or, without a credential, of its client address; FAILED_PRECONDITION for an organization that has as
+    /// many keys as its keyspace allows; UNAVAILABLE; DEADLINE_EXCEEDED.
     pub async fn create(&self, caller: &Caller, mut request: CreateKey, context: CallContext<'_>) -> Result<Created> {
         normalize(&mut request)?;
         let public = context.client.filter(|_| is_public(caller));

@@ -57,7 +57,8 @@ impl Keys {
     /// # Errors
     ///
     /// REVOCATION_PENDING if the revocation is committed, but the caller's deadline passed, or the process had to stop,
-    /// before every replica was known to have applied it. INVALID_ARGUMENT; PERMISSION_DENIED; NOT_FOUND; UNAVAILABLE; DEADLINE_EXCEEDED.
+    /// before every replica was known to have applied it. INVALID_ARGUMENT; PERMISSION_DENIED; NOT_FOUND; UNAVAILABLE;
+    /// DEADLINE_EXCEEDED.
     pub async fn revoke(
         self: &Arc<Self>,
         caller: &Caller,

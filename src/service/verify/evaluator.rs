@@ -238,7 +238,8 @@ impl Evaluator {
         }
     }
 
-    /// The verdict on a key that is valid except for its rate limit. The limit comes last, because only this spends something.
+    /// The verdict on a key that is valid except for its rate limit. The limit comes last, because only this spends
+    /// something.
     fn finish(&self, key: &Arc<CachedKey>, now: Micros, spent: Option<SpendResult>) -> Verdict {
         let code = if spent.is_some_and(|spent| !spent.admitted) {
             self.note_rate_limited(key, now);

@@ -69,8 +69,8 @@ impl Verifier {
         verdict
     }
 
-    /// The verdict from memory, or what is left to do. Reads the lease once for both keys, the caller's and the checked one, so that
-    /// both are answered as of one moment.
+    /// The verdict from memory, or what is left to do. Reads the lease once for both keys, the caller's and the checked
+    /// one, so that both are answered as of one moment.
     pub fn try_verify_cached(&self, caller: VerifyCaller<'_>, check: &Check<'_>) -> CachedVerdict {
         let Some(cache) = self.evaluator.replica.cache_guard() else { return CachedVerdict::CallerNotCached };
         let authenticated;

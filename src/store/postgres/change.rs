@@ -12,16 +12,16 @@ macro_rules! insert_delivery {
     };
 }
 
-/// Locks the `keyward_revision` row before the keys. The trigger would lock it after them, and then two statements that change
-/// the same keys could deadlock.
+/// Locks the `keyward_revision` row before the keys. The trigger would lock it after them, and then two statements that
+/// change the same keys could deadlock.
 macro_rules! lock_revision {
     () => {
         "WITH head AS MATERIALIZED (SELECT value FROM keyward_revision FOR UPDATE), "
     };
 }
 
-/// Completes a statement whose WITH clause changes keys and names them `k`: writes an event for each, and a delivery where the
-/// key has a webhook. Inserting the events is the main statement, so its row count is the number of changes.
+/// Completes a statement whose WITH clause changes keys and names them `k`: writes an event for each, and a delivery
+/// where the key has a webhook. Inserting the events is the main statement, so its row count is the number of changes.
 macro_rules! with_event {
     ($change:expr, $event:literal, $kind:literal, $actor:literal, $at:literal) => {
         with_event!(concat!($change, " RETURNING *"), all, $event, $kind, $actor, $at)

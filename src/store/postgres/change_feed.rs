@@ -25,8 +25,8 @@ use crate::{
 };
 
 /// Begins a statement that a crash of the server must not undo, whatever the server's default is. If a join were lost, no
-/// Revoke would wait for a replica that still answers from memory. If a renewal were lost, a peer could take the replica for
-/// dead before its lease has ended.
+/// Revoke would wait for a replica that still answers from memory. If a renewal were lost, a peer could take the
+/// replica for dead before its lease has ended.
 const DURABLE: &str = "SET LOCAL synchronous_commit = on; ";
 
 /// Two connections. What is written on one is read on the other, where it is visible only if it is committed.

@@ -21,8 +21,8 @@ use crate::{
     },
 };
 
-/// SQLite has no array parameters. The events are written in the order of their keys, because two replicas that wait for each
-/// other's rows in opposite orders would deadlock.
+/// SQLite has no array parameters. The events are written in the order of their keys, because two replicas that wait
+/// for each other's rows in opposite orders would deadlock.
 const ADD_EVENTS: &str = concat!(
     "WITH event AS (",
     insert_event!(),
@@ -62,8 +62,9 @@ const REDELIVER: &str = concat!(
     ", CAST($6 AS TEXT) FROM d JOIN keyward_keys k ON k.id = d.key_id"
 );
 
-/// One statement; SQLite needs a transaction of two. Arrays are used for the same reason as in [`CLAIM`]. A delivery without
-/// an event is deleted, too: a redelivery that was requested while its event was deleted would stay pending for ever.
+/// One statement; SQLite needs a transaction of two. Arrays are used for the same reason as in [`CLAIM`]. A delivery
+/// without an event is deleted, too: a redelivery that was requested while its event was deleted would stay pending for
+/// ever.
 const DELETE_EVENTS: &str = "WITH stray AS (DELETE FROM keyward_deliveries d USING unnest(ARRAY( \
      SELECT event_id FROM keyward_deliveries WHERE event_id < $1 ORDER BY event_id LIMIT $2)) AS oldest (id) \
      WHERE d.event_id = oldest.id AND NOT EXISTS (SELECT 1 FROM keyward_events e WHERE e.id = d.event_id)), \

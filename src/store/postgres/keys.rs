@@ -30,10 +30,10 @@ const FIND_BY_DIGESTS: &str = concat!("SELECT ", fact_columns!(), " FROM keyward
 /// SQLite has no array parameters.
 const FIND_BY_IDS: &str = concat!("SELECT ", key_with_usage!(), " WHERE k.id = ANY($1)");
 
-/// SQLite has no array parameters. An advisory lock lets one such statement run at a time: an UPDATE locks rows in the order
-/// in which its plan finds them, and two replicas with different plans would deadlock. Nearly every used key was used
-/// before, so rows are updated first, and inserted only where there was none. The commit does not wait for the disk,
-/// because no caller waits for it.
+/// SQLite has no array parameters. An advisory lock lets one such statement run at a time: an UPDATE locks rows in the
+/// order in which its plan finds them, and two replicas with different plans would deadlock. Nearly every used key was
+/// used before, so rows are updated first, and inserted only where there was none. The commit does not wait for the
+/// disk, because no caller waits for it.
 const ADD_USAGE: &str = "WITH n AS MATERIALIZED (SELECT n.* \
      FROM (SELECT set_config('synchronous_commit', 'off', TRUE), \
      pg_advisory_xact_lock(hashtextextended('keyward_usage', 0))) AS asynchronous_and_alone, \
@@ -101,8 +101,8 @@ const DISABLE_WEBHOOK: &str = with_event!(
     "CAST($3 AS BIGINT)"
 );
 
-/// Claims the setting and writes the key in one statement; SQLite has no INSERT inside a WITH. A second caller waits for the
-/// first one's setting row, and then writes nothing.
+/// Claims the setting and writes the key in one statement; SQLite has no INSERT inside a WITH. A second caller waits
+/// for the first one's setting row, and then writes nothing.
 const FIRST_KEY: &str = with_event!(
     concat!(
         "WITH first AS (INSERT INTO keyward_settings (name, value) SELECT 'first_root_key', CAST($1::uuid AS TEXT) \

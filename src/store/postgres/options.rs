@@ -11,8 +11,8 @@ pub struct PostgresOptions {
     pub url: String,
     /// The same database without a pooler between, for migrations: these take a lock of the session.
     pub migrate_url: Option<String>,
-    /// Whether a transaction pooler such as PgBouncer is between. Each verb is then a transaction of its own, and nothing is
-    /// kept on a connection.
+    /// Whether a transaction pooler such as PgBouncer is between. Each verb is then a transaction of its own, and
+    /// nothing is kept on a connection.
     pub pooler: bool,
     /// Maximum number of connections.
     pub max_connections: u32,

@@ -1,9 +1,9 @@
 //! The settings that each connection pins. A database or a role may have different defaults (`ALTER DATABASE … SET`,
 //! `ALTER ROLE … SET`); what a connection sets at its start, or a transaction for itself, overrides those.
 //!
-//! Not pinned are `search_path`, which says where the tables are; `default_transaction_read_only`, by which an operator or a
-//! provider stops all writes, and which shows as "not ready"; `synchronous_commit`, which each statement that needs it sets;
-//! and what only changes how fast a statement runs.
+//! Not pinned are `search_path`, which says where the tables are; `default_transaction_read_only`, by which an operator
+//! or a provider stops all writes, and which shows as "not ready"; `synchronous_commit`, which each statement that
+//! needs it sets; and what only changes how fast a statement runs.
 
 use std::time::Duration;
 

@@ -11,8 +11,8 @@ use sqlx::sqlite::SqliteConnectOptions;
 
 use crate::{domain::server_url, store::error::OpenError};
 
-/// Creates the file if it is missing, readable by its owner alone because it holds digests. Locks another file of its folder:
-/// a second process could answer from memory for keys that this one has revoked.
+/// Creates the file if it is missing, readable by its owner alone because it holds digests. Locks another file of its
+/// folder: a second process could answer from memory for keys that this one has revoked.
 pub(super) fn create_and_lock(url: &str) -> Result<(PathBuf, File), OpenError> {
     let refused_url = |reason: &str| OpenError::Url(format!("{reason}: must be such as sqlite://keyward.db"));
     let path = server_url::sqlite(url).ok_or_else(|| refused_url("not a SQLite URL"))?.map_err(OpenError::Url)?;

@@ -89,8 +89,8 @@ impl Sqlite {
         run_in_task(&runtime, async move {
             let (path, lock) = create_and_lock(&options.url)?;
             let attempts = Arc::new(attempts(options, &path, lock));
-            // The first connection turns the journal into a WAL before a reader connects. A file that cannot be opened fails
-            // here.
+            // The first connection turns the journal into a WAL before a reader connects. A file that cannot be opened
+            // fails here.
             attempts.writers.acquire().await?.release();
             // There is one connection that writes, and so one transaction at a time.
             let batches = batched_writes(&attempts, 1);

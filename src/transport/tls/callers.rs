@@ -38,8 +38,8 @@ impl CertificateCallers {
     pub(crate) fn find(&self, certificate: &CertificateDer<'_>) -> Option<Caller> {
         let certificate = EndEntityCert::try_from(certificate).ok()?;
         let has_name = |san: &str| {
-            // URIs are compared exactly, as SPIFFE requires. DNS names are case-insensitive. Only a URI has a colon: a URI of
-            // the certificate without a scheme must not pass for a DNS name.
+            // URIs are compared exactly, as SPIFFE requires. DNS names are case-insensitive. Only a URI has a colon: a
+            // URI of the certificate without a scheme must not pass for a DNS name.
             if san.contains(':') {
                 certificate.valid_uri_names().any(|uri| uri == san)
             } else {

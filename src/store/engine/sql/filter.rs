@@ -2,8 +2,9 @@
 
 use crate::store::engine::connection::Value;
 
-/// A filter that is absent if its parameter is NULL. A CASE instead of `$1 IS NULL OR …`: a generic plan of Postgres assumes
-/// that each such OR leaves one row in a hundred, and then reads and sorts all keys of an organization for each page.
+/// A filter that is absent if its parameter is NULL. A CASE instead of `$1 IS NULL OR …`: a generic plan of Postgres
+/// assumes that each such OR leaves one row in a hundred, and then reads and sorts all keys of an organization for each
+/// page.
 macro_rules! optional_filter {
     ($column:literal, $parameter:literal) => {
         concat!(

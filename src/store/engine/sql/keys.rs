@@ -70,8 +70,8 @@ macro_rules! live {
 /// Parameters: before, keyspace, organization, instance, environment, created_by, status, now, limit, from.
 ///
 /// The leading column is bounded from both sides instead of compared for equality, so that only its index gives the rows
-/// in order. With equality the primary key does, too, and a generic plan walks all keys from the newest to find those of one
-/// organization.
+/// in order. With equality the primary key does, too, and a generic plan walks all keys from the newest to find those
+/// of one organization.
 macro_rules! list {
     (all, $($filter:expr),+) => { list!("k.id < $1 AND k.id >= $10", "k.id DESC", $($filter),+) };
     ($column:literal = $parameter:literal, $($filter:expr),+) => {
@@ -119,8 +119,8 @@ pub const END_BY_KEYSPACE: &str = scan_end!("keyward_keys", "keyspace");
 /// Where a page of [`LIST_ALL`] ends.
 pub const END_ALL: &str = scan_end!("keyward_keys");
 
-/// Number of keys of organization `$1` in keyspace `$2` that are neither revoked nor expired at `$3`; at most twice `$4`. Two
-/// ranges of the index, so that keys that have expired are not read.
+/// Number of keys of organization `$1` in keyspace `$2` that are neither revoked nor expired at `$3`; at most twice
+/// `$4`. Two ranges of the index, so that keys that have expired are not read.
 pub const COUNT_LIVE: &str = concat!(
     "SELECT (SELECT count(*) FROM (SELECT 1 FROM keyward_keys k WHERE ",
     live!(),
@@ -255,8 +255,8 @@ pub const FIND_BY_DIGEST: &str = concat!("SELECT ", fact_columns!(), " FROM keyw
 pub const FIND_BY_ID: &str = concat!("SELECT ", key_with_usage!(), " WHERE k.id = $1");
 
 /// Sets a webhook. A rotation keeps the oldest secret that still signs, as long as fewer than eight do; the lower half of a
-/// version is its number. SQLite runs the UPDATE in a transaction, Postgres inside the statement that also writes the event;
-/// `$from` is the FROM clause that Postgres adds.
+/// version is its number. SQLite runs the UPDATE in a transaction, Postgres inside the statement that also writes the
+/// event; `$from` is the FROM clause that Postgres adds.
 macro_rules! set_webhook {
     ($from:literal) => {
         concat!(
@@ -285,12 +285,12 @@ macro_rules! disable_webhook {
 }
 pub(crate) use {disable_webhook, set_webhook};
 
-/// Revokes key `$1` at `$2` for reason `$3` by `$4`, unless it is revoked. SQLite only: Postgres revokes several keys in one
-/// statement.
+/// Revokes key `$1` at `$2` for reason `$3` by `$4`, unless it is revoked. SQLite only: Postgres revokes several keys
+/// in one statement.
 pub const REVOKE_KEY: &str = "UPDATE keyward_keys SET revoked_at = $2, revoke_reason = $3, revoked_by = $4 \
      WHERE id = $1 AND revoked_at IS NULL";
-/// Sets the webhook of key `$1` to `$2`, whose host is `$7`, unless the key is revoked, or expired at `$3`. Its secret changes
-/// from version `$4` (0: none yet) to `$5`; the former one goes on signing until `$6`.
+/// Sets the webhook of key `$1` to `$2`, whose host is `$7`, unless the key is revoked, or expired at `$3`. Its secret
+/// changes from version `$4` (0: none yet) to `$5`; the former one goes on signing until `$6`.
 pub const SET_WEBHOOK: &str = set_webhook!("");
 /// Removes the webhook of key `$1` if its URL is `$2` and the key is not revoked.
 pub const DISABLE_WEBHOOK: &str = disable_webhook!("");

@@ -1,6 +1,6 @@
-//! Envoy's external authorization: reads a `CheckRequest`, and renders a decision as a `CheckResponse`. Both are done twice:
-//! with messages, for calls that tonic handles, and in place, for a decision that memory makes on the thread that read the
-//! request.
+//! Envoy's external authorization: reads a `CheckRequest`, and renders a decision as a `CheckResponse`. Both are done
+//! twice: with messages, for calls that tonic handles, and in place, for a decision that memory makes on the thread
+//! that read the request.
 
 mod frame;
 mod request;

@@ -1,7 +1,8 @@
 //! Unauthenticated clients are read in small turns, and not at all while they read no response.
 //!
 //! h2 keeps about 2 KiB for each open stream, and opens as many as it has read requests for before any is handled. A client
-//! whose requests are read a few at a time has few streams open, since each is refused before the next ones are read. But HTTP/2 does not bound responses without data, such as refusals: a client that reads none would pile them up.
+//! whose requests are read a few at a time has few streams open, since each is refused before the next ones are read.
+//! But HTTP/2 does not bound responses without data, such as refusals: a client that reads none would pile them up.
 
 use std::{
     io::{self, IoSlice},
@@ -98,8 +99,9 @@ impl<I: AsyncWrite + Unpin, H> AsyncWrite for Backpressure<'_, I, H> {
     }
 
     /// False until the first read or write. h2 asks when the connection is made, to choose up to which length it copies a
-    /// payload into its buffer: 1,024 bytes, or 256 if writes are vectored. A longer payload has a write of its own, so that
-    /// responses to gateways and to Verify, of 300 to 1,000 bytes, would not share one. h2 asks again before each write.
+    /// payload into its buffer: 1,024 bytes, or 256 if writes are vectored. A longer payload has a write of its own, so
+    /// that responses to gateways and to Verify, of 300 to 1,000 bytes, would not share one. h2 asks again before each
+    /// write.
     fn is_write_vectored(&self) -> bool {
         self.polled && self.io.is_write_vectored()
     }

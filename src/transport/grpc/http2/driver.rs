@@ -192,9 +192,9 @@ where
         self.widened = self.connection.set_initial_window_size(STREAM_WINDOW_BYTES).is_ok();
     }
 
-    /// Accepts requests until none is pending, the batch is full, or as many have arrived as in the previous poll. To accept
-    /// once more would cost a system call and mostly find none; the next poll flushes the responses instead. Ready: the
-    /// connection is closed.
+    /// Accepts requests until none is pending, the batch is full, or as many have arrived as in the previous poll. To
+    /// accept once more would cost a system call and mostly find none; the next poll flushes the responses instead.
+    /// Ready: the connection is closed.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.accepted.len() < MAX_BATCH {
             match self.connection.poll_accept(cx) {

@@ -37,7 +37,8 @@ type StreamItem = std::result::Result<proto::VerifyStreamResponse, Status>;
 pub(crate) enum StreamCaller {
     /// Identified by a secret. The secret is verified for each message, so that revoking the caller ends its stream.
     Secret(Arc<Secret>),
-    /// Identified by a client certificate, which holds as long as the connection; with the keyspaces whose keys it may verify.
+    /// Identified by a client certificate, which holds as long as the connection; with the keyspaces whose keys it may
+    /// verify.
     Certificate(Option<Arc<AllowedKeyspaces>>),
 }
 

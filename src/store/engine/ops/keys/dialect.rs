@@ -39,8 +39,8 @@ pub struct ChangeEvent<'a> {
 pub trait KeyDialect: Executor {
     /// Writes a key with its event, if there is no key and the first key was never written. Returns whether it was written.
     async fn first_key(&mut self, key: &NewKey<'_>) -> sqlx::Result<bool>;
-    /// Writes those keys whose id and digest do not exist yet, with their events and deliveries. Returns the ids of the keys
-    /// that were written.
+    /// Writes those keys whose id and digest do not exist yet, with their events and deliveries. Returns the ids of the
+    /// keys that were written.
     async fn create_keys(&mut self, keys: &[NewKey<'_>]) -> sqlx::Result<Vec<Uuid>>;
     /// Begins a transaction in which keys are counted and created. Until it ends, nobody else counts the keys of these
     /// organizations. The names are in ascending order.
