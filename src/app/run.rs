@@ -40,8 +40,8 @@ use crate::{
 
 /// At a stop: how long calls in flight may still be answered from memory, before the follower ends the lease.
 const ANSWER_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long the last flush may take, counted from the moment at which the servers and the follower must have ended. A
-/// process that was paused until later counts from then on: otherwise it loses writes that the database would have taken.
+/// How long the last flush may take, counted from the moment at which the servers and the follower must have ended. If the
+/// process was paused until later, it counts from then on: otherwise writes are lost that the database would have taken.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long closing the database may take after that.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(300);

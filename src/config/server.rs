@@ -154,7 +154,8 @@ const REQUEST_MEMORY: Setting = Setting::new(
 const ANONYMOUS_MEMORY: Setting = Setting::new(
     "anonymous_memory",
     "\"16MiB\"",
-    "The same for all requests whose caller is not authenticated, in addition.",
+    "The same for all requests whose caller is not authenticated, in addition. It also covers what is kept of HTTP/2 \
+     connections without an authenticated call; past it, they are closed.",
 );
 
 const ANONYMOUS_MEMORY_PER_ADDRESS: Setting = Setting::new(
@@ -172,7 +173,8 @@ const ANONYMOUS_MEMORY_PER_CONNECTION: Setting = Setting::new(
 const DRAIN_TIMEOUT: Setting = Setting::new(
     "drain_timeout",
     "\"2s\"",
-    "How long calls in flight have to complete at a stop, 100ms to 10m. The process ends at most 3 seconds later.",
+    "How long calls in flight have to complete at a stop, 100ms to 10m. The process ends at most 3 seconds later, \
+     if it is not paused.",
 );
 
 const READY_REQUIRES_WRITES: Setting = Setting::new(

@@ -3,9 +3,9 @@
 pub mod accept;
 pub mod budget;
 pub(crate) mod call_log;
+pub(crate) mod charged_input;
 pub(crate) mod deadline;
 pub mod grpc;
-pub(crate) mod half_sent;
 pub mod listener;
 pub mod peer;
 pub(crate) mod refusal;

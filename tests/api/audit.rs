@@ -165,7 +165,7 @@ async fn a_stop_writes_what_was_summed_up() {
     assert_eq!(found[0].details["address"], "127.0.0.1");
 }
 
-/// As on a machine that is too busy, or that sleeps: the last flush has its time, however late it begins.
+/// As on a machine that is too busy, or that is paused: the last flush has its time, however late it begins.
 #[tokio::test]
 async fn a_process_that_is_paused_while_it_stops_writes_what_was_summed_up() {
     let config = config(LONG);

@@ -133,6 +133,23 @@ pub fn flood_bytes(flood: &Flood) -> Vec<u8> {
     bytes
 }
 
+/// Requests that each make an entry in the table of header compression. The entry is small, and what it was read from is
+/// not.
+pub fn table_bytes() -> Vec<u8> {
+    let mut bytes = preface();
+    for number in 0..120 {
+        let mut block = vec![0];
+        for text in [1, 16_000] {
+            integer(&mut block, 7, text);
+            block.resize(block.len() + text, b'x');
+        }
+        // `:path`, to be kept.
+        block.extend_from_slice(b"\x44\x01/");
+        frame(&mut bytes, 1, 5, 2 * number + 1, &block);
+    }
+    bytes
+}
+
 /// Sends a flood and keeps the connection open.
 pub async fn pour(server: String, bytes: Arc<Vec<u8>>, reads: bool) {
     let Ok(stream) = TcpStream::connect(server).await else { return };

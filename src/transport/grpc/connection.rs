@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     domain::error::{Error, Result},
     transport::{
-        budget::ConnectionBudget, half_sent::HalfSent, listener::ConnectionTimeouts, peer::Peer,
+        budget::ConnectionBudget, charged_input::ChargedInput, listener::ConnectionTimeouts, peer::Peer,
         write_timeout::WriteTimeout,
     },
 };
@@ -42,10 +42,15 @@ impl ClientConnection {
         Arc::new(Self { peer, budget, timeouts, calls: AtomicUsize::new(0) })
     }
 
-    /// The client's stream, bounded in incomplete frames and in the time of a write.
-    pub(crate) fn bound<I>(&self, io: I) -> HalfSent<WriteTimeout<I>> {
-        let io = WriteTimeout::new(io, self.timeouts.write);
-        HalfSent::new(io, Arc::clone(&self.peer.admission), self.budget.clone())
+    /// The client's stream, bounded in what it may send without an authenticated call, and in the time of a write.
+    pub(crate) fn bound<I>(self: &Arc<Self>, io: I) -> ChargedInput<WriteTimeout<I>, impl Fn() + Unpin + use<I>> {
+        let (io, connection) = (WriteTimeout::new(io, self.timeouts.write), Arc::clone(self));
+        let close_idle = move || {
+            if connection.calls() == 0 {
+                connection.peer.closing.cancel();
+            }
+        };
+        ChargedInput::new(io, Arc::clone(&self.peer.admission), self.budget.clone(), close_idle)
     }
 
     /// Counts a call that is answered by a task, until the guard is dropped.

@@ -180,10 +180,9 @@ async fn serve_connection(
             admission.authenticated();
         }
         let (closing, admission) = (options.shutdown.clone(), Arc::clone(&admission));
-        let turns = Arc::clone(&options.turns);
         let peer = Arc::new(Peer { address, secure, caller, closing, admission });
         let connection = ClientConnection::new(peer, listener.budget.connection(address), listener.timeouts);
-        RequestHandler { api, routes, connection, turns }
+        RequestHandler { api, routes, connection }
     };
     let Some(tls) = &listener.tls else {
         let handler = handler(false, None);

@@ -35,6 +35,8 @@ pub(crate) struct Activity {
     timeouts: ConnectionTimeouts,
     /// Cancelled when too many credentials were refused in a row.
     closing: CancellationToken,
+    /// Cancelled when the connection has sent much without a request in progress and without a valid credential.
+    sent_much: CancellationToken,
     /// Requests whose response is not complete.
     requests: AtomicUsize,
     times: Mutex<Times>,
@@ -57,8 +59,9 @@ const HTTP2_PREFACE: &[u8] = b"PRI";
 impl Activity {
     pub(crate) fn new(admission: Arc<Admission>, budget: ConnectionBudget, timeouts: ConnectionTimeouts) -> Arc<Self> {
         let times = Times { progress: Instant::now(), headers: None, preface: Vec::new(), requested: false };
-        let (closing, requests, times) = (CancellationToken::new(), AtomicUsize::new(0), Mutex::new(times));
-        Arc::new(Self { admission, budget, timeouts, closing, requests, times })
+        let (closing, sent_much) = (CancellationToken::new(), CancellationToken::new());
+        let (requests, times) = (AtomicUsize::new(0), Mutex::new(times));
+        Arc::new(Self { admission, budget, timeouts, closing, sent_much, requests, times })
     }
 
     /// Counts a request whose headers are complete. It counts until the guard is dropped.
@@ -80,6 +83,18 @@ impl Activity {
     /// Completes when too many credentials in a row were refused.
     pub(crate) fn refused_too_often(&self) -> WaitForCancellationFuture<'_> {
         self.closing.cancelled()
+    }
+
+    /// Closes the connection gracefully if it has no request in progress.
+    pub(crate) fn close_idle(&self) {
+        if self.requests() == 0 {
+            self.sent_much.cancel();
+        }
+    }
+
+    /// Completes when [`Self::close_idle`] closes the connection.
+    pub(crate) fn closed_idle(&self) -> WaitForCancellationFuture<'_> {
+        self.sent_much.cancelled()
     }
 
     /// How many requests are being served.

@@ -21,7 +21,7 @@ use crate::{
     domain::clock::Entropy,
     transport::{
         accept::{Acceptor, Admission},
-        half_sent::HalfSent,
+        charged_input::ChargedInput,
         listener::{AGE_GRACE, ListenerOptions},
         peer::Peer,
         tls::Port,
@@ -119,7 +119,9 @@ async fn serve_connection<I>(
     http2.max_header_list_size(MAX_HEADER_BYTES).max_send_buf_size(MAX_SEND_BUFFER);
     http2.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
     let observed = Arc::clone(&activity);
-    let io = HalfSent::new(io, Arc::clone(&activity.admission), activity.budget.clone());
+    let idle = Arc::clone(&activity);
+    let (admission, budget) = (Arc::clone(&activity.admission), activity.budget.clone());
+    let io = ChargedInput::new(io, admission, budget, move || idle.close_idle());
     let io = TokioIo::new(InspectReader::new(io, move |bytes: &[u8]| observed.received(bytes)));
     let mut connection = pin!(builder.serve_connection(io, service));
     let too_old = async {
@@ -136,6 +138,7 @@ async fn serve_connection<I>(
         () = activity.expired() => return,
         () = options.stop.cancelled() => options.drain,
         () = too_old => AGE_GRACE,
+        () = activity.closed_idle() => AGE_GRACE,
         () = activity.refused_too_often() => REFUSED_GRACE,
     };
     connection.as_mut().graceful_shutdown();

@@ -119,8 +119,8 @@ fn entry_length(name: &str, value: &str) -> usize {
     pair_length(name.len(), field_length(value.len()))
 }
 
-/// The lengths of a name and a value with which all lengths around them take one byte. Nearly all are as short, and are
-/// written in fewer pieces.
+/// The lengths of a name and a value, if all lengths around them take one byte. Nearly all names and values are that
+/// short, and are written in fewer pieces.
 fn short(name: &str, value: &str) -> Option<(u8, u8)> {
     let lengths = (u8::try_from(name.len()).ok()?, u8::try_from(value.len()).ok()?);
     (name.len() + value.len() < 0x80 - 16).then_some(lengths)

@@ -1,18 +1,16 @@
-//! Unauthenticated clients of one thread are served one after the other: each read of their requests takes a turn, and so
-//! does the start of each call that needs no credential.
+//! Unauthenticated clients of one thread are read one after the other.
 //!
 //! Between two turns the thread looks at its sockets and answers the calls that have arrived. So an authenticated caller
 //! waits for one such turn at most, however many unauthenticated clients send as fast as they can.
 
 use std::{
     collections::VecDeque,
-    future::poll_fn,
     mem,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Poll, Waker},
+    task::Waker,
 };
 
 use parking_lot::Mutex;
@@ -29,33 +27,23 @@ struct Queue {
     served: bool,
 }
 
-/// The turn of one connection or call.
+/// The turn of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Turn(Arc<AtomicBool>);
 
 impl Turn {
-    /// Whether the connection may be read, or the call may begin.
+    /// Whether the connection may be read.
     pub(super) fn has_come(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 
-    /// The connection or the call is gone.
+    /// The connection is gone.
     fn is_abandoned(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }
 }
 
 impl AnonymousTurns {
-    /// Waits for the turn of a call.
-    pub(crate) async fn call(self: &Arc<Self>) {
-        let mut turn = None;
-        poll_fn(|cx| {
-            let turn = turn.get_or_insert_with(|| self.wait(cx.waker()));
-            if turn.has_come() { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-    }
-
     /// Queues a connection whose task has this waker. It is woken when its turn has come.
     pub(super) fn wait(self: &Arc<Self>, waker: &Waker) -> Turn {
         let turn = Turn::default();
@@ -126,26 +114,6 @@ mod tests {
             while turns.0.lock().served {
                 yield_now().await;
             }
-        }
-    }
-
-    #[tokio::test]
-    async fn calls_begin_one_after_the_other_between_the_turns_of_other_work() {
-        let turns = Arc::<AnonymousTurns>::default();
-        let begun = Arc::new(AtomicUsize::new(0));
-        for _ in 0..5 {
-            let (turns, begun) = (Arc::clone(&turns), Arc::clone(&begun));
-            tokio::spawn(async move {
-                turns.call().await;
-                begun.fetch_add(1, Ordering::Relaxed);
-            });
-        }
-        let mut before = 0;
-        while before < 5 {
-            yield_now().await;
-            let now = begun.load(Ordering::Relaxed);
-            assert!(now <= before + 1, "two calls have begun at once");
-            before = now;
         }
     }
 }

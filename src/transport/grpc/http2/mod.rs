@@ -13,7 +13,6 @@ mod options;
 mod spinning;
 
 pub(crate) use self::{
-    anonymous_turns::AnonymousTurns,
     driver::serve,
     handler::StreamHandler,
     options::{ConnectionOptions, Timeouts},

@@ -21,7 +21,7 @@ use super::{
         api::GrpcApi,
         connection::{ActiveCall, ClientConnection},
         ext_authz,
-        http2::{AnonymousTurns, StreamHandler},
+        http2::StreamHandler,
         metadata,
         plain_call::{CHECK_PATH, CallHeaders, VERIFY_PATH, read_body, refuse_content_type, send},
         request_body::{RequestBody, overloaded},
@@ -44,8 +44,6 @@ pub(crate) struct RequestHandler {
     pub(crate) routes: Routes,
     /// The connection.
     pub(crate) connection: Arc<ClientConnection>,
-    /// The turns of the unauthenticated connections of this thread.
-    pub(crate) turns: Arc<AnonymousTurns>,
 }
 
 /// The outcome of trying the fast path.
@@ -126,9 +124,7 @@ impl StreamHandler for RequestHandler {
 }
 
 impl RequestHandler {
-    /// Passes a call on to tonic. A credential that is not in memory is looked up first. A call without one, such as a
-    /// health check, waits for its turn if the connection is unauthenticated: tonic takes as long for it as many checks
-    /// take.
+    /// Passes a call on to tonic. A credential that is not in memory is looked up first.
     async fn pass_on(
         self,
         mut request: Request<RequestBody>,
@@ -148,9 +144,6 @@ impl RequestHandler {
             }
         }
         let (timeouts, public) = (self.connection.timeouts, caller == CallerStanding::Public);
-        if public && !self.is_authenticated() && unless_reset(pin!(self.turns.call()), &mut respond).await.is_none() {
-            return;
-        }
         let bulk = is_page(&request).then(|| Arc::clone(&self.api.service.bulk));
         forward(self.routes, ForwardedCall { request, respond, timeouts, public, bulk }).await;
     }
