@@ -92,6 +92,11 @@ impl Budget {
 }
 
 impl ConnectionBudget {
+    /// The client's address (IPv6: its /64), by which shares are counted.
+    pub(super) fn network(&self) -> IpAddr {
+        self.0.network
+    }
+
     /// Reserves bytes.
     ///
     /// # Errors

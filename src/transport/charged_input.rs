@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     accept::Admission,
-    budget::{BudgetPart, ConnectionBudget, Reservation},
+    budget::{BudgetExceeded, BudgetPart, ConnectionBudget, Reservation},
 };
 
 /// What a client sends first over HTTP/2 (RFC 9113, 3.4).
@@ -62,21 +62,17 @@ impl<I, F> ChargedInput<I, F> {
     }
 
     /// Charges for bytes that were read last.
-    fn charge(&mut self, bytes: usize) -> io::Result<()> {
+    fn charge(&mut self, bytes: usize) -> Result<(), BudgetExceeded> {
         let charged = bytes.min(self.frames.total.saturating_sub(FREE_BYTES)) * COST;
-        let sent = match &mut self.sent {
-            Some(sent) => sent.grow(charged),
-            None if charged > 0 => {
-                self.budget.reserve(charged, BudgetPart::Anonymous).map(|sent| self.sent = Some(sent))
-            }
-            None => Ok(()),
-        };
-        sent.map_err(io::Error::other)?;
+        match &mut self.sent {
+            Some(sent) => sent.grow(charged)?,
+            None if charged > 0 => self.sent = Some(self.budget.reserve(charged, BudgetPart::Anonymous)?),
+            None => {}
+        }
         if !self.frames.in_list {
             self.list = None;
         } else if self.list.is_none() {
-            let list = self.budget.reserve(LIST_BYTES, BudgetPart::Anonymous);
-            self.list = Some(list.map_err(io::Error::other)?);
+            self.list = Some(self.budget.reserve(LIST_BYTES, BudgetPart::Anonymous)?);
         }
         Ok(())
     }
@@ -103,7 +99,11 @@ impl<I: AsyncRead + Unpin, F: Fn() + Unpin> AsyncRead for ChargedInput<I, F> {
         if self.frames.total > MAX_BYTES {
             (self.close_idle)();
         }
-        Poll::Ready(self.charge(bytes.len()))
+        Poll::Ready(self.charge(bytes.len()).map_err(|exceeded| {
+            let client = self.budget.network();
+            tracing::warn!(%client, "connection without a valid credential closed: {exceeded}");
+            io::Error::other(exceeded)
+        }))
     }
 }
 

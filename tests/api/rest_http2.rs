@@ -134,6 +134,7 @@ async fn half_sent_headers_share_the_memory_for_requests() {
         }
         // Each takes 98 kB twice, less the 16 KiB that are free, and 96 KiB for its list: of 8 MiB for one address, 31 fit.
         assert!((20..=31).contains(&open), "{port}: {open} connections are open");
+        server.logged("connection without a valid credential closed").await;
         key(&mut server.client().await, "", "acme", &[]).await;
     }
 }
