@@ -40,7 +40,7 @@ const COST: usize = 2;
 /// What an incomplete header list takes beside its bytes: 440 headers of 7 bytes fit into a list, and each takes 104.
 const LIST_BYTES: usize = 96 << 10;
 /// A connection that has sent more is closed when it has no request in progress.
-const MAX_BYTES: usize = 32 << 10;
+const MAX_BYTES: usize = 256 << 10;
 
 /// Reads from a client. A read fails if the budget is exceeded: the connection is closed then. Nothing is charged for
 /// HTTP/1.1, nor once a call was authenticated on the connection.
@@ -314,10 +314,10 @@ mod tests {
     #[tokio::test]
     async fn every_byte_is_charged_until_a_call_is_authenticated() {
         let kib = |count: usize| vec![0; count << 10];
-        let pieces = [PREFACE.to_vec(), kib(10), kib(6), kib(8), kib(9), kib(1)];
+        let pieces = [PREFACE.to_vec(), kib(10), kib(6), kib(8), kib(240), kib(1)];
         let beyond = |bytes: usize| Some(2 * (bytes + PREFACE.len()));
         let (reserved, closes) = charged(&pieces, 1 << 20, usize::MAX).await;
-        assert_eq!(reserved, [Some(0), Some(0), beyond(0), beyond(8 << 10), beyond(17 << 10), beyond(18 << 10)]);
+        assert_eq!(reserved, [Some(0), Some(0), beyond(0), beyond(8 << 10), beyond(248 << 10), beyond(249 << 10)]);
         assert_eq!(closes, 2, "once for each read past {MAX_BYTES} bytes");
         let (reserved, closes) = charged(&pieces, 1 << 20, 4).await;
         assert_eq!(reserved[3..], [beyond(8 << 10), Some(0), Some(0)]);
