@@ -153,25 +153,34 @@ async fn refused_credentials_are_events_by_address_and_few_however_many_there_ar
 #[tokio::test]
 async fn a_stop_writes_what_was_summed_up() {
     let config = config(LONG);
-    let mut server = Setup::new().config(&config).start();
-    let mut client = server.client().await;
-    assert_eq!(refused(client.list(with("pr_forged", ListRequest::default())).await).code, Code::Unauthenticated);
+    let mut server = after_a_refusal(&config).await;
     server.stop();
-    server.logged("stopped").await;
-    assert!(!server.log().contains("are lost"), "{}", server.log());
-    let again = Setup::new().config(&config).folder(server.folder()).start();
-    let found = events(&mut audit(&again).await, ROOT, "authentication.failed").await;
+    let found = written_by_the_stop(&server, &config).await;
     assert_eq!(count(&found), 1);
     assert_eq!(found[0].details["address"], "127.0.0.1");
+}
+
+/// A server that has refused one credential.
+async fn after_a_refusal(config: &str) -> Server {
+    let server = Setup::new().config(config).start();
+    let mut client = server.client().await;
+    assert_eq!(refused(client.list(with("pr_forged", ListRequest::default())).await).code, Code::Unauthenticated);
+    server
+}
+
+/// The events of refused credentials after the stop of a server.
+async fn written_by_the_stop(server: &Server, config: &str) -> Vec<Event> {
+    server.logged("stopped").await;
+    assert!(!server.log().contains("are lost"), "{}", server.log());
+    let again = Setup::new().config(config).folder(server.folder()).start();
+    events(&mut audit(&again).await, ROOT, "authentication.failed").await
 }
 
 /// As on a machine that is too busy, or that is paused: the last flush has its time, however late it begins.
 #[tokio::test]
 async fn a_process_that_is_paused_while_it_stops_writes_what_was_summed_up() {
     let config = config(LONG);
-    let mut server = Setup::new().config(&config).start();
-    let mut client = server.client().await;
-    assert_eq!(refused(client.list(with("pr_forged", ListRequest::default())).await).code, Code::Unauthenticated);
+    let mut server = after_a_refusal(&config).await;
     // A client that answers nothing, so that the stop waits for it.
     let mut silent = TcpStream::connect(&server.grpc).await.unwrap();
     silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
@@ -182,10 +191,7 @@ async fn a_process_that_is_paused_while_it_stops_writes_what_was_summed_up() {
     tokio::time::sleep(Duration::from_secs(6)).await;
     server.signal("CONT");
     assert_eq!(server.wait(), Some(0));
-    server.logged("stopped").await;
-    assert!(!server.log().contains("are lost"), "{}", server.log());
-    let again = Setup::new().config(&config).folder(server.folder()).start();
-    assert_eq!(count(&events(&mut audit(&again).await, ROOT, "authentication.failed").await), 1);
+    assert_eq!(count(&written_by_the_stop(&server, &config).await), 1);
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ use crate::{
 };
 
 const CREATE: &str = "/keyward.v1.KeyService/Create";
-const LIST: &str = "/keyward.v1.KeyService/List";
+pub const LIST: &str = "/keyward.v1.KeyService/List";
 const VERIFY: &str = "/keyward.v1.KeyService/Verify";
 const VERIFY_STREAM: &str = "/keyward.v1.KeyService/VerifyStream";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";

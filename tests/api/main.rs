@@ -31,6 +31,7 @@ mod grpc_verdicts;
 mod grpc_wire;
 mod guessing;
 mod hostile;
+mod http2_memory;
 mod logging;
 mod master_keys;
 mod matrix;

@@ -58,7 +58,7 @@ impl GatewayConfig {
     ///
     /// # Errors
     ///
-    /// INVALID_ARGUMENT if the gateway names no keyspace of this configuration, or a binding that no key can have here.
+    /// INVALID_ARGUMENT if the gateway names no keyspace whose keys it may verify, or a binding that no key can have here.
     pub(super) fn policy<'r, H>(
         &'r self,
         request: &GatewayRequest<'r, H>,

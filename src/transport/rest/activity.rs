@@ -35,8 +35,8 @@ pub(crate) struct Activity {
     timeouts: ConnectionTimeouts,
     /// Cancelled when too many credentials were refused in a row.
     closing: CancellationToken,
-    /// Cancelled when the connection has sent much without a request in progress and without a valid credential.
-    sent_much: CancellationToken,
+    /// Cancelled by [`Self::close_idle`].
+    closing_idle: CancellationToken,
     /// Requests whose response is not complete.
     requests: AtomicUsize,
     times: Mutex<Times>,
@@ -59,9 +59,9 @@ const HTTP2_PREFACE: &[u8] = b"PRI";
 impl Activity {
     pub(crate) fn new(admission: Arc<Admission>, budget: ConnectionBudget, timeouts: ConnectionTimeouts) -> Arc<Self> {
         let times = Times { progress: Instant::now(), headers: None, preface: Vec::new(), requested: false };
-        let (closing, sent_much) = (CancellationToken::new(), CancellationToken::new());
+        let (closing, closing_idle) = (CancellationToken::new(), CancellationToken::new());
         let (requests, times) = (AtomicUsize::new(0), Mutex::new(times));
-        Arc::new(Self { admission, budget, timeouts, closing, sent_much, requests, times })
+        Arc::new(Self { admission, budget, timeouts, closing, closing_idle, requests, times })
     }
 
     /// Counts a request whose headers are complete. It counts until the guard is dropped.
@@ -88,13 +88,13 @@ impl Activity {
     /// Closes the connection gracefully if it has no request in progress.
     pub(crate) fn close_idle(&self) {
         if self.requests() == 0 {
-            self.sent_much.cancel();
+            self.closing_idle.cancel();
         }
     }
 
     /// Completes when [`Self::close_idle`] closes the connection.
     pub(crate) fn closed_idle(&self) -> WaitForCancellationFuture<'_> {
-        self.sent_much.cancelled()
+        self.closing_idle.cancelled()
     }
 
     /// How many requests are being served.
