@@ -75,7 +75,7 @@ impl Parts {
             lease: config.attach.lease.min(config.replica.lease * 2 / 3),
             max_clients: config.attach.max_clients,
         };
-        let replica = Arc::new(replica.with_attach_rules(Arc::clone(&clock), rules));
+        let replica = Arc::new(replica.with_attach_rules(rules));
         let sessions = Arc::new(Sessions::new(&config.issuers, &clock, &runtime).map_err(RunError::Sessions)?);
         let limiter = Arc::new(Limiter::new(MemoryLimiter::new(Arc::clone(&clock)), shared));
         let options = ServiceOptions {

@@ -39,7 +39,7 @@ use self::{
 };
 use crate::{
     domain::{
-        clock::Clock,
+        clock::{Clock, Micros},
         error::{Error, Result},
         key::Digest,
         keyspace::Registry,
@@ -67,6 +67,7 @@ pub struct Replica {
     pub attachments: Arc<Attachments>,
     /// Wakes this replica's follower, because there may be changes to read.
     pub follower_wake: Arc<Notify>,
+    clock: Arc<dyn Clock>,
     lookups: Lookups,
     /// `None` if a single process owns the database.
     revocation_wait: Option<RevocationWait>,
@@ -86,6 +87,8 @@ pub enum PeerMode {
 pub struct CacheGuard<'a> {
     replica: &'a Replica,
     seq: ChangeSeq,
+    /// The wall clock at that moment.
+    pub now: Micros,
 }
 
 impl CacheGuard<'_> {
@@ -130,8 +133,10 @@ impl Replica {
         let cache = Arc::new(KeyCache::new(cache_bytes));
         let revocation_wait = (peers == PeerMode::Replicated).then(|| RevocationWait::new(Arc::clone(&store)));
         let lease = Arc::new(Lease::new(Arc::clone(&clock)));
-        let attachments = Attachments::new(clock, Arc::clone(&cache), Arc::clone(&lease), AttachRules::default());
+        let attachments =
+            Attachments::new(Arc::clone(&clock), Arc::clone(&cache), Arc::clone(&lease), AttachRules::default());
         Self {
+            clock,
             lookups: Lookups::start(store, Arc::clone(&cache), registry, runtime),
             cache,
             lease,
@@ -146,8 +151,9 @@ impl Replica {
 
     /// The replica with other bounds of attached clients.
     #[must_use]
-    pub fn with_attach_rules(mut self, clock: Arc<dyn Clock>, rules: AttachRules) -> Self {
-        let attachments = Attachments::new(clock, Arc::clone(&self.cache), Arc::clone(&self.lease), rules);
+    pub fn with_attach_rules(mut self, rules: AttachRules) -> Self {
+        let attachments =
+            Attachments::new(Arc::clone(&self.clock), Arc::clone(&self.cache), Arc::clone(&self.lease), rules);
         self.attachments = Arc::new(attachments);
         self
     }
@@ -173,8 +179,11 @@ impl Replica {
     /// Permission to read the cache, if the lease holds. Call this after the request was received, and drop the guard
     /// before the first `await`: what it reads is valid for the moment of this call.
     pub fn cache_guard(&self) -> Option<CacheGuard<'_>> {
-        (fault_injection::disabled("lease_first") || self.lease.holds())
-            .then(|| CacheGuard { replica: self, seq: self.cache.current_seq() })
+        (fault_injection::disabled("lease_first") || self.lease.holds()).then(|| CacheGuard {
+            replica: self,
+            seq: self.cache.current_seq(),
+            now: self.clock.wall(),
+        })
     }
 
     /// Reads a key from the store, by a statement that is sent after this call began.

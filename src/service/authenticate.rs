@@ -61,8 +61,14 @@ impl RootCredential {
     }
 
     fn has_digest(&self, digest: &Digest) -> bool {
-        digest.0.ct_eq(&self.digest.0).into()
+        // In halves: `subtle` compares an array byte by byte, which takes longer than the rest of a caller's verdict.
+        let ([first, second], [own_first, own_second]) = (halves(digest), halves(&self.digest));
+        (first.ct_eq(&own_first) & second.ct_eq(&own_second)).into()
     }
+}
+
+fn halves(digest: &Digest) -> [u128; 2] {
+    [0, 16].map(|start| u128::from_ne_bytes(std::array::from_fn(|index| digest.0[start + index])))
 }
 
 /// A caller that has proved who it is.

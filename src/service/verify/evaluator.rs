@@ -45,7 +45,7 @@ pub(in crate::service) struct Pending {
 /// A verdict without the rate limit.
 enum WithoutLimit {
     Decided(Verdict),
-    Valid { now: Micros, limit: Option<RateLimit> },
+    Valid { limit: Option<RateLimit> },
 }
 
 impl Evaluator {
@@ -76,10 +76,11 @@ impl Evaluator {
         check: &Check<'_>,
         allowed: Option<&AllowedKeyspaces>,
     ) -> Evaluation {
-        if let Some(cached) = cache.and_then(|cache| cache.get(&digest)) {
-            return match self.without_limit(check, allowed, &cached.entry) {
+        if let Some((cache, cached)) = cache.and_then(|cache| Some((cache, cache.get(&digest)?))) {
+            let now = cache.now;
+            return match self.without_limit(check, allowed, &cached.entry, now) {
                 WithoutLimit::Decided(verdict) => Evaluation::Decided(verdict),
-                WithoutLimit::Valid { now, limit } => match self.spend_local(check, &cached.entry, limit) {
+                WithoutLimit::Valid { limit } => match self.spend_local(check, &cached.entry, limit) {
                     Some(spent) => Evaluation::Decided(self.finish(&cached.entry, now, spent)),
                     None => Evaluation::Pending(Pending { digest, cached: Some(cached) }),
                 },
@@ -119,9 +120,10 @@ impl Evaluator {
                     None => return Ok(Verdict::unknown(VerdictCode::NotFound)),
                 },
             };
-            let (now, limit) = match self.without_limit(check, allowed, &key.entry) {
+            let now = self.clock.wall();
+            let limit = match self.without_limit(check, allowed, &key.entry, now) {
                 WithoutLimit::Decided(verdict) => return Ok(verdict),
-                WithoutLimit::Valid { now, limit } => (now, limit),
+                WithoutLimit::Valid { limit } => limit,
             };
             let spent = match (paid, limit.zip(check.cost)) {
                 (Some(spent), _) => Some(spent),
@@ -184,7 +186,7 @@ impl Evaluator {
             None => self.replica.look_up(digest, deadline).await?,
         };
         let Some(key) = found else { return Ok(Verdict::unknown(VerdictCode::NotFound)) };
-        Ok(match self.without_limit(&Check::default(), allowed, &key.entry) {
+        Ok(match self.without_limit(&Check::default(), allowed, &key.entry, self.clock.wall()) {
             WithoutLimit::Decided(verdict) => verdict,
             WithoutLimit::Valid { .. } => {
                 Verdict { code: VerdictCode::Valid, key: Some(key.entry), rate: None, missing_scope: None }
@@ -203,6 +205,7 @@ impl Evaluator {
         check: &Check<'_>,
         allowed: Option<&AllowedKeyspaces>,
         key: &Arc<CachedKey>,
+        now: Micros,
     ) -> WithoutLimit {
         // For a caller that may not ask about its keyspace, a key does not exist.
         let index = key.keyspace.filter(|index| allowed.is_none_or(|allowed| allowed.contains(*index)));
@@ -210,13 +213,12 @@ impl Evaluator {
         let Some(keyspace) = keyspace.filter(|own| check.keyspace.is_empty() || own.name == check.keyspace) else {
             return WithoutLimit::Decided(Verdict::unknown(VerdictCode::NotFound));
         };
-        let now = self.clock.wall();
         let mut asserted = check.asserted;
         if asserted.environment.is_empty() && keyspace.require.environment {
             asserted.environment = check.host_environment;
         }
         match verdict_before_limit(&**key, &asserted, now) {
-            VerdictCode::Valid => WithoutLimit::Valid { now, limit: limit_of(key, keyspace) },
+            VerdictCode::Valid => WithoutLimit::Valid { limit: limit_of(key, keyspace) },
             code => {
                 let missing =
                     (code == VerdictCode::InsufficientScope).then(|| asserted.missing_scope(&**key)).flatten();
