@@ -28,6 +28,7 @@ use crate::{
             ext_authz::{CheckedRequest, respond},
             metadata,
             plain_call::{CHECK_PATH, VERIFY_PATH},
+            verify::messages,
         },
         peer::Peer,
         request_id::REQUEST_ID,
@@ -128,7 +129,7 @@ impl KeyService for AgentApi {
     async fn verify(&self, request: Request<proto::VerifyRequest>) -> Result<Response<proto::VerifyResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         let head = self.head(&metadata, &extensions)?;
-        if let Some(answer) = self.agent.verify_locally(Call::Verify, head.caller, &message) {
+        if let Some(answer) = self.agent.verify_locally(Call::Verify, head.caller, &messages::check(&message)) {
             return Ok(Response::new(answer));
         }
         let caller = (head.caller, head.was_authenticated());

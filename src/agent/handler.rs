@@ -32,7 +32,7 @@ use crate::{
             connection::{ActiveCall, ClientConnection},
             http2::StreamHandler,
             metadata,
-            plain_call::{CHECK_PATH, CallHeaders, VERIFY_PATH, read_body, refuse_content_type, send},
+            plain_call::{CHECK_PATH, CallHeaders, ReceivedBody, VERIFY_PATH, read_body, refuse_content_type, send},
             request_body::{Charge, MessageBounds, RequestBody, overloaded},
             tonic_bridge::{ForwardedCall, forward, refuse, unless_reset},
             verify::messages,
@@ -83,14 +83,13 @@ impl StreamHandler for AgentHandler {
         if !headers.is_grpc() {
             return refuse_content_type(&mut respond);
         }
-        let mut received = Bytes::new();
+        let mut received = ReceivedBody::default();
         let check = headers.is_plain(&head, CHECK_PATH);
         if check || headers.is_plain(&head, VERIFY_PATH) {
             received = read_body(&mut body, cx);
             // A panic ends its own call, not the connection.
-            let answered = catch_unwind(AssertUnwindSafe(|| {
-                body.is_end_stream().then(|| self.answer_locally(check, &head.headers, &received)).flatten()
-            }));
+            let answered =
+                catch_unwind(AssertUnwindSafe(|| self.answer_locally(check, &head.headers, received.whole()?)));
             match answered {
                 Ok(Some(frame)) => {
                     self.connection.peer.admission.authenticated();
@@ -110,7 +109,8 @@ impl StreamHandler for AgentHandler {
             Err(error) => refuse(&mut respond, &error),
             Ok((bounds, charge)) => {
                 let first = self.connection.timeouts.body;
-                let mut request = Request::from_parts(head, RequestBody::new(received, body, bounds, charge, first));
+                let mut request =
+                    Request::from_parts(head, RequestBody::new(received.bytes, body, bounds, charge, first));
                 request.extensions_mut().insert(Arc::clone(&self.connection.peer));
                 request.extensions_mut().insert(self.origin);
                 request.extensions_mut().insert(Arrival(Instant::now()));
@@ -140,8 +140,8 @@ impl AgentHandler {
         if check {
             return check::try_answer(&self.agent, caller, received);
         }
-        let message = messages::decode(received)?;
-        let answer = self.agent.verify_locally(Call::Verify, caller, &message)?;
+        let request = messages::decode(received)?;
+        let answer = self.agent.verify_locally(Call::Verify, caller, &request.check())?;
         Some(codec::frame(&answer))
     }
 

@@ -16,9 +16,9 @@ use super::{
     upstream::{Upstream, refuses_credential},
 };
 use crate::{
-    proto::{Code, VerifyRequest, VerifyResponse},
-    service::gateway::GatewayConfig,
-    transport::{grpc::verify::messages, peer::Peer},
+    proto::{Code, VerifyResponse},
+    service::{gateway::GatewayConfig, verify::Check},
+    transport::peer::Peer,
 };
 
 /// Minimum time between two requests for callers' own keys. An agent that is limited to keyspaces never gets these
@@ -59,13 +59,8 @@ impl Agent {
     }
 
     /// The answer to a Verify, if memory has it.
-    pub(super) fn verify_locally(
-        &self,
-        call: Call,
-        caller: Caller<'_>,
-        message: &VerifyRequest,
-    ) -> Option<VerifyResponse> {
-        let principal = self.local(caller)?.verify(&messages::check(message))?;
+    pub(super) fn verify_locally(&self, call: Call, caller: Caller<'_>, check: &Check<'_>) -> Option<VerifyResponse> {
+        let principal = self.local(caller)?.verify(check)?;
         self.counters.answered(call, Source::Memory);
         Some(local::response(&principal))
     }

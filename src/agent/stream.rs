@@ -17,7 +17,7 @@ use super::{caller::Caller, metrics::Call, state::Agent, upstream::relayed};
 use crate::{
     domain::{error::Error, secret::Secret},
     proto::{VerifyStreamRequest, VerifyStreamResponse, verify_stream_response::Outcome},
-    transport::{deadline::deadline, status},
+    transport::{deadline::deadline, grpc::verify::messages, status},
 };
 
 pub(super) const STREAM_PATH: &str = "/keyward.v1.KeyService/VerifyStream";
@@ -178,9 +178,8 @@ impl CheckStream {
 
     /// Answers from memory, or forwards the check to a replica.
     fn answer(&mut self, message: VerifyStreamRequest) -> Vec<VerifyStreamResponse> {
-        let request = message.request.as_ref();
-        let local =
-            request.and_then(|request| self.agent.verify_locally(Call::VerifyStream, self.caller.caller(), request));
+        let check = message.request.as_ref().map(messages::check);
+        let local = check.and_then(|check| self.agent.verify_locally(Call::VerifyStream, self.caller.caller(), &check));
         match local {
             Some(response) => vec![VerifyStreamResponse { id: message.id, outcome: Some(Outcome::Response(response)) }],
             None => self.forward(PendingCheck { message, repeated: false }).into_iter().collect(),

@@ -129,7 +129,7 @@ pub fn json(bytes: &[u8]) -> Result<Value, bool> {
 
 /// Reads the body of a Verify over gRPC: the message behind its prefix, if the fast path accepts it.
 pub fn verify_frame(body: &[u8]) -> Option<VerifyRequest> {
-    grpc::verify::messages::decode(body)
+    grpc::verify::messages::decode(body).map(grpc::verify::messages::BorrowedRequest::into_message)
 }
 
 /// Decodes a message of `VerifyStream`.

@@ -17,6 +17,7 @@ pub(crate) mod http2;
 mod message_gate;
 pub(crate) mod metadata;
 pub(crate) mod plain_call;
+mod protobuf;
 pub(crate) mod request_body;
 pub mod server;
 mod services;

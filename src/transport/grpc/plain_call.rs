@@ -74,23 +74,39 @@ impl<'a> CallHeaders<'a> {
     }
 }
 
+/// What has arrived of a body.
+#[derive(Default)]
+pub(crate) struct ReceivedBody {
+    pub(crate) bytes: Bytes,
+    /// Nothing follows.
+    ended: bool,
+}
+
+impl ReceivedBody {
+    /// The body, if all of it has arrived.
+    pub(crate) fn whole(&self) -> Option<&[u8]> {
+        self.ended.then_some(&*self.bytes)
+    }
+}
+
 /// Joins the pieces of a body that have arrived: usually the message, sometimes followed by an empty piece that ends the
 /// stream. More pieces than [`MAX_PIECES`] are left in the body: joining many small ones would copy the square of their
 /// number, on a thread that other connections wait for.
-pub(crate) fn read_body(body: &mut RecvStream, cx: &mut Context<'_>) -> Bytes {
+pub(crate) fn read_body(body: &mut RecvStream, cx: &mut Context<'_>) -> ReceivedBody {
     let mut joined = Bytes::new();
     for _ in 0..MAX_PIECES {
-        if body.is_end_stream() {
-            break;
-        }
         match poll_data(body, cx) {
             Poll::Ready(Some(Ok(piece))) if joined.is_empty() => joined = piece,
             Poll::Ready(Some(Ok(piece))) if piece.is_empty() => {}
             Poll::Ready(Some(Ok(piece))) => joined = [joined, piece].concat().into(),
             Poll::Ready(Some(Err(_)) | None) | Poll::Pending => break,
         }
+        // Each question takes the lock of the connection's streams, so this one is asked once for most calls.
+        if body.is_end_stream() {
+            return ReceivedBody { bytes: joined, ended: true };
+        }
     }
-    joined
+    ReceivedBody { bytes: joined, ended: body.is_end_stream() }
 }
 
 /// Queues a response. The next write of the connection sends all of it.
@@ -128,7 +144,8 @@ mod tests {
         let all = std::time::Duration::from_millis(200);
         let _ = tokio::time::timeout(all, std::future::poll_fn(|cx| server.poll_closed(cx))).await;
         let whole = std::future::poll_fn(|cx| Poll::Ready(read_body(&mut body, cx))).await;
-        assert_eq!(whole.len(), MAX_PIECES);
+        assert_eq!(whole.bytes.len(), MAX_PIECES);
+        assert_eq!(whole.whole(), None);
         assert!(!body.is_end_stream());
     }
 

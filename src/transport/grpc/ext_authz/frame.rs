@@ -2,24 +2,23 @@
 //! allocate each of them. [`super::response`] makes the same message; a test compares both.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use prost::encoding::{encode_varint, encoded_len_varint};
 
 use super::request::CheckedRequest;
 use crate::{
     service::gateway::{Allowed, IDENTITY_HEADERS},
-    transport::{grpc::codec, refusal::rate_headers, request_id::REQUEST_ID},
+    transport::{
+        grpc::{
+            codec,
+            protobuf::{bytes, field_length, start},
+        },
+        refusal::rate_headers,
+        request_id::REQUEST_ID,
+    },
 };
 
 /// Keys of the fields, with their number and kind. Each takes one byte.
 mod key {
-    /// Of a text, bytes or a message.
-    const fn delimited(number: u8) -> u8 {
-        number << 3 | 2
-    }
-
-    const fn varint(number: u8) -> u8 {
-        number << 3
-    }
+    use crate::transport::grpc::protobuf::{delimited, varint};
 
     pub const STATUS: u8 = delimited(1);
     pub const OK_RESPONSE: u8 = delimited(3);
@@ -131,23 +130,6 @@ fn pair_length(name: usize, value: usize) -> usize {
     field_length(name) + field_length(value)
 }
 
-/// A field with a content of this length.
-fn field_length(content: usize) -> usize {
-    1 + encoded_len_varint(content as u64) + content
-}
-
-/// The key and the length of a field whose content follows.
-fn start(key: u8, length: usize, out: &mut BytesMut) {
-    // Most lengths take one byte.
-    if let Ok(short @ ..0x80) = u8::try_from(length) {
-        out.put_slice(&[key, short]);
-    } else {
-        out.put_u8(key);
-        encode_varint(length as u64, out);
-    }
-}
-
 fn text(key: u8, content: &str, out: &mut BytesMut) {
-    start(key, content.len(), out);
-    out.put_slice(content.as_bytes());
+    bytes(key, content.as_bytes(), out);
 }

@@ -2,76 +2,11 @@
 //! What this cannot read is left to prost, which says what is wrong. Numbers are those of the proto; a test compares both.
 
 use super::request::CheckedRequest;
+use crate::transport::grpc::protobuf::{Fields, Malformed, text};
 
 /// Headers that are read here. Each is compared with all before it, and their number is the client's choice where Envoy's
 /// configuration does not bound it. Envoy's own bound is 100.
 const MAX_HEADERS: usize = 256;
-
-/// The fields of a message that are texts, bytes or messages. Other kinds of fields are skipped; none of them is read here.
-struct Fields<'a> {
-    bytes: &'a [u8],
-    /// Numbers of the fields that are read. They must be of the right kind.
-    known: &'static [u64],
-}
-
-impl<'a> Fields<'a> {
-    fn new(bytes: &'a [u8], known: &'static [u64]) -> Self {
-        Self { bytes, known }
-    }
-
-    /// The next field's number and content; none at the end. An error is a message that is not well-formed.
-    fn next(&mut self) -> Result<Option<(u64, &'a [u8])>, Malformed> {
-        while !self.bytes.is_empty() {
-            let key = self.varint()?;
-            let (number, kind) = (key >> 3, key & 7);
-            if number == 0 || key > u64::from(u32::MAX) || (kind != 2 && self.known.contains(&number)) {
-                return Err(Malformed);
-            }
-            match kind {
-                0 => drop(self.varint()?),
-                1 => drop(self.take(8)?),
-                2 => {
-                    let length = usize::try_from(self.varint()?).map_err(|_| Malformed)?;
-                    return Ok(Some((number, self.take(length)?)));
-                }
-                5 => drop(self.take(4)?),
-                _ => return Err(Malformed),
-            }
-        }
-        Ok(None)
-    }
-
-    fn varint(&mut self) -> Result<u64, Malformed> {
-        // Most keys and lengths take one byte.
-        if let [byte @ ..0x80, rest @ ..] = self.bytes {
-            self.bytes = rest;
-            return Ok(u64::from(*byte));
-        }
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let (byte, rest) = self.bytes.split_first().ok_or(Malformed)?;
-            self.bytes = rest;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                // The last byte has room for one bit.
-                return if shift == 63 && *byte > 1 { Err(Malformed) } else { Ok(value) };
-            }
-        }
-        Err(Malformed)
-    }
-
-    fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self.bytes.split_at_checked(length).ok_or(Malformed)?;
-        self.bytes = rest;
-        Ok(taken)
-    }
-}
-
-struct Malformed;
-
-fn text(bytes: &[u8]) -> Result<&str, Malformed> {
-    str::from_utf8(bytes).map_err(|_| Malformed)
-}
 
 /// Refuses what is no text. Nearly every header is ASCII, which is quicker to see.
 fn check_text(bytes: &[u8]) -> Result<(), Malformed> {

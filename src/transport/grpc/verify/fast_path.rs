@@ -23,7 +23,7 @@ use super::{
         ext_authz,
         http2::StreamHandler,
         metadata,
-        plain_call::{CHECK_PATH, CallHeaders, VERIFY_PATH, read_body, refuse_content_type, send},
+        plain_call::{CHECK_PATH, CallHeaders, ReceivedBody, VERIFY_PATH, read_body, refuse_content_type, send},
         request_body::{RequestBody, overloaded},
         tonic_bridge::{ForwardedCall, forward, is_page, refuse, unless_reset},
     },
@@ -63,13 +63,12 @@ impl StreamHandler for RequestHandler {
         if !headers.is_grpc() {
             return refuse_content_type(&mut respond);
         }
-        let mut received = Bytes::new();
+        let mut received = ReceivedBody::default();
         if headers.is_plain(&head, CHECK_PATH) {
             received = read_body(&mut body, cx);
             // A panic ends its own call, not the connection.
             let decided = catch_unwind(AssertUnwindSafe(|| {
-                let secret = headers.secret().filter(|_| body.is_end_stream())?;
-                ext_authz::try_cached(&self.api.service, secret, &received)
+                ext_authz::try_cached(&self.api.service, headers.secret()?, received.whole()?)
             }));
             match decided {
                 Ok(Some(frame)) => {
@@ -82,7 +81,7 @@ impl StreamHandler for RequestHandler {
         } else if headers.is_plain(&head, VERIFY_PATH) {
             received = read_body(&mut body, cx);
             // A panic ends its own call, not the connection.
-            match catch_unwind(AssertUnwindSafe(|| self.try_cached(headers.secret(), &received, &body))) {
+            match catch_unwind(AssertUnwindSafe(|| self.try_cached(headers.secret(), received.whole()))) {
                 Ok(FastPath::Answered(frame)) => {
                     self.connection.peer.admission.authenticated();
                     return send(&mut respond, frame);
@@ -102,7 +101,8 @@ impl StreamHandler for RequestHandler {
             }
             Ok(Some(Admitted { bounds, charge, caller })) => {
                 let first = self.connection.timeouts.body;
-                let mut request = Request::from_parts(head, RequestBody::new(received, body, bounds, charge, first));
+                let mut request =
+                    Request::from_parts(head, RequestBody::new(received.bytes, body, bounds, charge, first));
                 request.extensions_mut().insert(Arc::clone(&self.connection.peer));
                 let active = self.connection.begin_call();
                 tokio::spawn(self.clone().pass_on(request, caller, respond, (active, Instant::now())));
@@ -181,16 +181,16 @@ impl RequestHandler {
     }
 
     /// Answers from memory, or says how far it got.
-    fn try_cached(&self, credential: Option<&str>, received: &[u8], body: &RecvStream) -> FastPath {
-        let Some(message) = body.is_end_stream().then(|| messages::decode(received)).flatten() else {
-            return FastPath::NotTaken;
-        };
+    fn try_cached(&self, credential: Option<&str>, received: Option<&[u8]>) -> FastPath {
+        let Some(request) = received.and_then(messages::decode) else { return FastPath::NotTaken };
         let service = &self.api.service;
-        let Some(credential) = credential else { return FastPath::Undecided(message, None) };
-        match service.verify.try_verify_cached(VerifyCaller::Credential(credential), &messages::check(&message)) {
+        let Some(credential) = credential else { return FastPath::Undecided(request.into_message(), None) };
+        match service.verify.try_verify_cached(VerifyCaller::Credential(credential), &request.check()) {
             CachedVerdict::Decided(verdict) => FastPath::Answered(messages::frame(&service.verify.answer(&verdict))),
-            CachedVerdict::Pending(pending) => FastPath::Undecided(message, Some(pending)),
-            CachedVerdict::Refused(_) | CachedVerdict::CallerNotCached => FastPath::Undecided(message, None),
+            CachedVerdict::Pending(pending) => FastPath::Undecided(request.into_message(), Some(pending)),
+            CachedVerdict::Refused(_) | CachedVerdict::CallerNotCached => {
+                FastPath::Undecided(request.into_message(), None)
+            }
         }
     }
 }

@@ -1,17 +1,17 @@
-//! The messages of Verify. [`decode`] and [`check`] read a `VerifyRequest`. [`frame`] and [`response`] render an answer:
-//! the first as bytes, straight from the cached key, for a single Verify; the second as a message, for a stream and for
-//! calls that tonic handles. A test compares the two.
+//! The messages of Verify, each in two forms that tests compare: for a single Verify the bytes themselves, read in place
+//! by [`decode`] and written by [`frame`] straight from the cached key; for a stream and for calls that tonic handles,
+//! prost's messages, read by [`check`] and made by [`response`].
 
-use bytes::{BufMut, Bytes, BytesMut};
-use prost::{
-    Message as _,
-    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
+use bytes::{Bytes, BytesMut};
+
+use super::super::{
+    codec, convert,
+    protobuf::{self, Content, Fields, bytes, field_length, number, start},
 };
-
-use super::super::{codec, convert};
 use crate::{
     domain::{
         rate_limit::RateState,
+        validation::MAX_SCOPES,
         verdict::{Assertions, VerdictCode},
     },
     proto,
@@ -21,46 +21,92 @@ use crate::{
 /// Initial capacity for a message. Most responses fit; for others the buffer grows.
 const MESSAGE_CAPACITY: usize = 256;
 
-/// Numbers of the fields of `VerifyResponse`.
-mod field {
-    pub const CODE: u32 = 1;
-    pub const MESSAGE: u32 = 2;
-    pub const KEY_ID: u32 = 3;
-    pub const KEYSPACE: u32 = 4;
-    pub const ORGANIZATION: u32 = 5;
-    pub const INSTANCE: u32 = 6;
-    pub const ENVIRONMENT: u32 = 7;
-    pub const NAME: u32 = 8;
-    pub const SCOPES: u32 = 9;
-    pub const CREATE_TIME: u32 = 10;
-    pub const EXPIRE_TIME: u32 = 11;
-    pub const METADATA: u32 = 12;
-    pub const RATE_LIMIT: u32 = 13;
+/// Keys of the fields of `VerifyResponse`.
+mod key {
+    use super::super::super::protobuf::{delimited, varint};
+
+    pub const CODE: u8 = varint(1);
+    pub const MESSAGE: u8 = delimited(2);
+    pub const KEY_ID: u8 = delimited(3);
+    pub const KEYSPACE: u8 = delimited(4);
+    pub const ORGANIZATION: u8 = delimited(5);
+    pub const INSTANCE: u8 = delimited(6);
+    pub const ENVIRONMENT: u8 = delimited(7);
+    pub const NAME: u8 = delimited(8);
+    pub const SCOPES: u8 = delimited(9);
+    pub const CREATE_TIME: u8 = delimited(10);
+    pub const EXPIRE_TIME: u8 = delimited(11);
+    pub const METADATA: u8 = delimited(12);
+    pub const RATE_LIMIT: u8 = delimited(13);
     /// Of each entry of the map.
-    pub const PAIR_KEY: u32 = 1;
-    pub const PAIR_VALUE: u32 = 2;
+    pub const PAIR_KEY: u8 = delimited(1);
+    pub const PAIR_VALUE: u8 = delimited(2);
 }
 
-/// Decodes a body that holds exactly one request and is not compressed. Any other body is left to tonic, which refuses what
-/// is invalid.
-pub(crate) fn decode(body: &[u8]) -> Option<proto::VerifyRequest> {
-    proto::VerifyRequest::decode(codec::plain_message(body)?).ok()
+/// A `VerifyRequest` whose texts are still in the body: copies would have to be allocated, and zeroed afterwards.
+#[derive(Default)]
+pub(crate) struct BorrowedRequest<'a> {
+    /// Secret, keyspace, organization, instance and environment: the fields 1 to 5.
+    texts: [&'a str; TEXTS],
+    required_scopes: Vec<String>,
+    cost: Option<u32>,
 }
 
-/// The check that a Verify requests.
+const TEXTS: usize = 5;
+const REQUIRED_SCOPES: u64 = 6;
+const COST: u64 = 7;
+
+/// Decodes a body that holds exactly one request, is not compressed, and has no more scopes than are valid. Any other body
+/// is left to tonic, which refuses what is invalid, and only after the credential was judged.
+pub(crate) fn decode(body: &[u8]) -> Option<BorrowedRequest<'_>> {
+    let mut fields = Fields::new(codec::plain_message(body)?, &[]);
+    let mut request = BorrowedRequest::default();
+    while let Some((field, content)) = fields.any().ok()? {
+        match (field, content) {
+            (COST, Content::Number(cost)) => request.cost = Some(cost.try_into().ok()?),
+            (REQUIRED_SCOPES, Content::Bytes(_)) if request.required_scopes.len() == MAX_SCOPES => return None,
+            (REQUIRED_SCOPES, Content::Bytes(scope)) => {
+                request.required_scopes.push(protobuf::text(scope).ok()?.to_owned());
+            }
+            (1..REQUIRED_SCOPES, Content::Bytes(text)) => {
+                *request.texts.get_mut(usize::try_from(field).ok()? - 1)? = protobuf::text(text).ok()?;
+            }
+            // A field of a later version.
+            _ if field > COST => {}
+            _ => return None,
+        }
+    }
+    Some(request)
+}
+
+impl BorrowedRequest<'_> {
+    /// The check that it requests.
+    pub(crate) fn check(&self) -> Check<'_> {
+        requested(self.texts, &self.required_scopes, self.cost)
+    }
+
+    /// The message, for a call that does not end where it is read.
+    pub(crate) fn into_message(self) -> proto::VerifyRequest {
+        let [secret, keyspace, organization, instance, environment] = self.texts.map(str::to_owned);
+        let Self { texts: _, required_scopes, cost } = self;
+        proto::VerifyRequest { secret, keyspace, organization, instance, environment, required_scopes, cost }
+    }
+}
+
+/// The check that a message requests.
 pub(crate) fn check(message: &proto::VerifyRequest) -> Check<'_> {
+    let proto::VerifyRequest { secret, keyspace, organization, instance, environment, required_scopes, cost } = message;
+    requested([secret, keyspace, organization, instance, environment], required_scopes, *cost)
+}
+
+fn requested<'a>(texts: [&'a str; TEXTS], scopes: &'a [String], cost: Option<u32>) -> Check<'a> {
+    let [secret, keyspace, organization, instance, environment] = texts;
     Check {
-        secret: &message.secret,
-        keyspace: &message.keyspace,
-        asserted: Assertions {
-            environment: &message.environment,
-            organization: &message.organization,
-            instance: &message.instance,
-            scopes: &message.required_scopes,
-            forbidden: false,
-        },
+        secret,
+        keyspace,
+        asserted: Assertions { environment, organization, instance, scopes, forbidden: false },
         host_environment: "",
-        cost: Some(message.cost.unwrap_or(1)),
+        cost: Some(cost.unwrap_or(1)),
     }
 }
 
@@ -109,59 +155,51 @@ pub fn frame(answer: &Answer<'_>) -> Bytes {
 }
 
 fn write(answer: &Answer<'_>, out: &mut BytesMut) {
-    encode_key(field::CODE, WireType::Varint, out);
-    encode_varint(code(answer.code) as u64, out);
-    text(field::MESSAGE, &answer.message, out);
+    number(key::CODE, code(answer.code) as u64, out);
+    text(key::MESSAGE, &answer.message, out);
     if let Some(key) = &answer.key {
         write_key(key, out);
     }
     if let Some(rate) = answer.rate {
-        nested(field::RATE_LIMIT, &rate_limit(rate), out);
+        nested(key::RATE_LIMIT, &rate_limit(rate), out);
     }
 }
 
 fn write_key(key: &AnswerKey<'_>, out: &mut BytesMut) {
-    bytes(field::KEY_ID, &key.id.ascii(), out);
-    text(field::KEYSPACE, key.keyspace, out);
-    text(field::ORGANIZATION, key.organization, out);
-    text(field::INSTANCE, key.instance, out);
-    text(field::ENVIRONMENT, key.environment, out);
-    text(field::NAME, key.name, out);
+    bytes(key::KEY_ID, &key.id.ascii(), out);
+    text(key::KEYSPACE, key.keyspace, out);
+    text(key::ORGANIZATION, key.organization, out);
+    text(key::INSTANCE, key.instance, out);
+    text(key::ENVIRONMENT, key.environment, out);
+    text(key::NAME, key.name, out);
     for scope in key.scopes() {
-        bytes(field::SCOPES, scope.as_bytes(), out);
+        bytes(key::SCOPES, scope.as_bytes(), out);
     }
-    nested(field::CREATE_TIME, &convert::timestamp(key.created_at), out);
+    nested(key::CREATE_TIME, &convert::timestamp(key.created_at), out);
     if let Some(at) = key.expires_at {
-        nested(field::EXPIRE_TIME, &convert::timestamp(at), out);
+        nested(key::EXPIRE_TIME, &convert::timestamp(at), out);
     }
     for (name, value) in key.metadata() {
-        let length = text_length(field::PAIR_KEY, name) + text_length(field::PAIR_VALUE, value);
-        encode_key(field::METADATA, WireType::LengthDelimited, out);
-        encode_varint(length as u64, out);
-        text(field::PAIR_KEY, name, out);
-        text(field::PAIR_VALUE, value, out);
+        start(key::METADATA, text_length(name) + text_length(value), out);
+        text(key::PAIR_KEY, name, out);
+        text(key::PAIR_VALUE, value, out);
     }
 }
 
-/// A string field. Protobuf leaves an empty one out.
-fn text(field: u32, value: &str, out: &mut BytesMut) {
+/// A text. Protobuf leaves an empty one out.
+fn text(key: u8, value: &str, out: &mut BytesMut) {
     if !value.is_empty() {
-        bytes(field, value.as_bytes(), out);
+        bytes(key, value.as_bytes(), out);
     }
 }
 
-fn text_length(field: u32, value: &str) -> usize {
-    if value.is_empty() { 0 } else { key_len(field) + encoded_len_varint(value.len() as u64) + value.len() }
+fn text_length(value: &str) -> usize {
+    if value.is_empty() { 0 } else { field_length(value.len()) }
 }
 
-fn bytes(field: u32, value: &[u8], out: &mut BytesMut) {
-    encode_key(field, WireType::LengthDelimited, out);
-    encode_varint(value.len() as u64, out);
-    out.put_slice(value);
-}
-
-fn nested(field: u32, value: &impl prost::Message, out: &mut BytesMut) {
-    prost::encoding::message::encode(field, value, out);
+fn nested(key: u8, value: &impl prost::Message, out: &mut BytesMut) {
+    start(key, value.encoded_len(), out);
+    value.encode_raw(out);
 }
 
 /// The state of a rate limit.
@@ -179,6 +217,7 @@ mod tests {
     use std::sync::Arc;
 
     use proptest::prelude::*;
+    use prost::Message as _;
     use uuid::Uuid;
 
     use super::*;
@@ -214,7 +253,38 @@ mod tests {
         }
     }
 
+    prop_compose! {
+        fn requests()(
+            secret in ".{0,200}", keyspace in ".{0,3}", organization in ".{0,3}", instance in ".{0,3}",
+            environment in ".{0,3}", required_scopes in prop::collection::vec("[a-z]{0,3}", 0..3), cost: Option<u32>,
+        ) -> proto::VerifyRequest {
+            proto::VerifyRequest { secret, keyspace, organization, instance, environment, required_scopes, cost }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_request_is_read_in_place_as_prost_reads_it(first in requests(), then in requests()) {
+            let frame = codec::frame(&first);
+            prop_assert_eq!(decode(&frame).map(BorrowedRequest::into_message), Some(first.clone()));
+            // A field that comes twice: the last one counts.
+            let twice = [first.encode_to_vec(), then.encode_to_vec()].concat();
+            let merged = proto::VerifyRequest::decode(&twice[..]).unwrap();
+            let frame = codec::frame_with(twice.len(), |out| out.extend_from_slice(&twice));
+            prop_assert_eq!(decode(&frame).map(BorrowedRequest::into_message), Some(merged.clone()));
+            // And both ask for the same check.
+            let (own, prosts) = (decode(&frame).unwrap(), check(&merged));
+            prop_assert_eq!(format!("{:?}", own.check()), format!("{prosts:?}"));
+            // What is cut off anywhere is either refused or, between two fields, read as prost reads it.
+            for end in 0..twice.len() {
+                let frame = codec::frame_with(end, |out| out.extend_from_slice(&twice[..end]));
+                prop_assert_eq!(
+                    decode(&frame).map(BorrowedRequest::into_message),
+                    proto::VerifyRequest::decode(&twice[..end]).ok()
+                );
+            }
+        }
+
         #[test]
         fn the_frame_holds_the_same_message(
             code in prop::sample::select(VerdictCode::ALL.to_vec()), entry in prop::option::of(entries()),
@@ -229,5 +299,28 @@ mod tests {
             let decoded = proto::VerifyResponse::decode(&frame[codec::PREFIX_BYTES..]).unwrap();
             prop_assert_eq!(decoded, response(&answer));
         }
+    }
+
+    #[test]
+    fn what_is_not_known_here_is_left_to_tonic() {
+        let frame = |message: &[u8]| codec::frame_with(message.len(), |out| out.extend_from_slice(message));
+        let known: &[u8] = b"\x0a\x01s";
+        assert!(decode(&frame(known)).is_some());
+        assert!(decode(&frame(b"\x42\x01s\x48\x01\x55\0\0\0\0")).is_some(), "fields of a later version");
+        for (message, what) in [
+            (&b"\x02\x01s"[..], "field 0"),
+            (b"\x43\x44", "a group"),
+            (b"\x08\x01", "a secret that is a number"),
+            (b"\x3a\x01\x01", "a cost that is a text"),
+            (b"\x0a\x01\xff", "not UTF-8"),
+            (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01s", "a length that no memory has"),
+            (b"\x38\xff\xff\xff\xff\xff\x01", "a cost of more than 32 bits"),
+        ] {
+            assert!(decode(&frame(message)).is_none(), "{what}");
+        }
+        assert!(decode(&frame(&b"\x32\0".repeat(MAX_SCOPES))).is_some());
+        assert!(decode(&frame(&b"\x32\0".repeat(MAX_SCOPES + 1))).is_none(), "more scopes than are valid");
+        assert!(decode(&[&[1, 0, 0, 0, 3], known].concat()).is_none(), "compressed");
+        assert!(decode(&[&[0, 0, 0, 0, 2], known].concat()).is_none(), "longer than its prefix says");
     }
 }
