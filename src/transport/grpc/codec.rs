@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use prost::Message;
 use tonic::{
     Status,
@@ -29,14 +29,14 @@ pub(crate) fn plain_message(body: &[u8]) -> Option<&[u8]> {
 }
 
 /// One gRPC message with its prefix; `write` writes the message, which has about `capacity` bytes.
-pub(crate) fn frame_with(capacity: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
-    let mut frame = BytesMut::with_capacity(PREFIX_BYTES + capacity);
-    frame.put_bytes(0, PREFIX_BYTES);
+pub(crate) fn frame_with(capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut frame = Vec::with_capacity(PREFIX_BYTES + capacity);
+    frame.extend_from_slice(&[0; PREFIX_BYTES]);
     write(&mut frame);
     // The fields of keys and the headers of requests are bounded far below 4 GiB.
     let length = u32::try_from(frame.len() - PREFIX_BYTES).unwrap_or(u32::MAX);
     frame[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
-    frame.freeze()
+    frame.into()
 }
 
 /// A message as one gRPC message with its prefix.

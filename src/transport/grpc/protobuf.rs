@@ -4,7 +4,6 @@
 //!
 //! Format: <https://protobuf.dev/programming-guides/encoding/>.
 
-use bytes::{BufMut as _, BytesMut};
 use prost::encoding::{encode_varint, encoded_len_varint};
 
 /// The key of a text, bytes or a message. The number is at most 15, so that the key takes one byte.
@@ -28,22 +27,25 @@ pub(crate) fn field_length(content: usize) -> usize {
 }
 
 /// The key and the length of a field whose content follows.
-pub(crate) fn start(key: u8, length: usize, out: &mut BytesMut) {
+#[inline]
+pub(crate) fn start(key: u8, length: usize, out: &mut Vec<u8>) {
     number(key, length as u64, out);
 }
 
 /// A text or bytes, also if empty.
-pub(crate) fn bytes(key: u8, content: &[u8], out: &mut BytesMut) {
+#[inline]
+pub(crate) fn bytes(key: u8, content: &[u8], out: &mut Vec<u8>) {
     start(key, content.len(), out);
-    out.put_slice(content);
+    out.extend_from_slice(content);
 }
 
 /// A number.
-pub(crate) fn number(key: u8, value: u64, out: &mut BytesMut) {
+#[inline]
+pub(crate) fn number(key: u8, value: u64, out: &mut Vec<u8>) {
     if let Ok(short @ ..0x80) = u8::try_from(value) {
-        out.put_slice(&[key, short]);
+        out.extend_from_slice(&[key, short]);
     } else {
-        out.put_u8(key);
+        out.push(key);
         encode_varint(value, out);
     }
 }

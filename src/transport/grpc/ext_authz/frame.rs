@@ -1,7 +1,7 @@
 //! The response to a request that passes, as bytes: Envoy asks about every request, and a message of many small texts would
 //! allocate each of them. [`super::response`] makes the same message; a test compares both.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::request::CheckedRequest;
 use crate::{
@@ -79,20 +79,20 @@ pub(crate) fn pass(allowed: &Allowed, checked: &CheckedRequest<'_>, request_id: 
 }
 
 /// A `HeaderValueOption` that takes the place of any other header of its name.
-fn header(key: u8, name: &str, value: &str, out: &mut BytesMut) {
+fn header(key: u8, name: &str, value: &str, out: &mut Vec<u8>) {
     if let Some((name_length, value_length)) = short(name, value) {
         let pair = 2 + name_length + 2 + value_length;
-        out.put_slice(&[key, 2 + pair + OVERWRITE_LENGTH, key::HEADER, pair, key::NAME, name_length]);
-        out.put_slice(name.as_bytes());
-        out.put_slice(&[key::VALUE, value_length]);
-        out.put_slice(value.as_bytes());
-        return out.put_slice(&OVERWRITE);
+        out.extend_from_slice(&[key, 2 + pair + OVERWRITE_LENGTH, key::HEADER, pair, key::NAME, name_length]);
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(&[key::VALUE, value_length]);
+        out.extend_from_slice(value.as_bytes());
+        return out.extend_from_slice(&OVERWRITE);
     }
     start(key, option_length(name, value), out);
     start(key::HEADER, pair_length(name.len(), value.len()), out);
     text(key::NAME, name, out);
     text(key::VALUE, value, out);
-    out.put_slice(&OVERWRITE);
+    out.extend_from_slice(&OVERWRITE);
 }
 
 fn option_length(name: &str, value: &str) -> usize {
@@ -100,13 +100,13 @@ fn option_length(name: &str, value: &str) -> usize {
 }
 
 /// An entry of a `Struct`'s map, with a text as value.
-fn metadata_field(name: &str, value: &str, out: &mut BytesMut) {
+fn metadata_field(name: &str, value: &str, out: &mut Vec<u8>) {
     if let Some((name_length, value_length)) = short(name, value) {
         let entry = 2 + name_length + 2 + 2 + value_length;
-        out.put_slice(&[key::FIELDS, entry, key::NAME, name_length]);
-        out.put_slice(name.as_bytes());
-        out.put_slice(&[key::VALUE, 2 + value_length, key::STRING_VALUE, value_length]);
-        return out.put_slice(value.as_bytes());
+        out.extend_from_slice(&[key::FIELDS, entry, key::NAME, name_length]);
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(&[key::VALUE, 2 + value_length, key::STRING_VALUE, value_length]);
+        return out.extend_from_slice(value.as_bytes());
     }
     start(key::FIELDS, entry_length(name, value), out);
     text(key::NAME, name, out);
@@ -130,6 +130,6 @@ fn pair_length(name: usize, value: usize) -> usize {
     field_length(name) + field_length(value)
 }
 
-fn text(key: u8, content: &str, out: &mut BytesMut) {
+fn text(key: u8, content: &str, out: &mut Vec<u8>) {
     bytes(key, content.as_bytes(), out);
 }

@@ -2,7 +2,7 @@
 //! by [`decode`] and written by [`frame`] straight from the cached key; for a stream and for calls that tonic handles,
 //! prost's messages, read by [`check`] and made by [`response`].
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::super::{
     codec, convert,
@@ -154,7 +154,7 @@ pub fn frame(answer: &Answer<'_>) -> Bytes {
     codec::frame_with(MESSAGE_CAPACITY, |out| write(answer, out))
 }
 
-fn write(answer: &Answer<'_>, out: &mut BytesMut) {
+fn write(answer: &Answer<'_>, out: &mut Vec<u8>) {
     number(key::CODE, code(answer.code) as u64, out);
     text(key::MESSAGE, &answer.message, out);
     if let Some(key) = &answer.key {
@@ -165,7 +165,7 @@ fn write(answer: &Answer<'_>, out: &mut BytesMut) {
     }
 }
 
-fn write_key(key: &AnswerKey<'_>, out: &mut BytesMut) {
+fn write_key(key: &AnswerKey<'_>, out: &mut Vec<u8>) {
     bytes(key::KEY_ID, &key.id.ascii(), out);
     text(key::KEYSPACE, key.keyspace, out);
     text(key::ORGANIZATION, key.organization, out);
@@ -187,7 +187,7 @@ fn write_key(key: &AnswerKey<'_>, out: &mut BytesMut) {
 }
 
 /// A text. Protobuf leaves an empty one out.
-fn text(key: u8, value: &str, out: &mut BytesMut) {
+fn text(key: u8, value: &str, out: &mut Vec<u8>) {
     if !value.is_empty() {
         bytes(key, value.as_bytes(), out);
     }
@@ -197,7 +197,7 @@ fn text_length(value: &str) -> usize {
     if value.is_empty() { 0 } else { field_length(value.len()) }
 }
 
-fn nested(key: u8, value: &impl prost::Message, out: &mut BytesMut) {
+fn nested(key: u8, value: &impl prost::Message, out: &mut Vec<u8>) {
     start(key, value.encoded_len(), out);
     value.encode_raw(out);
 }
