@@ -29,8 +29,10 @@ use super::{
 };
 use crate::transport::listener::AGE_GRACE;
 
-/// Requests that are accepted before any of them is answered: their responses share one write.
-const MAX_BATCH: usize = 64;
+/// The most requests that are accepted before any of them is answered: their responses share one write.
+const MAX_BATCH: usize = 32;
+/// The fewest, where more of them arrive: each write costs a system call.
+const MIN_BATCH: usize = 4;
 
 /// Serves a connection until one of these happens:
 ///
@@ -196,7 +198,8 @@ where
     /// accept once more would cost a system call and mostly find none; the next poll flushes the responses instead.
     /// Ready: the connection is closed.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.accepted.len() < MAX_BATCH {
+        let batch = batch(self.spinning.is_alone(), self.expected);
+        while self.accepted.len() < batch {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok(request))) => {
                     self.accepted.push(request);
@@ -224,6 +227,13 @@ where
         self.expected = 0;
         true
     }
+}
+
+/// How many requests are answered by one write. On a connection that has the thread to itself half of a burst, so that the
+/// client works on the first half while the second is answered: otherwise each would wait for the other. Several
+/// connections keep the thread busy without that, and each write would take time from the others.
+fn batch(alone: bool, expected: usize) -> usize {
+    if alone { (expected / 2).clamp(MIN_BATCH, MAX_BATCH) } else { MAX_BATCH }
 }
 
 #[cfg(test)]
@@ -284,6 +294,12 @@ mod tests {
             polls: Arc::default(),
             turns: Arc::default(),
         }
+    }
+
+    #[test]
+    fn a_connection_with_a_thread_of_its_own_has_half_of_a_burst_answered_at_once() {
+        assert_eq!([0, 1, 8, 16, 64, 1_000].map(|expected| batch(true, expected)), [4, 4, 4, 8, 32, 32]);
+        assert_eq!([0, 1, 8, 16, 64, 1_000].map(|expected| batch(false, expected)), [32; 6]);
     }
 
     #[tokio::test]

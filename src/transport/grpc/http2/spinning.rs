@@ -69,6 +69,11 @@ impl Spinning {
         self.ended = now;
     }
 
+    /// Whether the connection has the thread to itself, as of its last two polls.
+    pub(super) fn is_alone(&self) -> bool {
+        self.alone
+    }
+
     /// Whether to poll for the next requests rather than to sleep. Spinning is bounded by [`SPIN_LIMIT`], and happens only
     /// between bursts that follow each other within it, on a connection that has the thread to itself.
     pub(super) fn should_spin(&self, now: Instant) -> bool {
