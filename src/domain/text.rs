@@ -42,6 +42,26 @@ pub fn same(one: &str, other: &str) -> bool {
     one == other || (!one.is_ascii() && !other.is_ascii() && normalized(one) == normalized(other))
 }
 
+/// The part of a text before the first separator, which is ASCII, and what follows it; none if there is no separator. Looks
+/// at each byte: in a text as short as a header or a path, `str::split`, which prepares a search for each part, takes
+/// several times as long.
+pub(crate) fn cut(text: &str, separator: u8) -> (&str, Option<&str>) {
+    debug_assert!(separator.is_ascii());
+    let end = text.bytes().position(|byte| byte == separator).unwrap_or(text.len());
+    let (part, rest) = text.split_at(end);
+    (part, rest.get(1..))
+}
+
+/// All parts between separators, as `str::split` finds them.
+pub(crate) fn parts(text: &str, separator: u8) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let (part, after) = cut(rest?, separator);
+        rest = after;
+        Some(part)
+    })
+}
+
 /// Why a text must not be stored as a name; `None` if it may. An empty text is valid.
 pub(crate) fn problem(text: &str) -> Option<&'static str> {
     if text.contains(char::is_control) {
@@ -135,7 +155,18 @@ fn breaks_cursive(chars: &[char], at: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn texts_are_cut_as_the_standard_library_cuts_them(text in "[/a鍵é]{0,12}") {
+            let (part, rest) = cut(&text, b'/');
+            prop_assert_eq!(rest.map(|rest| (part, rest)), text.split_once('/'));
+            prop_assert_eq!(parts(&text, b'/').collect::<Vec<_>>(), text.split('/').collect::<Vec<_>>());
+        }
+    }
 
     #[test]
     fn characters_that_cannot_be_seen_are_refused_in_every_place() {

@@ -13,6 +13,7 @@ use crate::domain::{
     key::{Binding, KeyFacts, KeyId},
     keyspace::{AllowedKeyspaces, KeyspaceIndex},
     rate_limit::RateLimit,
+    text,
     verdict::KeyView,
 };
 
@@ -126,17 +127,7 @@ impl CachedKey {
 
     /// Scopes that the key holds.
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
-        let mut rest = self.field(4);
-        std::iter::from_fn(move || {
-            while !rest.is_empty() {
-                let scope;
-                (scope, rest) = cut(rest, b' ');
-                if !scope.is_empty() {
-                    return Some(scope);
-                }
-            }
-            None
-        })
+        text::parts(self.field(4), b' ').filter(|scope| !scope.is_empty())
     }
 
     /// The scopes that the key holds, separated by spaces.
@@ -148,12 +139,9 @@ impl CachedKey {
     pub fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
         let mut rest = self.text.get(usize::from(self.ends[TEXTS - 1])..).unwrap_or_default();
         std::iter::from_fn(move || {
-            if rest.is_empty() {
-                return None;
-            }
-            let (name, after) = cut(rest, b'\0');
-            let value;
-            (value, rest) = cut(after, b'\0');
+            let (name, after) = text::cut(rest, b'\0');
+            let (value, after) = text::cut(after?, b'\0');
+            rest = after?;
             Some((name, value))
         })
     }
@@ -176,14 +164,6 @@ impl CachedKey {
             environment: self.environment().to_owned(),
         }
     }
-}
-
-/// The part of a text before a separator, and the rest after it. Looks at each byte: the parts are so short that
-/// `str::split`, which prepares a search for each of them, takes several times as long.
-fn cut(text: &str, separator: u8) -> (&str, &str) {
-    let end = text.bytes().position(|byte| byte == separator).unwrap_or(text.len());
-    let (part, rest) = text.split_at(end);
-    (part, rest.get(1..).unwrap_or_default())
 }
 
 impl KeyView for CachedKey {

@@ -14,6 +14,7 @@ use super::authenticate::Authenticator;
 use crate::domain::{
     error::{Error, Result},
     keyspace::{CredentialHeader, Registry},
+    text,
 };
 
 /// The headers of a request. Names are in lower case.
@@ -43,9 +44,8 @@ pub struct CredentialPolicy {
 
 /// Returns the token of an `Authorization` value, or `None` if the value has another scheme or no token.
 pub fn bearer(value: &str) -> Option<&str> {
-    // A space is a byte of no other character.
-    let (scheme, token) = value.split_at_checked(value.bytes().position(|byte| byte == b' ')?)?;
-    let token = token.trim_matches(' ');
+    let (scheme, token) = text::cut(value, b' ');
+    let token = token?.trim_matches(' ');
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 

@@ -5,7 +5,7 @@ mod pattern;
 
 use self::path::Segments;
 pub use self::pattern::PathPattern;
-use super::role::Role;
+use super::{role::Role, text::cut};
 
 /// The settings of a keyspace for gateways.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -126,7 +126,7 @@ impl GatewayRules {
     /// The organization that the query of `target` names in [`Self::org_param`]. Names such as `orgId[]` count, too: many
     /// frameworks read a list from them, under the name without the brackets.
     pub fn named_organization(&self, target: &str) -> NamedOrganization {
-        let Some((name, query)) = self.org_param.as_deref().zip(target.split_once('?').map(|(_, query)| query)) else {
+        let Some((name, query)) = self.org_param.as_deref().zip(cut(target, b'?').1) else {
             return NamedOrganization::None;
         };
         let names = |given: &str| given.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('['));
@@ -160,7 +160,7 @@ pub enum NamedOrganization {
 
 /// The path of a request target: what is before its query.
 pub fn path_of(target: &str) -> &str {
-    target.split_once('?').map_or(target, |(path, _)| path)
+    cut(target, b'?').0
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::domain::text::{cut, parts};
+
 /// The segments of a path, decoded. `/` has one segment, which is empty.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Segments<'a>(Vec<Cow<'a, str>>);
@@ -20,9 +22,9 @@ impl<'a> Segments<'a> {
             return None;
         }
         let last = relative.bytes().filter(|byte| *byte == b'/').count();
-        let segments = relative.split('/').enumerate().map(|(at, text)| {
+        let segments = parts(relative, b'/').enumerate().map(|(at, text)| {
             let segment = decode(text)?;
-            let name = segment.split(';').next().unwrap_or_default();
+            let (name, _) = cut(&segment, b';');
             // Only the last segment may be empty: the path ends with a slash.
             let clear = !matches!(name, "." | "..") && (!segment.is_empty() || at == last);
             clear.then_some(segment)
@@ -37,7 +39,7 @@ impl<'a> Segments<'a> {
 
 /// Decodes the escapes of a segment; none if one of them is ambiguous.
 fn decode(text: &str) -> Option<Cow<'_, str>> {
-    if !text.contains('%') {
+    if !text.bytes().any(|byte| byte == b'%') {
         return Some(Cow::Borrowed(text));
     }
     let mut decoded = Vec::with_capacity(text.len());
