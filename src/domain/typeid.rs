@@ -13,7 +13,7 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 pub(super) fn format(prefix: &str, id: Uuid) -> String {
     let mut text = String::with_capacity(prefix.len() + DIGITS);
     text.push_str(prefix);
-    // All of them are ASCII. One copy: a character at a time takes a tenth of a checked key in a stream.
+    // All of them are ASCII. One copy: a character at a time takes a twentieth of a check in a stream.
     text.push_str(str::from_utf8(&digits(id)).unwrap_or_default());
     text
 }

@@ -61,7 +61,7 @@ impl RootCredential {
     }
 
     fn has_digest(&self, digest: &Digest) -> bool {
-        // In halves: `subtle` compares an array byte by byte, which takes longer than the rest of a caller's verdict.
+        // In halves: `subtle` compares an array byte by byte, which takes as long as the rest of a caller's verdict.
         let ([first, second], [own_first, own_second]) = (halves(digest), halves(&self.digest));
         (first.ct_eq(&own_first) & second.ct_eq(&own_second)).into()
     }
