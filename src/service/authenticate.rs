@@ -364,3 +364,20 @@ impl Authenticator {
 fn root() -> Caller {
     Caller::Operator { method: AuthMethod::Root }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_of_the_root_credentials_digest_is_compared() {
+        let root = RootCredential::new("a root credential");
+        let digest = secret::digest("a root credential");
+        assert!(root.has_digest(&digest));
+        for index in 0..digest.0.len() {
+            let mut other = digest;
+            other.0[index] ^= 1;
+            assert!(!root.has_digest(&other), "byte {index}");
+        }
+    }
+}

@@ -28,20 +28,20 @@ pub(crate) fn field_length(content: usize) -> usize {
 
 /// The key and the length of a field whose content follows.
 #[inline]
-pub(crate) fn start(key: u8, length: usize, out: &mut Vec<u8>) {
-    number(key, length as u64, out);
+pub(crate) fn put_start(key: u8, length: usize, out: &mut Vec<u8>) {
+    put_number(key, length as u64, out);
 }
 
 /// A text or bytes, also if empty.
 #[inline]
-pub(crate) fn bytes(key: u8, content: &[u8], out: &mut Vec<u8>) {
-    start(key, content.len(), out);
+pub(crate) fn put_bytes(key: u8, content: &[u8], out: &mut Vec<u8>) {
+    put_start(key, content.len(), out);
     out.extend_from_slice(content);
 }
 
 /// A number.
 #[inline]
-pub(crate) fn number(key: u8, value: u64, out: &mut Vec<u8>) {
+pub(crate) fn put_number(key: u8, value: u64, out: &mut Vec<u8>) {
     if let Ok(short @ ..0x80) = u8::try_from(value) {
         out.extend_from_slice(&[key, short]);
     } else {
@@ -149,6 +149,6 @@ impl<'a> Fields<'a> {
 /// # Errors
 ///
 /// [`Malformed`] if it is not UTF-8.
-pub(crate) fn text(bytes: &[u8]) -> Result<&str, Malformed> {
+pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Malformed> {
     str::from_utf8(bytes).map_err(|_| Malformed)
 }

@@ -9,7 +9,7 @@ use crate::{
     transport::{
         grpc::{
             codec,
-            protobuf::{bytes, field_length, start},
+            protobuf::{field_length, put_bytes, put_start},
         },
         refusal::rate_headers,
         request_id::REQUEST_ID,
@@ -60,18 +60,18 @@ pub(crate) fn pass(allowed: &Allowed, checked: &CheckedRequest<'_>, request_id: 
 
     codec::frame_with(length, |out| {
         // OK is the status without fields.
-        start(key::STATUS, 0, out);
-        start(key::OK_RESPONSE, ok, out);
+        put_start(key::STATUS, 0, out);
+        put_start(key::OK_RESPONSE, ok, out);
         for (name, value) in upstream() {
             header(key::HEADERS, name, value, out);
         }
         for name in removed {
-            text(key::HEADERS_TO_REMOVE, name, out);
+            put_text(key::HEADERS_TO_REMOVE, name, out);
         }
         for (name, value) in client() {
             header(key::RESPONSE_HEADERS_TO_ADD, name, value, out);
         }
-        start(key::DYNAMIC_METADATA, metadata, out);
+        put_start(key::DYNAMIC_METADATA, metadata, out);
         for (name, value) in upstream() {
             metadata_field(name, value, out);
         }
@@ -88,10 +88,10 @@ fn header(key: u8, name: &str, value: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(value.as_bytes());
         return out.extend_from_slice(&OVERWRITE);
     }
-    start(key, option_length(name, value), out);
-    start(key::HEADER, pair_length(name.len(), value.len()), out);
-    text(key::NAME, name, out);
-    text(key::VALUE, value, out);
+    put_start(key, option_length(name, value), out);
+    put_start(key::HEADER, pair_length(name.len(), value.len()), out);
+    put_text(key::NAME, name, out);
+    put_text(key::VALUE, value, out);
     out.extend_from_slice(&OVERWRITE);
 }
 
@@ -108,10 +108,10 @@ fn metadata_field(name: &str, value: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(&[key::VALUE, 2 + value_length, key::STRING_VALUE, value_length]);
         return out.extend_from_slice(value.as_bytes());
     }
-    start(key::FIELDS, entry_length(name, value), out);
-    text(key::NAME, name, out);
-    start(key::VALUE, field_length(value.len()), out);
-    text(key::STRING_VALUE, value, out);
+    put_start(key::FIELDS, entry_length(name, value), out);
+    put_text(key::NAME, name, out);
+    put_start(key::VALUE, field_length(value.len()), out);
+    put_text(key::STRING_VALUE, value, out);
 }
 
 fn entry_length(name: &str, value: &str) -> usize {
@@ -130,6 +130,6 @@ fn pair_length(name: usize, value: usize) -> usize {
     field_length(name) + field_length(value)
 }
 
-fn text(key: u8, content: &str, out: &mut Vec<u8>) {
-    bytes(key, content.as_bytes(), out);
+fn put_text(key: u8, content: &str, out: &mut Vec<u8>) {
+    put_bytes(key, content.as_bytes(), out);
 }

@@ -2,7 +2,7 @@
 //! What this cannot read is left to prost, which says what is wrong. Numbers are those of the proto; a test compares both.
 
 use super::request::CheckedRequest;
-use crate::transport::grpc::protobuf::{Fields, Malformed, text};
+use crate::transport::grpc::protobuf::{Fields, Malformed, utf8};
 
 /// Headers that are read here. Each is compared with all before it, and their number is the client's choice where Envoy's
 /// configuration does not bound it. Envoy's own bound is 100.
@@ -10,7 +10,7 @@ const MAX_HEADERS: usize = 256;
 
 /// Refuses what is no text. Nearly every header is ASCII, which is quicker to see.
 fn check_text(bytes: &[u8]) -> Result<(), Malformed> {
-    if bytes.is_ascii() { Ok(()) } else { text(bytes).map(drop) }
+    if bytes.is_ascii() { Ok(()) } else { utf8(bytes).map(drop) }
 }
 
 /// Names of headers that were read: a bit for each. A name whose bit is not set is new; any other may have been read.
@@ -69,7 +69,7 @@ fn attributes<'a>(bytes: &'a [u8], checked: &mut CheckedRequest<'a>) -> Result<(
             }
             10 => {
                 let (name, value) = pair(value)?;
-                checked.extensions.set(text(name)?, text(value)?);
+                checked.extensions.set(utf8(name)?, utf8(value)?);
             }
             _ => {}
         }
@@ -89,14 +89,14 @@ fn source(bytes: &[u8]) -> Result<&str, Malformed> {
         }
         found = inner.unwrap_or_default();
     }
-    text(found)
+    utf8(found)
 }
 
 fn http_request<'a>(bytes: &'a [u8], checked: &mut CheckedRequest<'a>) -> Result<(), Malformed> {
     let (mut fields, mut names) = (Fields::new(bytes, &[2, 3, 4, 5, 13]), NamesSeen::default());
     while let Some((number, value)) = fields.next()? {
         match number {
-            2 => checked.method = text(value)?,
+            2 => checked.method = utf8(value)?,
             3 => {
                 let (name, value) = pair(value)?;
                 // The last one of a name counts in a map. A client that sends two is not Envoy: prost decides.
@@ -109,8 +109,8 @@ fn http_request<'a>(bytes: &'a [u8], checked: &mut CheckedRequest<'a>) -> Result
                 }
                 headers.push((name, value));
             }
-            4 => checked.target = text(value)?,
-            5 => checked.host = text(value)?,
+            4 => checked.target = utf8(value)?,
+            5 => checked.host = utf8(value)?,
             // Envoy is configured to send headers unjoined.
             13 => return Err(Malformed),
             _ => {}

@@ -239,12 +239,13 @@ fn batch(alone: bool, expected: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use std::{
+        io,
         sync::atomic::{AtomicUsize, Ordering},
         time::Duration,
     };
 
     use http::Response;
-    use tokio::io::{AsyncReadExt as _, duplex};
+    use tokio::io::{AsyncReadExt as _, ReadBuf, duplex};
 
     use super::{super::options::Timeouts, *};
 
@@ -297,9 +298,57 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_with_a_thread_of_its_own_has_half_of_a_burst_answered_at_once() {
+    fn a_batch_is_half_of_a_burst_for_a_connection_that_is_alone() {
         assert_eq!([0, 1, 8, 16, 64, 1_000].map(|expected| batch(true, expected)), [4, 4, 4, 8, 32, 32]);
         assert_eq!([0, 1, 8, 16, 64, 1_000].map(|expected| batch(false, expected)), [32; 6]);
+    }
+
+    /// Records the most requests that were handled between two writes.
+    struct Writes<I> {
+        io: I,
+        handler: Arc<Counting>,
+        before: usize,
+        most: Arc<AtomicUsize>,
+    }
+
+    impl<I: AsyncRead + Unpin> AsyncRead for Writes<I> {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_read(cx, buf)
+        }
+    }
+
+    impl<I: AsyncWrite + Unpin> AsyncWrite for Writes<I> {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            let handled = self.handler.count.load(Ordering::Relaxed);
+            self.most.fetch_max(handled - self.before, Ordering::Relaxed);
+            self.before = handled;
+            Pin::new(&mut self.io).poll_write(cx, buf)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_with_a_thread_of_its_own_has_half_of_a_burst_answered_at_once() {
+        let (near, io) = duplex(1 << 16);
+        let (handler, most) = (Arc::new(Counting::default()), Arc::<AtomicUsize>::default());
+        let writes = Writes { io, handler: Arc::clone(&handler), before: 0, most: Arc::clone(&most) };
+        let server = Arc::clone(&handler);
+        tokio::spawn(async move { serve(writes, &*server, options(LONG_TIMEOUTS)).await });
+        let (mut sender, client) = h2::client::handshake(near).await.unwrap();
+        tokio::spawn(client);
+        for _ in 0..3 {
+            let mut request = || sender.send_request(Request::get("http://x/").body(()).unwrap(), true).unwrap().0;
+            let sent: Vec<_> = (0..8).map(|_| request()).collect();
+            futures::future::try_join_all(sent).await.unwrap();
+        }
+        assert_eq!((handler.count.load(Ordering::Relaxed), most.load(Ordering::Relaxed)), (24, 4));
     }
 
     #[tokio::test]

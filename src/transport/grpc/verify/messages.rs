@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::super::{
     codec, convert,
-    protobuf::{self, Content, Fields, bytes, field_length, number, start},
+    protobuf::{self, Content, Fields, field_length, put_bytes, put_number, put_start},
 };
 use crate::{
     domain::{
@@ -66,10 +66,10 @@ pub(crate) fn decode(body: &[u8]) -> Option<BorrowedRequest<'_>> {
             (COST, Content::Number(cost)) => request.cost = Some(cost.try_into().ok()?),
             (REQUIRED_SCOPES, Content::Bytes(_)) if request.required_scopes.len() == MAX_SCOPES => return None,
             (REQUIRED_SCOPES, Content::Bytes(scope)) => {
-                request.required_scopes.push(protobuf::text(scope).ok()?.to_owned());
+                request.required_scopes.push(protobuf::utf8(scope).ok()?.to_owned());
             }
             (1..REQUIRED_SCOPES, Content::Bytes(text)) => {
-                *request.texts.get_mut(usize::try_from(field).ok()? - 1)? = protobuf::text(text).ok()?;
+                *request.texts.get_mut(usize::try_from(field).ok()? - 1)? = protobuf::utf8(text).ok()?;
             }
             // A field of a later version.
             _ if field > COST => {}
@@ -155,41 +155,41 @@ pub fn frame(answer: &Answer<'_>) -> Bytes {
 }
 
 fn write(answer: &Answer<'_>, out: &mut Vec<u8>) {
-    number(key::CODE, code(answer.code) as u64, out);
-    text(key::MESSAGE, &answer.message, out);
+    put_number(key::CODE, code(answer.code) as u64, out);
+    put_text(key::MESSAGE, &answer.message, out);
     if let Some(key) = &answer.key {
         write_key(key, out);
     }
     if let Some(rate) = answer.rate {
-        nested(key::RATE_LIMIT, &rate_limit(rate), out);
+        put_message(key::RATE_LIMIT, &rate_limit(rate), out);
     }
 }
 
 fn write_key(key: &AnswerKey<'_>, out: &mut Vec<u8>) {
-    bytes(key::KEY_ID, &key.id.ascii(), out);
-    text(key::KEYSPACE, key.keyspace, out);
-    text(key::ORGANIZATION, key.organization, out);
-    text(key::INSTANCE, key.instance, out);
-    text(key::ENVIRONMENT, key.environment, out);
-    text(key::NAME, key.name, out);
+    put_bytes(key::KEY_ID, &key.id.ascii(), out);
+    put_text(key::KEYSPACE, key.keyspace, out);
+    put_text(key::ORGANIZATION, key.organization, out);
+    put_text(key::INSTANCE, key.instance, out);
+    put_text(key::ENVIRONMENT, key.environment, out);
+    put_text(key::NAME, key.name, out);
     for scope in key.scopes() {
-        bytes(key::SCOPES, scope.as_bytes(), out);
+        put_bytes(key::SCOPES, scope.as_bytes(), out);
     }
-    nested(key::CREATE_TIME, &convert::timestamp(key.created_at), out);
+    put_message(key::CREATE_TIME, &convert::timestamp(key.created_at), out);
     if let Some(at) = key.expires_at {
-        nested(key::EXPIRE_TIME, &convert::timestamp(at), out);
+        put_message(key::EXPIRE_TIME, &convert::timestamp(at), out);
     }
     for (name, value) in key.metadata() {
-        start(key::METADATA, text_length(name) + text_length(value), out);
-        text(key::PAIR_KEY, name, out);
-        text(key::PAIR_VALUE, value, out);
+        put_start(key::METADATA, text_length(name) + text_length(value), out);
+        put_text(key::PAIR_KEY, name, out);
+        put_text(key::PAIR_VALUE, value, out);
     }
 }
 
 /// A text. Protobuf leaves an empty one out.
-fn text(key: u8, value: &str, out: &mut Vec<u8>) {
+fn put_text(key: u8, value: &str, out: &mut Vec<u8>) {
     if !value.is_empty() {
-        bytes(key, value.as_bytes(), out);
+        put_bytes(key, value.as_bytes(), out);
     }
 }
 
@@ -197,8 +197,8 @@ fn text_length(value: &str) -> usize {
     if value.is_empty() { 0 } else { field_length(value.len()) }
 }
 
-fn nested(key: u8, value: &impl prost::Message, out: &mut Vec<u8>) {
-    start(key, value.encoded_len(), out);
+fn put_message(key: u8, value: &impl prost::Message, out: &mut Vec<u8>) {
+    put_start(key, value.encoded_len(), out);
     value.encode_raw(out);
 }
 
